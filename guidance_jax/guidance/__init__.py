@@ -1,0 +1,1 @@
+"""Guidance methods: denoisers made from denoisers, one method a file."""

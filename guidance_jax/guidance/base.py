@@ -1,0 +1,75 @@
+"""What the guidance methods share: delegation to the inner denoiser, strengths, and asking two conditions at once."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import Level, check
+
+
+class Guidance:
+    """A denoiser made from `inner`; by default it adds no state and no conditions of its own."""
+
+    inner: Any
+
+    @property
+    def domain(self) -> Any:
+        return getattr(self.inner, "domain", None)
+
+    def init(self, x: Any) -> Any:
+        return self.inner.init(x)
+
+    def check(self, levels: Level, shape: tuple[int, ...], cond: Any) -> None:
+        check(self.inner, levels, shape, cond)
+
+
+def strength(scale: Any, level: Level, cond: Any, off: float) -> Any:
+    """The value of `scale` here. `off` is the method's identity: 1 for contrasts, 0 for gradients.
+
+    A scale is a number, a function of the level, or an object with `strength(level, cond, off)` (`Window`, `PerClass`).
+    """
+    if hasattr(scale, "strength"):
+        return scale.strength(level, cond, off)
+    return scale(level) if callable(scale) else scale
+
+
+def active(scale: Any, level: Level) -> Any:
+    """A boolean that is False where `scale` is off whatever the condition is, or None if that cannot be known.
+
+    It depends on the level alone, so that under `vmap` over samples a `lax.cond` on it still skips the work.
+    """
+    return scale.active(level) if hasattr(scale, "active") else None
+
+
+def when(on: Any, work: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
+    """`work()` if `on`, else `otherwise()`, really skipping the other; `on` None means always."""
+    return work() if on is None else jax.lax.cond(on, work, otherwise)
+
+
+def pair(inner: Any, x: Any, level: Level, cond: Any, null: Any, state: Any, key: Any, on: Any = None) -> tuple:
+    """(conditional, unconditional, state) predictions of `inner`, whose state is stacked: [conditional, null].
+
+    One network call, by `vmap` over the two conditions. Where `on` may be False the two are asked in turn, in a
+    loop that inlines the network once, and the unconditional one is skipped: it is then a copy of the conditional.
+    """
+    null = jax.tree.map(lambda c, n: jnp.broadcast_to(jnp.asarray(n, jnp.result_type(c)), jnp.shape(c)), cond, null)
+    both = jax.tree.map(lambda c, n: jnp.stack([c, n]), cond, null)
+    if on is None:
+        preds, state = jax.vmap(inner, in_axes=(None, None, 0, 0, None))(x, level, both, state, key)
+        return jax.tree.map(lambda p: p[0], preds), jax.tree.map(lambda p: p[1], preds), state
+
+    def ask(previous, inputs):
+        cond, state, wanted = inputs
+        new = jax.lax.cond(
+            wanted, lambda: inner(x, level, cond, state, key), lambda: (previous, state)
+        )
+        return new[0], new
+
+    blank = jax.tree.map(
+        lambda a: jnp.zeros(a.shape, a.dtype),
+        jax.eval_shape(lambda: inner(x, level, cond, jax.tree.map(lambda s: s[0], state), key)[0]),
+    )
+    _, (preds, state) = jax.lax.scan(ask, blank, (both, state, jnp.stack([jnp.ones_like(on), on])))
+    return jax.tree.map(lambda p: p[0], preds), jax.tree.map(lambda p: p[1], preds), state

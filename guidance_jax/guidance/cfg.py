@@ -1,0 +1,64 @@
+"""Classifier-free guidance (Ho & Salimans 2022, arXiv 2207.12598, eq. 6).
+
+    D = D_u + scale (D_c - D_u)
+
+The same combination of x0, eps, scores or velocities gives the same result, since x is fixed.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import check, pytree
+from guidance_jax.guidance.base import Guidance, active, pair, strength
+
+
+@pytree
+class CFG(Guidance):
+    """D_u + scale (D_c - D_u): scale 1 is the conditional model, 0 the unconditional one. Keeps x.
+
+    One network call with both conditions. Outside a `Window` the scale is 1 and the unconditional call is skipped.
+
+    Attributes:
+      inner: a denoiser trained with conditioning dropout.
+      null: the condition that means "unconditional", of the structure of one sample's `cond` (`domain.null_label`).
+      scale: a number, `Window`, `PerClass`, or a function of the level.
+    """
+
+    inner: Any
+    null: Any
+    scale: Any
+
+    @classmethod
+    def from_weight(cls, inner: Any, null: Any, weight: Any, **fields: Any) -> "CFG":
+        """Ho & Salimans' weight w, (1 + w) D_c - w D_u: weight 0 is the conditional model."""
+        return cls(inner, null, 1 + weight, **fields)
+
+    @classmethod
+    def from_gamma(cls, inner: Any, null: Any, gamma: Any, **fields: Any) -> "CFG":
+        """GLIDE's gamma, (1 - gamma) D_u + gamma D_c: the same as `scale`."""
+        return cls(inner, null, gamma, **fields)
+
+    def init(self, x):
+        return jax.tree.map(lambda s: jnp.stack([s, s]), self.inner.init(x))
+
+    def check(self, levels, shape, cond):
+        if cond is None:
+            raise ValueError(f"{type(self).__name__} needs a condition to guide towards, got cond=None; pass labels")
+        if self.null is None:
+            raise ValueError(
+                f"{type(self).__name__} needs the null condition, got None: the model was not trained with "
+                "conditioning dropout; use Classifier(...) or train with label_dropout=0.1"
+            )
+        check(self.inner, levels, shape, cond)
+        check(self.inner, levels, shape, self.null)
+
+    def __call__(self, x, level, cond, state, key):
+        w = strength(self.scale, level, cond, off=1.0)
+        c, u, state = pair(self.inner, x, level, cond, self.null, state, key, active(self.scale, level))
+        return self.combine(c, u, w, x, level), state
+
+    def combine(self, c, u, w, x, level):
+        """The guided prediction from the conditional and the unconditional one."""
+        return c.towards(u.x0 + w * (c.x0 - u.x0), level)

@@ -1,0 +1,69 @@
+"""Classifier guidance, score form (Dhariwal & Nichol 2021, arXiv 2105.05233, Algorithm 2).
+
+    eps' = eps - scale sigma grad_x log p(y | x_t),   x0' = x0 + scale (sigma^2 / alpha) grad_x log p(y | x_t)
+
+The gradient of the log-probability is multiplied by sigma_t; write-ups that leave it out guide 1 / sigma_t too much.
+Any solver may follow. Algorithm 1, the mean form for DDPM, is the kernel `MeanShift`.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import check, function, pytree
+from guidance_jax.guidance.base import Guidance, active, strength, when
+from guidance_jax.network import same_process
+
+
+def log_prob(classifier: Any, x: Any, level: Any, label: Any) -> Any:
+    """log p(label | x_t) of an object with `log_prob`, or of a plain function."""
+    return getattr(classifier, "log_prob", classifier)(x, level, label)
+
+
+@pytree
+class Classifier(Guidance):
+    """x0 + scale (sigma^2 / alpha) grad log p(y | x_t): scale 0 is `inner`; 1, on an unconditional model, is p(x | y).
+
+    Keeps x. One call of the inner denoiser and one gradient of the classifier (not through the denoiser), in float32
+    or better; where the scale is 0 or outside its `Window`, the gradient is skipped.
+
+    Attributes:
+      inner: the denoiser to guide.
+      classifier: an object with `log_prob(x, level, label)`, such as `NoisyClassifier`, or a function with those
+        arguments. Define a function once: a fresh lambda is a new program.
+      scale: a number, `Window`, `PerClass`, or a function of the level.
+
+    Raises:
+      ValueError: a classifier of another schedule, shape or number of classes than the model, or labels that it
+        does not have.
+    """
+
+    inner: Any
+    classifier: Any
+    scale: Any
+
+    def __post_init__(self):
+        object.__setattr__(self, "classifier", function(self.classifier))
+
+    def check(self, levels, shape, cond):
+        same_process(self.inner, self.classifier)
+        check(self.classifier, levels, shape, cond)
+        check(self.inner, levels, shape, cond)
+
+    def __call__(self, x, level, cond, state, key):
+        pred, state = self.inner(x, level, cond, state, key)
+        shift = gradient(self.classifier, x, level, cond, self.scale)
+        return pred.towards(pred.x0 + level.sigma**2 / level.alpha * shift, level), state
+
+
+def gradient(classifier: Any, x: Any, level: Any, cond: Any, scale: Any) -> Any:
+    """scale grad_x log p(y | x_t), skipped where the scale is off."""
+    w = strength(scale, level, cond, off=0.0)
+    on = active(scale, level)
+    on = w != 0 if on is None else on
+    return when(
+        on,
+        lambda: w * jax.grad(lambda x: log_prob(classifier, x, level, cond))(x),
+        lambda: jnp.zeros_like(x),
+    )

@@ -1,0 +1,43 @@
+"""Clipping of the clean estimate: static (as in DDPM) and dynamic (Saharia et al. 2022, arXiv 2205.11487, 2.3)."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from guidance_jax.core import pytree
+from guidance_jax.guidance.base import Guidance
+
+
+@pytree
+class Clip(Guidance):
+    """x0 clipped to [-radius, radius]. Keeps x.
+
+    The order of nesting is the order of work: `Classifier(Clip(model), ...)` clips before guidance, as OpenAI's
+    sampler does; `Clip(Classifier(model, ...))` clips what guidance made of it.
+    """
+
+    inner: Any
+    radius: Any = 1.0
+
+    def __call__(self, x, level, cond, state, key):
+        pred, state = self.inner(x, level, cond, state, key)
+        return pred.towards(jnp.clip(pred.x0, -self.radius, self.radius), level), state
+
+
+@pytree
+class DynamicClip(Guidance):
+    """Imagen's dynamic thresholding: clip x0 to its own `percentile` of |x0| if that exceeds `radius`, then rescale.
+
+        q = max(radius, percentile(|x0|)),   x0' = radius clip(x0, -q, q) / q
+
+    Keeps x. The percentile is over one sample's own entries, in percent.
+    """
+
+    inner: Any
+    percentile: Any = 99.5
+    radius: Any = 1.0
+
+    def __call__(self, x, level, cond, state, key):
+        pred, state = self.inner(x, level, cond, state, key)
+        q = jnp.maximum(self.radius, jnp.percentile(jnp.abs(pred.x0), self.percentile))
+        return pred.towards(self.radius * jnp.clip(pred.x0, -q, q) / q, level), state

@@ -1,0 +1,35 @@
+"""Guidance rescale (Lin et al. 2023, arXiv 2305.08891, section 3.4).
+
+    out = phi out_cfg std(out_c) / std(out_cfg) + (1 - phi) out_cfg
+
+with `out` the model's output; the standard deviation is over one sample's own entries.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from guidance_jax import parameterizations
+from guidance_jax.core import pytree, static
+from guidance_jax.guidance.cfg import CFG
+from guidance_jax.parameterizations import Parameterization
+
+
+@pytree
+class Rescale(CFG):
+    """CFG whose output is pulled back to the standard deviation of the conditional output. Keeps x; phi 0 is CFG.
+
+    `space` is the output that is rescaled; the paper uses the model's own (eps for ADM, v for its SD models). A
+    sample whose guided output is constant is left as it is, where the published code divides zero by zero.
+    """
+
+    phi: Any = 0.7
+    space: Parameterization = static(default=parameterizations.eps)
+
+    def combine(self, c, u, w, x, level):
+        guided = super().combine(c, u, w, x, level)
+        own, out = (self.space.target(p.x0, p.eps, level) for p in (c, guided))
+        std = jnp.std(out)
+        factor = jnp.where(std > 0, jnp.std(own) / jnp.where(std > 0, std, 1), 1)
+        rescaled = (self.phi * factor + 1 - self.phi) * out
+        return c.towards(self.space.predict(rescaled, x, level).x0, level)

@@ -1,0 +1,37 @@
+"""Scales that are not one number: a guidance interval, and one number per class.
+
+Interval: Kynkaanniemi et al. 2024 (arXiv 2404.07724). Their window is in noise level, which is the only definition that
+does not move with the number of steps; fractions of steps and process time do.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from guidance_jax.core import pytree
+from guidance_jax.guidance.base import strength
+
+
+@pytree
+class Window:
+    """`scale` where lo < sigma / alpha <= hi, else off (1 for contrasts, 0 for gradients), and the work is skipped."""
+
+    scale: Any
+    lo: Any
+    hi: Any
+
+    def active(self, level):
+        return (self.lo < level.ratio) & (level.ratio <= self.hi)
+
+    def strength(self, level, cond, off):
+        return jnp.where(self.active(level), strength(self.scale, level, cond, off), off)
+
+
+@pytree
+class PerClass:
+    """`table[label]`: one scale per class, for conditions that are integer labels."""
+
+    table: Any  # (num_classes,)
+
+    def strength(self, level, cond, off):
+        return self.table[cond]

@@ -1,0 +1,1 @@
+"""Kernels: one reverse transition, and what changes it."""

@@ -1,0 +1,67 @@
+"""Classifier guidance, mean form (Dhariwal & Nichol 2021, arXiv 2105.05233, Algorithm 1).
+
+    x_s ~ N(mu + scale Sigma grad_x log p(y | x_t), Sigma)
+
+with mu and Sigma of the solver's Gaussian kernel and the gradient at x_t, as in their code (the derivation has it at
+mu). It is not the score form (Algorithm 2) with another solver: per step they differ by the factor
+beta_t / (sqrt(alpha_t) Sigma), which grows in the last steps.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from guidance_jax.core import check, concrete, function, normal, pytree
+from guidance_jax.guidance.classifier import gradient
+from guidance_jax.kernels.reverse import Carry
+from guidance_jax.network import same_process
+
+
+@pytree
+class MeanShift:
+    """Sample from the solver's Gaussian with its mean moved by scale Sigma grad log p(y | x_t).
+
+    `classifier` and `scale` as in `Classifier`. The clean estimate stays unguided. No noise is added on the step to
+    the clean level, but the mean is shifted there too where the solver has a variance (`DDPM.like_openai`).
+
+    Raises:
+      ValueError: a solver without a Gaussian kernel, or of variance 0, which would ignore the guidance; mismatched
+        model and classifier.
+    """
+
+    model: Any
+    solver: Any
+    classifier: Any
+    scale: Any
+
+    def __post_init__(self):
+        object.__setattr__(self, "classifier", function(self.classifier))
+
+    def init(self, x):
+        return Carry(x, self.model.init(x), ())
+
+    def check(self, levels, shape, cond):
+        if not hasattr(self.solver, "kernel"):
+            raise ValueError(
+                f"MeanShift needs a solver with a Gaussian kernel, got {type(self.solver).__name__}; use DDPM() or "
+                "guide the score: Reverse(Classifier(model, classifier, scale), solver)"
+            )
+        eta = getattr(self.solver, "eta", None)
+        if eta is not None and concrete(eta) and not np.any(eta):
+            raise ValueError(
+                "MeanShift shifts by the solver's variance, which is 0 at eta=0, so the guidance would be ignored; use "
+                "DDPM() or guide the score: Reverse(Classifier(model, classifier, scale), DDIM())"
+            )
+        same_process(self.model, self.classifier)
+        check(self.classifier, levels, shape, cond)
+        check(self.model, levels, shape, cond)
+
+    def __call__(self, carry, t, s, cond, key):
+        first, second = jax.random.split(key)
+        pred, guide = self.model(carry.x, t, cond, carry.guide, first)
+        mean, std = self.solver.kernel(pred, t, s)
+        mean = mean + std**2 * gradient(self.classifier, carry.x, t, cond, self.scale)
+        noise = jnp.where(s.sigma > 0, std, 0) * normal(second, mean)
+        return Carry(mean + noise, guide, ())

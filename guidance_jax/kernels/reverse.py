@@ -1,0 +1,54 @@
+"""The plain reverse transition: ask the denoiser, let the solver move."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from guidance_jax.core import Denoiser, Solver, check, pytree
+
+
+class Carry(NamedTuple):
+    """What a sample carries from step to step."""
+
+    x: Any
+    guide: Any
+    solver: Any
+
+
+@pytree
+class Reverse:
+    """One step of `solver` on `model`. The denoiser's state moves once a step; further stages see it frozen.
+
+    Raises:
+      ValueError: a model or solver that is none, swapped arguments for example.
+    """
+
+    model: Denoiser
+    solver: Solver
+
+    def init(self, x):
+        return Carry(x, self.model.init(x), self.solver.init(x))
+
+    def check(self, levels, shape, cond):
+        if not hasattr(self.solver, "step"):
+            raise ValueError(
+                f"the second argument of Reverse is a solver, got {type(self.solver).__name__}; "
+                "write Reverse(model, DDIM())"
+            )
+        if not callable(self.model) or not hasattr(self.model, "init"):
+            raise ValueError(
+                f"the first argument of Reverse is a denoiser, got {type(self.model).__name__}; "
+                "wrap a function f(x, level, cond) -> x0 as Function(f)"
+            )
+        check(self.model, levels, shape, cond)
+        check(self.solver, levels, shape, cond)
+
+    def __call__(self, carry, t, s, cond, key):
+        first, second, third = jax.random.split(key, 3)
+        pred, guide = self.model(carry.x, t, cond, carry.guide, first)
+
+        def evaluate(x, level):
+            return self.model(x, level, cond, guide, third)[0]
+
+        x, solver = self.solver.step(pred, t, s, evaluate, carry.solver, second)
+        return Carry(x, guide, solver)

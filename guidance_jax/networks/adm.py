@@ -1,0 +1,148 @@
+"""The networks of Dhariwal & Nichol 2021 (arXiv 2105.05233): ADM's U-Net, and its encoder half as a noisy classifier.
+
+Field names are the constructor arguments of OpenAI's `UNetModel` and `EncoderUNetModel`; `attention_resolutions` holds
+downsampling factors. Fields that theirs do not have: `groups` (32 there), `time_scale` (multiplies the clock before it
+is embedded, 1 there; use 1000 for schedules on [0, 1]), `dtype` (of the computation, parameters stay float32).
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from guidance_jax.networks.layers import (
+    AttentionBlock,
+    AttentionPool,
+    Conv,
+    Dense,
+    GroupNorm,
+    ResBlock,
+    downsample,
+    timestep_embedding,
+    upsample,
+    zeros,
+)
+
+
+class ADM(nn.Module):
+    """What the U-Net and the classifier share: the fields, the embedding of (t, y), the encoder and the middle."""
+
+    model_channels: int
+    out_channels: int
+    num_res_blocks: int
+    attention_resolutions: tuple[int, ...]
+    channel_mult: tuple[float, ...] = (1, 2, 4, 8)
+    num_heads: int = 1
+    num_head_channels: int = -1
+    use_scale_shift_norm: bool = True
+    resblock_updown: bool = True
+    use_new_attention_order: bool = False
+    dropout: float = 0.0
+    groups: int = 32
+    time_scale: float = 1.0
+    dtype: Any = None
+
+    def res(self, features, name, resample=None):
+        return ResBlock(
+            int(features), resample, self.use_scale_shift_norm, self.dropout, self.groups, self.dtype, name=name
+        )
+
+    def attention(self, channels, name, heads=None):
+        heads = heads or self.num_heads
+        if self.num_head_channels != -1:
+            heads = channels // self.num_head_channels
+        return AttentionBlock(heads, self.use_new_attention_order, self.groups, self.dtype, name=name)
+
+    def embed(self, t):
+        emb = timestep_embedding(self.time_scale * t, self.model_channels)
+        emb = Dense(4 * self.model_channels, dtype=self.dtype, name="time_embed_0")(emb)
+        return Dense(4 * self.model_channels, dtype=self.dtype, name="time_embed_2")(nn.silu(emb))
+
+    def encode(self, x, emb, train):
+        """The feature maps of the encoder, the last one after the middle block; and the last downsampling factor."""
+        factor = 2 ** (len(self.channel_mult) - 1)
+        if x.shape[0] % factor or x.shape[1] % factor:
+            raise ValueError(
+                f"{len(self.channel_mult)} resolutions need image sides divisible by {factor}, got {x.shape}; "
+                "use fewer entries in channel_mult"
+            )
+        h = Conv(int(self.channel_mult[0] * self.model_channels), dtype=self.dtype, name="input_blocks_0_0")(x)
+        hs, ds, block = [h], 1, 1
+        for level, mult in enumerate(self.channel_mult):
+            for _ in range(self.num_res_blocks):
+                h = self.res(mult * self.model_channels, f"input_blocks_{block}_0")(h, emb, train)
+                if ds in self.attention_resolutions:
+                    h = self.attention(h.shape[-1], f"input_blocks_{block}_1")(h)
+                hs.append(h)
+                block += 1
+            if level != len(self.channel_mult) - 1:
+                if self.resblock_updown:
+                    h = self.res(h.shape[-1], f"input_blocks_{block}_0", downsample)(h, emb, train)
+                else:
+                    h = Conv(h.shape[-1], stride=2, dtype=self.dtype, name=f"input_blocks_{block}_0_op")(h)
+                hs.append(h)
+                block += 1
+                ds *= 2
+        h = self.res(h.shape[-1], "middle_block_0")(h, emb, train)
+        h = self.attention(h.shape[-1], "middle_block_1")(h)
+        return [*hs, self.res(h.shape[-1], "middle_block_2")(h, emb, train)], ds
+
+
+class ADMUNet(ADM):
+    """`apply(params, x (H, W, C), t, y) -> (H, W, out_channels)`, for one sample.
+
+    `num_classes` is the number of label embeddings (the null label of conditioning dropout included), None for an
+    unconditional network.
+    """
+
+    num_classes: int | None = None
+    num_heads_upsample: int = -1
+
+    @nn.compact
+    def __call__(self, x, t, y=None, train=False):
+        if (y is None) != (self.num_classes is None):
+            raise ValueError(f"the network has num_classes={self.num_classes}, got y={y}; pass a label or None to match")
+        emb = self.embed(t)
+        if self.num_classes is not None:
+            emb = emb + nn.Embed(self.num_classes, 4 * self.model_channels, dtype=self.dtype, name="label_emb")(y)
+        (*hs, h), ds = self.encode(x, emb, train)
+        heads = self.num_heads if self.num_heads_upsample == -1 else self.num_heads_upsample
+        block = 0
+        for level, mult in reversed(list(enumerate(self.channel_mult))):
+            for i in range(self.num_res_blocks + 1):
+                h = jnp.concatenate([h, hs.pop()], -1)
+                h = self.res(mult * self.model_channels, f"output_blocks_{block}_0")(h, emb, train)
+                after = 1
+                if ds in self.attention_resolutions:
+                    h = self.attention(h.shape[-1], f"output_blocks_{block}_1", heads)(h)
+                    after = 2
+                if level and i == self.num_res_blocks:
+                    name = f"output_blocks_{block}_{after}"
+                    if self.resblock_updown:
+                        h = self.res(h.shape[-1], name, upsample)(h, emb, train)
+                    else:
+                        h = Conv(h.shape[-1], dtype=self.dtype, name=f"{name}_conv")(upsample(h))
+                    ds //= 2
+                block += 1
+        h = nn.silu(GroupNorm(self.groups, name="out_0")(h))
+        return Conv(self.out_channels, kernel_init=zeros, dtype=self.dtype, name="out_2")(h)
+
+
+class ADMClassifier(ADM):
+    """`apply(params, x (H, W, C), t) -> logits (out_channels,)`, for one sample.
+
+    `pool` is "attention" (OpenAI's classifiers) or "adaptive" (mean over the pixels, then a linear map).
+    """
+
+    pool: str = "attention"
+
+    @nn.compact
+    def __call__(self, x, t, train=False):
+        hs, _ = self.encode(x, self.embed(t), train)
+        h = nn.silu(GroupNorm(self.groups, name="out_0")(hs[-1]))
+        if self.pool == "adaptive":
+            return Dense(self.out_channels, kernel_init=zeros, dtype=self.dtype, name="out_3")(jnp.mean(h, (0, 1)))
+        if self.pool != "attention":
+            raise ValueError(f'pool is "attention" or "adaptive", got {self.pool!r}; write pool="attention"')
+        heads = self.num_heads if self.num_head_channels == -1 else h.shape[-1] // self.num_head_channels
+        return AttentionPool(self.out_channels, heads, self.dtype, name="out_2")(h)

@@ -1,0 +1,165 @@
+"""The layers of ADM for one sample: (H, W, C) images, (L, C) sequences, float32 statistics whatever the compute type.
+
+Sub-modules carry the names of OpenAI's PyTorch modules (dots between a name and a number become underscores), so that
+their checkpoints map one to one.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.networks.convolution import conv2d
+
+zeros = nn.initializers.zeros_init()
+torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+
+class Conv(nn.Module):
+    """A 2-D convolution of one image with zero padding `size // 2`; see `convolution.py` for why not `nn.Conv`."""
+
+    features: int
+    size: int = 3
+    stride: int = 1
+    kernel_init: Any = torch_default
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x):
+        w = self.param("kernel", self.kernel_init, (self.size, self.size, x.shape[-1], self.features))
+        b = self.param("bias", zeros, (self.features,))
+        x, w, b = nn.dtypes.promote_dtype(x, w, b, dtype=self.dtype)
+        return conv2d(x, w, self.stride) + b
+
+
+class Dense(nn.Dense):
+    """`nn.Dense` with PyTorch's initialisation."""
+
+    kernel_init: Any = torch_default
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation over one sample by per-channel sums, in one pass over the data.
+
+    Each group is (x - mean) / sqrt(var + 1e-5), var = E x^2 - mean^2; then scale and shift per channel.
+    """
+
+    groups: int = 32
+
+    @nn.compact
+    def __call__(self, x):
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones_init(), (channels,))
+        bias = self.param("bias", zeros, (channels,))
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        axes = tuple(range(x.ndim - 1))
+        moments = jnp.stack([jnp.mean(wide, axes), jnp.mean(wide**2, axes)])
+        mean, square = jnp.mean(moments.reshape(2, self.groups, -1), -1)
+        inverse = jax.lax.rsqrt(jnp.maximum(square - mean**2, 0) + 1e-5)
+        mean, inverse = (jnp.repeat(a, channels // self.groups) for a in (mean, inverse))
+        gain = inverse * scale
+        return (wide * gain + (bias - mean * gain)).astype(x.dtype)
+
+
+def timestep_embedding(t: Any, size: int, max_period: float = 10000.0) -> jax.Array:
+    """[cos, sin] of t times `size // 2` frequencies falling geometrically from 1 to 1 / max_period."""
+    half = size // 2
+    frequencies = jnp.exp(-jnp.log(max_period) * jnp.arange(half) / half)
+    angles = t * frequencies
+    return jnp.pad(jnp.concatenate([jnp.cos(angles), jnp.sin(angles)]), (0, size % 2))
+
+
+def upsample(x: jax.Array) -> jax.Array:
+    """Nearest neighbour, twice the size."""
+    h, w, c = x.shape
+    return jnp.broadcast_to(x[:, None, :, None], (h, 2, w, 2, c)).reshape(2 * h, 2 * w, c)
+
+
+def downsample(x: jax.Array) -> jax.Array:
+    """Mean of 2 x 2, half the size."""
+    h, w, c = x.shape
+    return jnp.mean(x.reshape(h // 2, 2, w // 2, 2, c), (1, 3))
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+    """Attention over (L, heads, channels), softmax in float32; q and k are each scaled by channels^(-1/4)."""
+    scale = q.shape[-1] ** -0.25
+    logits = jnp.einsum("qhc,khc->hqk", q * scale, k * scale)
+    weights = jax.nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+    return jnp.einsum("hqk,khc->qhc", weights.astype(v.dtype), v)
+
+
+class ResBlock(nn.Module):
+    """GroupNorm, SiLU, conv; embedding by AdaGN (GN(h) (1 + scale) + shift) or by addition; GroupNorm, SiLU, conv."""
+
+    features: int
+    resample: Any = None  # None, upsample or downsample, applied after the first normalisation and to the skip
+    scale_shift: bool = True
+    dropout: float = 0.0
+    groups: int = 32
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x, emb, train=False):
+        h = nn.silu(GroupNorm(self.groups, name="in_layers_0")(x))
+        if self.resample is not None:
+            h, x = self.resample(h), self.resample(x)
+        h = Conv(self.features, dtype=self.dtype, name="in_layers_2")(h)
+
+        width = self.features * (2 if self.scale_shift else 1)
+        emb = Dense(width, dtype=self.dtype, name="emb_layers_1")(nn.silu(emb))
+        norm = GroupNorm(self.groups, name="out_layers_0")
+        if self.scale_shift:
+            scale, shift = jnp.split(emb, 2)
+            h = norm(h) * (1 + scale) + shift
+        else:
+            h = norm(h + emb)
+        h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))
+        h = Conv(self.features, kernel_init=zeros, dtype=self.dtype, name="out_layers_3")(h)
+        if x.shape[-1] != self.features:
+            x = Conv(self.features, size=1, dtype=self.dtype, name="skip_connection")(x)
+        return x + h
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over the pixels of one image, added to it.
+
+    `new_order` splits the projection into q, k, v before the heads; OpenAI's released models split the heads first.
+    """
+
+    heads: int
+    new_order: bool = False
+    groups: int = 32
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x):
+        h, w, c = x.shape
+        qkv = GroupNorm(self.groups, name="norm")(x.reshape(h * w, c))
+        qkv = Dense(3 * c, dtype=self.dtype, name="qkv")(qkv)
+        if self.new_order:
+            q, k, v = jnp.moveaxis(qkv.reshape(h * w, 3, self.heads, -1), 1, 0)
+        else:
+            q, k, v = jnp.moveaxis(qkv.reshape(h * w, self.heads, 3, -1), 2, 0)
+        out = Dense(c, kernel_init=zeros, dtype=self.dtype, name="proj_out")(attend(q, k, v).reshape(h * w, c))
+        return x + out.reshape(h, w, c)
+
+
+class AttentionPool(nn.Module):
+    """CLIP's attention pooling: the mean token, with a learned position, attends to all pixels."""
+
+    features: int
+    heads: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x):
+        h, w, c = x.shape
+        position = self.param("positional_embedding", nn.initializers.normal(c**-0.5), (h * w + 1, c))
+        tokens = x.reshape(h * w, c)
+        tokens = jnp.concatenate([jnp.mean(tokens, 0, keepdims=True), tokens]) + position.astype(x.dtype)
+        qkv = Dense(3 * c, dtype=self.dtype, name="qkv_proj")(tokens)
+        q, k, v = jnp.moveaxis(qkv.reshape(h * w + 1, 3, self.heads, -1), 1, 0)
+        pooled = attend(q[:1], k, v).reshape(c)
+        return Dense(self.features, dtype=self.dtype, name="c_proj")(pooled)

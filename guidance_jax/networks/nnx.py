@@ -1,0 +1,22 @@
+"""Any Flax NNX module as `(apply, params)`: the pure function that `Network` and `NoisyClassifier` take."""
+
+from collections.abc import Callable
+from typing import Any
+
+from flax import nnx
+
+
+def functional(module: nnx.Module) -> tuple[Callable, Any]:
+    """Split an NNX module into `apply(params, *args)` and `params`, a nested dict of arrays.
+
+    `apply` copies the module on every call, so that its variables may be used under `jax.grad` and `lax.scan`; what a
+    call changes in the module (dropout counters, batch statistics) is not kept: set it to evaluation first.
+    """
+    graph, state = nnx.split(module)
+
+    def apply(params, *args, **kwargs):
+        new = nnx.State(state)
+        nnx.replace_by_pure_dict(new, params)
+        return nnx.merge(graph, new, copy=True)(*args, **kwargs)
+
+    return apply, nnx.to_pure_dict(state)

@@ -1,0 +1,76 @@
+"""DDPM ancestral sampling with the three reverse variances of Dhariwal & Nichol's code.
+
+The mean is that of q(x_s | x_t, x0), whatever the variance (Ho et al. 2020, arXiv 2006.11239, eq. 7):
+
+    x_s ~ N(alpha_s x0 + (alpha_t sigma_s^2 / (alpha_s sigma_t)) eps, Sigma)
+    fixed_small    Sigma = beta-tilde = sigma_s^2 (1 - rho^2),   rho = alpha_t sigma_s / (alpha_s sigma_t)
+    fixed_large    Sigma = beta       = sigma_t^2 (1 - rho^2)    (the forward variance q(x_t | x_s))
+    learned_range  log Sigma = frac log beta + (1 - frac) log beta-tilde   (Nichol & Dhariwal 2021, 2102.09672, eq. 15)
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from guidance_jax.core import Level, Prediction, normal, pytree, static
+from guidance_jax.solvers.ddim import posterior_variance
+
+
+def fixed_small(pred: Prediction, t: Level, s: Level, last: Any) -> Any:
+    """beta-tilde: right for data that is one point; 0 at the clean level."""
+    return posterior_variance(t, s)
+
+
+def fixed_large(pred: Prediction, t: Level, s: Level, last: Any) -> Any:
+    """beta: right for data that is standard normal."""
+    return jnp.where(s.sigma > 0, _forward_variance(t, s), last)
+
+
+def learned_range(pred: Prediction, t: Level, s: Level, last: Any) -> Any:
+    """Between the two on the log scale, by the model's own `variance_fraction`."""
+    if pred.variance_fraction is None:
+        raise ValueError(
+            "the model predicts no variance, got variance=learned; use parameterization=LearnedRange() or variance=fixed_small"
+        )
+    least = jnp.where(s.sigma > 0, posterior_variance(t, s), last)
+    # a floor far below any variance keeps the logarithm finite where `last` was left at 0
+    log_least, log_most = (jnp.log(jnp.maximum(a, 1e-30)) for a in (least, _forward_variance(t, s)))
+    return jnp.exp(pred.variance_fraction * log_most + (1 - pred.variance_fraction) * log_least)
+
+
+def _forward_variance(t: Level, s: Level) -> Any:
+    return t.sigma**2 * jnp.maximum(1 - (t.alpha * s.sigma / (s.alpha * t.sigma)) ** 2, 0)
+
+
+@pytree
+class DDPM:
+    """Ancestral sampling; `variance` is `fixed_small`, `fixed_large` or `learned_range`. First order. Has a Gaussian kernel.
+
+    `last` stands for beta-tilde on the step to the clean level, where it is 0: OpenAI puts that of the step before,
+    which matters to nothing but the mean form of guidance. `DDPM.like_openai(levels, variance)` sets it. No noise
+    is added on that step.
+
+    Raises:
+      ValueError: `variance=learned_range` with a model that predicts none.
+    """
+
+    variance: Callable = static(default=fixed_small)
+    last: Any = 0.0
+
+    @classmethod
+    def like_openai(cls, levels: Level, variance: Callable = fixed_small) -> "DDPM":
+        """With `last` = the beta-tilde of the last step but one, as in OpenAI's sampler."""
+        return cls(variance, posterior_variance(levels.at(-3), levels.at(-2)))
+
+    def init(self, x):
+        return ()
+
+    def kernel(self, pred, t, s):
+        """(mean, std) of x_s given x_t; on the step to the clean level std is not used for noise."""
+        mean = s.alpha * pred.x0 + t.alpha * s.sigma**2 / (s.alpha * t.sigma) * pred.eps
+        return mean, jnp.sqrt(self.variance(pred, t, s, self.last))
+
+    def step(self, pred, t, s, evaluate, state, key):
+        mean, std = self.kernel(pred, t, s)
+        return mean + jnp.where(s.sigma > 0, std, 0) * normal(key, mean), state

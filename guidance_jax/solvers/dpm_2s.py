@@ -1,0 +1,38 @@
+"""DPM-Solver++(2S), deterministic and ancestral (Lu et al. 2022, arXiv 2211.01095, Algorithm 1; k-diffusion's form)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import normal, pytree, static
+from guidance_jax.schedules import Schedule
+from guidance_jax.solvers.ddim import posterior_variance
+
+
+@pytree
+class DPMSolver2S:
+    """Second order, single step: two network calls a step, the second at the middle of the log-SNR step.
+
+    `schedule` says what the network's clock is there. eta 0: ODE; eta 1: ancestral noise after a shorter step.
+    """
+
+    schedule: Schedule = static()
+    eta: Any = 0.0
+
+    def init(self, x):
+        return ()
+
+    def step(self, pred, t, s, evaluate, state, key):
+        y = pred.x0 + t.ratio * pred.eps
+        variance = self.eta**2 * posterior_variance(t, s) / s.alpha**2
+        down = jnp.sqrt(jnp.maximum(s.ratio**2 - variance, 0))
+
+        def second_order():
+            middle = self.schedule(self.schedule.at_log_snr(-jnp.log(t.ratio) - jnp.log(down)))
+            decay = jnp.sqrt(down / t.ratio)
+            x = middle.alpha * (decay * y + (1 - decay) * pred.x0)
+            return decay**2 * y + (1 - decay**2) * evaluate(x, middle).x0
+
+        y = jax.lax.cond(down > 0, second_order, lambda: pred.x0)
+        return s.alpha * (y + jnp.sqrt(variance) * normal(key, y)), state
