@@ -1,0 +1,67 @@
+"""What every image reader returns, and the split whose second part no guide ever sees."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images.
+
+    Attributes:
+      images: (n, height, width, channels), float32 in [-1, 1].
+      labels: (n,), int32, 0 to len(names) - 1.
+      names: one name per class.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    names: tuple[str, ...]
+
+    def __post_init__(self):
+        if self.images.ndim != 4 or self.labels.shape != self.images.shape[:1] or len(self.images) == 0:
+            raise ValueError(
+                f"images must be (n, h, w, c) with one label each, got {self.images.shape} and {self.labels.shape}"
+            )
+        if self.labels.min() < 0 or self.labels.max() >= len(self.names):
+            raise ValueError(
+                f"labels go from 0 to {len(self.names) - 1}, got {self.labels.min()} to {self.labels.max()}; "
+                "give every class a name"
+            )
+
+    def __len__(self):
+        return len(self.images)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one image."""
+        return self.images.shape[1:]
+
+    def take(self, index: np.ndarray) -> "Images":
+        return Images(self.images[index], self.labels[index], self.names)
+
+    def split(self, held_out: float = 0.2, seed: int = 0) -> tuple["Images", "Images"]:
+        """(train, held out): the same fraction of every class, drawn by `seed`.
+
+        Train models and guides on the first; measure on the second, which none of them has seen.
+        """
+        generator = np.random.default_rng(seed)
+        aside = []
+        for label in range(len(self.names)):
+            own = generator.permutation(np.flatnonzero(self.labels == label))
+            aside.append(own[: round(held_out * len(own))])
+        mask = np.zeros(len(self), bool)
+        mask[np.concatenate(aside)] = True
+        return self.take(np.flatnonzero(~mask)), self.take(np.flatnonzero(mask))
+
+
+def from_uint8(images: np.ndarray) -> np.ndarray:
+    """0..255 to [-1, 1], with a channel axis if there is none."""
+    images = images if images.ndim == 4 else images[..., None]
+    return images.astype(np.float32) / 127.5 - 1
+
+
+def to_uint8(images: np.ndarray) -> np.ndarray:
+    """[-1, 1] to 0..255; anything outside is clipped, a sample that is not finite becomes black."""
+    return np.clip(np.nan_to_num(np.asarray(images), nan=-1.0) * 127.5 + 127.5, 0, 255).round().astype(np.uint8)

@@ -1,0 +1,85 @@
+"""Losses for ONE sample; `fit` maps them over the batch.
+
+Each is a pytree called as `loss(params, key, x0, label) -> scalar`. The clock is drawn uniformly over the schedule, the
+corruption from q(x_t | x_0).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax._typing import Array, Float, Int, Key
+from guidance_jax.core import Level, normal, pytree, static
+from guidance_jax.parameterizations import Parameterization
+from guidance_jax.schedules import DDPM, Schedule
+
+
+def draw(key: Key[Array, ""], schedule: Schedule) -> Level:
+    """A level with its clock uniform over the schedule: [0, start], or one of the timesteps of a discrete process."""
+    if isinstance(schedule, DDPM):
+        return schedule(jax.random.randint(key, (), 0, schedule.steps).astype(jnp.float32))
+    return schedule(jax.random.uniform(key, minval=1e-3 * schedule.start, maxval=schedule.start))
+
+
+@pytree
+class LogNormal:
+    """EDM's training levels: log(sigma / alpha) ~ N(mean, std^2) (Karras et al. 2022, Table 1)."""
+
+    mean: Any = -1.2
+    std: Any = 1.2
+
+    def __call__(self, key, schedule):
+        log_ratio = self.mean + self.std * jax.random.normal(key)
+        return schedule(schedule.at_log_snr(-2 * log_ratio))
+
+
+def drop(key: Key[Array, ""], label: Int[Array, ""], null: int | None, rate: float) -> Int[Array, ""]:
+    """Conditioning dropout (Ho & Salimans 2022): `null` with probability `rate`, else the label."""
+    if null is None or rate == 0:
+        return label
+    return jnp.where(jax.random.bernoulli(key, rate), null, label)
+
+
+@pytree
+class Denoising:
+    """|| network(x_t, t, y) - target ||^2, averaged over the entries of one sample, with conditioning dropout.
+
+    `apply` and `parameterization` as in `Network`; `null` and `dropout` (10 to 20 % is usual) as in `drop`.
+    `levels(key, schedule)` draws the training level. The label is not passed on if `labelled` is False.
+    """
+
+    apply: Callable = static()
+    schedule: Schedule = static()
+    parameterization: Parameterization = static()
+    null: int | None = static(default=None)
+    dropout: float = static(default=0.1)
+    labelled: bool = static(default=True)
+    levels: Any = static(default=draw)
+
+    def __call__(
+        self, params: Any, key: Key[Array, ""], x0: Float[Array, "*event"], label: Int[Array, ""]
+    ) -> Float[Array, ""]:
+        first, second, third = jax.random.split(key, 3)
+        level, eps = self.levels(first, self.schedule), normal(second, x0)
+        cond = drop(third, label, self.null, self.dropout) if self.labelled else None
+        output = self.apply(params, *self.parameterization.inputs(level.noise(x0, eps), level), cond)
+        return jnp.mean((output - self.parameterization.target(x0, eps, level)) ** 2)
+
+
+@pytree
+class NoisyCrossEntropy:
+    """-log p(y | x_t) of a noisy classifier, in nats, at a random level. `apply(params, x, t) -> logits`."""
+
+    apply: Callable = static()
+    schedule: Schedule = static()
+    levels: Any = static(default=draw)
+
+    def __call__(
+        self, params: Any, key: Key[Array, ""], x0: Float[Array, "*event"], label: Int[Array, ""]
+    ) -> Float[Array, ""]:
+        first, second = jax.random.split(key)
+        level = self.levels(first, self.schedule)
+        logits = self.apply(params, level.noise(x0, normal(second, x0)), level.t)
+        return -jax.nn.log_softmax(logits.astype(jnp.float32))[label]
