@@ -13,7 +13,7 @@ Every object is a frozen dataclass that is also a pytree: its numbers are leaves
 import dataclasses
 import types
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeVar, dataclass_transform
+from typing import Any, NamedTuple, Protocol, TypeVar, dataclass_transform, runtime_checkable
 
 import jax
 
@@ -97,6 +97,7 @@ class Prediction:
         return dataclasses.replace(self, x0=self.x0 + delta)
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """Says where the clean sample is. `state` is whatever it must remember from step to step; `()` for most."""
 
@@ -105,6 +106,7 @@ class Denoiser(Protocol):
     def __call__(self, x: Any, level: Level, cond: Any, state: Any, key: Any) -> tuple[Prediction, Any]: ...
 
 
+@runtime_checkable
 class Solver(Protocol):
     """Moves from level `t` to the less noisy level `s`; `evaluate(x, level)` asks the denoiser again.
 
@@ -118,6 +120,7 @@ class Solver(Protocol):
     ) -> tuple[Any, Any]: ...
 
 
+@runtime_checkable
 class Kernel(Protocol):
     """One reverse transition of everything that is carried; the carry has a field `x`."""
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax import parameterizations
-from guidance_jax._typing import Array, Float, Int
+from guidance_jax._typing import Array, Float
 from guidance_jax.core import Level, Prediction, check, concrete, function, pytree, static
 from guidance_jax.parameterizations import Parameterization
 from guidance_jax.schedules import Schedule
@@ -195,7 +195,7 @@ class NoisyClassifier:
         """Unnormalised log p(. | x_t)."""
         return self.apply(self.params, x, level.t)
 
-    def log_prob(self, x: Float[Array, "*event"], level: Level, label: Int[Array, ""]) -> Float[Array, ""]:
+    def log_prob(self, x: Float[Array, "*event"], level: Level, label: Any) -> Float[Array, ""]:
         """log p(label | x_t), in nats, float32 or better whatever the network's type."""
         logits = self.logits(x, level)
         return jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))[label]

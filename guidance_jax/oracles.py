@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax._typing import Array, Float, Int, Key
+from guidance_jax._typing import Array, Float, Key
 from guidance_jax.core import Level, Prediction, concrete, normal, pytree
 from guidance_jax.metrics.energy import energy_distance
 
@@ -133,7 +133,7 @@ class GaussianMixture:
         return Prediction.split(x, jnp.sum(jax.nn.softmax(log_joint)[:, None] * each, 0), level), state
 
     def log_prob(
-        self, x: Float[Array, " d"], level: Level = CLEAN, label: Int[Array, ""] | None = None
+        self, x: Float[Array, " d"], level: Level = CLEAN, label: Any = None
     ) -> Float[Array, ""]:
         """log p(x_t), or log p(x_t | label), in nats."""
         chosen = self._chosen(label)
@@ -141,7 +141,7 @@ class GaussianMixture:
         log_prior = jnp.log(jnp.sum(jnp.where(chosen, self.weights, 0)) / jnp.sum(self.weights))
         return jax.nn.logsumexp(log_joint) - log_prior
 
-    def log_posterior(self, x: Float[Array, " d"], level: Level, label: Int[Array, ""]) -> Float[Array, ""]:
+    def log_posterior(self, x: Float[Array, " d"], level: Level, label: Any) -> Float[Array, ""]:
         """log p(label | x_t), in nats: the exact noisy classifier."""
         log_joint = self._log_joint(x, level)
         own = jax.nn.logsumexp(jnp.where(self._labels() == label, log_joint, -jnp.inf))
@@ -151,7 +151,7 @@ class GaussianMixture:
         """log of the guided target p(x) p(label | x)^scale on clean x, not normalised."""
         return self.log_prob(x) + scale * self.log_posterior(x, CLEAN, label)
 
-    def sample(self, key: Key[Array, ""], n: int, label: Int[Array, ""] | None = None) -> Float[Array, "n d"]:
+    def sample(self, key: Key[Array, ""], n: int, label: Any = None) -> Float[Array, "n d"]:
         """`n` exact draws of p(x), or of p(x | label)."""
         first, second = jax.random.split(key)
         log_weights = jnp.where(self._chosen(label), jnp.log(self.weights), -jnp.inf)

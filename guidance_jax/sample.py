@@ -143,4 +143,4 @@ def strong(number: Any) -> Array:
             f"kernels are made of pytrees and numbers, got {type(number).__name__}; wrap a function f(x, level, cond) "
             "-> x0 as Function(f)"
         ) from None
-    return jax.lax.convert_element_type(a, a.dtype) if a.weak_type else a
+    return jax.lax.convert_element_type(a, a.dtype) if getattr(a, "weak_type", False) else a

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from guidance_jax.core import Denoiser, Solver, check, pytree
+from guidance_jax.core import check, pytree
 
 
 class Carry(NamedTuple):
@@ -23,8 +23,8 @@ class Reverse:
       ValueError: a model or solver that is none, swapped arguments for example.
     """
 
-    model: Denoiser
-    solver: Solver
+    model: Any
+    solver: Any
 
     def init(self, x):
         return Carry(x, self.model.init(x), self.solver.init(x))

@@ -31,7 +31,7 @@ class ADM(nn.Module):
     out_channels: int
     num_res_blocks: int
     attention_resolutions: tuple[int, ...]
-    channel_mult: tuple[float, ...] = (1, 2, 4, 8)
+    channel_mult: tuple[int | float, ...] = (1, 2, 4, 8)
     num_heads: int = 1
     num_head_channels: int = -1
     use_scale_shift_norm: bool = True

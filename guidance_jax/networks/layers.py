@@ -4,6 +4,7 @@ Sub-modules carry the names of OpenAI's PyTorch modules (dots between a name and
 their checkpoints map one to one.
 """
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -14,6 +15,7 @@ from guidance_jax.networks.convolution import conv2d
 
 zeros = nn.initializers.zeros_init()
 torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+Dense = partial(nn.Dense, kernel_init=torch_default)
 
 
 class Conv(nn.Module):
@@ -31,12 +33,6 @@ class Conv(nn.Module):
         b = self.param("bias", zeros, (self.features,))
         x, w, b = nn.dtypes.promote_dtype(x, w, b, dtype=self.dtype)
         return conv2d(x, w, self.stride) + b
-
-
-class Dense(nn.Dense):
-    """`nn.Dense` with PyTorch's initialisation."""
-
-    kernel_init: Any = torch_default
 
 
 class GroupNorm(nn.Module):

@@ -18,14 +18,16 @@ import orbax.checkpoint as ocp
 
 from guidance_jax import parameterizations, schedules
 from guidance_jax.network import Domain, Network, NoisyClassifier
+from guidance_jax.metrics.report import TrainedJudge
 from guidance_jax.networks import adm
+from guidance_jax.networks.judge import Judge
 
 FORMAT = "guidance_jax/1"
 # what a configuration may name: nothing else is ever built from a file
 KNOWN = {
     c.__name__: c
     for c in (
-        *(adm.ADMUNet, adm.ADMClassifier, Domain),
+        *(adm.ADMUNet, adm.ADMClassifier, Judge, Domain),
         *(schedules.Cosine, schedules.LinearVP, schedules.VE, schedules.RectifiedFlow),
         *(schedules.LinearBetas, schedules.CosineBetas),
         *(parameterizations.Eps, parameterizations.X0, parameterizations.V, parameterizations.Velocity),
@@ -158,7 +160,7 @@ def _restore(manager: ocp.CheckpointManager, step: int, state: Any) -> tuple[Any
     return restored["state"], restored["losses"]
 
 
-def load(directory: str | Path) -> Network | NoisyClassifier:
+def load(directory: str | Path) -> Network | NoisyClassifier | TrainedJudge:
     """The network of a checkpoint, with its EMA parameters, its parameterization and its domain.
 
     Raises:
@@ -172,6 +174,8 @@ def load(directory: str | Path) -> Network | NoisyClassifier:
     state, _ = _restore(manager, step, None)
     network, domain = build(found["network"]), build(found["domain"])
     params = jax.tree.map(jax.numpy.asarray, state["ema"])
+    if isinstance(network, Judge):
+        return TrainedJudge(params, network.apply)
     if found["parameterization"] is None:
         return NoisyClassifier(params, network.apply, domain)
     return Network(params, network.apply, build(found["parameterization"]), domain)

@@ -83,3 +83,23 @@ class NoisyCrossEntropy:
         level = self.levels(first, self.schedule)
         logits = self.apply(params, level.noise(x0, normal(second, x0)), level.t)
         return -jax.nn.log_softmax(logits.astype(jnp.float32))[label]
+
+
+@pytree
+class JudgeCrossEntropy:
+    """-log p(y | x_0) of a clean classifier with dropout, in nats, the image shifted by up to one pixel.
+
+    `apply(params, x, train, rngs) -> (logits, features)`.
+    """
+
+    apply: Callable = static()
+
+    def __call__(
+        self, params: Any, key: Key[Array, ""], x0: Float[Array, "h w c"], label: Int[Array, ""]
+    ) -> Float[Array, ""]:
+        first, second = jax.random.split(key)
+        dy, dx = jax.random.randint(first, (2,), 0, 3)
+        padded = jnp.pad(x0, ((1, 1), (1, 1), (0, 0)), constant_values=-1.0)
+        shifted = jax.lax.dynamic_slice(padded, (dy, dx, 0), x0.shape)
+        logits, _ = self.apply(params, shifted, train=True, rngs={"dropout": second})
+        return -jax.nn.log_softmax(logits)[label]

@@ -1,0 +1,21 @@
+"""Within-class diversity: how different samples of one class are from one another."""
+
+import numpy as np
+
+
+def within_class_diversity(samples: np.ndarray, labels: np.ndarray) -> float:
+    """The mean over classes of the mean root-mean-square difference between two samples of the class.
+
+    In the units of the samples: 0 for copies, about 1.4 times the standard deviation for independent pixels. Classes
+    with fewer than two samples are left out; without any other class it is nan.
+    """
+    flat = np.asarray(samples, np.float64).reshape(len(samples), -1)
+    means = []
+    for label in np.unique(labels):
+        own = flat[labels == label]
+        if len(own) < 2:
+            continue
+        square = np.sum(own**2, 1)
+        distances = np.sqrt(np.maximum(square[:, None] + square - 2 * own @ own.T, 0) / flat.shape[1])
+        means.append(distances[np.triu_indices(len(own), 1)].mean())
+    return float(np.mean(means)) if means else float("nan")

@@ -1,0 +1,21 @@
+"""Type checks of the package (jaxtyping + beartype), strict promotion off by default, and shared small things."""
+
+import os
+
+import jax
+import pytest
+from jaxtyping import install_import_hook
+
+# before any module of the package is imported
+_hook = install_import_hook("guidance_jax", "beartype.beartype")
+_hook.__enter__()
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+@pytest.fixture
+def x64():
+    """float64 for one test."""
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", False)

@@ -1,0 +1,163 @@
+"""Laws of the loop, over every row of the table: one program, one sample at a time, exact derivatives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import guidance_jax as gj
+from guidance_jax.sample import _generate
+from tests.table import MIXTURE, NULL, UNCONDITIONAL, all_kernels, log_posterior
+
+ROWS = list(all_kernels(2.0))
+LABELS = jnp.array([0, 1, 2, 1, 0, 2, 2, 1])
+LEVELS = gj.Cosine().levels(12)
+
+
+def generate(kernel, n=8, levels=LEVELS, labels=LABELS):
+    return np.asarray(gj.generate(gj.keys(5, n), kernel, levels, (2,), labels[:n]))
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_nothing_numeric_is_compiled_in(row):
+    """One program while scale, labels, grid, schedule and keys change, given as Python or JAX numbers."""
+    if row in ("DPM2", "DPMSolver2S", "2S ancestral"):
+        other = gj.Cosine()(jnp.linspace(0.95, 0.0, 13))  # they hold their schedule
+    else:
+        other = gj.RectifiedFlow()(jnp.linspace(0.9, 0.0, 13))
+    generate(all_kernels(2.0)[row])
+    before = _generate._cache_size()
+    generate(all_kernels(5.0)[row], levels=other, labels=LABELS[::-1])
+    generate(all_kernels(jnp.float32(1.5))[row])
+    assert _generate._cache_size() <= before + (row in ("DPM2", "DPMSolver2S", "2S ancestral"))
+    gj.generate(gj.keys(9, 8), all_kernels(3.0)[row], LEVELS, (2,), LABELS)
+    assert _generate._cache_size() <= before + (row in ("DPM2", "DPMSolver2S", "2S ancestral"))
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_sample_depends_on_its_own_key_alone(row):
+    kernel = all_kernels(2.0)[row]
+    whole = generate(kernel)
+    np.testing.assert_allclose(generate(kernel, 3), whole[:3], atol=2e-5)
+    alone = gj.generate(gj.keys(5, 1, start=6), kernel, LEVELS, (2,), LABELS[6:7])
+    np.testing.assert_allclose(alone[0], whole[6], atol=2e-5)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("row", ROWS)
+def test_vmap_is_a_loop_and_jit_is_eager(row):
+    """A whole run, sample by sample and without the outer jit."""
+    kernel = all_kernels(2.0)[row]
+    xs = jax.random.normal(jax.random.key(1), (3, 2))
+    keys = jax.random.split(jax.random.key(2), 3)
+    batch = jax.jit(jax.vmap(lambda k, x, y: gj.sample(k, kernel, LEVELS, x, y).x))(keys, xs, LABELS[:3])
+    for i in range(3):
+        one = gj.sample(keys[i], kernel, LEVELS, xs[i], LABELS[i]).x
+        np.testing.assert_allclose(one, batch[i], atol=1e-8)
+    with jax.disable_jit():
+        carry = kernel.init(xs[0])
+        got = kernel(carry, LEVELS.at(3), LEVELS.at(4), LABELS[0], keys[0]).x
+    want = jax.jit(kernel)(carry, LEVELS.at(3), LEVELS.at(4), LABELS[0], keys[0]).x
+    np.testing.assert_allclose(got, want, atol=1e-8)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("row", ROWS)
+def test_derivative_in_the_strength_is_the_finite_difference(row):
+    """Through the whole sampler, guidance, noise and all."""
+    x, key, step = jnp.array([0.3, -0.4]), jax.random.key(4), 1e-5
+
+    @jax.jit
+    def f(w):
+        return jnp.sum(gj.sample(key, all_kernels(w)[row], LEVELS, x, LABELS[1]).x ** 3)
+
+    slope = float(jax.grad(f)(1.3))
+    difference = float(f(1.3 + step) - f(1.3 - step)) / (2 * step)
+    np.testing.assert_allclose(slope, difference, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_type_is_kept(row):
+    kernel = all_kernels(2.0)[row]
+    x = jnp.zeros(2, jnp.float32)
+    assert gj.sample(jax.random.key(0), kernel, LEVELS, x, LABELS[0]).x.dtype == jnp.float32
+    jax.config.update("jax_enable_x64", True)
+    try:
+        wide = gj.sample(jax.random.key(0), kernel, LEVELS, jnp.zeros(2, jnp.float64), LABELS[0]).x
+        assert wide.dtype == jnp.float64
+        narrow = gj.sample(jax.random.key(0), kernel, gj.Cosine().levels(12), x, LABELS[0]).x
+        assert narrow.dtype == jnp.float32
+    finally:
+        jax.config.update("jax_enable_x64", False)
+
+
+def test_a_sweep_over_scales_is_one_program_by_vmap():
+    sweep = jax.vmap(lambda w: gj.generate(gj.keys(5, 8), all_kernels(w)["CFG"], LEVELS, (2,), LABELS))
+    swept = sweep(jnp.array([0.0, 1.0, 4.0]))
+    for i, w in enumerate((0.0, 1.0, 4.0)):
+        np.testing.assert_allclose(swept[i], generate(all_kernels(w)["CFG"]), atol=2e-5)
+
+
+def counting():
+    """An exact model that counts how often it is really evaluated, and how often it is traced."""
+    count = {"runs": 0, "traces": 0}
+
+    def tick():
+        count["runs"] += 1
+
+    def x0(x, level, cond):
+        count["traces"] += 1
+        jax.debug.callback(tick)
+        return MIXTURE(x, level, cond, (), None)[0].x0
+
+    return gj.Function(x0), count
+
+
+def test_cfg_asks_the_network_once_for_both_conditions():
+    model, count = counting()
+    jax.make_jaxpr(lambda x: gj.CFG(model, NULL, 2.0)(x, LEVELS.at(0), jnp.array(1), (), jax.random.key(0)))(jnp.zeros(2))
+    assert count["traces"] == 1
+
+
+def test_work_outside_the_window_is_skipped_and_the_network_is_inlined_once():
+    """12 steps, of which the window holds k: 12 + k evaluations, even under vmap over samples."""
+    model, count = counting()
+    inside = int(np.sum((np.asarray(LEVELS.ratio[:-1]) > 0.3) & (np.asarray(LEVELS.ratio[:-1]) <= 3.0)))
+    assert 0 < inside < 12
+    kernel = gj.Reverse(gj.CFG(model, NULL, gj.Window(2.0, 0.3, 3.0)), gj.DDIM())
+    jax.block_until_ready(gj.generate(gj.keys(0, 2), kernel, LEVELS, (2,), LABELS[:2]))
+    jax.effects_barrier()
+    assert count["runs"] == 2 * (12 + inside)
+    program = jax.jit(lambda k: gj.generate(k, kernel, LEVELS, (2,), LABELS[:2])).lower(gj.keys(0, 2)).as_text()
+    assert program.count("xla_ffi_python") <= 2  # one callback in the program (and its declaration)
+
+
+def test_classifier_gradient_is_skipped_at_scale_zero_and_outside_the_window():
+    count = {"runs": 0}
+
+    def tick():
+        count["runs"] += 1
+
+    def log_prob(x, level, label):
+        jax.debug.callback(tick)
+        return log_posterior(x, level, label)
+
+    for scale, want in ((0.0, 0), (1.0, 24), (gj.Window(1.0, 1e6, 1e7), 0)):
+        count["runs"] = 0
+        kernel = gj.Reverse(gj.Classifier(UNCONDITIONAL, log_prob, scale), gj.DDIM())
+        jax.block_until_ready(gj.generate(gj.keys(0, 2), kernel, LEVELS, (2,), LABELS[:2]))
+        jax.effects_barrier()
+        assert count["runs"] == want
+
+
+def test_record_stacks_what_is_asked_for():
+    kernel = all_kernels(2.0)["CFG"]
+    carry, xs = gj.sample(jax.random.key(0), kernel, LEVELS, jnp.zeros(2), LABELS[0], record=lambda c: c.x)
+    assert xs.shape == (12, 2)
+    np.testing.assert_array_equal(xs[-1], carry.x)
+
+
+def test_one_bad_sample_does_not_kill_a_batch():
+    model = gj.Function(lambda x, level, cond: jnp.where(cond == 1, jnp.nan, 0.0) + 0 * x)
+    x = gj.generate(gj.keys(0, 3), gj.Reverse(model, gj.DDIM()), LEVELS, (2,), jnp.array([0, 1, 0]))
+    assert np.isfinite(x).all(1).tolist() == [True, False, True]

@@ -1,0 +1,77 @@
+"""Order of convergence on an exact ODE, and that stochastic solvers keep the exact marginals."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import guidance_jax as gj
+from tests.table import KERNELS, MIXTURE, NOISY, SCHEDULE, SOLVERS
+
+X, LABEL = np.array([0.7, -0.2]), jnp.array(1)
+
+
+def end(solver, steps, start=0.9, stop=0.1):
+    levels = SCHEDULE(jnp.linspace(start, stop, steps + 1))
+    run = jax.jit(lambda: gj.sample(jax.random.key(0), gj.Reverse(MIXTURE, solver), levels, jnp.asarray(X), LABEL).x)
+    return np.asarray(run())
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("cls", [c for c, row in SOLVERS.items() if row.order])
+def test_order(cls):
+    solver, order, _ = SOLVERS[cls]
+    exact = end(gj.LMS(), 6000)
+    coarse, fine = (np.linalg.norm(end(solver, n) - exact) for n in (96, 192))
+    assert abs(np.log2(coarse / fine) - order) < 0.25
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("cls", [c for c, row in SOLVERS.items() if row.order])
+def test_step_to_the_clean_level_is_finite(cls):
+    assert np.isfinite(end(SOLVERS[cls].solver, 10, stop=0.0)).all()
+
+
+@pytest.mark.parametrize("solver", [*NOISY.values(), SOLVERS[gj.DDPM].solver], ids=[*NOISY, "DDPM"])
+def test_stochastic_solvers_keep_the_marginals(solver):
+    """Mean and covariance of 20,000 samples of one Gaussian class, 200 steps: within 5 standard errors and 2 %."""
+    n = 20_000
+    target = gj.Gaussian(jnp.array([0.5, -1.0]), jnp.array([[0.5, 0.2], [0.2, 0.3]]))
+    x = gj.generate(gj.keys(1, n), gj.Reverse(target, solver), SCHEDULE.levels(200), (2,))
+    covariance = np.asarray(target.covariance)
+    np.testing.assert_allclose(np.mean(x, 0), target.mean, atol=5 * np.sqrt(covariance.max() / n))
+    np.testing.assert_allclose(np.cov(x.T), covariance, atol=0.02 * covariance.max() + 5 * covariance.max() * np.sqrt(2 / n))
+
+
+@pytest.mark.usefixtures("x64")
+def test_ddpm_is_ddim_at_eta_one_and_large_is_larger():
+    t, s = SCHEDULE(0.7), SCHEDULE(0.55)
+    pred = MIXTURE(jnp.asarray(X), t, LABEL, (), None)[0]
+    small, ddim = gj.DDPM().kernel(pred, t, s), gj.DDIM(1.0).kernel(pred, t, s)
+    np.testing.assert_allclose(small[0], ddim[0], rtol=1e-12)
+    np.testing.assert_allclose(small[1], ddim[1], rtol=1e-12)
+    # the forward variance of q(x_t | x_s)
+    forward = np.sqrt(t.sigma**2 - (t.alpha / s.alpha * s.sigma) ** 2)
+    np.testing.assert_allclose(gj.DDPM(gj.fixed_large).kernel(pred, t, s)[1], forward, rtol=1e-12)
+
+
+def test_recur_once_is_the_kernel():
+    kernel = gj.Reverse(MIXTURE, gj.DDIM(1.0))
+    args = jax.random.key(3), SCHEDULE.levels(20), jnp.asarray(X, jnp.float32), LABEL
+    once = gj.sample(args[0], gj.Recur(kernel, 1), *args[1:]).x
+    np.testing.assert_array_equal(once, gj.sample(args[0], kernel, *args[1:]).x)
+
+
+def test_recurrence_keeps_an_exact_target():
+    """Going up by q and down by an exact conditional changes nothing: the class mean and spread stay."""
+    n = 4000
+    target = gj.Gaussian(jnp.array([0.5, -1.0]), 0.3 * jnp.eye(2))
+    x = gj.generate(gj.keys(1, n), gj.Recur(gj.Reverse(target, gj.DDIM(1.0)), 3), SCHEDULE.levels(100), (2,))
+    np.testing.assert_allclose(np.mean(x, 0), target.mean, atol=5 * np.sqrt(0.3 / n))
+    np.testing.assert_allclose(np.var(x, 0), 0.3, atol=0.03)
+
+
+def test_kernels_of_the_table_are_finite():
+    for make in KERNELS.values():
+        x = gj.generate(gj.keys(0, 3), make(2.0), SCHEDULE.levels(5), (2,), jnp.array([0, 1, 2]))
+        assert np.isfinite(x).all()

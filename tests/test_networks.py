@@ -1,0 +1,165 @@
+"""ADM's networks against OpenAI's, the convolution against JAX's, and the NNX adapter."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import guidance_jax as gj
+from guidance_jax.networks.adm import ADMClassifier, ADMUNet
+from guidance_jax.networks.convolution import conv2d
+from guidance_jax.networks.layers import GroupNorm
+from guidance_jax.networks.nnx import functional
+from guidance_jax.networks.pretrained import from_torch
+
+FOLDER = Path(__file__).parent / "golden"
+GOLDEN = np.load(FOLDER / "adm_networks.npz")
+NETWORKS = json.loads((FOLDER / "adm_networks.json").read_text())
+
+
+def golden_network(name, dtype):
+    spec, state = NETWORKS[name], {}
+    for k, key in enumerate(sorted(spec["state_dict"])):
+        shape = spec["state_dict"][key]
+        value = spec["amplitude"] * np.sin(0.37 * np.arange(np.prod(shape)) + k)
+        value += key.endswith(".weight") and len(shape) == 1
+        state[key] = value.reshape(shape).astype(np.float32).astype(dtype)
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in spec["config"].items()}
+    del fields["image_size"], fields["in_channels"]
+    cls = ADMClassifier if name.startswith("classifier") else ADMUNet
+    return cls(**fields), from_torch(state)
+
+
+def golden_inputs(name, dtype):
+    x = jnp.asarray(np.moveaxis(GOLDEN[f"{name}/x"], 1, -1), dtype)
+    return x, jnp.asarray(GOLDEN[f"{name}/t"], dtype), jnp.asarray(GOLDEN[f"{name}/y"], jnp.int32)
+
+
+def relative(got, want):
+    return np.abs(np.asarray(got) - want).max() / np.abs(want).max()
+
+
+@pytest.mark.parametrize("name", ["adm_uncond", "adm_class", "iddpm_class"])
+def test_unet_is_openai_s(name):
+    network, params = golden_network(name, np.float32)
+    x, t, y = golden_inputs(name, jnp.float32)
+
+    def one(x, t, y):
+        return network.apply(params, x, t, None if network.num_classes is None else y)
+
+    out = jax.jit(jax.vmap(one))(x, t, y)
+    assert relative(np.moveaxis(out, -1, 1), GOLDEN[f"{name}/out"]) < 1e-4
+
+
+# The adaptive classifier's gradient is so ill-conditioned that one float32 rounding of the image moves it by 3e-4 of
+# itself (measured below), so it is compared in float64 and, in float32, to that.
+@pytest.mark.parametrize(
+    ("name", "x64", "tolerance"),
+    [("classifier_attention", False, 1e-4), ("classifier_adaptive", True, 1e-4), ("classifier_adaptive", False, 5e-4)],
+)
+def test_classifier_and_its_gradient_are_openai_s(name, x64, tolerance):
+    jax.config.update("jax_enable_x64", x64)
+    try:
+        dtype = np.float64 if x64 else np.float32
+        network, params = golden_network(name, dtype)
+        x, t, y = golden_inputs(name, dtype)
+
+        def log_prob(x, t, y):
+            return jax.nn.log_softmax(network.apply(params, x, t))[y]
+
+        f = jax.jit(jax.vmap(jax.value_and_grad(log_prob)))
+        value, gradient = f(x, t, y)
+        assert relative(value, GOLDEN[f"{name}/log_prob"]) < 1e-4
+        assert relative(np.moveaxis(gradient, -1, 1), GOLDEN[f"{name}/grad_log_prob"]) < tolerance
+        logits = jax.vmap(lambda x, t: network.apply(params, x, t))(x, t)
+        assert relative(logits, GOLDEN[f"{name}/logits"]) < 1e-4
+        if tolerance > 1e-4:
+            assert relative(f(x * (1 + 2.0**-23), t, y)[1], gradient) > 1e-4
+    finally:
+        jax.config.update("jax_enable_x64", False)
+
+
+def test_initial_parameters_have_the_state_dict_s_shapes():
+    for name in NETWORKS:
+        network, params = golden_network(name, np.float32)
+        x, t, y = golden_inputs(name, jnp.float32)
+        inputs = (x[0], t[0]) if getattr(network, "num_classes", None) is None else (x[0], t[0], y[0])
+        fresh = jax.eval_shape(network.init, jax.random.key(0), *inputs)
+        assert jax.tree.map(jnp.shape, params) == jax.tree.map(lambda a: a.shape, fresh)
+
+
+def test_foreign_state_dict_is_refused():
+    with pytest.raises(ValueError, match="belongs to no ADM network"):
+        from_torch({"layer.weight": np.zeros((2, 2, 2, 2, 2))})
+
+
+def plain_conv(x, w, stride=1):
+    pads = [(k // 2, k // 2) for k in w.shape[:2]]
+    out = jax.lax.conv_general_dilated(x[None], w, (stride, stride), pads, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return out[0]
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("size", [1, 3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("shape", [(8, 8), (7, 5)])
+def test_convolution_and_all_its_derivatives_are_jax_s(size, stride, shape):
+    keys = jax.random.split(jax.random.key(0), 4)
+    x, w = jax.random.normal(keys[0], (*shape, 4)), jax.random.normal(keys[1], (size, size, 4, 6))
+    xs, ws = jax.random.normal(keys[2], (3, *shape, 4)), jax.random.normal(keys[3], (3, size, size, 4, 6))
+
+    def everything(conv):
+        def f(x, w):
+            return jnp.sum(jnp.tanh(conv(x, w, stride)))
+
+        return (
+            conv(x, w, stride),
+            jax.grad(f, (0, 1))(x, w),
+            jax.jvp(jax.grad(f), (x, w), (x, w))[1],
+            jax.grad(lambda x: jnp.sum(jax.grad(f)(x, w) ** 2))(x),
+            jax.grad(lambda w: jnp.sum(jax.vmap(f, (0, None))(xs, w)))(w),
+            jax.vmap(jax.grad(f))(xs, ws),
+        )
+
+    for got, want in zip(*map(jax.tree.leaves, (everything(conv2d), everything(plain_conv)))):
+        np.testing.assert_allclose(got, want, atol=1e-10)
+
+
+def test_group_norm_has_group_moments_zero_and_one():
+    x = 3 + 2 * jax.random.normal(jax.random.key(0), (6, 6, 16))
+    norm = GroupNorm(groups=4)
+    y = norm.apply(norm.init(jax.random.key(0), x), x).reshape(36, 4, 4)
+    np.testing.assert_allclose(jnp.mean(y, (0, 2)), 0, atol=1e-5)
+    np.testing.assert_allclose(jnp.var(y, (0, 2)), 1, atol=1e-4)
+
+
+def test_sides_that_cannot_be_halved_are_refused():
+    network = ADMUNet(8, 1, 1, (2,), (1, 2), groups=4)
+    with pytest.raises(ValueError, match="divisible by 2"):
+        network.init(jax.random.key(0), jnp.zeros((7, 8, 1)), jnp.zeros(()))
+
+
+def test_any_nnx_module_is_a_network():
+    """Under grad inside scan, which is where a module with state would fail."""
+
+    class Tiny(nnx.Module):
+        def __init__(self, rngs):
+            self.first = nnx.Linear(3, 16, rngs=rngs)
+            self.dropout = nnx.Dropout(0.5, rngs=rngs)
+            self.last = nnx.Linear(16, 2, rngs=rngs)
+
+        def __call__(self, x, t, cond=None):
+            return self.last(self.dropout(nnx.silu(self.first(jnp.append(x, t)))))
+
+    module = Tiny(nnx.Rngs(0))
+    module.eval()
+    apply, params = functional(module)
+    model = gj.Network(params, apply, gj.v)
+    guided = gj.Classifier(model, lambda x, level, label: apply(params, x, level.t)[label], 1.0)
+    x = gj.generate(gj.keys(0, 3), gj.Reverse(guided, gj.DDIM()), gj.Cosine().levels(4), (2,), jnp.array([0, 1, 0]))
+    assert np.isfinite(x).all()
+    np.testing.assert_allclose(apply(params, jnp.ones(2), 0.5), module(jnp.ones(2), 0.5), rtol=1e-6)

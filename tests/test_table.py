@@ -1,0 +1,48 @@
+"""Nothing public is missing from the table of laws, from the README or from its docstring."""
+
+import inspect
+from pathlib import Path
+
+import guidance_jax as gj
+from tests import table
+
+PUBLIC = {name: getattr(gj, name) for name in gj.__all__}
+
+
+def classes_of(package):
+    return {c for c in PUBLIC.values() if inspect.isclass(c) and c.__module__.startswith(f"guidance_jax.{package}.")}
+
+
+def test_every_guidance_method_has_a_row():
+    scales = {gj.Window, gj.PerClass}
+    assert classes_of("guidance") - scales == set(table.GUIDANCE)
+
+
+def test_every_solver_has_a_row():
+    assert classes_of("solvers") == set(table.SOLVERS)
+
+
+def test_every_kernel_has_a_row():
+    assert classes_of("kernels") == set(table.KERNELS)
+
+
+def test_every_method_is_in_the_readme():
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    methods = classes_of("guidance") | classes_of("solvers") | classes_of("kernels")
+    missing = [c.__name__ for c in methods if f"`{c.__name__}`" not in readme]
+    assert not missing
+
+
+def test_every_public_name_has_a_docstring():
+    documented = [name for name, thing in PUBLIC.items() if inspect.isclass(thing) or inspect.isfunction(thing)]
+    assert len(documented) > 30
+    assert [name for name in documented if not inspect.getdoc(PUBLIC[name])] == []
+
+
+def test_method_files_stay_small():
+    """One formula, one class, one screen: at most 80 lines of code and prose a method."""
+    package = Path(gj.__file__).parent
+    files = [p for folder in ("guidance", "solvers", "kernels") for p in (package / folder).glob("*.py")]
+    assert len(files) > 10
+    long = {p.name: n for p in files if (n := len(p.read_text().splitlines())) > 90}
+    assert not long
