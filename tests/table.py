@@ -61,7 +61,7 @@ SOLVERS = {
     gj.DPM2: Order(gj.DPM2(SCHEDULE), 2),
     gj.DPMSolver2M: Order(gj.DPMSolver2M(), 2),
     gj.DPMSolver2S: Order(gj.DPMSolver2S(SCHEDULE), 2),
-    gj.LMS: Order(gj.LMS(), 4),
+    gj.LMS: Order(gj.LMS(), 2),  # fourth order but for its first step, which is Euler's
 }
 
 # Stochastic settings of solvers that also have deterministic ones

@@ -129,13 +129,17 @@ class Run:
             os.replace(temporary, self.directory / "config.json")
         self.manager = _manager(self.directory)
 
+    def latest(self) -> int | None:
+        """The last complete step, or None."""
+        return self.manager.latest_step()
+
     def restore(self, state: Any) -> tuple[Any, list]:
         """(state, losses) of the last complete step, or the given state and none."""
-        step = self.manager.latest_step()
+        step = self.latest()
         return (state, []) if step is None else _restore(self.manager, step, state)
 
     def save(self, step: int, state: Any, losses: list) -> None:
-        if self.manager.latest_step() != step:
+        if self.latest() != step:
             self.manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), losses=ocp.args.JsonSave(losses)))
             self.manager.wait_until_finished()
 

@@ -71,7 +71,7 @@ def fit(
     `run` ends with the same parameters as an uninterrupted one; on CPU, bit for bit.
 
     Args:
-      loss: a loss for one sample, a pytree such as `Denoising`; hashable.
+      loss: a loss for one sample, such as `Denoising`; hashable.
       params: the initial parameters.
       data: labelled images.
       steps, batch, optimizer, ema, seed: the usual; `optimizer` is any optax transformation.

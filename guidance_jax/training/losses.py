@@ -1,17 +1,18 @@
 """Losses for ONE sample; `fit` maps them over the batch.
 
-Each is a pytree called as `loss(params, key, x0, label) -> scalar`. The clock is drawn uniformly over the schedule, the
+Each is a hashable value called as `loss(params, key, x0, label) -> scalar`. The clock is drawn uniformly over the schedule, the
 corruption from q(x_t | x_0).
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from guidance_jax._typing import Array, Float, Int, Key
-from guidance_jax.core import Level, normal, pytree, static
+from guidance_jax.core import Level, normal
 from guidance_jax.parameterizations import Parameterization
 from guidance_jax.schedules import DDPM, Schedule
 
@@ -23,12 +24,12 @@ def draw(key: Key[Array, ""], schedule: Schedule) -> Level:
     return schedule(jax.random.uniform(key, minval=1e-3 * schedule.start, maxval=schedule.start))
 
 
-@pytree
+@dataclass(frozen=True)
 class LogNormal:
     """EDM's training levels: log(sigma / alpha) ~ N(mean, std^2) (Karras et al. 2022, Table 1)."""
 
-    mean: Any = -1.2
-    std: Any = 1.2
+    mean: float = -1.2
+    std: float = 1.2
 
     def __call__(self, key, schedule):
         log_ratio = self.mean + self.std * jax.random.normal(key)
@@ -42,7 +43,7 @@ def drop(key: Key[Array, ""], label: Int[Array, ""], null: int | None, rate: flo
     return jnp.where(jax.random.bernoulli(key, rate), null, label)
 
 
-@pytree
+@dataclass(frozen=True)
 class Denoising:
     """|| network(x_t, t, y) - target ||^2, averaged over the entries of one sample, with conditioning dropout.
 
@@ -50,13 +51,13 @@ class Denoising:
     `levels(key, schedule)` draws the training level. The label is not passed on if `labelled` is False.
     """
 
-    apply: Callable = static()
-    schedule: Schedule = static()
-    parameterization: Parameterization = static()
-    null: int | None = static(default=None)
-    dropout: float = static(default=0.1)
-    labelled: bool = static(default=True)
-    levels: Any = static(default=draw)
+    apply: Callable
+    schedule: Schedule
+    parameterization: Parameterization
+    null: int | None = None
+    dropout: float = 0.1
+    labelled: bool = True
+    levels: Callable = draw
 
     def __call__(
         self, params: Any, key: Key[Array, ""], x0: Float[Array, "*event"], label: Int[Array, ""]
@@ -68,13 +69,13 @@ class Denoising:
         return jnp.mean((output - self.parameterization.target(x0, eps, level)) ** 2)
 
 
-@pytree
+@dataclass(frozen=True)
 class NoisyCrossEntropy:
     """-log p(y | x_t) of a noisy classifier, in nats, at a random level. `apply(params, x, t) -> logits`."""
 
-    apply: Callable = static()
-    schedule: Schedule = static()
-    levels: Any = static(default=draw)
+    apply: Callable
+    schedule: Schedule
+    levels: Callable = draw
 
     def __call__(
         self, params: Any, key: Key[Array, ""], x0: Float[Array, "*event"], label: Int[Array, ""]
@@ -85,14 +86,14 @@ class NoisyCrossEntropy:
         return -jax.nn.log_softmax(logits.astype(jnp.float32))[label]
 
 
-@pytree
+@dataclass(frozen=True)
 class JudgeCrossEntropy:
     """-log p(y | x_0) of a clean classifier with dropout, in nats, the image shifted by up to one pixel.
 
     `apply(params, x, train, rngs) -> (logits, features)`.
     """
 
-    apply: Callable = static()
+    apply: Callable
 
     def __call__(
         self, params: Any, key: Key[Array, ""], x0: Float[Array, "h w c"], label: Int[Array, ""]

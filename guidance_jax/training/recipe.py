@@ -80,19 +80,20 @@ def train(
 
     def one(name: str, title: str, setup: dict, loss: Callable, init: Callable, steps: int, rate: float, seed: int):
         run = Run(directory / name, {**setup, "data": fingerprint(data)})
-        optimizer = optax.adamw(optax.warmup_cosine_decay_schedule(0.0, rate, steps // 15, steps), weight_decay=0.01)
-        fit(
-            loss,
-            jax.jit(init)(jax.random.key(seed)),
-            data,
-            steps=steps,
-            batch=min(recipe.batch, len(data)),
-            optimizer=optimizer,
-            ema=0.995,
-            seed=seed,
-            run=run,
-            progress=title if progress else None,
-        )
+        if run.latest() != steps:
+            optimizer = optax.adamw(optax.warmup_cosine_decay_schedule(0.0, rate, steps // 15, steps), weight_decay=0.01)
+            fit(
+                loss,
+                jax.jit(init)(jax.random.key(seed)),
+                data,
+                steps=steps,
+                batch=min(recipe.batch, len(data)),
+                optimizer=optimizer,
+                ema=0.995,
+                seed=seed,
+                run=run,
+                progress=title if progress else None,
+            )
         return load(directory / name)
 
     seed = recipe.seed

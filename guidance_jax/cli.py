@@ -1,0 +1,195 @@
+"""`guidance-jax demo | train | sample | evaluate`."""
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+try:
+    import typer
+    from rich.console import Console
+    from rich.table import Table
+except ModuleNotFoundError:
+    sys.exit('the command line needs typer and rich: pip install "guidance_jax[demo]"')
+
+import jax
+import numpy as np
+
+from guidance_jax.datasets.digits import digits
+from guidance_jax.datasets.idx import idx
+from guidance_jax.datasets.image_folder import image_folder
+from guidance_jax.datasets.images import Images, to_uint8
+from guidance_jax.demo import kernels
+from guidance_jax.demo import demo as run_demo
+from guidance_jax.metrics.calibration import by_level
+from guidance_jax.metrics.report import Report, evaluate as measure
+from guidance_jax.pictures import save_grid
+from guidance_jax.sample import generate, keys
+from guidance_jax.training.checkpoint import load
+from guidance_jax.training.recipe import Recipe
+from guidance_jax.training.recipe import train as train_models
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Guidance for diffusion models in JAX.")
+# as wide as its tables where nobody looks at a terminal
+console = Console(width=None if sys.stdout.isatty() else 120)
+Data = Annotated[str, typer.Option(help='"digits", a folder of IDX files, or a folder of images by class.')]
+Size = Annotated[int, typer.Option(help="Side that images of a folder are resized to.")]
+
+
+def read(data: str, size: int) -> Images:
+    if data == "digits":
+        return digits()
+    folder = Path(data)
+    if not folder.is_dir():
+        raise ValueError(f'--data is "digits" or a folder, got {data!r}; write --data digits')
+    if not any(folder.glob("*-ubyte*")):
+        return image_folder(folder, size)
+    images = idx(folder)
+    pad = -images.shape[0] % 4, -images.shape[1] % 4
+    edges = ((0, 0), *((p // 2, p - p // 2) for p in pad), (0, 0))
+    return Images(np.pad(images.images, edges, constant_values=-1), images.labels, images.names)
+
+
+def cells(report: Report) -> list[str]:
+    measures = (report.accuracy, report.diversity, report.frechet, report.precision, report.recall)
+    return [*map(str, measures), str(report.not_finite)]
+
+
+COLUMNS = ("accuracy", "diversity", "Frechet distance", "precision", "recall", "not finite")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for models, pictures and results.")] = Path("guidance_jax_demo"),
+    samples: Annotated[int, typer.Option(min=20, help="Samples per scale.")] = 150,
+    steps: Annotated[int, typer.Option(min=2, help="Solver steps.")] = 30,
+    quick: Annotated[bool, typer.Option(help="A few training steps: tries the machinery, not the quality.")] = False,
+) -> None:
+    """Train on real digits, sample at scales 0, 1, 2, 5, 10 in three ways, print the table, draw the pictures."""
+    out.mkdir(parents=True, exist_ok=True)
+    recipe = Recipe(steps=30, classifier_steps=30, judge_steps=60) if quick else Recipe()
+    table = Table("algorithm", "scale", *COLUMNS, "s", title="Guided digits, judged by an independent classifier")
+    for row in run_demo(out, recipe=recipe, samples=samples, steps=steps):
+        table.add_row(row.algorithm, f"{row.scale:g}", *cells(row.report), f"{row.seconds:.1f}")
+    console.print(table)
+    console.print("score, mean: classifier guidance (Algorithms 2 and 1 of Dhariwal & Nichol); cfg: classifier-free.")
+    console.print("Scale 0 is the unconditional model, 1 the conditional one. Frechet distance: judge's features, no FID.")
+    console.print(f"Pictures: {out}/score.png, mean.png, cfg.png (a row per scale), trade_off.png; {out}/results.json")
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Folder for the three checkpoints.")],
+    data: Data = "digits",
+    size: Size = 32,
+    width: Annotated[int, typer.Option(help="Channels of the diffusion model, a multiple of 8.")] = Recipe.width,
+    steps: Annotated[int, typer.Option(help="Training steps of the diffusion model.")] = Recipe.steps,
+    classifier_steps: Annotated[int, typer.Option()] = Recipe.classifier_steps,
+    judge_steps: Annotated[int, typer.Option()] = Recipe.judge_steps,
+    batch: Annotated[int, typer.Option()] = Recipe.batch,
+    label_dropout: Annotated[float, typer.Option(min=0.0, max=1.0)] = Recipe.label_dropout,
+    seed: Annotated[int, typer.Option()] = Recipe.seed,
+) -> None:
+    """Train a diffusion model, a noisy classifier and a judge; resume if interrupted. A fifth of the data is held out."""
+    recipe = Recipe(
+        width=width,
+        steps=steps,
+        classifier_steps=classifier_steps,
+        judge_steps=judge_steps,
+        batch=batch,
+        label_dropout=label_dropout,
+        seed=seed,
+    )
+    seen, held_out = read(data, size).split()
+    model, classifier, judge = train_models(out, seen, recipe, progress=True)
+    correct = judge(held_out.images)[0] == held_out.labels
+    console.print(f"judge: {np.mean(correct):.1%} of {len(held_out)} held-out images")
+    table = Table("sigma / alpha", "accuracy", "loss (nats)", "calibration error", title="Noisy classifier, held out")
+    for level in by_level(classifier, held_out, model.domain.schedule):
+        table.add_row(f"{level.ratio:g}", f"{level.accuracy:.3f}", f"{level.loss:.3f}", f"{level.calibration_error:.3f}")
+    console.print(table)
+    console.print(f"Next: guidance-jax sample --models {out} --out samples.npz")
+
+
+@app.command()
+def sample(
+    models: Annotated[Path, typer.Option(help="Folder written by train.")],
+    out: Annotated[Path, typer.Option(help="File to write: arr_0 (uint8, NHWC), labels arr_1.")],
+    n: Annotated[int, typer.Option("--n", min=1)] = 100,
+    scale: Annotated[float, typer.Option(help="0 unconditional, 1 conditional.")] = 2.0,
+    algorithm: Annotated[str, typer.Option(help="score, mean (classifier guidance) or cfg.")] = "score",
+    label: Annotated[int | None, typer.Option(help="One class; by default all in turn.")] = None,
+    steps: Annotated[int, typer.Option(min=2)] = 50,
+    batch: Annotated[int, typer.Option(min=1, help="Samples at a time; does not change them.")] = 250,
+    seed: Annotated[int, typer.Option()] = 0,
+) -> None:
+    """Draw guided samples; write them as ADM's evaluator reads them, and a picture beside."""
+    if out.suffix != ".npz":
+        raise ValueError(f"--out is an .npz file, got {out}; write --out {out.with_suffix('.npz')}")
+    model, classifier = load(models / "denoiser"), load(models / "classifier")
+    ways = kernels(model, classifier, scale)
+    if algorithm not in ways:
+        raise ValueError(f"--algorithm is one of {', '.join(ways)}, got {algorithm!r}; write --algorithm score")
+    classes = model.domain.num_classes
+    labels = (np.arange(n) % classes if label is None else np.full(n, label)).astype(np.int32)
+    levels = model.domain.schedule.levels(steps)
+    parts = []
+    for i in range(0, n, batch):
+        part = slice(i, min(i + batch, n))
+        one = generate(keys(seed, part.stop - i, start=i), ways[algorithm], levels, model.domain.shape, labels[part])
+        parts.append(np.asarray(one))
+    images = np.concatenate(parts)
+    bad = int((~np.isfinite(images.reshape(n, -1)).all(1)).sum())
+    save_atomically(out, arr_0=to_uint8(images), arr_1=labels)
+    save_grid(out.with_suffix(".png"), images[:100], columns=classes if label is None else 10)
+    console.print(f"{n} samples, {bad} not finite: {out}, {out.with_suffix('.png')}")
+
+
+def save_atomically(path: Path, **arrays: np.ndarray) -> None:
+    """Write an .npz beside and rename it, so that no reader ever sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
+        np.savez_compressed(file, **arrays)
+    os.replace(file.name, path)
+
+
+@app.command()
+def evaluate(
+    models: Annotated[Path, typer.Option(help="Folder written by train: its judge measures.")],
+    samples: Annotated[Path, typer.Option(help="File written by sample.")],
+    data: Data = "digits",
+    size: Size = 32,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the measures.")] = None,
+) -> None:
+    """Measure samples against held-out data: accuracy, diversity, Frechet distance, precision, recall."""
+    try:
+        with np.load(samples) as file:
+            images, labels = file["arr_0"], file["arr_1"]
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{samples} is not a sample file ({error}); write one with guidance-jax sample") from None
+    _, held_out = read(data, size).split()
+    report = measure(images.astype(np.float32) / 127.5 - 1, labels, held_out, load(models / "judge"))
+    table = Table(*COLUMNS[:-1], title=f"{report.samples} samples against {len(held_out)} held-out images")
+    table.add_row(*cells(report)[:-1])
+    console.print(table)
+    if out is not None:
+        record: dict[str, Any] = report.json() | {"samples_file": str(samples), "jax": jax.__version__}
+        out.write_text(json.dumps(record, indent=1))
+
+
+def main() -> None:
+    """Entry point: errors of use are one line and exit code 2; compiled programs are kept between calls."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "guidance_jax" / "compiled"
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    try:
+        app(standalone_mode=True)
+    except ValueError as error:
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()
