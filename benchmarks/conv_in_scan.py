@@ -3,7 +3,6 @@
 import argparse
 
 import jax
-import jax.numpy as jnp
 from timing import alternate, write
 
 from guidance_jax.networks.convolution import conv2d

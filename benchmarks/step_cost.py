@@ -19,7 +19,9 @@ def main():
     parser.add_argument("--out")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--size", type=int, default=32)
-    parser.add_argument("--width", type=int, default=64, help="channels of the diffusion network; the classifier has half")
+    parser.add_argument(
+        "--width", type=int, default=64, help="channels of the diffusion network; the classifier has half"
+    )
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=9)
     args = parser.parse_args()

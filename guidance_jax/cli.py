@@ -21,10 +21,12 @@ from guidance_jax.datasets.digits import digits
 from guidance_jax.datasets.idx import idx
 from guidance_jax.datasets.image_folder import image_folder
 from guidance_jax.datasets.images import Images, to_uint8
-from guidance_jax.demo import kernels
 from guidance_jax.demo import demo as run_demo
+from guidance_jax.demo import kernels, schedule_of
 from guidance_jax.metrics.calibration import by_level
-from guidance_jax.metrics.report import Report, evaluate as measure
+from guidance_jax.metrics.report import Report, TrainedJudge
+from guidance_jax.metrics.report import evaluate as measure
+from guidance_jax.network import Network, NoisyClassifier
 from guidance_jax.pictures import save_grid
 from guidance_jax.sample import generate, keys
 from guidance_jax.training.checkpoint import load
@@ -75,7 +77,9 @@ def demo(
         table.add_row(row.algorithm, f"{row.scale:g}", *cells(row.report), f"{row.seconds:.1f}")
     console.print(table)
     console.print("score, mean: classifier guidance (Algorithms 2 and 1 of Dhariwal & Nichol); cfg: classifier-free.")
-    console.print("Scale 0 is the unconditional model, 1 the conditional one. Frechet distance: judge's features, no FID.")
+    console.print(
+        "Scale 0 is the unconditional model, 1 the conditional one. Frechet distance: judge's features, no FID."
+    )
     console.print(f"Pictures: {out}/score.png, mean.png, cfg.png (a row per scale), trade_off.png; {out}/results.json")
 
 
@@ -92,7 +96,7 @@ def train(
     label_dropout: Annotated[float, typer.Option(min=0.0, max=1.0)] = Recipe.label_dropout,
     seed: Annotated[int, typer.Option()] = Recipe.seed,
 ) -> None:
-    """Train a diffusion model, a noisy classifier and a judge; resume if interrupted. A fifth of the data is held out."""
+    """Train a diffusion model, a noisy classifier and a judge; resume if interrupted. A fifth is held out."""
     recipe = Recipe(
         width=width,
         steps=steps,
@@ -107,8 +111,10 @@ def train(
     correct = judge(held_out.images)[0] == held_out.labels
     console.print(f"judge: {np.mean(correct):.1%} of {len(held_out)} held-out images")
     table = Table("sigma / alpha", "accuracy", "loss (nats)", "calibration error", title="Noisy classifier, held out")
-    for level in by_level(classifier, held_out, model.domain.schedule):
-        table.add_row(f"{level.ratio:g}", f"{level.accuracy:.3f}", f"{level.loss:.3f}", f"{level.calibration_error:.3f}")
+    for level in by_level(classifier, held_out, schedule_of(model)):
+        table.add_row(
+            f"{level.ratio:g}", f"{level.accuracy:.3f}", f"{level.loss:.3f}", f"{level.calibration_error:.3f}"
+        )
     console.print(table)
     console.print(f"Next: guidance-jax sample --models {out} --out samples.npz")
 
@@ -128,17 +134,20 @@ def sample(
     """Draw guided samples; write them as ADM's evaluator reads them, and a picture beside."""
     if out.suffix != ".npz":
         raise ValueError(f"--out is an .npz file, got {out}; write --out {out.with_suffix('.npz')}")
-    model, classifier = load(models / "denoiser"), load(models / "classifier")
+    model, classifier = load(models / "denoiser", Network), load(models / "classifier", NoisyClassifier)
+    domain = model.domain
     ways = kernels(model, classifier, scale)
     if algorithm not in ways:
         raise ValueError(f"--algorithm is one of {', '.join(ways)}, got {algorithm!r}; write --algorithm score")
-    classes = model.domain.num_classes
+    assert domain is not None  # checkpoints carry it
+    assert domain.num_classes is not None
+    classes = domain.num_classes
     labels = (np.arange(n) % classes if label is None else np.full(n, label)).astype(np.int32)
-    levels = model.domain.schedule.levels(steps)
+    levels = schedule_of(model).levels(steps)
     parts = []
     for i in range(0, n, batch):
         part = slice(i, min(i + batch, n))
-        one = generate(keys(seed, part.stop - i, start=i), ways[algorithm], levels, model.domain.shape, labels[part])
+        one = generate(keys(seed, part.stop - i, start=i), ways[algorithm], levels, domain.shape, labels[part])
         parts.append(np.asarray(one))
     images = np.concatenate(parts)
     bad = int((~np.isfinite(images.reshape(n, -1)).all(1)).sum())
@@ -151,7 +160,7 @@ def save_atomically(path: Path, **arrays: np.ndarray) -> None:
     """Write an .npz beside and rename it, so that no reader ever sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
     os.replace(file.name, path)
 
 
@@ -170,7 +179,7 @@ def evaluate(
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{samples} is not a sample file ({error}); write one with guidance-jax sample") from None
     _, held_out = read(data, size).split()
-    report = measure(images.astype(np.float32) / 127.5 - 1, labels, held_out, load(models / "judge"))
+    report = measure(images.astype(np.float32) / 127.5 - 1, labels, held_out, load(models / "judge", TrainedJudge))
     table = Table(*COLUMNS[:-1], title=f"{report.samples} samples against {len(held_out)} held-out images")
     table.add_row(*cells(report)[:-1])
     console.print(table)

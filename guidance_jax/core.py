@@ -150,4 +150,3 @@ def check(part: Any, levels: Level, shape: tuple[int, ...], cond: Any) -> None:
     """
     if hasattr(part, "check"):
         part.check(levels, shape, cond)
-

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from guidance_jax.core import Level
 from guidance_jax.datasets.digits import digits
 from guidance_jax.guidance.cfg import CFG
 from guidance_jax.guidance.classifier import Classifier
@@ -21,9 +20,22 @@ from guidance_jax.metrics.report import Report, evaluate
 from guidance_jax.network import Network, NoisyClassifier, Unconditional
 from guidance_jax.pictures import save_grid, save_trade_off
 from guidance_jax.sample import generate, keys
+from guidance_jax.schedules import Schedule
 from guidance_jax.solvers.ddim import DDIM
 from guidance_jax.solvers.ddpm import DDPM
-from guidance_jax.training.recipe import Recipe, train
+from guidance_jax.training.recipe import DEFAULT, Recipe, train
+
+
+def schedule_of(model: Network | NoisyClassifier) -> Schedule:
+    """The schedule that a network was trained on.
+
+    Raises:
+      ValueError: a network that does not say.
+    """
+    if model.domain is None or model.domain.schedule is None:
+        raise ValueError("the network does not say which schedule it was trained on; give it a Domain with one")
+    return model.domain.schedule
+
 
 SCALES = (0.0, 1.0, 2.0, 5.0, 10.0)
 
@@ -58,7 +70,7 @@ class Row:
 def demo(
     out: Path,
     *,
-    recipe: Recipe = Recipe(),  # noqa: B008
+    recipe: Recipe = DEFAULT,
     samples: int = 150,
     steps: int = 30,
     progress: bool = True,
@@ -66,7 +78,8 @@ def demo(
     """Train (or reuse `out`/models), sample every digit at all scales, write pictures and `results.json` to `out`."""
     seen, held_out = digits().split()
     model, classifier, judge = train(out / "models", seen, recipe, progress=progress)
-    levels: Level = model.domain.schedule.levels(steps)
+    schedule = schedule_of(model)
+    levels = schedule.levels(steps)
     labels = np.arange(samples, dtype=np.int32) % 10
     rows, grids = [], {}
     for algorithm in ("score", "mean", "cfg"):
@@ -88,7 +101,7 @@ def demo(
         "python": platform.python_version(),
         "device": str(jax.devices()[0]),
         "data": "scikit-learn digits, 8 x 8, held-out fifth",
-        "schedule": str(model.domain.schedule),
+        "schedule": str(schedule),
         "steps": steps,
         "samples": samples,
         "convention": "scale 0 unconditional, 1 conditional",

@@ -22,7 +22,7 @@ CLEAN = Level(0.0, 1.0, 0.0)
 class Gaussian:
     """N(mean, covariance) on vectors: the exact denoiser of a Gaussian, whatever the schedule.
 
-        E[x0 | x_t] = mean + alpha C (alpha^2 C + sigma^2 I)^{-1} (x_t - alpha mean)
+    E[x0 | x_t] = mean + alpha C (alpha^2 C + sigma^2 I)^{-1} (x_t - alpha mean)
     """
 
     mean: Any  # (d,)
@@ -132,9 +132,7 @@ class GaussianMixture:
         each = self.means + gain[:, None] * (x - level.alpha * self.means)
         return Prediction.split(x, jnp.sum(jax.nn.softmax(log_joint)[:, None] * each, 0), level), state
 
-    def log_prob(
-        self, x: Float[Array, " d"], level: Level = CLEAN, label: Any = None
-    ) -> Float[Array, ""]:
+    def log_prob(self, x: Float[Array, " d"], level: Level = CLEAN, label: Any = None) -> Float[Array, ""]:
         """log p(x_t), or log p(x_t | label), in nats."""
         chosen = self._chosen(label)
         log_joint = jnp.where(chosen, self._log_joint(x, level), -jnp.inf)

@@ -103,9 +103,7 @@ def _generate(keys, kernel, levels, shape, cond):
     return jax.vmap(one)(keys, cond)
 
 
-def generate(
-    keys: Key[Array, " n"], kernel: Kernel, levels: Level, shape: tuple[int, ...], cond: Any = None
-) -> Array:
+def generate(keys: Key[Array, " n"], kernel: Kernel, levels: Level, shape: tuple[int, ...], cond: Any = None) -> Array:
     """Draw one sample per key in one compiled program: `vmap(sample)` from noise, jitted.
 
     Nothing numeric is compiled in: another scale, label, eta, schedule, window or set of parameters runs the same

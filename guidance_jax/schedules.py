@@ -194,25 +194,24 @@ def respace(total: int, sections: int | str) -> np.ndarray:
         if "invalid literal" not in str(error):
             raise
         raise ValueError(f'a respacing is "250", "ddim25" or "10,10,3,2,2", got {text!r}') from None
-    chosen, first = [], 0
+    chosen: list[int] = []
+    first = 0
     for i, count in enumerate(counts):
         size = total // len(counts) + (i < total % len(counts))
         if not 1 <= count <= size:
             raise ValueError(f'cannot take {count} of {size} timesteps in section {i} of "{text}"; ask for 1 to {size}')
-        stride = (size - 1) / (count - 1) if count > 1 else 1.0
+        fraction = (size - 1) / (count - 1) if count > 1 else 1.0
         position = 0.0
         for _ in range(count):
             chosen.append(first + round(position))
-            position += stride  # summed, as in the original: rounding decides ties
+            position += fraction  # summed, as in the original: rounding decides ties
         first += size
     if text == "fast27":
         chosen[-1] = total - 3
     return np.asarray(chosen)
 
 
-def karras(
-    schedule: Schedule, steps: int, lo: float = 0.002, hi: float = 80.0, rho: float = 7.0
-) -> Level:
+def karras(schedule: Schedule, steps: int, lo: float = 0.002, hi: float = 80.0, rho: float = 7.0) -> Level:
     """Karras et al.'s grid (eq. 5) in sigma / alpha from `hi` to `lo` in `steps` levels, then the clean level.
 
     Raises:

@@ -17,7 +17,7 @@ from guidance_jax.guidance.base import Guidance
 GOLDEN = np.load(Path(__file__).parent / "golden" / "ddpm_ddim.npz")
 SCHEDULES = {"linear": gj.LinearBetas(), "cosine": gj.CosineBetas()}
 VARIANCES = {"fixed_small": gj.fixed_small, "fixed_large": gj.fixed_large, "learned_range": gj.learned_range}
-CASES = sorted({"/".join(k.split("/")[:3]) for k in GOLDEN.keys()})
+CASES = sorted({"/".join(k.split("/")[:3]) for k in GOLDEN.files})
 
 
 def network(params, x, t, cond):
@@ -37,9 +37,7 @@ def setting(case, clip):
     schedule, variance, respacing = case.split("/")
     levels = SCHEDULES[schedule].levels(respacing)
     learned = variance == "learned_range"
-    model = gj.Network(
-        (), network_with_variance if learned else network, gj.LearnedRange() if learned else gj.eps
-    )
+    model = gj.Network((), network_with_variance if learned else network, gj.LearnedRange() if learned else gj.eps)
     return levels, gj.Clip(model, 1.0) if clip else model, gj.DDPM.like_openai(levels, VARIANCES[variance])
 
 
@@ -69,12 +67,22 @@ def test_schedule(case):
 def test_each_step(case, clip):
     levels, model, solver = setting(case, clip)
     steps = len(levels.t) - 1
-    seen = sorted({int(k.split("/")[4][4:]) for k in GOLDEN.keys() if k.startswith(f"{case}/clip{clip}/step")})
+    seen = sorted({int(k.split("/")[4][4:]) for k in GOLDEN.files if k.startswith(f"{case}/clip{clip}/step")})
     assert len(seen) > 0
     for step in seen:
-        want = {k: GOLDEN[f"{case}/clip{clip}/step{step}/{k}"] for k in (
-            "x_t", "x0_hat", "mean", "log_variance", "guided_mean", "guided_x0_hat", "guided_score_mean", "ddim_next"
-        )}
+        want = {
+            k: GOLDEN[f"{case}/clip{clip}/step{step}/{k}"]
+            for k in (
+                "x_t",
+                "x0_hat",
+                "mean",
+                "log_variance",
+                "guided_mean",
+                "guided_x0_hat",
+                "guided_score_mean",
+                "ddim_next",
+            )
+        }
         t, s = levels.at(steps - 1 - step), levels.at(steps - step)
         x = nhwc(want["x_t"])
 
@@ -86,7 +94,15 @@ def test_each_step(case, clip):
             carry = shift(shift.init(x), t, s, None, jax.random.key(0))
             noise = jnp.where(s.sigma > 0, std, 0) * jax.random.normal(jax.random.split(jax.random.key(0))[1], x.shape)
             ddim = gj.DDIM().kernel(guided, t, s)[0]
-            return pred.x0, mean, std * jnp.ones_like(x), carry.x - noise, guided.x0, solver.kernel(guided, t, s)[0], ddim
+            return (
+                pred.x0,
+                mean,
+                std * jnp.ones_like(x),
+                carry.x - noise,
+                guided.x0,
+                solver.kernel(guided, t, s)[0],
+                ddim,
+            )
 
         x0, mean, std, guided_mean, guided_x0, guided_score_mean, ddim = jax.vmap(one)(x)
         close(x0, want["x0_hat"], "x0_hat")
@@ -157,5 +173,5 @@ def test_whole_loops(monkeypatch, case, name, clip):
     end = loop(start, noise, 0.0, levels.sigma)
     coarse = jnp.sqrt(1 - (levels.alpha**2).astype(jnp.float32)).astype(jnp.float64)
     slack = np.abs(end - loop(start, noise, 2.0**-23, coarse)).max()
-    assert slack < 2e-5 or case.startswith("cosine") and case.endswith("/10")
+    assert slack < 2e-5 or (case.startswith("cosine") and case.endswith("/10"))
     close(end, GOLDEN[f"{case}/loop/{name}_clip{clip}"], name, slack)

@@ -36,7 +36,9 @@ def elementwise_mixture():
 
 @pytest.mark.parametrize("n", [8, 20])
 def test_karras_grid(n):
-    np.testing.assert_allclose(gj.karras(gj.VE(), n, 0.02, 20.0).sigma, GOLDEN[f"{n}/sigmas_karras"], rtol=2e-6)  # theirs is float32
+    np.testing.assert_allclose(
+        gj.karras(gj.VE(), n, 0.02, 20.0).sigma, GOLDEN[f"{n}/sigmas_karras"], rtol=2e-6
+    )  # theirs is float32
 
 
 @pytest.mark.parametrize("n", [8, 20])

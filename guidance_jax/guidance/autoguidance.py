@@ -1,6 +1,6 @@
 """Autoguidance (Karras et al. 2024, arXiv 2406.02507, eq. 4): a bad version of the model guides the good one.
 
-    D = D_weak + scale (D - D_weak)
+D = D_weak + scale (D - D_weak)
 """
 
 from typing import Any

@@ -62,9 +62,7 @@ def pair(inner: Any, x: Any, level: Level, cond: Any, null: Any, state: Any, key
 
     def ask(previous, inputs):
         cond, state, wanted = inputs
-        new = jax.lax.cond(
-            wanted, lambda: inner(x, level, cond, state, key), lambda: (previous, state)
-        )
+        new = jax.lax.cond(wanted, lambda: inner(x, level, cond, state, key), lambda: (previous, state))
         return new[0], new
 
     blank = jax.tree.map(

@@ -9,7 +9,7 @@ from guidance_jax.core import Level, check, normal, pytree, static
 
 
 def renoise(key: Any, x: Any, s: Level, t: Level) -> Any:
-    """A draw of the forward transition q(x_t | x_s): a x_s + sqrt(sigma_t^2 - a^2 sigma_s^2) z, a = alpha_t / alpha_s."""
+    """A draw of q(x_t | x_s): a x_s + sqrt(sigma_t^2 - a^2 sigma_s^2) z, with a = alpha_t / alpha_s."""
     a = t.alpha / s.alpha
     return a * x + jnp.sqrt(jnp.maximum(t.sigma**2 - (a * s.sigma) ** 2, 0)) * normal(key, x)
 

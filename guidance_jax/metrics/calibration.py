@@ -1,8 +1,8 @@
 """How good a noisy classifier is, level by level: accuracy, loss and calibration on data it has not seen.
 
 Expected calibration error (Naeini et al. 2015; Guo et al. 2017, arXiv 1706.04599) over `bins` of confidence:
-sum_b (n_b / n) |accuracy_b - confidence_b|. Guidance follows the gradient of log p: where the classifier is at chance its
-gradient is noise, where it is over-confident the effective scale is too large.
+sum_b (n_b / n) |accuracy_b - confidence_b|. Guidance follows the gradient of log p: where the classifier is at
+chance its gradient is noise, where it is over-confident the effective scale is too large.
 """
 
 from functools import partial
@@ -43,7 +43,10 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins
 
 
 def by_level(
-    classifier: NoisyClassifier, data: Images, schedule: Schedule, ratios: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0)
+    classifier: NoisyClassifier,
+    data: Images,
+    schedule: Schedule,
+    ratios: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0),
 ) -> list[LevelReport]:
     """Accuracy, loss and calibration of `classifier` on `data` at the noise-to-signal ratios given."""
     images, labels = jnp.asarray(data.images), np.asarray(data.labels)

@@ -18,7 +18,7 @@ def covered(points: np.ndarray, manifold: np.ndarray, k: int = 3) -> np.ndarray:
         raise ValueError(f"k={k} neighbours need more than {k} samples, got {len(manifold)}; draw more")
     manifold, points = np.asarray(manifold, np.float64), np.asarray(points, np.float64)
     radius = np.partition(_squared_distances(manifold, manifold), k, axis=1)[:, k]  # entry 0 is the point itself
-    return (_squared_distances(points, manifold) <= radius).any(1)
+    return np.any(_squared_distances(points, manifold) <= radius, axis=1)
 
 
 def precision_recall(samples: np.ndarray, real: np.ndarray, k: int = 3) -> tuple[float, float]:

@@ -26,7 +26,8 @@ class TrainedJudge:
     def __call__(self, images: np.ndarray, batch: int = 500) -> tuple[np.ndarray, np.ndarray]:
         """(predicted labels, features) of images, in float32 at the highest matmul precision."""
         parts = [_judge(self, jnp.asarray(images[i : i + batch])) for i in range(0, len(images), batch)]
-        return tuple(np.concatenate([np.asarray(p[j]) for p in parts]) for j in (0, 1))
+        labels, features = (np.concatenate([np.asarray(p[j]) for p in parts]) for j in (0, 1))
+        return labels, features
 
 
 @jax.jit
@@ -89,4 +90,3 @@ def evaluate(
         samples=len(samples) + bad,
         not_finite=bad,
     )
-

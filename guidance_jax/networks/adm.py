@@ -101,7 +101,9 @@ class ADMUNet(ADM):
     @nn.compact
     def __call__(self, x, t, y=None, train=False):
         if (y is None) != (self.num_classes is None):
-            raise ValueError(f"the network has num_classes={self.num_classes}, got y={y}; pass a label or None to match")
+            raise ValueError(
+                f"the network has num_classes={self.num_classes}, got y={y}; pass a label or None to match"
+            )
         emb = self.embed(t)
         if self.num_classes is not None:
             emb = emb + nn.Embed(self.num_classes, 4 * self.model_channels, dtype=self.dtype, name="label_emb")(y)

@@ -1,7 +1,7 @@
 """A 2-D convolution whose input gradient stays fast inside `lax.scan` on a CPU.
 
-JAX's own transpose of `conv_general_dilated` leaves the kernel with labels `01oi` in the loop body. Outside a loop XLA's
-CPU compiler rewrites them to `01io` and calls its fast convolution; inside one it falls back to a naive loop, 10 to 130
+JAX's own transpose of `conv_general_dilated` leaves the kernel with labels `01oi` in the loop body. Outside a loop
+XLA's CPU compiler rewrites them to `01io` and calls its fast convolution; inside one it falls back to a naive loop, 10 to 130
 times slower. Here the transpose in x is written with the kernel flipped and swapped first, so the labels are always
 canonical. As a primitive (rather than `custom_vjp`) it keeps forward mode, second derivatives, and the batched
 gradient of shared weights. On GPU and TPU it compiles to the same convolution as JAX's own.
@@ -49,9 +49,18 @@ def _transpose(dy, x, w, *, stride, pads):
     flipped = jnp.flip(w, (0, 1)).swapaxes(2, 3)
     low = [k - 1 - p for k, (p, _) in zip(window, pads, strict=True)]
     high = [n + p - 1 - (m - 1) * stride for n, (p, _), m in zip(size, pads, dy.shape[1:3], strict=True)]
-    dx = jax.lax.conv_general_dilated(
-        dy, flipped, (1, 1), list(zip(low, high, strict=True)), lhs_dilation=(stride, stride), dimension_numbers=LABELS
-    ) if stride > 1 else _conv_p.bind(dy, flipped, stride=1, pads=tuple(zip(low, high, strict=True)))
+    dx = (
+        jax.lax.conv_general_dilated(
+            dy,
+            flipped,
+            (1, 1),
+            list(zip(low, high, strict=True)),
+            lhs_dilation=(stride, stride),
+            dimension_numbers=LABELS,
+        )
+        if stride > 1
+        else _conv_p.bind(dy, flipped, stride=1, pads=tuple(zip(low, high, strict=True)))
+    )
     return dx, None
 
 
@@ -70,6 +79,6 @@ batching.primitive_batchers[_conv_p] = _batch
 
 
 def conv2d(x: Any, w: Any, stride: int = 1) -> Any:
-    """Convolve one image `x` (H, W, C) with `w` (k, k, C, D), k odd, zero padding k // 2 on every side as in PyTorch."""
+    """Convolve one image `x` (H, W, C) with `w` (k, k, C, D), k odd, zero padding k // 2 as in PyTorch."""
     pads = tuple((k // 2, k // 2) for k in w.shape[:2])
     return _conv_p.bind(x[None], w, stride=stride, pads=pads)[0]

@@ -1,7 +1,7 @@
 """DDIM (Song et al. 2021, arXiv 2010.02502, eq. 12 and 16), for any alpha and sigma.
 
-    std = eta sigma_s sqrt(1 - (alpha_t sigma_s / (alpha_s sigma_t))^2),
-    x_s = alpha_s x0 + sqrt(sigma_s^2 - std^2) eps + std z
+std = eta sigma_s sqrt(1 - (alpha_t sigma_s / (alpha_s sigma_t))^2),
+x_s = alpha_s x0 + sqrt(sigma_s^2 - std^2) eps + std z
 """
 
 from typing import Any

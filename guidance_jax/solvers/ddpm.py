@@ -31,7 +31,8 @@ def learned_range(pred: Prediction, t: Level, s: Level, last: Any) -> Any:
     """Between the two on the log scale, by the model's own `variance_fraction`."""
     if pred.variance_fraction is None:
         raise ValueError(
-            "the model predicts no variance, got variance=learned; use parameterization=LearnedRange() or variance=fixed_small"
+            "the model predicts no variance, got variance=learned_range; use parameterization=LearnedRange() or "
+            "variance=fixed_small"
         )
     least = jnp.where(s.sigma > 0, posterior_variance(t, s), last)
     # a floor far below any variance keeps the logarithm finite where `last` was left at 0
@@ -45,7 +46,7 @@ def _forward_variance(t: Level, s: Level) -> Any:
 
 @pytree
 class DDPM:
-    """Ancestral sampling; `variance` is `fixed_small`, `fixed_large` or `learned_range`. First order. Has a Gaussian kernel.
+    """Ancestral sampling; `variance` is `fixed_small`, `fixed_large` or `learned_range`. First order.
 
     `last` stands for beta-tilde on the step to the clean level, where it is 0: OpenAI puts that of the step before,
     which matters to nothing but the mean form of guidance. `DDPM.like_openai(levels, variance)` sets it. No noise

@@ -11,14 +11,14 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
 
 from guidance_jax import parameterizations, schedules
-from guidance_jax.network import Domain, Network, NoisyClassifier
 from guidance_jax.metrics.report import TrainedJudge
+from guidance_jax.network import Domain, Network, NoisyClassifier
 from guidance_jax.networks import adm
 from guidance_jax.networks.judge import Judge
 
@@ -96,7 +96,9 @@ def read_config(directory: str | Path) -> dict:
     """
     path = Path(directory) / "config.json"
     if not path.exists():
-        raise ValueError(f"{directory} is not a guidance_jax checkpoint (no config.json); train one with guidance-jax train")
+        raise ValueError(
+            f"{directory} is not a guidance_jax checkpoint (no config.json); train one with guidance-jax train"
+        )
     try:
         found = json.loads(path.read_text())
     except ValueError as error:
@@ -140,7 +142,9 @@ class Run:
 
     def save(self, step: int, state: Any, losses: list) -> None:
         if self.latest() != step:
-            self.manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), losses=ocp.args.JsonSave(losses)))
+            self.manager.save(
+                step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), losses=ocp.args.JsonSave(losses))
+            )
             self.manager.wait_until_finished()
 
 
@@ -164,22 +168,31 @@ def _restore(manager: ocp.CheckpointManager, step: int, state: Any) -> tuple[Any
     return restored["state"], restored["losses"]
 
 
-def load(directory: str | Path) -> Network | NoisyClassifier | TrainedJudge:
-    """The network of a checkpoint, with its EMA parameters, its parameterization and its domain.
+T = TypeVar("T", Network, NoisyClassifier, TrainedJudge)
+
+
+def load(directory: str | Path, kind: type[T]) -> T:
+    """The `kind` of network in a checkpoint, with its EMA parameters, its parameterization and its domain.
 
     Raises:
-      ValueError: a missing, foreign, damaged or unfinished checkpoint.
+      ValueError: a missing, foreign, damaged or unfinished checkpoint, or one of another kind.
     """
     found = read_config(directory)
     manager = _manager(Path(directory).absolute())
     step = manager.latest_step()
     if step is None:
         raise ValueError(f"{directory} has no complete checkpoint yet; train it first")
-    state, _ = _restore(manager, step, None)
     network, domain = build(found["network"]), build(found["domain"])
-    params = jax.tree.map(jax.numpy.asarray, state["ema"])
+    params = jax.tree.map(jax.numpy.asarray, _restore(manager, step, None)[0]["ema"])
+    loaded: Any
     if isinstance(network, Judge):
-        return TrainedJudge(params, network.apply)
-    if found["parameterization"] is None:
-        return NoisyClassifier(params, network.apply, domain)
-    return Network(params, network.apply, build(found["parameterization"]), domain)
+        loaded = TrainedJudge(params, network.apply)
+    elif found["parameterization"] is None:
+        loaded = NoisyClassifier(params, network.apply, domain)
+    else:
+        loaded = Network(params, network.apply, build(found["parameterization"]), domain)
+    if not isinstance(loaded, kind):
+        raise ValueError(
+            f"{directory} holds a {type(loaded).__name__}, expected a {kind.__name__}; pass the folder of that"
+        )
+    return loaded

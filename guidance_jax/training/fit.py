@@ -139,5 +139,3 @@ class _bar:
     def __exit__(self, *_):
         if self.bar is not None:
             self.bar.stop()
-
-

@@ -1,7 +1,7 @@
 """Losses for ONE sample; `fit` maps them over the batch.
 
-Each is a hashable value called as `loss(params, key, x0, label) -> scalar`. The clock is drawn uniformly over the schedule, the
-corruption from q(x_t | x_0).
+Each is a hashable value called as `loss(params, key, x0, label) -> scalar`. The clock is drawn uniformly over the
+schedule, the corruption from q(x_t | x_0).
 """
 
 from collections.abc import Callable

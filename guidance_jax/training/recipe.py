@@ -1,4 +1,4 @@
-"""The recipe of `guidance-jax train` and `demo`: a denoiser, a noisy classifier and a judge for small labelled images."""
+"""The recipe of `guidance-jax train` and `demo`: denoiser, noisy classifier and judge for small labelled images."""
 
 import hashlib
 from collections.abc import Callable
@@ -13,6 +13,7 @@ import optax
 
 from guidance_jax import parameterizations
 from guidance_jax.datasets.images import Images
+from guidance_jax.metrics.report import TrainedJudge
 from guidance_jax.network import Domain, Network, NoisyClassifier
 from guidance_jax.networks.adm import ADMClassifier, ADMUNet
 from guidance_jax.networks.judge import Judge
@@ -34,6 +35,9 @@ class Recipe:
     batch: int = 64
     label_dropout: float = 0.2
     seed: int = 0
+
+
+DEFAULT = Recipe()
 
 
 def networks(shape: tuple[int, ...], classes: int, recipe: Recipe) -> tuple[ADMUNet, ADMClassifier]:
@@ -60,8 +64,12 @@ def networks(shape: tuple[int, ...], classes: int, recipe: Recipe) -> tuple[ADMU
 
 
 def train(
-    directory: str | Path, data: Images, recipe: Recipe = Recipe(), *, progress: bool = False  # noqa: B008
-) -> tuple[Network, NoisyClassifier, Any]:
+    directory: str | Path,
+    data: Images,
+    recipe: Recipe = DEFAULT,
+    *,
+    progress: bool = False,
+) -> tuple[Network, NoisyClassifier, TrainedJudge]:
     """Train, or load what is already trained, into `directory`/denoiser, /classifier and /judge.
 
     The denoiser is trained with conditioning dropout, so that it serves alone, with CFG, and, asked for the null
@@ -78,10 +86,14 @@ def train(
     with_null = Domain(data.shape, schedule, classes, null_label=classes)
     x, t, y = jnp.zeros(data.shape), jnp.zeros(()), jnp.zeros((), jnp.int32)
 
-    def one(name: str, title: str, setup: dict, loss: Callable, init: Callable, steps: int, rate: float, seed: int):
+    def one(
+        kind, name: str, title: str, setup: dict, loss: Callable, init: Callable, steps: int, rate: float, seed: int
+    ):
         run = Run(directory / name, {**setup, "data": fingerprint(data)})
         if run.latest() != steps:
-            optimizer = optax.adamw(optax.warmup_cosine_decay_schedule(0.0, rate, steps // 15, steps), weight_decay=0.01)
+            optimizer = optax.adamw(
+                optax.warmup_cosine_decay_schedule(0.0, rate, steps // 15, steps), weight_decay=0.01
+            )
             fit(
                 loss,
                 jax.jit(init)(jax.random.key(seed)),
@@ -94,11 +106,12 @@ def train(
                 run=run,
                 progress=title if progress else None,
             )
-        return load(directory / name)
+        return load(directory / name, kind)
 
     seed = recipe.seed
     return (
         one(
+            Network,
             "denoiser",
             "diffusion model ",
             config(unet, with_null, v, steps=recipe.steps, batch=recipe.batch, dropout=recipe.label_dropout, seed=seed),
@@ -109,6 +122,7 @@ def train(
             seed,
         ),
         one(
+            NoisyClassifier,
             "classifier",
             "noisy classifier",
             config(classifier, domain, steps=recipe.classifier_steps, batch=recipe.batch, seed=seed + 1),
@@ -119,6 +133,7 @@ def train(
             seed + 1,
         ),
         one(
+            TrainedJudge,
             "judge",
             "judge           ",
             config(judge, domain, steps=recipe.judge_steps, batch=recipe.batch, seed=seed + 2),

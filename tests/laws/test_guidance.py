@@ -73,7 +73,9 @@ def test_conventions():
     same(see(gj.CFG.from_weight(MIXTURE, NULL, 2.0), level), see(gj.CFG(MIXTURE, NULL, 3.0), level))
     c, u = see(MIXTURE, level), see(UNCONDITIONAL, level)
     np.testing.assert_allclose(see(gj.CFG.from_weight(MIXTURE, NULL, 2.0), level).x0, 3 * c.x0 - 2 * u.x0, atol=1e-6)
-    np.testing.assert_allclose(see(gj.CFG.from_gamma(MIXTURE, NULL, 2.5), level).eps, -1.5 * u.eps + 2.5 * c.eps, atol=1e-6)
+    np.testing.assert_allclose(
+        see(gj.CFG.from_gamma(MIXTURE, NULL, 2.5), level).eps, -1.5 * u.eps + 2.5 * c.eps, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -106,7 +108,9 @@ def test_scale_may_be_per_class_and_a_function_of_the_level():
     for label in range(3):
         got = see(gj.CFG(MIXTURE, NULL, table), LEVELS[0], label=jnp.array(label))
         same(got, see(gj.CFG(MIXTURE, NULL, 1.0 + 2 * label), LEVELS[0], label=jnp.array(label)))
-    same(see(gj.CFG(MIXTURE, NULL, lambda level: 2 * level.sigma), LEVELS[1]), see(gj.CFG(MIXTURE, NULL, 6.0), LEVELS[1]))
+    same(
+        see(gj.CFG(MIXTURE, NULL, lambda level: 2 * level.sigma), LEVELS[1]), see(gj.CFG(MIXTURE, NULL, 6.0), LEVELS[1])
+    )
 
 
 def test_clips():

@@ -115,7 +115,9 @@ def counting():
 
 def test_cfg_asks_the_network_once_for_both_conditions():
     model, count = counting()
-    jax.make_jaxpr(lambda x: gj.CFG(model, NULL, 2.0)(x, LEVELS.at(0), jnp.array(1), (), jax.random.key(0)))(jnp.zeros(2))
+    jax.make_jaxpr(lambda x: gj.CFG(model, NULL, 2.0)(x, LEVELS.at(0), jnp.array(1), (), jax.random.key(0)))(
+        jnp.zeros(2)
+    )
     assert count["traces"] == 1
 
 

@@ -41,7 +41,9 @@ def test_stochastic_solvers_keep_the_marginals(solver):
     x = gj.generate(gj.keys(1, n), gj.Reverse(target, solver), SCHEDULE.levels(200), (2,))
     covariance = np.asarray(target.covariance)
     np.testing.assert_allclose(np.mean(x, 0), target.mean, atol=5 * np.sqrt(covariance.max() / n))
-    np.testing.assert_allclose(np.cov(x.T), covariance, atol=0.02 * covariance.max() + 5 * covariance.max() * np.sqrt(2 / n))
+    np.testing.assert_allclose(
+        np.cov(x.T), covariance, atol=0.02 * covariance.max() + 5 * covariance.max() * np.sqrt(2 / n)
+    )
 
 
 @pytest.mark.usefixtures("x64")

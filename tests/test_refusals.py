@@ -1,0 +1,134 @@
+"""Bad input: one line that says what came, what was expected and what to write."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import guidance_jax as gj
+from tests.table import MIXTURE, NULL, SCHEDULE, UNCONDITIONAL, log_posterior
+
+SHAPE, LEVELS, LABELS = (4, 4, 1), SCHEDULE.levels(5), jnp.array([0, 1])
+DOMAIN = gj.Domain(SHAPE, SCHEDULE, num_classes=10, null_label=10)
+MODEL = gj.Network((), lambda params, x, t, cond: x, gj.v, DOMAIN)
+BARE = gj.Domain(SHAPE, SCHEDULE)
+
+
+def classifier(**changes):
+    domain = dict(shape=SHAPE, schedule=SCHEDULE, num_classes=10) | changes
+    return gj.NoisyClassifier((), lambda params, x, t: jnp.zeros(10) * x.sum(), gj.Domain(**domain))
+
+
+def run(kernel, labels=LABELS, shape=SHAPE, levels=LEVELS):
+    return gj.generate(gj.keys(0, 2), kernel, levels, shape, labels)
+
+
+def plain(model=MODEL):
+    return gj.Reverse(model, gj.DDIM())
+
+
+def reversed_levels():
+    return gj.Level(*(a[::-1] for a in LEVELS))
+
+
+CASES = {
+    "label out of range": (lambda: run(plain(), jnp.array([3, 11])), "got 11"),
+    "negative label": (lambda: run(plain(), jnp.array([0, -1])), "got -1"),
+    "label of a float type": (lambda: run(plain(), jnp.array([0.0, 1.0])), "astype"),
+    "label of the classifier out of range": (
+        lambda: run(gj.Reverse(gj.Classifier(gj.Unconditional(MODEL, 10), classifier(), 1.0), gj.DDIM()), LABELS + 9),
+        "labels go from 0 to 9, got 10",
+    ),
+    "null label out of range": (lambda: run(plain(gj.CFG(MODEL, 12, 2.0))), "got 12"),
+    "label missing": (lambda: run(plain(), None), r"conditional on 10 classes, got cond=None; write cond="),
+    "label missing for CFG": (lambda: run(plain(gj.CFG(MODEL, 10, 2.0)), None), "got cond=None"),
+    "no null condition": (lambda: run(plain(gj.CFG(MODEL, None, 2.0))), "conditioning dropout"),
+    "one label for two keys": (lambda: run(plain(), jnp.array(3)), r"one condition per key \(2\)"),
+    "wrong image shape": (lambda: run(plain(), shape=(8, 8, 1)), r"shape \(4, 4, 1\), got \(8, 8, 1\)"),
+    "wrong channel count": (lambda: run(plain(), shape=(4, 4, 3)), r"got \(4, 4, 3\)"),
+    "wrong shape for the mixture": (lambda: run(plain(MIXTURE), shape=(3,)), r"\(2,\), got \(3,\)"),
+    "wrong label for the mixture": (lambda: run(plain(MIXTURE), jnp.array([0, 7]), (2,)), "got 7"),
+    "classifier on another schedule": (
+        lambda: run(plain(gj.Classifier(MODEL, classifier(schedule=gj.LinearVP()), 1.0))),
+        "trained on Cosine.*classifier on LinearVP.*OnSchedule",
+    ),
+    "classifier on another schedule, mean form": (
+        lambda: run(gj.MeanShift(MODEL, gj.DDPM(), classifier(schedule=gj.LinearVP()), 1.0)),
+        "OnSchedule",
+    ),
+    "classifier of another shape": (lambda: run(plain(gj.Classifier(MODEL, classifier(shape=(8, 8, 1)), 1.0))), "8, 8"),
+    "classifier of other classes": (
+        lambda: run(plain(gj.Classifier(MODEL, classifier(num_classes=7), 1.0))),
+        "10 classes, the classifier 7",
+    ),
+    "levels of another schedule": (lambda: run(plain(), levels=gj.RectifiedFlow().levels(5)), "another schedule"),
+    "levels that rise": (lambda: run(plain(), levels=reversed_levels()), "fall from noise to data"),
+    "levels that stand still": (
+        lambda: run(plain(), levels=gj.Level(*(jnp.repeat(a, 2) for a in LEVELS))),
+        "fall from noise to data",
+    ),
+    "one level": (lambda: run(plain(), levels=LEVELS.at(slice(0, 1))), "length >= 2"),
+    "solver without a Gaussian kernel": (
+        lambda: run(gj.MeanShift(MODEL, gj.Heun(), classifier(), 1.0)),
+        "Gaussian kernel, got Heun; use DDPM",
+    ),
+    "guidance that the kernel would ignore": (
+        lambda: run(gj.MeanShift(MODEL, gj.DDIM(0.0), classifier(), 1.0)),
+        "would be ignored",
+    ),
+    "learned variance of a model without one": (
+        lambda: run(gj.Reverse(MODEL, gj.DDPM(gj.learned_range))),
+        "predicts no variance",
+    ),
+    "learned variance without the channels": (
+        lambda: run(plain(gj.Network((), lambda p, x, t, c: x, gj.LearnedRange(), DOMAIN))),
+        "twice the channels",
+    ),
+    "solver and model swapped": (lambda: run(gj.Reverse(gj.DDIM(), MODEL)), "second argument of Reverse is a solver"),
+    "a function as a model": (lambda: run(gj.Reverse(lambda x, level, cond: x, gj.DDIM())), r"Function\(f\)"),
+    "no repeats": (lambda: gj.Recur(plain(), 0), "at least once, got repeats=0"),
+    "half-precision state": (
+        lambda: gj.sample(jax.random.key(0), plain(MIXTURE), LEVELS, jnp.zeros(2, jnp.bfloat16), 0),
+        "float32 or float64, got bfloat16",
+    ),
+    "unknown respacing": (lambda: gj.LinearBetas().levels("fast"), '"ddim25"'),
+    "impossible stride": (lambda: gj.LinearBetas().levels("ddim300"), "no whole stride makes 300"),
+    "more steps than there are": (lambda: gj.LinearBetas().levels(2000), "cannot take 2000 of 1000"),
+    "start of a respaced process": (lambda: gj.LinearBetas().levels(10, start=0.5), "leave it out"),
+    "grid upside down": (lambda: gj.karras(gj.VE(), 10, lo=3.0, hi=1.0), "lo=3.0, hi=1.0"),
+    "negative tilt": (lambda: MIXTURE.sample_tilted(jax.random.key(0), 5, 1, -1.0), "scale >= 0"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_refusal(name):
+    act, message = CASES[name]
+    with pytest.raises(ValueError) as caught:
+        act()
+    text = str(caught.value)
+    assert re.search(message, text), text
+    assert "\n" not in text
+    assert len(text) < 300
+
+
+def test_structure_is_checked_inside_a_user_s_jit_too():
+    with pytest.raises(ValueError, match="Gaussian kernel"):
+        jax.jit(
+            lambda key: gj.sample(
+                key, gj.MeanShift(UNCONDITIONAL, gj.Heun(), log_posterior, 1.0), LEVELS, jnp.zeros(2), 1
+            ).x
+        )(jax.random.key(0))
+
+
+def test_what_is_right_is_not_refused():
+    guided = gj.Classifier(gj.Unconditional(MODEL, 10), classifier(), 1.0)
+    assert run(plain(guided)).shape == (2, *SHAPE)
+    assert run(plain(gj.CFG(MODEL, 10, 2.0)), jnp.array([0, 10])).shape == (2, *SHAPE)
+    unlabelled = gj.Network((), lambda params, x, t, cond: x if cond is None else x / 0, gj.v, BARE)
+    assert np.isfinite(run(plain(gj.Classifier(unlabelled, classifier(), 1.0)))).all()
+    assert run(plain(gj.OnSchedule(MODEL, SCHEDULE)), levels=gj.RectifiedFlow().levels(5)).shape == (2, *SHAPE)
+    other = gj.OnSchedule(classifier(schedule=gj.LinearVP()), gj.LinearVP())
+    assert run(plain(gj.Classifier(MODEL, other, 1.0))).shape == (2, *SHAPE)
+    assert run(gj.Reverse(MIXTURE, gj.DDIM()), jnp.array([0, NULL]), (2,)).shape == (2, 2)

@@ -1,0 +1,240 @@
+"""Losses against their definitions; training that resumes bit for bit; checkpoints that refuse what they are not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import guidance_jax as gj
+from guidance_jax.datasets.digits import digits
+from guidance_jax.datasets.images import Images
+from guidance_jax.metrics.calibration import by_level, expected_calibration_error
+from guidance_jax.networks.adm import ADMUNet
+from guidance_jax.training.checkpoint import Run, build, config, describe, load
+from guidance_jax.training.fit import batches, fit
+from guidance_jax.training.losses import Denoising, LogNormal, NoisyCrossEntropy, draw, drop
+
+NETWORK = ADMUNet(8, 1, 1, (2,), (1, 2), groups=4, time_scale=1000.0, num_classes=11)
+DOMAIN = gj.Domain((8, 8, 1), gj.Cosine(), 10, 10)
+CONFIG = config(NETWORK, DOMAIN, gj.v, batch=16)
+LOSS = Denoising(NETWORK.apply, gj.Cosine(), gj.v, null=10, dropout=0.2)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return digits().take(np.arange(200))
+
+
+@pytest.fixture(scope="module")
+def params():
+    return NETWORK.init(jax.random.key(0), jnp.zeros((8, 8, 1)), jnp.zeros(()), jnp.zeros((), int))
+
+
+def train(data, params, steps, directory=None, save_every=5):
+    run = None if directory is None else Run(directory, CONFIG)
+    return fit(LOSS, params, data, steps=steps, batch=16, optimizer=optax.adam(1e-3), run=run, save_every=save_every)
+
+
+def identical(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+class Learned(nn.Module):
+    """A denoiser with one number: output = w x."""
+
+    @nn.compact
+    def __call__(self, x, t, cond=None):
+        return self.param("w", nn.initializers.zeros_init(), ()) * x
+
+
+def test_training_finds_the_best_constant_denoiser():
+    """For unit Gaussian data on a VP schedule the best v is 0 x and the best eps is sigma x: least squares by hand."""
+    x0 = np.random.default_rng(0).normal(size=(4000, 2, 2, 1)).astype(np.float32)
+    data = Images(x0, np.zeros(4000, np.int32), ("all",))
+    for parameterization, target in ((gj.v, lambda a, s: 0 * s), (gj.eps, lambda a, s: s), (gj.x0, lambda a, s: a)):
+        loss = Denoising(Learned().apply, gj.Cosine(), parameterization, labelled=False)
+        start = Learned().init(jax.random.key(0), x0[0], 0.0)
+        learned, _ = fit(loss, start, data, steps=300, batch=256, optimizer=optax.adam(0.02), ema=0.98)
+        level = gj.Cosine()(jnp.linspace(0.001, 0.999, 1000))
+        np.testing.assert_allclose(learned["params"]["w"], jnp.mean(target(level.alpha, level.sigma)), atol=0.03)
+
+
+def test_conditioning_dropout_is_as_often_as_asked_and_never_invents_labels():
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    dropped = np.asarray(jax.vmap(lambda key: drop(key, jnp.array(3), 10, 0.15))(keys))
+    assert set(dropped) == {3, 10}
+    assert abs((dropped == 10).mean() - 0.15) < 0.01
+    assert drop(keys[0], jnp.array(3), None, 0.5) == 3
+
+
+def test_levels_are_drawn_over_the_whole_schedule():
+    keys = jax.random.split(jax.random.key(0), 20_000)
+    for schedule, low, high in ((gj.Cosine(), 0.0, 1.0), (gj.LinearBetas(), 0, 999)):
+        t = np.asarray(jax.vmap(lambda key, s=schedule: draw(key, s).t)(keys))
+        assert low <= t.min() < low + 0.01 * (high - low)
+        assert high - 0.01 * (high - low) < t.max() <= high
+    log_ratio = np.log(jax.vmap(lambda key: LogNormal()(key, gj.VE()).sigma)(keys))
+    np.testing.assert_allclose([log_ratio.mean(), log_ratio.std()], [-1.2, 1.2], atol=0.03)
+
+
+def test_a_noisy_classifier_learns_the_exact_posterior():
+    """Two Gaussian classes on a line: logits a x + b at fixed t have a closed form; here the loss reaches it."""
+    target = gj.GaussianMixture(jnp.array([[-1.0], [1.0]]), 0.3, jnp.array([0.3, 0.7]))
+    x0 = np.concatenate([target.sample(jax.random.key(i), n, i) for i, n in ((0, 1200), (1, 2800))])
+    labels = np.repeat([0, 1], [1200, 2800]).astype(np.int32)
+    data = Images(np.asarray(x0).reshape(-1, 1, 1, 1), labels, ("a", "b"))
+
+    class Classifier(nn.Module):
+        @nn.compact
+        def __call__(self, x, t):
+            return nn.Dense(2)(nn.silu(nn.Dense(32)(nn.silu(nn.Dense(32)(jnp.stack([x.sum(), 4 * t]))))))
+
+    loss = NoisyCrossEntropy(Classifier().apply, gj.Cosine())
+    start = Classifier().init(jax.random.key(0), x0[0], jnp.zeros(()))
+    learned, _ = fit(loss, start, data, steps=600, batch=256, optimizer=optax.adam(5e-3), ema=0.99)
+    classifier = gj.NoisyClassifier(learned, Classifier().apply)
+    for ratio in (0.5, 1.5):
+        level = gj.Cosine().by_ratio([ratio]).at(0)
+        for x in (-1.0, 0.0, 0.7):
+            point = jnp.full((1,), x) * level.alpha
+            want = np.exp(target.log_posterior(point, level, 1))
+            got = np.exp(classifier.log_prob(point.reshape(1, 1, 1), level, jnp.array(1)))
+            assert abs(want - got) < 0.08
+
+
+def test_batches_are_epochs_and_can_start_anywhere():
+    order = batches(100, 30, seed=1, start=0)
+    first = [next(order) for _ in range(7)]
+    assert len(np.unique(np.concatenate(first[:3]))) == 90
+    assert not np.array_equal(first[0], first[3])
+    resumed = batches(100, 30, seed=1, start=5)
+    np.testing.assert_array_equal(next(resumed), first[5])
+    np.testing.assert_array_equal(next(resumed), first[6])
+
+
+def test_resumed_training_is_the_uninterrupted_one_bit_for_bit(tmp_path, data, params):
+    whole, losses = train(data, params, 23)
+    train(data, params, 12, tmp_path / "run")  # stops after 12: the last whole checkpoint is there
+    resumed, again = train(data, params, 23, tmp_path / "run")
+    assert identical(whole, resumed)
+    np.testing.assert_array_equal(losses, again)
+    loaded = load(tmp_path / "run", gj.Network)
+    assert identical(loaded.params, whole)
+    assert loaded.domain == DOMAIN
+    assert loaded.parameterization == gj.v
+    x = gj.generate(gj.keys(0, 2), gj.Reverse(loaded, gj.DDIM()), gj.Cosine().levels(3), (8, 8, 1), jnp.array([1, 10]))
+    assert np.isfinite(x).all()
+
+
+CHILD = """
+import sys
+sys.path.insert(0, {root!r})
+from tests.test_training import *
+data = digits().take(np.arange(200))
+params = NETWORK.init(jax.random.key(0), jnp.zeros((8, 8, 1)), jnp.zeros(()), jnp.zeros((), int))
+print("ready", flush=True)
+train(data, params, 40, {directory!r}, save_every=2)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_with_the_same_parameters(tmp_path, data, params):
+    """Five SIGKILLs, at moments that fall into training and into writing; then one run to the end."""
+    directory, root = tmp_path / "run", str(Path(__file__).parent.parent)
+    child = [sys.executable, "-c", CHILD.format(root=root, directory=str(directory))]
+    pauses = np.random.default_rng(0).uniform(0.5, 8.0, 5)
+    for pause in pauses:
+        process = subprocess.Popen(child, stdout=subprocess.PIPE, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+        assert process.stdout.readline().strip() == "ready"
+        time.sleep(pause)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run(child, check=True, stdout=subprocess.PIPE, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    whole, _ = train(data, params, 40)
+    assert identical(load(directory, gj.Network).params, whole)
+
+
+def test_another_configuration_is_refused_and_named(tmp_path, data, params):
+    train(data, params, 2, tmp_path / "run")
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
+    other = config(NETWORK, gj.Domain((8, 8, 1), gj.LinearVP(), 10, 10), gj.v, batch=16)
+    with pytest.raises(ValueError, match=r"domain.schedule.type: 'Cosine' there, 'LinearVP' here"):
+        Run(tmp_path / "run", other)
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
+
+
+def test_a_foreign_folder_is_refused_and_untouched(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(ValueError, match="not a guidance_jax checkpoint"):
+        Run(tmp_path, CONFIG)
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+    (tmp_path / "config.json").write_text(json.dumps({"model": "theirs"}))
+    with pytest.raises(ValueError, match="belongs to something else"):
+        Run(tmp_path, CONFIG)
+    with pytest.raises(ValueError, match="belongs to something else"):
+        load(tmp_path, gj.Network)
+    (tmp_path / "config.json").write_text('{"format": ')
+    with pytest.raises(ValueError, match="damaged"):
+        load(tmp_path, gj.Network)
+
+
+def test_a_truncated_checkpoint_is_refused_and_untouched(tmp_path, data, params):
+    train(data, params, 2, tmp_path / "run")
+    files = [p for p in (tmp_path / "run" / "2").rglob("*") if p.is_file()]
+    largest = max(files, key=lambda p: p.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
+    with pytest.raises(ValueError, match="cannot be read") as caught:
+        train(data, params, 4, tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="cannot be read"):
+        load(tmp_path / "run", gj.Network)
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
+
+
+def test_configurations_survive_json_and_name_known_types_only():
+    for thing in (NETWORK, DOMAIN, gj.EDM(0.3), gj.LearnedRange(gj.v), gj.LinearBetas(100), gj.LinearVP(0.2, 15.0)):
+        assert build(json.loads(json.dumps(describe(thing)))) == thing
+    with pytest.raises(ValueError, match="unknown type 'Popen'"):
+        build({"type": "Popen", "args": "rm"})
+    with pytest.raises(ValueError, match="a checkpoint can hold"):
+        describe(gj.DDIM())
+
+
+def test_a_batch_larger_than_the_data_is_refused(data, params):
+    with pytest.raises(ValueError, match="1 to 200 samples, got batch=500"):
+        fit(LOSS, params, data, steps=1, batch=500, optimizer=optax.adam(1e-3))
+
+
+def test_a_loss_that_explodes_is_an_error(data, params):
+    with pytest.raises(ValueError, match="not finite at step"):
+        fit(LOSS, params, data, steps=30, batch=16, optimizer=optax.sgd(1e20))
+
+
+def test_calibration_error_by_hand():
+    """Two bins: four at 0.75, of which three right; two at 0.95, of which one right: (0 + |1.9 - 1|) / 6."""
+    confidence, correct = np.array([0.75] * 4 + [0.95] * 2), np.array([1, 1, 1, 0, 1, 0])
+    np.testing.assert_allclose(expected_calibration_error(confidence, correct), 0.9 / 6)
+
+
+def test_an_exact_classifier_is_calibrated():
+    target = gj.GaussianMixture(jnp.array([[-1.0], [1.0]]), 0.6, jnp.array([0.3, 0.7]))
+    x0 = np.concatenate([target.sample(jax.random.key(i), n, i) for i, n in ((0, 3000), (1, 7000))])
+    data = Images(x0.reshape(-1, 1, 1, 1), np.repeat([0, 1], [3000, 7000]).astype(np.int32), ("a", "b"))
+
+    def logits(params, x, t):
+        return jnp.stack([target.log_posterior(x.ravel(), gj.Cosine()(t), i) for i in (0, 1)])
+
+    reports = by_level(gj.NoisyClassifier((), logits), data, gj.Cosine(), (0.5, 2.0))
+    assert reports[0].accuracy > reports[1].accuracy > 0.6
+    assert max(r.calibration_error for r in reports) < 0.02
