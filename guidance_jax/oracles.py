@@ -181,10 +181,8 @@ class GaussianMixture:
                 return np.concatenate(kept)[:n]
         raise ValueError(f"p(x) p({label}|x)^{scale} is too rare for rejection: {sum(map(len, kept))} of {n} draws")
 
-    def bias(
-        self, key: Key[Array, ""], samples: Float[Array, "n d"], label: int, scale: float, repeats: int = 5
-    ) -> Bias:
-        """How far `samples` are from the guided target p(x) p(label | x)^scale.
+    def bias(self, key: Key[Array, ""], samples: Any, label: int, scale: float, repeats: int = 5) -> Bias:
+        """How far `samples` (n, d) are from the guided target p(x) p(label | x)^scale.
 
         The floor is the largest of `repeats` distances between two sets of as many exact draws: samples of the target
         itself would be below it with probability about repeats / (repeats + 1).

@@ -27,6 +27,7 @@ from guidance_jax.training.losses import Denoising, LogNormal, NoisyCrossEntropy
 NETWORK = ADMUNet(8, 1, 1, (2,), (1, 2), groups=4, time_scale=1000.0, num_classes=11)
 DOMAIN = gj.Domain((8, 8, 1), gj.Cosine(), 10, 10)
 CONFIG = config(NETWORK, DOMAIN, gj.v, batch=16)
+OPTIMIZER = optax.adam(1e-3)
 LOSS = Denoising(NETWORK.apply, gj.Cosine(), gj.v, null=10, dropout=0.2)
 
 
@@ -42,7 +43,7 @@ def params():
 
 def train(data, params, steps, directory=None, save_every=5):
     run = None if directory is None else Run(directory, CONFIG)
-    return fit(LOSS, params, data, steps=steps, batch=16, optimizer=optax.adam(1e-3), run=run, save_every=save_every)
+    return fit(LOSS, params, data, steps=steps, batch=16, optimizer=OPTIMIZER, run=run, save_every=save_every)
 
 
 def identical(a, b):
@@ -151,15 +152,16 @@ train(data, params, 40, {directory!r}, save_every=2)
 def test_killed_at_random_moments_it_ends_with_the_same_parameters(tmp_path, data, params):
     """Five SIGKILLs, at moments that fall into training and into writing; then one run to the end."""
     directory, root = tmp_path / "run", str(Path(__file__).parent.parent)
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
     child = [sys.executable, "-c", CHILD.format(root=root, directory=str(directory))]
     pauses = np.random.default_rng(0).uniform(0.5, 8.0, 5)
     for pause in pauses:
-        process = subprocess.Popen(child, stdout=subprocess.PIPE, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+        process = subprocess.Popen(child, stdout=subprocess.PIPE, text=True, env=environment)
         assert process.stdout.readline().strip() == "ready"
         time.sleep(pause)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    subprocess.run(child, check=True, stdout=subprocess.PIPE, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    subprocess.run(child, check=True, stdout=subprocess.PIPE, env=environment)
     whole, _ = train(data, params, 40)
     assert identical(load(directory, gj.Network).params, whole)
 
@@ -213,7 +215,7 @@ def test_configurations_survive_json_and_name_known_types_only():
 
 def test_a_batch_larger_than_the_data_is_refused(data, params):
     with pytest.raises(ValueError, match="1 to 200 samples, got batch=500"):
-        fit(LOSS, params, data, steps=1, batch=500, optimizer=optax.adam(1e-3))
+        fit(LOSS, params, data, steps=1, batch=500, optimizer=OPTIMIZER)
 
 
 def test_a_loss_that_explodes_is_an_error(data, params):

@@ -1,9 +1,11 @@
 """Energy distance between two samples (Szekely & Rizzo 2013): 2 E|X - Y| - E|X - X'| - E|Y - Y'|."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from guidance_jax._typing import Array, Float
+from guidance_jax._typing import Array
 
 
 @jax.jit
@@ -18,10 +20,10 @@ def _mean_distance(x: Array, y: Array) -> Array:
     return jnp.mean(sums / len(y))
 
 
-def energy_distance(x: Float[Array, "n d"], y: Float[Array, "m d"]) -> Float[Array, ""]:
-    """The energy distance of two samples of vectors: 0 only for equal distributions; at least 0 (V-statistic).
+def energy_distance(x: Any, y: Any) -> Array:
+    """The energy distance of two samples of vectors, (n, d) and (m, d): 0 only for equal distributions.
 
-    Cost n m distances, memory 100 m.
+    At least 0 (V-statistic). Cost n m distances, memory 100 m.
     """
     x, y = jnp.asarray(x), jnp.asarray(y)
     return 2 * _mean_distance(x, y) - _mean_distance(x, x) - _mean_distance(y, y)
