@@ -145,10 +145,12 @@ def sample(
     labels = (np.arange(n) % classes if label is None else np.full(n, label)).astype(np.int32)
     levels = schedule_of(model).levels(steps)
     parts = []
+    batch = min(batch, n)
     for i in range(0, n, batch):
-        part = slice(i, min(i + batch, n))
-        one = generate(keys(seed, part.stop - i, start=i), ways[algorithm], levels, domain.shape, labels[part])
-        parts.append(np.asarray(one))
+        # the last batch is filled up and cut, so that there is one program
+        own = np.resize(labels[i : i + batch], batch)
+        one = generate(keys(seed, batch, start=i), ways[algorithm], levels, domain.shape, own)
+        parts.append(np.asarray(one)[: n - i])
     images = np.concatenate(parts)
     bad = int((~np.isfinite(images.reshape(n, -1)).all(1)).sum())
     save_atomically(out, arr_0=to_uint8(images), arr_1=labels)

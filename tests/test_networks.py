@@ -55,32 +55,32 @@ def test_unet_is_openai_s(name):
     assert relative(np.moveaxis(out, -1, 1), GOLDEN[f"{name}/out"]) < 1e-4
 
 
-# The adaptive classifier's gradient is so ill-conditioned that one float32 rounding of the image moves it by 3e-4 of
-# itself (measured below), so it is compared in float64 and, in float32, to that.
-@pytest.mark.parametrize(
-    ("name", "x64", "tolerance"),
-    [("classifier_attention", False, 1e-4), ("classifier_adaptive", True, 1e-4), ("classifier_adaptive", False, 5e-4)],
-)
-def test_classifier_and_its_gradient_are_openai_s(name, x64, tolerance):
-    jax.config.update("jax_enable_x64", x64)
-    try:
-        dtype = np.float64 if x64 else np.float32
-        network, params = golden_network(name, dtype)
-        x, t, y = golden_inputs(name, dtype)
+def check_classifier(name, dtype, tolerance):
+    network, params = golden_network(name, dtype)
+    x, t, y = golden_inputs(name, dtype)
 
-        def log_prob(x, t, y):
-            return jax.nn.log_softmax(network.apply(params, x, t))[y]
+    def log_prob(x, t, y):
+        logits = network.apply(params, x, t)
+        return jax.nn.log_softmax(logits)[y], logits
 
-        f = jax.jit(jax.vmap(jax.value_and_grad(log_prob)))
-        value, gradient = f(x, t, y)
-        assert relative(value, GOLDEN[f"{name}/log_prob"]) < 1e-4
-        assert relative(np.moveaxis(gradient, -1, 1), GOLDEN[f"{name}/grad_log_prob"]) < tolerance
-        logits = jax.vmap(lambda x, t: network.apply(params, x, t))(x, t)
-        assert relative(logits, GOLDEN[f"{name}/logits"]) < 1e-4
-        if tolerance > 1e-4:
-            assert relative(f(x * (1 + 2.0**-23), t, y)[1], gradient) > 1e-4
-    finally:
-        jax.config.update("jax_enable_x64", False)
+    (value, logits), gradient = jax.jit(jax.vmap(jax.value_and_grad(log_prob, has_aux=True)))(x, t, y)
+    assert relative(logits, GOLDEN[f"{name}/logits"]) < 1e-4
+    assert relative(value, GOLDEN[f"{name}/log_prob"]) < 1e-4
+    assert relative(np.moveaxis(gradient, -1, 1), GOLDEN[f"{name}/grad_log_prob"]) < tolerance
+
+
+def test_classifier_and_its_gradient_are_openai_s():
+    check_classifier("classifier_attention", np.float32, 1e-4)
+
+
+@pytest.mark.usefixtures("x64")
+def test_classifier_with_adaptive_pooling_and_its_gradient_are_openai_s():
+    check_classifier("classifier_adaptive", np.float64, 1e-4)
+
+
+def test_adaptive_pooling_in_float32():
+    """Its gradient is ill-conditioned: one float32 rounding of the image moved it by 3e-4 of itself (JAX 0.10.2)."""
+    check_classifier("classifier_adaptive", np.float32, 5e-4)
 
 
 def test_initial_parameters_have_the_state_dict_s_shapes():
@@ -104,7 +104,7 @@ def plain_conv(x, w, stride=1):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("size", [1, 3, 5])
+@pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("shape", [(8, 8), (7, 5)])
 def test_convolution_and_all_its_derivatives_are_jax_s(size, stride, shape):

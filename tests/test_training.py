@@ -144,17 +144,17 @@ from tests.test_training import *
 data = digits().take(np.arange(200))
 params = NETWORK.init(jax.random.key(0), jnp.zeros((8, 8, 1)), jnp.zeros(()), jnp.zeros((), int))
 print("ready", flush=True)
-train(data, params, 40, {directory!r}, save_every=2)
+train(data, params, 24, {directory!r}, save_every=2)
 """
 
 
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_with_the_same_parameters(tmp_path, data, params):
-    """Five SIGKILLs, at moments that fall into training and into writing; then one run to the end."""
+    """Three SIGKILLs, at moments that fall into training and into writing; then one run to the end."""
     directory, root = tmp_path / "run", str(Path(__file__).parent.parent)
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
     child = [sys.executable, "-c", CHILD.format(root=root, directory=str(directory))]
-    pauses = np.random.default_rng(0).uniform(0.5, 8.0, 5)
+    pauses = np.random.default_rng(0).uniform(0.5, 6.0, 3)
     for pause in pauses:
         process = subprocess.Popen(child, stdout=subprocess.PIPE, text=True, env=environment)
         assert process.stdout.readline().strip() == "ready"
@@ -162,7 +162,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_parameters(tmp_path, dat
         process.send_signal(signal.SIGKILL)
         process.wait()
     subprocess.run(child, check=True, stdout=subprocess.PIPE, env=environment)
-    whole, _ = train(data, params, 40)
+    whole, _ = train(data, params, 24)
     assert identical(load(directory, gj.Network).params, whole)
 
 

@@ -1,0 +1,77 @@
+"""The command line, from training to measures, at tiny size; and its errors, one line each."""
+
+import json
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from guidance_jax import cli
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capfd):
+    """`guidance-jax ARGUMENTS` in a folder of its own: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(cli, "console", cli.Console(width=120))
+
+    def call(*arguments):
+        monkeypatch.setattr("sys.argv", ["guidance-jax", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            cli.main()
+        out, err = capfd.readouterr()
+        return SimpleNamespace(returncode=left.value.code or 0, stdout=out, stderr=err)
+
+    call.folder = tmp_path
+    yield call
+    jax.config.update("jax_compilation_cache_dir", None)
+
+
+@pytest.mark.slow
+def test_train_sample_evaluate(run):
+    sizes = ("--steps", 16, "--classifier-steps", 16, "--judge-steps", 40, "--width", 8, "--batch", 16)
+    trained = run("train", "--out", "models", *sizes)
+    assert trained.returncode == 0, trained.stderr
+    assert "Noisy classifier, held out" in trained.stdout
+    assert {p.name for p in (run.folder / "models").iterdir()} == {"denoiser", "classifier", "judge"}
+
+    for name, batch in (("a.npz", 7), ("b.npz", 20)):
+        done = run("sample", "--models", "models", "--out", name, "--n", 20, "--steps", 4, "--batch", batch)
+        assert done.returncode == 0, done.stderr
+    a, b = np.load(run.folder / "a.npz"), np.load(run.folder / "b.npz")
+    assert (a["arr_0"].dtype, a["arr_0"].shape) == (np.uint8, (20, 8, 8, 1))
+    assert a["arr_1"].tolist() == [*range(10)] * 2
+    assert np.abs(a["arr_0"].astype(int) - b["arr_0"]).max() <= 1  # the same samples, whatever the batch
+    assert (run.folder / "a.png").exists()
+
+    measured = run("evaluate", "--models", "models", "--samples", "a.npz", "--out", "measures.json")
+    assert measured.returncode == 0, measured.stderr
+    report = json.loads((run.folder / "measures.json").read_text())
+    assert 0 <= report["accuracy"]["value"] <= 1
+    assert report["samples"] == 20
+
+    for arguments, message in (
+        (("train", "--out", "models", *sizes[:-1], 32), "batch: 16 there, 32 here"),
+        (("sample", "--models", "models", "--out", "c.npz", "--algorithm", "magic"), "got 'magic'"),
+        (("sample", "--models", "models", "--out", "c.npz", "--label", 12), "got 12"),
+        (("sample", "--models", "models", "--out", "c.txt"), "write --out c.npz"),
+        (("evaluate", "--models", "models", "--samples", "measures.json"), "not a sample file"),
+    ):
+        refused = run(*arguments)
+        assert refused.returncode == 2
+        assert message in refused.stderr
+        assert len(refused.stderr.strip().splitlines()) == 1
+    assert not (run.folder / "c.npz").exists()
+
+
+def test_missing_models_and_data_are_one_line(run):
+    for arguments, message in (
+        (("sample", "--models", "nowhere", "--out", "x.npz"), "not a guidance_jax checkpoint"),
+        (("train", "--out", "m", "--data", "nowhere"), "write --data digits"),
+    ):
+        refused = run(*arguments)
+        assert refused.returncode == 2
+        assert message in refused.stderr
+        assert len(refused.stderr.strip().splitlines()) == 1
