@@ -11,9 +11,14 @@ import jax.numpy as jnp
 from guidance_jax.core import Level, normal, pytree
 
 
+def fresh_share(t: Level, s: Level) -> Any:
+    """1 - rho^2 with rho = alpha_t sigma_s / (alpha_s sigma_t): how much of the noise at t is not in that at s."""
+    return jnp.maximum(1 - (t.alpha * s.sigma / (s.alpha * t.sigma)) ** 2, 0)
+
+
 def posterior_variance(t: Level, s: Level) -> Any:
     """beta-tilde, the variance of q(x_s | x_t, x_0): sigma_s^2 (1 - (alpha_t sigma_s / (alpha_s sigma_t))^2)."""
-    return s.sigma**2 * jnp.maximum(1 - (t.alpha * s.sigma / (s.alpha * t.sigma)) ** 2, 0)
+    return s.sigma**2 * fresh_share(t, s)
 
 
 @pytree

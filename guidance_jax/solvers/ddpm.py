@@ -14,7 +14,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from guidance_jax.core import Level, Prediction, normal, pytree, static
-from guidance_jax.solvers.ddim import posterior_variance
+from guidance_jax.solvers.ddim import fresh_share, posterior_variance
 
 
 def fixed_small(pred: Prediction, t: Level, s: Level, last: Any) -> Any:
@@ -41,7 +41,7 @@ def learned_range(pred: Prediction, t: Level, s: Level, last: Any) -> Any:
 
 
 def _forward_variance(t: Level, s: Level) -> Any:
-    return t.sigma**2 * jnp.maximum(1 - (t.alpha * s.sigma / (s.alpha * t.sigma)) ** 2, 0)
+    return t.sigma**2 * fresh_share(t, s)
 
 
 @pytree

@@ -41,12 +41,12 @@ def _step(state: State, key: Any, images: Any, labels: Any, decay: Any, loss: An
 
 def batches(size: int, batch: int, seed: int, start: int) -> Iterator[np.ndarray]:
     """Indices of the batches from step `start` on; each epoch is a permutation that depends on seed and epoch alone."""
-    per_epoch = max(size // batch, 1)
+    per_epoch = size // batch
     step = start
     while True:
         epoch, i = divmod(step, per_epoch)
         if i == 0 or step == start:
-            order = np.random.default_rng((seed, epoch)).permutation(max(size, batch)) % size
+            order = np.random.default_rng((seed, epoch)).permutation(size)
         yield order[i * batch : (i + 1) * batch]
         step += 1
 

@@ -83,7 +83,9 @@ def train(
     judge = Judge(classes)
     schedule, v = Cosine(), parameterizations.v
     domain = Domain(data.shape, schedule, classes)
-    with_null = Domain(data.shape, schedule, classes, null_label=classes)
+    # without dropout the null label is never trained, so the model does not claim one
+    null = classes if recipe.label_dropout > 0 else None
+    with_null = Domain(data.shape, schedule, classes, null_label=null)
     x, t, y = jnp.zeros(data.shape), jnp.zeros(()), jnp.zeros((), jnp.int32)
 
     def one(
@@ -115,7 +117,7 @@ def train(
             "denoiser",
             "diffusion model ",
             config(unet, with_null, v, steps=recipe.steps, batch=recipe.batch, dropout=recipe.label_dropout, seed=seed),
-            Denoising(unet.apply, schedule, v, null=classes, dropout=recipe.label_dropout),
+            Denoising(unet.apply, schedule, v, null=null, dropout=recipe.label_dropout),
             lambda key: unet.init(key, x, t, y),
             recipe.steps,
             3e-3,
