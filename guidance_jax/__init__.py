@@ -10,18 +10,60 @@
 """
 
 from guidance_jax.core import Level, Prediction, pytree, static
+from guidance_jax.guidance.adaptive import AdaptiveGuidance
+from guidance_jax.guidance.apg import APG
 from guidance_jax.guidance.autoguidance import Autoguidance
 from guidance_jax.guidance.cfg import CFG
+from guidance_jax.guidance.cfg_plus_plus import CFGPlusPlus
+from guidance_jax.guidance.cfg_zero_star import CFGZeroStar
 from guidance_jax.guidance.classifier import Classifier
 from guidance_jax.guidance.clip import Clip, DynamicClip
+from guidance_jax.guidance.compose import Compose
+from guidance_jax.guidance.dynamic_negative import DynamicNegative
+from guidance_jax.guidance.fdg import FDG
+from guidance_jax.guidance.lgd import LGD
+from guidance_jax.guidance.mambo_g import MAMBOG
+from guidance_jax.guidance.mmps import MMPS
+from guidance_jax.guidance.mpgd import MPGD
+from guidance_jax.guidance.perturbed import Perturbed
+from guidance_jax.guidance.pigdm import PiGDM
+from guidance_jax.guidance.reconstruction import Reconstruction
 from guidance_jax.guidance.rescale import Rescale
-from guidance_jax.guidance.window import PerClass, Window
+from guidance_jax.guidance.reuse import Reuse
+from guidance_jax.guidance.tcfg import TCFG
+from guidance_jax.guidance.tfg import TFG
+from guidance_jax.guidance.tmpd import TMPD
+from guidance_jax.guidance.universal import Universal
+from guidance_jax.guidance.window import PerClass, Ramp, Window
+from guidance_jax.kernels.corrector import Corrector
+from guidance_jax.kernels.dps import DPS
+from guidance_jax.kernels.inpaint import Inpaint
 from guidance_jax.kernels.mean_shift import MeanShift
+from guidance_jax.kernels.rectified_cfg import RectifiedCFGPlusPlus
 from guidance_jax.kernels.recur import Recur
 from guidance_jax.kernels.reverse import Reverse
-from guidance_jax.network import Domain, Function, Network, NoisyClassifier, OnSchedule, Unconditional
+from guidance_jax.kernels.split import Split
+from guidance_jax.likelihoods import CleanClassifier, GaussianLikelihood, Similarity
+from guidance_jax.network import (
+    Conditioned,
+    Domain,
+    Function,
+    Network,
+    NoisyClassifier,
+    OnSchedule,
+    Perturbation,
+    Unconditional,
+    perturbed,
+)
+from guidance_jax.operators import Blur, Downsample, Linear, Mask, check_adjoint
 from guidance_jax.oracles import Gaussian, GaussianMixture
 from guidance_jax.parameterizations import EDM, LearnedRange, eps, score, v, velocity, x0
+from guidance_jax.particles.correctors import Annealed, CorrectedCFG, CorrectedClassifier
+from guidance_jax.particles.particle_guidance import ParticleGuidance
+from guidance_jax.particles.resample import multinomial, residual, stratified, systematic
+from guidance_jax.particles.smc import SMC, Particles, populations
+from guidance_jax.particles.steering import BestOf, Steered
+from guidance_jax.particles.twisted import Twisted
 from guidance_jax.sample import generate, keys, sample
 from guidance_jax.schedules import (
     VE,
@@ -44,10 +86,23 @@ from guidance_jax.solvers.lms import LMS
 __version__ = "0.1.0"
 
 __all__ = [
+    "APG",
+    "AdaptiveGuidance",
+    "Annealed",
     "Autoguidance",
+    "BestOf",
+    "Blur",
     "CFG",
+    "CFGPlusPlus",
+    "CFGZeroStar",
     "Classifier",
+    "CleanClassifier",
     "Clip",
+    "Compose",
+    "Conditioned",
+    "CorrectedCFG",
+    "CorrectedClassifier",
+    "Corrector",
     "Cosine",
     "CosineBetas",
     "DDIM",
@@ -55,31 +110,62 @@ __all__ = [
     "DPM2",
     "DPMSolver2M",
     "DPMSolver2S",
+    "DPS",
     "Domain",
+    "Downsample",
     "DynamicClip",
+    "DynamicNegative",
     "EDM",
+    "FDG",
     "Function",
     "Gaussian",
+    "GaussianLikelihood",
     "GaussianMixture",
     "Heun",
+    "Inpaint",
+    "LGD",
     "LMS",
     "LearnedRange",
     "Level",
+    "Linear",
     "LinearBetas",
     "LinearVP",
+    "MAMBOG",
+    "MMPS",
+    "MPGD",
+    "Mask",
     "MeanShift",
     "Network",
     "NoisyClassifier",
     "OnSchedule",
+    "ParticleGuidance",
+    "Particles",
     "PerClass",
+    "Perturbation",
+    "Perturbed",
+    "PiGDM",
     "Prediction",
+    "Ramp",
+    "Reconstruction",
+    "RectifiedCFGPlusPlus",
     "RectifiedFlow",
     "Recur",
     "Rescale",
+    "Reuse",
     "Reverse",
+    "SMC",
+    "Similarity",
+    "Split",
+    "Steered",
+    "TCFG",
+    "TFG",
+    "TMPD",
+    "Twisted",
     "Unconditional",
+    "Universal",
     "VE",
     "Window",
+    "check_adjoint",
     "eps",
     "fixed_large",
     "fixed_small",
@@ -88,10 +174,16 @@ __all__ = [
     "keys",
     "learned_range",
     "log_snr_uniform",
+    "multinomial",
+    "perturbed",
+    "populations",
     "pytree",
+    "residual",
     "sample",
     "score",
     "static",
+    "stratified",
+    "systematic",
     "v",
     "velocity",
     "x0",

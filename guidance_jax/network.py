@@ -4,9 +4,10 @@
 line instead of giving wrong images; without it, nothing is checked.
 """
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,12 +29,15 @@ class Domain:
       schedule: the noise schedule whose clock the network is told; None if unknown.
       num_classes: how many labels there are, 0 to num_classes - 1; None for a model without labels.
       null_label: the label that means "unconditional" (conditioning dropout); None if the model has none.
+      guided_channels: how many leading channels contrasts guide, the others staying conditional; None for all (DiT
+        guides three of four, for example).
     """
 
     shape: tuple[int, ...]
     schedule: Schedule | None = None
     num_classes: int | None = None
     null_label: int | None = None
+    guided_channels: int | None = None
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
         if tuple(shape) != tuple(self.shape):
@@ -108,6 +112,7 @@ class Network:
     apply: Callable = static()
     parameterization: Parameterization = static(default=parameterizations.eps)
     domain: Domain | None = static(default=None)
+    perturbation: Any = None  # what `perturbed` sets, given to `apply` as the argument of that name
 
     def __repr__(self):
         size = sum(np.size(a) for a in jax.tree.leaves(self.params))
@@ -127,8 +132,60 @@ class Network:
             self.domain.check_shape(x.shape)
             if self.domain.num_classes is None:
                 cond = None
-        output = self.apply(self.params, *self.parameterization.inputs(x, level), cond)
+        options = {} if self.perturbation is None else {"perturbation": self.perturbation}
+        output = self.apply(self.params, *self.parameterization.inputs(x, level), cond, **options)
         return self.parameterization.predict(output.astype(x.dtype), x, level), state
+
+
+class Perturbation(NamedTuple):
+    """How a network is made worse on purpose: traced numbers, 0 for not at all.
+
+    Attributes:
+      attention: the share of every self-attention map replaced by the identity (PAG: 1).
+      blur: the standard deviation, in pixels of the feature map, by which attention queries are blurred (SEG).
+      skip: the share of the middle blocks' contribution that is left out (skipped layers: 1).
+    """
+
+    attention: Any = 0.0
+    blur: Any = 0.0
+    skip: Any = 0.0
+
+
+def perturbed(model: Network, attention: Any = 0.0, blur: Any = 0.0, skip: Any = 0.0) -> Network:
+    """A weak version of `model` for `Autoguidance` or `Perturbed`: the same parameters, worse layers.
+
+    Its `apply` must take `perturbation=`, as `ADMUNet` does. Without attention in the network, `attention` and `blur`
+    have nothing to act on and guidance with it is none.
+    """
+    return dataclasses.replace(model, perturbation=Perturbation(attention, blur, skip))
+
+
+@pytree
+class Conditioned:
+    """The inner denoiser, classifier or likelihood given `select(cond)` for its condition.
+
+    For conditions of several parts, of which each guide reads its own: `Conditioned(model, itemgetter("label"))`.
+    """
+
+    inner: Any
+    select: Callable = static()
+
+    @property
+    def domain(self):
+        return getattr(self.inner, "domain", None)
+
+    def init(self, x):
+        return self.inner.init(x)
+
+    def check(self, levels, shape, cond):
+        check(self.inner, levels, shape, self.select(cond))
+
+    def __call__(self, x, level, cond, *state_and_key):
+        return self.inner(x, level, self.select(cond), *state_and_key)
+
+    def log_prob(self, x, level, cond):
+        """log p of the inner classifier."""
+        return self.inner.log_prob(x, level, self.select(cond))
 
 
 @pytree
@@ -215,7 +272,7 @@ class OnSchedule:
     @property
     def domain(self):
         domain = getattr(self.inner, "domain", None)
-        return None if domain is None else Domain(domain.shape, None, domain.num_classes, domain.null_label)
+        return None if domain is None else dataclasses.replace(domain, schedule=None)
 
     def own(self, x, level):
         """The point and the level on the inner schedule."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 import guidance_jax as gj
+from guidance_jax.oracles import CLEAN
 
 # An asymmetric target: three classes of four components, nothing mirrored.
 MIXTURE = gj.GaussianMixture(
@@ -27,22 +28,99 @@ def log_posterior(x, level, label):
     return MIXTURE.log_posterior(x, level, label)
 
 
-class Guide(NamedTuple):
-    """A guidance method. `make(strength)` at `off` is the same as `identity`; `keeps_x`: alpha x0 + sigma eps = x."""
+def log_clean(x0, level, label):
+    """The same classifier asked about clean samples."""
+    return MIXTURE.log_posterior(x0, CLEAN, label)
 
-    make: Callable[[Any], Any]
+
+def line(x):
+    """A linear operator on the plane: one measurement."""
+    return 0.8 * x[:1] - 0.5 * x[1:]
+
+
+def seen(label):
+    """What was measured, by label, so that the rows of inverse problems take labels like all others."""
+    return jnp.stack([1.0 - 0.7 * label], -1)
+
+
+def two(label):
+    """Two conditions from one label."""
+    return jnp.stack([label, (label + 1) % 3], -1)
+
+
+def point(label):
+    """A sample whose first entry is known, by label."""
+    return jnp.stack([0.5 - 0.2 * label, 0.0 * label], -1)
+
+
+def another(label):
+    """A wrong label, whose model is a weak one."""
+    return (label + 1) % 3
+
+
+def mean(x):
+    """A low-pass filter on vectors."""
+    return jnp.full_like(x, jnp.mean(x))
+
+
+class Guide(NamedTuple):
+    """A guidance method. `make(strength, model)` at `off` is `identity(model)`; `keeps_x`: alpha x0 + sigma eps = x.
+
+    `strong` is a strength that must change something; `solver` one of those that it runs with.
+    """
+
+    make: Callable[..., Any]
     off: Any
-    identity: Any
+    identity: Callable[[Any], Any]
     keeps_x: bool = True
+    strong: Any = 3.0
+
+
+def same(model):
+    return model
+
+
+def null(model):
+    return gj.Unconditional(model, NULL)
 
 
 GUIDANCE = {
-    gj.CFG: Guide(lambda w: gj.CFG(MIXTURE, NULL, w), 1.0, MIXTURE),
-    gj.Rescale: Guide(lambda w: gj.Rescale(MIXTURE, NULL, w, 0.5), 1.0, MIXTURE),
-    gj.Autoguidance: Guide(lambda w: gj.Autoguidance(MIXTURE, UNCONDITIONAL, w), 1.0, MIXTURE),
-    gj.Classifier: Guide(lambda w: gj.Classifier(UNCONDITIONAL, log_posterior, w), 0.0, UNCONDITIONAL),
-    gj.Clip: Guide(lambda w: gj.Clip(MIXTURE, w), 1e6, MIXTURE),
-    gj.DynamicClip: Guide(lambda w: gj.DynamicClip(MIXTURE, 90.0, w), 1e6, MIXTURE),
+    gj.CFG: Guide(lambda w, m=MIXTURE: gj.CFG(m, NULL, w), 1.0, same),
+    gj.Rescale: Guide(lambda w, m=MIXTURE: gj.Rescale(m, NULL, w, 0.5), 1.0, same),
+    gj.APG: Guide(lambda w, m=MIXTURE: gj.APG(m, NULL, w, 0.3, -0.5, 2.0), 1.0, same),
+    gj.CFGPlusPlus: Guide(lambda w, m=MIXTURE: gj.CFGPlusPlus(m, NULL, w), 0.0, null, keeps_x=False),
+    gj.CFGZeroStar: Guide(lambda w, m=MIXTURE: gj.CFGZeroStar(m, NULL, w), 1.0, same),
+    gj.TCFG: Guide(lambda w, m=MIXTURE: gj.TCFG(m, NULL, w), 1.0, same),
+    gj.FDG: Guide(lambda w, m=MIXTURE: gj.FDG(m, NULL, w, low=(1 + w) / 2, lowpass=mean), 1.0, same),
+    gj.MAMBOG: Guide(lambda w, m=MIXTURE: gj.MAMBOG(m, NULL, w, 0.3), 1.0, same),
+    gj.Compose: Guide(
+        lambda w, m=MIXTURE: gj.Conditioned(gj.Compose(m, NULL, w * jnp.array([1.0, -0.3])), two), 0.0, null
+    ),
+    gj.DynamicNegative: Guide(lambda w, m=MIXTURE: gj.DynamicNegative(m, NULL, w, prior=0.4), 0.0, null),
+    gj.AdaptiveGuidance: Guide(lambda w, m=MIXTURE: gj.AdaptiveGuidance(m, NULL, w, threshold=0.9999), 1.0, same),
+    gj.Perturbed: Guide(
+        lambda w, m=MIXTURE: gj.Perturbed(m, NULL, w, weak=gj.Conditioned(m, another), weak_scale=w - 1),
+        1.0,
+        same,
+    ),
+    gj.Autoguidance: Guide(lambda w, m=MIXTURE: gj.Autoguidance(m, null(m), w), 1.0, same),
+    gj.Classifier: Guide(lambda w, m=MIXTURE: gj.Classifier(null(m), log_posterior, w), 0.0, null),
+    gj.Reuse: Guide(lambda w, m=MIXTURE: gj.Reuse(gj.Classifier(null(m), log_posterior, w), 2), 0.0, null),
+    gj.Reconstruction: Guide(lambda w, m=MIXTURE: gj.Reconstruction(null(m), log_clean, w), 0.0, null),
+    gj.LGD: Guide(lambda w, m=MIXTURE: gj.LGD(null(m), log_clean, w, draws=3), 0.0, null),
+    gj.MPGD: Guide(lambda w, m=MIXTURE: gj.MPGD(null(m), log_clean, w), 0.0, null, keeps_x=False),
+    gj.Universal: Guide(lambda w, m=MIXTURE: gj.Universal(null(m), log_clean, w, steps=2, rate=0.1 * w), 0.0, null),
+    gj.TFG: Guide(
+        lambda w, m=MIXTURE: gj.TFG(null(m), log_clean, 0.1 * w, 0.1 * w, 0.1, iters=2, draws=2),
+        0.0,
+        null,
+        keeps_x=False,
+    ),
+    gj.PiGDM: Guide(lambda w, m=MIXTURE: gj.PiGDM(null(m), line, 0.3, w, seen), 0.0, null),
+    gj.TMPD: Guide(lambda w, m=MIXTURE: gj.TMPD(null(m), line, 0.3, w, seen), 0.0, null),
+    gj.MMPS: Guide(lambda w, m=MIXTURE: gj.MMPS(null(m), line, 0.3, w, seen, iterations=2), 0.0, null),
+    gj.Clip: Guide(lambda w, m=MIXTURE: gj.Clip(m, w), 1e6, same, strong=0.01),
+    gj.DynamicClip: Guide(lambda w, m=MIXTURE: gj.DynamicClip(m, 90.0, w), 1e6, same, strong=0.01),
 }
 
 
@@ -71,6 +149,25 @@ KERNELS = {
     gj.Reverse: lambda w: gj.Reverse(gj.CFG(MIXTURE, NULL, w), gj.DDIM(0.5)),
     gj.MeanShift: lambda w: gj.MeanShift(UNCONDITIONAL, gj.DDPM(), log_posterior, w),
     gj.Recur: lambda w: gj.Recur(gj.Reverse(gj.CFG(MIXTURE, NULL, w), gj.DDIM(0.5)), 2),
+    gj.DPS: lambda w: gj.DPS(UNCONDITIONAL, gj.DDIM(0.5), line, 0.1 * w, seen),
+    gj.Inpaint: lambda w: gj.Inpaint(gj.Reverse(gj.CFG(MIXTURE, NULL, w), gj.DDIM(0.5)), jnp.array([1, 0]), point),
+    gj.Corrector: lambda w: gj.Corrector(gj.Reverse(MIXTURE, gj.DDIM()), gj.CFG(MIXTURE, NULL, w), 0.3),
+    gj.RectifiedCFGPlusPlus: lambda w: gj.RectifiedCFGPlusPlus(MIXTURE, NULL, w, SCHEDULE),
+    gj.Split: lambda w: gj.Split(UNCONDITIONAL, gj.DPMSolver2M(), log_posterior, w, strang=True),
+}
+
+# Moves of a population; `exact`: log of the tilt of p(x) that the particles must reach
+PARTICLES = {
+    gj.Twisted: lambda w: gj.Twisted(UNCONDITIONAL, gj.DDIM(1.0), log_clean, w),
+    gj.CorrectedCFG: lambda w: gj.CorrectedCFG(MIXTURE, NULL, w, gj.DDIM(1.0)),
+    gj.CorrectedClassifier: lambda w: gj.CorrectedClassifier(UNCONDITIONAL, log_posterior, w, gj.DDIM(1.0)),
+    gj.Annealed: lambda w: gj.Annealed(MIXTURE, w, gj.DDIM(1.0)),
+    gj.Steered: lambda w: gj.Steered(UNCONDITIONAL, gj.DDIM(1.0), log_clean, w),
+    gj.BestOf: lambda w: gj.BestOf(gj.Reverse(UNCONDITIONAL, gj.DDIM(1.0)), log_clean, w),
+}
+POPULATIONS = {
+    **{c: (lambda w, make=make: gj.SMC(make(w), threshold=0.7)) for c, make in PARTICLES.items()},
+    gj.ParticleGuidance: lambda w: gj.ParticleGuidance(MIXTURE, gj.DDIM(1.0), w),
 }
 
 
@@ -84,5 +181,6 @@ def all_kernels(strength):
     rows["Window classifier"] = gj.Reverse(
         gj.Classifier(UNCONDITIONAL, log_posterior, gj.Window(strength, 0.3, 3.0)), gj.Heun()
     )
+    rows["Ramp"] = gj.Reverse(gj.CFG(MIXTURE, NULL, gj.Ramp(strength)), gj.DDIM())
     rows["PerClass"] = gj.Reverse(gj.CFG(MIXTURE, NULL, gj.PerClass(strength * jnp.arange(1.0, 4.0))), gj.DDIM())
     return rows

@@ -14,7 +14,7 @@ def classes_of(package):
 
 
 def test_every_guidance_method_has_a_row():
-    scales = {gj.Window, gj.PerClass}
+    scales = {gj.Window, gj.PerClass, gj.Ramp}
     assert classes_of("guidance") - scales == set(table.GUIDANCE)
 
 
@@ -26,9 +26,15 @@ def test_every_kernel_has_a_row():
     assert classes_of("kernels") == set(table.KERNELS)
 
 
+def test_every_particle_method_has_a_row():
+    population = {gj.SMC, gj.Particles}
+    assert classes_of("particles") - population == set(table.POPULATIONS)
+
+
 def test_every_method_is_in_the_readme():
     readme = (Path(__file__).parent.parent / "README.md").read_text()
     methods = classes_of("guidance") | classes_of("solvers") | classes_of("kernels")
+    methods |= classes_of("particles")
     missing = [c.__name__ for c in methods if f"`{c.__name__}`" not in readme]
     assert not missing
 
@@ -42,7 +48,7 @@ def test_every_public_name_has_a_docstring():
 def test_method_files_stay_small():
     """One formula, one class, one screen: at most 80 lines of code and prose a method."""
     package = Path(gj.__file__).parent
-    files = [p for folder in ("guidance", "solvers", "kernels") for p in (package / folder).glob("*.py")]
+    files = [p for folder in ("guidance", "solvers", "kernels", "particles") for p in (package / folder).glob("*.py")]
     assert len(files) > 10
     long = {p.name: n for p in files if (n := len(p.read_text().splitlines())) > 90}
     assert not long

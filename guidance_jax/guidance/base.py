@@ -1,5 +1,6 @@
 """What the guidance methods share: delegation to the inner denoiser, strengths, and asking two conditions at once."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +42,27 @@ def active(scale: Any, level: Level) -> Any:
     It depends on the level alone, so that under `vmap` over samples a `lax.cond` on it still skips the work.
     """
     return scale.active(level) if hasattr(scale, "active") else None
+
+
+def norm(a: Any) -> Any:
+    """The Euclidean norm over all entries of one sample, with derivative 0 at 0."""
+    square = jnp.sum(a * a)
+    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+
+
+def quotient(a: Any, b: Any) -> Any:
+    """a / b, and 0 where b is 0."""
+    return jnp.where(b == 0, 0, a / jnp.where(b == 0, 1, b))
+
+
+def only_guided(inner: Any, guided: Any, own: Any) -> Any:
+    """`guided` in the channels that the model wants guided (`Domain.guided_channels`), `own` in the others."""
+    channels = getattr(getattr(inner, "domain", None), "guided_channels", None)
+    if channels is None:
+        return guided
+    chosen = jnp.arange(own.x0.shape[-1]) < channels
+    x0, eps = (jnp.where(chosen, a, b) for a, b in ((guided.x0, own.x0), (guided.eps, own.eps)))
+    return dataclasses.replace(guided, x0=x0, eps=eps)
 
 
 def when(on: Any, work: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:

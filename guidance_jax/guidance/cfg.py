@@ -11,7 +11,19 @@ import jax
 import jax.numpy as jnp
 
 from guidance_jax.core import check, pytree
-from guidance_jax.guidance.base import Guidance, active, pair, strength
+from guidance_jax.guidance.base import Guidance, active, only_guided, pair, strength
+
+
+def needs_null(rule: Any, cond: Any) -> None:
+    """Raise unless there is a condition to guide towards and one that means "unconditional"."""
+    name = type(rule).__name__
+    if cond is None:
+        raise ValueError(f"{name} needs a condition to guide towards, got cond=None; pass labels")
+    if rule.null is None:
+        raise ValueError(
+            f"{name} needs the null condition, got None: the model was not trained with conditioning dropout; "
+            "use Classifier(...) or train with label_dropout=0.1"
+        )
 
 
 @pytree
@@ -41,23 +53,27 @@ class CFG(Guidance):
         return cls(inner, null, gamma, **fields)
 
     def init(self, x):
-        return jax.tree.map(lambda s: jnp.stack([s, s]), self.inner.init(x))
+        return jax.tree.map(lambda s: jnp.stack([s, s]), self.inner.init(x)), self.memory(x)
+
+    def memory(self, x):
+        """What the rule itself remembers from step to step."""
+        return ()
 
     def check(self, levels, shape, cond):
-        if cond is None:
-            raise ValueError(f"{type(self).__name__} needs a condition to guide towards, got cond=None; pass labels")
-        if self.null is None:
-            raise ValueError(
-                f"{type(self).__name__} needs the null condition, got None: the model was not trained with "
-                "conditioning dropout; use Classifier(...) or train with label_dropout=0.1"
-            )
+        needs_null(self, cond)
         check(self.inner, levels, shape, cond)
         check(self.inner, levels, shape, self.null)
 
     def __call__(self, x, level, cond, state, key):
         w = strength(self.scale, level, cond, off=1.0)
-        c, u, state = pair(self.inner, x, level, cond, self.null, state, key, active(self.scale, level))
-        return self.combine(c, u, w, x, level), state
+        inner, memory = state
+        c, u, inner = pair(self.inner, x, level, cond, self.null, inner, key, active(self.scale, level))
+        guided, memory = self.remember(c, u, w, x, level, memory)
+        return only_guided(self.inner, guided, c), (inner, memory)
+
+    def remember(self, c, u, w, x, level, memory):
+        """(guided prediction, new memory); a rule without memory is `combine` alone."""
+        return self.combine(c, u, w, x, level), memory
 
     def combine(self, c, u, w, x, level):
         """The guided prediction from the conditional and the unconditional one."""

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from guidance_jax.core import check, function, pytree
-from guidance_jax.guidance.base import Guidance, active, strength, when
+from guidance_jax.guidance.base import active, strength, when
+from guidance_jax.guidance.gradient import GradientGuidance, scalar
 from guidance_jax.network import same_process
 
 
@@ -22,7 +23,7 @@ def log_prob(classifier: Any, x: Any, level: Any, label: Any) -> Any:
 
 
 @pytree
-class Classifier(Guidance):
+class Classifier(GradientGuidance):
     """x0 + scale (sigma^2 / alpha) grad log p(y | x_t): scale 0 is `inner`; 1, on an unconditional model, is p(x | y).
 
     Keeps x. One call of the inner denoiser and one gradient of the classifier (not through the denoiser), in float32
@@ -51,10 +52,16 @@ class Classifier(Guidance):
         check(self.classifier, levels, shape, cond)
         check(self.inner, levels, shape, cond)
 
-    def __call__(self, x, level, cond, state, key):
+    def look(self, x, level, cond, state, key):
         pred, state = self.inner(x, level, cond, state, key)
-        shift = gradient(self.classifier, x, level, cond, self.scale)
-        return pred.towards(pred.x0 + level.sigma**2 / level.alpha * shift, level), state
+        return pred, lambda: score(self.classifier, x, level, cond), state
+
+
+def score(classifier: Any, x: Any, level: Any, cond: Any) -> Any:
+    """grad_x log p(y | x_t): of an object with `score`, else by differentiation."""
+    if hasattr(classifier, "score"):
+        return classifier.score(x, level, cond)
+    return jax.grad(lambda x: scalar(log_prob(classifier, x, level, cond), classifier))(x)
 
 
 def gradient(classifier: Any, x: Any, level: Any, cond: Any, scale: Any) -> Any:
@@ -64,6 +71,6 @@ def gradient(classifier: Any, x: Any, level: Any, cond: Any, scale: Any) -> Any:
     on = w != 0 if on is None else on
     return when(
         on,
-        lambda: w * jax.grad(lambda x: log_prob(classifier, x, level, cond))(x),
+        lambda: w * score(classifier, x, level, cond),
         lambda: jnp.zeros_like(x),
     )

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 
 from guidance_jax import parameterizations
 from guidance_jax.core import pytree, static
-from guidance_jax.guidance.cfg import CFG
+from guidance_jax.guidance.output import OutputRule
 from guidance_jax.parameterizations import Parameterization
 
 
 @pytree
-class Rescale(CFG):
+class Rescale(OutputRule):
     """CFG whose output is pulled back to the standard deviation of the conditional output. Keeps x; phi 0 is CFG.
 
     `space` is the output that is rescaled; the paper uses the model's own (eps for ADM, v for its SD models). A
@@ -24,12 +24,10 @@ class Rescale(CFG):
     """
 
     phi: Any = 0.7
-    space: Parameterization = static(default=parameterizations.eps)
+    space: Parameterization = static(default=parameterizations.eps, kw_only=True)
 
-    def combine(self, c, u, w, x, level):
-        guided = super().combine(c, u, w, x, level)
-        own, out = (self.space.target(p.x0, p.eps, level) for p in (c, guided))
+    def mix(self, c, u, w):
+        out = u + w * (c - u)
         std = jnp.std(out)
-        factor = jnp.where(std > 0, jnp.std(own) / jnp.where(std > 0, std, 1), 1)
-        rescaled = (self.phi * factor + 1 - self.phi) * out
-        return c.towards(self.space.predict(rescaled, x, level).x0, level)
+        factor = jnp.where(std > 0, jnp.std(c) / jnp.where(std > 0, std, 1), 1)
+        return (self.phi * factor + 1 - self.phi) * out

@@ -1,4 +1,4 @@
-"""Scales that are not one number: a guidance interval, and one number per class.
+"""Scales that are not one number: a guidance interval, a ramp, and one number per class.
 
 Interval: Kynkaanniemi et al. 2024 (arXiv 2404.07724). Their window is in noise level, which is the only definition that
 does not move with the number of steps; fractions of steps and process time do.
@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from guidance_jax.core import pytree
-from guidance_jax.guidance.base import strength
+from guidance_jax.guidance.base import active, strength
 
 
 @pytree
@@ -25,6 +25,27 @@ class Window:
 
     def strength(self, level, cond, off):
         return jnp.where(self.active(level), strength(self.scale, level, cond, off), off)
+
+
+@pytree
+class Ramp:
+    """A scale that rises towards the data (Wang et al. 2024, arXiv 2404.13040, section 4): least where noise is most.
+
+        off + (scale - off) (power + 1) (1 - r)^power,   r = sigma / (alpha + sigma)
+
+    r is the clock of rectified flow, which every schedule can read; the mean over it is that of the constant `scale`,
+    which power 0 is. power 1 is their linear schedule.
+    """
+
+    scale: Any
+    power: Any = 1.0
+
+    def active(self, level):
+        return active(self.scale, level)
+
+    def strength(self, level, cond, off):
+        rise = (self.power + 1) * (level.alpha / (level.alpha + level.sigma)) ** self.power
+        return off + (strength(self.scale, level, cond, off) - off) * rise
 
 
 @pytree

@@ -11,11 +11,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from guidance_jax.core import check, concrete, function, normal, pytree
+from guidance_jax.core import check, function, normal, pytree
 from guidance_jax.guidance.classifier import gradient
-from guidance_jax.kernels.reverse import Carry
+from guidance_jax.kernels.reverse import Carry, needs_variance
 from guidance_jax.network import same_process
 
 
@@ -43,17 +42,7 @@ class MeanShift:
         return Carry(x, self.model.init(x), ())
 
     def check(self, levels, shape, cond):
-        if not hasattr(self.solver, "kernel"):
-            raise ValueError(
-                f"MeanShift needs a solver with a Gaussian kernel, got {type(self.solver).__name__}; use DDPM() or "
-                "guide the score: Reverse(Classifier(model, classifier, scale), solver)"
-            )
-        eta = getattr(self.solver, "eta", None)
-        if eta is not None and concrete(eta) and not np.any(eta):
-            raise ValueError(
-                "MeanShift shifts by the solver's variance, which is 0 at eta=0, so the guidance would be ignored; use "
-                "DDPM() or guide the score: Reverse(Classifier(model, classifier, scale), DDIM())"
-            )
+        needs_variance(self, self.solver)
         same_process(self.model, self.classifier)
         check(self.classifier, levels, shape, cond)
         check(self.model, levels, shape, cond)

@@ -3,8 +3,9 @@
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
-from guidance_jax.core import check, pytree
+from guidance_jax.core import check, concrete, pytree
 
 
 class Carry(NamedTuple):
@@ -13,6 +14,19 @@ class Carry(NamedTuple):
     x: Any
     guide: Any
     solver: Any
+
+
+def needs_variance(owner: Any, solver: Any) -> None:
+    """Raise unless the transition of `solver` is a Gaussian of positive variance: without, `owner` does nothing."""
+    name, kind = type(owner).__name__, type(solver).__name__
+    if not hasattr(solver, "kernel"):
+        raise ValueError(f"{name} needs a solver with a Gaussian kernel, got {kind}; use DDPM() or DDIM(1.0)")
+    eta = getattr(solver, "eta", None)
+    if eta is not None and concrete(eta) and not np.any(eta):
+        raise ValueError(
+            f"{name} works in proportion to the solver's variance, which is 0 at eta=0, so it would be ignored; use "
+            "DDPM() or DDIM(1.0)"
+        )
 
 
 @pytree

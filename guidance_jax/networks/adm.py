@@ -58,7 +58,7 @@ class ADM(nn.Module):
         emb = Dense(4 * self.model_channels, dtype=self.dtype, name="time_embed_0")(emb)
         return Dense(4 * self.model_channels, dtype=self.dtype, name="time_embed_2")(nn.silu(emb))
 
-    def encode(self, x, emb, train):
+    def encode(self, x, emb, train, perturbation=None):
         """The feature maps of the encoder, the last one after the middle block; and the last downsampling factor."""
         factor = 2 ** (len(self.channel_mult) - 1)
         if x.shape[0] % factor or x.shape[1] % factor:
@@ -72,7 +72,7 @@ class ADM(nn.Module):
             for _ in range(self.num_res_blocks):
                 h = self.res(mult * self.model_channels, f"input_blocks_{block}_0")(h, emb, train)
                 if ds in self.attention_resolutions:
-                    h = self.attention(h.shape[-1], f"input_blocks_{block}_1")(h)
+                    h = self.attention(h.shape[-1], f"input_blocks_{block}_1")(h, perturbation)
                 hs.append(h)
                 block += 1
             if level != len(self.channel_mult) - 1:
@@ -83,23 +83,27 @@ class ADM(nn.Module):
                 hs.append(h)
                 block += 1
                 ds *= 2
+        before = h
         h = self.res(h.shape[-1], "middle_block_0")(h, emb, train)
-        h = self.attention(h.shape[-1], "middle_block_1")(h)
-        return [*hs, self.res(h.shape[-1], "middle_block_2")(h, emb, train)], ds
+        h = self.attention(h.shape[-1], "middle_block_1")(h, perturbation)
+        h = self.res(h.shape[-1], "middle_block_2")(h, emb, train)
+        if perturbation is not None:
+            h = h + jnp.asarray(perturbation.skip, h.dtype) * (before - h)
+        return [*hs, h], ds
 
 
 class ADMUNet(ADM):
     """`apply(params, x (H, W, C), t, y) -> (H, W, out_channels)`, for one sample.
 
     `num_classes` is the number of label embeddings (the null label of conditioning dropout included), None for an
-    unconditional network.
+    unconditional network. `perturbation` makes it worse on purpose, see `guidance_jax.perturbed`.
     """
 
     num_classes: int | None = None
     num_heads_upsample: int = -1
 
     @nn.compact
-    def __call__(self, x, t, y=None, train=False):
+    def __call__(self, x, t, y=None, train=False, perturbation=None):
         if (y is None) != (self.num_classes is None):
             raise ValueError(
                 f"the network has num_classes={self.num_classes}, got y={y}; pass a label or None to match"
@@ -107,7 +111,7 @@ class ADMUNet(ADM):
         emb = self.embed(t)
         if self.num_classes is not None:
             emb = emb + nn.Embed(self.num_classes, 4 * self.model_channels, dtype=self.dtype, name="label_emb")(y)
-        (*hs, h), ds = self.encode(x, emb, train)
+        (*hs, h), ds = self.encode(x, emb, train, perturbation)
         heads = self.num_heads if self.num_heads_upsample == -1 else self.num_heads_upsample
         block = 0
         for level, mult in reversed(list(enumerate(self.channel_mult))):
@@ -116,7 +120,7 @@ class ADMUNet(ADM):
                 h = self.res(mult * self.model_channels, f"output_blocks_{block}_0")(h, emb, train)
                 after = 1
                 if ds in self.attention_resolutions:
-                    h = self.attention(h.shape[-1], f"output_blocks_{block}_1", heads)(h)
+                    h = self.attention(h.shape[-1], f"output_blocks_{block}_1", heads)(h, perturbation)
                     after = 2
                 if level and i == self.num_res_blocks:
                     name = f"output_blocks_{block}_{after}"

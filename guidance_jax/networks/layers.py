@@ -86,6 +86,18 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     return jnp.einsum("hqk,khc->qhc", weights.astype(v.dtype), v)
 
 
+def blurred(q: jax.Array, sides: tuple[int, int], std: Any) -> jax.Array:
+    """Queries (H W, heads, channels) blurred over the pixels by a Gaussian of `std` pixels, normalised at the edges."""
+
+    def weights(side):
+        gap = jnp.arange(side)[:, None] - jnp.arange(side)
+        return jax.nn.softmax(-0.5 * (gap / jnp.maximum(std, 1e-3)) ** 2).astype(q.dtype)
+
+    rows, columns = map(weights, sides)
+    grid = jnp.einsum("ai,bj,ijhc->abhc", rows, columns, q.reshape(*sides, *q.shape[1:]))
+    return grid.reshape(q.shape)
+
+
 class ResBlock(nn.Module):
     """GroupNorm, SiLU, conv; embedding by AdaGN (GN(h) (1 + scale) + shift) or by addition; GroupNorm, SiLU, conv."""
 
@@ -130,7 +142,7 @@ class AttentionBlock(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, perturbation=None):
         h, w, c = x.shape
         qkv = GroupNorm(self.groups, name="norm")(x.reshape(h * w, c))
         qkv = Dense(3 * c, dtype=self.dtype, name="qkv")(qkv)
@@ -138,7 +150,12 @@ class AttentionBlock(nn.Module):
             q, k, v = jnp.moveaxis(qkv.reshape(h * w, 3, self.heads, -1), 1, 0)
         else:
             q, k, v = jnp.moveaxis(qkv.reshape(h * w, self.heads, 3, -1), 2, 0)
-        out = Dense(c, kernel_init=zeros, dtype=self.dtype, name="proj_out")(attend(q, k, v).reshape(h * w, c))
+        if perturbation is None:
+            out = attend(q, k, v)
+        else:
+            out = attend(blurred(q, (h, w), perturbation.blur), k, v)
+            out = out + jnp.asarray(perturbation.attention, out.dtype) * (v - out)
+        out = Dense(c, kernel_init=zeros, dtype=self.dtype, name="proj_out")(out.reshape(h * w, c))
         return x + out.reshape(h, w, c)
 
 

@@ -88,6 +88,12 @@ def _difference(a: Any, b: Any, path: str = "") -> str | None:
     return None if a == b else f"{path}: {a!r} there, {b!r} here"
 
 
+def _today(found: dict) -> dict:
+    """A configuration as this version would write it: fields newer than the checkpoint have their defaults."""
+    parts = {k: describe(build(found.get(k))) for k in ("network", "domain", "parameterization")}
+    return {**found, **json.loads(json.dumps(parts))}
+
+
 def read_config(directory: str | Path) -> dict:
     """The configuration of a checkpoint directory.
 
@@ -119,7 +125,7 @@ class Run:
         self.directory = Path(directory).absolute()
         self.config = json.loads(json.dumps(config))
         if self.directory.exists() and any(p.suffix != ".tmp" for p in self.directory.iterdir()):
-            different = _difference(read_config(self.directory), self.config)
+            different = _difference(_today(read_config(self.directory)), self.config)
             if different:
                 raise ValueError(
                     f"{directory} holds a checkpoint of another configuration ({different}); train into another folder"

@@ -32,6 +32,7 @@ class Recipe:
     steps: int = 2000
     classifier_steps: int = 1200
     judge_steps: int = 500
+    judge_width: int = 32
     batch: int = 64
     label_dropout: float = 0.2
     seed: int = 0
@@ -64,88 +65,96 @@ def networks(shape: tuple[int, ...], classes: int, recipe: Recipe) -> tuple[ADMU
 
 
 def train(
-    directory: str | Path,
-    data: Images,
-    recipe: Recipe = DEFAULT,
-    *,
-    progress: bool = False,
+    directory: str | Path, data: Images, recipe: Recipe = DEFAULT, *, progress: bool = False
 ) -> tuple[Network, NoisyClassifier, TrainedJudge]:
     """Train, or load what is already trained, into `directory`/denoiser, /classifier and /judge.
 
-    The denoiser is trained with conditioning dropout, so that it serves alone, with CFG, and, asked for the null
-    label, as the unconditional model of classifier guidance.
-
     Returns:
-      (denoiser, noisy classifier, judge). The judge is another network, trained on clean images with another seed.
+      (denoiser, noisy classifier, judge).
     """
-    directory, classes = Path(directory), len(data.names)
-    unet, classifier = networks(data.shape, classes, recipe)
-    judge = Judge(classes)
-    schedule, v = Cosine(), parameterizations.v
-    domain = Domain(data.shape, schedule, classes)
+    directory = Path(directory)
+    return (
+        train_denoiser(directory / "denoiser", data, recipe, progress=progress),
+        train_classifier(directory / "classifier", data, recipe, progress=progress),
+        train_judge(directory / "judge", data, recipe, progress=progress),
+    )
+
+
+def train_denoiser(directory: Path, data: Images, recipe: Recipe, *, progress: bool = False) -> Network:
+    """A class-conditional U-Net, trained with conditioning dropout.
+
+    It serves alone, with CFG, and, asked for the null label, as the unconditional model of classifier guidance.
+    """
+    classes, schedule, v = len(data.names), Cosine(), parameterizations.v
+    unet, _ = networks(data.shape, classes, recipe)
     # without dropout the null label is never trained, so the model does not claim one
     null = classes if recipe.label_dropout > 0 else None
-    with_null = Domain(data.shape, schedule, classes, null_label=null)
-    x, t, y = jnp.zeros(data.shape), jnp.zeros(()), jnp.zeros((), jnp.int32)
-
-    def one(
-        kind, name: str, title: str, setup: dict, loss: Callable, init: Callable, steps: int, rate: float, seed: int
-    ):
-        run = Run(directory / name, {**setup, "data": fingerprint(data)})
-        if run.latest() != steps:
-            optimizer = optax.adamw(
-                optax.warmup_cosine_decay_schedule(0.0, rate, steps // 15, steps), weight_decay=0.01
-            )
-            fit(
-                loss,
-                jax.jit(init)(jax.random.key(seed)),
-                data,
-                steps=steps,
-                batch=min(recipe.batch, len(data)),
-                optimizer=optimizer,
-                ema=0.995,
-                seed=seed,
-                run=run,
-                progress=title if progress else None,
-            )
-        return load(directory / name, kind)
-
-    seed = recipe.seed
-    return (
-        one(
-            Network,
-            "denoiser",
-            "diffusion model ",
-            config(unet, with_null, v, steps=recipe.steps, batch=recipe.batch, dropout=recipe.label_dropout, seed=seed),
-            Denoising(unet.apply, schedule, v, null=null, dropout=recipe.label_dropout),
-            lambda key: unet.init(key, x, t, y),
-            recipe.steps,
-            3e-3,
-            seed,
+    _fit(
+        directory,
+        config(
+            *(unet, Domain(data.shape, schedule, classes, null_label=null), v),
+            **dict(steps=recipe.steps, batch=recipe.batch, dropout=recipe.label_dropout, seed=recipe.seed),
         ),
-        one(
-            NoisyClassifier,
-            "classifier",
-            "noisy classifier",
-            config(classifier, domain, steps=recipe.classifier_steps, batch=recipe.batch, seed=seed + 1),
-            NoisyCrossEntropy(classifier.apply, schedule),
-            lambda key: classifier.init(key, x, t),
-            recipe.classifier_steps,
-            2e-3,
-            seed + 1,
-        ),
-        one(
-            TrainedJudge,
-            "judge",
-            "judge           ",
-            config(judge, domain, steps=recipe.judge_steps, batch=recipe.batch, seed=seed + 2),
-            JudgeCrossEntropy(judge.apply),
-            lambda key: judge.init(key, x),
-            recipe.judge_steps,
-            3e-3,
-            seed + 2,
-        ),
+        Denoising(unet.apply, schedule, v, null=null, dropout=recipe.label_dropout),
+        lambda key: unet.init(key, jnp.zeros(data.shape), jnp.zeros(()), jnp.zeros((), jnp.int32)),
+        *(data, recipe.batch, recipe.steps, 3e-3, recipe.seed),
+        "diffusion model " if progress else None,
     )
+    return load(directory, Network)
+
+
+def train_classifier(directory: Path, data: Images, recipe: Recipe, *, progress: bool = False) -> NoisyClassifier:
+    """A classifier of noisy images, log p(y | x_t)."""
+    schedule, seed = Cosine(), recipe.seed + 1
+    _, classifier = networks(data.shape, len(data.names), recipe)
+    _fit(
+        directory,
+        config(
+            *(classifier, Domain(data.shape, schedule, len(data.names))),
+            **dict(steps=recipe.classifier_steps, batch=recipe.batch, seed=seed),
+        ),
+        NoisyCrossEntropy(classifier.apply, schedule),
+        lambda key: classifier.init(key, jnp.zeros(data.shape), jnp.zeros(())),
+        *(data, recipe.batch, recipe.classifier_steps, 2e-3, seed),
+        "noisy classifier" if progress else None,
+    )
+    return load(directory, NoisyClassifier)
+
+
+def train_judge(directory: Path, data: Images, recipe: Recipe, *, progress: bool = False) -> TrainedJudge:
+    """A classifier of clean images, of another architecture and seed than the guide: it measures."""
+    judge, seed = Judge(len(data.names), recipe.judge_width), recipe.seed + 2
+    domain = Domain(data.shape, Cosine(), len(data.names))
+    _fit(
+        directory,
+        config(judge, domain, steps=recipe.judge_steps, batch=recipe.batch, seed=seed),
+        JudgeCrossEntropy(judge.apply),
+        lambda key: judge.init(key, jnp.zeros(data.shape)),
+        *(data, recipe.batch, recipe.judge_steps, 3e-3, seed),
+        "judge           " if progress else None,
+    )
+    return load(directory, TrainedJudge)
+
+
+def _fit(
+    directory: Path,
+    setup: dict,
+    loss: Callable,
+    init: Callable,
+    data: Images,
+    batch: int,
+    steps: int,
+    rate: float,
+    seed: int,
+    progress: str | None,
+) -> None:
+    """AdamW with warm-up and cosine decay into `directory`, unless it is complete."""
+    run = Run(directory, {**setup, "data": fingerprint(data)})
+    if run.latest() == steps:
+        return
+    optimizer = optax.adamw(optax.warmup_cosine_decay_schedule(0.0, rate, steps // 15, steps), weight_decay=0.01)
+    options: dict[str, Any] = dict(optimizer=optimizer, ema=0.995, seed=seed, run=run, progress=progress)
+    fit(loss, jax.jit(init)(jax.random.key(seed)), data, steps=steps, batch=min(batch, len(data)), **options)
 
 
 def fingerprint(data: Images) -> str:

@@ -1,0 +1,62 @@
+"""The models that `quality.py` compares on Fashion-MNIST:  python benchmarks/fashion.py [--data DIR] [--models DIR]
+
+60,000 real 28 x 28 images; a U-Net trained with conditioning dropout, a weaker one for autoguidance, a noisy
+classifier, a clean classifier as it might come off the shelf, and the judge, which is none of them. Resumes where it
+was stopped.
+"""
+
+import argparse
+import dataclasses
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from guidance_jax.datasets.idx import FASHION, idx
+from guidance_jax.datasets.images import Images
+from guidance_jax.metrics.report import TrainedJudge
+from guidance_jax.network import Network, NoisyClassifier
+from guidance_jax.training.recipe import Recipe, train, train_denoiser, train_judge
+
+DATA, MODELS = Path("/usr/share/datasets/fashion-mnist"), Path("fashion_models")
+RECIPE = Recipe(width=32, classifier_width=24, steps=2400, classifier_steps=800, judge_steps=1500, label_dropout=0.15)
+WEAK = dataclasses.replace(RECIPE, width=16, steps=500)
+CLEAN = dataclasses.replace(RECIPE, seed=100, judge_width=24, judge_steps=1200)
+
+
+class Fashion(NamedTuple):
+    """Everything the comparison needs."""
+
+    model: Network
+    weak: Network
+    classifier: NoisyClassifier
+    clean: TrainedJudge
+    judge: TrainedJudge
+    held_out: Images
+
+
+def models(data: Path = DATA, directory: Path = MODELS, progress: bool = True) -> Fashion:
+    """Train, or load what is trained."""
+    seen, held_out = idx(data, names=FASHION), idx(data, "t10k", names=FASHION)
+    clean = train_judge(directory / "clean", seen, CLEAN, progress=progress)
+    model, classifier, judge = train(directory, seen, RECIPE, progress=progress)
+    weak = train_denoiser(directory / "weak", seen, WEAK, progress=progress)
+    return Fashion(model, weak, classifier, clean, judge, held_out)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--models", type=Path, default=MODELS)
+    args = parser.parse_args()
+    begin = time.perf_counter()
+    found = models(args.data, args.models)
+    for name in ("judge", "clean"):
+        correct = getattr(found, name)(found.held_out.images)[0] == found.held_out.labels
+        print(f"{name}: {np.mean(correct):.1%} of {len(found.held_out)} held-out images")
+    print(f"{time.perf_counter() - begin:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

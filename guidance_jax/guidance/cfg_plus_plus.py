@@ -1,0 +1,19 @@
+"""CFG++ (Chung et al. 2024, arXiv 2406.08070, Algorithm 2): guided signal, unconditional noise.
+
+x0 = D_u + scale (D_c - D_u),   eps = eps_u,   scale in [0, 1]
+"""
+
+from guidance_jax.core import pytree
+from guidance_jax.guidance.cfg import CFG
+
+
+@pytree
+class CFGPlusPlus(CFG):
+    """D_u moved towards D_c while the noise stays unconditional: the point moves, x is not kept. scale 0 is D_u.
+
+    With DDIM this is the published sampler; every other solver reads the moved point in the same way. One network
+    call with both conditions.
+    """
+
+    def combine(self, c, u, w, x, level):
+        return u.moved(w * (c.x0 - u.x0))

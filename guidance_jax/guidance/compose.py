@@ -1,0 +1,55 @@
+"""Composition of conditions (Liu et al. 2022, arXiv 2206.01714, eq. 11 and 13): AND, NOT, a weight for each.
+
+    D = D_u + sum_k weight_k (D_k - D_u)
+
+A positive weight asks for a condition, a negative one for its absence; one condition is CFG.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import check, pytree
+from guidance_jax.guidance.base import Guidance, only_guided, strength
+from guidance_jax.guidance.cfg import needs_null
+
+
+@pytree
+class Compose(Guidance):
+    """`cond` holds K conditions on its first axis (labels of shape (K,)), `weights` one number each. Keeps x.
+
+    One network call with all K + 1 conditions. For conditions that are independent given x, and weights 1, this is the
+    posterior given all of them. Weights 0 are the unconditional model.
+
+    Raises:
+      ValueError: no condition, or another number of conditions than weights.
+    """
+
+    inner: Any
+    null: Any
+    weights: Any  # (K,), or a Window of them
+
+    def init(self, x):
+        count = jax.tree.leaves(self.weights)[0].shape[0] + 1
+        return jax.tree.map(lambda s: jnp.stack([s] * count), self.inner.init(x))
+
+    def check(self, levels, shape, cond):
+        needs_null(self, cond)
+        check(self.inner, levels, shape, cond)
+        check(self.inner, levels, shape, self.null)
+
+    def __call__(self, x, level, cond, state, key):
+        weights = jnp.asarray(strength(self.weights, level, cond, off=0.0), x.dtype)
+        sizes = {jnp.shape(c)[:1] for c in jax.tree.leaves(cond)}
+        if sizes != {weights.shape}:
+            raise ValueError(
+                f"Compose has {weights.shape[0]} weights and conditions of leading sizes {sorted(sizes)}; "
+                "give each sample one condition per weight, for example labels of shape (n, K)"
+            )
+        null = jax.tree.map(lambda c, n: jnp.asarray(n, jnp.result_type(c))[None], cond, self.null)
+        every = jax.tree.map(lambda n, c: jnp.concatenate([jnp.broadcast_to(n, (1, *c.shape[1:])), c]), null, cond)
+        preds, state = jax.vmap(self.inner, in_axes=(None, None, 0, 0, None))(x, level, every, state, key)
+        u = jax.tree.map(lambda p: p[0], preds)
+        towards = jnp.tensordot(weights, preds.x0[1:] - u.x0, 1, precision="highest")
+        return only_guided(self.inner, u.towards(u.x0 + towards, level), u), state

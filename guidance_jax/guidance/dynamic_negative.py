@@ -1,0 +1,56 @@
+"""Dynamic negative guidance (Koulischer et al. 2024, arXiv 2410.14398): avoid a condition, no more than needed.
+
+    D = D_u - w (D_n - D_u),   w = scale p(n | x_t) / (1 - p(n | x_t))
+
+which at scale 1 is the exact denoiser of "not n". The posterior follows the chain by Bayes' rule,
+
+    p(n | x_s) = p(n | x_t) p(x_s | x_t, n) / p(x_s | x_t)
+
+with both transitions the Gaussians of ancestral sampling.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from guidance_jax.core import Level, Prediction, pytree
+from guidance_jax.guidance.base import quotient
+from guidance_jax.guidance.cfg import CFG
+from guidance_jax.solvers.ddim import DDIM
+
+
+class Memory(NamedTuple):
+    """log p(n | x_t) at the step before, and the two predictions there."""
+
+    log_posterior: Any
+    level: Level
+    c: Any
+    u: Any
+    known: Any
+
+
+@pytree
+class DynamicNegative(CFG):
+    """Keeps away from `cond`, in proportion to the odds that x_t is on its way there. Keeps x; scale 0 is D_u.
+
+    `prior` is p(n) under the model; `limit` bounds the weight, where the odds diverge. One network call with both
+    conditions. Made for stochastic solvers (`DDPM()`, `DDIM(1.0)`): on an ODE the posterior is a heuristic. Static
+    negative guidance is `CFG(model, null, scale=-w)`, or `CFG(model, null=negative, scale=w)` beside a wish.
+    """
+
+    prior: Any = 0.1
+    limit: Any = 50.0
+
+    def memory(self, x):
+        blank, one = Prediction(jnp.zeros_like(x), jnp.zeros_like(x)), jnp.ones((), x.dtype)
+        return Memory(jnp.log(self.prior * one), Level(one, one, one), blank, blank, jnp.zeros((), x.dtype))
+
+    def remember(self, c, u, w, x, level, memory):
+        (mean_c, std), (mean_u, _) = (DDIM(1.0).kernel(p, memory.level, level) for p in (memory.c, memory.u))
+        gain = quotient(jnp.sum((x - mean_u) ** 2) - jnp.sum((x - mean_c) ** 2), 2 * std**2)
+        log_posterior = jnp.minimum(memory.log_posterior + memory.known * gain, -1e-6)
+        odds = jnp.exp(log_posterior - jnp.log(-jnp.expm1(log_posterior)))
+        guided = u.towards(u.x0 - w * jnp.minimum(odds, self.limit) * (c.x0 - u.x0), level)
+        plain = [Prediction(p.x0, p.eps) for p in (c, u)]
+        here = Level(*(jnp.asarray(a, x.dtype) for a in level))
+        return guided, Memory(log_posterior, here, *plain, jnp.ones((), x.dtype))

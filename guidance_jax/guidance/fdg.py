@@ -1,0 +1,42 @@
+"""Frequency-decoupled guidance (Sadat et al. 2025, arXiv 2506.19713, section 4): another scale for coarse and for fine.
+
+    D = D_u + low L(D_c - D_u) + scale (I - L)(D_c - D_u)
+
+with L a low-pass filter. The Laplacian pyramid of the paper is linear, so two of its bands are this.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import pytree, static
+from guidance_jax.guidance.base import strength
+from guidance_jax.guidance.cfg import CFG
+
+
+def coarse(x: Any) -> Any:
+    """Half the resolution and back: mean over 2 x 2 pixels of an image (H, W, C), then linear interpolation."""
+    if x.ndim != 3 or x.shape[0] % 2 or x.shape[1] % 2:
+        raise ValueError(f"coarse filters images (H, W, C) of even sides, got {x.shape}; give FDG a lowpass of yours")
+    h, w, c = x.shape
+    small = jnp.mean(x.reshape(h // 2, 2, w // 2, 2, c), (1, 3))
+    return jax.image.resize(small, x.shape, "linear")
+
+
+@pytree
+class FDG(CFG):
+    """CFG with `scale` on the fine detail and `low` on what the linear filter `lowpass` keeps. Keeps x.
+
+    low = scale is CFG whatever the filter is. More bands: a `lowpass` that itself weighs them.
+    """
+
+    low: Any = 1.0
+    lowpass: Callable = static(default=coarse)
+
+    def remember(self, c, u, w, x, level, memory):
+        difference = c.x0 - u.x0
+        low = self.lowpass(difference)
+        base = strength(self.low, level, None, off=1.0)
+        return c.towards(u.x0 + base * low + w * (difference - low), level), memory

@@ -1,0 +1,55 @@
+"""What gradient methods in score form share: x0' = x0 + scale (sigma^2 / alpha) g, with g a gradient of some log p.
+
+A method says in `look` what its inner denoiser predicts and how to get g; the work of g is skipped where the scale is
+off, and may be reused (`Reuse`), without the network being in the program twice.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import pytree
+from guidance_jax.guidance.base import Guidance, active, strength, when
+
+
+@pytree
+class GradientGuidance(Guidance):
+    """x0 + scale (sigma^2 / alpha) g; scale 0 is `inner`. Keeps x."""
+
+    def __call__(self, x, level, cond, state, key):
+        pred, gradient, state = self.look(x, level, cond, state, key)
+        w = strength(self.scale, level, cond, off=0.0)
+        on = active(self.scale, level)
+        shift = when(w != 0 if on is None else on, lambda: w * gradient(), lambda: jnp.zeros_like(x))
+        return pred.towards(pred.x0 + level.sigma**2 / level.alpha * shift, level), state
+
+    def look(self, x: Any, level: Any, cond: Any, state: Any, key: Any) -> tuple[Any, Callable[[], Any], Any]:
+        """(prediction of the inner denoiser, a function without arguments that returns g, new state)."""
+        raise NotImplementedError
+
+
+def through(inner: Any, x: Any, level: Any, cond: Any, state: Any, key: Any) -> tuple[Any, Callable, Any]:
+    """(prediction, pull, state): `pull(v)` is J^T v, with J the derivative of the clean estimate in x."""
+
+    def f(x):
+        pred, new = inner(x, level, cond, state, key)
+        return pred.x0, (pred, new)
+
+    _, pull, (pred, state) = jax.vjp(f, x, has_aux=True)
+    return pred, lambda v: pull(v)[0], state
+
+
+def scalar(value: Any, what: Any) -> Any:
+    """`value`, which must be one number for one sample.
+
+    Raises:
+      ValueError: an array.
+    """
+    if jnp.shape(value) != ():
+        name = getattr(what, "__name__", type(what).__name__)
+        raise ValueError(
+            f"{name} must return one log-likelihood for one sample, got shape {jnp.shape(value)}; sum over the entries"
+        )
+    return value

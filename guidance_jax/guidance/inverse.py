@@ -1,0 +1,67 @@
+"""Linear inverse problems y = A x0 + std z: guides that approximate p(x0 | x_t) by a Gaussian around the estimate.
+
+    x0' = x0 + scale (sigma^2 / alpha) J^T A^T v,   (std^2 I + A C A^T) v = y - A x0
+
+They differ in the covariance C of the clean sample given x_t: r^2 I (`PiGDM`), the row sums of the Jacobian (`TMPD`),
+the Jacobian itself (`MMPS`), which by Tweedie's second formula is exact: Cov[x0 | x_t] = (sigma^2 / alpha) J.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from guidance_jax.core import check, pytree, static
+from guidance_jax.guidance.gradient import GradientGuidance, through
+from guidance_jax.operators import as_operator, measured
+
+
+def whole(cond: Any) -> Any:
+    """The measurement, where it is all that `cond` holds."""
+    return cond
+
+
+@pytree
+class Inverse(GradientGuidance):
+    """The common part: one call of the denoiser, one pull-back, and whatever `solve` needs. Keeps x; scale 0 is inner.
+
+    Attributes:
+      inner: the denoiser, usually unconditional; `Conditioned(model, ...)` if `cond` holds a label too.
+      operator: A, linear, from `guidance_jax.operators` or any function of one sample.
+      std: the standard deviation of the measurement noise.
+      scale: 1 is the posterior; a number, `Window`, or a function of the level.
+      observed: which part of `cond` is the measurement y.
+    """
+
+    inner: Any
+    operator: Any
+    std: Any
+    scale: Any = 1.0
+    observed: Callable = static(default=whole)
+
+    def __post_init__(self):
+        object.__setattr__(self, "operator", as_operator(self.operator))
+
+    def check(self, levels, shape, cond):
+        check(self.operator, levels, shape, cond)
+        check(self.inner, levels, shape, cond)
+
+    def look(self, x, level, cond, state, key):
+        pred, pull, state = through(self.inner, x, level, cond, state, key)
+        residual = measured(self.operator, pred.x0, self.observed(cond))
+
+        def gradient():
+            v = self.solve(residual, lambda y: pull(self.operator.adjoint(y, x)), level, x)
+            return pull(self.operator.adjoint(v, x))
+
+        return pred, gradient, state
+
+    def solve(self, residual: Any, pull: Callable, level: Any, like: Any) -> Any:
+        """v; `pull(y)` is J^T A^T y."""
+        raise NotImplementedError
+
+
+def conjugate_gradient(apply: Callable, b: Any, iterations: int) -> Any:
+    """The solution of a positive definite system by at most `iterations` steps, exact after as many as unknowns."""
+    with jax.default_matmul_precision("highest"):
+        return jax.scipy.sparse.linalg.cg(apply, b, tol=1e-6, maxiter=iterations)[0]

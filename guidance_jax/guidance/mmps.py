@@ -1,0 +1,19 @@
+"""Moment matching posterior sampling (Rozet et al. 2024, arXiv 2405.13712, Algorithm 3): the Jacobian's own covariance.
+
+(std^2 I + A (sigma^2 / alpha) J A^T) v = y - A D      by conjugate gradients, J symmetric
+"""
+
+from guidance_jax.core import pytree, static
+from guidance_jax.guidance.inverse import Inverse, conjugate_gradient
+
+
+@pytree
+class MMPS(Inverse):
+    """The exact posterior for Gaussian data. 1 + `iterations` pull-backs a step. Keeps x."""
+
+    iterations: int = static(default=5)
+
+    def solve(self, residual, pull, level, like):
+        return conjugate_gradient(
+            lambda v: self.std**2 * v + level.sigma**2 / level.alpha * self.operator(pull(v)), residual, self.iterations
+        )

@@ -1,0 +1,52 @@
+"""Guidance by a likelihood of the clean estimate, through the denoiser; universal guidance's forward part.
+
+    x0' = x0 + scale (sigma^2 / alpha) grad_x log p(y | x0(x_t))
+
+(Chung et al. 2022, arXiv 2209.14687, eq. 11, with p(y | x_t) ~ p(y | x0(x_t)); Bansal et al. 2023, 2302.07121, eq. 6.)
+DPS in its own units, a step in sample space, is the kernel `DPS`.
+"""
+
+from typing import Any
+
+import jax
+
+from guidance_jax.core import check, function, pytree
+from guidance_jax.guidance.gradient import GradientGuidance, scalar, through
+from guidance_jax.network import same_process
+
+
+@pytree
+class Reconstruction(GradientGuidance):
+    """Differentiates log_likelihood(x0(x_t), level, cond) through whatever is inside. Keeps x; scale 0 is `inner`.
+
+    One call of the inner denoiser and one pull-back through it. No classifier of noisy samples is needed: any
+    likelihood or reward of clean ones does, such as `CleanClassifier`, `GaussianLikelihood` or `Similarity`.
+
+    Attributes:
+      inner: the denoiser to guide.
+      log_likelihood: `f(x0, level, cond) -> scalar`, in nats.
+      scale: a number, `Window`, or a function of the level.
+
+    Raises:
+      ValueError: a likelihood that returns an array; a classifier of other classes or another shape than the model.
+    """
+
+    inner: Any
+    log_likelihood: Any
+    scale: Any = 1.0
+
+    def __post_init__(self):
+        object.__setattr__(self, "log_likelihood", function(self.log_likelihood))
+
+    def check(self, levels, shape, cond):
+        same_process(self.inner, self.log_likelihood)
+        check(self.log_likelihood, levels, shape, cond)
+        check(self.inner, levels, shape, cond)
+
+    def look(self, x, level, cond, state, key):
+        pred, pull, state = through(self.inner, x, level, cond, state, key)
+        return pred, lambda: pull(jax.grad(self.objective)(pred.x0, level, cond, key)), state
+
+    def objective(self, x0, level, cond, key):
+        """What is differentiated at the clean estimate."""
+        return scalar(self.log_likelihood(x0, level, cond), self.log_likelihood)

@@ -1,0 +1,57 @@
+"""Gradients reused over steps (Dinh et al. 2024, arXiv 2408.11194, "Compress Guidance"): most are hardly new.
+
+g of step i = g of step (every * floor(i / every))
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from guidance_jax.core import check, pytree, static
+from guidance_jax.guidance.base import Guidance, active, strength, when
+from guidance_jax.guidance.gradient import GradientGuidance
+
+
+@pytree
+class Reuse(Guidance):
+    """Another gradient guide, its gradient computed on every `every`-th step and held in between. Keeps x.
+
+    every=1 is the guide itself. The steps are counted from where its scale becomes active, so a `Window` starts with
+    a fresh gradient. `guide` is any in score form: `Classifier`, `Reconstruction`, `LGD`, `PiGDM`, `TMPD`, `MMPS`.
+
+    Raises:
+      ValueError: a guide that is not a gradient in score form, or fewer than one step.
+    """
+
+    guide: Any
+    every: int = static(default=4)
+
+    def __post_init__(self):
+        if self.every < 1:
+            raise ValueError(
+                f"Reuse holds a gradient for at least one step, got every={self.every}; write Reuse(guide, 4)"
+            )
+        if isinstance(self.guide, Guidance) and type(self.guide).__call__ is not GradientGuidance.__call__:
+            raise ValueError(
+                f"Reuse needs a gradient in score form, got {type(self.guide).__name__}; use Classifier, "
+                "Reconstruction, LGD, PiGDM, TMPD or MMPS"
+            )
+
+    @property
+    def inner(self):
+        return self.guide
+
+    def init(self, x):
+        return self.guide.init(x), jnp.zeros_like(x), jnp.zeros((), jnp.int32)
+
+    def check(self, levels, shape, cond):
+        check(self.guide, levels, shape, cond)
+
+    def __call__(self, x, level, cond, state, key):
+        inner, held, count = state
+        pred, gradient, inner = self.guide.look(x, level, cond, inner, key)
+        w, on = strength(self.guide.scale, level, cond, off=0.0), active(self.guide.scale, level)
+        fresh = count % self.every == 0
+        held = when(fresh if on is None else fresh & on, gradient, lambda: held)
+        count = count + 1 if on is None else jnp.where(on, count + 1, 0)
+        return pred.towards(pred.x0 + level.sigma**2 / level.alpha * w * held, level), (inner, held, count)

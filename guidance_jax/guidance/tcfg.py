@@ -1,0 +1,25 @@
+"""Tangential damping CFG (Kwon et al. 2025, arXiv 2503.18137, section 4): CFG with the unconditional output projected.
+
+    u' = <u, v1> v1,   v1 the first right singular vector of the two rows [c; u],   out = u' + scale (c - u')
+
+The 2 x 2 Gram matrix has its top eigenvector (cos a, sin a) at tan 2a = 2 <c,u> / (|c|^2 - |u|^2), which gives
+u' = sin a (cos a c + sin a u) without a decomposition.
+"""
+
+import jax.numpy as jnp
+
+from guidance_jax.core import pytree
+from guidance_jax.guidance.base import norm, quotient
+from guidance_jax.guidance.output import OutputRule
+
+
+@pytree
+class TCFG(OutputRule):
+    """CFG in which the unconditional output keeps what it shares with the conditional one. Keeps x; scale 1 is D_c."""
+
+    def mix(self, c, u, w):
+        across, gap = 2 * jnp.sum(c * u), jnp.sum(c * c) - jnp.sum(u * u)
+        size = norm(jnp.stack([across, gap]))
+        sine, cosine = quotient(across, size), quotient(gap, size)  # of the doubled angle
+        shared = (sine * c + (1 - cosine) * u) / 2
+        return shared + w * (c - shared)

@@ -1,0 +1,82 @@
+"""Training-free guidance (Ye et al. 2024, arXiv 2409.15761, Algorithm 1): one space that holds the others as points.
+
+    log f~(x0) = log mean_k f(x0 + spread e_k)                    e_k ~ N(0, I), the same for both gradients
+    variance guidance   Delta_t = rho grad_x log f~(x0(x_t))      through the denoiser
+    mean guidance       Delta_0: `iters` steps x0 += mu grad_x0 log f~(x0)
+    x_s = solver(x_t) + (alpha_s / alpha_t) Delta_t + alpha_s Delta_0
+
+Recurrence is `Recur(Reverse(TFG(...), solver), repeats)`. rho, mu, spread: numbers or functions of the level.
+"""
+
+from typing import Any
+
+import jax
+
+from guidance_jax.core import check, function, pytree, static
+from guidance_jax.guidance.base import Guidance, strength
+from guidance_jax.guidance.gradient import scalar, through
+from guidance_jax.guidance.lgd import log_mean_exp
+from guidance_jax.network import same_process
+
+
+@pytree
+class TFG(Guidance):
+    """x0 + rho grad / alpha + Delta_0 with eps kept: the point moves. rho = mu = 0 is `inner`.
+
+    One call of the denoiser and a pull-back through it, draws (1 + iters) gradients of f. The points that have names:
+    `TFG.dps` (rho alone), `TFG.lgd` (rho, smoothed), `TFG.freedom` (rho, with `Recur`), `TFG.mpgd` (mu alone),
+    `TFG.universal` (both, unsmoothed).
+
+    Raises:
+      ValueError: a likelihood that returns an array; a classifier of other classes or another shape than the model.
+    """
+
+    inner: Any
+    log_likelihood: Any
+    rho: Any
+    mu: Any
+    spread: Any = 0.0
+    iters: int = static(default=4)
+    draws: int = static(default=1)
+
+    def __post_init__(self):
+        object.__setattr__(self, "log_likelihood", function(self.log_likelihood))
+
+    @classmethod
+    def dps(cls, inner, log_likelihood, rho):
+        return cls(inner, log_likelihood, rho, 0.0, iters=0)
+
+    freedom = dps
+
+    @classmethod
+    def lgd(cls, inner, log_likelihood, rho, spread, draws):
+        return cls(inner, log_likelihood, rho, 0.0, spread, iters=0, draws=draws)
+
+    @classmethod
+    def mpgd(cls, inner, log_likelihood, mu):
+        return cls(inner, log_likelihood, 0.0, mu, iters=1)
+
+    @classmethod
+    def universal(cls, inner, log_likelihood, rho, mu, iters):
+        return cls(inner, log_likelihood, rho, mu, iters=iters)
+
+    def check(self, levels, shape, cond):
+        same_process(self.inner, self.log_likelihood)
+        check(self.log_likelihood, levels, shape, cond)
+        check(self.inner, levels, shape, cond)
+
+    def __call__(self, x, level, cond, state, key):
+        inner_key, noise = jax.random.split(key)
+        spread = strength(self.spread, level, cond, off=0.0)
+        rho, mu = (strength(a, level, cond, off=0.0) for a in (self.rho, self.mu))
+
+        def log_f(x0):
+            def one(x0):
+                return scalar(self.log_likelihood(x0, level, cond), self.log_likelihood)
+
+            return log_mean_exp(one, x0, spread, self.draws, noise)
+
+        pred, pull, state = through(self.inner, x, level, cond, state, inner_key)
+        variance = jax.lax.cond(rho != 0, lambda: rho * pull(jax.grad(log_f)(pred.x0)), lambda: 0 * x)
+        x0, _ = jax.lax.scan(lambda x0, _: (x0 + mu * jax.grad(log_f)(x0), None), pred.x0, length=self.iters)
+        return pred.moved(variance / level.alpha + x0 - pred.x0), state

@@ -1,0 +1,18 @@
+"""Tweedie moment projected diffusion (Boys et al. 2023, arXiv 2310.06721, eq. 10): the row sums of A C A^T.
+
+v = (y - A D) / (std^2 + A (sigma^2 / alpha) J^T A^T 1)
+"""
+
+import jax.numpy as jnp
+
+from guidance_jax.core import pytree
+from guidance_jax.guidance.inverse import Inverse
+
+
+@pytree
+class TMPD(Inverse):
+    """Two pull-backs a step. Keeps x; exact where A C A^T is diagonal. Negative row sums, of a network, count as 0."""
+
+    def solve(self, residual, pull, level, like):
+        sums = self.operator(level.sigma**2 / level.alpha * pull(jnp.ones_like(residual)))
+        return residual / (self.std**2 + jnp.maximum(sums, 0))

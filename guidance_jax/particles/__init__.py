@@ -1,0 +1,1 @@
+"""Populations: guided samples reweighted until they are those of the target, and the evidence for it."""

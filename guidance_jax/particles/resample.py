@@ -1,0 +1,42 @@
+"""Resampling: from log-weights to the indices of the particles that go on; each copies i on average n w_i times.
+
+Douc, Cappe & Moulines 2005 (arXiv cs/0507025) compare them; systematic is cheapest and usually varies least.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax._typing import Array, Float, Int, Key
+
+
+def _at(log_w, points):
+    edges = jnp.cumsum(jax.nn.softmax(log_w))
+    return jnp.clip(jnp.searchsorted(edges / edges[-1], points, side="right"), 0, len(log_w) - 1)
+
+
+def systematic(key: Key[Array, ""], log_w: Float[Array, " n"]) -> Int[Array, " n"]:
+    """One uniform draw, n points 1 / n apart: i is copied floor(n w_i) or ceil(n w_i) times."""
+    n = len(log_w)
+    return _at(log_w, (jnp.arange(n) + jax.random.uniform(key, dtype=log_w.dtype)) / n)
+
+
+def stratified(key: Key[Array, ""], log_w: Float[Array, " n"]) -> Int[Array, " n"]:
+    """One uniform draw in each of n equal strata."""
+    n = len(log_w)
+    return _at(log_w, (jnp.arange(n) + jax.random.uniform(key, (n,), log_w.dtype)) / n)
+
+
+def multinomial(key: Key[Array, ""], log_w: Float[Array, " n"]) -> Int[Array, " n"]:
+    """n independent draws: the most variance, the simplest theory."""
+    return jax.random.categorical(key, log_w, shape=log_w.shape)
+
+
+def residual(key: Key[Array, ""], log_w: Float[Array, " n"]) -> Int[Array, " n"]:
+    """floor(n w_i) copies of each for certain, the rest by independent draws from what is left."""
+    n = len(log_w)
+    shares = n * jax.nn.softmax(log_w)
+    whole = jnp.floor(shares + 1e-6)
+    certain = jnp.cumsum(whole)
+    drawn = jax.random.categorical(key, jnp.log(jnp.maximum(shares - whole, 1e-30)), shape=(n,))
+    kept = jnp.searchsorted(certain, jnp.arange(n), side="right")
+    return jnp.where(jnp.arange(n) < certain[-1], jnp.minimum(kept, n - 1), drawn)
