@@ -58,7 +58,8 @@ from guidance_jax.network import (
 from guidance_jax.operators import Blur, Downsample, Linear, Mask, check_adjoint
 from guidance_jax.oracles import Gaussian, GaussianMixture
 from guidance_jax.parameterizations import EDM, LearnedRange, eps, score, v, velocity, x0
-from guidance_jax.particles.correctors import Annealed, CorrectedCFG, CorrectedClassifier
+from guidance_jax.particles.annealed import Annealed
+from guidance_jax.particles.correctors import CorrectedCFG, CorrectedClassifier
 from guidance_jax.particles.particle_guidance import ParticleGuidance
 from guidance_jax.particles.resample import multinomial, residual, stratified, systematic
 from guidance_jax.particles.smc import SMC, Particles, populations

@@ -132,8 +132,10 @@ def generate(keys: Key[Array, " n"], kernel: Kernel, levels: Level, shape: tuple
     return _generate(keys, *jax.tree.map(strong, (kernel, levels)), tuple(shape), jax.tree.map(jnp.asarray, cond))
 
 
-def strong(number: Any) -> Array:
-    """An array without JAX's weak type, so that `2.0` and `jnp.float32(2.0)` share one program."""
+def strong(number: Any) -> Any:
+    """An array without JAX's weak type, so that `2.0` and `jnp.float32(2.0)` share one program; functions as pytrees."""
+    if callable(number):
+        return jax.tree_util.Partial(number)
     try:
         a = jnp.asarray(number)
     except TypeError:

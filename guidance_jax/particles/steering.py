@@ -19,19 +19,20 @@ from guidance_jax.kernels.reverse import Reverse
 
 
 def difference(reward: Any, memory: Any) -> tuple[Any, Any]:
-    """(log-potential / scale, new memory): the gain since the step before."""
-    return reward - memory, reward
+    """(log-potential / scale, new memory, nan before the first step): the gain since the step before."""
+    return reward - jnp.nan_to_num(memory), reward
 
 
 def maximum(reward: Any, memory: Any) -> tuple[Any, Any]:
     """The best reward on the way; favours particles that were good at any time."""
-    best = jnp.maximum(reward, memory)
+    best = jnp.fmax(reward, memory)
     return best, best
 
 
 def total(reward: Any, memory: Any) -> tuple[Any, Any]:
     """The sum of rewards on the way; favours particles that are good throughout."""
-    return reward + memory, reward + memory
+    so_far = reward + jnp.nan_to_num(memory)
+    return so_far, so_far
 
 
 @pytree
@@ -60,7 +61,7 @@ class Steered:
 
     def init(self, x):
         zero = jnp.zeros((), x.dtype)
-        return self.model.init(x), self.solver.init(x), zero, zero
+        return self.model.init(x), self.solver.init(x), zero + jnp.nan, zero  # no reward yet, nothing paid
 
     def value(self, x0, level, cond):
         return scalar(self.reward(x0, level, cond), self.reward)

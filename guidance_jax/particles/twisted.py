@@ -1,7 +1,7 @@
 """Twisted diffusion sampler (Wu et al. 2023, arXiv 2306.17775, Algorithm 1): exact guidance, given enough particles.
 
-    proposal   x_s ~ N(mu(D + (sigma^2 / alpha) grad log p~), Sigma)
-    weight     p~(x_s) N(x_s; mu(D), Sigma) / (p~(x_t) N(x_s; mu(guided), Sigma))
+    proposal   x_s ~ N(mu + Sigma (alpha_t / alpha_s) grad log p~(x_t), Sigma)
+    weight     p~(x_s) N(x_s; mu, Sigma) / (p~(x_t) N(x_s; mu + ..., Sigma))
 
 with p~(y | x_t) any guess of the likelihood, p(y | x0(x_t)) for example, that is right at the clean level.
 """
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from guidance_jax.core import check, function, normal, pytree, static
+from guidance_jax.guidance.base import strength
 from guidance_jax.guidance.classifier import log_prob
 from guidance_jax.guidance.gradient import scalar, through
 from guidance_jax.kernels.reverse import needs_variance
@@ -22,15 +23,15 @@ from guidance_jax.network import same_process
 class Twisted:
     """A move for `SMC`: samples p(x) p(y | x)^scale under the solver's own chain, without bias from the twist.
 
-    One call of the model and one pull-back per particle and step. The last step is not guided, so that every weight is
-    finite.
+    One call of the model and one pull-back per particle and step. The last step has no noise and is not guided.
 
     Attributes:
       model: the unguided model.
       solver: one with a Gaussian kernel of positive variance.
       log_twist: `f(x0, level, cond) -> scalar`, asked at the clean estimate; or, with `noisy`, a classifier of x_t
         (`NoisyClassifier`, or `f(x_t, level, cond)`), which saves the pull-back.
-      scale: a number.
+      scale: a number or a function of the level; its value at the clean level decides the target, the others how well
+        the particles are led there.
 
     Raises:
       ValueError: a solver without a Gaussian kernel; a twist that returns an array.
@@ -55,7 +56,8 @@ class Twisted:
         return self.model.init(x), jnp.zeros((), x.dtype)
 
     def twist(self, x, level, cond):
-        return self.scale * scalar(log_prob(self.log_twist, x, level, cond), self.log_twist)
+        scale = strength(self.scale, level, cond, off=0.0)
+        return scale * scalar(log_prob(self.log_twist, x, level, cond), self.log_twist)
 
     def look(self, x, guide, t, cond, key):
         state, before = guide
@@ -66,18 +68,17 @@ class Twisted:
             pred, pull, state = through(self.model, x, t, cond, state, key)
             value, gradient = jax.value_and_grad(self.twist)(pred.x0, t, cond)
             gradient = pull(gradient)
-        guided = pred.towards(pred.x0 + t.sigma**2 / t.alpha * gradient, t)
-        return (pred, guided, state, value), value - before
+        return (pred, gradient, state, value), value - before
 
     def go(self, seen, t, s, cond, key):
-        pred, guided, state, value = seen
-        (mean, std), (own, _) = self.solver.kernel(guided, t, s), self.solver.kernel(pred, t, s)
-        std = jnp.where(s.sigma > 0, std, 0)
-        z = normal(key, mean)
-        x = jnp.where(std > 0, mean + std * z, own)
-        off = (x - own) / jnp.where(std > 0, std, 1)
-        gain = jnp.sum(jnp.where(std > 0, (z**2 - off**2) / 2, 0))
-        return x, (state, value), gain
+        pred, gradient, state, value = seen
+        mean, std = self.solver.kernel(pred, t, s)
+        std, z = jnp.where(s.sigma > 0, std, 0), normal(key, mean)
+        push = (
+            std * t.alpha / s.alpha * gradient
+        )  # in standard deviations; grad in x_s is grad in x_t alpha_t / alpha_s
+        gain = -jnp.sum(push * z + push**2 / 2)
+        return mean + std * (push + z), (state, value), gain
 
     def finish(self, x, guide, level, cond, key):
         return self.twist(x, level, cond) - guide[1]
