@@ -133,7 +133,7 @@ def generate(keys: Key[Array, " n"], kernel: Kernel, levels: Level, shape: tuple
 
 
 def strong(number: Any) -> Any:
-    """An array without JAX's weak type, so that `2.0` and `jnp.float32(2.0)` share one program; functions as pytrees."""
+    """An array without JAX's weak type, so that `2.0` and `jnp.float32(2.0)` share one program; functions too."""
     if callable(number):
         return jax.tree_util.Partial(number)
     try:
