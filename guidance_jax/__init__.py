@@ -10,6 +10,9 @@
 """
 
 from guidance_jax.core import Level, Prediction, pytree, static
+from guidance_jax.diagnostics.bias import guidance_bias
+from guidance_jax.diagnostics.by_level import guidance_by_level
+from guidance_jax.diagnostics.ledger import ledger
 from guidance_jax.guidance.adaptive import AdaptiveGuidance
 from guidance_jax.guidance.apg import APG
 from guidance_jax.guidance.autoguidance import Autoguidance
@@ -35,6 +38,7 @@ from guidance_jax.guidance.tfg import TFG
 from guidance_jax.guidance.tmpd import TMPD
 from guidance_jax.guidance.universal import Universal
 from guidance_jax.guidance.window import PerClass, Ramp, Window
+from guidance_jax.implicit import ImplicitClassifier
 from guidance_jax.kernels.corrector import Corrector
 from guidance_jax.kernels.dps import DPS
 from guidance_jax.kernels.inpaint import Inpaint
@@ -123,6 +127,7 @@ __all__ = [
     "GaussianLikelihood",
     "GaussianMixture",
     "Heun",
+    "ImplicitClassifier",
     "Inpaint",
     "LGD",
     "LMS",
@@ -171,9 +176,12 @@ __all__ = [
     "fixed_large",
     "fixed_small",
     "generate",
+    "guidance_bias",
+    "guidance_by_level",
     "karras",
     "keys",
     "learned_range",
+    "ledger",
     "log_snr_uniform",
     "multinomial",
     "perturbed",

@@ -110,10 +110,14 @@ def train(
     model, classifier, judge = train_models(out, seen, recipe, progress=True)
     correct = judge(held_out.images)[0] == held_out.labels
     console.print(f"judge: {np.mean(correct):.1%} of {len(held_out)} held-out images")
-    table = Table("sigma / alpha", "accuracy", "loss (nats)", "calibration error", title="Noisy classifier, held out")
+    columns = ("sigma / alpha", "accuracy", "loss (nats)", "calibration error", "roughness", "suggested scale")
+    table = Table(*columns, title="Noisy classifier, held out")
     for level in by_level(classifier, held_out, schedule_of(model)):
         table.add_row(
-            f"{level.ratio:g}", f"{level.accuracy:.3f}", f"{level.loss:.3f}", f"{level.calibration_error:.3f}"
+            f"{level.ratio:g}",
+            *(f"{v:.3f}" for v in (level.accuracy, level.loss, level.calibration_error)),
+            f"{level.roughness:.2f}",
+            f"{level.scale:.2f}",
         )
     console.print(table)
     console.print(f"Next: guidance-jax sample --models {out} --out samples.npz")

@@ -70,8 +70,10 @@ class Domain:
         """Raise if `levels` are not on the schedule whose clock the network knows."""
         if self.schedule is None or not concrete(levels):
             return
-        noisy = np.asarray(levels.sigma) > 0
-        got, own = levels.at(noisy), self.schedule(levels.at(noisy).t)
+        with jax.ensure_compile_time_eval():  # the caller may be inside a jit of its own
+            noisy = np.asarray(levels.sigma) > 0
+            got = levels.at(noisy)
+            own = self.schedule(got.t)
         off = max(
             float(np.max(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)) / np.maximum(np.abs(b), 1)))
             for a, b in zip(got[1:], own[1:], strict=True)

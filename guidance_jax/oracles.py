@@ -140,9 +140,9 @@ class GaussianMixture:
         return jax.nn.logsumexp(log_joint) - log_prior
 
     def log_posterior(self, x: Float[Array, " d"], level: Level, label: Any) -> Float[Array, ""]:
-        """log p(label | x_t), in nats: the exact noisy classifier."""
+        """log p(label | x_t), in nats: the exact noisy classifier; 0 for the null label, which means any class."""
         log_joint = self._log_joint(x, level)
-        own = jax.nn.logsumexp(jnp.where(self._labels() == label, log_joint, -jnp.inf))
+        own = jax.nn.logsumexp(jnp.where(self._chosen(label), log_joint, -jnp.inf))
         return own - jax.nn.logsumexp(log_joint)
 
     def log_tilted(self, x: Float[Array, " d"], label: Any, scale: Any) -> Float[Array, ""]:

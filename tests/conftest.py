@@ -13,6 +13,12 @@ _hook.__enter__()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--all-pairs", action="store_true", help="compile and run every pair of methods, not only trace it"
+    )
+
+
 @pytest.fixture
 def x64():
     """float64 for one test."""

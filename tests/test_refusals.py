@@ -122,6 +122,15 @@ def test_structure_is_checked_inside_a_user_s_jit_too():
         )(jax.random.key(0))
 
 
+def test_numbers_that_are_known_are_checked_inside_a_user_s_jit_too():
+    def run(levels):
+        return jax.jit(lambda key: gj.sample(key, plain(), levels, jnp.zeros(SHAPE), 1).x)(jax.random.key(0))
+
+    assert run(LEVELS).shape == SHAPE
+    with pytest.raises(ValueError, match="another schedule"):
+        run(gj.RectifiedFlow().levels(5))
+
+
 def test_what_is_right_is_not_refused():
     guided = gj.Classifier(gj.Unconditional(MODEL, 10), classifier(), 1.0)
     assert run(plain(guided)).shape == (2, *SHAPE)

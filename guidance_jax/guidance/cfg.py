@@ -62,7 +62,13 @@ class CFG(Guidance):
     def check(self, levels, shape, cond):
         needs_null(self, cond)
         check(self.inner, levels, shape, cond)
-        check(self.inner, levels, shape, self.null)
+        try:
+            check(self.inner, levels, shape, self.null)
+        except ValueError as error:
+            raise ValueError(
+                f"{type(self).__name__} asks what is inside with the null condition too, which it refuses: {error}; "
+                "a classifier goes outside: Classifier(CFG(model, ...), classifier, ...)"
+            ) from None
 
     def __call__(self, x, level, cond, state, key):
         w = strength(self.scale, level, cond, off=1.0)

@@ -1,0 +1,82 @@
+"""A cost ledger: how often a kernel really asks its networks, and how often it differentiates them.
+
+Counted while one sample runs, so skipped branches cost nothing and every stage of a solver is in it.
+"""
+
+import dataclasses
+from collections import Counter
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from guidance_jax.core import Level
+from guidance_jax.likelihoods import CleanClassifier
+from guidance_jax.network import Function, Network, NoisyClassifier
+from guidance_jax.sample import sample, start
+
+COUNTED = (Network, NoisyClassifier, CleanClassifier, Function)
+
+
+class Ledger(NamedTuple):
+    """Evaluations and pull-backs (gradients in the input) of each network, for one sample."""
+
+    calls: dict[str, int]
+    gradients: dict[str, int]
+
+    def __str__(self):
+        return ", ".join(
+            f"{name}: {n} calls" + (f", {self.gradients[name]} gradients" if name in self.gradients else "")
+            for name, n in self.calls.items()
+        )
+
+
+def ledger(
+    kernel: Any, levels: Level, shape: tuple[int, ...], cond: Any = None, names: dict[str, Any] | None = None
+) -> Ledger:
+    """Run one sample (or one population, with its size leading in `shape`) and count.
+
+    Args:
+      kernel, levels, shape: as in `generate`.
+      cond: the condition of one sample.
+      names: `{"weak": network, ...}` to tell networks apart; others go by their type.
+
+    Returns:
+      Counts by name. Exact models and plain functions of x_t are not counted; `Function(f)` is.
+    """
+    calls: Counter[str] = Counter()
+    gradients: Counter[str] = Counter()
+    known = {id(network): name for name, network in (names or {}).items()}
+
+    def counted(node: Any) -> Any:
+        if not isinstance(node, COUNTED):
+            return node
+        name = known.get(id(node), type(node).__name__)
+
+        def tick(counter):
+            # the argument is batched under vmap, so the callback runs once per evaluation
+            return lambda x: jax.debug.callback(lambda _: counter.update([name]), x.ravel()[0])
+
+        @jax.custom_vjp
+        def mark(x):
+            tick(calls)(x)
+            return x
+
+        def backward(_, g):
+            tick(gradients)(g)
+            return (g,)
+
+        mark.defvjp(lambda x: (mark(x), None), backward)
+        # on the output, which is batched where one call answers several conditions
+        if isinstance(node, Function):
+            f = node.f
+            return dataclasses.replace(node, f=lambda *args: mark(f(*args)))
+        apply = node.apply
+        return dataclasses.replace(node, apply=lambda *args, **options: mark(apply(*args, **options)))
+
+    kernel = jax.tree.map(counted, kernel, is_leaf=lambda node: isinstance(node, COUNTED))
+    first, second = jax.random.split(jax.random.key(0))
+    run = jax.jit(lambda cond: sample(second, kernel, levels, start(first, levels, shape), cond).x)
+    jax.block_until_ready(run(None if cond is None else jax.tree.map(np.asarray, cond)))
+    jax.effects_barrier()
+    return Ledger(dict(calls), dict(gradients))

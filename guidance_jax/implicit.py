@@ -1,0 +1,99 @@
+"""The classifier that a conditional generative model already is: p(y | x_t) from its own denoisers.
+
+The gradient is the difference of two scores (Ho & Salimans 2022, arXiv 2207.12598, section 3.2). The value follows from
+the pointwise I-MMSE relation (Kong et al. 2023, arXiv 2302.03792, eq. 8; Li et al. 2023, 2303.16203, use the bound):
+with y = x_t / alpha, noised further by delta n, and e the error of the best guess of y from that,
+
+    log p(x_t | c) - log p(x_t) = integral over log delta of E[|e_u|^2 - |e_c|^2] / delta^2
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax._typing import Array, Float
+from guidance_jax.core import Level, check, pytree, static
+from guidance_jax.network import Unconditional
+from guidance_jax.schedules import Schedule
+
+
+@pytree
+class ImplicitClassifier:
+    """A noisy classifier from a model trained with conditioning dropout: a guide (`score`) and a measure (`log_prob`).
+
+    As a guide of `Unconditional(model, null)` it is CFG, exactly. `log_prob` costs `points` `draws` (classes + 1)
+    calls; its noise is fixed by `seed` and shared by all classes. It is exact for exact models up to that Monte Carlo
+    error and the range of noise-to-signal ratios `lo` to `hi`; classes are equally likely unless `log_prior` says
+    otherwise.
+
+    Raises:
+      ValueError: a model that does not say how many classes it has, where `num_classes` does not either.
+    """
+
+    model: Any
+    null: Any
+    schedule: Schedule = static()
+    log_prior: Any = 0.0  # scalar or (classes,)
+    num_classes: int | None = static(default=None)
+    points: int = static(default=32)
+    draws: int = static(default=4)
+    lo: float = static(default=0.02)
+    hi: float = static(default=30.0)
+    seed: int = static(default=0)
+
+    @property
+    def domain(self):
+        return getattr(self.model, "domain", None)
+
+    @property
+    def classes(self) -> int:
+        """How many labels there are."""
+        own = self.num_classes or getattr(self.domain, "num_classes", None) or getattr(self.model, "num_classes", None)
+        if own is None:
+            raise ValueError(
+                "the model does not say how many classes it has, got num_classes=None; write num_classes=10"
+            )
+        return int(own)
+
+    def check(self, levels, shape, cond):
+        check(self.model, levels, shape, cond)
+        check(self.model, levels, shape, self.null)
+
+    def _ask(self, model, x, level, cond):
+        return model(x, level, cond, model.init(x), jax.random.key(self.seed))[0].x0
+
+    def score(self, x: Float[Array, "*event"], level: Level, label: Any) -> Float[Array, "*event"]:
+        """grad_x log p(label | x_t) = (alpha / sigma^2) (D_c - D_u); two calls of the model."""
+        gap = self._ask(self.model, x, level, label) - self._ask(Unconditional(self.model, self.null), x, level, label)
+        return level.alpha / level.sigma**2 * gap
+
+    def log_posterior(self, x: Float[Array, "*event"], level: Level) -> Float[Array, " classes"]:
+        """log p(. | x_t) in nats, estimated; at a clean level too."""
+        labels = jnp.append(jnp.arange(self.classes), jnp.asarray(self.null))
+        y, here = x / level.alpha, level.sigma / level.alpha
+        log_delta = jnp.linspace(jnp.log(self.lo), jnp.log(self.hi), self.points)
+
+        def errors(inputs):
+            log_delta, key = inputs
+            delta = jnp.exp(log_delta)
+            ratio = jnp.sqrt(here**2 + delta**2)
+            noisier = self.schedule(self.schedule.at_log_snr(-2 * jnp.log(ratio)))
+
+            def one(key):
+                n = jax.random.normal(key, x.shape, x.dtype)
+                at = y + delta * n
+                d = jax.vmap(lambda label: self._ask(self.model, noisier.alpha * at, noisier, label))(labels)
+                guess = at + (delta / ratio) ** 2 * (d - at)
+                return jnp.sum((guess - y) ** 2, tuple(range(1, d.ndim)))
+
+            return jnp.mean(jax.vmap(one)(jax.random.split(key, self.draws)), 0) / delta**2
+
+        keys = jax.random.split(jax.random.key(self.seed), self.points)
+        each = jax.lax.map(errors, (log_delta, keys))  # (points, classes + 1)
+        evidence = jnp.trapezoid(each[:, -1:] - each[:, :-1], log_delta, axis=0)
+        return jax.nn.log_softmax(evidence + self.log_prior)
+
+    def log_prob(self, x: Float[Array, "*event"], level: Level, label: Any) -> Float[Array, ""]:
+        """log p(label | x_t), in nats."""
+        return self.log_posterior(x, level)[label]
