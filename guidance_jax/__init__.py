@@ -63,11 +63,13 @@ from guidance_jax.operators import Blur, Downsample, Linear, Mask, check_adjoint
 from guidance_jax.oracles import Gaussian, GaussianMixture
 from guidance_jax.parameterizations import EDM, LearnedRange, eps, score, v, velocity, x0
 from guidance_jax.particles.annealed import Annealed
+from guidance_jax.particles.best_of import BestOf
 from guidance_jax.particles.correctors import CorrectedCFG, CorrectedClassifier
 from guidance_jax.particles.particle_guidance import ParticleGuidance
+from guidance_jax.particles.populations import Particles, populations
 from guidance_jax.particles.resample import multinomial, residual, stratified, systematic
-from guidance_jax.particles.smc import SMC, Particles, populations
-from guidance_jax.particles.steering import BestOf, Steered
+from guidance_jax.particles.smc import SMC
+from guidance_jax.particles.steering import Steered
 from guidance_jax.particles.twisted import Twisted
 from guidance_jax.sample import generate, keys, sample
 from guidance_jax.schedules import (

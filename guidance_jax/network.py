@@ -134,6 +134,7 @@ class Network:
             self.domain.check_shape(x.shape)
             if self.domain.num_classes is None:
                 cond = None
+        cond = jax.tree.map(jnp.asarray, cond)
         options = {} if self.perturbation is None else {"perturbation": self.perturbation}
         output = self.apply(self.params, *self.parameterization.inputs(x, level), cond, **options)
         return self.parameterization.predict(output.astype(x.dtype), x, level), state

@@ -12,7 +12,7 @@ from flax import nnx
 import guidance_jax as gj
 from guidance_jax.networks.adm import ADMClassifier, ADMUNet
 from guidance_jax.networks.convolution import conv2d
-from guidance_jax.networks.layers import GroupNorm
+from guidance_jax.networks.layers import AttentionBlock, GroupNorm
 from guidance_jax.networks.nnx import functional
 from guidance_jax.networks.pretrained import from_torch
 
@@ -163,3 +163,51 @@ def test_any_nnx_module_is_a_network():
     x = gj.generate(gj.keys(0, 3), gj.Reverse(guided, gj.DDIM()), gj.Cosine().levels(4), (2,), jnp.array([0, 1, 0]))
     assert np.isfinite(x).all()
     np.testing.assert_allclose(apply(params, jnp.ones(2), 0.5), module(jnp.ones(2), 0.5), rtol=1e-6)
+
+
+def small_unet(**fields):
+    common = dict(num_res_blocks=1, attention_resolutions=(2,), channel_mult=(1, 2), groups=4, time_scale=1000.0)
+    return ADMUNet(8, 1, num_classes=11, **common, **fields)
+
+
+def small_params(unet):
+    params = unet.init(jax.random.key(0), jnp.zeros((8, 8, 1)), jnp.zeros(()), jnp.zeros((), int))
+    return jax.tree.map(lambda a: a + 0.05 * jax.random.normal(jax.random.key(a.size), a.shape), params)
+
+
+def test_perturbations_are_numbers_and_zero_is_none():
+    """One program for all strengths; each does something; skipping the middle is skipping it."""
+    unet = small_unet()
+    model = gj.Network(small_params(unet), unet.apply, gj.v)
+    x, level, label = jax.random.normal(jax.random.key(1), (8, 8, 1)), gj.Cosine()(0.5), jnp.array(3)
+    plain = model(x, level, label, (), None)[0].x0
+    ask = jax.jit(lambda model: model(x, level, label, (), None)[0].x0)
+    np.testing.assert_allclose(ask(gj.perturbed(model, 0.0, 0.0, 0.0)), plain, atol=1e-5)
+    for strength in (dict(attention=1.0), dict(blur=2.0), dict(skip=1.0), dict(attention=0.5, blur=1.0, skip=0.3)):
+        assert np.abs(ask(gj.perturbed(model, **strength)) - plain).max() > 1e-4
+    assert ask._cache_size() == 1
+
+
+def test_identity_attention_returns_the_values():
+    """x + proj(v), with v the third part of each head's projection of the normalised pixels."""
+    block = AttentionBlock(2, groups=2)
+    x = jax.random.normal(jax.random.key(0), (3, 4, 8))
+    params = block.init(jax.random.key(1), x)
+    params = jax.tree.map(lambda a: a + 0.1 * jax.random.normal(jax.random.key(a.size), a.shape), params)
+    own = params["params"]
+    normal = GroupNorm(2).apply({"params": own["norm"]}, x.reshape(12, 8))
+    v = (normal @ own["qkv"]["kernel"] + own["qkv"]["bias"]).reshape(12, 2, 3, 4)[:, :, 2].reshape(12, 8)
+    want = x.reshape(12, 8) + v @ own["proj_out"]["kernel"] + own["proj_out"]["bias"]
+    got = block.apply(params, x, gj.Perturbation(attention=1.0))
+    np.testing.assert_allclose(got.reshape(12, 8), want, atol=1e-5)
+
+
+def test_rematerialised_gradients_are_the_same():
+    plain, again = small_unet(), small_unet(remat=True)
+    params, x = small_params(plain), jax.random.normal(jax.random.key(1), (8, 8, 1))
+
+    def gradient(unet):
+        return jax.grad(lambda x: jnp.sum(unet.apply(params, x, 0.3, jnp.array(1)) ** 2))(x)
+
+    np.testing.assert_allclose(gradient(plain), gradient(again), rtol=1e-4, atol=1e-5)
+    assert "remat" in str(jax.make_jaxpr(lambda x: again.apply(params, x, 0.3, jnp.array(1)))(x))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import guidance_jax as gj
-from tests.table import MIXTURE, NULL, SCHEDULE, UNCONDITIONAL, log_posterior
+from tests.table import MIXTURE, NULL, SCHEDULE, UNCONDITIONAL, log_clean, log_posterior
 
 SHAPE, LEVELS, LABELS = (4, 4, 1), SCHEDULE.levels(5), jnp.array([0, 1])
 DOMAIN = gj.Domain(SHAPE, SCHEDULE, num_classes=10, null_label=10)
@@ -23,6 +23,15 @@ def classifier(**changes):
 
 def run(kernel, labels=LABELS, shape=SHAPE, levels=LEVELS):
     return gj.generate(gj.keys(0, 2), kernel, levels, shape, labels)
+
+
+def clean(**changes):
+    domain = dict(shape=SHAPE, num_classes=10) | changes
+    return gj.CleanClassifier((), lambda params, x: jnp.zeros(10) * x.sum(), gj.Domain(**domain))
+
+
+def populations(move, n=4):
+    return gj.populations(gj.keys(0, 2), gj.SMC(move), LEVELS, (2,), n, LABELS)
 
 
 def plain(model=MODEL):
@@ -98,6 +107,76 @@ CASES = {
     "more steps than there are": (lambda: gj.LinearBetas().levels(2000), "cannot take 2000 of 1000"),
     "start of a respaced process": (lambda: gj.LinearBetas().levels(10, start=0.5), "leave it out"),
     "grid upside down": (lambda: gj.karras(gj.VE(), 10, lo=3.0, hi=1.0), "lo=3.0, hi=1.0"),
+    "an empty window": (lambda: gj.Window(2.0, 3.0, 0.5), "lo=3.0 is not below hi=0.5"),
+    "likelihood that returns an array": (
+        lambda: run(plain(gj.Reconstruction(MIXTURE, lambda x0, level, cond: x0)), shape=(2,)),
+        r"one log-likelihood for one sample, got shape \(2,\)",
+    ),
+    "reward that returns an array": (
+        lambda: populations(gj.Steered(MIXTURE, gj.DDIM(1.0), lambda x0, level, cond: x0)),
+        r"got shape \(2,\); sum over the entries",
+    ),
+    "clean classifier of other classes": (
+        lambda: run(plain(gj.Reconstruction(MODEL, clean(num_classes=7), 1.0))),
+        "10 classes, the classifier 7",
+    ),
+    "clean classifier of another size": (
+        lambda: run(plain(gj.MPGD(MODEL, clean(shape=(8, 8, 1)), 1.0))),
+        r"\(8, 8, 1\)",
+    ),
+    "one particle": (lambda: populations(gj.Twisted(MIXTURE, gj.DDIM(1.0), log_clean), n=1), "at least two particles"),
+    "one particle to keep away from": (
+        lambda: gj.populations(gj.keys(0, 2), gj.ParticleGuidance(MIXTURE, gj.DDIM(), 1.0), LEVELS, (2,), 1, LABELS),
+        "at least two particles",
+    ),
+    "twisted particles on a solver without a Gaussian kernel": (
+        lambda: populations(gj.Twisted(MIXTURE, gj.Heun(), log_clean)),
+        "Gaussian kernel, got Heun; use DDPM",
+    ),
+    "twisted particles without noise": (
+        lambda: populations(gj.Twisted(MIXTURE, gj.DDIM(), log_clean)),
+        "0 at eta=0",
+    ),
+    "measurement of another shape": (
+        lambda: run(plain(gj.MMPS(UNCONDITIONAL, lambda x: x[:1], 0.1)), jnp.zeros((2, 3)), (2,)),
+        r"gives \(1,\), the measurement has shape \(3,\)",
+    ),
+    "known pixels of another shape": (
+        lambda: run(gj.Inpaint(plain(UNCONDITIONAL), jnp.ones(2)), jnp.zeros((2, 3)), (2,)),
+        r"of the shape of a sample \(2,\), got \(3,\)",
+    ),
+    "an adjoint of another operator": (
+        lambda: gj.check_adjoint(gj.Linear(lambda x: 2 * x, lambda y: 3 * y), (4,)),
+        "the adjoint does not match",
+    ),
+    "an operator that is not linear": (lambda: gj.check_adjoint(lambda x: x + 1.0, (4,)), "(adjoint|not linear)"),
+    "downsampling by what does not divide": (
+        lambda: run(plain(gj.MMPS(MODEL, gj.Downsample(3), 0.1))),
+        r"of sides it divides, got \(4, 4, 1\)",
+    ),
+    "as many weights as conditions": (
+        lambda: run(plain(gj.Compose(MIXTURE, NULL, jnp.ones(3))), jnp.zeros((2, 2), int), (2,)),
+        "has 3 weights and conditions of leading sizes",
+    ),
+    "reuse of what is no gradient": (lambda: gj.Reuse(gj.CFG(MODEL, 10, 2.0), 4), "got CFG; use Classifier"),
+    "reuse for no step": (lambda: gj.Reuse(gj.Classifier(MODEL, classifier(), 1.0), 0), "got every=0"),
+    "no corrector step": (lambda: gj.Corrector(plain(), MODEL, 1.0, 0), "got repeats=0"),
+    "a contrast around a classifier": (
+        lambda: run(plain(gj.CFG(gj.Classifier(MODEL, classifier(), 1.0), 10, 2.0))),
+        r"a classifier goes outside: Classifier\(CFG",
+    ),
+    "no weak model": (lambda: run(plain(gj.Perturbed(MODEL, 10, 2.0))), "write weak=perturbed"),
+    "encoders of two sizes": (
+        lambda: run(plain(gj.Reconstruction(MIXTURE, gj.Similarity(lambda x: x, lambda y: jnp.ones(3)))), shape=(2,)),
+        r"vectors of one shape, got \(2,\) and \(3,\)",
+    ),
+    "an implicit classifier of unknown classes": (
+        lambda: gj.ImplicitClassifier(gj.Function(lambda x, level, cond: x), 3, SCHEDULE).log_posterior(
+            jnp.zeros(2), SCHEDULE(0.5)
+        ),
+        "write num_classes=10",
+    ),
+    "low-pass of a vector": (lambda: run(plain(gj.FDG(MIXTURE, NULL, 2.0)), shape=(2,)), r"images \(H, W, C\)"),
     "negative tilt": (lambda: MIXTURE.sample_tilted(jax.random.key(0), 5, 1, -1.0), "scale >= 0"),
 }
 

@@ -29,6 +29,11 @@ class Memory(NamedTuple):
     known: Any
 
 
+def plain(pred: Any) -> Prediction:
+    """Without what solvers may read besides: the same structure for every model."""
+    return Prediction(pred.x0, pred.eps)
+
+
 @pytree
 class DynamicNegative(CFG):
     """Keeps away from `cond`, in proportion to the odds that x_t is on its way there. Keeps x; scale 0 is D_u.
@@ -51,6 +56,5 @@ class DynamicNegative(CFG):
         log_posterior = jnp.minimum(memory.log_posterior + memory.known * gain, -1e-6)
         odds = jnp.exp(log_posterior - jnp.log(-jnp.expm1(log_posterior)))
         guided = u.towards(u.x0 - w * jnp.minimum(odds, self.limit) * (c.x0 - u.x0), level)
-        plain = [Prediction(p.x0, p.eps) for p in (c, u)]
         here = Level(*(jnp.asarray(a, x.dtype) for a in level))
-        return guided, Memory(log_posterior, here, *plain, jnp.ones((), x.dtype))
+        return guided, Memory(log_posterior, here, plain(c), plain(u), jnp.ones((), x.dtype))

@@ -5,7 +5,7 @@ off, and may be reused (`Reuse`), without the network being in the program twice
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,10 @@ from guidance_jax.guidance.base import Guidance, active, strength, when
 
 @pytree
 class GradientGuidance(Guidance):
-    """x0 + scale (sigma^2 / alpha) g; scale 0 is `inner`. Keeps x."""
+    """x0 + scale (sigma^2 / alpha) g; scale 0 is `inner`. Keeps x. Its subclasses have the fields."""
+
+    if TYPE_CHECKING:
+        scale: Any
 
     def __call__(self, x, level, cond, state, key):
         pred, gradient, state = self.look(x, level, cond, state, key)

@@ -13,15 +13,18 @@ from guidance_jax.guidance.gradient import scalar
 from guidance_jax.guidance.reconstruction import Reconstruction
 
 
-def log_mean_exp(log_f: Any, x0: Any, spread: Any, draws: int, key: Any, microbatch: int | None = None) -> Any:
-    """log mean over `draws` of exp(log_f(x0 + spread e)), `microbatch` draws at a time (None: all)."""
+def smoothed_gradient(log_f: Any, x0: Any, spread: Any, draws: int, key: Any, microbatch: int | None = None) -> Any:
+    """grad of log mean_k exp(log_f(x0 + spread e_k)), `microbatch` draws at a time (None: all).
+
+    Each draw is differentiated by itself and weighed by its likelihood, so memory does not grow with the draws.
+    """
 
     def one(key):
-        return log_f(x0 + spread * normal(key, x0))
+        return jax.value_and_grad(log_f)(x0 + spread * normal(key, x0))
 
     keys = jax.random.split(key, draws)
-    values = jax.vmap(one)(keys) if microbatch is None else jax.lax.map(one, keys, batch_size=microbatch)
-    return jax.nn.logsumexp(values) - jnp.log(draws)
+    values, each = jax.vmap(one)(keys) if microbatch is None else jax.lax.map(one, keys, batch_size=microbatch)
+    return jnp.tensordot(jax.nn.softmax(values), each, 1, precision="highest")
 
 
 @pytree
@@ -36,10 +39,11 @@ class LGD(Reconstruction):
     spread: Any = None
     microbatch: int | None = static(default=None)
 
-    def objective(self, x0, level, cond, key):
+    def ascent(self, x0, level, cond, key):
         spread = level.sigma / jnp.sqrt(level.alpha**2 + level.sigma**2) if self.spread is None else self.spread
 
         def log_f(x0):
             return scalar(self.log_likelihood(x0, level, cond), self.log_likelihood)
 
-        return log_mean_exp(log_f, x0, spread(level) if callable(spread) else spread, self.draws, key, self.microbatch)
+        spread = spread(level) if callable(spread) else spread
+        return smoothed_gradient(log_f, x0, spread, self.draws, key, self.microbatch)

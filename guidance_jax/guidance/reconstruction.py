@@ -45,8 +45,8 @@ class Reconstruction(GradientGuidance):
 
     def look(self, x, level, cond, state, key):
         pred, pull, state = through(self.inner, x, level, cond, state, key)
-        return pred, lambda: pull(jax.grad(self.objective)(pred.x0, level, cond, key)), state
+        return pred, lambda: pull(self.ascent(pred.x0, level, cond, key)), state
 
-    def objective(self, x0, level, cond, key):
-        """What is differentiated at the clean estimate."""
-        return scalar(self.log_likelihood(x0, level, cond), self.log_likelihood)
+    def ascent(self, x0, level, cond, key):
+        """The gradient at the clean estimate."""
+        return jax.grad(lambda x0: scalar(self.log_likelihood(x0, level, cond), self.log_likelihood))(x0)

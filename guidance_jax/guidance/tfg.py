@@ -15,7 +15,7 @@ import jax
 from guidance_jax.core import check, function, pytree, static
 from guidance_jax.guidance.base import Guidance, strength
 from guidance_jax.guidance.gradient import scalar, through
-from guidance_jax.guidance.lgd import log_mean_exp
+from guidance_jax.guidance.lgd import smoothed_gradient
 from guidance_jax.network import same_process
 
 
@@ -70,13 +70,13 @@ class TFG(Guidance):
         spread = strength(self.spread, level, cond, off=0.0)
         rho, mu = (strength(a, level, cond, off=0.0) for a in (self.rho, self.mu))
 
-        def log_f(x0):
-            def one(x0):
+        def ascent(x0):
+            def log_f(x0):
                 return scalar(self.log_likelihood(x0, level, cond), self.log_likelihood)
 
-            return log_mean_exp(one, x0, spread, self.draws, noise)
+            return smoothed_gradient(log_f, x0, spread, self.draws, noise)
 
         pred, pull, state = through(self.inner, x, level, cond, state, inner_key)
-        variance = jax.lax.cond(rho != 0, lambda: rho * pull(jax.grad(log_f)(pred.x0)), lambda: 0 * x)
-        x0, _ = jax.lax.scan(lambda x0, _: (x0 + mu * jax.grad(log_f)(x0), None), pred.x0, length=self.iters)
+        variance = jax.lax.cond(rho != 0, lambda: rho * pull(ascent(pred.x0)), lambda: 0 * x)
+        x0, _ = jax.lax.scan(lambda x0, _: (x0 + mu * ascent(x0), None), pred.x0, length=self.iters)
         return pred.moved(variance / level.alpha + x0 - pred.x0), state

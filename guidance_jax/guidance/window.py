@@ -6,19 +6,32 @@ does not move with the number of steps; fractions of steps and process time do.
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
-from guidance_jax.core import pytree
+from guidance_jax.core import concrete, pytree
 from guidance_jax.guidance.base import active, strength
 
 
 @pytree
 class Window:
-    """`scale` where lo < sigma / alpha <= hi, else off (1 for contrasts, 0 for gradients), and the work is skipped."""
+    """`scale` where lo < sigma / alpha <= hi, else off (1 for contrasts, 0 for gradients), and the work is skipped.
+
+    Raises:
+      ValueError: an empty window.
+    """
 
     scale: Any
     lo: Any
     hi: Any
+
+    def __post_init__(self):
+        numbers = all(isinstance(a, int | float | np.number | np.ndarray | jax.Array) for a in (self.lo, self.hi))
+        if numbers and concrete((self.lo, self.hi)) and np.any(np.asarray(self.lo) >= np.asarray(self.hi)):
+            raise ValueError(
+                f"the window is empty: lo={self.lo} is not below hi={self.hi}; give sigma / alpha, lo first"
+            )
 
     def active(self, level):
         return (self.lo < level.ratio) & (level.ratio <= self.hi)

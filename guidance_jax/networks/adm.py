@@ -2,7 +2,8 @@
 
 Field names are the constructor arguments of OpenAI's `UNetModel` and `EncoderUNetModel`; `attention_resolutions` holds
 downsampling factors. Fields that theirs do not have: `groups` (32 there), `time_scale` (multiplies the clock before it
-is embedded, 1 there; use 1000 for schedules on [0, 1]), `dtype` (of the computation, parameters stay float32).
+is embedded, 1 there; use 1000 for schedules on [0, 1]), `dtype` (of the computation, parameters stay float32), `remat`
+(residual blocks are computed again in the backward pass: gradients through the network need less memory).
 """
 
 from typing import Any
@@ -41,9 +42,11 @@ class ADM(nn.Module):
     groups: int = 32
     time_scale: float = 1.0
     dtype: Any = None
+    remat: bool = False
 
     def res(self, features, name, resample=None):
-        return ResBlock(
+        block = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
+        return block(
             int(features), resample, self.use_scale_shift_norm, self.dropout, self.groups, self.dtype, name=name
         )
 

@@ -25,6 +25,11 @@ from guidance_jax.network import same_process
 class Extrapolated:
     """A move for `SMC` between two predictions; best with `DDPM(fixed_large)`, whose variance is right near the end."""
 
+    model: Any
+    scale: Any
+    solver: Any
+    proposal: Any
+
     def predictions(self, x, t, cond, state, key):
         """(unconditional, conditional, new state)."""
         raise NotImplementedError

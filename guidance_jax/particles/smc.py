@@ -10,17 +10,13 @@ the population. A move has
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from guidance_jax._typing import Array, Key
-from guidance_jax.core import Level, check, normal, pytree, static
+from guidance_jax.core import check, pytree, static
 from guidance_jax.particles.resample import systematic
-from guidance_jax.sample import check_levels, sample, strong
 
 
 class Population(NamedTuple):
@@ -102,70 +98,3 @@ class SMC:
         """The population at the clean level, with its last weights."""
         gain = self.each(lambda x, guide, k: self.move.finish(x, guide, level, cond, k), key, pop.x, pop.guide)
         return self.weigh(pop, gain, level)
-
-
-class Particles(NamedTuple):
-    """What a particle method returns, one population per key."""
-
-    x: Array  # (runs, n, *event)
-    log_w: Array  # (runs, n), mean weight 1
-    log_evidence: Array  # (runs,), log of an unbiased estimate of the evidence of the chain
-    ess: Array  # (runs, steps + 1), before each resampling and at the end
-    dropped: Array  # (runs,), weights that were not a number
-
-    def best(self) -> Array:
-        """The particle of the largest weight of each run, (runs, *event)."""
-        index = jnp.argmax(self.log_w, -1)
-        return jax.vmap(lambda x, i: x[i])(self.x, index)
-
-    def draw(self, key: Key[Array, ""]) -> Array:
-        """One particle of each run, by weight: (runs, *event)."""
-        index = jax.random.categorical(key, self.log_w)
-        return jax.vmap(lambda x, i: x[i])(self.x, index)
-
-
-def _start(kernel: Any) -> Any:
-    """How much wider than N(0, sigma^2) the first level of the target is."""
-    return getattr(getattr(kernel, "move", kernel), "start_scale", 1.0)
-
-
-@partial(jax.jit, static_argnames=("shape", "n"))
-def _populations(keys, kernel, levels, shape, n, cond):
-    def one(key, cond):
-        first, second, third = jax.random.split(key, 3)
-        sigma = jnp.asarray(levels.sigma[0], jnp.promote_types(levels.sigma.dtype, jnp.float32))
-        x = _start(kernel) * sigma * normal(first, jnp.zeros((n, *shape), sigma.dtype))
-        pop, ess = sample(second, kernel, levels, x, cond, record=lambda pop: pop.ess)
-        if hasattr(kernel, "finish"):
-            pop = kernel.finish(pop, levels.at(-1), cond, third)
-        return Particles(pop.x, pop.log_w, pop.log_evidence, jnp.append(ess, pop.ess), pop.dropped), pop.failed
-
-    return jax.vmap(one)(keys, cond)
-
-
-def populations(
-    keys: Key[Array, " runs"], kernel: Any, levels: Level, shape: tuple[int, ...], n: int, cond: Any = None
-) -> Particles:
-    """One population of `n` particles per key, from noise, in one compiled program.
-
-    Args:
-      keys: `(runs,)` keys, for example `keys(seed, runs)`.
-      kernel: `SMC(move)`, or `ParticleGuidance(...)`.
-      levels: as in `sample`; weights are only exact if the last level is clean.
-      shape: the shape of one particle.
-      n: particles per run, at least two.
-      cond: what each run is conditioned on, leaves with leading axis `runs`, or None.
-
-    Raises:
-      ValueError: what the kernel refuses; a run in which all weights were zero, with the level where it happened.
-    """
-    check_levels(levels)
-    check(kernel, levels, (n, *shape), cond)
-    kernel, levels = jax.tree.map(strong, (kernel, levels))
-    found, failed = _populations(keys, kernel, levels, tuple(shape), n, jax.tree.map(jnp.asarray, cond))
-    if not isinstance(failed, jax.core.Tracer) and (lost := np.flatnonzero(~np.isnan(failed))).size:
-        raise ValueError(
-            f"all {n} weights were zero in run {lost[0]}, first at sigma / alpha = {float(failed[lost[0]]):.4g}: no "
-            "particle can explain the condition there; take more particles or a flatter likelihood"
-        )
-    return found

@@ -92,8 +92,13 @@ def train_denoiser(directory: Path, data: Images, recipe: Recipe, *, progress: b
     _fit(
         directory,
         config(
-            *(unet, Domain(data.shape, schedule, classes, null_label=null), v),
-            **dict(steps=recipe.steps, batch=recipe.batch, dropout=recipe.label_dropout, seed=recipe.seed),
+            unet,
+            Domain(data.shape, schedule, classes, null_label=null),
+            v,
+            steps=recipe.steps,
+            batch=recipe.batch,
+            dropout=recipe.label_dropout,
+            seed=recipe.seed,
         ),
         Denoising(unet.apply, schedule, v, null=null, dropout=recipe.label_dropout),
         lambda key: unet.init(key, jnp.zeros(data.shape), jnp.zeros(()), jnp.zeros((), jnp.int32)),
@@ -110,8 +115,11 @@ def train_classifier(directory: Path, data: Images, recipe: Recipe, *, progress:
     _fit(
         directory,
         config(
-            *(classifier, Domain(data.shape, schedule, len(data.names))),
-            **dict(steps=recipe.classifier_steps, batch=recipe.batch, seed=seed),
+            classifier,
+            Domain(data.shape, schedule, len(data.names)),
+            steps=recipe.classifier_steps,
+            batch=recipe.batch,
+            seed=seed,
         ),
         NoisyCrossEntropy(classifier.apply, schedule),
         lambda key: classifier.init(key, jnp.zeros(data.shape), jnp.zeros(())),

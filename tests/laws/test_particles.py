@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import guidance_jax as gj
-from guidance_jax.particles.smc import _populations
+from guidance_jax.particles.populations import _populations
 from guidance_jax.particles.steering import difference, maximum, total
 from tests.table import MIXTURE, NULL, POPULATIONS, SCHEDULE, UNCONDITIONAL, log_clean, log_posterior
 
