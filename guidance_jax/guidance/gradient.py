@@ -5,21 +5,18 @@ off, and may be reused (`Reuse`), without the network being in the program twice
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import pytree
 from guidance_jax.guidance.base import Guidance, active, strength, when
 
 
-@pytree
 class GradientGuidance(Guidance):
     """x0 + scale (sigma^2 / alpha) g; scale 0 is `inner`. Keeps x. Its subclasses have the fields."""
 
-    if TYPE_CHECKING:
-        scale: Any
+    scale: Any
 
     def __call__(self, x, level, cond, state, key):
         pred, gradient, state = self.look(x, level, cond, state, key)
