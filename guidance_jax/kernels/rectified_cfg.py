@@ -3,12 +3,14 @@
     x' = x_t + (t' - t) v_c(x_t, t),   t' half way to s
     x_s = x_t + (s - t) (v_c(x_t, t) + scale (v_c(x', t') - v_u(x', t')))
 
-The paper's weight is a power of the clock; here it is any scale: a number, a `Window`, a function of the level.
+with v = eps - x0 the velocity of rectified flow. Every schedule is rectified flow in x / (alpha + sigma) with the clock
+sigma / (alpha + sigma), so it runs on all. The paper's weight is a power of the clock; here it is any scale.
 """
 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from guidance_jax.core import check, pytree, static
 from guidance_jax.guidance.base import active, pair, strength
@@ -22,8 +24,7 @@ from guidance_jax.solvers.ddim import DDIM
 class RectifiedCFGPlusPlus:
     """The guiding difference is taken half a step ahead, on the conditional path. scale 0 is the conditional Euler.
 
-    In y = x / alpha and r = sigma / alpha the velocity of any schedule is eps, so it runs on every schedule; `schedule`
-    says what the network's clock is half way (in t). Three network calls a step.
+    `schedule` says what the network's own clock is half way. Three network calls a step.
     """
 
     model: Any
@@ -46,10 +47,12 @@ class RectifiedCFGPlusPlus:
         own = jax.tree.map(lambda a: a[0], states)
         pred, own = self.model(carry.x, t, cond, own, first)
         states = jax.tree.map(lambda a, b: a.at[0].set(b), states, own)
-        middle = self.schedule((t.t + s.t) / 2)
+        clock, end = (level.sigma / (level.alpha + level.sigma) for level in (t, s))
+        half = (clock + end) / 2
+        middle = self.schedule(self.schedule.at_log_snr(2 * jnp.log((1 - half) / half)))
         ahead = euler.kernel(pred, t, middle)[0]
         w = strength(self.scale, t, cond, off=0.0)
         c, u, states = pair(self.model, ahead, middle, cond, self.null, states, second, active(self.scale, t))
-        slope = pred.eps + w * (c.eps - u.eps)
-        y = pred.x0 + t.ratio * pred.eps + (s.ratio - t.ratio) * slope
-        return Carry(s.alpha * y, (states, memory), ())
+        velocity = pred.eps - pred.x0 + w * ((c.eps - c.x0) - (u.eps - u.x0))
+        z = carry.x / (t.alpha + t.sigma) + (end - clock) * velocity
+        return Carry((s.alpha + s.sigma) * z, (states, memory), ())

@@ -207,6 +207,19 @@ def test_kernels_that_wrap_a_kernel_at_zero_strength():
         np.testing.assert_allclose(got, want, atol=1e-6)
 
 
+def test_rectified_guidance_is_the_same_on_every_schedule():
+    """The same ratios on three schedules: the same path, up to the length that a schedule gives to x."""
+    ratios, ends = jnp.linspace(6.0, 0.3, 8) ** 1.5, []
+    for schedule in (gj.RectifiedFlow(), gj.Cosine(), gj.VE()):
+        levels = schedule.by_ratio(ratios)
+        x = (levels.alpha[0] + levels.sigma[0]) * jnp.asarray(X)
+        ends.append(gj.sample(KEY, gj.RectifiedCFGPlusPlus(MIXTURE, NULL, 1.5, schedule), levels, x, LABEL).x)
+    np.testing.assert_allclose(ends[1], ends[0], atol=1e-4)
+    np.testing.assert_allclose(ends[2], ends[0], atol=1e-4)
+    plain = gj.sample(KEY, gj.Reverse(MIXTURE, gj.DDIM()), levels, x, LABEL).x
+    assert np.abs(ends[2] - plain).max() > 0.01
+
+
 def test_inpainting_keeps_what_is_known():
     kernel = gj.Recur(gj.Inpaint(REVERSE, jnp.array([1, 0]), point), 2)
     x = gj.generate(gj.keys(0, 4), kernel, SCHEDULE.levels(10), (2,), jnp.array([0, 1, 2, 0]))
