@@ -152,20 +152,28 @@ def draw(kernel, steps, n, batch):
 
 
 def table(result: dict) -> str:
-    """The README's table: best first by Frechet distance at the larger budget."""
-    lines = []
-    for budget in result["settings"]["budgets"]:
-        rows = sorted((r for r in result["rows"] if r["budget"] == budget), key=lambda r: r["frechet"]["value"])
-        lines += [
-            f"\n{budget} evaluations a sample:\n",
-            "| method | steps | accuracy | Frechet | precision | recall | diversity | s |",
-        ]
-        lines.append("|---|---|---|---|---|---|---|---|")
-        for r in rows:
-            cells = [f"{r[k]['value']:.3f}" for k in ("accuracy", "frechet", "precision", "recall", "diversity")]
-            lines.append(f"| {r['method']} | {r['steps']} | {' | '.join(cells)} | {r['seconds']:.0f} |")
-        accurate = max(rows, key=lambda r: r["accuracy"]["value"])
-        lines.append(f"\nNearest to the data: {rows[0]['method']}; most accurate: {accurate['method']}.")
+    """The README's table: one line a method, a value for each budget, nearest to the data at the largest one first."""
+    budgets = sorted(result["settings"]["budgets"])
+    rows = {(r["method"], r["budget"]): r for r in result["rows"]}
+    methods = [m for m in dict.fromkeys(m for m, _ in rows) if all((m, b) in rows for b in budgets)]
+    methods.sort(key=lambda m: rows[m, budgets[-1]]["frechet"]["value"])
+    lines = ["| method | steps | accuracy | Frechet | precision | recall | diversity | s |", "|---" * 8 + "|"]
+    measures = ("accuracy", "frechet", "precision", "recall", "diversity")
+    for method in methods:
+        each = [rows[method, b] for b in budgets]
+        cells = [[f"{r[k]['value']:.2f}" for r in each] for k in measures]
+        cells = [[str(r["steps"]) for r in each], *cells, [f"{r['seconds']:.0f}" for r in each]]
+        lines.append(f"| {method} | {' | '.join(' / '.join(c) for c in cells)} |")
+    for budget in budgets:
+        own = [rows[m, budget] for m in methods]
+        nearest = min(own, key=lambda r: r["frechet"]["value"])["method"]
+        right = max(own, key=lambda r: r["accuracy"]["value"])["method"]
+        both = [r for r in own if r["accuracy"]["value"] >= 0.9]
+        best = min(both, key=lambda r: r["frechet"]["value"])["method"] if both else "none"
+        lines.append(
+            f"\nAt {budget} evaluations a sample: nearest to the data {nearest}; most accurate {right}; "
+            f"nearest of those above 90 % accuracy **{best}**."
+        )
     return "\n".join(lines)
 
 

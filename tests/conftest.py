@@ -25,3 +25,10 @@ def x64():
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Thousands of compiled programs would fill the memory."""
+    yield
+    jax.clear_caches()

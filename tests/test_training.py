@@ -1,5 +1,6 @@
 """Losses against their definitions; training that resumes bit for bit; checkpoints that refuse what they are not."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -173,6 +174,17 @@ def test_another_configuration_is_refused_and_named(tmp_path, data, params):
     with pytest.raises(ValueError, match=r"domain.schedule.type: 'Cosine' there, 'LinearVP' here"):
         Run(tmp_path / "run", other)
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
+
+
+def test_a_checkpoint_from_before_a_field_existed_goes_on(tmp_path):
+    """What a configuration does not name has its default; another value of it is another configuration."""
+    old = json.loads(json.dumps(CONFIG))
+    del old["network"]["remat"], old["domain"]["guided_channels"]
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    assert Run(tmp_path, CONFIG).latest() is None
+    changed = config(dataclasses.replace(NETWORK, remat=True), DOMAIN, gj.v, batch=16)
+    with pytest.raises(ValueError, match=r"network.remat: False there, True here"):
+        Run(tmp_path, changed)
 
 
 def test_a_foreign_folder_is_refused_and_untouched(tmp_path):
