@@ -5,7 +5,7 @@
 Two classes, each a branching tree of Gaussians with exact density. A main model of class A, a smaller and less trained
 one of class A (autoguidance's bad version), one of both classes of the same small size (CFG's unconditional model), all
 trained on the exact denoiser. Measured: mean log-density of the samples under class A, and outliers, the share less
-likely than all but one in a thousand exact samples. Lower bound of honesty: exact CFG and exact samples are shown too.
+likely than all but one in a thousand exact samples. Exact CFG, the exact model and exact samples stand beside them.
 """
 
 import argparse
