@@ -9,10 +9,12 @@
 (4, 2)
 """
 
+from guidance_jax.adapters import Conditioned, OnSchedule, Unconditional
 from guidance_jax.core import Level, Prediction, pytree, static
 from guidance_jax.diagnostics.bias import guidance_bias
 from guidance_jax.diagnostics.by_level import guidance_by_level
 from guidance_jax.diagnostics.ledger import ledger
+from guidance_jax.domain import Domain
 from guidance_jax.guidance.adaptive import AdaptiveGuidance
 from guidance_jax.guidance.apg import APG
 from guidance_jax.guidance.autoguidance import Autoguidance
@@ -48,17 +50,7 @@ from guidance_jax.kernels.recur import Recur
 from guidance_jax.kernels.reverse import Reverse
 from guidance_jax.kernels.split import Split
 from guidance_jax.likelihoods import CleanClassifier, GaussianLikelihood, Similarity
-from guidance_jax.network import (
-    Conditioned,
-    Domain,
-    Function,
-    Network,
-    NoisyClassifier,
-    OnSchedule,
-    Perturbation,
-    Unconditional,
-    perturbed,
-)
+from guidance_jax.network import Function, Network, NoisyClassifier, Perturbation, perturbed
 from guidance_jax.operators import Blur, Downsample, Linear, Mask, check_adjoint
 from guidance_jax.oracles import Gaussian, GaussianMixture
 from guidance_jax.parameterizations import EDM, LearnedRange, eps, score, v, velocity, x0

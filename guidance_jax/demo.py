@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from guidance_jax.adapters import Unconditional
 from guidance_jax.datasets.digits import digits
 from guidance_jax.guidance.cfg import CFG
 from guidance_jax.guidance.classifier import Classifier
@@ -17,7 +18,7 @@ from guidance_jax.guidance.clip import Clip
 from guidance_jax.kernels.mean_shift import MeanShift
 from guidance_jax.kernels.reverse import Reverse
 from guidance_jax.metrics.report import Report, evaluate
-from guidance_jax.network import Network, NoisyClassifier, Unconditional
+from guidance_jax.network import Network, NoisyClassifier
 from guidance_jax.pictures import save_grid, save_trade_off
 from guidance_jax.sample import generate, keys
 from guidance_jax.schedules import Schedule

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from guidance_jax._typing import Array, Float
 from guidance_jax.core import Level, check, pytree, static
-from guidance_jax.network import Unconditional
+from guidance_jax.guidance.base import pair
 from guidance_jax.schedules import Schedule
 
 
@@ -60,13 +60,14 @@ class ImplicitClassifier:
         check(self.model, levels, shape, cond)
         check(self.model, levels, shape, self.null)
 
-    def _ask(self, model, x, level, cond):
-        return model(x, level, cond, model.init(x), jax.random.key(self.seed))[0].x0
+    def _estimate(self, x, level, cond):
+        return self.model(x, level, cond, self.model.init(x), jax.random.key(self.seed))[0].x0
 
     def score(self, x: Float[Array, "*event"], level: Level, label: Any) -> Float[Array, "*event"]:
-        """grad_x log p(label | x_t) = (alpha / sigma^2) (D_c - D_u); two calls of the model."""
-        gap = self._ask(self.model, x, level, label) - self._ask(Unconditional(self.model, self.null), x, level, label)
-        return level.alpha / level.sigma**2 * gap
+        """grad_x log p(label | x_t) = (alpha / sigma^2) (D_c - D_u); one call with both conditions."""
+        state = jax.tree.map(lambda s: jnp.stack([s, s]), self.model.init(x))
+        c, u, _ = pair(self.model, x, level, label, self.null, state, jax.random.key(self.seed))
+        return level.alpha / level.sigma**2 * (c.x0 - u.x0)
 
     def log_posterior(self, x: Float[Array, "*event"], level: Level) -> Float[Array, " classes"]:
         """log p(. | x_t) in nats, estimated; at a clean level too."""
@@ -83,7 +84,7 @@ class ImplicitClassifier:
             def one(key):
                 n = jax.random.normal(key, x.shape, x.dtype)
                 at = y + delta * n
-                d = jax.vmap(lambda label: self._ask(self.model, noisier.alpha * at, noisier, label))(labels)
+                d = jax.vmap(lambda label: self._estimate(noisier.alpha * at, noisier, label))(labels)
                 guess = at + (delta / ratio) ** 2 * (d - at)
                 return jnp.sum((guess - y) ** 2, tuple(range(1, d.ndim)))
 

@@ -6,14 +6,13 @@ Any function with those arguments is one; these are the usual ones.
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import function, pytree, static
+from guidance_jax.core import check, function, pytree, static
+from guidance_jax.domain import Domain
 from guidance_jax.guidance.base import norm, quotient
-from guidance_jax.guidance.inverse import whole
-from guidance_jax.network import Domain
-from guidance_jax.operators import as_operator, measured
+from guidance_jax.network import log_softmax
+from guidance_jax.operators import as_operator, measured, whole
 
 
 @pytree
@@ -43,13 +42,10 @@ class CleanClassifier:
     domain: Domain | None = static(default=None)
 
     def check(self, levels, shape, cond):
-        if self.domain is not None:
-            self.domain.check_shape(shape)
-            self.domain.check_label(cond)
+        check(self.domain, levels, shape, cond)
 
     def __call__(self, x0, level, label):
-        logits = self.apply(self.params, x0)
-        return jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))[label]
+        return log_softmax(self.apply(self.params, x0))[label]
 
 
 @pytree

@@ -76,7 +76,6 @@ def sample(
             )
     check(kernel, levels, jnp.shape(x), cond)
     levels = Level(*(jnp.asarray(a, jnp.result_type(x)) for a in levels))
-    cond = jax.tree.map(jnp.asarray, cond)
 
     def body(carry, inputs):
         t, s, key = inputs

@@ -6,6 +6,7 @@ Adding a method is adding its row here; `test_table.py` fails until it is there.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 import guidance_jax as gj
@@ -31,6 +32,20 @@ def log_posterior(x, level, label):
 def log_clean(x0, level, label):
     """The same classifier asked about clean samples."""
     return MIXTURE.log_posterior(x0, CLEAN, label)
+
+
+def counting_log_posterior():
+    """(the exact classifier, a count of its evaluations under "runs"), which skipped branches leave alone."""
+    count = {"runs": 0}
+
+    def tick():
+        count["runs"] += 1
+
+    def log_prob(x, level, label):
+        jax.debug.callback(tick)
+        return log_posterior(x, level, label)
+
+    return log_prob, count
 
 
 def line(x):
@@ -66,7 +81,7 @@ def mean(x):
 class Guide(NamedTuple):
     """A guidance method. `make(strength, model)` at `off` is `identity(model)`; `keeps_x`: alpha x0 + sigma eps = x.
 
-    `strong` is a strength that must change something; `solver` one of those that it runs with.
+    `strong` is a strength that must change something.
     """
 
     make: Callable[..., Any]
@@ -156,7 +171,7 @@ KERNELS = {
     gj.Split: lambda w: gj.Split(UNCONDITIONAL, gj.DPMSolver2M(), log_posterior, w, strang=True),
 }
 
-# Moves of a population; `exact`: log of the tilt of p(x) that the particles must reach
+# Moves of a population
 PARTICLES = {
     gj.Twisted: lambda w: gj.Twisted(UNCONDITIONAL, gj.DDIM(1.0), log_clean, w),
     gj.CorrectedCFG: lambda w: gj.CorrectedCFG(MIXTURE, NULL, w, gj.DDIM(1.0)),

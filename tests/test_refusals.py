@@ -149,7 +149,7 @@ CASES = {
         lambda: gj.check_adjoint(gj.Linear(lambda x: 2 * x, lambda y: 3 * y), (4,)),
         "the adjoint does not match",
     ),
-    "an operator that is not linear": (lambda: gj.check_adjoint(lambda x: x + 1.0, (4,)), "(adjoint|not linear)"),
+    "an operator that is not linear": (lambda: gj.check_adjoint(lambda x: x + 1.0, (4,)), "not linear"),
     "downsampling by what does not divide": (
         lambda: run(plain(gj.MMPS(MODEL, gj.Downsample(3), 0.1))),
         r"of sides it divides, got \(4, 4, 1\)",

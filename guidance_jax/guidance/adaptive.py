@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from guidance_jax.core import pytree
-from guidance_jax.guidance.base import active, norm, only_guided, pair, quotient, strength
+from guidance_jax.guidance.base import active, norm, quotient
 from guidance_jax.guidance.cfg import CFG
 
 
@@ -26,13 +26,11 @@ class AdaptiveGuidance(CFG):
     def memory(self, x):
         return jnp.ones((), bool)
 
-    def __call__(self, x, level, cond, state, key):
-        inner, asking = state
-        w = strength(self.scale, level, cond, off=1.0)
+    def asking(self, level, memory):
         inside = active(self.scale, level)
-        on = asking if inside is None else asking & inside
-        c, u, inner = pair(self.inner, x, level, cond, self.null, inner, key, on)
+        return memory if inside is None else memory & inside
+
+    def remember(self, c, u, w, x, level, memory):
         agreement = quotient(jnp.sum(c.eps * u.eps), norm(c.eps) * norm(u.eps))
-        guided = only_guided(self.inner, self.combine(c, u, w, x, level), c)
-        seen = True if inside is None else inside
-        return guided, (inner, asking & ~((agreement > self.threshold) & seen))
+        # where the call was skipped, u is a copy of c and agrees with it: that says nothing
+        return self.combine(c, u, w, x, level), memory & ~(self.asking(level, memory) & (agreement > self.threshold))

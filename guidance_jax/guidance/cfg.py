@@ -14,8 +14,8 @@ from guidance_jax.core import check, pytree
 from guidance_jax.guidance.base import Guidance, active, only_guided, pair, strength
 
 
-def needs_null(rule: Any, cond: Any) -> None:
-    """Raise unless there is a condition to guide towards and one that means "unconditional"."""
+def check_both(rule: Any, levels: Any, shape: tuple[int, ...], cond: Any) -> None:
+    """Raise unless there is a condition and one that means "unconditional", and what is inside takes both."""
     name = type(rule).__name__
     if cond is None:
         raise ValueError(f"{name} needs a condition to guide towards, got cond=None; pass labels")
@@ -24,6 +24,14 @@ def needs_null(rule: Any, cond: Any) -> None:
             f"{name} needs the null condition, got None: the model was not trained with conditioning dropout; "
             "use Classifier(...) or train with label_dropout=0.1"
         )
+    check(rule.inner, levels, shape, cond)
+    try:
+        check(rule.inner, levels, shape, rule.null)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} asks what is inside with its null condition too, which is refused: {error}; "
+            "a classifier goes outside: Classifier(CFG(model, ...), classifier, ...)"
+        ) from None
 
 
 @pytree
@@ -60,22 +68,18 @@ class CFG(Guidance):
         return ()
 
     def check(self, levels, shape, cond):
-        needs_null(self, cond)
-        check(self.inner, levels, shape, cond)
-        try:
-            check(self.inner, levels, shape, self.null)
-        except ValueError as error:
-            raise ValueError(
-                f"{type(self).__name__} asks what is inside with the null condition too, which it refuses: {error}; "
-                "a classifier goes outside: Classifier(CFG(model, ...), classifier, ...)"
-            ) from None
+        check_both(self, levels, shape, cond)
 
     def __call__(self, x, level, cond, state, key):
         w = strength(self.scale, level, cond, off=1.0)
         inner, memory = state
-        c, u, inner = pair(self.inner, x, level, cond, self.null, inner, key, active(self.scale, level))
+        c, u, inner = pair(self.inner, x, level, cond, self.null, inner, key, self.asking(level, memory))
         guided, memory = self.remember(c, u, w, x, level, memory)
         return only_guided(self.inner, guided, c), (inner, memory)
+
+    def asking(self, level, memory):
+        """Whether the unconditional call is needed: a boolean, or None for always."""
+        return active(self.scale, level)
 
     def remember(self, c, u, w, x, level, memory):
         """(guided prediction, new memory); a rule without memory is `combine` alone."""

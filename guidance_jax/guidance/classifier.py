@@ -9,12 +9,10 @@ Any solver may follow. Algorithm 1, the mean form for DDPM, is the kernel `MeanS
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from guidance_jax.core import check, function, pytree
-from guidance_jax.guidance.base import active, strength, when
-from guidance_jax.guidance.gradient import GradientGuidance, scalar
-from guidance_jax.network import same_process
+from guidance_jax.core import function, pytree
+from guidance_jax.domain import check_pair
+from guidance_jax.guidance.gradient import GradientGuidance, scalar, scaled
 
 
 def log_prob(classifier: Any, x: Any, level: Any, label: Any) -> Any:
@@ -48,9 +46,7 @@ class Classifier(GradientGuidance):
         object.__setattr__(self, "classifier", function(self.classifier))
 
     def check(self, levels, shape, cond):
-        same_process(self.inner, self.classifier)
-        check(self.classifier, levels, shape, cond)
-        check(self.inner, levels, shape, cond)
+        check_pair(self.inner, self.classifier, levels, shape, cond)
 
     def look(self, x, level, cond, state, key):
         pred, state = self.inner(x, level, cond, state, key)
@@ -66,11 +62,4 @@ def score(classifier: Any, x: Any, level: Any, cond: Any) -> Any:
 
 def gradient(classifier: Any, x: Any, level: Any, cond: Any, scale: Any) -> Any:
     """scale grad_x log p(y | x_t), skipped where the scale is off."""
-    w = strength(scale, level, cond, off=0.0)
-    on = active(scale, level)
-    on = w != 0 if on is None else on
-    return when(
-        on,
-        lambda: w * score(classifier, x, level, cond),
-        lambda: jnp.zeros_like(x),
-    )
+    return scaled(lambda: score(classifier, x, level, cond), scale, level, cond, x)

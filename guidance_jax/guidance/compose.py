@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import check, pytree
+from guidance_jax.core import pytree
 from guidance_jax.guidance.base import Guidance, only_guided, strength
-from guidance_jax.guidance.cfg import needs_null
+from guidance_jax.guidance.cfg import check_both
 
 
 @pytree
@@ -35,9 +35,7 @@ class Compose(Guidance):
         return jax.tree.map(lambda s: jnp.stack([s] * count), self.inner.init(x))
 
     def check(self, levels, shape, cond):
-        needs_null(self, cond)
-        check(self.inner, levels, shape, cond)
-        check(self.inner, levels, shape, self.null)
+        check_both(self, levels, shape, cond)
 
     def __call__(self, x, level, cond, state, key):
         weights = jnp.asarray(strength(self.weights, level, cond, off=0.0), x.dtype)

@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from guidance_jax.core import function
+from guidance_jax.domain import check_pair
 from guidance_jax.guidance.base import Guidance, active, strength, when
 
 
@@ -20,14 +22,38 @@ class GradientGuidance(Guidance):
 
     def __call__(self, x, level, cond, state, key):
         pred, gradient, state = self.look(x, level, cond, state, key)
-        w = strength(self.scale, level, cond, off=0.0)
-        on = active(self.scale, level)
-        shift = when(w != 0 if on is None else on, lambda: w * gradient(), lambda: jnp.zeros_like(x))
+        shift = scaled(gradient, self.scale, level, cond, x)
         return pred.towards(pred.x0 + level.sigma**2 / level.alpha * shift, level), state
 
     def look(self, x: Any, level: Any, cond: Any, state: Any, key: Any) -> tuple[Any, Callable[[], Any], Any]:
         """(prediction of the inner denoiser, a function without arguments that returns g, new state)."""
         raise NotImplementedError
+
+
+class EstimateGuidance(Guidance):
+    """Guided by `log_likelihood(x0, level, cond) -> scalar` of the clean estimate; its subclasses have the fields.
+
+    Raises:
+      ValueError: a likelihood that returns an array; a classifier of other classes or another shape than the model.
+    """
+
+    log_likelihood: Any
+
+    def __post_init__(self):
+        object.__setattr__(self, "log_likelihood", function(self.log_likelihood))
+
+    def check(self, levels, shape, cond):
+        check_pair(self.inner, self.log_likelihood, levels, shape, cond)
+
+    def log_f(self, level: Any, cond: Any) -> Callable[[Any], Any]:
+        """The likelihood as a function of the clean estimate alone."""
+        return lambda x0: scalar(self.log_likelihood(x0, level, cond), self.log_likelihood)
+
+
+def scaled(gradient: Callable[[], Any], scale: Any, level: Any, cond: Any, like: Any) -> Any:
+    """scale gradient(), of the shape of `like`; where the scale is off or 0 the gradient is not computed."""
+    w, on = strength(scale, level, cond, off=0.0), active(scale, level)
+    return when(w != 0 if on is None else on, lambda: w * gradient(), lambda: jnp.zeros_like(like))
 
 
 def through(inner: Any, x: Any, level: Any, cond: Any, state: Any, key: Any) -> tuple[Any, Callable, Any]:

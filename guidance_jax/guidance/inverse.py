@@ -13,12 +13,7 @@ import jax
 
 from guidance_jax.core import check, pytree, static
 from guidance_jax.guidance.gradient import GradientGuidance, through
-from guidance_jax.operators import as_operator, measured
-
-
-def whole(cond: Any) -> Any:
-    """The measurement, where it is all that `cond` holds."""
-    return cond
+from guidance_jax.operators import as_operator, measured, whole
 
 
 @pytree

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from guidance_jax.core import normal, pytree, static
-from guidance_jax.guidance.gradient import scalar
+from guidance_jax.guidance.base import strength
 from guidance_jax.guidance.reconstruction import Reconstruction
 
 
@@ -40,10 +40,6 @@ class LGD(Reconstruction):
     microbatch: int | None = static(default=None)
 
     def ascent(self, x0, level, cond, key):
-        spread = level.sigma / jnp.sqrt(level.alpha**2 + level.sigma**2) if self.spread is None else self.spread
-
-        def log_f(x0):
-            return scalar(self.log_likelihood(x0, level, cond), self.log_likelihood)
-
-        spread = spread(level) if callable(spread) else spread
-        return smoothed_gradient(log_f, x0, spread, self.draws, key, self.microbatch)
+        paper = level.sigma / jnp.sqrt(level.alpha**2 + level.sigma**2)
+        spread = paper if self.spread is None else strength(self.spread, level, cond, off=0.0)
+        return smoothed_gradient(self.log_f(level, cond), x0, spread, self.draws, key, self.microbatch)

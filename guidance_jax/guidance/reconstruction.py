@@ -10,13 +10,12 @@ from typing import Any
 
 import jax
 
-from guidance_jax.core import check, function, pytree
-from guidance_jax.guidance.gradient import GradientGuidance, scalar, through
-from guidance_jax.network import same_process
+from guidance_jax.core import pytree
+from guidance_jax.guidance.gradient import EstimateGuidance, GradientGuidance, through
 
 
 @pytree
-class Reconstruction(GradientGuidance):
+class Reconstruction(EstimateGuidance, GradientGuidance):
     """Differentiates log_likelihood(x0(x_t), level, cond) through whatever is inside. Keeps x; scale 0 is `inner`.
 
     One call of the inner denoiser and one pull-back through it. No classifier of noisy samples is needed: any
@@ -35,18 +34,10 @@ class Reconstruction(GradientGuidance):
     log_likelihood: Any
     scale: Any = 1.0
 
-    def __post_init__(self):
-        object.__setattr__(self, "log_likelihood", function(self.log_likelihood))
-
-    def check(self, levels, shape, cond):
-        same_process(self.inner, self.log_likelihood)
-        check(self.log_likelihood, levels, shape, cond)
-        check(self.inner, levels, shape, cond)
-
     def look(self, x, level, cond, state, key):
         pred, pull, state = through(self.inner, x, level, cond, state, key)
         return pred, lambda: pull(self.ascent(pred.x0, level, cond, key)), state
 
     def ascent(self, x0, level, cond, key):
         """The gradient at the clean estimate."""
-        return jax.grad(lambda x0: scalar(self.log_likelihood(x0, level, cond), self.log_likelihood))(x0)
+        return jax.grad(self.log_f(level, cond))(x0)

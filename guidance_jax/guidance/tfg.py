@@ -12,15 +12,14 @@ from typing import Any
 
 import jax
 
-from guidance_jax.core import check, function, pytree, static
-from guidance_jax.guidance.base import Guidance, strength
-from guidance_jax.guidance.gradient import scalar, through
+from guidance_jax.core import pytree, static
+from guidance_jax.guidance.base import strength
+from guidance_jax.guidance.gradient import EstimateGuidance, through
 from guidance_jax.guidance.lgd import smoothed_gradient
-from guidance_jax.network import same_process
 
 
 @pytree
-class TFG(Guidance):
+class TFG(EstimateGuidance):
     """x0 + rho grad / alpha + Delta_0 with eps kept: the point moves. rho = mu = 0 is `inner`.
 
     One call of the denoiser and a pull-back through it, draws (1 + iters) gradients of f. The points that have names:
@@ -38,9 +37,6 @@ class TFG(Guidance):
     spread: Any = 0.0
     iters: int = static(default=4)
     draws: int = static(default=1)
-
-    def __post_init__(self):
-        object.__setattr__(self, "log_likelihood", function(self.log_likelihood))
 
     @classmethod
     def dps(cls, inner, log_likelihood, rho):
@@ -60,21 +56,13 @@ class TFG(Guidance):
     def universal(cls, inner, log_likelihood, rho, mu, iters):
         return cls(inner, log_likelihood, rho, mu, iters=iters)
 
-    def check(self, levels, shape, cond):
-        same_process(self.inner, self.log_likelihood)
-        check(self.log_likelihood, levels, shape, cond)
-        check(self.inner, levels, shape, cond)
-
     def __call__(self, x, level, cond, state, key):
         inner_key, noise = jax.random.split(key)
         spread = strength(self.spread, level, cond, off=0.0)
         rho, mu = (strength(a, level, cond, off=0.0) for a in (self.rho, self.mu))
 
         def ascent(x0):
-            def log_f(x0):
-                return scalar(self.log_likelihood(x0, level, cond), self.log_likelihood)
-
-            return smoothed_gradient(log_f, x0, spread, self.draws, noise)
+            return smoothed_gradient(self.log_f(level, cond), x0, spread, self.draws, noise)
 
         pred, pull, state = through(self.inner, x, level, cond, state, inner_key)
         variance = jax.lax.cond(rho != 0, lambda: rho * pull(ascent(pred.x0)), lambda: 0 * x)

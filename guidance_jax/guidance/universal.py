@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from guidance_jax.core import pytree, static
-from guidance_jax.guidance.gradient import scalar
+from guidance_jax.guidance.base import strength
 from guidance_jax.guidance.reconstruction import Reconstruction
 
 
@@ -26,14 +26,6 @@ class Universal(Reconstruction):
 
     def __call__(self, x, level, cond, state, key):
         pred, state = super().__call__(x, level, cond, state, key)
-
-        def log_f(x0):
-            return scalar(self.log_likelihood(x0, level, cond), self.log_likelihood)
-
-        rate = self.rate(level) if callable(self.rate) else self.rate
-
-        def ascend(x0, _):
-            return x0 + rate * jax.grad(log_f)(x0), None
-
-        x0, _ = jax.lax.scan(ascend, pred.x0, length=self.steps)
+        rate, ascent = strength(self.rate, level, cond, off=0.0), jax.grad(self.log_f(level, cond))
+        x0, _ = jax.lax.scan(lambda x0, _: (x0 + rate * ascent(x0), None), pred.x0, length=self.steps)
         return pred.towards(x0, level), state

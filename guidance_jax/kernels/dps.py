@@ -12,11 +12,10 @@ from typing import Any
 import jax
 
 from guidance_jax.core import check, pytree, static
-from guidance_jax.guidance.base import active, norm, strength, when
-from guidance_jax.guidance.gradient import through
-from guidance_jax.guidance.inverse import whole
-from guidance_jax.kernels.reverse import Carry, Reverse
-from guidance_jax.operators import as_operator, measured
+from guidance_jax.guidance.base import norm
+from guidance_jax.guidance.gradient import scaled, through
+from guidance_jax.kernels.reverse import Carry, Reverse, frozen
+from guidance_jax.operators import as_operator, measured, whole
 
 
 @pytree
@@ -50,10 +49,6 @@ class DPS:
         def residual(x0):
             return norm(measured(self.operator, x0, self.observed(cond)))
 
-        def evaluate(x, level):
-            return self.model(x, level, cond, guide, third)[0]
-
-        w = strength(self.scale, t, cond, off=0.0)
-        shift = when(active(self.scale, t), lambda: w * pull(jax.grad(residual)(pred.x0)), lambda: 0 * carry.x)
-        x, solver = self.solver.step(pred, t, s, evaluate, carry.solver, second)
+        shift = scaled(lambda: pull(jax.grad(residual)(pred.x0)), self.scale, t, cond, carry.x)
+        x, solver = self.solver.step(pred, t, s, frozen(self.model, cond, guide, third), carry.solver, second)
         return Carry(x - shift, guide, solver)

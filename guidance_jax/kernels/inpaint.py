@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from guidance_jax.core import check, normal, pytree, static
-from guidance_jax.guidance.inverse import whole
+from guidance_jax.operators import whole
 
 
 @pytree

@@ -12,10 +12,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import check, function, normal, pytree
+from guidance_jax.core import function, normal, pytree
+from guidance_jax.domain import check_pair
 from guidance_jax.guidance.classifier import gradient
 from guidance_jax.kernels.reverse import Carry, needs_variance
-from guidance_jax.network import same_process
 
 
 @pytree
@@ -43,9 +43,7 @@ class MeanShift:
 
     def check(self, levels, shape, cond):
         needs_variance(self, self.solver)
-        same_process(self.model, self.classifier)
-        check(self.classifier, levels, shape, cond)
-        check(self.model, levels, shape, cond)
+        check_pair(self.model, self.classifier, levels, shape, cond)
 
     def __call__(self, carry, t, s, cond, key):
         first, second = jax.random.split(key)

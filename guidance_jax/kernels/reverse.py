@@ -1,5 +1,6 @@
 """The plain reverse transition: ask the denoiser, let the solver move."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +28,11 @@ def needs_variance(owner: Any, solver: Any) -> None:
             f"{name} works in proportion to the solver's variance, which is 0 at eta=0, so it would be ignored; use "
             "DDPM() or DDIM(1.0)"
         )
+
+
+def frozen(model: Any, cond: Any, state: Any, key: Any) -> Callable[[Any, Any], Any]:
+    """`evaluate(x, level)` for the further stages of a solver, which see the state of the model as it is."""
+    return lambda x, level: model(x, level, cond, state, key)[0]
 
 
 @pytree
@@ -60,9 +66,5 @@ class Reverse:
     def __call__(self, carry, t, s, cond, key):
         first, second, third = jax.random.split(key, 3)
         pred, guide = self.model(carry.x, t, cond, carry.guide, first)
-
-        def evaluate(x, level):
-            return self.model(x, level, cond, guide, third)[0]
-
-        x, solver = self.solver.step(pred, t, s, evaluate, carry.solver, second)
+        x, solver = self.solver.step(pred, t, s, frozen(self.model, cond, guide, third), carry.solver, second)
         return Carry(x, guide, solver)

@@ -12,12 +12,11 @@ Euler's method keeps both of first order in the guide; Strang's error is less th
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from guidance_jax.core import check, function, pytree, static
+from guidance_jax.core import function, pytree, static
+from guidance_jax.domain import check_pair
 from guidance_jax.guidance.classifier import gradient
 from guidance_jax.kernels.reverse import Reverse
-from guidance_jax.network import same_process
 
 
 @pytree
@@ -43,8 +42,7 @@ class Split:
         return Reverse(self.model, self.solver).init(x)
 
     def check(self, levels, shape, cond):
-        same_process(self.model, self.classifier)
-        check(self.classifier, levels, shape, cond)
+        check_pair(self.model, self.classifier, levels, shape, cond)
         Reverse(self.model, self.solver).check(levels, shape, cond)
 
     def __call__(self, carry, t, s, cond, key):
@@ -56,4 +54,4 @@ class Split:
         after = Reverse(self.model, self.solver)(before, t, s, cond, key)
         if not self.strang:
             return after
-        return after._replace(x=jax.lax.cond(s.sigma > 0, lambda: push(after.x, s, 0.5), lambda: jnp.asarray(after.x)))
+        return after._replace(x=jax.lax.cond(s.sigma > 0, lambda: push(after.x, s, 0.5), lambda: after.x))

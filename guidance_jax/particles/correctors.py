@@ -14,12 +14,12 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from guidance_jax.core import check, function, normal, pytree
+from guidance_jax.core import function, normal, pytree
+from guidance_jax.domain import check_pair
 from guidance_jax.guidance.base import pair, strength
 from guidance_jax.guidance.cfg import CFG
 from guidance_jax.guidance.classifier import score
 from guidance_jax.kernels.reverse import needs_variance
-from guidance_jax.network import same_process
 
 
 class Extrapolated:
@@ -102,9 +102,7 @@ class CorrectedClassifier(Extrapolated):
 
     def check(self, levels, shape, cond):
         needs_variance(self, self.solver)
-        same_process(self.model, self.classifier)
-        check(self.classifier, levels, shape, cond)
-        check(self.model, levels, shape, cond)
+        check_pair(self.model, self.classifier, levels, shape, cond)
 
     def predictions(self, x, t, cond, state, key):
         u, state = self.model(x, t, cond, state, key)

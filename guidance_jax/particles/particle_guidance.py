@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from guidance_jax.core import pytree
 from guidance_jax.guidance.base import strength
-from guidance_jax.kernels.reverse import Reverse
+from guidance_jax.kernels.reverse import Reverse, frozen
 from guidance_jax.particles.smc import Population, fresh
 
 
@@ -57,11 +57,8 @@ class ParticleGuidance:
         def one(x, push, state, solver, key):
             first, second, third = jax.random.split(key, 3)
             pred, state = self.model(x, t, cond, state, first)
-
-            def evaluate(x, level):
-                return self.model(x, level, cond, state, third)[0]
-
-            x, solver = self.solver.step(pred.towards(pred.x0 + push, t), t, s, evaluate, solver, second)
+            pushed = pred.towards(pred.x0 + push, t)
+            x, solver = self.solver.step(pushed, t, s, frozen(self.model, cond, state, third), solver, second)
             return x, (state, solver)
 
         x, guide = jax.vmap(one)(pop.x, push, *pop.guide, jax.random.split(key, len(pop.x)))

@@ -32,17 +32,12 @@ class Particles(NamedTuple):
         return jax.vmap(lambda x, i: x[i])(self.x, index)
 
 
-def _start(kernel: Any) -> Any:
-    """How much wider than N(0, sigma^2) the first level of the target is."""
-    return getattr(getattr(kernel, "move", kernel), "start_scale", 1.0)
-
-
 @partial(jax.jit, static_argnames=("shape", "n"))
 def _populations(keys, kernel, levels, shape, n, cond):
     def one(key, cond):
         first, second, third = jax.random.split(key, 3)
         sigma = jnp.asarray(levels.sigma[0], jnp.promote_types(levels.sigma.dtype, jnp.float32))
-        x = _start(kernel) * sigma * normal(first, jnp.zeros((n, *shape), sigma.dtype))
+        x = getattr(kernel, "start_scale", 1.0) * sigma * normal(first, jnp.zeros((n, *shape), sigma.dtype))
         pop, ess = sample(second, kernel, levels, x, cond, record=lambda pop: pop.ess)
         if hasattr(kernel, "finish"):
             pop = kernel.finish(pop, levels.at(-1), cond, third)

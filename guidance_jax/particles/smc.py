@@ -53,6 +53,11 @@ class SMC:
     threshold: Any = 0.5
     microbatch: int | None = static(default=None)
 
+    @property
+    def start_scale(self):
+        """How much wider than N(0, sigma^2) the target of the move is at the first level."""
+        return getattr(self.move, "start_scale", 1.0)
+
     def init(self, x):
         return fresh(x, jax.vmap(self.move.init)(x))
 

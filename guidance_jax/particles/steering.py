@@ -11,11 +11,12 @@ chosen so that their product is exp(scale r(x_0)):
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from guidance_jax.core import check, function, pytree, static
 from guidance_jax.guidance.gradient import scalar
-from guidance_jax.kernels.reverse import Reverse
+from guidance_jax.kernels.reverse import Reverse, frozen
 
 
 def difference(reward: Any, memory: Any) -> tuple[Any, Any]:
@@ -74,10 +75,7 @@ class Steered:
 
     def go(self, seen, t, s, cond, key):
         pred, (state, solver, memory, paid) = seen
-
-        def evaluate(x, level):
-            return self.model(x, level, cond, state, key)[0]
-
+        evaluate = frozen(self.model, cond, state, jax.random.fold_in(key, 1))
         x, solver = self.solver.step(pred, t, s, evaluate, solver, key)
         return x, (state, solver, memory, paid), jnp.zeros((), x.dtype)
 

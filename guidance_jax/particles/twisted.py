@@ -11,12 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import check, function, normal, pytree, static
+from guidance_jax.core import function, normal, pytree, static
+from guidance_jax.domain import check_pair
 from guidance_jax.guidance.base import strength
 from guidance_jax.guidance.classifier import log_prob
 from guidance_jax.guidance.gradient import scalar, through
 from guidance_jax.kernels.reverse import needs_variance
-from guidance_jax.network import same_process
 
 
 @pytree
@@ -48,9 +48,7 @@ class Twisted:
 
     def check(self, levels, shape, cond):
         needs_variance(self, self.solver)
-        same_process(self.model, self.log_twist)
-        check(self.log_twist, levels, shape, cond)
-        check(self.model, levels, shape, cond)
+        check_pair(self.model, self.log_twist, levels, shape, cond)
 
     def init(self, x):
         return self.model.init(x), jnp.zeros((), x.dtype)
@@ -74,9 +72,8 @@ class Twisted:
         pred, gradient, state, value = seen
         mean, std = self.solver.kernel(pred, t, s)
         std, z = jnp.where(s.sigma > 0, std, 0), normal(key, mean)
-        push = (
-            std * t.alpha / s.alpha * gradient
-        )  # in standard deviations; grad in x_s is grad in x_t alpha_t / alpha_s
+        # in standard deviations; the gradient in x_s is alpha_t / alpha_s times that in x_t
+        push = std * t.alpha / s.alpha * gradient
         gain = -jnp.sum(push * z + push**2 / 2)
         return mean + std * (push + z), (state, value), gain
 

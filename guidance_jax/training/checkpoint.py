@@ -17,8 +17,9 @@ import jax
 import orbax.checkpoint as ocp
 
 from guidance_jax import parameterizations, schedules
+from guidance_jax.domain import Domain
 from guidance_jax.metrics.report import TrainedJudge
-from guidance_jax.network import Domain, Network, NoisyClassifier
+from guidance_jax.network import Network, NoisyClassifier
 from guidance_jax.networks import adm
 from guidance_jax.networks.judge import Judge
 

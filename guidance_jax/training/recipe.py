@@ -13,8 +13,9 @@ import optax
 
 from guidance_jax import parameterizations
 from guidance_jax.datasets.images import Images
+from guidance_jax.domain import Domain
 from guidance_jax.metrics.report import TrainedJudge
-from guidance_jax.network import Domain, Network, NoisyClassifier
+from guidance_jax.network import Network, NoisyClassifier
 from guidance_jax.networks.adm import ADMClassifier, ADMUNet
 from guidance_jax.networks.judge import Judge
 from guidance_jax.schedules import Cosine
@@ -102,8 +103,12 @@ def train_denoiser(directory: Path, data: Images, recipe: Recipe, *, progress: b
         ),
         Denoising(unet.apply, schedule, v, null=null, dropout=recipe.label_dropout),
         lambda key: unet.init(key, jnp.zeros(data.shape), jnp.zeros(()), jnp.zeros((), jnp.int32)),
-        *(data, recipe.batch, recipe.steps, 3e-3, recipe.seed),
-        "diffusion model " if progress else None,
+        data,
+        batch=recipe.batch,
+        steps=recipe.steps,
+        rate=3e-3,
+        seed=recipe.seed,
+        progress="diffusion model " if progress else None,
     )
     return load(directory, Network)
 
@@ -123,8 +128,12 @@ def train_classifier(directory: Path, data: Images, recipe: Recipe, *, progress:
         ),
         NoisyCrossEntropy(classifier.apply, schedule),
         lambda key: classifier.init(key, jnp.zeros(data.shape), jnp.zeros(())),
-        *(data, recipe.batch, recipe.classifier_steps, 2e-3, seed),
-        "noisy classifier" if progress else None,
+        data,
+        batch=recipe.batch,
+        steps=recipe.classifier_steps,
+        rate=2e-3,
+        seed=seed,
+        progress="noisy classifier" if progress else None,
     )
     return load(directory, NoisyClassifier)
 
@@ -138,8 +147,12 @@ def train_judge(directory: Path, data: Images, recipe: Recipe, *, progress: bool
         config(judge, domain, steps=recipe.judge_steps, batch=recipe.batch, seed=seed),
         JudgeCrossEntropy(judge.apply),
         lambda key: judge.init(key, jnp.zeros(data.shape)),
-        *(data, recipe.batch, recipe.judge_steps, 3e-3, seed),
-        "judge           " if progress else None,
+        data,
+        batch=recipe.batch,
+        steps=recipe.judge_steps,
+        rate=3e-3,
+        seed=seed,
+        progress="judge           " if progress else None,
     )
     return load(directory, TrainedJudge)
 
@@ -150,6 +163,7 @@ def _fit(
     loss: Callable,
     init: Callable,
     data: Images,
+    *,
     batch: int,
     steps: int,
     rate: float,

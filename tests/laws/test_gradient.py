@@ -9,7 +9,18 @@ import guidance_jax as gj
 from guidance_jax.kernels.reverse import Carry
 from guidance_jax.metrics.energy import energy_distance
 from tests.laws.test_guidance import KEY, LABEL, LEVELS, X, same, see
-from tests.table import MIXTURE, NULL, SCHEDULE, UNCONDITIONAL, line, log_clean, log_posterior, point, seen
+from tests.table import (
+    MIXTURE,
+    NULL,
+    SCHEDULE,
+    UNCONDITIONAL,
+    counting_log_posterior,
+    line,
+    log_clean,
+    log_posterior,
+    point,
+    seen,
+)
 
 pytestmark = pytest.mark.usefixtures("x64")
 PRIOR = gj.Gaussian(jnp.array([0.5, -1.0, 0.2]), jnp.array([[0.5, 0.2, 0.1], [0.2, 0.3, -0.1], [0.1, -0.1, 0.4]]))
@@ -117,15 +128,7 @@ def test_smoothing_is_the_smoothed_likelihood():
 
 def test_gradients_are_reused():
     """12 steps, a gradient every fourth: 3 evaluations, under vmap; inside a window counted from its start."""
-    count = {"runs": 0}
-
-    def tick():
-        count["runs"] += 1
-
-    def log_prob(x, level, label):
-        jax.debug.callback(tick)
-        return log_posterior(x, level, label)
-
+    log_prob, count = counting_log_posterior()
     levels = SCHEDULE.levels(12)
     inside = int(np.sum((np.asarray(levels.ratio[:-1]) > 0.1) & (np.asarray(levels.ratio[:-1]) <= 1.0)))
     for scale, want in ((1.0, 3), (gj.Window(1.0, 0.1, 1.0), -(-inside // 4))):

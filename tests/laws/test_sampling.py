@@ -7,7 +7,7 @@ import pytest
 
 import guidance_jax as gj
 from guidance_jax.sample import _generate
-from tests.table import MIXTURE, NULL, UNCONDITIONAL, all_kernels, log_posterior
+from tests.table import MIXTURE, NULL, UNCONDITIONAL, all_kernels, counting_log_posterior
 
 ROWS = list(all_kernels(2.0))
 LABELS = jnp.array([0, 1, 2, 1, 0, 2, 2, 1])
@@ -136,15 +136,7 @@ def test_work_outside_the_window_is_skipped_and_the_network_is_inlined_once():
 
 
 def test_classifier_gradient_is_skipped_at_scale_zero_and_outside_the_window():
-    count = {"runs": 0}
-
-    def tick():
-        count["runs"] += 1
-
-    def log_prob(x, level, label):
-        jax.debug.callback(tick)
-        return log_posterior(x, level, label)
-
+    log_prob, count = counting_log_posterior()
     for scale, want in ((0.0, 0), (1.0, 12), (gj.Window(1.0, 1e6, 1e7), 0)):
         count["runs"] = 0
         kernel = gj.Reverse(gj.Classifier(UNCONDITIONAL, log_prob, scale), gj.DDIM())

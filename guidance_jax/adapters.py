@@ -1,0 +1,97 @@
+"""The same model or classifier asked differently: with another condition, or on another schedule."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from guidance_jax.core import Prediction, check, concrete, pytree, static
+from guidance_jax.schedules import Schedule
+
+
+class Adapter:
+    """What they share: the state and, unless they change it, the domain of `inner`."""
+
+    inner: Any
+
+    @property
+    def domain(self):
+        return getattr(self.inner, "domain", None)
+
+    def init(self, x):
+        return self.inner.init(x)
+
+
+@pytree
+class Unconditional(Adapter):
+    """The inner denoiser asked with the null condition, whatever condition it is given.
+
+    For classifier guidance of a model trained with conditioning dropout: the label then steers through the
+    classifier alone.
+    """
+
+    inner: Any
+    null: Any
+
+    def check(self, levels, shape, cond):
+        check(self.inner, levels, shape, self.null)
+
+    def __call__(self, x, level, cond, state, key):
+        return self.inner(x, level, self.null, state, key)
+
+
+@pytree
+class Conditioned(Adapter):
+    """The inner denoiser, classifier or likelihood given `select(cond)` for its condition.
+
+    For conditions of several parts, of which each guide reads its own: `Conditioned(model, itemgetter("label"))`.
+    """
+
+    inner: Any
+    select: Callable = static()
+
+    def check(self, levels, shape, cond):
+        check(self.inner, levels, shape, self.select(cond))
+
+    def __call__(self, x, level, cond, *state_and_key):
+        return self.inner(x, level, self.select(cond), *state_and_key)
+
+    def log_prob(self, x, level, cond):
+        """log p of the inner classifier."""
+        return self.inner.log_prob(x, level, self.select(cond))
+
+
+@pytree
+class OnSchedule(Adapter):
+    """A denoiser or classifier trained on `schedule`, usable on levels of any other.
+
+    The same noise-to-signal ratio on two schedules is the same distribution up to a factor, so the inner object is
+    asked at its own level of equal ratio, with x scaled to it: x' = x own.alpha / level.alpha.
+    """
+
+    inner: Any
+    schedule: Schedule = static()
+
+    @property
+    def domain(self):
+        domain = getattr(self.inner, "domain", None)
+        return None if domain is None else dataclasses.replace(domain, schedule=None)
+
+    def own(self, x, level):
+        """The point and the level on the inner schedule."""
+        t = self.schedule.at_log_snr(-2 * jnp.log(level.ratio))
+        own = self.schedule(t)
+        return x * own.alpha / level.alpha, own
+
+    def check(self, levels, shape, cond):
+        own = self.schedule.by_ratio(levels.ratio[:-1]) if concrete(levels) else levels
+        check(self.inner, own, shape, cond)
+
+    def __call__(self, x, level, cond, state, key):
+        pred, state = self.inner(*self.own(x, level), cond, state, key)
+        return Prediction(pred.x0, pred.eps, pred.variance_fraction), state
+
+    def log_prob(self, x, level, label):
+        """log p(label | x_t) of the inner classifier."""
+        return self.inner.log_prob(*self.own(x, level), label)
