@@ -9,6 +9,30 @@
 (4, 2)
 """
 
+from guidance_jax.autoregressive.classifier import PrefixClassifier
+from guidance_jax.autoregressive.contrastive import Contrastive
+from guidance_jax.autoregressive.fudge import FUDGE
+from guidance_jax.autoregressive.language_model import LanguageModel
+from guidance_jax.autoregressive.markov import MarkovModel
+from guidance_jax.autoregressive.pplm import PPLM
+from guidance_jax.autoregressive.sequence import LeftToRight, positions
+from guidance_jax.discrete.ancestral import Ancestral
+from guidance_jax.discrete.first_hitting import FirstHitting
+from guidance_jax.discrete.infill import Infill
+from guidance_jax.discrete.mask_predict import MaskPredict
+from guidance_jax.discrete.network import HiddenNetwork, TokenNetwork
+from guidance_jax.discrete.nos import NOS
+from guidance_jax.discrete.oracles import Enumerated
+from guidance_jax.discrete.predictor import PredictorGuidance
+from guidance_jax.discrete.predictor_free import PredictorFree
+from guidance_jax.discrete.process import Absorbing, Uniform
+from guidance_jax.discrete.sundae import SUNDAE
+from guidance_jax.discrete.tag import TAG
+from guidance_jax.discrete.tau_leap import TauLeap
+from guidance_jax.embeddings.diffusion_lm import DiffusionLM
+from guidance_jax.embeddings.network import EmbeddingNetwork
+from guidance_jax.embeddings.rounded import Rounded
+from guidance_jax.particles.twisted_tokens import TwistedTokens
 from guidance_jax.adapters import Conditioned, OnSchedule, Unconditional
 from guidance_jax.core import Level, Prediction, pytree, static
 from guidance_jax.diagnostics.bias import guidance_bias
@@ -86,7 +110,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "APG",
+    "Absorbing",
     "AdaptiveGuidance",
+    "Ancestral",
     "Annealed",
     "Autoguidance",
     "BestOf",
@@ -99,6 +125,7 @@ __all__ = [
     "Clip",
     "Compose",
     "Conditioned",
+    "Contrastive",
     "CorrectedCFG",
     "CorrectedClassifier",
     "Corrector",
@@ -110,22 +137,31 @@ __all__ = [
     "DPMSolver2M",
     "DPMSolver2S",
     "DPS",
+    "DiffusionLM",
     "Domain",
     "Downsample",
     "DynamicClip",
     "DynamicNegative",
     "EDM",
+    "EmbeddingNetwork",
+    "Enumerated",
     "FDG",
+    "FirstHitting",
+    "FUDGE",
     "Function",
     "Gaussian",
     "GaussianLikelihood",
     "GaussianMixture",
     "Heun",
+    "HiddenNetwork",
     "ImplicitClassifier",
+    "Infill",
     "Inpaint",
     "LGD",
     "LMS",
+    "LanguageModel",
     "LearnedRange",
+    "LeftToRight",
     "Level",
     "Linear",
     "LinearBetas",
@@ -133,11 +169,15 @@ __all__ = [
     "MAMBOG",
     "MMPS",
     "MPGD",
+    "MarkovModel",
     "Mask",
+    "MaskPredict",
     "MeanShift",
+    "NOS",
     "Network",
     "NoisyClassifier",
     "OnSchedule",
+    "PPLM",
     "ParticleGuidance",
     "Particles",
     "PerClass",
@@ -145,6 +185,9 @@ __all__ = [
     "Perturbed",
     "PiGDM",
     "Prediction",
+    "PredictorFree",
+    "PredictorGuidance",
+    "PrefixClassifier",
     "Ramp",
     "Reconstruction",
     "RectifiedCFGPlusPlus",
@@ -153,15 +196,22 @@ __all__ = [
     "Rescale",
     "Reuse",
     "Reverse",
+    "Rounded",
     "SMC",
+    "SUNDAE",
     "Similarity",
     "Split",
     "Steered",
+    "TAG",
     "TCFG",
     "TFG",
     "TMPD",
+    "TauLeap",
+    "TokenNetwork",
     "Twisted",
+    "TwistedTokens",
     "Unconditional",
+    "Uniform",
     "Universal",
     "VE",
     "Window",
@@ -180,6 +230,7 @@ __all__ = [
     "multinomial",
     "perturbed",
     "populations",
+    "positions",
     "pytree",
     "residual",
     "sample",

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeVar, dataclass_transform, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 
 from guidance_jax._typing import Array, Float, Key
 
@@ -99,6 +100,10 @@ class Prediction:
         """New clean estimate, same noise: the point moves with it (CFG++, TFG, MPGD)."""
         return dataclasses.replace(self, x0=self.x0 + delta)
 
+    def contrast(self, weak: "Prediction", scale: Any, level: Level) -> "Prediction":
+        """weak + scale (self - weak), same point x: what every contrast of two predictions is made of."""
+        return self.towards(weak.x0 + scale * (self.x0 - weak.x0), level)
+
 
 @runtime_checkable
 class Denoiser(Protocol):
@@ -135,6 +140,19 @@ class Kernel(Protocol):
 def normal(key: Key[Array, ""], like: Float[Array, "*event"]) -> Float[Array, "*event"]:
     """Standard normal noise of the shape and type of `like`."""
     return jax.random.normal(key, like.shape, like.dtype)
+
+
+def real(x: Any) -> Any:
+    """The floating type that goes with a sample: its own, or the default one for tokens."""
+    dtype = jnp.result_type(x)
+    return dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.result_type(float)
+
+
+def within(part: Any, name: str) -> Any:
+    """`part`, or the first thing inside it (kernel, move, model, inner), that has the attribute `name`, or None."""
+    while part is not None and not hasattr(part, name):
+        part = next((getattr(part, a) for a in ("kernel", "move", "model", "inner") if hasattr(part, a)), None)
+    return part
 
 
 def concrete(value: Any) -> bool:

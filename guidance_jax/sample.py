@@ -1,4 +1,4 @@
-"""The one loop. Gaussian diffusion, flows, and everything built from kernels run through `sample`."""
+"""The one loop. Gaussian diffusion, flows, tokens and text: everything built from kernels runs through `sample`."""
 
 from collections.abc import Callable
 from functools import partial
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax._typing import Array, Key
-from guidance_jax.core import Kernel, Level, check, concrete, normal
+from guidance_jax.core import Kernel, Level, check, concrete, normal, real, within
 
 
 def keys(seed: int | Key[Array, ""], n: int, start: int = 0) -> Key[Array, " n"]:
@@ -56,7 +56,7 @@ def sample(
       key: one key; every draw of this sample comes from it.
       kernel: one reverse transition, for example `Reverse(model, DDIM())`.
       levels: `n + 1` levels from noisy to clean: `n` steps.
-      x: the start, of shape `event_shape`, at `levels.at(0)`; float32 or float64.
+      x: the start, of shape `event_shape`, at `levels.at(0)`; float32 or float64, or int32 tokens.
       cond: what the denoisers are conditioned on, for example a label; a pytree or None.
       record: `record(carry)` is stacked over the steps and returned too; by default nothing is kept.
       unroll: steps of the scan that are unrolled, as in `jax.lax.scan`.
@@ -69,13 +69,13 @@ def sample(
     """
     check_levels(levels)
     for leaf in jax.tree.leaves(x):
-        if leaf.dtype not in (jnp.float32, jnp.float64):
+        if leaf.dtype not in (jnp.float32, jnp.float64, jnp.int32):
             raise ValueError(
-                f"the sampling state must be float32 or float64, got {leaf.dtype}; keep half precision inside the "
-                "network: x.astype(jnp.float32)"
+                f"the sampling state must be float32 or float64, or int32 tokens, got {leaf.dtype}; keep half "
+                "precision inside the network: x.astype(jnp.float32)"
             )
     check(kernel, levels, jnp.shape(x), cond)
-    levels = Level(*(jnp.asarray(a, jnp.result_type(x)) for a in levels))
+    levels = Level(*(jnp.asarray(a, real(x)) for a in levels))
 
     def body(carry, inputs):
         t, s, key = inputs
@@ -88,8 +88,14 @@ def sample(
     return carry if record is None else (carry, records)
 
 
-def start(key: Key[Array, ""], levels: Level, shape: tuple[int, ...]) -> Array:
-    """Noise at the first level: N(0, sigma^2), what the forward process leaves of data with little or no signal."""
+def start(key: Key[Array, ""], kernel: Kernel, levels: Level, shape: tuple[int, ...]) -> Array:
+    """What sampling starts from: what a part of `kernel` says, such as tokens of its process, else noise N(0, sigma^2).
+
+    The noise is what the forward process leaves of data with little or no signal.
+    """
+    owner = within(kernel, "start")
+    if owner is not None:
+        return owner.start(key, levels, shape)
     sigma = jnp.asarray(levels.sigma[0])
     return sigma * normal(key, jnp.zeros(shape, jnp.promote_types(sigma.dtype, jnp.float32)))
 
@@ -98,7 +104,7 @@ def start(key: Key[Array, ""], levels: Level, shape: tuple[int, ...]) -> Array:
 def _generate(keys, kernel, levels, shape, cond):
     def one(key, cond):
         first, rest = jax.random.split(key)
-        return sample(rest, kernel, levels, start(first, levels, shape), cond).x
+        return sample(rest, kernel, levels, start(first, kernel, levels, shape), cond).x
 
     return jax.vmap(one)(keys, cond)
 

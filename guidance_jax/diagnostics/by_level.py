@@ -27,7 +27,7 @@ class GuidanceLevel(NamedTuple):
 def _compare(keys, guided, base, solver, levels, shape, cond):
     def one(key, cond):
         first, second = jax.random.split(key)
-        x = start(first, levels, shape)
+        x = start(first, guided, levels, shape)
         _, after = sample(second, Reverse(guided, solver), levels, x, cond, record=lambda carry: carry.x)
         xs = jnp.concatenate([x[None], after[:-1]])
 

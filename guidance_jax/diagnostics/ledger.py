@@ -76,7 +76,7 @@ def ledger(
 
     kernel = jax.tree.map(counted, kernel, is_leaf=lambda node: isinstance(node, COUNTED))
     first, second = jax.random.split(jax.random.key(0))
-    run = jax.jit(lambda cond: sample(second, kernel, levels, start(first, levels, shape), cond).x)
+    run = jax.jit(lambda cond: sample(second, kernel, levels, start(first, kernel, levels, shape), cond).x)
     jax.block_until_ready(run(None if cond is None else jax.tree.map(np.asarray, cond)))
     jax.effects_barrier()
     return Ledger(dict(calls), dict(gradients))

@@ -36,4 +36,8 @@ class Autoguidance(Guidance):
             lambda: self.weak(x, level, cond, state[1], key),
             lambda: (good, state[1]),
         )
-        return good.towards(weak.x0 + w * (good.x0 - weak.x0), level), (first, second)
+        return self.combine(good, weak, w, level), (first, second)
+
+    def combine(self, good, weak, w, level):
+        """The guided prediction from the good and the weak one."""
+        return good.contrast(weak, w, level)

@@ -87,4 +87,4 @@ class CFG(Guidance):
 
     def combine(self, c, u, w, x, level):
         """The guided prediction from the conditional and the unconditional one."""
-        return c.towards(u.x0 + w * (c.x0 - u.x0), level)
+        return c.contrast(u, w, level)

@@ -31,9 +31,9 @@ class Annealed:
     beta: Any
     solver: Any
 
-    @property
-    def start_scale(self):
-        return self.beta**-0.5
+    def start(self, key, levels, shape):
+        sigma = jnp.asarray(levels.sigma[0])
+        return self.beta**-0.5 * sigma * normal(key, jnp.zeros(shape, jnp.promote_types(sigma.dtype, jnp.float32)))
 
     def check(self, levels, shape, cond):
         needs_variance(self, self.solver)

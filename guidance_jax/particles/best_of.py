@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from guidance_jax.core import check, function, pytree
+from guidance_jax.core import check, function, pytree, real
 from guidance_jax.guidance.gradient import scalar
 
 
@@ -29,11 +29,11 @@ class BestOf:
         return self.kernel.init(x)
 
     def look(self, x, guide, t, cond, key):
-        return guide, jnp.zeros((), x.dtype)
+        return guide, jnp.zeros((), real(x))
 
     def go(self, seen, t, s, cond, key):
         carry = self.kernel(seen, t, s, cond, key)
-        return carry.x, carry, jnp.zeros((), carry.x.dtype)
+        return carry.x, carry, jnp.zeros((), real(carry.x))
 
     def finish(self, x, guide, level, cond, key):
         return self.scale * scalar(self.reward(x, level, cond), self.reward)

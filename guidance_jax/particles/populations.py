@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax._typing import Array, Key
-from guidance_jax.core import Level, check, normal
-from guidance_jax.sample import check_levels, sample, strong
+from guidance_jax.core import Level, check
+from guidance_jax.sample import check_levels, sample, start, strong
 
 
 class Particles(NamedTuple):
@@ -36,8 +36,7 @@ class Particles(NamedTuple):
 def _populations(keys, kernel, levels, shape, n, cond):
     def one(key, cond):
         first, second, third = jax.random.split(key, 3)
-        sigma = jnp.asarray(levels.sigma[0], jnp.promote_types(levels.sigma.dtype, jnp.float32))
-        x = getattr(kernel, "start_scale", 1.0) * sigma * normal(first, jnp.zeros((n, *shape), sigma.dtype))
+        x = start(first, kernel, levels, (n, *shape))
         pop, ess = sample(second, kernel, levels, x, cond, record=lambda pop: pop.ess)
         if hasattr(kernel, "finish"):
             pop = kernel.finish(pop, levels.at(-1), cond, third)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import check, pytree, static
+from guidance_jax.core import check, pytree, real, static
 from guidance_jax.particles.resample import systematic
 
 
@@ -33,8 +33,8 @@ class Population(NamedTuple):
 
 def fresh(x: Any, guide: Any) -> Population:
     """A population of equal weights."""
-    zero, count = jnp.zeros((), x.dtype), jnp.zeros((), jnp.int32)
-    return Population(x, guide, jnp.zeros(len(x), x.dtype), zero, zero + len(x), count, zero + jnp.nan)
+    zero, count = jnp.zeros((), real(x)), jnp.zeros((), jnp.int32)
+    return Population(x, guide, jnp.zeros(len(x), real(x)), zero, zero + len(x), count, zero + jnp.nan)
 
 
 @pytree
@@ -52,11 +52,6 @@ class SMC:
     resample: Callable = static(default=systematic)
     threshold: Any = 0.5
     microbatch: int | None = static(default=None)
-
-    @property
-    def start_scale(self):
-        """How much wider than N(0, sigma^2) the target of the move is at the first level."""
-        return getattr(self.move, "start_scale", 1.0)
 
     def init(self, x):
         return fresh(x, jax.vmap(self.move.init)(x))

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import check, function, pytree, static
+from guidance_jax.core import check, function, pytree, real, static
 from guidance_jax.guidance.gradient import scalar
 from guidance_jax.kernels.reverse import Reverse, frozen
 
@@ -61,7 +61,7 @@ class Steered:
         Reverse(self.model, self.solver).check(levels, shape, cond)
 
     def init(self, x):
-        zero = jnp.zeros((), x.dtype)
+        zero = jnp.zeros((), real(x))
         return self.model.init(x), self.solver.init(x), zero + jnp.nan, zero  # no reward yet, nothing paid
 
     def value(self, x0, level, cond):
@@ -77,7 +77,7 @@ class Steered:
         pred, (state, solver, memory, paid) = seen
         evaluate = frozen(self.model, cond, state, jax.random.fold_in(key, 1))
         x, solver = self.solver.step(pred, t, s, evaluate, solver, key)
-        return x, (state, solver, memory, paid), jnp.zeros((), x.dtype)
+        return x, (state, solver, memory, paid), jnp.zeros((), real(x))
 
     def finish(self, x, guide, level, cond, key):
         return self.scale * (self.value(x, level, cond) - guide[3])

@@ -1,0 +1,1 @@
+"""Autoregressive models through the same `sample`: a level is a position, the cache is threaded state."""

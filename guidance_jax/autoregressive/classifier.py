@@ -1,0 +1,36 @@
+"""Classifiers of prefixes, p(attribute | x_1..x_i), that read one token at a time."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from guidance_jax.core import pytree, static
+from guidance_jax.domain import Domain
+from guidance_jax.network import log_softmax
+
+
+@pytree
+class PrefixClassifier:
+    """log p(label | prefix) from a pure function for one token: apply(params, token, position, state) -> (logits, state).
+
+    `blank(length)` is the state before the first token. What `FUDGE` asks.
+
+    Raises:
+      ValueError: a label out of range.
+    """
+
+    params: Any
+    apply: Callable = static()
+    blank: Callable = static()
+    num_classes: int = static(default=2)
+
+    def init(self, x):
+        return self.blank(len(x))
+
+    def check(self, levels, shape, cond):
+        Domain(tuple(shape), num_classes=self.num_classes).check_label(cond)
+
+    def __call__(self, token, position, state, label):
+        logits, state = self.apply(self.params, token, position, state)
+        return log_softmax(logits)[jnp.asarray(label)], state

@@ -1,0 +1,1 @@
+"""Token sequences: absorbing and uniform diffusion, their solvers, and guidance by rates and hidden states."""

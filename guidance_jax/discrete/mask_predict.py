@@ -1,0 +1,41 @@
+"""Mask-Predict, decoding of conditional masked language models (Ghazvininejad et al. 2019, arXiv 1904.09324, section 4).
+
+    every mask gets its most probable token; then the least confident sigma_s L tokens are masked again
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import pytree
+from guidance_jax.discrete.ancestral import Ancestral
+
+
+@pytree
+class MaskPredict(Ancestral):
+    """All masks in parallel, refined over a few steps; the number of masks follows the schedule's sigma.
+
+    A token's confidence is the probability it had when it was last predicted, guidance included; tokens that were given
+    have the highest. Argmax unless `temperature` is given. Not a sampler of the model's distribution. One call a step.
+
+    Raises:
+      ValueError: as `Ancestral`; a process without masks.
+    """
+
+    def init(self, x):
+        return jnp.zeros(x.shape)
+
+    def step(self, pred, t, s, evaluate, state, key):
+        process: Any = pred.process
+        if not hasattr(process, "mask"):
+            raise ValueError(f"MaskPredict needs masks, got {process}; use SUNDAE() or Ancestral()")
+        log_p = jax.nn.log_softmax(self.truncated(pred).log_p + pred.tilt)
+        free = process.free(pred.x)
+        chosen = jnp.argmax(log_p, -1) if self.temperature is None else jax.random.categorical(key, log_p)
+        x = jnp.where(free, chosen.astype(pred.x.dtype), pred.x)
+        own = jnp.take_along_axis(log_p, chosen[:, None], 1)[:, 0]
+        confidence = jnp.where(free, own, state)
+        rank = jnp.argsort(jnp.argsort(confidence))  # the least confident first
+        again = rank < jnp.floor(s.sigma * len(x) + 1e-4)
+        return jnp.where(again, process.mask, x), confidence

@@ -1,0 +1,98 @@
+"""NOS: guidance in hidden states (Gruver et al. 2023, arXiv 2305.20009, Algorithm 2), discrete and continuous.
+
+    h' = h + delta,   delta <- delta + rate grad [ scale v(h + delta) - kl KL(p(. | h) || p(. | h + delta)) ] + noise
+
+Differs from the published code, which decodes another path than it optimises and takes the "KL" of raw logits: here the
+KL is of probabilities, summed over the positions that the model decides, and h + delta goes on through the same layers.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import check, function, pytree, static, within
+from guidance_jax.guidance.base import Guidance, active, strength, when
+from guidance_jax.guidance.gradient import scalar
+from guidance_jax.network import log_softmax
+
+
+def divergence(base: Any, other: Any, where: Any) -> Any:
+    """KL(base || other) of log-probabilities (L, V), in nats, summed over the positions `where`."""
+    each = jnp.sum(jnp.exp(base) * (base - other), -1)
+    return jnp.sum(jnp.where(where, each, 0))
+
+
+@pytree
+class NOS(Guidance):
+    """Hidden states moved towards a value, held back by the KL to the model; scale 0 (without noise) is the model.
+
+    `inner` is a `HiddenNetwork` (NOS-D, `decode` over tokens) or an `EmbeddingNetwork` with hidden states (NOS-C).
+    1 encoding, steps + 1 decodings and gradients of the rest of the network.
+
+    Attributes:
+      value: `f(h, level, cond) -> scalar` to raise, for example a value head's log p(y | h).
+      scale: of the value: a number, `Window`, or a function of the level.
+      steps, rate: of the ascent.
+      kl: weight of the KL, per nat.
+      noise: temperature of Langevin noise, sqrt(2 rate noise) z; the paper's algorithm has 1, its code 0.
+      adagrad: as published; otherwise plain gradient steps, for which noise is Langevin's.
+
+    Raises:
+      ValueError: a model without hidden states; a value that is not one number.
+    """
+
+    inner: Any
+    value: Any
+    scale: Any
+    rate: Any = 0.1
+    kl: Any = 0.01
+    noise: Any = 0.0
+    steps: int = static(default=5)
+    adagrad: bool = static(default=True)
+
+    def __post_init__(self):
+        object.__setattr__(self, "value", function(self.value))
+
+    def check(self, levels, shape, cond):
+        if not hasattr(self.inner, "decoded"):
+            raise ValueError(
+                f"NOS guides hidden states, which {type(self.inner).__name__} does not show; use HiddenNetwork(params, "
+                "encode, decode, process)"
+            )
+        check(self.inner, levels, shape, cond)
+
+    def editable(self, x):
+        """The positions that the model decides."""
+        owner = within(self.inner, "process")
+        return jnp.ones(len(x), bool) if owner is None else owner.process.free(x)
+
+    def __call__(self, x, level, cond, state, key):
+        w, on = strength(self.scale, level, cond, off=0.0), active(self.scale, level)
+        h = self.inner.hidden(x, level, cond)
+        # a KL whose gradient is rounding alone would be a full step to Adagrad
+        h = when(w != 0 if on is None else on, lambda: self.moved(h, w, x, level, cond, key), lambda: h)
+        return self.inner.read(self.inner.decoded(h, level, cond), x, level), state
+
+    def moved(self, h, w, x, level, cond, key):
+        """h + delta after `steps` steps."""
+        where = self.editable(x)
+        moves = where.reshape(-1, *[1] * (h.ndim - 1)) if h.shape[:1] == where.shape else True
+        base = log_softmax(self.inner.decoded(h, level, cond))
+
+        def objective(delta):
+            new = log_softmax(self.inner.decoded(h + delta, level, cond))
+            value = scalar(self.value(h + delta, level, cond), self.value)
+            return w * value - self.kl * divergence(base, new, where)
+
+        def step(carry, key):
+            delta, squares = carry
+            g = jnp.where(moves, jax.grad(objective)(delta), 0)
+            squares = squares + g**2
+            size = jax.lax.rsqrt(squares + 1e-20) if self.adagrad else 1.0
+            z = jnp.where(moves, jax.random.normal(key, g.shape, g.dtype), 0)
+            return (delta + self.rate * size * g + jnp.sqrt(2 * self.rate * self.noise) * z, squares), None
+
+        zero = jnp.zeros_like(h)
+        (delta, _), _ = jax.lax.scan(step, (zero, zero), jax.random.split(key, self.steps))
+        return h + delta

@@ -1,0 +1,48 @@
+"""What a token model predicts, in the place of `Prediction`: log-probabilities, and how much guidance tilts each jump."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import Level, pytree, static
+
+
+@pytree
+class TokenPrediction:
+    """The tokens, what each may become, and by how much guidance favours each. Token solvers read nothing else.
+
+    `log_p[l, v]` is log p(x0_l = v | all other tokens of x_t), normalised over v: what a masked position is about to
+    become; for the uniform process the token's own evidence is left out (which is what the UDLM loss fits), the process
+    brings it back. A language model gives `(V,)`, the next token alone.
+
+    `tilt[l, v]` is the logarithm of the factor by which guidance multiplies the rate of the jump x_l -> v; it may change
+    how fast tokens jump. Contrasts that only choose between tokens change `log_p` and leave the speed alone.
+    """
+
+    x: Any  # (L,) tokens
+    log_p: Any  # (L, V), or (V,)
+    process: Any = static()
+    tilt: Any = 0.0  # broadcasts to log_p
+
+    @property
+    def x0(self) -> Any:
+        """The most probable clean tokens: what rewards of clean samples are asked about."""
+        return self.process.estimate(self)
+
+    def contrast(self, weak: "TokenPrediction", scale: Any, level: Level) -> "TokenPrediction":
+        """log p proportional to (1 - scale) log p_weak + scale log p, normalised per position; tilts likewise.
+
+        What is impossible under `self` stays so; what only `weak` thinks impossible is as it is under `self`.
+        """
+        allowed = self.log_p > -jnp.inf
+        own = jnp.where(allowed, self.log_p, 0)
+        other = jnp.where(weak.log_p > -jnp.inf, weak.log_p, own)
+        log_p = jnp.where(allowed, other + scale * (own - other), -jnp.inf)
+        tilt = weak.tilt + scale * (self.tilt - weak.tilt)
+        return dataclasses.replace(self, log_p=jax.nn.log_softmax(log_p), tilt=tilt)
+
+    def tilted(self, log_factor: Any) -> "TokenPrediction":
+        """The prediction with the rate of every jump multiplied by exp(log_factor), (L, V)."""
+        return dataclasses.replace(self, tilt=self.tilt + log_factor)

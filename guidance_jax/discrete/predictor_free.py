@@ -1,0 +1,35 @@
+"""Predictor-free guidance of rates (Nisonoff et al. 2024, arXiv 2406.01572, eq. 4).
+
+    R = R_c^scale R_u^(1 - scale)
+
+not normalised: by Hoelder the total rate grows with scale > 1, so tokens jump earlier than the model was trained for.
+`CFG` of tokens is the normalised form, D-CFG, which keeps the speed.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from guidance_jax.core import pytree
+from guidance_jax.guidance.cfg import CFG
+
+
+@pytree
+class PredictorFree(CFG):
+    """CFG on rates: scale 1 is the conditional model. One network call with both conditions.
+
+    Attributes:
+      inner: a denoiser of tokens trained with conditioning dropout.
+      null: the condition that means "unconditional".
+      scale: a number, `Window`, `PerClass`, or a function of the level.
+    """
+
+    inner: Any
+    null: Any
+    scale: Any
+
+    def combine(self, c, u, w, x, level):
+        own, other = (p.process.log_rates(p.x, p.log_p, level) + p.tilt for p in (c, u))
+        both = (own > -jnp.inf) & (other > -jnp.inf)
+        gap = jnp.where(both, jnp.where(both, own, 0) - jnp.where(both, other, 0), 0)
+        return c.tilted((w - 1) * gap)

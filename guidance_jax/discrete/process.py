@@ -1,0 +1,169 @@
+"""How tokens are corrupted, and what that implies for the way back. One sequence `(L,)` of int32, one scalar level.
+
+A token is kept with probability alpha(t) (`level.alpha`; on `RectifiedFlow()` that is the log-linear schedule 1 - t),
+else masked (absorbing) or drawn afresh (uniform). Every position is corrupted by itself, so the way back needs
+`log_p[l, v]` = log p(x0_l = v | the other tokens) alone.
+
+Sources: Austin et al. 2021 (D3PM, arXiv 2107.03006); Campbell et al. 2022 (rates, 2205.14987); Sahoo et al. 2024 (MDLM,
+2406.07524); Schiff et al. 2024 (UDLM, 2412.10193, eq. 6 and 15).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def log(a: Any) -> Any:
+    """The logarithm, -inf at 0 without a warning under `jax_debug_infs`."""
+    return jnp.where(a > 0, jnp.log(jnp.where(a > 0, a, 1)), -jnp.inf)
+
+
+@dataclass(frozen=True)
+class Process:
+    """`vocabulary` clean tokens, 0 to vocabulary - 1."""
+
+    vocabulary: int
+
+    def __post_init__(self):
+        if self.vocabulary < 2:
+            raise ValueError(f"a vocabulary has at least two tokens, got {self.vocabulary}")
+
+    @property
+    def states(self) -> int:
+        """How many values a position can take, a mask included."""
+        return self.vocabulary
+
+    def check_tokens(self, tokens: Any, blank: int | None = None) -> None:
+        """Raise unless `tokens` (a host array) holds integers of the vocabulary, or `blank` where that is allowed."""
+        import numpy as np
+
+        values = np.asarray(tokens)
+        if not np.issubdtype(values.dtype, np.integer):
+            raise ValueError(f"tokens must be integers, got {values.dtype}; write tokens.astype(int)")
+        bad = (values < 0) | (values >= self.vocabulary)
+        if blank is not None:
+            bad &= values != blank
+        if bad.any():
+            raise ValueError(
+                f"tokens go from 0 to {self.vocabulary - 1}, got {values[bad].flat[0]}; check the encoding"
+            )
+
+    def place(self, x: Any, drawn: Any, s: Any) -> Any:
+        """The sequence at level `s` from what was drawn of `transition`."""
+        return drawn.astype(x.dtype)
+
+
+@dataclass(frozen=True)
+class Absorbing(Process):
+    """Tokens become a mask, the token `vocabulary`, and stay one until the model decides them."""
+
+    @property
+    def states(self) -> int:
+        return self.vocabulary + 1
+
+    @property
+    def mask(self) -> int:
+        return self.vocabulary
+
+    def start(self, key, levels, shape):
+        return jnp.full(shape, self.mask, jnp.int32)
+
+    def corrupt(self, key: Any, x0: Any, level: Any) -> Any:
+        """x_t ~ q(x_t | x0)."""
+        return jnp.where(jax.random.bernoulli(key, level.alpha, x0.shape), x0, self.mask)
+
+    def forward(self, level: Any) -> Any:
+        """q(x_t = k | x0 = v), (vocabulary, states)."""
+        kept = level.alpha * jnp.eye(self.vocabulary)
+        return jnp.concatenate([kept, jnp.full((self.vocabulary, 1), 1.0) * (1 - level.alpha)], 1)
+
+    def free(self, x: Any) -> Any:
+        """The positions that the model decides, (L,)."""
+        return x == self.mask
+
+    def estimate(self, pred: Any) -> Any:
+        return jnp.where(self.free(pred.x), jnp.argmax(pred.log_p + pred.tilt, -1).astype(pred.x.dtype), pred.x)
+
+    def transition(self, pred: Any, t: Any, s: Any) -> Any:
+        """log q(x_s | x_t) of every position, (L, states): a mask goes with probability (alpha_s - alpha_t)/(1 - alpha_t).
+
+        A tilt multiplies the odds of going.
+        """
+        stay = (1 - s.alpha) / (1 - t.alpha)
+        go = log(1 - stay) + pred.log_p + pred.tilt
+        masked = jax.nn.log_softmax(jnp.concatenate([go, jnp.broadcast_to(log(stay), (len(go), 1))], 1))
+        given = log(jax.nn.one_hot(pred.x, self.states))
+        return jnp.where(self.free(pred.x)[:, None], masked, given)
+
+    def log_rates(self, x: Any, log_p: Any, level: Any) -> Any:
+        """log rate of every jump, (L, V), on the clock of `elapsed`; -inf for what cannot happen."""
+        return jnp.where(self.free(x)[:, None], log_p, -jnp.inf)
+
+    def elapsed(self, t: Any, s: Any) -> Any:
+        """The time between two levels on which the rates above are constant: log((1 - alpha_t) / (1 - alpha_s))."""
+        return -log((1 - s.alpha) / (1 - t.alpha))
+
+    def loss(self, log_p: Any, x0: Any, x: Any, level: Any, slope: Any) -> Any:
+        """MDLM's continuous-time bound in nats of one sequence: -alpha' / (1 - alpha) times the masks' cross-entropy."""
+        own = jnp.take_along_axis(log_p, x0[:, None], 1)[:, 0]
+        return slope / (1 - level.alpha) * jnp.sum(jnp.where(self.free(x), own, 0))
+
+
+@dataclass(frozen=True)
+class Uniform(Process):
+    """Tokens are replaced by uniform ones and may be replaced again on the way back: mistakes can be corrected."""
+
+    def start(self, key, levels, shape):
+        return jax.random.randint(key, shape, 0, self.vocabulary, jnp.int32)
+
+    def corrupt(self, key: Any, x0: Any, level: Any) -> Any:
+        """x_t ~ q(x_t | x0)."""
+        first, second = jax.random.split(key)
+        kept = jax.random.bernoulli(first, level.alpha, x0.shape)
+        return jnp.where(kept, x0, jax.random.randint(second, x0.shape, 0, self.vocabulary, x0.dtype))
+
+    def forward(self, level: Any) -> Any:
+        """q(x_t = k | x0 = v), (vocabulary, states)."""
+        return level.alpha * jnp.eye(self.vocabulary) + (1 - level.alpha) / self.vocabulary
+
+    def free(self, x: Any) -> Any:
+        """The positions that the model decides, (L,): all."""
+        return jnp.ones(x.shape, bool)
+
+    def posterior(self, x: Any, log_p: Any, level: Any) -> Any:
+        """log p(x0_l = v | x_t), (L, V): `log_p` with the token's own evidence, q(x_l | v)."""
+        return jax.nn.log_softmax(log_p + log(self.forward(level))[:, x].T)
+
+    def estimate(self, pred: Any) -> Any:
+        return jnp.argmax(pred.log_p + pred.tilt, -1).astype(pred.x.dtype)
+
+    def transition(self, pred: Any, t: Any, s: Any) -> Any:
+        """log q(x_s | x_t) of every position, (L, V): p(x_s = v | the others) q(x_t | x_s = v), tilted."""
+        ahead = jnp.logaddexp(log(s.alpha) + pred.log_p, log((1 - s.alpha) / self.vocabulary))
+        kept = t.alpha / s.alpha
+        back = log(kept * jax.nn.one_hot(pred.x, self.vocabulary) + (1 - kept) / self.vocabulary)
+        return jax.nn.log_softmax(ahead + back + pred.tilt)
+
+    def log_rates(self, x: Any, log_p: Any, level: Any) -> Any:
+        """log rate of every jump, (L, V), on the clock of `elapsed`: p_t(x with v) / p_t(x) / V; -inf for no jump."""
+        here = jnp.logaddexp(log(level.alpha) + log_p, log((1 - level.alpha) / self.vocabulary))
+        own = jnp.take_along_axis(here, x[:, None], 1)
+        stays = jax.nn.one_hot(x, self.vocabulary, dtype=bool)
+        return jnp.where(stays, -jnp.inf, here - own - jnp.log(self.vocabulary))
+
+    def elapsed(self, t: Any, s: Any) -> Any:
+        """The time between two levels in which a token is replaced at rate 1: log(alpha_s / alpha_t)."""
+        return jnp.log(s.alpha / t.alpha)
+
+    def loss(self, log_p: Any, x0: Any, x: Any, level: Any, slope: Any) -> Any:
+        """UDLM's continuous-time bound in nats of one sequence (its eq. 15)."""
+        size, alpha = self.vocabulary, level.alpha
+        true = size * alpha * jax.nn.one_hot(x0, size) + 1 - alpha
+        guess = size * alpha * jnp.exp(log_p) + 1 - alpha
+        at = x[:, None]
+        true_own, guess_own = jnp.take_along_axis(true, at, 1), jnp.take_along_axis(guess, at, 1)
+        terms = true / true_own * (jnp.log(guess_own) + jnp.log(true) - jnp.log(guess) - jnp.log(true_own))
+        each = size / true_own[:, 0] - size / guess_own[:, 0] - jnp.sum(terms, 1)
+        return slope / (size * alpha) * jnp.sum(each)

@@ -1,0 +1,34 @@
+"""Decoding of step-unrolled denoising autoencoders, SUNDAE (Savinov et al. 2022, arXiv 2112.06749, section 2.3).
+
+    a random share of the positions is drawn from p(. | x_t) again, all at once, step after step
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import pytree
+from guidance_jax.discrete.ancestral import Ancestral
+
+
+@pytree
+class SUNDAE(Ancestral):
+    """For networks trained with `Unrolled` on the uniform process, whose log p is p(x0 | x_t). One call a step.
+
+    The chain has no noise level: the levels only count its steps. Guidance tilts every draw.
+
+    Attributes:
+      temperature, top_k, top_p: as in `Ancestral`.
+      share: the share of positions that each step may change.
+
+    Raises:
+      ValueError: as `Ancestral`.
+    """
+
+    share: Any = 0.3
+
+    def kernel(self, pred, t, s):
+        fresh = jax.nn.log_softmax(self.truncated(pred).log_p + pred.tilt)
+        kept = jax.nn.one_hot(pred.x, pred.process.vocabulary)
+        return jnp.log(jnp.maximum(self.share * jnp.exp(fresh) + (1 - self.share) * kept, 1e-38))

@@ -1,0 +1,39 @@
+"""Tau-leaping (Campbell et al. 2022, arXiv 2205.14987, section 4.1), on a clock that makes unguided masks exact.
+
+    P(position l jumps) = 1 - exp(-R_l dt),   R_l = sum_v R(x_l -> v),   then v with probability R(x_l -> v) / R_l
+
+The published samplers clamp R dt to 1, which flattens strong guidance; an exponential cannot exceed 1. The last step is
+ancestral, so that no mask is left and no noise stays.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import pytree
+from guidance_jax.discrete.ancestral import Ancestral
+
+
+@pytree
+class TauLeap(Ancestral):
+    """First order in the step. One network call a step. Every tilt multiplies a rate (Nisonoff et al. 2024).
+
+    Raises:
+      ValueError: as `Ancestral`; a language model, which has no rates.
+    """
+
+    def kernel(self, pred, t, s):
+        pred = self.truncated(pred)
+        process: Any = pred.process
+        rates = process.log_rates(pred.x, pred.log_p, t) + pred.tilt
+        rates = jnp.where(jnp.isnan(rates), -jnp.inf, rates)
+        rates = jnp.pad(rates, ((0, 0), (0, process.states - process.vocabulary)), constant_values=-jnp.inf)
+        some = jnp.any(rates > -jnp.inf, -1, keepdims=True)
+        total = jnp.sum(jnp.exp(rates), -1, keepdims=True)
+        total = jnp.where(some, process.elapsed(t, s) * jnp.where(some, total, 1), 0)
+        where = jax.nn.log_softmax(jnp.where(some, rates, 0))
+        jump = jnp.where(some, jnp.log(-jnp.expm1(-total)) + where, -jnp.inf)
+        here = jax.nn.one_hot(pred.x, process.states, dtype=bool)
+        leap = jnp.where(here, -total, jump)
+        return jnp.where(s.sigma > 0, leap, process.transition(pred, t, s))

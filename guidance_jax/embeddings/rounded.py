@@ -1,0 +1,32 @@
+"""The clamping trick of Diffusion-LM (Li et al. 2022, arXiv 2205.14217, section 4.2): commit to words on the way.
+
+    x0 <- the nearest embedding, per position
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from guidance_jax.core import pytree
+from guidance_jax.embeddings.network import nearest
+from guidance_jax.guidance.base import Guidance, strength
+
+
+@pytree
+class Rounded(Guidance):
+    """The estimate moved to the nearest embeddings by `share`: 0 is the model, 1 their trick. Keeps x.
+
+    Attributes:
+      table: (V, d), the embeddings.
+      share: a number, `Window` (their code's threshold in t) or a function of the level.
+    """
+
+    inner: Any
+    table: Any
+    share: Any = 1.0
+
+    def __call__(self, x, level, cond, state, key):
+        pred, state = self.inner(x, level, cond, state, key)
+        words = self.table[nearest(pred.x0, self.table)].astype(pred.x0.dtype)
+        share = strength(self.share, level, cond, off=0.0)
+        return pred.towards(jnp.where(share == 0, pred.x0, pred.x0 + share * (words - pred.x0)), level), state
