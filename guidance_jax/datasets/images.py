@@ -34,6 +34,11 @@ class Images:
         return len(self.images)
 
     @property
+    def samples(self) -> np.ndarray:
+        """What a model is trained on."""
+        return self.images
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The shape of one image."""
         return self.images.shape[1:]

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from guidance_jax.datasets.images import Images
+from guidance_jax.datasets.sequences import Sequences
 from guidance_jax.training.checkpoint import Run
 
 
@@ -24,11 +25,11 @@ class State(NamedTuple):
 
 
 @partial(jax.jit, static_argnames=("loss", "optimizer"), donate_argnums=0)
-def _step(state: State, key: Any, images: Any, labels: Any, decay: Any, loss: Any, optimizer: Any) -> tuple:
+def _step(state: State, key: Any, samples: Any, labels: Any, decay: Any, loss: Any, optimizer: Any) -> tuple:
     keys = jax.random.split(jax.random.fold_in(key, state.step), len(labels))
 
     def mean_loss(params):
-        return jnp.mean(jax.vmap(loss, in_axes=(None, 0, 0, 0))(params, keys, images, labels))
+        return jnp.mean(jax.vmap(loss, in_axes=(None, 0, 0, 0))(params, keys, samples, labels))
 
     value, gradient = jax.value_and_grad(mean_loss)(state.params)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
@@ -54,7 +55,7 @@ def batches(size: int, batch: int, seed: int, start: int) -> Iterator[np.ndarray
 def fit(
     loss: Callable[..., Any],
     params: Any,
-    data: Images,
+    data: Images | Sequences,
     *,
     steps: int,
     batch: int = 128,
@@ -73,7 +74,7 @@ def fit(
     Args:
       loss: a loss for one sample, such as `Denoising`; hashable.
       params: the initial parameters.
-      data: labelled images.
+      data: labelled images or sequences.
       steps, batch, optimizer, ema, seed: the usual; `optimizer` is any optax transformation.
       run: where to keep checkpoints; None keeps none.
       save_every: steps between checkpoints.
@@ -96,7 +97,7 @@ def fit(
     with _bar(progress, steps, first) as advance:
         for step in range(first, steps):
             index = next(order)
-            state, value = _step(state, key, data.images[index], data.labels[index], ema, loss, optimizer)
+            state, value = _step(state, key, data.samples[index], data.labels[index], ema, loss, optimizer)
             losses.append(value)
             done = step + 1
             if done % 100 == 0 or done == steps:  # the host waits for the device here only

@@ -1,0 +1,71 @@
+"""What every reader of token sequences returns."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Labelled sequences of one length.
+
+    Attributes:
+      tokens: (n, length), int32, indices into `alphabet`.
+      labels: (n,), int32, 0 to len(names) - 1.
+      names: one name per class.
+      alphabet: one string per token.
+      values: (n,) float32, what was measured of each, or None.
+    """
+
+    tokens: np.ndarray
+    labels: np.ndarray
+    names: tuple[str, ...]
+    alphabet: tuple[str, ...]
+    values: np.ndarray | None = None
+
+    def __post_init__(self):
+        if self.tokens.ndim != 2 or self.labels.shape != self.tokens.shape[:1] or len(self.tokens) == 0:
+            raise ValueError(
+                f"sequences must be (n, length) with one label each, got {self.tokens.shape} and {self.labels.shape}"
+            )
+        if self.tokens.min() < 0 or self.tokens.max() >= len(self.alphabet):
+            raise ValueError(
+                f"tokens go from 0 to {len(self.alphabet) - 1}, got {self.tokens.min()} to {self.tokens.max()}"
+            )
+        if self.labels.min() < 0 or self.labels.max() >= len(self.names):
+            raise ValueError(f"labels go from 0 to {len(self.names) - 1}, got {self.labels.min()} to {self.labels.max()}")
+
+    def __len__(self):
+        return len(self.tokens)
+
+    @property
+    def samples(self) -> np.ndarray:
+        """What a model is trained on."""
+        return self.tokens
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one sequence."""
+        return self.tokens.shape[1:]
+
+    def take(self, index: np.ndarray) -> "Sequences":
+        values = None if self.values is None else self.values[index]
+        return replace(self, tokens=self.tokens[index], labels=self.labels[index], values=values)
+
+    def split(self, held_out: float = 0.2, seed: int = 0) -> tuple["Sequences", "Sequences"]:
+        """(train, held out), drawn by `seed`; equal sequences go to the same side."""
+        _, group = np.unique(self.tokens, axis=0, return_inverse=True)
+        chosen = np.random.default_rng(seed).random(group.max() + 1) < held_out
+        mask = chosen[group.reshape(-1)]
+        return self.take(np.flatnonzero(~mask)), self.take(np.flatnonzero(mask))
+
+
+def index_of(alphabet: tuple[str, ...]) -> dict[str, int]:
+    """Token of each string."""
+    return {symbol: i for i, symbol in enumerate(alphabet)}
+
+
+def text(tokens: Any, alphabet: tuple[str, ...], joiner: str = "") -> str:
+    """One sequence as a string; a token beyond the alphabet, a mask, is an underscore."""
+    return joiner.join(alphabet[t] if 0 <= t < len(alphabet) else "_" for t in np.asarray(tokens))

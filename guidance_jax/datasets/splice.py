@@ -1,0 +1,37 @@
+"""5' splice sites with measured exon inclusion (Wong, Kinney & Krainer 2018, BRCA2 exon 17), carried by the package mavenn.
+
+30,483 of the 32,768 sequences NNNG[CU]NNNN, each measured once: p(x | y) is known by enumeration.
+"""
+
+import csv
+import gzip
+import io
+from pathlib import Path
+
+import numpy as np
+
+from guidance_jax.datasets.carried import Carried
+from guidance_jax.datasets.sequences import Sequences, index_of
+
+RNA = ("A", "C", "G", "U")
+MPSA = Carried(
+    "mavenn",
+    "1.1.4",
+    "mavenn/examples/datasets/mpsa_data.csv.gz",
+    "df1251425d7bae15cbae5922c9b05e7765344fc4bb13970fb44b51370c09cf74",
+    "pip download --no-deps mavenn==1.1.4",
+)
+
+
+def splice(path: str | Path | None = None, top: float = 0.1) -> Sequences:
+    """All measured sites, (30483, 9): label 1 for the `top` share by inclusion, `values` are log10 of the percentage.
+
+    Raises:
+      ValueError: the file is missing (the message says how to get it) or another one.
+    """
+    rows = list(csv.DictReader(io.StringIO(gzip.decompress(MPSA.read(path)).decode())))
+    index = index_of(RNA)
+    tokens = np.asarray([[index[c] for c in row["x"]] for row in rows], np.int32)
+    values = np.asarray([float(row["y"]) for row in rows], np.float32)
+    labels = (values >= np.quantile(values, 1 - top)).astype(np.int32)
+    return Sequences(tokens, labels, ("rest", f"top {top:.0%}"), RNA, values)

@@ -1,0 +1,107 @@
+"""LaMBO-2: guided edits of a whole sequence (Gruver et al. 2023, arXiv 2305.20009, section 4.2 and 5.3).
+
+    positions   drawn by saliency, |d value / d one-hot . (mask - one-hot)|
+    proposals   those positions masked, filled in by NOS
+    x           <- the best feasible proposal, if it is no worse
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import check, function, pytree, static
+from guidance_jax.discrete.nos import NOS
+from guidance_jax.guidance.gradient import scalar
+
+
+class Edited(NamedTuple):
+    """What a sequence carries while it is edited."""
+
+    x: Any
+    guide: Any
+    score: Any  # of x under `objective`; -inf before it is known to be feasible
+    dropped: Any  # proposals whose score was not a number, so far
+
+
+def anything(x: Any) -> Any:
+    """Every sequence is feasible."""
+    return jnp.bool_(True)
+
+
+@pytree
+class LaMBO:
+    """A kernel: each step edits about sigma L positions of x, and never makes its score worse.
+
+    Start it with `sample(key, LaMBO(...), levels, x)` from a complete sequence, on levels that start low, for example
+    `schedule.levels(16, start=0.2)`. One saliency gradient, one `NOS` and `proposals` scores a step. A score that is not a
+    number drops that proposal and is counted.
+
+    Attributes:
+      guided: `NOS(model, value, scale)` on an absorbing process; its value also gives the saliency.
+      objective: `f(x) -> scalar` to raise; by default the value of the model's own hidden states.
+      feasible: `f(x) -> bool`.
+      known: (L,) tokens that must not change, -1 for the free ones; None if all are free.
+      temperature: of the choice of positions; low ones always take the most salient.
+      proposals: sequences drawn per step.
+
+    Raises:
+      ValueError: a process without masks, or a guide that is not NOS.
+    """
+
+    guided: Any
+    objective: Any = None
+    feasible: Any = anything
+    known: Any = None
+    temperature: Any = 0.125
+    proposals: int = static(default=4)
+
+    def __post_init__(self):
+        if self.objective is not None:
+            object.__setattr__(self, "objective", function(self.objective))
+        object.__setattr__(self, "feasible", function(self.feasible))
+
+    def check(self, levels, shape, cond):
+        if not isinstance(self.guided, NOS) or not hasattr(getattr(self.guided.inner, "process", None), "mask"):
+            raise ValueError("LaMBO edits by NOS on an absorbing process; write LaMBO(NOS(model, value, scale))")
+        check(self.guided, levels, shape, cond)
+
+    def init(self, x):
+        guide = self.guided.init(x)
+        return Edited(x, guide, jnp.full((), -jnp.inf), jnp.zeros((), jnp.int32))
+
+    def value(self, x, level, cond):
+        """The guide's value of tokens (L,), or of one-hot vectors (L, states)."""
+        return scalar(self.guided.value(self.guided.inner.hidden(x, level, cond), level, cond), self.guided.value)
+
+    def score(self, x, level, cond):
+        """(score, whether it was no number) of a sequence; -inf for infeasible ones."""
+        value = self.value(x, level, cond) if self.objective is None else scalar(self.objective(x), self.objective)
+        bad = jnp.isnan(value)
+        return jnp.where(self.feasible(x) & ~bad, value, -jnp.inf), bad
+
+    def positions(self, x, t, level, cond, key):
+        """Where to edit: about sigma L free positions, by Gumbel top-k on the normalised saliency."""
+        states, mask = self.guided.inner.process.states, self.guided.inner.process.mask
+        g = jax.grad(self.value)(jax.nn.one_hot(x, states), level, cond)
+        saliency = jnp.abs(g[:, mask] - jnp.take_along_axis(g, x[:, None], 1)[:, 0])
+        logits = saliency / jnp.maximum(jnp.sum(saliency), 1e-12) / self.temperature
+        free = jnp.ones(x.shape, bool) if self.known is None else jnp.asarray(self.known) < 0
+        rank = jnp.argsort(jnp.argsort(-jnp.where(free, logits + jax.random.gumbel(key, x.shape), -jnp.inf)))
+        return free & (rank < jnp.maximum(jnp.round(t.sigma * len(x)), 1))
+
+    def __call__(self, carry, t, s, cond, key):
+        where, hidden, drawn = jax.random.split(key, 3)
+        clean = t._replace(t=jnp.zeros_like(t.t), alpha=jnp.ones_like(t.alpha), sigma=jnp.zeros_like(t.sigma))
+        before, bad = self.score(carry.x, clean, cond)
+        edited = self.positions(carry.x, t, clean, cond, where)
+        masked = jnp.where(edited, self.guided.inner.process.mask, carry.x)
+        pred, guide = self.guided(masked, t, cond, carry.guide, hidden)
+        fresh = jax.random.categorical(drawn, pred.log_p, shape=(self.proposals, len(masked)))
+        found = jnp.where(edited, fresh.astype(masked.dtype), carry.x)
+        scores, nans = jax.vmap(lambda x: self.score(x, clean, cond))(found)
+        best = jnp.argmax(scores)
+        better = scores[best] >= before
+        x = jnp.where(better & (scores[best] > -jnp.inf), found[best], carry.x)
+        dropped = carry.dropped + jnp.sum(nans).astype(jnp.int32)
+        return Edited(x, guide, jnp.maximum(scores[best], before), dropped)

@@ -1,0 +1,209 @@
+"""Losses for ONE sequence of tokens; `fit` maps them over the batch. `loss(params, key, x0 (L,), label) -> scalar`.
+
+The corruption is drawn once, and whatever looks at the noisy sequence (denoiser, value head) looks at the same one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import normal
+from guidance_jax.discrete.process import Process
+from guidance_jax.network import log_softmax
+from guidance_jax.schedules import Schedule
+from guidance_jax.training.losses import draw, drop
+
+
+def cross_entropy(output: Any, label: Any) -> Any:
+    """-log p(label), in nats, of the logits `output`."""
+    return -log_softmax(output)[label]
+
+
+def squared(output: Any, target: Any) -> Any:
+    """The squared error of one predicted number, output (1,)."""
+    return (output[0] - target) ** 2
+
+
+@dataclass(frozen=True)
+class TokenDenoising:
+    """The continuous-time bound per token, in nats: MDLM's for absorbing, UDLM's for uniform; with conditioning dropout.
+
+    `apply(params, x, t, cond) -> logits (L, V)`, or (logits, value) with `value_weight` > 0, whose value head learns by
+    `value_loss(value, label)` from the same corrupted sequence, as the value of NOS does.
+    """
+
+    apply: Callable
+    process: Process
+    schedule: Schedule
+    null: int | None = None
+    dropout: float = 0.1
+    labelled: bool = True
+    value_weight: float = 0.0
+    value_loss: Callable = cross_entropy
+
+    def __call__(self, params: Any, key: Any, x0: Any, label: Any) -> Any:
+        first, second, third = jax.random.split(key, 3)
+        level = draw(first, self.schedule)
+        slope = jax.grad(lambda t: self.schedule(t).alpha)(level.t)
+        x = self.process.corrupt(second, x0, level)
+        cond = drop(third, label, self.null, self.dropout) if self.labelled else None
+        output = self.apply(params, x, level.t, cond)
+        logits, value = output if self.value_weight > 0 else (output, None)
+        loss = self.process.loss(log_softmax(logits), x0, x, level, slope) / len(x0)
+        return loss if value is None else loss + self.value_weight * self.value_loss(value, label)
+
+
+@dataclass(frozen=True)
+class Unrolled:
+    """SUNDAE's loss (Savinov et al. 2022, eq. 4): the second denoising starts from a draw of the first.
+
+    `apply(params, x, t, cond) -> logits (L, V)`; the clock it is told is 0. Corruption is uniform at a uniform rate.
+    """
+
+    apply: Callable
+    process: Process
+    schedule: Schedule
+    null: int | None = None
+    dropout: float = 0.1
+    labelled: bool = True
+
+    def __call__(self, params: Any, key: Any, x0: Any, label: Any) -> Any:
+        first, second, third, fourth = jax.random.split(key, 4)
+        x = self.process.corrupt(second, x0, draw(first, self.schedule))
+        cond = drop(third, label, self.null, self.dropout) if self.labelled else None
+        losses = []
+        for k in jax.random.split(fourth):
+            log_p = log_softmax(self.apply(params, x, jnp.zeros(()), cond))
+            losses.append(-jnp.mean(jnp.take_along_axis(log_p, x0[:, None], 1)))
+            x = jax.random.categorical(k, jax.lax.stop_gradient(log_p)).astype(x0.dtype)
+        return jnp.mean(jnp.stack(losses))
+
+
+@dataclass(frozen=True)
+class NoisyTokens:
+    """-log p(y | x_t) of a classifier of corrupted tokens, in nats. `apply(params, x, t) -> logits`.
+
+    `value_loss` as in `TokenDenoising`, for regressors.
+    """
+
+    apply: Callable
+    process: Process
+    schedule: Schedule
+    value_loss: Callable = cross_entropy
+
+    def __call__(self, params: Any, key: Any, x0: Any, label: Any) -> Any:
+        first, second = jax.random.split(key)
+        level = draw(first, self.schedule)
+        return self.value_loss(self.apply(params, self.process.corrupt(second, x0, level), level.t), label)
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """A language model's loss per token, in nats, with conditioning dropout. `apply(params, x, cond) -> (logits, hidden)`.
+
+    What follows the first `end` token does not count; None counts everything.
+    """
+
+    apply: Callable
+    null: int | None = None
+    dropout: float = 0.1
+    labelled: bool = True
+    end: int | None = None
+
+    def __call__(self, params: Any, key: Any, x0: Any, label: Any) -> Any:
+        cond = drop(key, label, self.null, self.dropout) if self.labelled else None
+        log_p = log_softmax(self.apply(params, x0, cond)[0])
+        own = jnp.take_along_axis(log_p[:-1], x0[1:, None], 1)[:, 0]
+        counts = before_end(x0, self.end)[1:]
+        return -jnp.sum(own * counts) / jnp.sum(counts)
+
+
+@dataclass(frozen=True)
+class Prefixes:
+    """-log p(y | prefix), mean over all prefixes of a sequence: what FUDGE's discriminator learns.
+
+    `apply(params, x) -> (logits (L, classes), hidden)`.
+    """
+
+    apply: Callable
+    end: int | None = None
+
+    def __call__(self, params: Any, key: Any, x0: Any, label: Any) -> Any:
+        log_p = log_softmax(self.apply(params, x0)[0])[:, label]
+        counts = before_end(x0, self.end)
+        return -jnp.sum(log_p * counts) / jnp.sum(counts)
+
+
+def before_end(x: Any, end: int | None) -> Any:
+    """1 for the tokens up to and with the first `end`, 0 after it."""
+    if end is None:
+        return jnp.ones(x.shape)
+    ended = jnp.cumsum((x == end) & (jnp.arange(len(x)) > 0))
+    return ((ended == 0) | ((ended == 1) & (x == end))).astype(float)
+
+
+@dataclass(frozen=True)
+class Interpolation:
+    """CDCD's loss per token (Dieleman et al. 2022, arXiv 2211.15089, section 4): cross-entropy of noisy embeddings.
+
+    `params` are {"network": ..., "table": (V, d)}: embeddings are learned, their rows normalised to length sqrt(d), which
+    the cross-entropy keeps apart. `apply(params, x, t, cond, previous) -> logits`. In half of the draws the network sees
+    its own first estimate, without a gradient through it (self-conditioning). `levels(key, schedule)` as in `Denoising`,
+    for example a `TimeWarp`.
+    """
+
+    apply: Callable
+    schedule: Schedule
+    null: int | None = None
+    dropout: float = 0.1
+    labelled: bool = True
+    levels: Callable = draw
+
+    def __call__(self, params: Any, key: Any, x0: Any, label: Any) -> Any:
+        first, second, third, fourth = jax.random.split(key, 4)
+        level, table = self.levels(first, self.schedule), unit_rows(params["table"])
+        clean = table[x0]
+        x = level.noise(clean, normal(second, clean))
+        cond = drop(third, label, self.null, self.dropout) if self.labelled else None
+
+        def ask(previous):
+            return log_softmax(self.apply(params["network"], x, level.t, cond, previous))
+
+        blank = jnp.zeros_like(clean)
+        seen = jax.lax.stop_gradient(jnp.exp(ask(blank)) @ table)
+        log_p = ask(jnp.where(jax.random.bernoulli(fourth), seen, blank))
+        return -jnp.mean(jnp.take_along_axis(log_p, x0[:, None], 1))
+
+
+@dataclass(frozen=True)
+class EndToEnd:
+    """Diffusion-LM's loss (Li et al. 2022, arXiv 2205.14217, eq. 2): embeddings, denoiser and rounding learned together.
+
+    |f(x_t) - x0|^2 + |x_T|^2's drift from the prior - log p(w | x0), x0 ~ N(e_w, small): `params` are {"network": ...,
+    "table": (V, d)} and `apply(params, x, t, cond) -> x0 estimate (L, d)`; rounding is softmax(x0 table^T).
+    """
+
+    apply: Callable
+    schedule: Schedule
+    null: int | None = None
+    dropout: float = 0.1
+    labelled: bool = True
+    spread: float = 0.1
+
+    def __call__(self, params: Any, key: Any, x0: Any, label: Any) -> Any:
+        first, second, third, fourth = jax.random.split(key, 4)
+        level, table = draw(first, self.schedule), params["table"]
+        clean = table[x0] + self.spread * normal(fourth, table[x0])
+        cond = drop(third, label, self.null, self.dropout) if self.labelled else None
+        guess = self.apply(params["network"], level.noise(clean, normal(second, clean)), level.t, cond)
+        last = self.schedule(jnp.asarray(self.schedule.start)).alpha * clean
+        rounding = jnp.take_along_axis(log_softmax(clean @ table.T), x0[:, None], 1)
+        return jnp.mean((guess - clean) ** 2) + jnp.mean(last**2) - jnp.mean(rounding)
+
+
+def unit_rows(table: Any) -> Any:
+    """Rows (V, d) of length sqrt(d), so that an embedding has the size of its noise."""
+    return table * jax.lax.rsqrt(jnp.mean(table**2, 1, keepdims=True) + 1e-12)
