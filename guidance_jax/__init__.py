@@ -19,6 +19,8 @@ from guidance_jax.autoregressive.sequence import LeftToRight, positions
 from guidance_jax.discrete.ancestral import Ancestral
 from guidance_jax.discrete.first_hitting import FirstHitting
 from guidance_jax.discrete.infill import Infill
+from guidance_jax.discrete.ehrlich import Ehrlich
+from guidance_jax.discrete.lambo import LaMBO
 from guidance_jax.discrete.mask_predict import MaskPredict
 from guidance_jax.discrete.network import HiddenNetwork, TokenNetwork
 from guidance_jax.discrete.nos import NOS
@@ -143,6 +145,7 @@ __all__ = [
     "DynamicClip",
     "DynamicNegative",
     "EDM",
+    "Ehrlich",
     "EmbeddingNetwork",
     "Enumerated",
     "FDG",
@@ -159,6 +162,7 @@ __all__ = [
     "Inpaint",
     "LGD",
     "LMS",
+    "LaMBO",
     "LanguageModel",
     "LearnedRange",
     "LeftToRight",

@@ -91,8 +91,8 @@ class Function:
         return self.parameterization.predict(self.f(x, level, cond), x, level), state
 
 
-def log_softmax(logits: Float[Array, " classes"]) -> Float[Array, " classes"]:
-    """log p of all classes, in float32 or better whatever the network's type."""
+def log_softmax(logits: Float[Array, "*positions classes"]) -> Float[Array, "*positions classes"]:
+    """log p of all classes, or tokens, in float32 or better whatever the network's type."""
     return jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
 
 

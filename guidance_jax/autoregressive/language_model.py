@@ -76,7 +76,7 @@ class LanguageModel:
             self.domain.check_label(cond)
 
     def __call__(self, x, level, cond, state, key):
-        if self.domain is None or self.domain.num_classes is None:
+        if self.domain is not None and self.domain.num_classes is None:
             cond = None
         position = jnp.asarray(level.t).astype(int)
         logits, hidden, cache = self.apply(self.params, x[position], position, state.cache, cond)

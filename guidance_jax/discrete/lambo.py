@@ -34,11 +34,11 @@ class LaMBO:
     """A kernel: each step edits about sigma L positions of x, and never makes its score worse.
 
     Start it with `sample(key, LaMBO(...), levels, x)` from a complete sequence, on levels that start low, for example
-    `schedule.levels(16, start=0.2)`. One saliency gradient, one `NOS` and `proposals` scores a step. A score that is not a
+    `schedule.levels(16, start=0.2)`; `generate` starts from random tokens. One saliency gradient, one `NOS` and `proposals` scores a step. A score that is not a
     number drops that proposal and is counted.
 
     Attributes:
-      guided: `NOS(model, value, scale)` on an absorbing process; its value also gives the saliency.
+      model: `NOS(model, value, scale)` on an absorbing process; its value also gives the saliency.
       objective: `f(x) -> scalar` to raise; by default the value of the model's own hidden states.
       feasible: `f(x) -> bool`.
       known: (L,) tokens that must not change, -1 for the free ones; None if all are free.
@@ -49,7 +49,7 @@ class LaMBO:
       ValueError: a process without masks, or a guide that is not NOS.
     """
 
-    guided: Any
+    model: Any
     objective: Any = None
     feasible: Any = anything
     known: Any = None
@@ -62,17 +62,20 @@ class LaMBO:
         object.__setattr__(self, "feasible", function(self.feasible))
 
     def check(self, levels, shape, cond):
-        if not isinstance(self.guided, NOS) or not hasattr(getattr(self.guided.inner, "process", None), "mask"):
+        if not isinstance(self.model, NOS) or not hasattr(getattr(self.model.inner, "process", None), "mask"):
             raise ValueError("LaMBO edits by NOS on an absorbing process; write LaMBO(NOS(model, value, scale))")
-        check(self.guided, levels, shape, cond)
+        check(self.model, levels, shape, cond)
+
+    def start(self, key, levels, shape):
+        return jax.random.randint(key, shape, 0, self.model.inner.process.vocabulary, jnp.int32)
 
     def init(self, x):
-        guide = self.guided.init(x)
+        guide = self.model.init(x)
         return Edited(x, guide, jnp.full((), -jnp.inf), jnp.zeros((), jnp.int32))
 
     def value(self, x, level, cond):
         """The guide's value of tokens (L,), or of one-hot vectors (L, states)."""
-        return scalar(self.guided.value(self.guided.inner.hidden(x, level, cond), level, cond), self.guided.value)
+        return scalar(self.model.value(self.model.inner.hidden(x, level, cond), level, cond), self.model.value)
 
     def score(self, x, level, cond):
         """(score, whether it was no number) of a sequence; -inf for infeasible ones."""
@@ -82,7 +85,7 @@ class LaMBO:
 
     def positions(self, x, t, level, cond, key):
         """Where to edit: about sigma L free positions, by Gumbel top-k on the normalised saliency."""
-        states, mask = self.guided.inner.process.states, self.guided.inner.process.mask
+        states, mask = self.model.inner.process.states, self.model.inner.process.mask
         g = jax.grad(self.value)(jax.nn.one_hot(x, states), level, cond)
         saliency = jnp.abs(g[:, mask] - jnp.take_along_axis(g, x[:, None], 1)[:, 0])
         logits = saliency / jnp.maximum(jnp.sum(saliency), 1e-12) / self.temperature
@@ -95,8 +98,8 @@ class LaMBO:
         clean = t._replace(t=jnp.zeros_like(t.t), alpha=jnp.ones_like(t.alpha), sigma=jnp.zeros_like(t.sigma))
         before, bad = self.score(carry.x, clean, cond)
         edited = self.positions(carry.x, t, clean, cond, where)
-        masked = jnp.where(edited, self.guided.inner.process.mask, carry.x)
-        pred, guide = self.guided(masked, t, cond, carry.guide, hidden)
+        masked = jnp.where(edited, self.model.inner.process.mask, carry.x)
+        pred, guide = self.model(masked, t, cond, carry.guide, hidden)
         fresh = jax.random.categorical(drawn, pred.log_p, shape=(self.proposals, len(masked)))
         found = jnp.where(edited, fresh.astype(masked.dtype), carry.x)
         scores, nans = jax.vmap(lambda x: self.score(x, clean, cond))(found)

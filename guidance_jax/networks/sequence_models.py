@@ -10,6 +10,7 @@ from guidance_jax.discrete.network import HiddenNetwork
 from guidance_jax.discrete.process import Process
 from guidance_jax.domain import Domain
 from guidance_jax.embeddings.network import EmbeddingNetwork
+from guidance_jax.network import NoisyClassifier
 from guidance_jax.networks.transformer import GPT2, Transformer
 
 
@@ -24,6 +25,15 @@ def _decode(network, params, h, t, cond):
 def token_model(network: Transformer, params: Any, process: Process, domain: Domain | None = None) -> HiddenNetwork:
     """A `Transformer` as a denoiser of tokens with hidden states."""
     return HiddenNetwork(params, Partial(_encode, network), Partial(_decode, network), process, domain)
+
+
+def _classify(network, params, x, t):
+    return network.apply(params, network.apply(params, x, t, method="encode"), method="value")
+
+
+def token_classifier(network: Transformer, params: Any, domain: Domain | None = None) -> NoisyClassifier:
+    """A `Transformer` with `values` classes as a classifier of corrupted tokens, or of one-hot vectors."""
+    return NoisyClassifier(params, Partial(_classify, network), domain)
 
 
 def embedding_model(network: Transformer, params: Any, table: Any, domain: Domain | None = None) -> EmbeddingNetwork:

@@ -28,7 +28,7 @@ def stratified(key: Key[Array, ""], log_w: Float[Array, " n"]) -> Int[Array, " n
 
 def multinomial(key: Key[Array, ""], log_w: Float[Array, " n"]) -> Int[Array, " n"]:
     """n independent draws: the most variance, the simplest theory."""
-    return jax.random.categorical(key, log_w, shape=log_w.shape)
+    return _at(log_w, jax.random.uniform(key, log_w.shape, log_w.dtype))
 
 
 def residual(key: Key[Array, ""], log_w: Float[Array, " n"]) -> Int[Array, " n"]:
@@ -37,6 +37,6 @@ def residual(key: Key[Array, ""], log_w: Float[Array, " n"]) -> Int[Array, " n"]
     shares = n * jax.nn.softmax(log_w)
     whole = jnp.floor(shares + 1e-6)
     certain = jnp.cumsum(whole)
-    drawn = jax.random.categorical(key, jnp.log(jnp.maximum(shares - whole, 1e-30)), shape=(n,))
+    drawn = _at(jnp.log(jnp.maximum(shares - whole, 1e-30)), jax.random.uniform(key, (n,), log_w.dtype))
     kept = jnp.searchsorted(certain, jnp.arange(n), side="right")
     return jnp.where(jnp.arange(n) < certain[-1], jnp.minimum(kept, n - 1), drawn)

@@ -17,11 +17,18 @@ import jax
 import orbax.checkpoint as ocp
 
 from guidance_jax import parameterizations, schedules
+from guidance_jax.autoregressive.classifier import PrefixClassifier
+from guidance_jax.autoregressive.language_model import LanguageModel
+from guidance_jax.autoregressive.sequence import LeftToRight
+from guidance_jax.discrete.network import HiddenNetwork
+from guidance_jax.discrete.process import Absorbing, Uniform
 from guidance_jax.domain import Domain
 from guidance_jax.metrics.report import TrainedJudge
 from guidance_jax.network import Network, NoisyClassifier
 from guidance_jax.networks import adm
 from guidance_jax.networks.judge import Judge
+from guidance_jax.networks.sequence_models import language_model, prefix_classifier, token_classifier, token_model
+from guidance_jax.networks.transformer import GPT2, Transformer
 
 FORMAT = "guidance_jax/1"
 # what a configuration may name: nothing else is ever built from a file
@@ -29,6 +36,7 @@ KNOWN = {
     c.__name__: c
     for c in (
         *(adm.ADMUNet, adm.ADMClassifier, Judge, Domain),
+        *(Transformer, GPT2, Absorbing, Uniform, LeftToRight),
         *(schedules.Cosine, schedules.LinearVP, schedules.VE, schedules.RectifiedFlow),
         *(schedules.LinearBetas, schedules.CosineBetas),
         *(parameterizations.Eps, parameterizations.X0, parameterizations.V, parameterizations.Velocity),
@@ -67,13 +75,14 @@ def build(description: Any) -> Any:
     return tuple(build(v) for v in description) if isinstance(description, list) else description
 
 
-def config(network: Any, domain: Domain, parameterization: Any = None, **training: Any) -> dict:
-    """The configuration of a checkpoint: a denoiser if it has a parameterization, else a noisy classifier."""
+def config(network: Any, domain: Domain, parameterization: Any = None, *, process: Any = None, **training: Any) -> dict:
+    """The configuration of a checkpoint: a denoiser if it has a parameterization or a process, else a classifier."""
     return {
         "format": FORMAT,
         "network": describe(network),
         "domain": describe(domain),
         "parameterization": describe(parameterization),
+        "process": describe(process),
         "training": training,
     }
 
@@ -91,7 +100,7 @@ def _difference(a: Any, b: Any, path: str = "") -> str | None:
 
 def _today(found: dict) -> dict:
     """A configuration as this version would write it: fields newer than the checkpoint have their defaults."""
-    parts = {k: describe(build(found.get(k))) for k in ("network", "domain", "parameterization")}
+    parts = {k: describe(build(found.get(k))) for k in ("network", "domain", "parameterization", "process")}
     return {**found, **json.loads(json.dumps(parts))}
 
 
@@ -175,7 +184,7 @@ def _restore(manager: ocp.CheckpointManager, step: int, state: Any) -> tuple[Any
     return restored["state"], restored["losses"]
 
 
-T = TypeVar("T", Network, NoisyClassifier, TrainedJudge)
+T = TypeVar("T", Network, NoisyClassifier, TrainedJudge, HiddenNetwork, LanguageModel, PrefixClassifier)
 
 
 def load(directory: str | Path, kind: type[T]) -> T:
@@ -192,8 +201,17 @@ def load(directory: str | Path, kind: type[T]) -> T:
     network, domain = build(found["network"]), build(found["domain"])
     params = jax.tree.map(jax.numpy.asarray, _restore(manager, step, None)[0]["ema"])
     loaded: Any
+    process = build(found.get("process"))
     if isinstance(network, Judge):
         loaded = TrainedJudge(params, network.apply)
+    elif isinstance(network, GPT2):
+        if network.outputs:
+            loaded = prefix_classifier(network, params)
+        else:
+            loaded = language_model(network, params, process.first, domain)
+    elif isinstance(network, Transformer):
+        own = process is None
+        loaded = token_classifier(network, params, domain) if own else token_model(network, params, process, domain)
     elif found["parameterization"] is None:
         loaded = NoisyClassifier(params, network.apply, domain)
     else:

@@ -13,6 +13,7 @@ import optax
 
 from guidance_jax import parameterizations
 from guidance_jax.datasets.images import Images
+from guidance_jax.datasets.sequences import Sequences
 from guidance_jax.domain import Domain
 from guidance_jax.metrics.report import TrainedJudge
 from guidance_jax.network import Network, NoisyClassifier
@@ -90,7 +91,7 @@ def train_denoiser(directory: Path, data: Images, recipe: Recipe, *, progress: b
     unet, _ = networks(data.shape, classes, recipe)
     # without dropout the null label is never trained, so the model does not claim one
     null = classes if recipe.label_dropout > 0 else None
-    _fit(
+    fit_into(
         directory,
         config(
             unet,
@@ -117,7 +118,7 @@ def train_classifier(directory: Path, data: Images, recipe: Recipe, *, progress:
     """A classifier of noisy images, log p(y | x_t)."""
     schedule, seed = Cosine(), recipe.seed + 1
     _, classifier = networks(data.shape, len(data.names), recipe)
-    _fit(
+    fit_into(
         directory,
         config(
             classifier,
@@ -142,7 +143,7 @@ def train_judge(directory: Path, data: Images, recipe: Recipe, *, progress: bool
     """A classifier of clean images, of another architecture and seed than the guide: it measures."""
     judge, seed = Judge(len(data.names), recipe.judge_width), recipe.seed + 2
     domain = Domain(data.shape, Cosine(), len(data.names))
-    _fit(
+    fit_into(
         directory,
         config(judge, domain, steps=recipe.judge_steps, batch=recipe.batch, seed=seed),
         JudgeCrossEntropy(judge.apply),
@@ -157,12 +158,12 @@ def train_judge(directory: Path, data: Images, recipe: Recipe, *, progress: bool
     return load(directory, TrainedJudge)
 
 
-def _fit(
+def fit_into(
     directory: Path,
     setup: dict,
     loss: Callable,
     init: Callable,
-    data: Images,
+    data: Images | Sequences,
     *,
     batch: int,
     steps: int,
@@ -179,7 +180,7 @@ def _fit(
     fit(loss, jax.jit(init)(jax.random.key(seed)), data, steps=steps, batch=min(batch, len(data)), **options)
 
 
-def fingerprint(data: Images) -> str:
+def fingerprint(data: Images | Sequences) -> str:
     """A short hash of the data: a checkpoint trained on other data is not taken for one trained on these."""
-    digest = hashlib.sha256(np.ascontiguousarray(data.images).tobytes() + data.labels.tobytes())
-    return f"{len(data)} images {digest.hexdigest()[:16]}"
+    digest = hashlib.sha256(np.ascontiguousarray(data.samples).tobytes() + data.labels.tobytes())
+    return f"{len(data)} {type(data).__name__.lower()} {digest.hexdigest()[:16]}"

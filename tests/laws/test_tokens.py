@@ -1,0 +1,282 @@
+"""What every method for tokens and text obeys, and what the exact ones sample."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import guidance_jax as gj
+from guidance_jax.discrete.oracles import floor
+from guidance_jax.particles.populations import _populations
+from guidance_jax.sample import _generate, start
+from tests import token_table as table
+from tests.token_table import FLOW, LENGTH, LEVELS, MASKED, NULL, ROWS, UNIFORM, log_masked, log_uniform, unconditional
+
+LABELS = jnp.array([0, 1, 2, 1])
+
+
+def draw(row, kernel, n=4, seed=0):
+    return gj.generate(gj.keys(seed, n), kernel, row.levels, row.shape, jnp.resize(LABELS, n))
+
+
+@pytest.mark.parametrize("name", ROWS, ids=str)
+def test_laws_of_the_loop(name):
+    """One program for all strengths; the type is kept; a sample depends on its own key alone; jit = eager."""
+    row = ROWS[name]
+    x = draw(row, row.make(1.3))
+    assert x.shape == (4, *row.shape)
+    assert x.dtype == (jnp.int32 if len(row.shape) == 1 else jnp.float32)
+    assert np.isfinite(x).all()
+    before = _generate._cache_size()
+    draw(row, row.make(jnp.float32(0.4)), seed=1)
+    assert _generate._cache_size() == before
+    alone = gj.generate(gj.keys(0, 1, start=2), row.make(1.3), row.levels, row.shape, LABELS[2:3])
+    np.testing.assert_allclose(alone[0], x[2], atol=1e-4)
+    first, rest = jax.random.split(gj.keys(0, 1)[0])
+
+    eager = gj.sample(rest, row.make(1.3), row.levels, start(first, row.make(1.3), row.levels, row.shape), LABELS[0]).x
+    np.testing.assert_allclose(eager, x[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [n for n, row in ROWS.items() if row.off is not None], ids=str)
+def test_off_is_the_identity_and_on_is_not(name):
+    row = ROWS[name]
+    plain = draw(row, row.identity, 200)
+    np.testing.assert_allclose(draw(row, row.make(row.off), 200), plain, atol=1e-5)
+    assert np.abs(np.asarray(draw(row, row.make(row.off + 4.0), 200)) - np.asarray(plain)).max() > 1e-3
+
+
+@pytest.mark.parametrize("cls", table.PARTICLES)
+def test_laws_of_populations(cls):
+    """One program for all strengths, integers in and out, microbatches change nothing."""
+    move, cond = table.PARTICLES[cls], jnp.array([0, 1])
+    found = gj.populations(gj.keys(0, 2), gj.SMC(move(1.5)), LEVELS, (LENGTH,), 6, cond)
+    assert found.x.dtype == jnp.int32
+    assert found.log_w.dtype == jnp.float32
+    before = _populations._cache_size()
+    gj.populations(gj.keys(3, 2), gj.SMC(move(jnp.float32(0.7))), LEVELS, (LENGTH,), 6, cond)
+    assert _populations._cache_size() == before
+    batched = gj.populations(gj.keys(0, 2), gj.SMC(move(1.5), microbatch=4), LEVELS, (LENGTH,), 6, cond)
+    np.testing.assert_array_equal(batched.x, found.x)
+    np.testing.assert_allclose(batched.log_evidence, found.log_evidence, atol=1e-5)
+
+
+N = 100_000
+FIRST = gj.FirstHitting()
+EXACT = {
+    "exact rates": lambda w: gj.Reverse(gj.PredictorGuidance(unconditional(MASKED), log_masked, w), FIRST),
+    "predictor-free rates": lambda w: gj.Reverse(gj.PredictorFree(MASKED, NULL, w), FIRST),
+    "D-CFG": lambda w: gj.Reverse(gj.CFG(MASKED, NULL, w), FIRST),
+    "D-CFG, ancestral, token by token": lambda w: gj.Reverse(gj.CFG(MASKED, NULL, w), gj.Ancestral()),
+}
+
+
+@pytest.mark.parametrize("name", list(EXACT)[:3])
+def test_exact_methods_at_scale_one_are_within_the_floor(name):
+    """p(x | y) by total variation, 100,000 samples; no mask is left."""
+    label = 1
+    x = gj.generate(gj.keys(0, N), EXACT[name](1.0), LEVELS, (LENGTH,), jnp.full(N, label))
+    assert (np.asarray(x) < MASKED.process.vocabulary).all()
+    distance, target = MASKED.total_variation(x, MASKED.target(label)), MASKED.target(label)
+    assert distance <= floor(target, N)
+    guided = gj.generate(gj.keys(0, N), EXACT[name](3.0), LEVELS, (LENGTH,), jnp.full(N, label))
+    bias = MASKED.total_variation(guided, MASKED.target(label, 3.0))
+    print(f"{name}: scale 1 {distance:.4f}, scale 3 {bias:.4f}, floor {floor(target, N):.4f}")
+    assert bias > floor(target, N)  # guidance alone does not sample p(x) p(y|x)^3; particles do
+
+
+STEPWISE = {
+    "tau-leaping, masks": (MASKED, lambda m: gj.Reverse(m, gj.TauLeap())),
+    "ancestral, masks": (MASKED, lambda m: gj.Reverse(m, gj.Ancestral())),
+    "tau-leaping, uniform": (UNIFORM, lambda m: gj.Reverse(m, gj.TauLeap())),
+    "ancestral, uniform": (UNIFORM, lambda m: gj.Reverse(m, gj.Ancestral())),
+    "rates, tau-leaping, masks": (
+        MASKED,
+        lambda m: gj.Reverse(gj.PredictorGuidance(unconditional(m), log_masked, 1.0), gj.TauLeap()),
+    ),
+    "D-CBG, ancestral, masks": (
+        MASKED,
+        lambda m: gj.Reverse(gj.PredictorGuidance(unconditional(m), log_masked, 1.0), gj.Ancestral()),
+    ),
+    "rates, tau-leaping, uniform": (
+        UNIFORM,
+        lambda m: gj.Reverse(gj.PredictorGuidance(unconditional(m), log_uniform, 1.0), gj.TauLeap()),
+    ),
+    "predictor-free rates, uniform": (UNIFORM, lambda m: gj.Reverse(gj.PredictorFree(m, NULL, 1.0), gj.TauLeap())),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STEPWISE)
+def test_small_steps_reach_the_conditional(name):
+    """Steps that change several tokens at once are exact in the limit: 256 steps, within 1.2 floors of 20,000 samples."""
+    model, kernel = STEPWISE[name]
+    n, label = 20_000, 1
+    x = gj.generate(gj.keys(0, n), kernel(model), FLOW.levels(256), (LENGTH,), jnp.full(n, label))
+    distance, target = model.total_variation(x, model.target(label)), model.target(label)
+    print(f"{name}: {distance:.4f}, floor {floor(target, n):.4f}")
+    assert distance <= 1.2 * floor(target, n)
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize("lead", ["none", "TAG", "exact rates", "D-CFG"])
+def test_twisted_particles_reach_the_guided_target(lead, scale):
+    """p(x) p(y|x)^scale within the floor of 100,000 draws, and its evidence, whatever leads the particles."""
+    model, label = unconditional(MASKED), 1
+    proposal = {
+        "none": None,
+        "TAG": gj.TAG(model, log_masked, scale),
+        "exact rates": gj.PredictorGuidance(model, log_masked, scale),
+        "D-CFG": gj.CFG(MASKED, NULL, scale),
+    }[lead]
+    move = gj.TwistedTokens(model, FIRST, log_masked, scale, proposal)
+    found = gj.populations(gj.keys(0, 20), gj.SMC(move), LEVELS, (LENGTH,), 20_000, jnp.full(20, label))
+    log_w = np.asarray(found.log_w + found.log_evidence[:, None]).ravel()
+    target = MASKED.target(label, scale)
+    distance = MASKED.total_variation(np.asarray(found.x).reshape(-1, LENGTH), target, log_w)
+    exact = float(np.sum(MASKED.target() * np.asarray(MASKED.classes)[:, label] ** scale))
+    evidence = np.exp(np.asarray(found.log_evidence)) / exact
+    print(f"{lead}, {scale}: {distance:.4f}, floor {floor(target, N):.4f}, evidence {evidence.mean():.4f}")
+    assert distance <= floor(target, N)
+    assert abs(evidence.mean() - 1) < 3 * evidence.std() / np.sqrt(20) + 1e-5
+
+
+@pytest.mark.parametrize("resample", [gj.systematic, gj.stratified, gj.residual, gj.multinomial], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("cls", [gj.BestOf, gj.Steered])
+def test_other_particles_and_resamplers_on_tokens(cls, resample):
+    """At scale 1.5 every resampler reaches the target within three floors of 30,000 draws (their draws are correlated)."""
+    label, scale = 2, 1.5
+    smc = gj.SMC(table.PARTICLES[cls](scale), resample)
+    found = gj.populations(gj.keys(1, 15), smc, LEVELS, (LENGTH,), 10_000, jnp.full(15, label))
+    log_w = np.asarray(found.log_w + found.log_evidence[:, None]).ravel()
+    target = MASKED.target(label, scale)
+    distance = MASKED.total_variation(np.asarray(found.x).reshape(-1, LENGTH), target, log_w)
+    assert distance <= 3 * floor(target, 30_000)
+
+
+@pytest.mark.parametrize("model", [MASKED, UNIFORM], ids=["masks", "uniform"])
+def test_guided_rates_with_the_exact_predictor_are_the_conditional_rates(model):
+    """The law of Nisonoff et al.: at scale 1, at every state; and R^y leaves the speed of unmasking alone."""
+    level, label = FLOW(jnp.float32(0.4)), 2
+    exact = gj.PredictorGuidance(unconditional(model), model.log_posterior, 1.0)
+    tokens = [[0, 1, 2], [2, 2, 1], [1, 0, 0]]
+    if model is MASKED:
+        tokens = [[3, 1, 3], [3, 3, 3], [0, 3, 2]]
+    for x in jnp.array(tokens):
+        guided, conditional = (m(x, level, label, (), None)[0] for m in (exact, model))
+        a, b = (p.process.log_rates(x, p.log_p, level) + p.tilt for p in (guided, conditional))
+        np.testing.assert_allclose(jnp.exp(a), jnp.exp(b), atol=1e-5)
+
+
+@pytest.mark.parametrize("model", [MASKED, UNIFORM], ids=["masks", "uniform"])
+def test_transition_is_bayes_rule_on_the_joint(model):
+    """q(x_s | x_t) of one position, the others fixed, against a sum over all clean sequences and both corruptions."""
+    t, s = FLOW(jnp.float32(0.7)), FLOW(jnp.float32(0.3))
+    process, x = model.process, jnp.array([3, 1, 3] if model is MASKED else [2, 1, 0])
+    log_q = gj.Ancestral().kernel(model(x, t, None, (), None)[0], t, s)
+    joint, sequences = model.target(), model.sequences
+    now, before = np.asarray(process.forward(t), np.float64), np.asarray(process.forward(s), np.float64)
+    kept = float(t.alpha / s.alpha)
+    step = kept * np.eye(process.states)  # q(x_t | x_s)
+    if model is MASKED:
+        step[:, process.mask] += 1 - kept
+    else:
+        step += (1 - kept) / process.vocabulary
+    for site in range(LENGTH):
+        others = np.prod([now[sequences[:, o], int(x[o])] for o in range(LENGTH) if o != site], 0)
+        row = (joint * others) @ before[sequences[:, site]] * step[:, int(x[site])]
+        np.testing.assert_allclose(np.exp(log_q[site]), row / row.sum(), atol=1e-5)
+
+
+def test_predictor_free_guidance_unmasks_faster_and_cfg_does_not():
+    """By Hoelder the unnormalised rates grow with scale > 1; the normalised form keeps the total at 1."""
+    level, x = FLOW(jnp.float32(0.5)), jnp.array([3, 1, 3])
+    for rule, faster in ((gj.PredictorFree, True), (gj.CFG, False)):
+        model = rule(MASKED, NULL, 3.0)
+        pred, _ = model(x, level, jnp.int32(1), model.init(x), None)
+        total = np.exp(pred.process.log_rates(x, pred.log_p, level) + pred.tilt).sum(1)[[0, 2]]
+        assert (total > 1 + 1e-3).all() if faster else np.allclose(total, 1, atol=1e-5)
+
+
+def test_tag_is_the_first_order_of_the_exact_ratios():
+    """On a classifier that is linear in one-hot vectors, the Taylor expansion is exact."""
+    weights = jax.random.normal(jax.random.key(0), (LENGTH, MASKED.process.states))
+
+    def linear(x, level, label):
+        hot = jax.nn.one_hot(x, MASKED.process.states) if x.ndim == 1 else x
+        return jnp.sum(weights * hot)
+
+    model, x = unconditional(MASKED), jnp.array([3, 0, 3])
+    level = FLOW(jnp.float32(0.5))
+    taylor, exact = (rule(model, linear, 1.7)(x, level, 0, (), None)[0] for rule in (gj.TAG, gj.PredictorGuidance))
+    np.testing.assert_allclose(taylor.tilt, exact.tilt, atol=1e-5)
+
+
+def test_chunks_of_neighbours_bound_the_memory_and_change_nothing():
+    x, level = jnp.array([3, 0, 3]), FLOW(jnp.float32(0.5))
+    whole, parts = (
+        gj.PredictorGuidance(unconditional(MASKED), log_masked, 2.0, chunk=c)(x, level, 1, (), None)[0] for c in (None, 2)
+    )
+    np.testing.assert_allclose(whole.tilt, parts.tilt, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [n for n, row in ROWS.items() if row.shape == (LENGTH,)], ids=str)
+def test_no_mask_is_left_and_no_fixed_position_changes(name):
+    """Infilling holds for every process and solver, at strong guidance, after every step."""
+    row, known = ROWS[name], jnp.array([2, -1, 0])
+    kernel = gj.Infill(row.make(20.0), known)
+    x = jnp.full(LENGTH, 0, jnp.int32)
+    _, path = gj.sample(jax.random.key(0), kernel, FLOW.levels(9), x, 1, record=lambda carry: carry.x)
+    assert (np.asarray(path)[:, [0, 2]] == [2, 0]).all()
+    out = np.asarray(gj.generate(gj.keys(0, 300), kernel, FLOW.levels(9), (LENGTH,), jnp.ones(300, int)))
+    assert (out < 3).all()
+    assert (out[:, [0, 2]] == [2, 0]).all()
+
+
+def test_infilling_of_masks_is_exact_conditioning():
+    n = 30_000
+    kernel = gj.Infill(gj.Reverse(MASKED, FIRST), jnp.array([-1, 2, -1]))
+    x = gj.generate(gj.keys(0, n), kernel, LEVELS, (LENGTH,), jnp.full(n, 1))
+    target = MASKED.target(1) * (MASKED.sequences[:, 1] == 2)
+    target = target / target.sum()
+    assert MASKED.total_variation(x, target) <= floor(target, n)
+
+
+def test_mask_predict_keeps_what_it_is_sure_of():
+    """Greedy decoding of an easy joint finds its mode; the number of masks follows sigma."""
+    peaked = gj.Enumerated(jax.nn.softmax(8 * jnp.log(table.JOINT).ravel()).reshape(3, 3, 3), table.CLASSES, gj.Absorbing(3))
+    mode = peaked.sequences[int(np.argmax(peaked.target()))]
+    kernel = gj.Reverse(unconditional(peaked), gj.MaskPredict())
+    x = jnp.full(LENGTH, 3, jnp.int32)
+    carry, path = gj.sample(jax.random.key(0), kernel, FLOW.levels(3, start=1.0), x, 0, record=lambda carry: carry.x)
+    np.testing.assert_array_equal(carry.x, mode)
+    np.testing.assert_array_equal((np.asarray(path) == 3).sum(1), [2, 1, 0])
+
+
+def test_sundae_with_the_exact_posterior_is_gibbs_sampling():
+    """With p(x_l | the other tokens) and one position at a time in the mean, the chain keeps the joint it starts from."""
+
+    def conditionals(x, level, cond):
+        pred, _ = MASKED(x, FLOW(jnp.float32(0.0)), None, (), None)
+        return pred.log_p
+
+    n = 20_000
+    start = MASKED.sequences[np.random.default_rng(0).choice(27, n, p=MASKED.target())]
+    clean = gj.TokenNetwork((), lambda params, x, t, cond: conditionals(x, None, None), gj.Uniform(3))
+    kernel = gj.Reverse(clean, gj.SUNDAE(share=0.02))
+    run = jax.jit(jax.vmap(lambda key, x: gj.sample(key, kernel, FLOW.levels(100), x).x))
+    after = run(gj.keys(0, n), jnp.asarray(start))
+    assert np.mean(np.any(np.asarray(after) != start, 1)) > 0.5
+    assert MASKED.total_variation(after, MASKED.target()) <= 1.5 * floor(MASKED.target(), n)
+
+
+def test_truncation_keeps_the_most_probable():
+    pred, _ = MASKED(jnp.array([3, 3, 3]), FLOW(jnp.float32(0.5)), 1, (), None)
+    p = np.exp(pred.log_p)
+    top2 = np.exp(gj.Ancestral(top_k=2).truncated(pred).log_p)
+    assert ((top2 > 0).sum(1) == 2).all()
+    assert (top2[np.arange(3), p.argmin(1)] == 0).all()
+    nucleus = np.exp(gj.Ancestral(top_p=1e-6).truncated(pred).log_p)
+    np.testing.assert_allclose(nucleus.max(1), 1, atol=1e-6)
+    np.testing.assert_allclose(np.exp(gj.Ancestral(top_p=1.0).truncated(pred).log_p), p, atol=1e-5)
+    np.testing.assert_allclose(np.exp(gj.Ancestral(0.5).truncated(pred).log_p), p**2 / (p**2).sum(1, keepdims=True), atol=1e-5)
