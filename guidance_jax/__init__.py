@@ -18,6 +18,7 @@ from guidance_jax.autoregressive.pplm import PPLM
 from guidance_jax.autoregressive.sequence import LeftToRight, positions
 from guidance_jax.discrete.ancestral import Ancestral
 from guidance_jax.discrete.first_hitting import FirstHitting
+from guidance_jax.discrete.forbid import Forbid
 from guidance_jax.discrete.infill import Infill
 from guidance_jax.discrete.ehrlich import Ehrlich
 from guidance_jax.discrete.lambo import LaMBO
@@ -150,6 +151,7 @@ __all__ = [
     "Enumerated",
     "FDG",
     "FirstHitting",
+    "Forbid",
     "FUDGE",
     "Function",
     "Gaussian",

@@ -40,6 +40,16 @@ class Unconditional(Adapter):
     def __call__(self, x, level, cond, state, key):
         return self.inner(x, level, self.null, state, key)
 
+    def hidden(self, x, level, cond):
+        """Hidden states of the inner network, for `NOS`."""
+        return self.inner.hidden(x, level, self.null)
+
+    def decoded(self, h, level, cond):
+        return self.inner.decoded(h, level, self.null)
+
+    def read(self, logits, x, level):
+        return self.inner.read(logits, x, level)
+
 
 @pytree
 class Conditioned(Adapter):

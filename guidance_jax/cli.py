@@ -21,8 +21,8 @@ from guidance_jax.datasets.digits import digits
 from guidance_jax.datasets.idx import idx
 from guidance_jax.datasets.image_folder import image_folder
 from guidance_jax.datasets.images import Images, to_uint8
-from guidance_jax.demo import demo as run_demo
-from guidance_jax.demo import kernels, schedule_of
+from guidance_jax.demos.digits import demo as run_demo
+from guidance_jax.demos.digits import kernels, schedule_of
 from guidance_jax.metrics.calibration import by_level
 from guidance_jax.metrics.report import Report, TrainedJudge
 from guidance_jax.metrics.report import evaluate as measure

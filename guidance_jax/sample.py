@@ -101,15 +101,17 @@ def start(key: Key[Array, ""], kernel: Kernel, levels: Level, shape: tuple[int, 
 
 
 @partial(jax.jit, static_argnames="shape")
-def _generate(keys, kernel, levels, shape, cond):
-    def one(key, cond):
+def _generate(keys, kernel, levels, shape, cond, x):
+    def one(key, cond, x):
         first, rest = jax.random.split(key)
-        return sample(rest, kernel, levels, start(first, kernel, levels, shape), cond).x
+        return sample(rest, kernel, levels, start(first, kernel, levels, shape) if x is None else x, cond).x
 
-    return jax.vmap(one)(keys, cond)
+    return jax.vmap(one)(keys, cond, x)
 
 
-def generate(keys: Key[Array, " n"], kernel: Kernel, levels: Level, shape: tuple[int, ...], cond: Any = None) -> Array:
+def generate(
+    keys: Key[Array, " n"], kernel: Kernel, levels: Level, shape: tuple[int, ...], cond: Any = None, x: Any = None
+) -> Array:
     """Draw one sample per key in one compiled program: `vmap(sample)` from noise, jitted.
 
     Nothing numeric is compiled in: another scale, label, eta, schedule, window or set of parameters runs the same
@@ -120,13 +122,16 @@ def generate(keys: Key[Array, " n"], kernel: Kernel, levels: Level, shape: tuple
       kernel, levels: as in `sample`.
       shape: the shape of one sample, for example `(32, 32, 3)`.
       cond: a pytree whose leaves have leading axis `n` (labels of shape `(n,)`), or None.
+      x: what to start from, `(n, *shape)`, for example sequences to edit; by default noise.
 
     Returns:
       Samples of shape `(n, *shape)`.
 
     Raises:
-      ValueError: as `sample`, and for conditions that are not one per key.
+      ValueError: as `sample`, and for conditions or starts that are not one per key.
     """
+    if x is not None and jnp.shape(x) != (len(keys), *shape):
+        raise ValueError(f"x must hold one start per key, {(len(keys), *shape)}, got {jnp.shape(x)}")
     for leaf in jax.tree.leaves(cond):
         if jnp.shape(leaf)[:1] != keys.shape[:1]:
             raise ValueError(
@@ -135,7 +140,8 @@ def generate(keys: Key[Array, " n"], kernel: Kernel, levels: Level, shape: tuple
             )
     check_levels(levels)
     check(kernel, levels, tuple(shape), cond)
-    return _generate(keys, *jax.tree.map(strong, (kernel, levels)), tuple(shape), jax.tree.map(jnp.asarray, cond))
+    kernel, levels = jax.tree.map(strong, (kernel, levels))
+    return _generate(keys, kernel, levels, tuple(shape), *jax.tree.map(jnp.asarray, (cond, x)))
 
 
 def strong(number: Any) -> Any:

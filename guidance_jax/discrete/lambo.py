@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import check, function, pytree, static
+from guidance_jax.core import check, function, pytree, static, within
 from guidance_jax.discrete.nos import NOS
 from guidance_jax.guidance.gradient import scalar
 
@@ -61,13 +61,18 @@ class LaMBO:
             object.__setattr__(self, "objective", function(self.objective))
         object.__setattr__(self, "feasible", function(self.feasible))
 
+    @property
+    def process(self):
+        owner = within(self.model.inner, "process")
+        return None if owner is None else owner.process
+
     def check(self, levels, shape, cond):
-        if not isinstance(self.model, NOS) or not hasattr(getattr(self.model.inner, "process", None), "mask"):
+        if not isinstance(self.model, NOS) or not hasattr(self.process, "mask"):
             raise ValueError("LaMBO edits by NOS on an absorbing process; write LaMBO(NOS(model, value, scale))")
         check(self.model, levels, shape, cond)
 
     def start(self, key, levels, shape):
-        return jax.random.randint(key, shape, 0, self.model.inner.process.vocabulary, jnp.int32)
+        return jax.random.randint(key, shape, 0, self.process.vocabulary, jnp.int32)
 
     def init(self, x):
         guide = self.model.init(x)
@@ -85,7 +90,7 @@ class LaMBO:
 
     def positions(self, x, t, level, cond, key):
         """Where to edit: about sigma L free positions, by Gumbel top-k on the normalised saliency."""
-        states, mask = self.model.inner.process.states, self.model.inner.process.mask
+        states, mask = self.process.states, self.process.mask
         g = jax.grad(self.value)(jax.nn.one_hot(x, states), level, cond)
         saliency = jnp.abs(g[:, mask] - jnp.take_along_axis(g, x[:, None], 1)[:, 0])
         logits = saliency / jnp.maximum(jnp.sum(saliency), 1e-12) / self.temperature
@@ -98,7 +103,7 @@ class LaMBO:
         clean = t._replace(t=jnp.zeros_like(t.t), alpha=jnp.ones_like(t.alpha), sigma=jnp.zeros_like(t.sigma))
         before, bad = self.score(carry.x, clean, cond)
         edited = self.positions(carry.x, t, clean, cond, where)
-        masked = jnp.where(edited, self.model.inner.process.mask, carry.x)
+        masked = jnp.where(edited, self.process.mask, carry.x)
         pred, guide = self.model(masked, t, cond, carry.guide, hidden)
         fresh = jax.random.categorical(drawn, pred.log_p, shape=(self.proposals, len(masked)))
         found = jnp.where(edited, fresh.astype(masked.dtype), carry.x)

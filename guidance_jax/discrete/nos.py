@@ -6,15 +6,28 @@ Differs from the published code, which decodes another path than it optimises an
 KL is of probabilities, summed over the positions that the model decides, and h + delta goes on through the same layers.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from guidance_jax.adapters import Unconditional
 from guidance_jax.core import check, function, pytree, static, within
 from guidance_jax.guidance.base import Guidance, active, strength, when
 from guidance_jax.guidance.gradient import scalar
 from guidance_jax.network import log_softmax
+
+
+@pytree
+class ValueHead:
+    """log p(label | h) of a head `apply(params, h) -> logits` on hidden states: the value of a class."""
+
+    params: Any
+    apply: Callable = static()
+
+    def __call__(self, h, level, label):
+        return log_softmax(self.apply(self.params, h))[label]
 
 
 def divergence(base: Any, other: Any, where: Any) -> Any:
@@ -55,9 +68,10 @@ class NOS(Guidance):
         object.__setattr__(self, "value", function(self.value))
 
     def check(self, levels, shape, cond):
-        if not hasattr(self.inner, "decoded"):
+        network = self.inner.inner if isinstance(self.inner, Unconditional) else self.inner
+        if not hasattr(network, "decoded"):
             raise ValueError(
-                f"NOS guides hidden states, which {type(self.inner).__name__} does not show; use HiddenNetwork(params, "
+                f"NOS guides hidden states, which {type(network).__name__} does not show; use HiddenNetwork(params, "
                 "encode, decode, process)"
             )
         check(self.inner, levels, shape, cond)

@@ -26,7 +26,7 @@ def gpt2_params(tensors: dict[str, Any], network: GPT2) -> dict:
     expected = jax.eval_shape(lambda: network.init(jax.random.key(0), np.zeros(2, np.int32)))["params"]
     found: dict = {}
 
-    def take(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    def take(name: str, shape: tuple[int, ...]) -> Any:
         if name not in rest:
             raise ValueError(f"the checkpoint has no tensor {name}; is it GPT-2's?")
         value = jnp.asarray(rest.pop(name))

@@ -7,6 +7,7 @@ from guidance_jax.autoregressive.classifier import PrefixClassifier
 from guidance_jax.autoregressive.language_model import LanguageModel
 from guidance_jax.autoregressive.sequence import LeftToRight
 from guidance_jax.discrete.network import HiddenNetwork
+from guidance_jax.discrete.nos import ValueHead
 from guidance_jax.discrete.process import Process
 from guidance_jax.domain import Domain
 from guidance_jax.embeddings.network import EmbeddingNetwork
@@ -25,6 +26,22 @@ def _decode(network, params, h, t, cond):
 def token_model(network: Transformer, params: Any, process: Process, domain: Domain | None = None) -> HiddenNetwork:
     """A `Transformer` as a denoiser of tokens with hidden states."""
     return HiddenNetwork(params, Partial(_encode, network), Partial(_decode, network), process, domain)
+
+
+def _value(network, params, h):
+    return network.apply(params, h, method="value")
+
+
+def value_head(model: HiddenNetwork) -> ValueHead:
+    """The value head that `model` was trained with, as a value for `NOS`.
+
+    Raises:
+      ValueError: a model without one.
+    """
+    network = model.encode.args[0]  # type: ignore[attr-defined]
+    if not network.values:
+        raise ValueError("the model was trained without a value head; train it with value_weight > 0")
+    return ValueHead(model.params, Partial(_value, network))
 
 
 def _classify(network, params, x, t):
@@ -61,13 +78,17 @@ def _read(network, params, token, position, cache):
     return logits, cache
 
 
+def _whole(network, params, x):
+    return network.apply(params, x)[0]
+
+
 def _empty(network, length):
     return network.blank(length)[0]
 
 
 def prefix_classifier(network: GPT2, params: Any) -> PrefixClassifier:
     """`GPT2` with `outputs` classes as a classifier of prefixes."""
-    return PrefixClassifier(params, Partial(_read, network), Partial(_empty, network), network.outputs)
+    return PrefixClassifier(params, Partial(_read, network), Partial(_empty, network), network.outputs, Partial(_whole, network))
 
 
 class Partial(partial):

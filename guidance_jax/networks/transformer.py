@@ -44,7 +44,7 @@ class Block(nn.Module):
         if cache is None:
             out = self.attention(q, k, v, jnp.arange(len(x)) if self.causal else None)
         else:
-            cache = jax.lax.dynamic_update_slice(cache, jnp.stack([k, v]), (0, position, 0, 0))
+            cache = jax.lax.dynamic_update_slice(cache, jnp.stack([k, v]).astype(cache.dtype), (0, position, 0, 0))
             out = self.attention(q, *cache, jnp.asarray(position)[None])
         x = x + dense(self.width, "attn_c_proj", residual)(out.reshape(len(x), self.width))
         norm = nn.LayerNorm(epsilon=1e-5, name="ln_2")(x)

@@ -1,0 +1,205 @@
+"""Splice sites: guide discrete diffusion towards strong ones, judged by what was really measured of every sequence."""
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from guidance_jax.adapters import Unconditional
+from guidance_jax.datasets.sequences import Sequences
+from guidance_jax.datasets.splice import splice
+from guidance_jax.discrete.ancestral import Ancestral
+from guidance_jax.discrete.first_hitting import FirstHitting
+from guidance_jax.discrete.lambo import LaMBO
+from guidance_jax.discrete.mask_predict import MaskPredict
+from guidance_jax.discrete.network import HiddenNetwork
+from guidance_jax.discrete.nos import NOS
+from guidance_jax.discrete.predictor import PredictorGuidance
+from guidance_jax.discrete.predictor_free import PredictorFree
+from guidance_jax.discrete.process import Absorbing
+from guidance_jax.discrete.tag import TAG
+from guidance_jax.guidance.cfg import CFG
+from guidance_jax.kernels.reverse import Reverse
+from guidance_jax.network import NoisyClassifier
+from guidance_jax.networks.sequence_models import value_head
+from guidance_jax.particles.best_of import BestOf
+from guidance_jax.particles.populations import populations
+from guidance_jax.particles.smc import SMC
+from guidance_jax.particles.twisted_tokens import TwistedTokens
+from guidance_jax.sample import generate, keys
+from guidance_jax.training.sequence_recipe import FLOW, train_token_classifier, train_tokens
+
+LABEL = 1  # the top decile
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of every measured sequence."""
+
+    data: Sequences
+
+    def measure(self, tokens: np.ndarray) -> dict[str, float]:
+        """Means over samples (n, L), with the data's own conditional as the goal.
+
+        inclusion: mean measured log10 percentage, of those measured; top: share that lies in the top decile; diversity: mean
+        share of differing positions of two samples; kl: KL, in nats and averaged over pairs of positions, of the samples' two-base
+        frequencies from those of the true p(x | top decile); unmeasured: share of samples that nobody measured.
+        """
+        value = {tuple(row): v for row, v in zip(self.data.tokens.tolist(), self.data.values, strict=True)}
+        found = np.asarray([value.get(tuple(row), np.nan) for row in tokens.tolist()])
+        least = self.data.values[self.data.labels == LABEL].min()
+        other = np.random.default_rng(0).permutation(len(tokens))
+        return {
+            "inclusion": float(np.nanmean(found)) if np.isfinite(found).any() else float("nan"),
+            "top": float(np.mean(np.nan_to_num(found, nan=-np.inf) >= least)),
+            "diversity": float(np.mean(tokens != tokens[other])),
+            "kl": self.pair_divergence(tokens),
+            "unmeasured": float(np.isnan(found).mean()),
+        }
+
+    def pair_divergence(self, tokens: np.ndarray) -> float:
+        """KL(samples || p(x | top)) of the joint frequencies of two positions, mean over pairs, with half a count added."""
+        size, length = len(self.data.alphabet), tokens.shape[1]
+        goal = self.data.tokens[self.data.labels == LABEL]
+        terms = []
+        for i in range(length):
+            for j in range(i + 1, length):
+                p, q = (np.bincount(t[:, i] * size + t[:, j], minlength=size**2) + 0.5 for t in (tokens, goal))
+                p, q = p / p.sum(), q / q.sum()
+                terms.append(float(np.sum(p * np.log(p / q))))
+        return float(np.mean(terms))
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to guide: `draw(keys, scale) -> tokens (n, L)`, and its calls a sample of the model and of the classifier."""
+
+    draw: Callable[[Any, float], Any]
+    scales: tuple[float, ...]
+    calls: tuple[int, int]
+
+
+def methods(model: HiddenNetwork, classifier: NoisyClassifier, steps: int = 16, particles: int = 4) -> dict[str, Method]:
+    """Every method for absorbing diffusion, one token at a time unless the name says otherwise."""
+    assert model.domain is not None
+    length, null = model.domain.shape[0], model.domain.null_label
+    free = Unconditional(model, null)
+    one, few = FLOW.levels(length), FLOW.levels(steps)
+    first, value = FirstHitting(), value_head(model)
+    sites = length * model.process.vocabulary + 1
+
+    def kernel(make, levels=one):
+        def draw(keys, scale):
+            labels = jnp.full(len(keys), LABEL)
+            return generate(keys, make(jnp.float32(scale)), levels, (length,), labels)
+
+        return draw
+
+    def population(move):
+        def draw(keys, scale):
+            smc = SMC(move(jnp.float32(scale)))
+            found = populations(keys, smc, one, (length,), particles, jnp.full(len(keys), LABEL))
+            return found.draw(jax.random.key(1))
+
+        return draw
+
+    def improved(keys, scale):
+        begin = generate(keys, Reverse(free, first), one, (length,), jnp.full(len(keys), LABEL))
+        kernel = LaMBO(NOS(free, value, jnp.float32(scale)))
+        return generate(keys, kernel, FLOW.levels(8, start=0.4), (length,), jnp.full(len(keys), LABEL), begin)
+
+    guided = (1.0, 2.0, 4.0)
+    return {
+        "no guidance": Method(kernel(lambda w: Reverse(free, first)), (0.0,), (length, 0)),
+        "conditional model": Method(kernel(lambda w: Reverse(model, first)), (1.0,), (length, 0)),
+        "D-CFG": Method(kernel(lambda w: Reverse(CFG(model, null, w), first)), guided[1:], (2 * length, 0)),
+        "predictor-free rates": Method(kernel(lambda w: Reverse(PredictorFree(model, null, w), first)), guided[1:], (2 * length, 0)),
+        "exact rates": Method(
+            kernel(lambda w: Reverse(PredictorGuidance(free, classifier, w), first)), guided, (length, length * sites)
+        ),
+        f"D-CBG, {steps} steps": Method(
+            kernel(lambda w: Reverse(PredictorGuidance(free, classifier, w), Ancestral()), few), guided, (steps, steps * sites)
+        ),
+        "Taylor rates (TAG)": Method(kernel(lambda w: Reverse(TAG(free, classifier, w), first)), guided, (length, 2 * length)),
+        "NOS": Method(kernel(lambda w: Reverse(NOS(free, value, w), first)), (2.0, 10.0), (length, 0)),
+        "LaMBO-2, 8 edits": Method(improved, (10.0,), (length + 8 * 7, 0)),
+        "Mask-Predict on D-CFG, 4 steps": Method(
+            kernel(lambda w: Reverse(CFG(model, null, w), MaskPredict(1.0)), FLOW.levels(4, start=1.0)), (2.0,), (8, 0)
+        ),
+        f"best of {particles}": Method(
+            population(partial(_best, free, first, classifier)), (10.0,), (particles * length, particles)
+        ),
+        f"twisted particles, {particles}, led by TAG": Method(
+            population(lambda w: TwistedTokens(free, first, classifier, w, TAG(free, classifier, w))),
+            guided,
+            (2 * particles * length, 3 * particles * length),
+        ),
+    }
+
+
+def _best(model, solver, classifier, scale):
+    return BestOf(Reverse(model, solver), classifier.log_prob, scale)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    method: str
+    scale: float
+    measures: dict[str, float]
+    model_calls: int
+    classifier_calls: int
+    seconds: float
+
+
+def compare(found: dict[str, Method], truth: Truth, samples: int) -> list[Row]:
+    """Every method at each of its scales."""
+    rows = []
+    for name, method in found.items():
+        for scale in method.scales:
+            begin = time.perf_counter()
+            tokens = np.asarray(method.draw(keys(0, samples), scale))
+            seconds = time.perf_counter() - begin
+            rows.append(Row(name, scale, truth.measure(tokens), *method.calls, seconds))
+    return rows
+
+
+def demo(
+    out: Path,
+    data: str | Path | None = None,
+    *,
+    samples: int = 300,
+    steps: int = 1200,
+    progress: bool = True,
+) -> list[Row]:
+    """Train (or reuse `out`/splice_models), sample every method, write `splice.json` to `out`.
+
+    Raises:
+      ValueError: the data file is missing; the message says how to get it.
+    """
+    every = splice(data)
+    seen, _ = every.split()
+    folder, process = out / "splice_models", Absorbing(len(every.alphabet))
+    model = train_tokens(folder / "model", seen, process, steps=steps, value_weight=0.3, progress=progress)
+    classifier = train_token_classifier(folder / "classifier", seen, process, steps=steps, progress=progress)
+    truth = Truth(every)
+    rows = compare(methods(model, classifier), truth, samples)
+    rows.append(Row("(the truth: p(x | top decile))", 1.0, truth.measure(every.tokens[every.labels == LABEL]), 0, 0, 0.0))
+    write_rows(out / "splice.json", rows, data="MPSA 5' splice sites, mavenn 1.1.4", samples=samples)
+    return rows
+
+
+def write_rows(path: Path, rows: list[Row], **settings: Any) -> None:
+    """The table as JSON, with versions and device."""
+    about = {"jax": jax.__version__, "python": platform.python_version(), "device": str(jax.devices()[0])}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"about": about | settings, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
