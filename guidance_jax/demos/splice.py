@@ -129,7 +129,7 @@ def methods(model: HiddenNetwork, classifier: NoisyClassifier, steps: int = 16, 
             kernel(lambda w: Reverse(PredictorGuidance(free, classifier, w), Ancestral()), few), guided, (steps, steps * sites)
         ),
         "Taylor rates (TAG)": Method(kernel(lambda w: Reverse(TAG(free, classifier, w), first)), guided, (length, 2 * length)),
-        "NOS": Method(kernel(lambda w: Reverse(NOS(free, value, w), first)), (2.0, 10.0), (length, 0)),
+        "NOS": Method(kernel(lambda w: Reverse(NOS(free, value, w, rate=1.0, steps=10), first)), (1.0,), (11 * length, 0)),
         "LaMBO-2, 8 edits": Method(improved, (10.0,), (length + 8 * 7, 0)),
         "Mask-Predict on D-CFG, 4 steps": Method(
             kernel(lambda w: Reverse(CFG(model, null, w), MaskPredict(1.0)), FLOW.levels(4, start=1.0)), (2.0,), (8, 0)

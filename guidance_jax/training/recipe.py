@@ -175,9 +175,13 @@ def fit_into(
     run = Run(directory, {**setup, "data": fingerprint(data)})
     if run.latest() == steps:
         return
-    optimizer = optax.adamw(optax.warmup_cosine_decay_schedule(0.0, rate, steps // 15, steps), weight_decay=0.01)
-    options: dict[str, Any] = dict(optimizer=optimizer, ema=0.995, seed=seed, run=run, progress=progress)
+    options: dict[str, Any] = dict(optimizer=adamw(steps, rate), ema=0.995, seed=seed, run=run, progress=progress)
     fit(loss, jax.jit(init)(jax.random.key(seed)), data, steps=steps, batch=min(batch, len(data)), **options)
+
+
+def adamw(steps: int, rate: float) -> optax.GradientTransformation:
+    """AdamW with warm-up over a fifteenth of the steps and cosine decay to 0."""
+    return optax.adamw(optax.warmup_cosine_decay_schedule(0.0, rate, steps // 15, steps), weight_decay=0.01)
 
 
 def fingerprint(data: Images | Sequences) -> str:

@@ -25,8 +25,8 @@ def test_nos_raises_the_value_and_the_kl_holds_it_back():
     """The value after the move, and its KL to the model: both rise with the rate, the KL falls with its weight."""
     h = HIDDEN.hidden(X, LEVEL, 1)
     values, kls = [], []
-    for rate, kl in ((0.02, 0.01), (0.2, 0.01), (0.2, 2.0)):
-        guided = gj.NOS(HIDDEN, along, 1.0, rate, kl, adagrad=False, steps=10)
+    for rate, kl, steps in ((0.02, 0.01, 10), (0.2, 0.01, 10), (0.02, 50.0, 100)):
+        guided = gj.NOS(HIDDEN, along, 1.0, rate, kl, adagrad=False, steps=steps)
         moved = guided.moved(h, 1.0, X, LEVEL, 1, jax.random.key(0))
         values.append(float(along(moved, LEVEL, 1) - along(h, LEVEL, 1)))
         base, new = predicted(HIDDEN).log_p, predicted(guided).log_p

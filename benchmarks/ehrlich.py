@@ -1,0 +1,197 @@
+"""Guided edits against a genetic algorithm at equal numbers of objective calls.  python benchmarks/ehrlich.py [--out FILE]
+
+Ehrlich function, V = 32, L = 32, 4 motifs of 4, five seeds. Every method starts from the same random feasible sequences and gets
+the same number of calls per round. LaMBO-2 and NOS retrain a denoiser with a value head on what is known so far.
+"""
+
+import argparse
+import json
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from timing import write
+
+import guidance_jax as gj
+from guidance_jax.networks.sequence_models import token_model
+from guidance_jax.networks.transformer import Transformer
+from guidance_jax.training.token_losses import TokenDenoising, squared
+
+FLOW = gj.RectifiedFlow()
+
+
+class Pool:
+    """Everything that was asked of the objective so far, best first."""
+
+    def __init__(self, objective, x):
+        self.objective, self.known = objective, {}
+        self.add(x)
+
+    def add(self, x):
+        """Ask about new sequences; infeasible ones cost a call too."""
+        values = np.asarray(jax.vmap(self.objective)(jnp.asarray(x)))
+        self.calls = getattr(self, "calls", 0) + len(x)
+        for row, value in zip(np.asarray(x).tolist(), values.tolist(), strict=True):
+            self.known[tuple(row)] = value
+
+    def top(self, n):
+        """The n best feasible sequences and their values."""
+        order = sorted((v, k) for k, v in self.known.items() if np.isfinite(v))[::-1][:n]
+        return np.asarray([k for _, k in order], np.int32), np.asarray([v for v, _ in order])
+
+    def new(self, x, n, generator):
+        """At most n of x that are not known, filled up with mutants."""
+        fresh = [tuple(r) for r in dict.fromkeys(map(tuple, np.asarray(x).tolist())) if tuple(r) not in self.known][:n]
+        best, _ = self.top(n)
+        while len(fresh) < n:
+            fresh += [tuple(r) for r in mutate(best, n - len(fresh), 32, generator).tolist()]
+        return np.asarray(fresh, np.int32)
+
+
+def mutate(parents, n, vocabulary, generator):
+    """Two parents crossed at two points, and on average one and a half tokens changed."""
+    a, b = parents[generator.integers(len(parents), size=n)], parents[generator.integers(len(parents), size=n)]
+    length = parents.shape[1]
+    cut = np.sort(generator.integers(length + 1, size=(n, 2)), 1)
+    at = np.arange(length)
+    child = np.where((at >= cut[:, :1]) & (at < cut[:, 1:]), b, a)
+    change = generator.random(child.shape) < 1.5 / length
+    return np.where(change, generator.integers(vocabulary, size=child.shape), child).astype(np.int32)
+
+
+def genetic(pool, per_round, parents, generator, state):
+    """A round of a genetic algorithm with truncation selection."""
+    best, _ = pool.top(parents)
+    return mutate(best, per_round, 32, generator), state
+
+
+NETWORK = Transformer(33, 32, 32, width=96, depth=3, values=1, decoder=1)
+OPTIMIZER = optax.adam(1e-3)
+LOSS = TokenDenoising(NETWORK.apply, gj.Absorbing(32), FLOW, labelled=False, value_weight=1.0, value_loss=squared)
+
+
+@jax.jit
+def train(state, key, x, y):
+    """All steps of one round in one scan: batches (steps, batch, L)."""
+
+    def step(state, inputs):
+        key, x, y = inputs
+
+        def loss(params):
+            return jnp.mean(jax.vmap(LOSS, in_axes=(None, 0, 0, 0))(params, jax.random.split(key, len(x)), x, y))
+
+        params, inner = state
+        updates, inner = OPTIMIZER.update(jax.grad(loss)(params), inner, params)
+        return (optax.apply_updates(params, updates), inner), None
+
+    return jax.lax.scan(step, state, (jax.random.split(key, len(x)), x, y))[0]
+
+
+@gj.pytree
+class Value:
+    """The value head's prediction."""
+
+    params: object
+
+    def __call__(self, h, level, cond):
+        return NETWORK.apply(self.params, h, method="value")[0]
+
+
+def learned(pool, steps, generator, state):
+    """A denoiser and value head trained further on the better known sequences, values as ranks from -1 to 1."""
+    if state is None:
+        params = NETWORK.init(jax.random.key(0), jnp.zeros(32, int), jnp.zeros(()))
+        state = params, OPTIMIZER.init(params)
+    x, values = pool.top(2000)
+    ranks = np.linspace(1, -1, len(x)).astype(np.float32)
+    weights = 1 / (np.arange(len(x)) + 0.1 * len(x))
+    index = generator.choice(len(x), (steps, 64), p=weights / weights.sum())
+    return train(state, jax.random.key(int(generator.integers(2**31))), jnp.asarray(x[index]), jnp.asarray(ranks[index]))
+
+
+def lambo(pool, per_round, parents, generator, state, *, allowed, steps, edits):
+    """LaMBO-2 from the best sequences; its score is the value head's, feasibility is known."""
+    state = learned(pool, steps, generator, state)
+    model = token_model(NETWORK, state[0], gj.Absorbing(32), gj.Domain((32,), FLOW))
+    best, _ = pool.top(parents)
+    begin = jnp.asarray(best[generator.integers(len(best), size=per_round)])
+    kernel = gj.LaMBO(gj.NOS(model, Value(state[0]), 1.0, rate=0.5, kl=0.05), feasible=Feasible(allowed), temperature=0.5)
+    key = jax.random.key(int(generator.integers(2**31)))
+    x = gj.generate(gj.keys(key, per_round), kernel, FLOW.levels(edits, start=0.12), (32,), x=begin)
+    return pool.new(x, per_round, generator), state
+
+
+@gj.pytree
+class Feasible:
+    allowed: object
+
+    def __call__(self, x):
+        return jnp.all(self.allowed[x[:-1], x[1:]])
+
+
+def nos(pool, per_round, parents, generator, state, *, steps, masked):
+    """NOS: a share of the positions of the best sequences masked at random and filled in by guided diffusion."""
+    state = learned(pool, steps, generator, state)
+    model = token_model(NETWORK, state[0], gj.Absorbing(32), gj.Domain((32,), FLOW))
+    best, _ = pool.top(parents)
+    begin = best[generator.integers(len(best), size=per_round)]
+    begin = np.where(generator.random(begin.shape) < masked, 32, begin).astype(np.int32)
+    kernel = gj.Reverse(gj.NOS(model, Value(state[0]), 1.0, rate=0.5, kl=0.05), gj.Ancestral())
+    key = jax.random.key(int(generator.integers(2**31)))
+    x = gj.generate(gj.keys(key, per_round), kernel, FLOW.levels(4, start=masked), (32,), x=jnp.asarray(begin))
+    return pool.new(x, per_round, generator), state
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("ehrlich.json"))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--per-round", type=int, default=250)
+    parser.add_argument("--parents", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=150)
+    args = parser.parse_args()
+    traces = {}
+    for seed in range(args.seeds):
+        objective = gj.Ehrlich.random(seed)
+        begin = np.asarray(objective.start(jax.random.key(100 + seed), 1000))
+        ways = {
+            "genetic algorithm": genetic,
+            "LaMBO-2": partial(lambo, allowed=objective.allowed, steps=args.steps, edits=6),
+            "NOS": partial(nos, steps=args.steps, masked=0.12),
+        }
+        for name, way in ways.items():
+            pool, state, generator = Pool(objective, begin), None, np.random.default_rng(seed)
+            began, trace = time.perf_counter(), [float(pool.top(1)[1][0])]
+            for _ in range(args.rounds):
+                x, state = way(pool, args.per_round, args.parents, generator, state)
+                pool.add(x)
+                trace.append(float(pool.top(1)[1][0]))
+            traces.setdefault(name, []).append(trace)
+            print(f"seed {seed} {name:18} best {trace[-1]:.3f} after {pool.calls} calls, {time.perf_counter() - began:.0f} s", flush=True)
+            write(args.out, settings={k: v for k, v in vars(args).items() if k != "out"}, calls=calls(args), traces=traces)
+    print(table(json.loads(args.out.read_text())))
+
+
+def calls(args):
+    return [1000 + args.per_round * i for i in range(args.rounds + 1)]
+
+
+def table(result: dict) -> str:
+    """Best value found, mean over seeds (and of each), by number of calls."""
+    count = result["calls"]
+    at = [len(count) // 4, len(count) // 2, len(count) - 1]
+    lines = ["| method | " + " | ".join(f"{count[i]:,} calls" for i in at) + " | each seed at the end |",
+             "|---|" + "---|" * (len(at) + 1)]  # fmt: skip
+    for name, traces in result["traces"].items():
+        means = " | ".join(f"{np.mean([t[i] for t in traces]):.3f}" for i in at)
+        lines.append(f"| {name} | {means} | {', '.join(f'{t[-1]:.2f}' for t in traces)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
