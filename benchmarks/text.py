@@ -1,6 +1,6 @@
 """Sentiment control against perplexity.  python benchmarks/text.py --data FOLDER [--out FILE]
 
-Rated sentences (films, products, tweets, editorials; at most 23 words). Every guide is trained on the same sentences with the same
+Rated snippets of film reviews of at most 23 words. Every guide is trained on the same sentences with the same
 number of classifier steps; the judges (a bag of words, a language model) on others. Language models: CFG, PPLM, FUDGE, best-of-n,
 twisted particles. Embedding diffusion: Diffusion-LM with its control steps, and score interpolation (CDCD) with CFG or a
 classifier. Minutes on a GPU, hours on two CPU cores.
@@ -123,9 +123,9 @@ def main():
     parser.add_argument("--models", type=Path, default=Path("text_models"))
     parser.add_argument("--out", type=Path, default=Path("text.json"))
     parser.add_argument("--samples", type=int, default=500)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--embedding-steps", type=int, default=20000)
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--embedding-steps", type=int, default=8000)
     parser.add_argument("--solver-steps", type=int, default=100)
     parser.add_argument("--table", type=Path, help="print a result and stop")
     args = parser.parse_args()
@@ -135,7 +135,7 @@ def main():
     alphabet, length = parts.seen.alphabet, parts.seen.shape[0]
     found = methods(parts.model, parts.prefix, parts.attribute, alphabet)
 
-    common = dict(length=length, width=args.width, depth=6, heads=8, num_classes=3)
+    common = dict(length=length, width=2 * args.width, depth=6, heads=8, num_classes=3)
     end_to_end = Transformer(DIM, DIM, **common)
     trained = train_embeddings(
         EndToEnd(end_to_end.apply, SCHEDULE, null=2), end_to_end, parts.seen, len(alphabet), args.embedding_steps, 128, "Diffusion-LM"

@@ -10,6 +10,9 @@ import pytest
 import guidance_jax as gj
 from tests.table import MIXTURE, NULL, SCHEDULE, UNCONDITIONAL, log_clean, log_posterior
 
+from tests.token_table import GPT, HIDDEN, MASKED, UNIFORM, along, likes, log_masked
+from tests.token_table import LEVELS as TOKEN_LEVELS
+
 SHAPE, LEVELS, LABELS = (4, 4, 1), SCHEDULE.levels(5), jnp.array([0, 1])
 DOMAIN = gj.Domain(SHAPE, SCHEDULE, num_classes=10, null_label=10)
 MODEL = gj.Network((), lambda params, x, t, cond: x, gj.v, DOMAIN)
@@ -42,6 +45,18 @@ def reversed_levels():
     return gj.Level(*(a[::-1] for a in LEVELS))
 
 
+HIDDEN10 = gj.HiddenNetwork(HIDDEN.params, HIDDEN.encode, HIDDEN.decode, HIDDEN.process, gj.Domain((3,), None, 4))
+PREFIX = gj.PrefixClassifier((), lambda params, token, position, state: (jnp.zeros(2), state), lambda length: ())
+
+
+def masked(model=MASKED, solver=None):
+    return gj.Reverse(model, solver or gj.Ancestral())
+
+
+def tokens(kernel, labels=LABELS, steps=3):
+    return gj.generate(gj.keys(0, 2), kernel, gj.RectifiedFlow().levels(steps), (3,), labels)
+
+
 CASES = {
     "label out of range": (lambda: run(plain(), jnp.array([3, 11])), "got 11"),
     "negative label": (lambda: run(plain(), jnp.array([0, -1])), "got -1"),
@@ -52,6 +67,63 @@ CASES = {
     ),
     "null label out of range": (lambda: run(plain(gj.CFG(MODEL, 12, 2.0))), "got 12"),
     "label missing": (lambda: run(plain(), None), r"conditional on 10 classes, got cond=None; write cond="),
+    "tokens out of the vocabulary": (
+        lambda: tokens(gj.Infill(masked(), jnp.array([-1, 3, 0]))),
+        "tokens go from 0 to 2, got 3",
+    ),
+    "known tokens of another length": (lambda: tokens(gj.Infill(masked(), jnp.array([0, 1]))), r"shape \(2,\), the sample \(3,\)"),
+    "tokens that are no integers": (lambda: tokens(gj.Infill(masked(), jnp.zeros(3))), "must be integers, got float32"),
+    "attribute out of range": (lambda: tokens(masked(HIDDEN10), jnp.array([3, 10])), "labels go from 0 to 3, got 10"),
+    "attribute of a prefix classifier out of range": (
+        lambda: gj.generate(
+            gj.keys(0, 2),
+            gj.Reverse(gj.FUDGE(GPT, PREFIX, 1.0), gj.Ancestral()),
+            gj.positions(6),
+            (6,),
+            jnp.array([0, 2]),
+        ),
+        "labels go from 0 to 1, got 2",
+    ),
+    "negative gamma": (
+        lambda: tokens(masked(gj.PredictorGuidance(MASKED, log_masked, -1.0))),
+        r"scale \(gamma\) of PredictorGuidance must not be negative, got -1.0",
+    ),
+    "negative gamma, predictor-free": (
+        lambda: tokens(masked(gj.PredictorFree(MASKED, 3, -0.5))),
+        "PredictorFree must not be negative, got -0.5",
+    ),
+    "a negative exponent for PPLM": (lambda: gj.PPLM(GPT, likes, gamma=-1.0), "must not be negative, got -1.0"),
+    "a solver of images for tokens": (lambda: tokens(gj.Reverse(MASKED, gj.DDIM())), r"model is of tokens, DDIM is not; use Anc"),
+    "a solver of tokens for images": (lambda: run(gj.Reverse(MODEL, gj.Ancestral())), r"Ancestral is not; use DDIM\(\)"),
+    "rates of images": (
+        lambda: run(plain(gj.TAG(MODEL, classifier(), 1.0))),
+        r"guides models of tokens; for images write Classifier",
+    ),
+    "rates of a language model": (
+        lambda: gj.generate(
+            gj.keys(0, 2), gj.Reverse(GPT, gj.TauLeap()), gj.positions(6), (6,), jnp.array([0, 1])
+        ),
+        "a language model has no rates",
+    ),
+    "first hitting in too few steps": (lambda: tokens(masked(solver=gj.FirstHitting()), steps=2), "3 tokens take as many steps, got 2"),
+    "masks of a process without": (
+        lambda: tokens(gj.Reverse(UNIFORM, gj.MaskPredict())),
+        "MaskPredict needs masks, got Uniform",
+    ),
+    "NOS without hidden states": (lambda: tokens(masked(gj.NOS(MASKED, along, 1.0))), "Enumerated does not show"),
+    "LaMBO without masks": (lambda: tokens(gj.LaMBO(MASKED)), "edits by NOS on an absorbing process"),
+    "infilling of images": (lambda: run(gj.Infill(plain(), jnp.zeros(3, int))), "for images write Inpaint"),
+    "temperature of zero": (lambda: gj.Ancestral(temperature=0.0), "temperature must be positive"),
+    "a vocabulary of one": (lambda: gj.Absorbing(1), "at least two tokens, got 1"),
+    "a ban of another size": (lambda: tokens(masked(gj.Forbid(MASKED, jnp.zeros(4, bool)))), r"vocabulary \(3\), got \(4,\)"),
+    "starts of another number": (
+        lambda: gj.generate(gj.keys(0, 2), masked(), TOKEN_LEVELS, (3,), LABELS, jnp.zeros((3, 3), int)),
+        r"one start per key, \(2, 3\), got \(3, 3\)",
+    ),
+    "twisted particles of images as of tokens": (
+        lambda: populations(gj.TwistedTokens(MIXTURE, gj.DDIM(1.0), log_clean)),
+        "takes a model and a solver of tokens",
+    ),
     "label missing for CFG": (lambda: run(plain(gj.CFG(MODEL, 10, 2.0)), None), "got cond=None"),
     "no null condition": (lambda: run(plain(gj.CFG(MODEL, None, 2.0))), "conditioning dropout"),
     "one label for two keys": (lambda: run(plain(), jnp.array(3)), r"one condition per key \(2\)"),
@@ -100,7 +172,7 @@ CASES = {
     "no repeats": (lambda: gj.Recur(plain(), 0), "at least once, got repeats=0"),
     "half-precision state": (
         lambda: gj.sample(jax.random.key(0), plain(MIXTURE), LEVELS, jnp.zeros(2, jnp.bfloat16), 0),
-        "float32 or float64, got bfloat16",
+        "int32 tokens, got bfloat16",
     ),
     "unknown respacing": (lambda: gj.LinearBetas().levels("fast"), '"ddim25"'),
     "impossible stride": (lambda: gj.LinearBetas().levels("ddim300"), "no whole stride makes 300"),

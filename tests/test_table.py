@@ -4,7 +4,7 @@ import inspect
 from pathlib import Path
 
 import guidance_jax as gj
-from tests import table
+from tests import table, token_table
 
 PUBLIC = {name: getattr(gj, name) for name in gj.__all__}
 
@@ -28,13 +28,20 @@ def test_every_kernel_has_a_row():
 
 def test_every_particle_method_has_a_row():
     population = {gj.SMC, gj.Particles}
-    assert classes_of("particles") - population == set(table.POPULATIONS)
+    assert classes_of("particles") - population == set(table.POPULATIONS) | set(token_table.PARTICLES)
+
+
+def test_every_method_for_tokens_has_a_row():
+    parts = {gj.Absorbing, gj.Uniform, gj.TokenNetwork, gj.HiddenNetwork, gj.EmbeddingNetwork, gj.LanguageModel}
+    parts |= {gj.PrefixClassifier, gj.LeftToRight, gj.Enumerated, gj.Ehrlich, gj.MarkovModel}
+    found = classes_of("discrete") | classes_of("autoregressive") | classes_of("embeddings")
+    assert found - parts == {row for row in token_table.ROWS if not isinstance(row, str)}
 
 
 def test_every_method_is_in_the_readme():
     readme = (Path(__file__).parent.parent / "README.md").read_text()
     methods = classes_of("guidance") | classes_of("solvers") | classes_of("kernels")
-    methods |= classes_of("particles")
+    methods |= classes_of("particles") | classes_of("discrete") | classes_of("autoregressive") | classes_of("embeddings")
     missing = [c.__name__ for c in methods if f"`{c.__name__}`" not in readme]
     assert not missing
 

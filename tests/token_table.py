@@ -120,6 +120,9 @@ ROWS = {
         lambda w: masked(gj.CFG(MASKED, NULL, w), gj.MaskPredict(1.0)), 1.0, masked(MASKED, gj.MaskPredict(1.0))
     ),
     gj.SUNDAE: Row(lambda w: masked(gj.CFG(UNIFORM, NULL, w), gj.SUNDAE(share=0.5)), 1.0, masked(UNIFORM, gj.SUNDAE(share=0.5))),
+    gj.Forbid: Row(
+        lambda w: masked(gj.Forbid(MASKED, jnp.arange(3) < jnp.asarray(w)), gj.TauLeap()), 0.0, masked(MASKED, gj.TauLeap())
+    ),
     gj.Infill: Row(
         lambda w: gj.Infill(masked(gj.CFG(UNIFORM, NULL, w)), jnp.array([-1, 2, -1])),
         1.0,

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from guidance_jax.core import check, pytree, static
+from guidance_jax.discrete.predictor import not_negative
 from guidance_jax.guidance.base import Guidance
 from guidance_jax.guidance.gradient import scaled
 
@@ -42,6 +43,7 @@ class FUDGE(Guidance):
         return self.inner.init(x), self.future.init(x)
 
     def check(self, levels, shape, cond):
+        not_negative(self)
         check(self.inner, levels, shape, cond)
         check(self.future, levels, shape, cond)
 

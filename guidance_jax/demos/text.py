@@ -58,8 +58,10 @@ class TextJudge:
     alphabet: tuple[str, ...]
 
     @classmethod
-    def train(cls, folder: Path, data: Sequences, *, width: int, steps: int, progress: bool = False) -> "TextJudge":
-        """Trained on `data`, which guides must not see.
+    def train(
+        cls, folder: Path, data: Sequences, texts: Sequences, *, width: int, steps: int, progress: bool = False
+    ) -> "TextJudge":
+        """The classifier learns from `data`, which guides must not see, the language model from `texts`.
 
         Raises:
           ValueError: scikit-learn is not installed.
@@ -72,7 +74,7 @@ class TextJudge:
             raise ValueError('the judge of sentences is scikit-learn\'s; pip install "guidance_jax[demo]"') from None
         pipeline = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10.0))
         pipeline.fit([words_of(t, data.alphabet) for t in data.tokens], data.labels)
-        model = train_language_model(folder, data, width=width, steps=steps, seed=7, progress=progress)
+        model = train_language_model(folder, texts, width=width, steps=steps, seed=7, progress=progress)
         return cls(lambda found: pipeline.predict_proba(found)[:, POSITIVE], model, data.alphabet)
 
     def measure(self, tokens: np.ndarray) -> dict[str, float]:
@@ -163,14 +165,14 @@ def methods(
 
         return draw
 
-    def pplm(scale):
-        return Reverse(PPLM(free, attribute, scale, rate=0.1, window=12, steps=3), solver)
+    def pplm(rate):
+        return Reverse(PPLM(free, attribute, 1.0, rate, window=12, steps=5), solver)
 
     return {
         "no guidance": Method(kernel(lambda w: Reverse(free, solver)), (0.0,), (tokens, 0)),
         "conditional model": Method(kernel(lambda w: Reverse(conditional, solver)), (1.0,), (tokens, 0)),
         "CFG on logits": Method(kernel(lambda w: Reverse(CFG(conditional, null, w), solver)), (1.5, 2.0, 3.0), (2 * tokens, 0)),
-        "PPLM": Method(kernel(pplm), (1.0, 3.0), (9 * tokens, 3 * tokens)),
+        "PPLM (scale: its rate)": Method(kernel(pplm), (1.0, 4.0, 16.0), (12 * tokens, 5 * tokens)),
         "FUDGE": Method(
             kernel(lambda w: Reverse(FUDGE(free, prefix, w, top), solver)), (1.0, 2.0, 4.0), (tokens, (top + 1) * tokens)
         ),
@@ -201,15 +203,15 @@ class Parts:
 
 
 def prepare(
-    folder: Path, data: str | Path | None, *, width: int = 96, steps: int = 700, progress: bool = True
+    folder: Path, data: str | Path | None, *, width: int = 128, steps: int = 500, progress: bool = True
 ) -> Parts:
     """Split the sentences (guides and models / judge / held out: 60, 20 and 20 %) and train everything."""
-    every = sentences(data)
+    every = sentences(data, "films")
     rest, held_out = every.split(0.2)
     seen, judged = rest.split(0.25, seed=1)
     model = train_language_model(folder / "language", seen, width=width, steps=steps, progress=progress)
     prefix = train_prefix_classifier(folder / "prefix", seen, steps=steps // 2, progress=progress)
-    judge = TextJudge.train(folder / "judge", judged, width=width, steps=steps // 2, progress=progress)
+    judge = TextJudge.train(folder / "judge", judged, rest, width=width, steps=steps, progress=progress)
     return Parts(seen, judged, held_out, model, prefix, MeanHidden.fit(model, seen), judge)
 
 
@@ -218,7 +220,7 @@ def demo(
     data: str | Path | None = None,
     *,
     samples: int = 100,
-    steps: int = 700,
+    steps: int = 500,
     progress: bool = True,
 ) -> tuple[list[Row], dict[str, list[str]]]:
     """Train (or reuse `out`/text_models), sample every method asked for positive sentences, write `text.json` to `out`.
@@ -244,5 +246,5 @@ def demo(
         (parts.judge.classify([words_of(t, parts.seen.alphabet) for t in parts.held_out.tokens]) > 0.5)
         == parts.held_out.labels
     )
-    write_rows(out / "text.json", rows, data="rated sentences, vaderSentiment 3.3.2", samples=samples, judge=float(accuracy))
+    write_rows(out / "text.json", rows, data="rated film reviews, vaderSentiment 3.3.2", samples=samples, judge=float(accuracy))
     return rows, examples

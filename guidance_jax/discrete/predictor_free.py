@@ -11,6 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from guidance_jax.core import pytree
+from guidance_jax.discrete.predictor import not_negative
 from guidance_jax.guidance.cfg import CFG
 
 
@@ -27,6 +28,10 @@ class PredictorFree(CFG):
     inner: Any
     null: Any
     scale: Any
+
+    def check(self, levels, shape, cond):
+        not_negative(self)
+        CFG.check(self, levels, shape, cond)
 
     def combine(self, c, u, w, x, level):
         own, other = (p.process.log_rates(p.x, p.log_p, level) + p.tilt for p in (c, u))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from guidance_jax.core import check, concrete, pytree
+from guidance_jax.core import check, concrete, pytree, within
 
 
 class Carry(NamedTuple):
@@ -60,6 +60,10 @@ class Reverse:
                 f"the first argument of Reverse is a denoiser, got {type(self.model).__name__}; "
                 "wrap a function f(x, level, cond) -> x0 as Function(f)"
             )
+        tokens = within(self.model, "process") is not None
+        if tokens != hasattr(self.solver, "tokens"):
+            name, kind = type(self.solver).__name__, "tokens" if tokens else "images or vectors"
+            raise ValueError(f"the model is of {kind}, {name} is not; use {'Ancestral()' if tokens else 'DDIM()'}")
         check(self.model, levels, shape, cond)
         check(self.solver, levels, shape, cond)
 

@@ -91,13 +91,15 @@ class Transformer(nn.Module):
     time_scale: float = 1000.0
 
     def setup(self):
-        self.wte = self.param("wte", small, (self.inputs, self.width))
-        self.wpe = self.param("wpe", small, (self.length, self.width))
+        # all of a size: the first layer norm would drown tokens beside a larger embedding of the time
+        fair = nn.initializers.normal(0.3)
+        self.wte = self.param("wte", fair, (self.inputs, self.width))
+        self.wpe = self.param("wpe", fair, (self.length, self.width))
         if self.num_classes:
-            self.labels = self.param("labels", small, (self.num_classes, self.width))
+            self.labels = self.param("labels", fair, (self.num_classes, self.width))
         if self.self_conditioned:
             self.previous = self.param("previous", small, (self.inputs, self.width))
-        self.time = [nn.Dense(self.width, name=f"time_{i}") for i in range(2)]
+        self.time = [nn.Dense(self.width, name="time_0"), dense(self.width, "time_1")]
         self.blocks = [Block(self.width, self.heads, self.depth, name=f"h_{i}") for i in range(self.depth)]
         self.ln_f = nn.LayerNorm(epsilon=1e-5)
         self.head = nn.Dense(self.outputs)
