@@ -1,7 +1,9 @@
-"""Guided edits against a genetic algorithm at equal numbers of objective calls.  python benchmarks/ehrlich.py [--out FILE]
+"""Guided edits against a genetic algorithm at equal numbers of objective calls.  python benchmarks/ehrlich.py [--out
+FILE]
 
-Ehrlich function, V = 32, L = 32, 4 motifs of 4, five seeds. Every method starts from the same random feasible sequences and gets
-the same number of calls per round. LaMBO-2 and NOS retrain a denoiser with a value head on what is known so far.
+Ehrlich function, V = 32, L = 32, 4 motifs of 4, five seeds. Every method starts from the same random feasible
+sequences and gets the same number of calls per round. LaMBO-2 and NOS retrain a denoiser with a value head on what is
+known so far.
 """
 
 import argparse
@@ -106,11 +108,13 @@ def learned(pool, steps, generator, state):
     if state is None:
         params = NETWORK.init(jax.random.key(0), jnp.zeros(32, int), jnp.zeros(()))
         state = params, OPTIMIZER.init(params)
-    x, values = pool.top(2000)
+    x, _ = pool.top(2000)
     ranks = np.linspace(1, -1, len(x)).astype(np.float32)
     weights = 1 / (np.arange(len(x)) + 0.1 * len(x))
     index = generator.choice(len(x), (steps, 64), p=weights / weights.sum())
-    return train(state, jax.random.key(int(generator.integers(2**31))), jnp.asarray(x[index]), jnp.asarray(ranks[index]))
+    return train(
+        state, jax.random.key(int(generator.integers(2**31))), jnp.asarray(x[index]), jnp.asarray(ranks[index])
+    )
 
 
 def lambo(pool, per_round, parents, generator, state, *, allowed, steps, edits):
@@ -119,7 +123,9 @@ def lambo(pool, per_round, parents, generator, state, *, allowed, steps, edits):
     model = token_model(NETWORK, state[0], gj.Absorbing(32), gj.Domain((32,), FLOW))
     best, _ = pool.top(parents)
     begin = jnp.asarray(best[generator.integers(len(best), size=per_round)])
-    kernel = gj.LaMBO(gj.NOS(model, Value(state[0]), 1.0, rate=0.5, kl=0.05), feasible=Feasible(allowed), temperature=0.5)
+    kernel = gj.LaMBO(
+        gj.NOS(model, Value(state[0]), 1.0, rate=0.5, kl=0.05), feasible=Feasible(allowed), temperature=0.5
+    )
     key = jax.random.key(int(generator.integers(2**31)))
     x = gj.generate(gj.keys(key, per_round), kernel, FLOW.levels(edits, start=0.12), (32,), x=begin)
     return pool.new(x, per_round, generator), state
@@ -172,8 +178,14 @@ def main():
                 pool.add(x)
                 trace.append(float(pool.top(1)[1][0]))
             traces.setdefault(name, []).append(trace)
-            print(f"seed {seed} {name:18} best {trace[-1]:.3f} after {pool.calls} calls, {time.perf_counter() - began:.0f} s", flush=True)
-            write(args.out, settings={k: v for k, v in vars(args).items() if k != "out"}, calls=calls(args), traces=traces)
+            print(
+                f"seed {seed} {name:18} best {trace[-1]:.3f} after {pool.calls} calls, "
+                f"{time.perf_counter() - began:.0f} s",
+                flush=True,
+            )
+            write(
+                args.out, settings={k: v for k, v in vars(args).items() if k != "out"}, calls=calls(args), traces=traces
+            )
     print(table(json.loads(args.out.read_text())))
 
 

@@ -1,8 +1,8 @@
 """Which guidance for tokens, at which cost?  python benchmarks/splice.py --data FOLDER [--out FILE]
 
-5' splice sites: 30,483 of 32,768 sequences measured, so that samples are judged by what was measured of them. Trains, on the
-same 80 % and each in minutes on a CPU, an absorbing, a uniform and a step-unrolled model, noisy classifiers, a language model
-and a prefix classifier; then every method asks for the top decile.
+5' splice sites: 30,483 of 32,768 sequences measured, so that samples are judged by what was measured of them. Trains,
+on the same 80 % and each in minutes on a CPU, an absorbing, a uniform and a step-unrolled model, noisy classifiers, a
+language model and a prefix classifier; then every method asks for the top decile.
 """
 
 import argparse
@@ -49,7 +49,9 @@ def uniform_methods(model, classifier, steps):
 
     leap = gj.TauLeap()
     return {
-        f"uniform: conditional model, {steps} steps": row(lambda w: gj.Reverse(model, gj.Ancestral()), (1.0,), (steps, 0)),
+        f"uniform: conditional model, {steps} steps": row(
+            lambda w: gj.Reverse(model, gj.Ancestral()), (1.0,), (steps, 0)
+        ),
         f"uniform: D-CFG, {steps} steps": row(
             lambda w: gj.Reverse(gj.CFG(model, null, w), gj.Ancestral()), (2.0, 4.0), (2 * steps, 0)
         ),
@@ -57,7 +59,9 @@ def uniform_methods(model, classifier, steps):
             lambda w: gj.Reverse(gj.PredictorFree(model, null, w), leap), (2.0, 4.0), (2 * steps, 0)
         ),
         f"uniform: exact rates, {steps} steps": row(
-            lambda w: gj.Reverse(gj.PredictorGuidance(free, classifier, w), leap), (1.0, 2.0, 4.0), (steps, steps * sites)
+            lambda w: gj.Reverse(gj.PredictorGuidance(free, classifier, w), leap),
+            (1.0, 2.0, 4.0),
+            (steps, steps * sites),
         ),
         f"uniform: Taylor rates (TAG), {steps} steps": row(
             lambda w: gj.Reverse(gj.TAG(free, classifier, w), leap), (1.0, 2.0, 4.0), (steps, 2 * steps)
@@ -78,6 +82,7 @@ def unrolled_methods(model, steps):
 
 def text_methods(model, prefix, length):
     null, levels = model.domain.null_label, gj.positions(length + 1)
+    model = gj.Forbid(model, jnp.arange(5) == 0)  # the start token never comes again
     free = gj.Unconditional(model, null)
 
     def row(make, scales, calls):
@@ -116,7 +121,9 @@ def main():
     judge = train_token_classifier(args.models / "uniform_classifier", seen, uniform, steps=args.steps, progress=True)
     # a start token in front, the four bases after it
     shifted = Sequences(np.pad(seen.tokens + 1, ((0, 0), (1, 0))), seen.labels, seen.names, ("<s>", *seen.alphabet))
-    language = train_language_model(args.models / "language", shifted, width=64, steps=args.steps, batch=256, progress=True)
+    language = train_language_model(
+        args.models / "language", shifted, width=64, steps=args.steps, batch=256, progress=True
+    )
     prefix = train_prefix_classifier(args.models / "prefix", shifted, steps=args.steps, batch=256, progress=True)
     network = Transformer(4, 4, length, width=64, depth=3, num_classes=3)
     unrolled, _ = fit(
@@ -136,7 +143,11 @@ def main():
     for name, method in found.items():
         rows += compare({name: method}, truth, args.samples)
         for row in rows[-len(method.scales) :]:
-            print(f"{row.method:44} {row.scale:4g} {row.seconds:6.1f} s", {k: round(v, 3) for k, v in row.measures.items()}, flush=True)
+            print(
+                f"{row.method:44} {row.scale:4g} {row.seconds:6.1f} s",
+                {k: round(v, 3) for k, v in row.measures.items()},
+                flush=True,
+            )
     goal = every.tokens[every.labels == LABEL]
     rows.append(Row("(the truth: p(x | top decile))", 1.0, truth.measure(goal), 0, 0, 0.0))
     write_rows(args.out, rows, samples=args.samples, steps=args.steps, seconds_to_train_the_model=round(seconds))
@@ -150,7 +161,8 @@ def table(result: dict) -> str:
     for row in result["rows"]:
         m = row["measures"]
         lines.append(
-            f"| {row['method']} | {row['scale']:g} | {m['inclusion']:.2f} | {m['top']:.2f} | {m['diversity']:.2f} | {m['kl']:.3f} | "
+            f"| {row['method']} | {row['scale']:g} | {m['inclusion']:.2f} | {m['top']:.2f} | {m['diversity']:.2f} | "
+            f"{m['kl']:.3f} | "
             f"{m['unmeasured']:.2f} | {row['model_calls']} + {row['classifier_calls']} | {row['seconds']:.0f} |"
         )
     return "\n".join(lines)

@@ -1,9 +1,9 @@
 """Sentiment control against perplexity.  python benchmarks/text.py --data FOLDER [--out FILE]
 
 Rated snippets of film reviews of at most 23 words. Every guide is trained on the same sentences with the same
-number of classifier steps; the judges (a bag of words, a language model) on others. Language models: CFG, PPLM, FUDGE, best-of-n,
-twisted particles. Embedding diffusion: Diffusion-LM with its control steps, and score interpolation (CDCD) with CFG or a
-classifier. Minutes on a GPU, hours on two CPU cores.
+number of classifier steps; the judges (a bag of words, a language model) on others. Language models: CFG, PPLM, FUDGE,
+best-of-n, twisted particles. Embedding diffusion: Diffusion-LM with its control steps, and score interpolation (CDCD)
+with CFG or a classifier. Minutes on a GPU, hours on two CPU cores.
 """
 
 import argparse
@@ -36,7 +36,9 @@ def train_embeddings(loss, network, data, size, steps, batch, title):
     first, second = jax.random.split(jax.random.key(0))
     zero = jnp.zeros((length, DIM))
     params = {
-        "network": network.init(first, zero, jnp.zeros(()), jnp.zeros((), int), zero if network.self_conditioned else None),
+        "network": network.init(
+            first, zero, jnp.zeros(()), jnp.zeros((), int), zero if network.self_conditioned else None
+        ),
         "table": jax.random.normal(second, (size, DIM)),
     }
     found, losses = fit(
@@ -78,7 +80,9 @@ class NoisyEmbeddings:
 def noisy_classifier(table, data, steps, batch):
     length = data.shape[0]
     params = CLASSIFIER.init(jax.random.key(1), jnp.zeros((length, DIM)), jnp.zeros(()))
-    found, _ = fit(NoisyEmbeddings(table), params, data, steps=steps, batch=batch, optimizer=adamw(steps, 2e-3), ema=0.995)
+    found, _ = fit(
+        NoisyEmbeddings(table), params, data, steps=steps, batch=batch, optimizer=adamw(steps, 2e-3), ema=0.995
+    )
     return Noisy(found)
 
 
@@ -138,7 +142,13 @@ def main():
     common = dict(length=length, width=2 * args.width, depth=6, heads=8, num_classes=3)
     end_to_end = Transformer(DIM, DIM, **common)
     trained = train_embeddings(
-        EndToEnd(end_to_end.apply, SCHEDULE, null=2), end_to_end, parts.seen, len(alphabet), args.embedding_steps, 128, "Diffusion-LM"
+        EndToEnd(end_to_end.apply, SCHEDULE, null=2),
+        end_to_end,
+        parts.seen,
+        len(alphabet),
+        args.embedding_steps,
+        128,
+        "Diffusion-LM",
     )
     words = trained["table"]
     model = gj.Network(trained["network"], end_to_end.apply, gj.x0)
@@ -162,11 +172,18 @@ def main():
             seconds = time.perf_counter() - begin
             rows.append(Row(name, scale, parts.judge.measure(tokens), *method.calls, seconds))
             examples[f"{name}, {scale:g}"] = [words_of(t, alphabet) for t in tokens[:3]]
-            print(f"{name:40} {scale:4g} {seconds:5.0f} s", rows[-1].measures, examples[f"{name}, {scale:g}"][0], flush=True)
+            print(
+                f"{name:40} {scale:4g} {seconds:5.0f} s",
+                rows[-1].measures,
+                examples[f"{name}, {scale:g}"][0],
+                flush=True,
+            )
     for name, label in (("(real positive sentences)", 1), ("(real negative sentences)", 0)):
         real = parts.held_out.tokens[parts.held_out.labels == label]
         rows.append(Row(name, 1.0, parts.judge.measure(real), 0, 0, 0.0))
-    right = (parts.judge.classify([words_of(t, alphabet) for t in parts.held_out.tokens]) > 0.5) == parts.held_out.labels
+    right = (
+        parts.judge.classify([words_of(t, alphabet) for t in parts.held_out.tokens]) > 0.5
+    ) == parts.held_out.labels
     settings = {k: str(v) for k, v in vars(args).items() if k not in ("out", "data", "models", "table")}
     write_rows(args.out, rows, judge_accuracy=float(np.mean(right)), examples=examples, **settings)
     print(table(json.loads(args.out.read_text())))
@@ -174,11 +191,15 @@ def main():
 
 def table(result: dict) -> str:
     """The rows as Markdown."""
-    lines = ["| method | scale | judged positive | perplexity | distinct pairs | words | calls |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| method | scale | judged positive | perplexity | distinct pairs | words | calls |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in result["rows"]:
         m = row["measures"]
         lines.append(
-            f"| {row['method']} | {row['scale']:g} | {m['positive']:.2f} | {m['perplexity']:.0f} | {m['distinct']:.2f} | "
+            f"| {row['method']} | {row['scale']:g} | {m['positive']:.2f} | {m['perplexity']:.0f} | "
+            f"{m['distinct']:.2f} | "
             f"{m['words']:.0f} | {row['model_calls']} + {row['classifier_calls']} |"
         )
     return "\n".join(lines)

@@ -9,6 +9,7 @@
 (4, 2)
 """
 
+from guidance_jax.adapters import Conditioned, OnSchedule, Unconditional
 from guidance_jax.autoregressive.classifier import PrefixClassifier
 from guidance_jax.autoregressive.contrastive import Contrastive
 from guidance_jax.autoregressive.fudge import FUDGE
@@ -16,11 +17,15 @@ from guidance_jax.autoregressive.language_model import LanguageModel
 from guidance_jax.autoregressive.markov import MarkovModel
 from guidance_jax.autoregressive.pplm import PPLM
 from guidance_jax.autoregressive.sequence import LeftToRight, positions
+from guidance_jax.core import Level, Prediction, pytree, static
+from guidance_jax.diagnostics.bias import guidance_bias
+from guidance_jax.diagnostics.by_level import guidance_by_level
+from guidance_jax.diagnostics.ledger import ledger
 from guidance_jax.discrete.ancestral import Ancestral
+from guidance_jax.discrete.ehrlich import Ehrlich
 from guidance_jax.discrete.first_hitting import FirstHitting
 from guidance_jax.discrete.forbid import Forbid
 from guidance_jax.discrete.infill import Infill
-from guidance_jax.discrete.ehrlich import Ehrlich
 from guidance_jax.discrete.lambo import LaMBO
 from guidance_jax.discrete.mask_predict import MaskPredict
 from guidance_jax.discrete.network import HiddenNetwork, TokenNetwork
@@ -32,16 +37,10 @@ from guidance_jax.discrete.process import Absorbing, Uniform
 from guidance_jax.discrete.sundae import SUNDAE
 from guidance_jax.discrete.tag import TAG
 from guidance_jax.discrete.tau_leap import TauLeap
+from guidance_jax.domain import Domain
 from guidance_jax.embeddings.diffusion_lm import DiffusionLM
 from guidance_jax.embeddings.network import EmbeddingNetwork
 from guidance_jax.embeddings.rounded import Rounded
-from guidance_jax.particles.twisted_tokens import TwistedTokens
-from guidance_jax.adapters import Conditioned, OnSchedule, Unconditional
-from guidance_jax.core import Level, Prediction, pytree, static
-from guidance_jax.diagnostics.bias import guidance_bias
-from guidance_jax.diagnostics.by_level import guidance_by_level
-from guidance_jax.diagnostics.ledger import ledger
-from guidance_jax.domain import Domain
 from guidance_jax.guidance.adaptive import AdaptiveGuidance
 from guidance_jax.guidance.apg import APG
 from guidance_jax.guidance.autoguidance import Autoguidance
@@ -90,6 +89,7 @@ from guidance_jax.particles.resample import multinomial, residual, stratified, s
 from guidance_jax.particles.smc import SMC
 from guidance_jax.particles.steering import Steered
 from guidance_jax.particles.twisted import Twisted
+from guidance_jax.particles.twisted_tokens import TwistedTokens
 from guidance_jax.sample import generate, keys, sample
 from guidance_jax.schedules import (
     VE,

@@ -65,12 +65,22 @@ COLUMNS = ("accuracy", "diversity", "Frechet distance", "precision", "recall", "
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for models, pictures and results.")] = Path("guidance_jax_demo"),
+    task: Annotated[str, typer.Option(help="digits, splice (RNA splice sites) or text (film reviews).")] = "digits",
+    data: Annotated[
+        Path | None, typer.Option(help="Where the file of splice or text lies; errors say how to get it.")
+    ] = None,
     samples: Annotated[int, typer.Option(min=20, help="Samples per scale.")] = 150,
-    steps: Annotated[int, typer.Option(min=2, help="Solver steps.")] = 30,
+    steps: Annotated[int, typer.Option(min=2, help="Solver steps, of the digits.")] = 30,
     quick: Annotated[bool, typer.Option(help="A few training steps: tries the machinery, not the quality.")] = False,
 ) -> None:
-    """Train on real digits, sample at scales 0, 1, 2, 5, 10 in three ways, print the table, draw the pictures."""
+    """Train on real data, guide at several scales and in several ways, print the table; pictures of the digits."""
+    others = {"splice": splice_demo, "text": text_demo}
+    if task != "digits" and task not in others:
+        raise ValueError(f"--task is one of digits, {', '.join(others)}, got {task!r}")
     out.mkdir(parents=True, exist_ok=True)
+    if task in others:
+        others[task](out, data, samples, quick)
+        return
     recipe = Recipe(steps=30, classifier_steps=30, judge_steps=60) if quick else Recipe()
     table = Table("algorithm", "scale", *COLUMNS, "s", title="Guided digits, judged by an independent classifier")
     for row in run_demo(out, recipe=recipe, samples=samples, steps=steps):
@@ -81,6 +91,36 @@ def demo(
         "Scale 0 is the unconditional model, 1 the conditional one. Frechet distance: judge's features, no FID."
     )
     console.print(f"Pictures: {out}/score.png, mean.png, cfg.png (a row per scale), trade_off.png; {out}/results.json")
+
+
+def measured(title: str, rows: list[Any]) -> None:
+    """The table of a demo on sequences."""
+    table = Table("method", "scale", *rows[0].measures, "calls of model + classifier", "s", title=title)
+    for row in rows:
+        values = (f"{v:.3g}" for v in row.measures.values())
+        table.add_row(
+            row.method, f"{row.scale:g}", *values, f"{row.model_calls} + {row.classifier_calls}", f"{row.seconds:.1f}"
+        )
+    console.print(table)
+
+
+def splice_demo(out: Path, data: Path | None, samples: int, quick: bool) -> None:
+    from guidance_jax.demos.splice import demo as run
+
+    rows = run(out, data, samples=samples, steps=20 if quick else 1200)
+    measured("Guided to the strongest tenth of splice sites, judged by measurement", rows)
+    console.print("inclusion: mean measured log10 %; kl: to the true p(x | top tenth), pairs of positions, nats.")
+    console.print(f"{out}/splice.json")
+
+
+def text_demo(out: Path, data: Path | None, samples: int, quick: bool) -> None:
+    from guidance_jax.demos.text import demo as run
+
+    rows, examples = run(out, data, samples=samples, steps=20 if quick else 500)
+    measured("Positive film reviews, judged by a classifier that guided nothing", rows)
+    for name, sentences in examples.items():
+        console.print(f"{name}: {sentences[0]}", highlight=False, markup=False)
+    console.print(f"{out}/text.json")
 
 
 @app.command()

@@ -1,5 +1,8 @@
 """The command line, from training to measures, at tiny size; and its errors, one line each."""
 
+import dataclasses
+import gzip
+import hashlib
 import json
 from types import SimpleNamespace
 
@@ -8,6 +11,7 @@ import numpy as np
 import pytest
 
 from guidance_jax import cli
+from guidance_jax.datasets import splice
 
 
 @pytest.fixture
@@ -27,6 +31,34 @@ def run(tmp_path, monkeypatch, capfd):
     call.folder = tmp_path
     yield call
     jax.config.update("jax_compilation_cache_dir", None)
+
+
+def test_demos_of_sequences_say_how_to_get_their_data(run):
+    for task, package in (("splice", "mavenn==1.1.4"), ("text", "vaderSentiment==3.3.2")):
+        left = run("demo", "--task", task, "--out", "demo")
+        assert left.returncode == 2
+        assert left.stderr.strip().count("\n") == 0
+        assert package in left.stderr
+    left = run("demo", "--task", "poems")
+    assert "--task is one of digits, splice, text, got 'poems'" in left.stderr
+
+
+@pytest.mark.slow
+def test_the_splice_demo_on_made_up_sites(run, monkeypatch):
+    """All methods run and are measured, on 300 random sites in the place of the real file."""
+    rng = np.random.default_rng(0)
+    sites = {"".join(rng.choice(list("ACGU"), 3)) + "GU" + "".join(rng.choice(list("ACGU"), 4)) for _ in range(300)}
+    lines = ["x,y", *(f"{s},{rng.normal():.3f}" for s in sorted(sites))]
+    content = gzip.compress("\n".join(lines).encode())
+    (run.folder / "mpsa_data.csv.gz").write_bytes(content)
+    expected = dataclasses.replace(splice.MPSA, sha256=hashlib.sha256(content).hexdigest())
+    monkeypatch.setattr(splice, "MPSA", expected)
+    left = run("demo", "--task", "splice", "--data", ".", "--out", "demo", "--quick", "--samples", 20)
+    assert left.returncode == 0, left.stderr
+    rows = json.loads((run.folder / "demo" / "splice.json").read_text())["rows"]
+    assert len(rows) > 20
+    assert all(np.isfinite(row["measures"]["kl"]) for row in rows)
+    assert "LaMBO-2" in left.stdout
 
 
 @pytest.mark.slow

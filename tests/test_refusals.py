@@ -9,7 +9,6 @@ import pytest
 
 import guidance_jax as gj
 from tests.table import MIXTURE, NULL, SCHEDULE, UNCONDITIONAL, log_clean, log_posterior
-
 from tests.token_table import GPT, HIDDEN, MASKED, UNIFORM, along, likes, log_masked
 from tests.token_table import LEVELS as TOKEN_LEVELS
 
@@ -71,7 +70,10 @@ CASES = {
         lambda: tokens(gj.Infill(masked(), jnp.array([-1, 3, 0]))),
         "tokens go from 0 to 2, got 3",
     ),
-    "known tokens of another length": (lambda: tokens(gj.Infill(masked(), jnp.array([0, 1]))), r"shape \(2,\), the sample \(3,\)"),
+    "known tokens of another length": (
+        lambda: tokens(gj.Infill(masked(), jnp.array([0, 1]))),
+        r"shape \(2,\), the sample \(3,\)",
+    ),
     "tokens that are no integers": (lambda: tokens(gj.Infill(masked(), jnp.zeros(3))), "must be integers, got float32"),
     "attribute out of range": (lambda: tokens(masked(HIDDEN10), jnp.array([3, 10])), "labels go from 0 to 3, got 10"),
     "attribute of a prefix classifier out of range": (
@@ -93,19 +95,26 @@ CASES = {
         "PredictorFree must not be negative, got -0.5",
     ),
     "a negative exponent for PPLM": (lambda: gj.PPLM(GPT, likes, gamma=-1.0), "must not be negative, got -1.0"),
-    "a solver of images for tokens": (lambda: tokens(gj.Reverse(MASKED, gj.DDIM())), r"model is of tokens, DDIM is not; use Anc"),
-    "a solver of tokens for images": (lambda: run(gj.Reverse(MODEL, gj.Ancestral())), r"Ancestral is not; use DDIM\(\)"),
+    "a solver of images for tokens": (
+        lambda: tokens(gj.Reverse(MASKED, gj.DDIM())),
+        r"model is of tokens, DDIM is not; use Anc",
+    ),
+    "a solver of tokens for images": (
+        lambda: run(gj.Reverse(MODEL, gj.Ancestral())),
+        r"Ancestral is not; use DDIM\(\)",
+    ),
     "rates of images": (
         lambda: run(plain(gj.TAG(MODEL, classifier(), 1.0))),
         r"guides models of tokens; for images write Classifier",
     ),
     "rates of a language model": (
-        lambda: gj.generate(
-            gj.keys(0, 2), gj.Reverse(GPT, gj.TauLeap()), gj.positions(6), (6,), jnp.array([0, 1])
-        ),
+        lambda: gj.generate(gj.keys(0, 2), gj.Reverse(GPT, gj.TauLeap()), gj.positions(6), (6,), jnp.array([0, 1])),
         "a language model has no rates",
     ),
-    "first hitting in too few steps": (lambda: tokens(masked(solver=gj.FirstHitting()), steps=2), "3 tokens take as many steps, got 2"),
+    "first hitting in too few steps": (
+        lambda: tokens(masked(solver=gj.FirstHitting()), steps=2),
+        "3 tokens take as many steps, got 2",
+    ),
     "masks of a process without": (
         lambda: tokens(gj.Reverse(UNIFORM, gj.MaskPredict())),
         "MaskPredict needs masks, got Uniform",
@@ -115,7 +124,10 @@ CASES = {
     "infilling of images": (lambda: run(gj.Infill(plain(), jnp.zeros(3, int))), "for images write Inpaint"),
     "temperature of zero": (lambda: gj.Ancestral(temperature=0.0), "temperature must be positive"),
     "a vocabulary of one": (lambda: gj.Absorbing(1), "at least two tokens, got 1"),
-    "a ban of another size": (lambda: tokens(masked(gj.Forbid(MASKED, jnp.zeros(4, bool)))), r"vocabulary \(3\), got \(4,\)"),
+    "a ban of another size": (
+        lambda: tokens(masked(gj.Forbid(MASKED, jnp.zeros(4, bool)))),
+        r"vocabulary \(3\), got \(4,\)",
+    ),
     "starts of another number": (
         lambda: gj.generate(gj.keys(0, 2), masked(), TOKEN_LEVELS, (3,), LABELS, jnp.zeros((3, 3), int)),
         r"one start per key, \(2, 3\), got \(3, 3\)",

@@ -46,7 +46,9 @@ def pretend(monkeypatch, module, name, content):
 
 
 def test_splice_sites_from_a_wheel_a_folder_or_a_file(tmp_path, monkeypatch):
-    rows = [{"x": x, "y": y} for x, y in (("ACGGUAAGU", 2.0), ("CAGGCAAAA", -0.5), ("UUUGUACGA", 0.1), ("ACGGUAAAA", 0.3))]
+    rows = [
+        {"x": x, "y": y} for x, y in (("ACGGUAAGU", 2.0), ("CAGGCAAAA", -0.5), ("UUUGUACGA", 0.1), ("ACGGUAAAA", 0.3))
+    ]
     content = packed(rows, ("x", "y"))
     carried = pretend(monkeypatch, splice, "MPSA", content)
     wheel = tmp_path / "mavenn-1.1.4-py3-none-any.whl"
@@ -167,7 +169,7 @@ def toy(n=2000, seed=0):
 
 @pytest.mark.slow
 def test_trained_models_guide_towards_their_label(tmp_path):
-    """Denoiser, value head and classifier learn a joint of 27 sequences; checkpoints are reused; guidance raises the class."""
+    """Denoiser, value head and classifier learn a joint of 27 sequences; checkpoints are reused; guidance works."""
     data, process, n = toy(6000), gj.Absorbing(3), 5000
     sizes = dict(width=32, depth=2, steps=1000, batch=128)
     model = train_tokens(tmp_path / "m", data, process, value_weight=0.5, **sizes)
@@ -247,7 +249,13 @@ def test_other_losses_fall(kind):
 
 def test_measures_of_splice_sites_by_hand():
     tokens = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.int32)
-    data = Sequences(tokens, np.array([0, 0, 0, 1], np.int32), ("rest", "top"), ("x", "y"), np.array([0.0, 1.0, 2.0, 3.0], np.float32))
+    data = Sequences(
+        tokens,
+        np.array([0, 0, 0, 1], np.int32),
+        ("rest", "top"),
+        ("x", "y"),
+        np.array([0.0, 1.0, 2.0, 3.0], np.float32),
+    )
     truth = Truth(data)
     exact = truth.measure(tokens[[3, 3, 3]])
     assert exact["inclusion"] == 3.0

@@ -41,7 +41,9 @@ def test_every_method_for_tokens_has_a_row():
 def test_every_method_is_in_the_readme():
     readme = (Path(__file__).parent.parent / "README.md").read_text()
     methods = classes_of("guidance") | classes_of("solvers") | classes_of("kernels")
-    methods |= classes_of("particles") | classes_of("discrete") | classes_of("autoregressive") | classes_of("embeddings")
+    methods |= (
+        classes_of("particles") | classes_of("discrete") | classes_of("autoregressive") | classes_of("embeddings")
+    )
     missing = [c.__name__ for c in methods if f"`{c.__name__}`" not in readme]
     assert not missing
 

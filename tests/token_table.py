@@ -44,7 +44,9 @@ def shaken(params, key):
     """Random parameters of a size at which every layer matters."""
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(key, len(leaves))
-    return jax.tree.unflatten(tree, [a + 0.2 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)])
+    return jax.tree.unflatten(
+        tree, [a + 0.2 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
+    )
 
 
 def transformer(inputs, outputs, **options):
@@ -57,7 +59,9 @@ HIDDEN = token_model(*transformer(SIZE + 1, SIZE, decoder=1), gj.Absorbing(SIZE)
 TABLE = jax.random.normal(jax.random.key(5), (SIZE, 2))
 EMBEDDED = embedding_model(*transformer(2, SIZE, self_conditioned=True), TABLE)
 _GPT = GPT2(SIZE, 6, width=8, depth=2, heads=2, num_classes=4)
-GPT = language_model(_GPT, shaken(_GPT.init(jax.random.key(6), jnp.zeros(6, int), jnp.zeros((), int)), jax.random.key(7)))
+GPT = language_model(
+    _GPT, shaken(_GPT.init(jax.random.key(6), jnp.zeros(6, int), jnp.zeros((), int)), jax.random.key(7))
+)
 DIRECTION = jax.random.normal(jax.random.key(8), (8,))
 
 
@@ -112,16 +116,24 @@ ROWS = {
         masked(unconditional(UNIFORM), gj.TauLeap()),
     ),
     gj.Ancestral: Row(
-        lambda w: masked(gj.CFG(MASKED, NULL, w), gj.Ancestral(0.8, 2, 0.9)), 1.0, masked(MASKED, gj.Ancestral(0.8, 2, 0.9))
+        lambda w: masked(gj.CFG(MASKED, NULL, w), gj.Ancestral(0.8, 2, 0.9)),
+        1.0,
+        masked(MASKED, gj.Ancestral(0.8, 2, 0.9)),
     ),
     gj.TauLeap: Row(lambda w: masked(gj.CFG(MASKED, NULL, w), gj.TauLeap()), 1.0, masked(MASKED, gj.TauLeap())),
-    gj.FirstHitting: Row(lambda w: masked(gj.CFG(MASKED, NULL, w), gj.FirstHitting()), 1.0, masked(MASKED, gj.FirstHitting())),
+    gj.FirstHitting: Row(
+        lambda w: masked(gj.CFG(MASKED, NULL, w), gj.FirstHitting()), 1.0, masked(MASKED, gj.FirstHitting())
+    ),
     gj.MaskPredict: Row(
         lambda w: masked(gj.CFG(MASKED, NULL, w), gj.MaskPredict(1.0)), 1.0, masked(MASKED, gj.MaskPredict(1.0))
     ),
-    gj.SUNDAE: Row(lambda w: masked(gj.CFG(UNIFORM, NULL, w), gj.SUNDAE(share=0.5)), 1.0, masked(UNIFORM, gj.SUNDAE(share=0.5))),
+    gj.SUNDAE: Row(
+        lambda w: masked(gj.CFG(UNIFORM, NULL, w), gj.SUNDAE(share=0.5)), 1.0, masked(UNIFORM, gj.SUNDAE(share=0.5))
+    ),
     gj.Forbid: Row(
-        lambda w: masked(gj.Forbid(MASKED, jnp.arange(3) < jnp.asarray(w)), gj.TauLeap()), 0.0, masked(MASKED, gj.TauLeap())
+        lambda w: masked(gj.Forbid(MASKED, jnp.arange(3) < jnp.asarray(w)), gj.TauLeap()),
+        0.0,
+        masked(MASKED, gj.TauLeap()),
     ),
     gj.Infill: Row(
         lambda w: gj.Infill(masked(gj.CFG(UNIFORM, NULL, w)), jnp.array([-1, 2, -1])),
@@ -130,7 +142,11 @@ ROWS = {
     ),
     gj.NOS: Row(lambda w: masked(gj.NOS(HIDDEN, along, w, rate=0.5)), 0.0, masked(HIDDEN)),
     "NOS, embeddings": Row(
-        lambda w: gj.Reverse(gj.NOS(EMBEDDED, along, w, rate=0.5), gj.DDIM(0.5)), None, None, gj.Cosine().levels(6), (LENGTH, 2)
+        lambda w: gj.Reverse(gj.NOS(EMBEDDED, along, w, rate=0.5), gj.DDIM(0.5)),
+        None,
+        None,
+        gj.Cosine().levels(6),
+        (LENGTH, 2),
     ),
     gj.LaMBO: Row(lambda w: gj.LaMBO(gj.NOS(HIDDEN, along, w, rate=0.5))),
     gj.FUDGE: Row(

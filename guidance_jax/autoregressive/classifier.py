@@ -12,10 +12,12 @@ from guidance_jax.network import log_softmax
 
 @pytree
 class PrefixClassifier:
-    """log p(label | prefix) from a pure function for one token: apply(params, token, position, state) -> (logits, state).
+    """log p(label | prefix) from a pure function for one token: apply(params, token, position, state) -> (logits,
+    state).
 
-    `blank(length)` is the state before the first token. What `FUDGE` asks; with `whole(params, x (L,)) -> (L, classes)`,
-    the logits of all prefixes at once, it is a twist for `TwistedTokens` and a classifier of whole sequences too.
+    `blank(length)` is the state before the first token. What `FUDGE` asks; with `whole(params, x (L,)) -> (L,
+    classes)`, the logits of all prefixes at once, it is a twist for `TwistedTokens` and a classifier of whole sequences
+    too.
 
     Raises:
       ValueError: a label out of range.

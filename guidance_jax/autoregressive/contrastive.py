@@ -1,6 +1,6 @@
 """Contrastive decoding (Li et al. 2023, arXiv 2210.15097, eq. 2 to 4; the strength after O'Brien & Lewis, 2309.09117).
 
-    log p = log p_weak + scale (log p_expert - log p_weak)   where p_expert(v) >= plausible max p_expert, else 0
+log p = log p_weak + scale (log p_expert - log p_weak)   where p_expert(v) >= plausible max p_expert, else 0
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """FUDGE: future discriminators (Yang & Klein 2021, arXiv 2104.05218, eq. 2).
 
-    p(x_{i+1} | x_{1:i}, a)  is proportional to  p(x_{i+1} | x_{1:i}) p(a | x_{1:i+1})^scale
+p(x_{i+1} | x_{1:i}, a)  is proportional to  p(x_{i+1} | x_{1:i}) p(a | x_{1:i+1})^scale
 """
 
 import dataclasses
@@ -17,15 +17,16 @@ from guidance_jax.guidance.gradient import scaled
 
 @pytree
 class FUDGE(Guidance):
-    """Each candidate for the next token is appended and the attribute predicted. Scale 0 is the model; 1 is Bayes' rule.
+    """Each candidate for the next token is appended and the attribute predicted. Scale 0 is the model; 1 is Bayes'
+    rule.
 
     `future` looks at prefixes and is stateful, so that a prefix is read once:
 
         future.init(x) -> state
         future(token, position, state, cond) -> (log p(a | prefix), state)
 
-    as `PrefixClassifier` and `MarkovModel.future` do. top + 1 of its calls a step. Its log-probabilities come from logits by
-    softplus or log-softmax, which cannot overflow.
+    as `PrefixClassifier` and `MarkovModel.future` do. top + 1 of its calls a step. Its log-probabilities come from
+    logits by softplus or log-softmax, which cannot overflow.
 
     Attributes:
       top: how many of the most probable tokens are candidates (the published choice is 200); None for all.

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax.autoregressive.sequence import LeftToRight
-from guidance_jax.core import check, pytree, static
+from guidance_jax.core import pytree, static
 from guidance_jax.discrete.prediction import TokenPrediction
 from guidance_jax.domain import Domain
 from guidance_jax.network import log_softmax

@@ -20,7 +20,8 @@ class Seen(NamedTuple):
 
 @pytree
 class Future:
-    """log p(attribute | prefix) of a `MarkovModel`, for `FUDGE`; attribute: the counted token occurs at least `least` times.
+    """log p(attribute | prefix) of a `MarkovModel`, for `FUDGE`; attribute: the counted token occurs at least `least`
+    times.
 
     The label is 1 for sequences that have the attribute, 0 for those that have not.
     """

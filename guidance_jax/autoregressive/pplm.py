@@ -1,6 +1,6 @@
 """PPLM: plug and play language models (Dathathri et al. 2020, arXiv 1912.02164, section 3.2 and 3.3).
 
-    delta <- delta + rate g / |g|^gamma,  g = grad [ log p(a | h) - kl KL(p || p_0) ],  per layer, on the cached keys and values
+    delta <- delta + rate g / |g|^gamma,   g = grad [ log p(a | h) - kl KL(p || p_0) ],   per layer of keys and values
     p is proportional to p_delta^fusion p_0^(1 - fusion)
 
 As published: delta starts at zero for every token, and the window is the most RECENT positions (the authors' code puts
@@ -63,7 +63,9 @@ class PPLM(Guidance):
         check(self.inner, levels, shape, cond)
         memory = jax.eval_shape(lambda: self.inner.init(jnp.zeros(shape[-1:], jnp.int32)))
         if not hasattr(memory, "cache"):
-            raise ValueError(f"PPLM moves the cache of a LanguageModel, got {type(self.inner).__name__}; wrap it inside")
+            raise ValueError(
+                f"PPLM moves the cache of a LanguageModel, got {type(self.inner).__name__}; wrap it inside"
+            )
 
     def __call__(self, x, level, cond, state, key):
         pred, new = self.inner(x, level, cond, state, key)
@@ -88,7 +90,7 @@ class PPLM(Guidance):
         return dataclasses.replace(pred, log_p=fused.log_p), new
 
     def bounded(self, g, level):
-        """One layer's gradient (..., positions, heads, channels): the window's part, over its norm to the power gamma."""
+        """One layer's gradient (..., positions, heads, channels): the window's part over its norm^gamma."""
         position = jnp.arange(g.shape[-3])[:, None, None]
         inside = position < level.t
         if self.window is not None:

@@ -1,4 +1,5 @@
-"""Files that real data sets ship inside packages: found, checked and read without importing or installing the package."""
+"""Files that real data sets ship inside packages: found, checked and read without importing or installing the
+package."""
 
 import gzip
 import hashlib
@@ -27,8 +28,8 @@ class Carried:
     fetch: str
 
     def read(self, path: str | Path | None = None) -> bytes:
-        """The bytes of the file: from `path` (the file, the distribution, or a folder with either), else from an installed
-        distribution, else from one in the current folder.
+        """The bytes of the file: from `path` (the file, the distribution, or a folder with either), else from an
+        installed distribution, else from one in the current folder.
 
         Raises:
           ValueError: no such file, with the command that gets it; or another file than expected.
@@ -42,7 +43,8 @@ class Carried:
         digest = hashlib.sha256(found).hexdigest()
         if digest != self.sha256:
             raise ValueError(
-                f"{Path(self.member).name} has sha256 {digest[:16]}..., expected {self.sha256[:16]}...: another release or a "
+                f"{Path(self.member).name} has sha256 {digest[:16]}..., expected {self.sha256[:16]}...: "
+                f"another release or a "
                 f"damaged file; run: {self.fetch}"
             )
         return found

@@ -1,4 +1,5 @@
-"""lac promoters sorted by expression (Kinney et al. 2010, sort-seq), carried by the package mavenn: 50,518 of 75 bases."""
+"""lac promoters sorted by expression (Kinney et al. 2010, sort-seq), carried by the package mavenn: 50,518 of 75
+bases."""
 
 import csv
 import gzip

@@ -59,10 +59,11 @@ def sentences(
     seen: int = 3,
     neutral: float = 0.5,
 ) -> Sequences:
-    """Sentences as words, (n, length): label 1 if rated above `neutral`, 0 if below -`neutral`; the others are left out.
+    """Sentences as words, (n, length): label 1 if rated above `neutral`, 0 if below -`neutral`; the others are left
+    out.
 
-    A sequence is the start token, at most `length - 1` words, and start tokens. Longer sentences are left out, words seen
-    fewer than `seen` times are unknown. `values` are the ratings.
+    A sequence is the start token, at most `length - 1` words, and start tokens. Longer sentences are left out, words
+    seen fewer than `seen` times are unknown. `values` are the ratings.
 
     Raises:
       ValueError: as `rated`; nothing left.

@@ -34,7 +34,9 @@ class Sequences:
                 f"tokens go from 0 to {len(self.alphabet) - 1}, got {self.tokens.min()} to {self.tokens.max()}"
             )
         if self.labels.min() < 0 or self.labels.max() >= len(self.names):
-            raise ValueError(f"labels go from 0 to {len(self.names) - 1}, got {self.labels.min()} to {self.labels.max()}")
+            raise ValueError(
+                f"labels go from 0 to {len(self.names) - 1}, got {self.labels.min()} to {self.labels.max()}"
+            )
 
     def __len__(self):
         return len(self.tokens)

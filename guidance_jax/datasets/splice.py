@@ -1,4 +1,5 @@
-"""5' splice sites with measured exon inclusion (Wong, Kinney & Krainer 2018, BRCA2 exon 17), carried by the package mavenn.
+"""5' splice sites with measured exon inclusion (Wong, Kinney & Krainer 2018, BRCA2 exon 17), carried by the package
+mavenn.
 
 30,483 of the 32,768 sequences NNNG[CU]NNNN, each measured once: p(x | y) is known by enumeration.
 """

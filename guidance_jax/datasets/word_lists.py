@@ -46,7 +46,9 @@ def word_lists(
             "pip download --no-deps wordfreq==3.1.1",
         )
         _, *bins = msgpack.unpackb(gzip.decompress(file.read(path)), raw=False)
-        found = [w for bin in bins for w in bin if 3 <= len(w) <= length and w.isascii() and w.isalpha() and w.islower()]
+        found = [
+            w for bin in bins for w in bin if 3 <= len(w) <= length and w.isascii() and w.isalpha() and w.islower()
+        ]
         rows += [[ord(c) - 96 for c in w] + [0] * (length - len(w)) for w in found]
         labels += [label] * len(found)
     return Sequences(np.asarray(rows, np.int32), np.asarray(labels, np.int32), languages, LETTERS)

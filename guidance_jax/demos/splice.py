@@ -46,16 +46,23 @@ class Truth:
 
     data: Sequences
 
+    @property
+    def values(self) -> np.ndarray:
+        assert self.data.values is not None
+        return self.data.values
+
     def measure(self, tokens: np.ndarray) -> dict[str, float]:
         """Means over samples (n, L), with the data's own conditional as the goal.
 
-        inclusion: mean measured log10 percentage, of those measured; top: share that lies in the top decile; diversity: mean
-        share of differing positions of two samples; kl: KL, in nats and averaged over pairs of positions, of the samples' two-base
-        frequencies from those of the true p(x | top decile); unmeasured: share of samples that nobody measured.
+        inclusion: mean measured log10 percentage, of those measured; top: share that lies in the top decile; diversity:
+        mean share of differing positions of two samples; kl: KL, in nats and averaged over pairs of positions, of the
+        samples' two-base frequencies from those of the true p(x | top decile); unmeasured: share of samples that nobody
+        measured.
         """
-        value = {tuple(row): v for row, v in zip(self.data.tokens.tolist(), self.data.values, strict=True)}
+        measured = self.values
+        value = {tuple(row): v for row, v in zip(self.data.tokens.tolist(), measured, strict=True)}
         found = np.asarray([value.get(tuple(row), np.nan) for row in tokens.tolist()])
-        least = self.data.values[self.data.labels == LABEL].min()
+        least = measured[self.data.labels == LABEL].min()
         other = np.random.default_rng(0).permutation(len(tokens))
         return {
             "inclusion": float(np.nanmean(found)) if np.isfinite(found).any() else float("nan"),
@@ -66,7 +73,7 @@ class Truth:
         }
 
     def pair_divergence(self, tokens: np.ndarray) -> float:
-        """KL(samples || p(x | top)) of the joint frequencies of two positions, mean over pairs, with half a count added."""
+        """KL(samples || p(x | top)) of the joint frequencies of two positions, mean over pairs; half a count added."""
         size, length = len(self.data.alphabet), tokens.shape[1]
         goal = self.data.tokens[self.data.labels == LABEL]
         terms = []
@@ -80,14 +87,17 @@ class Truth:
 
 @dataclass(frozen=True)
 class Method:
-    """A way to guide: `draw(keys, scale) -> tokens (n, L)`, and its calls a sample of the model and of the classifier."""
+    """A way to guide: `draw(keys, scale) -> tokens (n, L)`, and its calls a sample of the model and of the
+    classifier."""
 
     draw: Callable[[Any, float], Any]
     scales: tuple[float, ...]
     calls: tuple[int, int]
 
 
-def methods(model: HiddenNetwork, classifier: NoisyClassifier, steps: int = 16, particles: int = 4) -> dict[str, Method]:
+def methods(
+    model: HiddenNetwork, classifier: NoisyClassifier, steps: int = 16, particles: int = 4
+) -> dict[str, Method]:
     """Every method for absorbing diffusion, one token at a time unless the name says otherwise."""
     assert model.domain is not None
     length, null = model.domain.shape[0], model.domain.null_label
@@ -121,15 +131,23 @@ def methods(model: HiddenNetwork, classifier: NoisyClassifier, steps: int = 16, 
         "no guidance": Method(kernel(lambda w: Reverse(free, first)), (0.0,), (length, 0)),
         "conditional model": Method(kernel(lambda w: Reverse(model, first)), (1.0,), (length, 0)),
         "D-CFG": Method(kernel(lambda w: Reverse(CFG(model, null, w), first)), guided[1:], (2 * length, 0)),
-        "predictor-free rates": Method(kernel(lambda w: Reverse(PredictorFree(model, null, w), first)), guided[1:], (2 * length, 0)),
+        "predictor-free rates": Method(
+            kernel(lambda w: Reverse(PredictorFree(model, null, w), first)), guided[1:], (2 * length, 0)
+        ),
         "exact rates": Method(
             kernel(lambda w: Reverse(PredictorGuidance(free, classifier, w), first)), guided, (length, length * sites)
         ),
         f"D-CBG, {steps} steps": Method(
-            kernel(lambda w: Reverse(PredictorGuidance(free, classifier, w), Ancestral()), few), guided, (steps, steps * sites)
+            kernel(lambda w: Reverse(PredictorGuidance(free, classifier, w), Ancestral()), few),
+            guided,
+            (steps, steps * sites),
         ),
-        "Taylor rates (TAG)": Method(kernel(lambda w: Reverse(TAG(free, classifier, w), first)), guided, (length, 2 * length)),
-        "NOS": Method(kernel(lambda w: Reverse(NOS(free, value, w, rate=1.0, steps=10), first)), (1.0,), (11 * length, 0)),
+        "Taylor rates (TAG)": Method(
+            kernel(lambda w: Reverse(TAG(free, classifier, w), first)), guided, (length, 2 * length)
+        ),
+        "NOS": Method(
+            kernel(lambda w: Reverse(NOS(free, value, w, rate=1.0, steps=10), first)), (1.0,), (11 * length, 0)
+        ),
         "LaMBO-2, 8 edits": Method(improved, (10.0,), (length + 8 * 7, 0)),
         "Mask-Predict on D-CFG, 4 steps": Method(
             kernel(lambda w: Reverse(CFG(model, null, w), MaskPredict(1.0)), FLOW.levels(4, start=1.0)), (2.0,), (8, 0)
@@ -193,7 +211,9 @@ def demo(
     classifier = train_token_classifier(folder / "classifier", seen, process, steps=steps, progress=progress)
     truth = Truth(every)
     rows = compare(methods(model, classifier), truth, samples)
-    rows.append(Row("(the truth: p(x | top decile))", 1.0, truth.measure(every.tokens[every.labels == LABEL]), 0, 0, 0.0))
+    rows.append(
+        Row("(the truth: p(x | top decile))", 1.0, truth.measure(every.tokens[every.labels == LABEL]), 0, 0, 0.0)
+    )
     write_rows(out / "splice.json", rows, data="MPSA 5' splice sites, mavenn 1.1.4", samples=samples)
     return rows
 

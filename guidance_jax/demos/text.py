@@ -1,4 +1,5 @@
-"""Sentences with a wanted sentiment, from a small language model trained on the spot, judged by what never guided it."""
+"""Sentences with a wanted sentiment, from a small language model trained on the spot, judged by what never guided
+it."""
 
 import time
 from collections.abc import Callable
@@ -78,8 +79,8 @@ class TextJudge:
         return cls(lambda found: pipeline.predict_proba(found)[:, POSITIVE], model, data.alphabet)
 
     def measure(self, tokens: np.ndarray) -> dict[str, float]:
-        """positive: share of sentences judged so; perplexity: of the judge's language model; distinct: share of different
-        word pairs; words: mean length."""
+        """positive: share of sentences judged so; perplexity: of the judge's language model; distinct: share of
+        different word pairs; words: mean length."""
         found = [words_of(t, self.alphabet) for t in tokens]
         pairs = [pair for s in found for pair in zip(s.split(), s.split()[1:], strict=False)]
         return {
@@ -171,16 +172,22 @@ def methods(
     return {
         "no guidance": Method(kernel(lambda w: Reverse(free, solver)), (0.0,), (tokens, 0)),
         "conditional model": Method(kernel(lambda w: Reverse(conditional, solver)), (1.0,), (tokens, 0)),
-        "CFG on logits": Method(kernel(lambda w: Reverse(CFG(conditional, null, w), solver)), (1.5, 2.0, 3.0), (2 * tokens, 0)),
+        "CFG on logits": Method(
+            kernel(lambda w: Reverse(CFG(conditional, null, w), solver)), (1.5, 2.0, 3.0), (2 * tokens, 0)
+        ),
         "PPLM (scale: its rate)": Method(kernel(pplm), (1.0, 4.0, 16.0), (12 * tokens, 5 * tokens)),
         "FUDGE": Method(
-            kernel(lambda w: Reverse(FUDGE(free, prefix, w, top), solver)), (1.0, 2.0, 4.0), (tokens, (top + 1) * tokens)
+            kernel(lambda w: Reverse(FUDGE(free, prefix, w, top), solver)),
+            (1.0, 2.0, 4.0),
+            (tokens, (top + 1) * tokens),
         ),
         f"best of {particles}": Method(
             population(partial(_best, free, solver, prefix)), (10.0,), (particles * tokens, particles)
         ),
         f"twisted particles, {particles}": Method(
-            population(lambda w: TwistedTokens(free, solver, prefix, w)), (1.0, 2.0), (particles * tokens, particles * tokens)
+            population(lambda w: TwistedTokens(free, solver, prefix, w)),
+            (1.0, 2.0),
+            (particles * tokens, particles * tokens),
         ),
     }
 
@@ -246,5 +253,7 @@ def demo(
         (parts.judge.classify([words_of(t, parts.seen.alphabet) for t in parts.held_out.tokens]) > 0.5)
         == parts.held_out.labels
     )
-    write_rows(out / "text.json", rows, data="rated film reviews, vaderSentiment 3.3.2", samples=samples, judge=float(accuracy))
+    write_rows(
+        out / "text.json", rows, data="rated film reviews, vaderSentiment 3.3.2", samples=samples, judge=float(accuracy)
+    )
     return rows, examples

@@ -18,7 +18,8 @@ from guidance_jax.core import pytree
 class Ancestral:
     """Exact in the limit of small steps; for a language model exact. One network call a step.
 
-    With guidance by `PredictorGuidance` this is D-CBG, with `TAG` its first-order form, with `CFG` D-CFG (Schiff et al.).
+    With guidance by `PredictorGuidance` this is D-CBG, with `TAG` its first-order form, with `CFG` D-CFG (Schiff et
+    al.).
 
     Attributes:
       temperature: divides log p; below 1 sharpens. None leaves it alone.

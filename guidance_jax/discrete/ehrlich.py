@@ -16,7 +16,8 @@ from guidance_jax.core import pytree, static
 
 @pytree
 class Ehrlich:
-    """A function of one sequence (L,) of tokens: 1 at the optimum, multiples of 1 / quantization^motifs below, -inf if infeasible.
+    """A function of one sequence (L,) of tokens: 1 at the optimum, multiples of 1 / quantization^motifs below, -inf if
+    infeasible.
 
     Attributes:
       allowed: (V, V) booleans, which token may follow which.
@@ -50,7 +51,9 @@ class Ehrlich:
         np.fill_diagonal(allowed, True)
         allowed[path, np.roll(path, -1)] = True  # a cycle through all tokens: nothing is a dead end
         room = length // motifs
-        spacings = [np.r_[0, np.sort(generator.choice(np.arange(1, room), size - 1, replace=False))] for _ in range(motifs)]
+        spacings = [
+            np.r_[0, np.sort(generator.choice(np.arange(1, room), size - 1, replace=False))] for _ in range(motifs)
+        ]
         elements = path[: motifs * size].reshape(motifs, size)
         return cls(jnp.asarray(allowed), jnp.asarray(elements), jnp.asarray(np.stack(spacings)), length, size)
 

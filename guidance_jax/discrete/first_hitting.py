@@ -2,8 +2,8 @@
 
     position and token are drawn together, with probability R(x -> x') / sum R
 
-the jump chain of the reverse process. Masked models do not depend on time, so nothing is lost by leaving it out, and no two
-tokens are ever decided without knowing of each other.
+the jump chain of the reverse process. Masked models do not depend on time, so nothing is lost by leaving it out, and no
+two tokens are ever decided without knowing of each other.
 """
 
 import jax
@@ -24,7 +24,8 @@ class FirstHitting(Ancestral):
     def check(self, levels, shape, cond):
         if len(levels.t) <= shape[-1]:
             raise ValueError(
-                f"FirstHitting decides one token a step: {shape[-1]} tokens take as many steps, got {len(levels.t) - 1}; "
+                f"FirstHitting decides one token a step: {shape[-1]} tokens take as many steps, got "
+                f"{len(levels.t) - 1}; "
                 f"write levels({shape[-1]})"
             )
 

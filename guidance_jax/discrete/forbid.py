@@ -12,7 +12,8 @@ from guidance_jax.guidance.base import Guidance
 
 @pytree
 class Forbid(Guidance):
-    """`inner` with probability 0 for the tokens where `banned` is True; none banned is the model. No network call of its own.
+    """`inner` with probability 0 for the tokens where `banned` is True; none banned is the model. No network call of
+    its own.
 
     Attributes:
       banned: (V,) booleans, or (L, V) to ban by position.
@@ -28,7 +29,8 @@ class Forbid(Guidance):
         pred, state = self.inner(x, level, cond, state, key)
         if jnp.shape(self.banned)[-1:] != pred.log_p.shape[-1:]:
             raise ValueError(
-                f"Forbid takes one boolean per token of the vocabulary ({pred.log_p.shape[-1]}), got {jnp.shape(self.banned)}"
+                f"Forbid takes one boolean per token of the vocabulary ({pred.log_p.shape[-1]}), got "
+                f"{jnp.shape(self.banned)}"
             )
         log_p = jax.nn.log_softmax(jnp.where(jnp.asarray(self.banned, bool), -jnp.inf, pred.log_p))
         return dataclasses.replace(pred, log_p=log_p), state

@@ -1,6 +1,6 @@
 """Infilling: given tokens are given, from the start to the end, whatever the process and the solver.
 
-    x <- tokens where they are known, before and after every step
+x <- tokens where they are known, before and after every step
 """
 
 from typing import Any
@@ -12,14 +12,13 @@ from guidance_jax.core import check, concrete, function, pytree, within
 FREE = -1
 
 
-
-
 @pytree
 class Infill:
     """`kernel` with the tokens of `known` fixed; -1 marks what is free. No fixed position ever changes.
 
-    For masks this is exact conditioning, as a prompt is for a language model; for the uniform process it is replacement.
-    `known` is one array (L,) for all, or a function of the sample's condition, such as `itemgetter("prompt")`.
+    For masks this is exact conditioning, as a prompt is for a language model; for the uniform process it is
+    replacement. `known` is one array (L,) for all, or a function of the sample's condition, such as
+    `itemgetter("prompt")`.
 
     Raises:
       ValueError: tokens out of the vocabulary, or another length than the sample.
@@ -45,7 +44,8 @@ class Infill:
         known = self.known(cond) if callable(self.known) else self.known
         if jnp.shape(known)[-1:] != tuple(shape[-1:]):
             raise ValueError(
-                f"the known tokens have shape {jnp.shape(known)}, the sample {tuple(shape)}: fill free positions, a prompt's "
+                f"the known tokens have shape {jnp.shape(known)}, the sample {tuple(shape)}: fill free "
+                f"positions, a prompt's "
                 f"rest for example, up to {shape[-1]} with {FREE}, or sample longer sequences"
             )
         if concrete(known):

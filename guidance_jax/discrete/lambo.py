@@ -1,8 +1,8 @@
 """LaMBO-2: guided edits of a whole sequence (Gruver et al. 2023, arXiv 2305.20009, section 4.2 and 5.3).
 
-    positions   drawn by saliency, |d value / d one-hot . (mask - one-hot)|
-    proposals   those positions masked, filled in by NOS
-    x           <- the best feasible proposal, if it is no worse
+positions   drawn by saliency, |d value / d one-hot . (mask - one-hot)|
+proposals   those positions masked, filled in by NOS
+x           <- the best feasible proposal, if it is no worse
 """
 
 from typing import Any, NamedTuple
@@ -34,8 +34,8 @@ class LaMBO:
     """A kernel: each step edits about sigma L positions of x, and never makes its score worse.
 
     Start it with `sample(key, LaMBO(...), levels, x)` from a complete sequence, on levels that start low, for example
-    `schedule.levels(16, start=0.2)`; `generate` starts from random tokens. One saliency gradient, one `NOS` and `proposals` scores a step. A score that is not a
-    number drops that proposal and is counted.
+    `schedule.levels(16, start=0.2)`; `generate` starts from random tokens. One saliency gradient, one `NOS` and
+    `proposals` scores a step. A score that is not a number drops that proposal and is counted.
 
     Attributes:
       model: `NOS(model, value, scale)` on an absorbing process; its value also gives the saliency.
@@ -101,7 +101,7 @@ class LaMBO:
     def __call__(self, carry, t, s, cond, key):
         where, hidden, drawn = jax.random.split(key, 3)
         clean = t._replace(t=jnp.zeros_like(t.t), alpha=jnp.ones_like(t.alpha), sigma=jnp.zeros_like(t.sigma))
-        before, bad = self.score(carry.x, clean, cond)
+        before, _ = self.score(carry.x, clean, cond)
         edited = self.positions(carry.x, t, clean, cond, where)
         masked = jnp.where(edited, self.process.mask, carry.x)
         pred, guide = self.model(masked, t, cond, carry.guide, hidden)

@@ -1,6 +1,7 @@
-"""Mask-Predict, decoding of conditional masked language models (Ghazvininejad et al. 2019, arXiv 1904.09324, section 4).
+"""Mask-Predict, decoding of conditional masked language models (Ghazvininejad et al. 2019, arXiv 1904.09324, section
+4).
 
-    every mask gets its most probable token; then the least confident sigma_s L tokens are masked again
+every mask gets its most probable token; then the least confident sigma_s L tokens are masked again
 """
 
 from typing import Any

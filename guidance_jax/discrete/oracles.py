@@ -10,7 +10,7 @@ import numpy as np
 from guidance_jax._typing import Array, Float, Int
 from guidance_jax.core import pytree, static
 from guidance_jax.discrete.prediction import TokenPrediction
-from guidance_jax.discrete.process import Process, log
+from guidance_jax.discrete.process import Diffusion, log
 
 
 @pytree
@@ -27,7 +27,7 @@ class Enumerated:
 
     p: Any
     classes: Any
-    process: Process = static()
+    process: Diffusion = static()
 
     @property
     def num_classes(self) -> int:

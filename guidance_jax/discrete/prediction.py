@@ -1,4 +1,5 @@
-"""What a token model predicts, in the place of `Prediction`: log-probabilities, and how much guidance tilts each jump."""
+"""What a token model predicts, in the place of `Prediction`: log-probabilities, and how much guidance tilts each
+jump."""
 
 import dataclasses
 from typing import Any
@@ -17,8 +18,8 @@ class TokenPrediction:
     become; for the uniform process the token's own evidence is left out (which is what the UDLM loss fits), the process
     brings it back. A language model gives `(V,)`, the next token alone.
 
-    `tilt[l, v]` is the logarithm of the factor by which guidance multiplies the rate of the jump x_l -> v; it may change
-    how fast tokens jump. Contrasts that only choose between tokens change `log_p` and leave the speed alone.
+    `tilt[l, v]` is the logarithm of the factor by which guidance multiplies the rate of the jump x_l -> v; it may
+    change how fast tokens jump. Contrasts that only choose between tokens change `log_p` and leave the speed alone.
     """
 
     x: Any  # (L,) tokens

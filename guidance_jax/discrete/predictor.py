@@ -23,7 +23,9 @@ def not_negative(owner: Any) -> None:
     scale = owner.scale
     if not callable(scale) and not hasattr(scale, "strength") and concrete(scale) and np.any(np.asarray(scale) < 0):
         name = type(owner).__name__
-        raise ValueError(f"the scale (gamma) of {name} must not be negative, got {scale}; to avoid a class guide to the others")
+        raise ValueError(
+            f"the scale (gamma) of {name} must not be negative, got {scale}; to avoid a class guide to the others"
+        )
 
 
 class RateGuidance(Guidance):

@@ -54,9 +54,30 @@ class Process:
         """The sequence at level `s` from what was drawn of `transition`."""
         return drawn.astype(x.dtype)
 
+    def start(self, key: Any, levels: Any, shape: tuple[int, ...]) -> Any:
+        """What is left of any sequence at the noisiest level."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
-class Absorbing(Process):
+class Diffusion(Process):
+    """A corruption of tokens; what it implies for the way back is in its subclasses."""
+
+    def corrupt(self, key: Any, x0: Any, level: Any) -> Any:
+        """x_t ~ q(x_t | x0)."""
+        raise NotImplementedError
+
+    def forward(self, level: Any) -> Any:
+        """q(x_t = k | x0 = v), (vocabulary, states)."""
+        raise NotImplementedError
+
+    def loss(self, log_p: Any, x0: Any, x: Any, level: Any, slope: Any) -> Any:
+        """The continuous-time bound of one sequence in nats, at one level where alpha changes by `slope`."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Absorbing(Diffusion):
     """Tokens become a mask, the token `vocabulary`, and stay one until the model decides them."""
 
     @property
@@ -87,7 +108,8 @@ class Absorbing(Process):
         return jnp.where(self.free(pred.x), jnp.argmax(pred.log_p + pred.tilt, -1).astype(pred.x.dtype), pred.x)
 
     def transition(self, pred: Any, t: Any, s: Any) -> Any:
-        """log q(x_s | x_t) of every position, (L, states): a mask goes with probability (alpha_s - alpha_t)/(1 - alpha_t).
+        """log q(x_s | x_t) of every position, (L, states): a mask goes with probability (alpha_s - alpha_t)/(1 -
+        alpha_t).
 
         A tilt multiplies the odds of going.
         """
@@ -106,13 +128,13 @@ class Absorbing(Process):
         return -log((1 - s.alpha) / (1 - t.alpha))
 
     def loss(self, log_p: Any, x0: Any, x: Any, level: Any, slope: Any) -> Any:
-        """MDLM's continuous-time bound in nats of one sequence: -alpha' / (1 - alpha) times the masks' cross-entropy."""
+        """MDLM's continuous-time bound in nats: -alpha' / (1 - alpha) times the cross-entropy of the masks."""
         own = jnp.take_along_axis(log_p, x0[:, None], 1)[:, 0]
         return slope / (1 - level.alpha) * jnp.sum(jnp.where(self.free(x), own, 0))
 
 
 @dataclass(frozen=True)
-class Uniform(Process):
+class Uniform(Diffusion):
     """Tokens are replaced by uniform ones and may be replaced again on the way back: mistakes can be corrected."""
 
     def start(self, key, levels, shape):

@@ -1,6 +1,6 @@
 """Decoding of step-unrolled denoising autoencoders, SUNDAE (Savinov et al. 2022, arXiv 2112.06749, section 2.3).
 
-    a random share of the positions is drawn from p(. | x_t) again, all at once, step after step
+a random share of the positions is drawn from p(. | x_t) again, all at once, step after step
 """
 
 from typing import Any

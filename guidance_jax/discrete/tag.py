@@ -18,7 +18,8 @@ from guidance_jax.guidance.gradient import scalar
 
 @pytree
 class TAG(RateGuidance):
-    """First order in a step of length 1, so only as good as the classifier is smooth between tokens. One gradient a step.
+    """First order in a step of length 1, so only as good as the classifier is smooth between tokens. One gradient a
+    step.
 
     The classifier is asked about one-hot vectors (L, states), which the networks of this package take in the place of
     tokens; the mask, where there is one, is the last state.

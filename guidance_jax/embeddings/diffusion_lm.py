@@ -2,8 +2,8 @@
 
     x_s ~ p(x_s | x_t), then a few ascent steps on   scale log p(y | x_s) - fluency |x_s - mu|^2 / (2 std^2)
 
-Their code makes a new Adagrad for every inner step, which turns the gradient into its sign; here its memory lasts for the
-inner steps of one transition.
+Their code makes a new Adagrad for every inner step, which turns the gradient into its sign; here its memory lasts for
+the inner steps of one transition.
 """
 
 from typing import Any

@@ -1,6 +1,5 @@
 """Gaussian diffusion of token embeddings: from logits over tokens to a clean estimate, and back to tokens."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,12 +21,12 @@ def nearest(x: Any, table: Any) -> Any:
 class EmbeddingNetwork:
     """Score interpolation (CDCD, Dieleman et al. 2022, arXiv 2211.15089, eq. 4): x0 = sum_v p(v | x_t) e_v.
 
-    A denoiser of embeddings (L, d) from `apply(params, x, t, cond, previous) -> logits (L, V)`; being one, it takes every
-    solver, CFG, classifier and particle method there is. Self-conditioning is threaded state: `previous` is the estimate of
-    the step before, zeros at first.
+    A denoiser of embeddings (L, d) from `apply(params, x, t, cond, previous) -> logits (L, V)`; being one, it takes
+    every solver, CFG, classifier and particle method there is. Self-conditioning is threaded state: `previous` is the
+    estimate of the step before, zeros at first.
 
-    With `encode(params, x, t, cond, previous) -> h` and `decode(params, h, t, cond) -> logits` in the place of `apply`, hidden
-    states can be guided too (`NOS`, continuous).
+    With `encode(params, x, t, cond, previous) -> h` and `decode(params, h, t, cond) -> logits` in the place of `apply`,
+    hidden states can be guided too (`NOS`, continuous).
 
     Attributes:
       table: (V, d), the embeddings.
@@ -35,9 +34,9 @@ class EmbeddingNetwork:
 
     params: Any
     table: Any
-    apply: Callable | None = static(default=None)
-    encode: Callable | None = static(default=None)
-    decode: Callable | None = static(default=None)
+    apply: Any = static(default=None)
+    encode: Any = static(default=None)
+    decode: Any = static(default=None)
     domain: Domain | None = static(default=None)
 
     def __post_init__(self):

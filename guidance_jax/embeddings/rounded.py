@@ -1,6 +1,6 @@
 """The clamping trick of Diffusion-LM (Li et al. 2022, arXiv 2205.14217, section 4.2): commit to words on the way.
 
-    x0 <- the nearest embedding, per position
+x0 <- the nearest embedding, per position
 """
 
 from typing import Any

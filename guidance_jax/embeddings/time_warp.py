@@ -15,7 +15,8 @@ from guidance_jax.schedules import Schedule
 
 @dataclass(frozen=True)
 class TimeWarp:
-    """A distribution of clocks t with a piecewise linear distribution function: called as `warp(key, schedule) -> Level`.
+    """A distribution of clocks t with a piecewise linear distribution function: called as `warp(key, schedule) ->
+    Level`.
 
     Attributes:
       times: rising clocks. ranks: the distribution function there, from 0 to 1.
@@ -26,8 +27,8 @@ class TimeWarp:
 
     @classmethod
     def fit(cls, times: Any, losses: Any, bins: int = 20, floor: float = 0.1) -> "TimeWarp":
-        """From losses (n,) at clocks (n,): density in proportion to the slope of the (rising) mean loss, at least `floor`
-        of a uniform one.
+        """From losses (n,) at clocks (n,): density in proportion to the slope of the (rising) mean loss, at least
+        `floor` of a uniform one.
 
         Raises:
           ValueError: fewer than two losses a bin, or losses that are not finite.

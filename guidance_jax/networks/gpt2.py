@@ -22,7 +22,9 @@ def gpt2_params(tensors: dict[str, Any], network: GPT2) -> dict:
       ValueError: a tensor that is missing, left over, or of the wrong shape, with its name.
     """
     rest = {k.removeprefix("transformer."): v for k, v in tensors.items()}
-    rest = {k: v for k, v in rest.items() if not k.endswith((".attn.bias", ".attn.masked_bias")) and k != "lm_head.weight"}
+    rest = {
+        k: v for k, v in rest.items() if not k.endswith((".attn.bias", ".attn.masked_bias")) and k != "lm_head.weight"
+    }
     expected = jax.eval_shape(lambda: network.init(jax.random.key(0), np.zeros(2, np.int32)))["params"]
     found: dict = {}
 
@@ -77,10 +79,10 @@ def load_gpt2(folder: str | Path, first: int | None = None) -> LanguageModel:
             raise ValueError(f"{folder} has no {name}; save one with save_pretrained(folder, safe_serialization=True)")
     config = json.loads((folder / "config.json").read_text())
     if config.get("model_type") != "gpt2" or config.get("activation_function", "gelu_new") != "gelu_new":
-        raise ValueError(f"{folder}/config.json is of a {config.get('model_type')!r} model, expected gpt2 with gelu_new")
-    network = GPT2(
-        config["vocab_size"], config["n_positions"], config["n_embd"], config["n_layer"], config["n_head"]
-    )
+        raise ValueError(
+            f"{folder}/config.json is of a {config.get('model_type')!r} model, expected gpt2 with gelu_new"
+        )
+    network = GPT2(config["vocab_size"], config["n_positions"], config["n_embd"], config["n_layer"], config["n_head"])
     params = gpt2_params(load_file(folder / "model.safetensors"), network)
     start = config.get("bos_token_id", 0) if first is None else first
     return language_model(network, params, int(start or 0))

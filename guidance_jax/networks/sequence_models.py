@@ -88,7 +88,9 @@ def _empty(network, length):
 
 def prefix_classifier(network: GPT2, params: Any) -> PrefixClassifier:
     """`GPT2` with `outputs` classes as a classifier of prefixes."""
-    return PrefixClassifier(params, Partial(_read, network), Partial(_empty, network), network.outputs, Partial(_whole, network))
+    return PrefixClassifier(
+        params, Partial(_read, network), Partial(_empty, network), network.outputs, Partial(_whole, network)
+    )
 
 
 class Partial(partial):

@@ -27,8 +27,8 @@ def embed(table: Any, tokens: Any) -> Any:
 class Block(nn.Module):
     """Layer norm, attention, layer norm, two dense layers with GELU; both parts are added to their input.
 
-    Without `cache` (L, width) attends to itself, to the left only if `causal`. With `cache` = (2, L, heads, channels) one
-    token (1, width) at `position` is written to it and attends to what is there.
+    Without `cache` (L, width) attends to itself, to the left only if `causal`. With `cache` = (2, L, heads, channels)
+    one token (1, width) at `position` is written to it and attends to what is there.
     """
 
     width: int
@@ -45,7 +45,7 @@ class Block(nn.Module):
             out = self.attention(q, k, v, jnp.arange(len(x)) if self.causal else None)
         else:
             cache = jax.lax.dynamic_update_slice(cache, jnp.stack([k, v]).astype(cache.dtype), (0, position, 0, 0))
-            out = self.attention(q, *cache, jnp.asarray(position)[None])
+            out = self.attention(q, cache[0], cache[1], jnp.asarray(position)[None])
         x = x + dense(self.width, "attn_c_proj", residual)(out.reshape(len(x), self.width))
         norm = nn.LayerNorm(epsilon=1e-5, name="ln_2")(x)
         hidden = nn.gelu(dense(4 * self.width, "mlp_c_fc")(norm), approximate=True)

@@ -1,4 +1,5 @@
-"""Twisted sequential Monte Carlo over tokens (Wu et al. 2023, arXiv 2306.17775; Zhao et al. 2024, 2404.17546, for text).
+"""Twisted sequential Monte Carlo over tokens (Wu et al. 2023, arXiv 2306.17775; Zhao et al. 2024, 2404.17546, for
+text).
 
     weight   p(x_s | x_t) p~(x_s) / (q(x_s | x_t) p~(x_t))
 
@@ -45,7 +46,11 @@ class TwistedTokens:
         object.__setattr__(self, "log_twist", function(self.log_twist))
 
     def check(self, levels, shape, cond):
-        if within(self.model, "process") is None or not hasattr(self.solver, "kernel") or not hasattr(self.solver, "tokens"):
+        if (
+            within(self.model, "process") is None
+            or not hasattr(self.solver, "kernel")
+            or not hasattr(self.solver, "tokens")
+        ):
             raise ValueError("TwistedTokens takes a model and a solver of tokens; for images use Twisted")
         check_pair(self.model, self.log_twist, levels, shape, cond)
         if self.proposal is not None:
@@ -56,7 +61,9 @@ class TwistedTokens:
         return guide, jnp.zeros((), real(x))
 
     def twist(self, x, level, cond):
-        return strength(self.scale, level, cond, off=0.0) * scalar(log_prob(self.log_twist, x, level, cond), self.log_twist)
+        return strength(self.scale, level, cond, off=0.0) * scalar(
+            log_prob(self.log_twist, x, level, cond), self.log_twist
+        )
 
     def look(self, x, guide, t, cond, key):
         (own, other), before = guide

@@ -12,7 +12,7 @@ from guidance_jax.autoregressive.language_model import LanguageModel
 from guidance_jax.autoregressive.sequence import LeftToRight
 from guidance_jax.datasets.sequences import Sequences
 from guidance_jax.discrete.network import HiddenNetwork
-from guidance_jax.discrete.process import Process
+from guidance_jax.discrete.process import Diffusion
 from guidance_jax.domain import Domain
 from guidance_jax.network import NoisyClassifier
 from guidance_jax.networks.sequence_models import token_classifier
@@ -28,7 +28,7 @@ FLOW = RectifiedFlow()
 def train_tokens(
     directory: str | Path,
     data: Sequences,
-    process: Process,
+    process: Diffusion,
     *,
     width: int = 64,
     depth: int = 3,
@@ -40,7 +40,7 @@ def train_tokens(
     schedule: Schedule = FLOW,
     progress: bool = False,
 ) -> HiddenNetwork:
-    """A conditional denoiser of tokens with conditioning dropout; with `value_weight` it has a value head on the label."""
+    """A conditional denoiser of tokens with conditioning dropout; `value_weight` > 0 adds a value head on the label."""
     classes, length = len(data.names), data.shape[0]
     network = Transformer(
         process.states,
@@ -74,7 +74,7 @@ def train_tokens(
 def train_token_classifier(
     directory: str | Path,
     data: Sequences,
-    process: Process,
+    process: Diffusion,
     *,
     width: int = 64,
     depth: int = 2,

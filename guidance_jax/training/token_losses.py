@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from guidance_jax.core import normal
-from guidance_jax.discrete.process import Process
+from guidance_jax.discrete.process import Diffusion
 from guidance_jax.network import log_softmax
 from guidance_jax.schedules import Schedule
 from guidance_jax.training.losses import draw, drop
@@ -29,14 +29,15 @@ def squared(output: Any, target: Any) -> Any:
 
 @dataclass(frozen=True)
 class TokenDenoising:
-    """The continuous-time bound per token, in nats: MDLM's for absorbing, UDLM's for uniform; with conditioning dropout.
+    """The continuous-time bound per token, in nats: MDLM's for absorbing, UDLM's for uniform; with conditioning
+    dropout.
 
     `apply(params, x, t, cond) -> logits (L, V)`, or (logits, value) with `value_weight` > 0, whose value head learns by
     `value_loss(value, label)` from the same corrupted sequence, as the value of NOS does.
     """
 
     apply: Callable
-    process: Process
+    process: Diffusion
     schedule: Schedule
     null: int | None = None
     dropout: float = 0.1
@@ -64,7 +65,7 @@ class Unrolled:
     """
 
     apply: Callable
-    process: Process
+    process: Diffusion
     schedule: Schedule
     null: int | None = None
     dropout: float = 0.1
@@ -90,7 +91,7 @@ class NoisyTokens:
     """
 
     apply: Callable
-    process: Process
+    process: Diffusion
     schedule: Schedule
     value_loss: Callable = cross_entropy
 
@@ -102,7 +103,8 @@ class NoisyTokens:
 
 @dataclass(frozen=True)
 class NextToken:
-    """A language model's loss per token, in nats, with conditioning dropout. `apply(params, x, cond) -> (logits, hidden)`.
+    """A language model's loss per token, in nats, with conditioning dropout. `apply(params, x, cond) -> (logits,
+    hidden)`.
 
     What follows the first `end` token does not count; None counts everything.
     """
@@ -149,10 +151,10 @@ def before_end(x: Any, end: int | None) -> Any:
 class Interpolation:
     """CDCD's loss per token (Dieleman et al. 2022, arXiv 2211.15089, section 4): cross-entropy of noisy embeddings.
 
-    `params` are {"network": ..., "table": (V, d)}: embeddings are learned, their rows normalised to length sqrt(d), which
-    the cross-entropy keeps apart. `apply(params, x, t, cond, previous) -> logits`. In half of the draws the network sees
-    its own first estimate, without a gradient through it (self-conditioning). `levels(key, schedule)` as in `Denoising`,
-    for example a `TimeWarp`.
+    `params` are {"network": ..., "table": (V, d)}: embeddings are learned, their rows normalised to length sqrt(d),
+    which the cross-entropy keeps apart. `apply(params, x, t, cond, previous) -> logits`. In half of the draws the
+    network sees its own first estimate, without a gradient through it (self-conditioning). `levels(key, schedule)` as
+    in `Denoising`, for example a `TimeWarp`.
     """
 
     apply: Callable
@@ -180,7 +182,8 @@ class Interpolation:
 
 @dataclass(frozen=True)
 class EndToEnd:
-    """Diffusion-LM's loss (Li et al. 2022, arXiv 2205.14217, eq. 2): embeddings, denoiser and rounding learned together.
+    """Diffusion-LM's loss (Li et al. 2022, arXiv 2205.14217, eq. 2): embeddings, denoiser and rounding learned
+    together.
 
     |f(x_t) - x0|^2 + |x_T|^2's drift from the prior - log p(w | x0), x0 ~ N(e_w, small): `params` are {"network": ...,
     "table": (V, d)} and `apply(params, x, t, cond) -> x0 estimate (L, d)`; rounding is softmax(x0 table^T).

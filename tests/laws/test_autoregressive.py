@@ -1,4 +1,5 @@
-"""Language models: the cache, exact conditioning on an exact model, one step of each method by hand, GPT-2's own numbers."""
+"""Language models: the cache, exact conditioning on an exact model, one step of each method by hand, GPT-2's own
+numbers."""
 
 import itertools
 from pathlib import Path
@@ -43,7 +44,7 @@ def test_the_chain_is_the_enumerated_one():
 
 @pytest.mark.parametrize("label", [1, 0])
 def test_fudge_with_the_exact_future_is_the_conditional_language_model(label):
-    target = PROBABILITY * (HAS == label)
+    target = PROBABILITY * (label == HAS)
     target = target / target.sum()
     x = text(plain(gj.FUDGE(MARKOV, MARKOV.future, 1.0, top=None)), label)
     distance = total_variation(x, target)
@@ -82,7 +83,9 @@ def test_chances_against_enumeration():
     chances = np.asarray(MARKOV.chances())
     np.testing.assert_allclose(chances[0, 0, 0], (PROBABILITY * HAS).sum(), atol=1e-6)
     chosen = (ROWS[:, :3] == [0, 1, 2]).all(1)
-    np.testing.assert_allclose(chances[2, 2, 1], (PROBABILITY * HAS)[chosen].sum() / PROBABILITY[chosen].sum(), atol=1e-6)
+    np.testing.assert_allclose(
+        chances[2, 2, 1], (PROBABILITY * HAS)[chosen].sum() / PROBABILITY[chosen].sum(), atol=1e-6
+    )
 
 
 def test_cfg_on_logits_is_the_formula():
@@ -114,7 +117,7 @@ def remembered(x, upto):
 
 @pytest.mark.usefixtures("x64")
 def test_one_step_of_pplm_is_a_gradient_step_by_finite_differences():
-    """Steps of size rate against g / |g| per layer, g by central differences of the objective in float64, no autodiff."""
+    """Steps of size rate against g / |g| per layer, g by central differences in float64, no autodiff."""
     model = jax.tree.map(lambda a: a.astype(jnp.float64), GPT)
     x, at, label = jnp.array([0, 2, 1, 1, 0, 0]), 3, 2
     level = gj.Level(*(a.astype(jnp.float64).at[at].get() for a in TEXT_LEVELS))
@@ -141,7 +144,9 @@ def test_one_step_of_pplm_is_a_gradient_step_by_finite_differences():
     guided = gj.PPLM(model, likes, scale, rate, kl, fusion, steps=1)
     got, new = guided(x, level, label, state, None)
     np.testing.assert_allclose(np.exp(got.log_p), p / p.sum(), atol=1e-7)
-    np.testing.assert_array_equal(new.cache, model(x, level, label, state, None)[1].cache)  # the model's own cache goes on
+    np.testing.assert_array_equal(
+        new.cache, model(x, level, label, state, None)[1].cache
+    )  # the model's own cache goes on
 
 
 def test_one_step_of_fudge_is_bayes_rule_by_hand():
@@ -219,7 +224,7 @@ def test_gpt2_has_the_numbers_of_transformers():
 def test_gpt2_refusals(tmp_path):
     model = load_gpt2(GOLDEN)
     network = model.apply.args[0]
-    with pytest.raises(ValueError, match="no config.json"):
+    with pytest.raises(ValueError, match=r"no config\.json"):
         load_gpt2(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     (tmp_path / "model.safetensors").write_bytes(b"")
@@ -231,7 +236,7 @@ def test_gpt2_refusals(tmp_path):
     name = "transformer.h.0.mlp.c_fc.weight"
     with pytest.raises(ValueError, match=r"h.0.mlp.c_fc.weight has shape \(16, 63\), expected \(16, 64\)"):
         gpt2_params(tensors | {name: tensors[name][:, 1:]}, network)
-    with pytest.raises(ValueError, match="no tensor ln_f.weight"):
+    with pytest.raises(ValueError, match=r"no tensor ln_f\.weight"):
         gpt2_params({k: v for k, v in tensors.items() if "ln_f.weight" not in k}, network)
     with pytest.raises(ValueError, match="GPT-2 has not: extra"):
         gpt2_params(tensors | {"extra": tensors[name]}, network)

@@ -64,7 +64,9 @@ def test_one_step_of_nos_by_finite_differences():
         down[i, j] -= 1e-5
         g[i, j] = (objective(up) - objective(down)) / 2e-5
     guided = gj.NOS(model, along, scale, rate, kl, steps=1, adagrad=False)
-    np.testing.assert_allclose(guided.moved(jnp.asarray(h), scale, X, level, 1, jax.random.key(0)), h + rate * g, atol=1e-6)
+    np.testing.assert_allclose(
+        guided.moved(jnp.asarray(h), scale, X, level, 1, jax.random.key(0)), h + rate * g, atol=1e-6
+    )
 
 
 def test_langevin_noise_samples_the_tilted_hidden_states():
@@ -224,7 +226,7 @@ def test_diffusion_lm_steps_raise_the_classifier():
 
 
 def test_time_warp_flattens_the_loss():
-    """For a loss that rises as a logistic curve, ranks are in proportion to it; levels are finest where it is steepest."""
+    """For a loss that rises as a logistic curve, ranks are in proportion to it."""
     t = np.linspace(0, 1, 4000)
     loss = 1 / (1 + np.exp(-20 * (t - 0.4)))
     warp = TimeWarp.fit(t, loss, floor=0.0)

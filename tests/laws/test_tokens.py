@@ -109,7 +109,7 @@ STEPWISE = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STEPWISE)
 def test_small_steps_reach_the_conditional(name):
-    """Steps that change several tokens at once are exact in the limit: 256 steps, within 1.2 floors of 20,000 samples."""
+    """Steps that change several tokens at once are exact in the limit: 256 steps, 20,000 samples, 1.2 floors."""
     model, kernel = STEPWISE[name]
     n, label = 20_000, 1
     x = gj.generate(gj.keys(0, n), kernel(model), FLOW.levels(256), (LENGTH,), jnp.full(n, label))
@@ -130,7 +130,8 @@ def test_twisted_particles_reach_the_guided_target(lead, scale):
         "D-CFG": gj.CFG(MASKED, NULL, scale),
     }[lead]
     move = gj.TwistedTokens(model, FIRST, log_masked, scale, proposal)
-    found = gj.populations(gj.keys(0, 20), gj.SMC(move), LEVELS, (LENGTH,), 20_000, jnp.full(20, label))
+    n = 20_000 if proposal else 60_000  # without a lead more particles are needed
+    found = gj.populations(gj.keys(0, 20), gj.SMC(move), LEVELS, (LENGTH,), n, jnp.full(20, label))
     log_w = np.asarray(found.log_w + found.log_evidence[:, None]).ravel()
     target = MASKED.target(label, scale)
     distance = MASKED.total_variation(np.asarray(found.x).reshape(-1, LENGTH), target, log_w)
@@ -141,10 +142,12 @@ def test_twisted_particles_reach_the_guided_target(lead, scale):
     assert abs(evidence.mean() - 1) < 3 * evidence.std() / np.sqrt(20) + 1e-5
 
 
-@pytest.mark.parametrize("resample", [gj.systematic, gj.stratified, gj.residual, gj.multinomial], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "resample", [gj.systematic, gj.stratified, gj.residual, gj.multinomial], ids=lambda f: f.__name__
+)
 @pytest.mark.parametrize("cls", [gj.BestOf, gj.Steered])
 def test_other_particles_and_resamplers_on_tokens(cls, resample):
-    """At scale 1.5 every resampler reaches the target within three floors of 30,000 draws (their draws are correlated)."""
+    """At scale 1.5 every resampler reaches the target within three floors of 30,000 (correlated) draws."""
     label, scale = 2, 1.5
     smc = gj.SMC(table.PARTICLES[cls](scale), resample)
     found = gj.populations(gj.keys(1, 15), smc, LEVELS, (LENGTH,), 10_000, jnp.full(15, label))
@@ -215,7 +218,8 @@ def test_tag_is_the_first_order_of_the_exact_ratios():
 def test_chunks_of_neighbours_bound_the_memory_and_change_nothing():
     x, level = jnp.array([3, 0, 3]), FLOW(jnp.float32(0.5))
     whole, parts = (
-        gj.PredictorGuidance(unconditional(MASKED), log_masked, 2.0, chunk=c)(x, level, 1, (), None)[0] for c in (None, 2)
+        gj.PredictorGuidance(unconditional(MASKED), log_masked, 2.0, chunk=c)(x, level, 1, (), None)[0]
+        for c in (None, 2)
     )
     np.testing.assert_allclose(whole.tilt, parts.tilt, atol=1e-6)
 
@@ -244,7 +248,9 @@ def test_infilling_of_masks_is_exact_conditioning():
 
 def test_mask_predict_keeps_what_it_is_sure_of():
     """Greedy decoding of an easy joint finds its mode; the number of masks follows sigma."""
-    peaked = gj.Enumerated(jax.nn.softmax(8 * jnp.log(table.JOINT).ravel()).reshape(3, 3, 3), table.CLASSES, gj.Absorbing(3))
+    peaked = gj.Enumerated(
+        jax.nn.softmax(8 * jnp.log(table.JOINT).ravel()).reshape(3, 3, 3), table.CLASSES, gj.Absorbing(3)
+    )
     mode = peaked.sequences[int(np.argmax(peaked.target()))]
     kernel = gj.Reverse(unconditional(peaked), gj.MaskPredict())
     x = jnp.full(LENGTH, 3, jnp.int32)
@@ -254,7 +260,8 @@ def test_mask_predict_keeps_what_it_is_sure_of():
 
 
 def test_sundae_with_the_exact_posterior_is_gibbs_sampling():
-    """With p(x_l | the other tokens) and one position at a time in the mean, the chain keeps the joint it starts from."""
+    """With p(x_l | the other tokens) and one position at a time in the mean, the chain keeps the joint it starts
+    from."""
 
     def conditionals(x, level, cond):
         pred, _ = MASKED(x, FLOW(jnp.float32(0.0)), None, (), None)
@@ -279,4 +286,6 @@ def test_truncation_keeps_the_most_probable():
     nucleus = np.exp(gj.Ancestral(top_p=1e-6).truncated(pred).log_p)
     np.testing.assert_allclose(nucleus.max(1), 1, atol=1e-6)
     np.testing.assert_allclose(np.exp(gj.Ancestral(top_p=1.0).truncated(pred).log_p), p, atol=1e-5)
-    np.testing.assert_allclose(np.exp(gj.Ancestral(0.5).truncated(pred).log_p), p**2 / (p**2).sum(1, keepdims=True), atol=1e-5)
+    np.testing.assert_allclose(
+        np.exp(gj.Ancestral(0.5).truncated(pred).log_p), p**2 / (p**2).sum(1, keepdims=True), atol=1e-5
+    )
