@@ -98,7 +98,10 @@ def log_softmax(logits: Float[Array, "*positions classes"]) -> Float[Array, "*po
 
 @pytree
 class NoisyClassifier:
-    """log p(y | x_t) from a pure function `apply(params, x, t) -> logits (num_classes,)`, written for one sample."""
+    """log p(y | x_t) from a pure function `apply(params, x, t) -> logits (num_classes,)`, written for one sample.
+
+    For tokens `apply` takes integers (L,) and, for `TAG`, one-hot vectors (L, states).
+    """
 
     params: Any
     apply: Callable = static()
@@ -111,10 +114,10 @@ class NoisyClassifier:
     def check(self, levels, shape, cond):
         check(self.domain, levels, shape, cond)
 
-    def logits(self, x: Float[Array, "*event"], level: Level) -> Float[Array, " classes"]:
+    def logits(self, x: Any, level: Level) -> Float[Array, " classes"]:
         """Unnormalised log p(. | x_t)."""
         return self.apply(self.params, x, level.t)
 
-    def log_prob(self, x: Float[Array, "*event"], level: Level, label: Any) -> Float[Array, ""]:
+    def log_prob(self, x: Any, level: Level, label: Any) -> Float[Array, ""]:
         """log p(label | x_t), in nats, float32 or better whatever the network's type."""
         return log_softmax(self.logits(x, level))[label]

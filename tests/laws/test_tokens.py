@@ -7,6 +7,8 @@ import pytest
 
 import guidance_jax as gj
 from guidance_jax.discrete.oracles import floor
+from guidance_jax.networks.sequence_models import token_classifier
+from guidance_jax.networks.transformer import Transformer
 from guidance_jax.particles.populations import _populations
 from guidance_jax.sample import _generate, start
 from tests import token_table as table
@@ -289,3 +291,19 @@ def test_truncation_keeps_the_most_probable():
     np.testing.assert_allclose(
         np.exp(gj.Ancestral(0.5).truncated(pred).log_p), p**2 / (p**2).sum(1, keepdims=True), atol=1e-5
     )
+
+
+def test_memory_of_exact_rates_is_that_of_one_chunk():
+    """XLA's temporary bytes, 40 tokens of 20 letters, a small transformer: chunks of 8 against all 800."""
+    judge = Transformer(21, 20, 40, width=32, depth=1, values=2)
+    classifier = token_classifier(judge, judge.init(jax.random.key(0), jnp.zeros(40, int), jnp.zeros(())))
+    flat = gj.TokenNetwork((), lambda params, x, t, cond: jnp.zeros((40, 20)), gj.Absorbing(20))
+
+    def peak(chunk):
+        guided = gj.PredictorGuidance(flat, classifier, 1.0, chunk)
+        step = jax.jit(lambda x: guided(x, FLOW(jnp.float32(0.5)), 1, (), None)[0].tilt)
+        return step.lower(jnp.zeros(40, jnp.int32)).compile().memory_analysis().temp_size_in_bytes
+
+    small, large = peak(8), peak(None)
+    print(f"temporary bytes: {small:,} in chunks of 8, {large:,} at once")
+    assert small < large / 20
