@@ -101,6 +101,7 @@ from guidance_jax.schedules import (
     karras,
     log_snr_uniform,
 )
+from guidance_jax.sharding import generate_on, sample_mesh
 from guidance_jax.solvers.ddim import DDIM
 from guidance_jax.solvers.ddpm import DDPM, fixed_large, fixed_small, learned_range
 from guidance_jax.solvers.dpm_2 import DPM2
@@ -226,6 +227,7 @@ __all__ = [
     "fixed_large",
     "fixed_small",
     "generate",
+    "generate_on",
     "guidance_bias",
     "guidance_by_level",
     "karras",
@@ -240,6 +242,7 @@ __all__ = [
     "pytree",
     "residual",
     "sample",
+    "sample_mesh",
     "score",
     "static",
     "stratified",

@@ -23,13 +23,15 @@ from guidance_jax.datasets.image_folder import image_folder
 from guidance_jax.datasets.images import Images, to_uint8
 from guidance_jax.demos.digits import demo as run_demo
 from guidance_jax.demos.digits import kernels, schedule_of
+from guidance_jax.jobs import Job
 from guidance_jax.metrics.calibration import by_level
 from guidance_jax.metrics.report import Report, TrainedJudge
 from guidance_jax.metrics.report import evaluate as measure
 from guidance_jax.network import Network, NoisyClassifier
 from guidance_jax.pictures import save_grid
-from guidance_jax.sample import generate, keys
-from guidance_jax.training.checkpoint import load
+from guidance_jax.sample import keys
+from guidance_jax.sharding import generate_on, sample_mesh
+from guidance_jax.training.checkpoint import load, read_config
 from guidance_jax.training.recipe import Recipe
 from guidance_jax.training.recipe import train as train_models
 
@@ -166,7 +168,9 @@ def train(
 @app.command()
 def sample(
     models: Annotated[Path, typer.Option(help="Folder written by train.")],
-    out: Annotated[Path, typer.Option(help="File to write: arr_0 (uint8, NHWC), labels arr_1.")],
+    out: Annotated[
+        Path, typer.Option(help="An .npz file (arr_0 uint8 NHWC, labels arr_1), or a folder for a long job.")
+    ],
     n: Annotated[int, typer.Option("--n", min=1)] = 100,
     scale: Annotated[float, typer.Option(help="0 unconditional, 1 conditional.")] = 2.0,
     algorithm: Annotated[str, typer.Option(help="score, mean (classifier guidance) or cfg.")] = "score",
@@ -174,10 +178,17 @@ def sample(
     steps: Annotated[int, typer.Option(min=2)] = 50,
     batch: Annotated[int, typer.Option(min=1, help="Samples at a time; does not change them.")] = 250,
     seed: Annotated[int, typer.Option()] = 0,
+    devices: Annotated[
+        int | None, typer.Option(min=1, help="Devices to split the samples over; by default all.")
+    ] = None,
+    shard: Annotated[int, typer.Option(min=1, help="Samples a file of a long job.")] = 500,
 ) -> None:
-    """Draw guided samples; write them as ADM's evaluator reads them, and a picture beside."""
-    if out.suffix != ".npz":
-        raise ValueError(f"--out is an .npz file, got {out}; write --out {out.with_suffix('.npz')}")
+    """Draw guided samples; write them as ADM's evaluator reads them, and a picture beside.
+
+    Into a folder, the job may be killed at any instant and started again, with another batch size or number of devices.
+    """
+    if out.suffix and out.suffix != ".npz":
+        raise ValueError(f"--out is an .npz file or a folder, got {out}; write --out {out.with_suffix('.npz')}")
     model, classifier = load(models / "denoiser", Network), load(models / "classifier", NoisyClassifier)
     domain = model.domain
     ways = kernels(model, classifier, scale)
@@ -188,14 +199,31 @@ def sample(
     classes = domain.num_classes
     labels = (np.arange(n) % classes if label is None else np.full(n, label)).astype(np.int32)
     levels = schedule_of(model).levels(steps)
-    parts = []
-    batch = min(batch, n)
-    for i in range(0, n, batch):
-        # the last batch is filled up and cut, so that there is one program
-        own = np.resize(labels[i : i + batch], batch)
-        one = generate(keys(seed, batch, start=i), ways[algorithm], levels, domain.shape, own)
-        parts.append(np.asarray(one)[: n - i])
-    images = np.concatenate(parts)
+    mesh, batch = sample_mesh(devices), min(batch, n)
+
+    def draw(indices: range) -> tuple[np.ndarray, np.ndarray]:
+        parts = []
+        for i in range(indices.start, indices.stop, batch):
+            # the last batch is filled up and cut, so that there is one program
+            own = np.resize(labels[i : min(i + batch, indices.stop)], batch)
+            one = generate_on(mesh, keys(seed, batch, start=i), ways[algorithm], levels, domain.shape, own)
+            parts.append(one[: indices.stop - i])
+        return np.concatenate(parts), labels[indices.start : indices.stop]
+
+    if not out.suffix:
+        about = {
+            "models": str(models),
+            "algorithm": algorithm,
+            "scale": scale,
+            "label": label,
+            "steps": steps,
+            "seed": seed,
+        }
+        job = Job(out, n, about | {"configuration": read_config(models / "denoiser")}, shard)
+        path, bad = job.run(draw, to_uint8, progress="sampling")
+        console.print(f"{n} samples, {bad} of those drawn now not finite: {path}")
+        return
+    images, _ = draw(range(n))
     bad = int((~np.isfinite(images.reshape(n, -1)).all(1)).sum())
     save_atomically(out, arr_0=to_uint8(images), arr_1=labels)
     save_grid(out.with_suffix(".png"), images[:100], columns=classes if label is None else 10)

@@ -1,6 +1,5 @@
 """The training loop: optax steps on the host, resumable at any step, bit for bit."""
 
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import optax
 
 from guidance_jax.datasets.images import Images
 from guidance_jax.datasets.sequences import Sequences
+from guidance_jax.progress import Bar
 from guidance_jax.training.checkpoint import Run
 
 
@@ -94,7 +94,7 @@ def fit(
     first = int(state.step)
     key = jax.random.key(seed)
     order = batches(len(data), batch, seed, first)
-    with _bar(progress, steps, first) as advance:
+    with Bar(progress, steps, first, "loss") as advance:
         for step in range(first, steps):
             index = next(order)
             state, value = _step(state, key, data.samples[index], data.labels[index], ema, loss, optimizer)
@@ -113,30 +113,3 @@ def fit(
     if not np.isfinite(values).all():
         raise ValueError(f"the loss was not finite at step {int(np.argmin(np.isfinite(values)))}; lower the rate")
     return state.ema, values
-
-
-class _bar:
-    """rich's progress bar where it is wanted and a person is looking; `advance(done, loss)` moves it."""
-
-    def __init__(self, title: str | None, steps: int, first: int):
-        self.bar = None
-        if title is not None:
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-            columns = ("{task.description}", BarColumn(), "{task.completed}/{task.total}", TimeRemainingColumn())
-            self.bar = Progress(*columns, TextColumn("loss {task.fields[loss]}"), console=Console(file=sys.stderr))
-            self.task = self.bar.add_task(title, total=steps, completed=first, loss="-")
-
-    def __enter__(self):
-        if self.bar is not None:
-            self.bar.start()
-        return self.advance
-
-    def advance(self, done: int, loss: float):
-        if self.bar is not None:
-            self.bar.update(self.task, completed=done, loss=f"{loss:.4f}")
-
-    def __exit__(self, *_):
-        if self.bar is not None:
-            self.bar.stop()
