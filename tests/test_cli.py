@@ -69,13 +69,15 @@ def test_train_sample_evaluate(run):
     assert "Noisy classifier, held out" in trained.stdout
     assert {p.name for p in (run.folder / "models").iterdir()} == {"denoiser", "classifier", "judge"}
 
-    for name, batch in (("a.npz", 7), ("b.npz", 20)):
-        done = run("sample", "--models", "models", "--out", name, "--n", 20, "--steps", 4, "--batch", batch)
+    common = ("sample", "--models", "models", "--n", 20, "--steps", 4)
+    for options in (("--out", "a.npz", "--batch", 7), ("--out", "job", "--batch", 4, "--shard", 6)):
+        done = run(*common, *options)
         assert done.returncode == 0, done.stderr
-    a, b = np.load(run.folder / "a.npz"), np.load(run.folder / "b.npz")
+    a, b = np.load(run.folder / "a.npz"), np.load(run.folder / "job" / "samples.npz")
     assert (a["arr_0"].dtype, a["arr_0"].shape) == (np.uint8, (20, 8, 8, 1))
     assert a["arr_1"].tolist() == [*range(10)] * 2
-    assert np.abs(a["arr_0"].astype(int) - b["arr_0"]).max() <= 1  # the same samples, whatever the batch
+    assert np.abs(a["arr_0"].astype(int) - b["arr_0"]).max() <= 1  # the same samples, whatever the batch, shards or not
+    np.testing.assert_array_equal(a["arr_1"], b["arr_1"])
     assert (run.folder / "a.png").exists()
 
     measured = run("evaluate", "--models", "models", "--samples", "a.npz", "--out", "measures.json")
@@ -89,6 +91,8 @@ def test_train_sample_evaluate(run):
         (("sample", "--models", "models", "--out", "c.npz", "--algorithm", "magic"), "got 'magic'"),
         (("sample", "--models", "models", "--out", "c.npz", "--label", 12), "got 12"),
         (("sample", "--models", "models", "--out", "c.txt"), "write --out c.npz"),
+        ((*common, "--out", "job", "--shard", 6, "--seed", 1), "another job (seed: 0 there, 1 here)"),
+        ((*common, "--out", "c.npz", "--devices", 99), "got devices=99"),
         (("evaluate", "--models", "models", "--samples", "measures.json"), "not a sample file"),
     ):
         refused = run(*arguments)
