@@ -1,6 +1,7 @@
 """Type checks of the package (jaxtyping + beartype), strict promotion off by default, and shared small things."""
 
 import os
+from pathlib import Path
 
 import jax
 import pytest
@@ -11,6 +12,11 @@ _hook = install_import_hook("guidance_jax", "beartype.beartype")
 _hook.__enter__()
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# most of the time goes into compiling: a second run takes a third of it
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "programs"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def pytest_addoption(parser):

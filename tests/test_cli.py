@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import hashlib
 import json
+import os
 from types import SimpleNamespace
 
 import jax
@@ -30,7 +31,7 @@ def run(tmp_path, monkeypatch, capfd):
 
     call.folder = tmp_path
     yield call
-    jax.config.update("jax_compilation_cache_dir", None)
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 
 
 def test_demos_of_sequences_say_how_to_get_their_data(run):
