@@ -86,6 +86,13 @@ class Domain:
             )
 
 
+def told(domain: Domain | None, cond: Any) -> Any:
+    """What of `cond` a network is told: nothing if its domain has no classes; a classifier beside it may need it."""
+    if domain is not None and domain.num_classes is None:
+        return None
+    return jax.tree.map(jnp.asarray, cond)
+
+
 def same_process(model: Any, classifier: Any) -> None:
     """Raise if a model and a classifier that both say what they were trained for say different things."""
     a, b = getattr(model, "domain", None), getattr(classifier, "domain", None)

@@ -11,7 +11,7 @@ import numpy as np
 from guidance_jax import parameterizations
 from guidance_jax._typing import Array, Float
 from guidance_jax.core import Level, check, function, pytree, static
-from guidance_jax.domain import Domain
+from guidance_jax.domain import Domain, told
 from guidance_jax.parameterizations import Parameterization
 
 
@@ -43,9 +43,7 @@ class Network:
     def __call__(self, x, level, cond, state, key):
         if self.domain is not None:
             self.domain.check_shape(x.shape)
-            if self.domain.num_classes is None:
-                cond = None
-        cond = jax.tree.map(jnp.asarray, cond)
+        cond = told(self.domain, cond)
         options = {} if self.perturbation is None else {"perturbation": self.perturbation}
         output = self.apply(self.params, *self.parameterization.inputs(x, level), cond, **options)
         return self.parameterization.predict(output.astype(x.dtype), x, level), state

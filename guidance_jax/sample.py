@@ -132,16 +132,20 @@ def generate(
     """
     if x is not None and jnp.shape(x) != (len(keys), *shape):
         raise ValueError(f"x must hold one start per key, {(len(keys), *shape)}, got {jnp.shape(x)}")
+    kernel, levels = checked(len(keys), kernel, levels, shape, cond)
+    return _generate(keys, kernel, levels, tuple(shape), *jax.tree.map(jnp.asarray, (cond, x)))
+
+
+def checked(n: int, kernel: Kernel, levels: Level, shape: tuple[int, ...], cond: Any) -> tuple[Kernel, Level]:
+    """The kernel and levels with strong types, if they and the conditions of `n` samples are what each part takes."""
     for leaf in jax.tree.leaves(cond):
-        if jnp.shape(leaf)[:1] != keys.shape[:1]:
+        if jnp.shape(leaf)[:1] != (n,):
             raise ValueError(
-                f"cond must hold one condition per key ({len(keys)}), got shape {jnp.shape(leaf)}; "
-                f"write jnp.full({len(keys)}, label)"
+                f"cond must hold one condition per key ({n}), got shape {jnp.shape(leaf)}; write jnp.full({n}, label)"
             )
     check_levels(levels)
     check(kernel, levels, tuple(shape), cond)
-    kernel, levels = jax.tree.map(strong, (kernel, levels))
-    return _generate(keys, kernel, levels, tuple(shape), *jax.tree.map(jnp.asarray, (cond, x)))
+    return jax.tree.map(strong, (kernel, levels))
 
 
 def strong(number: Any) -> Any:

@@ -12,8 +12,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from guidance_jax._typing import Array, Key
-from guidance_jax.core import Kernel, Level, check
-from guidance_jax.sample import _generate, check_levels, strong
+from guidance_jax.core import Kernel, Level
+from guidance_jax.sample import _generate, checked
 
 AXIS = "samples"
 
@@ -62,15 +62,11 @@ def generate_on(
       ValueError: as `generate`.
     """
     n, count = len(keys), mesh.size
-    for leaf in jax.tree.leaves(cond):
-        if jnp.shape(leaf)[:1] != (n,):
-            raise ValueError(f"cond must hold one condition per key ({n}), got shape {jnp.shape(leaf)}")
-    check_levels(levels)
-    check(kernel, levels, tuple(shape), cond)
+    kernel, levels = checked(n, kernel, levels, shape, cond)
     index = np.resize(np.arange(n), -(-n // count) * count)
     split, whole = NamedSharding(mesh, PartitionSpec(AXIS)), NamedSharding(mesh, PartitionSpec())
     keys, cond = placed(jax.tree.map(lambda a: jnp.asarray(a)[index], (keys, cond)), split)
-    kernel, levels = placed(jax.tree.map(strong, (kernel, levels)), whole)
+    kernel, levels = placed((kernel, levels), whole)
     found = _generate(keys, kernel, levels, tuple(shape), cond, None)
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils

@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from guidance_jax.core import check, pytree, static
-from guidance_jax.discrete.predictor import not_negative
-from guidance_jax.guidance.base import Guidance
+from guidance_jax.guidance.base import Guidance, not_negative
 from guidance_jax.guidance.gradient import scaled
 
 

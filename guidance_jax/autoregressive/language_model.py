@@ -10,7 +10,7 @@ import numpy as np
 from guidance_jax.autoregressive.sequence import LeftToRight
 from guidance_jax.core import pytree, static
 from guidance_jax.discrete.prediction import TokenPrediction
-from guidance_jax.domain import Domain
+from guidance_jax.domain import Domain, told
 from guidance_jax.network import log_softmax
 
 
@@ -76,9 +76,7 @@ class LanguageModel:
             self.domain.check_label(cond)
 
     def __call__(self, x, level, cond, state, key):
-        if self.domain is not None and self.domain.num_classes is None:
-            cond = None
         position = jnp.asarray(level.t).astype(int)
-        logits, hidden, cache = self.apply(self.params, x[position], position, state.cache, cond)
+        logits, hidden, cache = self.apply(self.params, x[position], position, state.cache, told(self.domain, cond))
         memory = Memory(cache, state.hidden + hidden, state.count + 1)
         return TokenPrediction(x, log_softmax(logits), self.process), memory

@@ -1,7 +1,7 @@
 """A Markov chain as an exact language model, with exact p(attribute | prefix) by backward recursion."""
 
 import itertools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,12 +12,6 @@ from guidance_jax.discrete.prediction import TokenPrediction
 from guidance_jax.discrete.process import log
 
 
-class Seen(NamedTuple):
-    """How often the counted token has occurred in the prefix."""
-
-    count: Any
-
-
 @pytree
 class Future:
     """log p(attribute | prefix) of a `MarkovModel`, for `FUDGE`; attribute: the counted token occurs at least `least`
@@ -26,16 +20,17 @@ class Future:
     The label is 1 for sequences that have the attribute, 0 for those that have not.
     """
 
-    model: Any
+    chances: Any  # (length, V, least + 1)
+    counted: int = static()
+    least: int = static()
 
     def init(self, x):
-        return Seen(jnp.zeros((), jnp.int32))
+        return jnp.zeros((), jnp.int32)
 
     def __call__(self, token, position, state, label):
-        model = self.model
-        seen = jnp.minimum(state.count + (token == model.counted), model.least)
-        p = model.chances()[jnp.asarray(position).astype(int), token, seen]
-        return log(jnp.where(label == 1, p, 1 - p)), Seen(seen)
+        seen = jnp.minimum(state + (token == self.counted), self.least)
+        p = self.chances[jnp.asarray(position).astype(int), token, seen]
+        return log(jnp.where(label == 1, p, 1 - p)), seen
 
 
 @pytree
@@ -59,7 +54,7 @@ class MarkovModel:
     @property
     def future(self) -> Future:
         """The exact p(attribute | prefix)."""
-        return Future(self)
+        return Future(self.chances(), self.counted, self.least)
 
     def init(self, x):
         return ()

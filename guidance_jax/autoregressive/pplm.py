@@ -15,14 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from guidance_jax.core import check, function, pytree, static
-from guidance_jax.guidance.base import Guidance, norm, quotient, strength
+from guidance_jax.guidance.base import Guidance, divergence, norm, quotient, strength
 from guidance_jax.guidance.gradient import scalar
-
-
-def kl_divergence(p: Any, q: Any) -> Any:
-    """KL(p || q) of two log-probability vectors, in nats."""
-    there = p > -jnp.inf
-    return jnp.sum(jnp.where(there, jnp.exp(p) * (jnp.where(there, p, 0) - jnp.where(there, q, 0)), 0))
 
 
 @pytree
@@ -78,7 +72,7 @@ class PPLM(Guidance):
         def objective(delta):
             other, memory = steered(delta)
             value = scalar(self.attribute(other.log_p, memory.mean, cond), self.attribute)
-            return w * value - self.kl * kl_divergence(other.log_p, pred.log_p)
+            return w * value - self.kl * divergence(other.log_p, pred.log_p)
 
         def step(delta, _):
             g = jax.tree.map(lambda a: jax.vmap(self.bounded, (0, None))(a, level), jax.grad(objective)(delta))

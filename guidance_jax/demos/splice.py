@@ -5,7 +5,6 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +152,9 @@ def methods(
             kernel(lambda w: Reverse(CFG(model, null, w), MaskPredict(1.0)), FLOW.levels(4, start=1.0)), (2.0,), (8, 0)
         ),
         f"best of {particles}": Method(
-            population(partial(_best, free, first, classifier)), (10.0,), (particles * length, particles)
+            population(lambda w: BestOf(Reverse(free, first), classifier.log_prob, w)),
+            (10.0,),
+            (particles * length, particles),
         ),
         f"twisted particles, {particles}, led by TAG": Method(
             population(lambda w: TwistedTokens(free, first, classifier, w, TAG(free, classifier, w))),
@@ -161,10 +162,6 @@ def methods(
             (2 * particles * length, 3 * particles * length),
         ),
     }
-
-
-def _best(model, solver, classifier, scale):
-    return BestOf(Reverse(model, solver), classifier.log_prob, scale)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ it."""
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +181,9 @@ def methods(
             (tokens, (top + 1) * tokens),
         ),
         f"best of {particles}": Method(
-            population(partial(_best, free, solver, prefix)), (10.0,), (particles * tokens, particles)
+            population(lambda w: BestOf(Reverse(free, solver), prefix.log_prob, w)),
+            (10.0,),
+            (particles * tokens, particles),
         ),
         f"twisted particles, {particles}": Method(
             population(lambda w: TwistedTokens(free, solver, prefix, w)),
@@ -190,10 +191,6 @@ def methods(
             (particles * tokens, particles * tokens),
         ),
     }
-
-
-def _best(model, solver, prefix, scale):
-    return BestOf(Reverse(model, solver), prefix.log_prob, scale)
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,11 @@ class Ancestral:
             log_p = jax.nn.log_softmax(jnp.where(log_p >= least, log_p, -jnp.inf))
         return dataclasses.replace(pred, log_p=log_p)
 
+    def log_rates(self, pred, t):
+        """log of the tilted rate of every jump, (L, V); what neither model nor guide allows stays impossible."""
+        rates = pred.process.log_rates(pred.x, pred.log_p, t) + pred.tilt
+        return jnp.where(jnp.isnan(rates), -jnp.inf, rates)
+
     def kernel(self, pred, t, s):
         """log q(x_s | x_t) of every position, (positions, states)."""
         return pred.process.transition(self.truncated(pred), t, s)

@@ -34,8 +34,7 @@ class FirstHitting(Ancestral):
         if not hasattr(pred.process, "mask"):
             raise ValueError(f"FirstHitting needs masks, got {pred.process}; use TauLeap()")
         pred = self.truncated(pred)
-        rates = (pred.process.log_rates(pred.x, pred.log_p, t) + pred.tilt).ravel()
-        rates = jnp.where(jnp.isnan(rates), -jnp.inf, rates)
+        rates = self.log_rates(pred, t).ravel()
         return jax.nn.log_softmax(jnp.where(jnp.any(rates > -jnp.inf), rates, 0))[None]
 
     def place(self, pred, drawn, s):

@@ -34,9 +34,6 @@ class Infill:
     def init(self, x):
         return self.kernel.init(x)
 
-    def start(self, key, levels, shape):
-        return within(self.kernel, "start").start(key, levels, shape)
-
     def check(self, levels, shape, cond):
         owner = within(self.kernel, "process")
         if owner is None:

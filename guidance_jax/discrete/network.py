@@ -4,13 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax.core import check, pytree, static
 from guidance_jax.discrete.prediction import TokenPrediction
 from guidance_jax.discrete.process import Process
-from guidance_jax.domain import Domain
+from guidance_jax.domain import Domain, told
 from guidance_jax.network import log_softmax
 
 
@@ -38,12 +37,6 @@ class TokenModel:
         """(L, V)."""
         raise NotImplementedError
 
-    def condition(self, cond: Any) -> Any:
-        """What of `cond` the network is told: nothing if its domain has no classes."""
-        if self.domain is not None and self.domain.num_classes is None:
-            return None
-        return jax.tree.map(jnp.asarray, cond)
-
     def __call__(self, x, level, cond, state, key):
         return self.read(self.logits(x, level, cond), x, level), state
 
@@ -67,7 +60,7 @@ class TokenNetwork(TokenModel):
     domain: Domain | None = static(default=None)
 
     def logits(self, x, level, cond):
-        return self.apply(self.params, x, level.t, self.condition(cond))
+        return self.apply(self.params, x, level.t, told(self.domain, cond))
 
 
 @pytree
@@ -86,11 +79,11 @@ class HiddenNetwork(TokenModel):
 
     def hidden(self, x: Any, level: Any, cond: Any) -> Any:
         """The hidden states of one sequence, usually (L, width)."""
-        return self.encode(self.params, x, level.t, self.condition(cond))
+        return self.encode(self.params, x, level.t, told(self.domain, cond))
 
     def decoded(self, h: Any, level: Any, cond: Any) -> Any:
         """The logits (L, V) that hidden states lead to."""
-        return self.decode(self.params, h, level.t, self.condition(cond))
+        return self.decode(self.params, h, level.t, told(self.domain, cond))
 
     def logits(self, x, level, cond):
         return self.decoded(self.hidden(x, level, cond), level, cond)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from guidance_jax.adapters import Unconditional
 from guidance_jax.core import check, function, pytree, static, within
-from guidance_jax.guidance.base import Guidance, active, strength, when
+from guidance_jax.guidance.base import Guidance, active, divergence, strength, when
 from guidance_jax.guidance.gradient import scalar
 from guidance_jax.network import log_softmax
 
@@ -28,12 +28,6 @@ class ValueHead:
 
     def __call__(self, h, level, label):
         return log_softmax(self.apply(self.params, h))[label]
-
-
-def divergence(base: Any, other: Any, where: Any) -> Any:
-    """KL(base || other) of log-probabilities (L, V), in nats, summed over the positions `where`."""
-    each = jnp.sum(jnp.exp(base) * (base - other), -1)
-    return jnp.sum(jnp.where(where, each, 0))
 
 
 @pytree

@@ -9,23 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from guidance_jax.core import concrete, function, pytree, static, within
+from guidance_jax.core import function, pytree, static, within
 from guidance_jax.domain import check_pair
-from guidance_jax.guidance.base import Guidance
+from guidance_jax.guidance.base import Guidance, not_negative
 from guidance_jax.guidance.classifier import log_prob
 from guidance_jax.guidance.gradient import scalar, scaled
-
-
-def not_negative(owner: Any) -> None:
-    """Raise if the scale of `owner` is known and negative."""
-    scale = owner.scale
-    if not callable(scale) and not hasattr(scale, "strength") and concrete(scale) and np.any(np.asarray(scale) < 0):
-        name = type(owner).__name__
-        raise ValueError(
-            f"the scale (gamma) of {name} must not be negative, got {scale}; to avoid a class guide to the others"
-        )
 
 
 class RateGuidance(Guidance):

@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from guidance_jax.core import pytree
-from guidance_jax.discrete.predictor import not_negative
+from guidance_jax.guidance.base import not_negative
 from guidance_jax.guidance.cfg import CFG
 
 

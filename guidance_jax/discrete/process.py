@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def log(a: Any) -> Any:
@@ -37,8 +38,6 @@ class Process:
 
     def check_tokens(self, tokens: Any, blank: int | None = None) -> None:
         """Raise unless `tokens` (a host array) holds integers of the vocabulary, or `blank` where that is allowed."""
-        import numpy as np
-
         values = np.asarray(tokens)
         if not np.issubdtype(values.dtype, np.integer):
             raise ValueError(f"tokens must be integers, got {values.dtype}; write tokens.astype(int)")
@@ -108,10 +107,9 @@ class Absorbing(Diffusion):
         return jnp.where(self.free(pred.x), jnp.argmax(pred.log_p + pred.tilt, -1).astype(pred.x.dtype), pred.x)
 
     def transition(self, pred: Any, t: Any, s: Any) -> Any:
-        """log q(x_s | x_t) of every position, (L, states): a mask goes with probability (alpha_s - alpha_t)/(1 -
-        alpha_t).
+        """log q(x_s | x_t) of every position, (L, states): tilts multiply the odds of going.
 
-        A tilt multiplies the odds of going.
+        A mask goes with probability (alpha_s - alpha_t) / (1 - alpha_t) where nothing is tilted.
         """
         stay = (1 - s.alpha) / (1 - t.alpha)
         go = log(1 - stay) + pred.log_p + pred.tilt
@@ -153,10 +151,6 @@ class Uniform(Diffusion):
     def free(self, x: Any) -> Any:
         """The positions that the model decides, (L,): all."""
         return jnp.ones(x.shape, bool)
-
-    def posterior(self, x: Any, log_p: Any, level: Any) -> Any:
-        """log p(x0_l = v | x_t), (L, V): `log_p` with the token's own evidence, q(x_l | v)."""
-        return jax.nn.log_softmax(log_p + log(self.forward(level))[:, x].T)
 
     def estimate(self, pred: Any) -> Any:
         return jnp.argmax(pred.log_p + pred.tilt, -1).astype(pred.x.dtype)

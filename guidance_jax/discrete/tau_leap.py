@@ -26,8 +26,7 @@ class TauLeap(Ancestral):
     def kernel(self, pred, t, s):
         pred = self.truncated(pred)
         process: Any = pred.process
-        rates = process.log_rates(pred.x, pred.log_p, t) + pred.tilt
-        rates = jnp.where(jnp.isnan(rates), -jnp.inf, rates)
+        rates = self.log_rates(pred, t)
         rates = jnp.pad(rates, ((0, 0), (0, process.states - process.vocabulary)), constant_values=-jnp.inf)
         some = jnp.any(rates > -jnp.inf, -1, keepdims=True)
         total = jnp.sum(jnp.exp(rates), -1, keepdims=True)

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import check, function, pytree, static
+from guidance_jax.core import function, pytree, static
 from guidance_jax.domain import check_pair
 from guidance_jax.guidance.base import active, strength, when
 from guidance_jax.guidance.classifier import log_prob
@@ -52,7 +52,7 @@ class DiffusionLM:
     def check(self, levels, shape, cond):
         needs_variance(self, self.solver)
         check_pair(self.model, self.classifier, levels, shape, cond)
-        check(self.solver, levels, shape, cond)
+        Reverse(self.model, self.solver).check(levels, shape, cond)
 
     def __call__(self, carry, t, s, cond, key):
         first, second = jax.random.split(key)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax.core import Prediction, check, pytree, static
-from guidance_jax.domain import Domain
+from guidance_jax.domain import Domain, told
 from guidance_jax.network import log_softmax
 
 
@@ -53,12 +53,8 @@ class EmbeddingNetwork:
     def check(self, levels, shape, cond):
         check(self.domain, levels, shape, cond)
 
-    def told(self, cond):
-        none = self.domain is not None and self.domain.num_classes is None
-        return None if none else jax.tree.map(jnp.asarray, cond)
-
     def __call__(self, x, level, cond, state, key):
-        cond = self.told(cond)
+        cond = told(self.domain, cond)
         if self.apply is not None:
             logits = self.apply(self.params, x, level.t, cond, state)
         else:
@@ -68,10 +64,10 @@ class EmbeddingNetwork:
 
     def hidden(self, x, level, cond):
         """Hidden states, without self-conditioning."""
-        return self.encode(self.params, x, level.t, self.told(cond), jnp.zeros_like(x))
+        return self.encode(self.params, x, level.t, told(self.domain, cond), jnp.zeros_like(x))
 
     def decoded(self, h, level, cond):
-        return self.decode(self.params, h, level.t, self.told(cond))
+        return self.decode(self.params, h, level.t, told(self.domain, cond))
 
     def read(self, logits, x, level):
         p = jnp.exp(log_softmax(logits)).astype(x.dtype)

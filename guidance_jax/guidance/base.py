@@ -6,8 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from guidance_jax.core import Level, check
+from guidance_jax.core import Level, check, concrete
 
 
 class Guidance:
@@ -93,3 +94,20 @@ def pair(inner: Any, x: Any, level: Level, cond: Any, null: Any, state: Any, key
     )
     _, (preds, state) = jax.lax.scan(ask, blank, (both, state, jnp.stack([jnp.ones_like(on), on])))
     return jax.tree.map(lambda p: p[0], preds), jax.tree.map(lambda p: p[1], preds), state
+
+
+def not_negative(owner: Any) -> None:
+    """Raise if the scale of `owner` is known and negative."""
+    scale = owner.scale
+    if not callable(scale) and not hasattr(scale, "strength") and concrete(scale) and np.any(np.asarray(scale) < 0):
+        name = type(owner).__name__
+        raise ValueError(
+            f"the scale (gamma) of {name} must not be negative, got {scale}; to avoid a class guide to the others"
+        )
+
+
+def divergence(p: Any, q: Any, where: Any = True) -> Any:
+    """KL(p || q) of log-probabilities (..., V), in nats, summed over the positions `where`; 0 log 0 is 0."""
+    there = p > -jnp.inf
+    each = jnp.where(there, jnp.exp(p) * (jnp.where(there, p, 0) - jnp.where(there, q, 0)), 0)
+    return jnp.sum(jnp.where(where, jnp.sum(each, -1), 0))

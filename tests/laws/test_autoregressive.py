@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import guidance_jax as gj
-from guidance_jax.autoregressive.pplm import kl_divergence
 from guidance_jax.discrete.oracles import floor
+from guidance_jax.guidance.base import divergence
 from guidance_jax.networks.gpt2 import gpt2_params, load_gpt2
 from guidance_jax.networks.sequence_models import language_model, prefix_classifier
 from guidance_jax.networks.transformer import GPT2
@@ -171,7 +171,7 @@ def test_pplm_raises_the_attribute_at_a_bounded_divergence():
 
     def moved(rate, kl):
         log_p = gj.PPLM(GPT, likes, 1.0, rate, kl, fusion=1.0, steps=10)(x, level, 2, state, None)[0].log_p
-        return float(log_p[1] - base[1]), float(kl_divergence(log_p, base))
+        return float(log_p[1] - base[1]), float(divergence(log_p, base))
 
     found = [moved(rate, 0.01) for rate in (0.0, 0.05, 0.2)]
     assert found[0] == pytest.approx((0, 0), abs=1e-6)

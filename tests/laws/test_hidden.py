@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import guidance_jax as gj
-from guidance_jax.discrete.nos import divergence
 from guidance_jax.embeddings.network import nearest
 from guidance_jax.embeddings.time_warp import TimeWarp
+from guidance_jax.guidance.base import divergence
 from tests.token_table import DIRECTION, EMBEDDED, FLOW, HIDDEN, LENGTH, TABLE, along, near
 
 LEVEL = FLOW(jnp.float32(0.6))
