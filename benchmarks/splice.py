@@ -17,7 +17,8 @@ import numpy as np
 import guidance_jax as gj
 from guidance_jax.datasets.sequences import Sequences
 from guidance_jax.datasets.splice import splice
-from guidance_jax.demos.splice import FLOW, LABEL, Method, Row, Truth, compare, methods, write_rows
+from guidance_jax.demos.splice import FLOW, LABEL, Truth, methods
+from guidance_jax.demos.table import Method, compare, real, samples_of, write_rows
 from guidance_jax.networks.sequence_models import token_model
 from guidance_jax.networks.transformer import Transformer
 from guidance_jax.training.fit import fit
@@ -31,21 +32,12 @@ from guidance_jax.training.sequence_recipe import (
 from guidance_jax.training.token_losses import Unrolled
 
 
-def kernel(make, levels, length, n_extra=0):
-    def draw(keys, scale):
-        labels = jnp.full(len(keys), LABEL)
-        x = gj.generate(keys, make(jnp.float32(scale)), levels, (length + n_extra,), labels)
-        return np.asarray(x)[:, n_extra:]
-
-    return draw
-
-
 def uniform_methods(model, classifier, steps):
     length, null = model.domain.shape[0], model.domain.null_label
     free, levels, sites = gj.Unconditional(model, null), FLOW.levels(steps), length * 4 + 1
 
     def row(make, scales, calls):
-        return Method(kernel(make, levels, length), scales, calls)
+        return Method(samples_of(make, levels, (length,), LABEL), scales, calls)
 
     leap = gj.TauLeap()
     return {
@@ -73,7 +65,9 @@ def unrolled_methods(model, steps):
     length, null = model.domain.shape[0], model.domain.null_label
     return {
         f"SUNDAE, D-CFG, {steps} steps": Method(
-            kernel(lambda w: gj.Reverse(gj.CFG(model, null, w), gj.SUNDAE(share=0.3)), FLOW.levels(steps), length),
+            samples_of(
+                lambda w: gj.Reverse(gj.CFG(model, null, w), gj.SUNDAE(share=0.3)), FLOW.levels(steps), (length,), LABEL
+            ),
             (1.0, 2.0, 4.0),
             (2 * steps, 0),
         )
@@ -86,7 +80,8 @@ def text_methods(model, prefix, length):
     free = gj.Unconditional(model, null)
 
     def row(make, scales, calls):
-        return Method(lambda keys, w: kernel(make, levels, length, 1)(keys, w) - 1, scales, calls)
+        draw = samples_of(make, levels, (length + 1,), LABEL)
+        return Method(lambda keys, w: draw(keys, w)[:, 1:] - 1, scales, calls)
 
     return {
         "left to right: conditional model": row(lambda w: gj.Reverse(model, gj.Ancestral()), (1.0,), (length, 0)),
@@ -140,16 +135,11 @@ def main():
     found = methods(model, classifier) | uniform_methods(other, judge, 32) | unrolled_methods(sundae, 24)
     found |= text_methods(language, prefix, length)
     rows = []
-    for name, method in found.items():
-        rows += compare({name: method}, truth, args.samples)
-        for row in rows[-len(method.scales) :]:
-            print(
-                f"{row.method:44} {row.scale:4g} {row.seconds:6.1f} s",
-                {k: round(v, 3) for k, v in row.measures.items()},
-                flush=True,
-            )
-    goal = every.tokens[every.labels == LABEL]
-    rows.append(Row("(the truth: p(x | top decile))", 1.0, truth.measure(goal), 0, 0, 0.0))
+    for row, _ in compare(found, truth.measure, args.samples):
+        rows.append(row)
+        short = {k: round(v, 3) for k, v in row.measures.items()}
+        print(f"{row.method:44} {row.scale:4g} {row.seconds:6.1f} s", short, flush=True)
+    rows.append(real("the truth: p(x | top decile)", truth.measure(every.tokens[every.labels == LABEL])))
     write_rows(args.out, rows, samples=args.samples, steps=args.steps, seconds_to_train_the_model=round(seconds))
     print(table(json.loads(args.out.read_text())))
 

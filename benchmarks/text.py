@@ -8,7 +8,6 @@ with CFG or a classifier. Minutes on a GPU, hours on two CPU cores.
 
 import argparse
 import json
-import time
 from pathlib import Path
 
 import jax
@@ -17,7 +16,7 @@ import numpy as np
 
 import guidance_jax as gj
 from guidance_jax.datasets.sentences import UNKNOWN
-from guidance_jax.demos.splice import Method, Row, write_rows
+from guidance_jax.demos.table import Method, compare, samples_of, write_rows
 from guidance_jax.demos.text import POSITIVE, methods, prepare, words_of
 from guidance_jax.embeddings.network import nearest
 from guidance_jax.networks.transformer import Transformer
@@ -93,11 +92,8 @@ def embedding_methods(kind, model, table, classifier, alphabet, steps):
     free, round_ = gj.Unconditional(model, null), jax.jit(lambda x: nearest(x, jnp.where(allowed[:, None], table, 1e3)))
 
     def row(make, scales, calls):
-        def draw(keys, scale):
-            x = gj.generate(keys, make(jnp.float32(scale)), levels, (length, DIM), jnp.full(len(keys), POSITIVE))
-            return np.asarray(round_(x)).astype(np.int32)
-
-        return Method(draw, scales, calls)
+        draw = samples_of(make, levels, (length, DIM), POSITIVE)
+        return Method(lambda keys, w: np.asarray(round_(draw(keys, w))).astype(np.int32), scales, calls)
 
     solver = gj.DDIM(1.0)
     found = {
@@ -163,29 +159,19 @@ def main():
     guide = noisy_classifier(words, parts.seen, args.steps // 2, 64)
     found |= embedding_methods("CDCD", model, words, guide, alphabet, args.solver_steps)
 
+    def measure(tokens):
+        tokens[:, 0] = 0  # embeddings may round the start token to another
+        return parts.judge.measure(tokens)
+
     rows, examples = [], {}
-    for name, method in found.items():
-        for scale in method.scales:
-            begin = time.perf_counter()
-            tokens = np.array(method.draw(gj.keys(0, args.samples), scale))
-            tokens[:, 0] = 0
-            seconds = time.perf_counter() - begin
-            rows.append(Row(name, scale, parts.judge.measure(tokens), *method.calls, seconds))
-            examples[f"{name}, {scale:g}"] = [words_of(t, alphabet) for t in tokens[:3]]
-            print(
-                f"{name:40} {scale:4g} {seconds:5.0f} s",
-                rows[-1].measures,
-                examples[f"{name}, {scale:g}"][0],
-                flush=True,
-            )
-    for name, label in (("(real positive sentences)", 1), ("(real negative sentences)", 0)):
-        real = parts.held_out.tokens[parts.held_out.labels == label]
-        rows.append(Row(name, 1.0, parts.judge.measure(real), 0, 0, 0.0))
-    right = (
-        parts.judge.classify([words_of(t, alphabet) for t in parts.held_out.tokens]) > 0.5
-    ) == parts.held_out.labels
+    for row, tokens in compare(found, measure, args.samples):
+        rows.append(row)
+        name = f"{row.method}, {row.scale:g}"
+        examples[name] = [words_of(t, alphabet) for t in tokens[:3]]
+        print(f"{name:45} {row.seconds:5.0f} s", row.measures, examples[name][0], flush=True)
+    rows += [parts.real(label) for label in (1, 0)]
     settings = {k: str(v) for k, v in vars(args).items() if k not in ("out", "data", "models", "table")}
-    write_rows(args.out, rows, judge_accuracy=float(np.mean(right)), examples=examples, **settings)
+    write_rows(args.out, rows, judge_accuracy=parts.judge.accuracy(parts.held_out), examples=examples, **settings)
     print(table(json.loads(args.out.read_text())))
 
 

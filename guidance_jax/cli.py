@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +22,7 @@ from guidance_jax.datasets.image_folder import image_folder
 from guidance_jax.datasets.images import Images, to_uint8
 from guidance_jax.demos.digits import demo as run_demo
 from guidance_jax.demos.digits import kernels, schedule_of
-from guidance_jax.jobs import Job
+from guidance_jax.jobs import Job, write_arrays
 from guidance_jax.metrics.calibration import by_level
 from guidance_jax.metrics.report import Report, TrainedJudge
 from guidance_jax.metrics.report import evaluate as measure
@@ -225,17 +224,9 @@ def sample(
         return
     images, _ = draw(range(n))
     bad = int((~np.isfinite(images.reshape(n, -1)).all(1)).sum())
-    save_atomically(out, arr_0=to_uint8(images), arr_1=labels)
+    write_arrays(out, to_uint8(images), labels)
     save_grid(out.with_suffix(".png"), images[:100], columns=classes if label is None else 10)
     console.print(f"{n} samples, {bad} not finite: {out}, {out.with_suffix('.png')}")
-
-
-def save_atomically(path: Path, **arrays: np.ndarray) -> None:
-    """Write an .npz beside and rename it, so that no reader ever sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-    os.replace(file.name, path)
 
 
 @app.command()

@@ -25,6 +25,28 @@ FORMAT = "guidance_jax samples/1"
 PART = ".part-"  # files that are being written
 
 
+def write_whole(path: Path, fill: Callable[[Any], Any]) -> None:
+    """`fill` a file beside, then rename it: no reader, and no restart, ever sees half of it.
+
+    Raises:
+      ValueError: a disk that is full, a folder that cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=PART, delete=False) as file:
+            try:
+                fill(file)
+                file.flush()
+                os.fsync(file.fileno())
+            except BaseException:
+                os.unlink(file.name)
+                raise
+        os.replace(file.name, path)
+    except OSError as error:
+        what = "the disk is full" if error.errno == errno.ENOSPC else f"it cannot be written ({error.strerror})"
+        raise ValueError(f"{path}: {what}; samples so far are kept, start again when it is mended") from None
+
+
 class Job:
     """The folder of a job of `n` samples, `shard` a file, described by `about` (JSON: model, kernel, seed, ...).
 
@@ -54,29 +76,9 @@ class Job:
         elif self.folder.exists() and any(not p.name.startswith(".") for p in self.folder.iterdir()):
             raise ValueError(f"{folder} is not empty and holds no job (no manifest.json); sample into another folder")
         else:
-            self._write(path, lambda file: file.write(json.dumps(wanted, indent=1).encode()))
+            write_whole(path, lambda file: file.write(json.dumps(wanted, indent=1).encode()))
         for left in self.folder.glob(f"{PART}*"):  # of a run that was killed; a job has one process that writes
             left.unlink(missing_ok=True)
-
-    def _write(self, path: Path, fill: Callable[[Any], Any]) -> None:
-        """`fill` a file beside, then rename it: no reader, and no restart, ever sees half of it."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.folder, prefix=PART, delete=False) as file:
-                try:
-                    fill(file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                except BaseException:
-                    os.unlink(file.name)
-                    raise
-            os.replace(file.name, path)
-        except OSError as error:
-            what = "the disk is full" if error.errno == errno.ENOSPC else f"it cannot be written ({error.strerror})"
-            raise ValueError(f"{path}: {what}; samples so far are kept, start again when it is mended") from None
-
-    def _write_arrays(self, path: Path, samples: np.ndarray, labels: np.ndarray) -> None:
-        self._write(path, lambda file: np.savez(file, arr_0=samples, arr_1=labels))
 
     def path(self, index: int) -> Path:
         """The file of shard `index`."""
@@ -119,7 +121,7 @@ class Job:
             for index in missing:
                 samples, labels = draw(self.span(index))
                 bad += int((~np.isfinite(np.asarray(samples, np.float32).reshape(len(samples), -1)).all(1)).sum())
-                self._write_arrays(self.path(index), encode(samples), labels)
+                write_arrays(self.path(index), encode(samples), labels)
                 done += 1
                 advance(done, bad)
         if missing or not _whole(target, self.n):
@@ -128,8 +130,13 @@ class Job:
                 with np.load(self.path(i)) as file:
                     for name, kept in parts.items():
                         kept.append(file[name])
-            self._write_arrays(target, np.concatenate(parts["arr_0"]), np.concatenate(parts["arr_1"]))
+            write_arrays(target, np.concatenate(parts["arr_0"]), np.concatenate(parts["arr_1"]))
         return target, bad
+
+
+def write_arrays(path: Path, samples: np.ndarray, labels: np.ndarray) -> None:
+    """One file as ADM's evaluator reads it: `arr_0` samples, `arr_1` labels."""
+    write_whole(path, lambda file: np.savez(file, arr_0=samples, arr_1=labels))
 
 
 def _whole(path: Path, n: int) -> bool:

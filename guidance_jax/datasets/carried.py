@@ -1,9 +1,11 @@
 """Files that real data sets ship inside packages: found, checked and read without importing or installing the
 package."""
 
+import csv
 import gzip
 import hashlib
 import importlib.metadata
+import io
 import tarfile
 import zipfile
 from dataclasses import dataclass
@@ -48,6 +50,10 @@ class Carried:
                 f"damaged file; run: {self.fetch}"
             )
         return found
+
+    def rows(self, path: str | Path | None = None) -> list[dict[str, str]]:
+        """The rows of the file, which is a gzipped CSV with a header."""
+        return list(csv.DictReader(io.StringIO(gzip.decompress(self.read(path)).decode())))
 
     def _candidates(self, path: Path) -> list[Path]:
         if not path.is_dir():

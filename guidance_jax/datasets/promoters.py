@@ -1,15 +1,12 @@
 """lac promoters sorted by expression (Kinney et al. 2010, sort-seq), carried by the package mavenn: 50,518 of 75
 bases."""
 
-import csv
-import gzip
-import io
 from pathlib import Path
 
 import numpy as np
 
 from guidance_jax.datasets.carried import Carried
-from guidance_jax.datasets.sequences import Sequences, index_of
+from guidance_jax.datasets.sequences import Sequences, encode
 
 DNA = ("A", "C", "G", "T")
 SORTSEQ = Carried(
@@ -27,8 +24,7 @@ def promoters(path: str | Path | None = None) -> Sequences:
     Raises:
       ValueError: the file is missing (the message says how to get it) or another one.
     """
-    rows = list(csv.DictReader(io.StringIO(gzip.decompress(SORTSEQ.read(path)).decode())))
-    index = index_of(DNA)
-    tokens = np.asarray([[index[c] for c in row["x"]] for row in rows], np.int32)
+    rows = SORTSEQ.rows(path)
+    tokens = encode([row["x"] for row in rows], DNA)
     counts = np.asarray([[int(float(row[f"ct_{i}"])) for i in range(10)] for row in rows])
     return Sequences(tokens, counts.argmax(1).astype(np.int32), tuple(f"bin {i}" for i in range(10)), DNA)

@@ -63,9 +63,10 @@ class Sequences:
         return self.take(np.flatnonzero(~mask)), self.take(np.flatnonzero(mask))
 
 
-def index_of(alphabet: tuple[str, ...]) -> dict[str, int]:
-    """Token of each string."""
-    return {symbol: i for i, symbol in enumerate(alphabet)}
+def encode(strings: list[str], alphabet: tuple[str, ...]) -> np.ndarray:
+    """Strings of one length, a token a letter, (n, length)."""
+    index = {symbol: i for i, symbol in enumerate(alphabet)}
+    return np.asarray([[index[c] for c in s] for s in strings], np.int32)
 
 
 def text(tokens: Any, alphabet: tuple[str, ...], joiner: str = "") -> str:

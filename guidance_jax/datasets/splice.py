@@ -4,15 +4,12 @@ mavenn.
 30,483 of the 32,768 sequences NNNG[CU]NNNN, each measured once: p(x | y) is known by enumeration.
 """
 
-import csv
-import gzip
-import io
 from pathlib import Path
 
 import numpy as np
 
 from guidance_jax.datasets.carried import Carried
-from guidance_jax.datasets.sequences import Sequences, index_of
+from guidance_jax.datasets.sequences import Sequences, encode
 
 RNA = ("A", "C", "G", "U")
 MPSA = Carried(
@@ -30,9 +27,8 @@ def splice(path: str | Path | None = None, top: float = 0.1) -> Sequences:
     Raises:
       ValueError: the file is missing (the message says how to get it) or another one.
     """
-    rows = list(csv.DictReader(io.StringIO(gzip.decompress(MPSA.read(path)).decode())))
-    index = index_of(RNA)
-    tokens = np.asarray([[index[c] for c in row["x"]] for row in rows], np.int32)
+    rows = MPSA.rows(path)
+    tokens = encode([row["x"] for row in rows], RNA)
     values = np.asarray([float(row["y"]) for row in rows], np.float32)
     labels = (values >= np.quantile(values, 1 - top)).astype(np.int32)
     return Sequences(tokens, labels, ("rest", f"top {top:.0%}"), RNA, values)

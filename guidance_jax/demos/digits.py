@@ -1,17 +1,16 @@
 """`guidance-jax demo`: train on real digits, guide at several scales in three ways, measure, draw."""
 
 import json
-import platform
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from guidance_jax.adapters import Unconditional
 from guidance_jax.datasets.digits import digits
+from guidance_jax.demos.table import versions
 from guidance_jax.guidance.cfg import CFG
 from guidance_jax.guidance.classifier import Classifier
 from guidance_jax.guidance.clip import Clip
@@ -97,10 +96,7 @@ def demo(
         save_grid(out / f"{algorithm}.png", images, columns=20)
     records = [vars(row) | {"report": row.report.json()} for row in rows]
     save_trade_off(out / "trade_off.png", records)
-    about = {
-        "jax": jax.__version__,
-        "python": platform.python_version(),
-        "device": str(jax.devices()[0]),
+    about = versions() | {
         "data": "scikit-learn digits, 8 x 8, held-out fifth",
         "schedule": str(schedule),
         "steps": steps,

@@ -1,20 +1,15 @@
 """Splice sites: guide discrete diffusion towards strong ones, judged by what was really measured of every sequence."""
 
-import json
-import platform
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax.adapters import Unconditional
 from guidance_jax.datasets.sequences import Sequences
 from guidance_jax.datasets.splice import splice
+from guidance_jax.demos.table import Method, Row, compare, one_of_population, real, samples_of, write_rows
 from guidance_jax.discrete.ancestral import Ancestral
 from guidance_jax.discrete.first_hitting import FirstHitting
 from guidance_jax.discrete.lambo import LaMBO
@@ -30,10 +25,8 @@ from guidance_jax.kernels.reverse import Reverse
 from guidance_jax.network import NoisyClassifier
 from guidance_jax.networks.sequence_models import value_head
 from guidance_jax.particles.best_of import BestOf
-from guidance_jax.particles.populations import populations
-from guidance_jax.particles.smc import SMC
 from guidance_jax.particles.twisted_tokens import TwistedTokens
-from guidance_jax.sample import generate, keys
+from guidance_jax.sample import generate
 from guidance_jax.training.sequence_recipe import FLOW, train_token_classifier, train_tokens
 
 LABEL = 1  # the top decile
@@ -84,16 +77,6 @@ class Truth:
         return float(np.mean(terms))
 
 
-@dataclass(frozen=True)
-class Method:
-    """A way to guide: `draw(keys, scale) -> tokens (n, L)`, and its calls a sample of the model and of the
-    classifier."""
-
-    draw: Callable[[Any, float], Any]
-    scales: tuple[float, ...]
-    calls: tuple[int, int]
-
-
 def methods(
     model: HiddenNetwork, classifier: NoisyClassifier, steps: int = 16, particles: int = 4
 ) -> dict[str, Method]:
@@ -106,24 +89,15 @@ def methods(
     sites = length * model.process.vocabulary + 1
 
     def kernel(make, levels=one):
-        def draw(keys, scale):
-            labels = jnp.full(len(keys), LABEL)
-            return generate(keys, make(jnp.float32(scale)), levels, (length,), labels)
-
-        return draw
+        return samples_of(make, levels, (length,), LABEL)
 
     def population(move):
-        def draw(keys, scale):
-            smc = SMC(move(jnp.float32(scale)))
-            found = populations(keys, smc, one, (length,), particles, jnp.full(len(keys), LABEL))
-            return found.draw(jax.random.key(1))
-
-        return draw
+        return one_of_population(move, one, (length,), LABEL, particles)
 
     def improved(keys, scale):
-        begin = generate(keys, Reverse(free, first), one, (length,), jnp.full(len(keys), LABEL))
-        kernel = LaMBO(NOS(free, value, jnp.float32(scale)))
-        return generate(keys, kernel, FLOW.levels(8, start=0.4), (length,), jnp.full(len(keys), LABEL), begin)
+        labels, edit = jnp.full(len(keys), LABEL), LaMBO(NOS(free, value, jnp.float32(scale)))
+        begin = generate(keys, Reverse(free, first), one, (length,), labels)
+        return generate(keys, edit, FLOW.levels(8, start=0.4), (length,), labels, begin)
 
     guided = (1.0, 2.0, 4.0)
     return {
@@ -164,30 +138,6 @@ def methods(
     }
 
 
-@dataclass(frozen=True)
-class Row:
-    """One line of the table."""
-
-    method: str
-    scale: float
-    measures: dict[str, float]
-    model_calls: int
-    classifier_calls: int
-    seconds: float
-
-
-def compare(found: dict[str, Method], truth: Truth, samples: int) -> list[Row]:
-    """Every method at each of its scales."""
-    rows = []
-    for name, method in found.items():
-        for scale in method.scales:
-            begin = time.perf_counter()
-            tokens = np.asarray(method.draw(keys(0, samples), scale))
-            seconds = time.perf_counter() - begin
-            rows.append(Row(name, scale, truth.measure(tokens), *method.calls, seconds))
-    return rows
-
-
 def demo(
     out: Path,
     data: str | Path | None = None,
@@ -207,16 +157,7 @@ def demo(
     model = train_tokens(folder / "model", seen, process, steps=steps, value_weight=0.3, progress=progress)
     classifier = train_token_classifier(folder / "classifier", seen, process, steps=steps, progress=progress)
     truth = Truth(every)
-    rows = compare(methods(model, classifier), truth, samples)
-    rows.append(
-        Row("(the truth: p(x | top decile))", 1.0, truth.measure(every.tokens[every.labels == LABEL]), 0, 0, 0.0)
-    )
+    rows = [row for row, _ in compare(methods(model, classifier), truth.measure, samples)]
+    rows.append(real("the truth: p(x | top decile)", truth.measure(every.tokens[every.labels == LABEL])))
     write_rows(out / "splice.json", rows, data="MPSA 5' splice sites, mavenn 1.1.4", samples=samples)
     return rows
-
-
-def write_rows(path: Path, rows: list[Row], **settings: Any) -> None:
-    """The table as JSON, with versions and device."""
-    about = {"jax": jax.__version__, "python": platform.python_version(), "device": str(jax.devices()[0])}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"about": about | settings, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")

@@ -1,7 +1,6 @@
 """Sentences with a wanted sentiment, from a small language model trained on the spot, judged by what never guided
 it."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,17 +18,14 @@ from guidance_jax.autoregressive.sequence import positions
 from guidance_jax.core import pytree
 from guidance_jax.datasets.sentences import START, UNKNOWN, sentences
 from guidance_jax.datasets.sequences import Sequences, text
-from guidance_jax.demos.splice import Method, Row, write_rows
+from guidance_jax.demos.table import Method, Row, compare, one_of_population, real, samples_of, write_rows
 from guidance_jax.discrete.ancestral import Ancestral
 from guidance_jax.discrete.forbid import Forbid
 from guidance_jax.guidance.cfg import CFG
 from guidance_jax.kernels.reverse import Reverse
 from guidance_jax.network import log_softmax
 from guidance_jax.particles.best_of import BestOf
-from guidance_jax.particles.populations import populations
-from guidance_jax.particles.smc import SMC
 from guidance_jax.particles.twisted_tokens import TwistedTokens
-from guidance_jax.sample import generate, keys
 from guidance_jax.training.sequence_recipe import train_language_model, train_prefix_classifier
 from guidance_jax.training.token_losses import before_end
 
@@ -76,6 +72,11 @@ class TextJudge:
         pipeline.fit([words_of(t, data.alphabet) for t in data.tokens], data.labels)
         model = train_language_model(folder, texts, width=width, steps=steps, seed=7, progress=progress)
         return cls(lambda found: pipeline.predict_proba(found)[:, POSITIVE], model, data.alphabet)
+
+    def accuracy(self, data: Sequences) -> float:
+        """The share of sentences of which the classifier knows the label."""
+        found = self.classify([words_of(t, self.alphabet) for t in data.tokens]) > 0.5
+        return float(np.mean(found == data.labels))
 
     def measure(self, tokens: np.ndarray) -> dict[str, float]:
         """positive: share of sentences judged so; perplexity: of the judge's language model; distinct: share of
@@ -150,20 +151,10 @@ def methods(
     top, tokens = 100, length - 1
 
     def kernel(make):
-        def draw(keys, scale):
-            labels = jnp.full(len(keys), POSITIVE)
-            return generate(keys, make(jnp.float32(scale)), levels, (length,), labels)
-
-        return draw
+        return samples_of(make, levels, (length,), POSITIVE)
 
     def population(move):
-        def draw(keys, scale):
-            found = populations(
-                keys, SMC(move(jnp.float32(scale))), levels, (length,), particles, jnp.full(len(keys), POSITIVE)
-            )
-            return found.draw(jax.random.key(1))
-
-        return draw
+        return one_of_population(move, levels, (length,), POSITIVE, particles)
 
     def pplm(rate):
         return Reverse(PPLM(free, attribute, 1.0, rate, window=12, steps=5), solver)
@@ -205,6 +196,11 @@ class Parts:
     attribute: MeanHidden
     judge: TextJudge
 
+    def real(self, label: int) -> Row:
+        """The line of held-out sentences of one label."""
+        chosen = self.held_out.tokens[self.held_out.labels == label]
+        return real(f"real {self.held_out.names[label]} sentences", self.judge.measure(chosen))
+
 
 def prepare(
     folder: Path, data: str | Path | None, *, width: int = 128, steps: int = 500, progress: bool = True
@@ -236,21 +232,17 @@ def demo(
       ValueError: the data file is missing; the message says how to get it.
     """
     parts = prepare(out / "text_models", data, steps=steps, progress=progress)
-    rows, examples = [], {}
-    for name, method in methods(parts.model, parts.prefix, parts.attribute, parts.seen.alphabet).items():
-        for scale in method.scales:
-            begin = time.perf_counter()
-            tokens = np.asarray(method.draw(keys(0, samples), scale))
-            seconds = time.perf_counter() - begin
-            rows.append(Row(name, scale, parts.judge.measure(tokens), *method.calls, seconds))
-            examples[f"{name}, {scale:g}"] = [words_of(t, parts.seen.alphabet) for t in tokens[:3]]
-    real = parts.held_out.tokens[parts.held_out.labels == POSITIVE]
-    rows.append(Row("(real positive sentences)", 1.0, parts.judge.measure(real), 0, 0, 0.0))
-    accuracy = np.mean(
-        (parts.judge.classify([words_of(t, parts.seen.alphabet) for t in parts.held_out.tokens]) > 0.5)
-        == parts.held_out.labels
-    )
+    alphabet, rows, examples = parts.seen.alphabet, [], {}
+    found = methods(parts.model, parts.prefix, parts.attribute, alphabet)
+    for row, tokens in compare(found, parts.judge.measure, samples):
+        rows.append(row)
+        examples[f"{row.method}, {row.scale:g}"] = [words_of(t, alphabet) for t in tokens[:3]]
+    rows.append(parts.real(POSITIVE))
     write_rows(
-        out / "text.json", rows, data="rated film reviews, vaderSentiment 3.3.2", samples=samples, judge=float(accuracy)
+        out / "text.json",
+        rows,
+        data="rated film reviews, vaderSentiment 3.3.2",
+        samples=samples,
+        judge=parts.judge.accuracy(parts.held_out),
     )
     return rows, examples

@@ -3,7 +3,9 @@
 Each trains, or loads what is already trained with the same settings on the same data.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -12,7 +14,7 @@ from guidance_jax.autoregressive.language_model import LanguageModel
 from guidance_jax.autoregressive.sequence import LeftToRight
 from guidance_jax.datasets.sequences import Sequences
 from guidance_jax.discrete.network import HiddenNetwork
-from guidance_jax.discrete.process import Diffusion
+from guidance_jax.discrete.process import Diffusion, Process
 from guidance_jax.domain import Domain
 from guidance_jax.network import NoisyClassifier
 from guidance_jax.networks.sequence_models import token_classifier
@@ -23,6 +25,39 @@ from guidance_jax.training.recipe import fit_into
 from guidance_jax.training.token_losses import NextToken, NoisyTokens, Prefixes, TokenDenoising
 
 FLOW = RectifiedFlow()
+
+
+def _train(
+    kind: type[Any],
+    directory: str | Path,
+    title: str | None,
+    network: Any,
+    domain: Domain,
+    loss: Callable,
+    inputs: tuple,
+    data: Sequences,
+    *,
+    rate: float = 2e-3,
+    process: Process | None = None,
+    steps: int,
+    batch: int,
+    seed: int,
+    **about: Any,
+) -> Any:
+    """Train `network`, whose parameters `init(key, *inputs)` makes, into `directory`, and load it as a `kind`."""
+    fit_into(
+        Path(directory),
+        config(network, domain, process=process, steps=steps, batch=batch, seed=seed, **about),
+        loss,
+        lambda key: network.init(key, *inputs),
+        data,
+        batch=batch,
+        steps=steps,
+        rate=rate,
+        seed=seed,
+        progress=title,
+    )
+    return load(directory, kind)
 
 
 def train_tokens(
@@ -53,22 +88,13 @@ def train_tokens(
         decoder=1,
     )
     domain = Domain((length,), schedule, classes, null_label=classes)
-    about = dict(steps=steps, batch=batch, dropout=dropout, value_weight=value_weight, seed=seed)
     loss = TokenDenoising(network.apply, process, schedule, classes, dropout, value_weight=value_weight)
-    zero = jnp.zeros((), jnp.int32)
-    fit_into(
-        Path(directory),
-        config(network, domain, process=process, **about),
-        loss,
-        lambda key: network.init(key, jnp.zeros(length, jnp.int32), jnp.zeros(()), zero),
-        data,
-        batch=batch,
-        steps=steps,
-        rate=3e-3,
-        seed=seed,
-        progress="token model      " if progress else None,
+    inputs = jnp.zeros(length, jnp.int32), jnp.zeros(()), jnp.zeros((), jnp.int32)
+    title = "token model      " if progress else None
+    about: dict[str, Any] = dict(steps=steps, batch=batch, seed=seed, dropout=dropout, value_weight=value_weight)
+    return _train(
+        HiddenNetwork, directory, title, network, domain, loss, inputs, data, rate=3e-3, process=process, **about
     )
-    return load(directory, HiddenNetwork)
 
 
 def train_token_classifier(
@@ -87,20 +113,12 @@ def train_token_classifier(
     """A classifier of corrupted tokens."""
     length = data.shape[0]
     network = Transformer(process.states, process.vocabulary, length, width=width, depth=depth, values=len(data.names))
-    zeros = jnp.zeros(length, jnp.int32)
-    fit_into(
-        Path(directory),
-        config(network, Domain((length,), schedule, len(data.names)), steps=steps, batch=batch, seed=seed),
-        NoisyTokens(token_classifier(network, None).apply, process, schedule),
-        lambda key: network.init(key, zeros, jnp.zeros(())),
-        data,
-        batch=batch,
-        steps=steps,
-        rate=2e-3,
-        seed=seed,
-        progress="noisy classifier " if progress else None,
-    )
-    return load(directory, NoisyClassifier)
+    domain = Domain((length,), schedule, len(data.names))
+    loss = NoisyTokens(token_classifier(network, None).apply, process, schedule)
+    inputs = jnp.zeros(length, jnp.int32), jnp.zeros(())
+    title = "noisy classifier " if progress else None
+    about: dict[str, Any] = dict(steps=steps, batch=batch, seed=seed)
+    return _train(NoisyClassifier, directory, title, network, domain, loss, inputs, data, **about)
 
 
 def train_language_model(
@@ -119,28 +137,13 @@ def train_language_model(
     classes, length = len(data.names), data.shape[0]
     network = GPT2(len(data.alphabet), length, width=width, depth=depth, num_classes=classes + 1)
     domain = Domain((length,), num_classes=classes, null_label=classes)
-    zeros = jnp.zeros(length, jnp.int32)
-    fit_into(
-        Path(directory),
-        config(
-            network,
-            domain,
-            process=LeftToRight(len(data.alphabet)),
-            steps=steps,
-            batch=batch,
-            dropout=dropout,
-            seed=seed,
-        ),
-        NextToken(network.apply, classes, dropout, end=0),
-        lambda key: network.init(key, zeros, jnp.zeros((), jnp.int32)),
-        data,
-        batch=batch,
-        steps=steps,
-        rate=2e-3,
-        seed=seed,
-        progress="language model   " if progress else None,
+    loss = NextToken(network.apply, classes, dropout, end=0)
+    inputs = jnp.zeros(length, jnp.int32), jnp.zeros((), jnp.int32)
+    title = "language model   " if progress else None
+    about: dict[str, Any] = dict(
+        process=LeftToRight(len(data.alphabet)), steps=steps, batch=batch, seed=seed, dropout=dropout
     )
-    return load(directory, LanguageModel)
+    return _train(LanguageModel, directory, title, network, domain, loss, inputs, data, **about)
 
 
 def train_prefix_classifier(
@@ -157,17 +160,8 @@ def train_prefix_classifier(
     """p(label | prefix), learned at every prefix."""
     length = data.shape[0]
     network = GPT2(len(data.alphabet), length, width=width, depth=depth, outputs=len(data.names))
-    zeros = jnp.zeros(length, jnp.int32)
-    fit_into(
-        Path(directory),
-        config(network, Domain((length,), num_classes=len(data.names)), steps=steps, batch=batch, seed=seed),
-        Prefixes(network.apply, end=0),
-        lambda key: network.init(key, zeros),
-        data,
-        batch=batch,
-        steps=steps,
-        rate=2e-3,
-        seed=seed,
-        progress="prefix classifier" if progress else None,
-    )
-    return load(directory, PrefixClassifier)
+    domain, inputs = Domain((length,), num_classes=len(data.names)), (jnp.zeros(length, jnp.int32),)
+    loss = Prefixes(network.apply, end=0)
+    title = "prefix classifier" if progress else None
+    about: dict[str, Any] = dict(steps=steps, batch=batch, seed=seed)
+    return _train(PrefixClassifier, directory, title, network, domain, loss, inputs, data, **about)

@@ -1,0 +1,89 @@
+"""Tables of guidance methods for sequences: how each draws, what it costs, and what its samples measure."""
+
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from guidance_jax.particles.populations import populations
+from guidance_jax.particles.smc import SMC
+from guidance_jax.sample import generate, keys
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to guide: `draw(keys, scale) -> tokens (n, L)`; `calls` of model and classifier a sample."""
+
+    draw: Callable[[Any, float], Any]
+    scales: tuple[float, ...]
+    calls: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    method: str
+    scale: float
+    measures: dict[str, float]
+    model_calls: int
+    classifier_calls: int
+    seconds: float
+
+
+def samples_of(make: Callable[[Any], Any], levels: Any, shape: tuple[int, ...], label: int) -> Callable:
+    """`draw` by the kernel `make(scale)`, all asked for `label`."""
+
+    def draw(keys, scale):
+        return generate(keys, make(jnp.float32(scale)), levels, shape, jnp.full(len(keys), label))
+
+    return draw
+
+
+def one_of_population(
+    make: Callable[[Any], Any], levels: Any, shape: tuple[int, ...], label: int, particles: int
+) -> Callable:
+    """`draw` by the move `make(scale)`: one particle of each population, by weight."""
+
+    def draw(keys, scale):
+        smc = SMC(make(jnp.float32(scale)))
+        found = populations(keys, smc, levels, shape, particles, jnp.full(len(keys), label))
+        return found.draw(jax.random.key(1))
+
+    return draw
+
+
+def compare(
+    found: dict[str, Method], measure: Callable[[np.ndarray], dict[str, float]], samples: int
+) -> Iterator[tuple[Row, np.ndarray]]:
+    """(row, tokens) of every method at each of its scales, as they come."""
+    for name, method in found.items():
+        for scale in method.scales:
+            begin = time.perf_counter()
+            tokens = np.array(method.draw(keys(0, samples), scale))
+            seconds = time.perf_counter() - begin
+            yield Row(name, scale, measure(tokens), *method.calls, seconds), tokens
+
+
+def real(name: str, measures: dict[str, float]) -> Row:
+    """The line of real data, which cost nothing."""
+    return Row(f"({name})", 1.0, measures, 0, 0, 0.0)
+
+
+def versions() -> dict[str, str]:
+    """What numbers were measured on."""
+    return {"jax": jax.__version__, "python": platform.python_version(), "device": str(jax.devices()[0])}
+
+
+def write_rows(path: Path, rows: list[Row], **settings: Any) -> None:
+    """The table as JSON, with versions and device."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    about = versions() | settings
+    path.write_text(json.dumps({"about": about, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
