@@ -1,9 +1,10 @@
-"""The same model or classifier asked differently: with another condition, or on another schedule."""
+"""The same model or classifier asked differently: another condition, another schedule, or a few samples at a time."""
 
 import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from guidance_jax.core import Prediction, check, concrete, pytree, static
@@ -70,6 +71,58 @@ class Conditioned(Adapter):
     def log_prob(self, x, level, cond):
         """log p of the inner classifier."""
         return self.inner.log_prob(x, level, self.select(cond))
+
+
+@pytree
+class Microbatched(Adapter):
+    """A classifier whose gradient is taken for `size` samples at a time, as `vmap` batches them: less memory.
+
+    The samples are the same. The gradient cannot be differentiated again (`Classifier` and `MeanShift` do not).
+    """
+
+    inner: Any
+    size: int = static()
+
+    def __post_init__(self):
+        if self.size < 1:
+            raise ValueError(f"a microbatch has at least one sample, got size={self.size}")
+
+    def check(self, levels, shape, cond):
+        check(self.inner, levels, shape, cond)
+
+    def log_prob(self, x, level, label):
+        """log p(label | x_t) of the inner classifier."""
+        return self.inner.log_prob(x, level, label)
+
+    def score(self, x, level, label):
+        """grad log p(label | x_t), `size` samples at a time."""
+        return few_at_a_time(jax.grad(_log_prob_of), self.size)(x, self.inner, level, label)
+
+
+def _log_prob_of(x, classifier, level, label):
+    return classifier.log_prob(x, level, label)
+
+
+def few_at_a_time(f: Callable, size: int) -> Callable:
+    """`f` of positional arrays or pytrees; under `vmap` it runs for `size` elements of the batch at a time."""
+
+    @jax.custom_batching.custom_vmap
+    def call(*args):
+        return f(*args)
+
+    @call.def_vmap
+    def _(_, batched, *args):
+        leaves, structure = jax.tree.flatten(args)
+        flags = jax.tree.leaves(batched)
+
+        def one(mapped):
+            rest = iter(mapped)
+            return f(*structure.unflatten([next(rest) if flag else a for a, flag in zip(leaves, flags, strict=True)]))
+
+        out = jax.lax.map(one, [a for a, flag in zip(leaves, flags, strict=True) if flag], batch_size=size)
+        return out, jax.tree.map(lambda _: True, out)
+
+    return call
 
 
 @pytree

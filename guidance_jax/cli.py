@@ -1,4 +1,4 @@
-"""`guidance-jax demo | train | sample | evaluate`."""
+"""`guidance-jax demo | train | convert | sample | evaluate`."""
 
 import json
 import os
@@ -21,16 +21,17 @@ from guidance_jax.datasets.idx import idx
 from guidance_jax.datasets.image_folder import image_folder
 from guidance_jax.datasets.images import Images, to_uint8
 from guidance_jax.demos.digits import demo as run_demo
-from guidance_jax.demos.digits import kernels, schedule_of
 from guidance_jax.jobs import Job, write_arrays
 from guidance_jax.metrics.calibration import by_level
 from guidance_jax.metrics.report import Report, TrainedJudge
 from guidance_jax.metrics.report import evaluate as measure
-from guidance_jax.network import Network, NoisyClassifier
 from guidance_jax.pictures import save_grid
+from guidance_jax.pretrained.adm import Untold
+from guidance_jax.pretrained.convert import converted, schedule_named
+from guidance_jax.request import Request, schedule_of
 from guidance_jax.sample import keys
-from guidance_jax.sharding import generate_on, sample_mesh
-from guidance_jax.training.checkpoint import load, read_config
+from guidance_jax.sharding import generate_on, memory, sample_mesh
+from guidance_jax.training.checkpoint import load
 from guidance_jax.training.recipe import Recipe
 from guidance_jax.training.recipe import train as train_models
 
@@ -165,6 +166,32 @@ def train(
 
 
 @app.command()
+def convert(
+    files: Annotated[
+        list[Path], typer.Argument(help="A .pt or .safetensors state dict of OpenAI's, or a checkpoint folder of ours.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for models: out/denoiser, out/classifier.")],
+    to: Annotated[str, typer.Option(help="safetensors or orbax.")] = "safetensors",
+    image_size: Annotated[int | None, typer.Option(min=1, help="Side of the images.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="cosine or linear, of 1000 steps.")] = None,
+    heads: Annotated[int | None, typer.Option(min=1, help="Attention heads.")] = None,
+    head_channels: Annotated[int | None, typer.Option(min=1, help="Channels of an attention head.")] = None,
+    new_attention_order: Annotated[
+        bool | None, typer.Option("--new-attention-order/--old-attention-order", help="As the network was trained.")
+    ] = None,
+) -> None:
+    """Convert checkpoints of guided-diffusion and GLIDE. Tensors tell the architecture; no code of a file runs.
+
+    The options say what tensors do not, and are needed only for networks that are none of OpenAI's releases.
+    """
+    known = Untold(image_size, schedule_named(schedule), heads, head_channels, new_attention_order)
+    for file in files:
+        name, network, domain = converted(file, out, to, known)
+        console.print(f"{file} -> {out / name}: {network}\n  {domain}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"Next: guidance-jax sample --models {out} --out samples.npz")
+
+
+@app.command()
 def sample(
     models: Annotated[Path, typer.Option(help="Folder written by train.")],
     out: Annotated[
@@ -172,9 +199,13 @@ def sample(
     ],
     n: Annotated[int, typer.Option("--n", min=1)] = 100,
     scale: Annotated[float, typer.Option(help="0 unconditional, 1 conditional.")] = 2.0,
-    algorithm: Annotated[str, typer.Option(help="score, mean (classifier guidance) or cfg.")] = "score",
+    algorithm: Annotated[str, typer.Option(help="score, mean (classifier guidance), cfg or plain.")] = "score",
     label: Annotated[int | None, typer.Option(help="One class; by default all in turn.")] = None,
-    steps: Annotated[int, typer.Option(min=2)] = 50,
+    steps: Annotated[str, typer.Option(help='A number, or OpenAI\'s respacing, such as "ddim25".')] = "50",
+    dtype: Annotated[str | None, typer.Option(help="bfloat16: networks compute in it, guidance in float32.")] = None,
+    remat: Annotated[bool, typer.Option(help="Compute blocks again in gradients: less memory.")] = False,
+    microbatch: Annotated[int | None, typer.Option(min=1, help="Samples a classifier gradient is taken of.")] = None,
+    split: Annotated[bool, typer.Option(help="Split large parameters over the devices too.")] = False,
     batch: Annotated[int, typer.Option(min=1, help="Samples at a time; does not change them.")] = 250,
     seed: Annotated[int, typer.Option()] = 0,
     devices: Annotated[
@@ -188,44 +219,32 @@ def sample(
     """
     if out.suffix and out.suffix != ".npz":
         raise ValueError(f"--out is an .npz file or a folder, got {out}; write --out {out.with_suffix('.npz')}")
-    model, classifier = load(models / "denoiser", Network), load(models / "classifier", NoisyClassifier)
-    domain = model.domain
-    ways = kernels(model, classifier, scale)
-    if algorithm not in ways:
-        raise ValueError(f"--algorithm is one of {', '.join(ways)}, got {algorithm!r}; write --algorithm score")
-    assert domain is not None  # checkpoints carry it
-    assert domain.num_classes is not None
-    classes = domain.num_classes
-    labels = (np.arange(n) % classes if label is None else np.full(n, label)).astype(np.int32)
-    levels = schedule_of(model).levels(steps)
+    request = Request(str(models), algorithm, scale, label, steps, seed, dtype)
+    kernel, levels, shape, labels, classes = request.plan(n, remat=remat, microbatch=microbatch)
     mesh, batch = sample_mesh(devices), min(batch, n)
+    first = keys(seed, batch), kernel, levels, shape, np.resize(labels, batch)
+    console.print(f"memory: {memory(mesh, *first, split=split)}")
 
     def draw(indices: range) -> tuple[np.ndarray, np.ndarray]:
         parts = []
         for i in range(indices.start, indices.stop, batch):
             # the last batch is filled up and cut, so that there is one program
             own = np.resize(labels[i : min(i + batch, indices.stop)], batch)
-            one = generate_on(mesh, keys(seed, batch, start=i), ways[algorithm], levels, domain.shape, own)
+            one = generate_on(mesh, keys(seed, batch, start=i), kernel, levels, shape, own, split=split)
             parts.append(one[: indices.stop - i])
         return np.concatenate(parts), labels[indices.start : indices.stop]
 
     if not out.suffix:
-        about = {
-            "models": str(models),
-            "algorithm": algorithm,
-            "scale": scale,
-            "label": label,
-            "steps": steps,
-            "seed": seed,
-        }
-        job = Job(out, n, about | {"configuration": read_config(models / "denoiser")}, shard)
+        job = Job(out, n, request.about(), shard)
         path, bad = job.run(draw, to_uint8, progress="sampling")
         console.print(f"{n} samples, {bad} of those drawn now not finite: {path}")
         return
     images, _ = draw(range(n))
     bad = int((~np.isfinite(images.reshape(n, -1)).all(1)).sum())
     write_arrays(out, to_uint8(images), labels)
-    save_grid(out.with_suffix(".png"), images[:100], columns=classes if label is None else 10)
+    save_grid(
+        out.with_suffix(".png"), images[:100], columns=classes if label is None and classes in range(5, 21) else 10
+    )
     console.print(f"{n} samples, {bad} not finite: {out}, {out.with_suffix('.png')}")
 
 

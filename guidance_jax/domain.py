@@ -24,6 +24,7 @@ class Domain:
       schedule: the noise schedule whose clock the network is told; None if unknown.
       num_classes: how many labels there are, 0 to num_classes - 1; None for a model without labels.
       null_label: the label that means "unconditional" (conditioning dropout); None if the model has none.
+      text_length: how many tokens a caption has, for a model of text, which has no classes; None without text.
       guided_channels: how many leading channels contrasts guide, the others staying conditional; None for all (DiT
         guides three of four, for example).
     """
@@ -33,6 +34,7 @@ class Domain:
     num_classes: int | None = None
     null_label: int | None = None
     guided_channels: int | None = None
+    text_length: int | None = None
 
     def check(self, levels: Level, shape: tuple[int, ...], cond: Any) -> None:
         """Raise unless samples of `shape` with the labels `cond` on `levels` are what the network was made for."""
@@ -45,7 +47,15 @@ class Domain:
             raise ValueError(f"the network takes samples of shape {self.shape}, got {tuple(shape)}; pass that shape")
 
     def check_label(self, label: Any) -> None:
-        """Raise unless `label` (any shape) holds labels of this domain; nothing to check without classes."""
+        """Raise unless `label` (any shape) holds labels, or captions, of this domain; nothing to check without."""
+        if self.text_length is not None:
+            tokens = label.get("tokens") if isinstance(label, dict) else label
+            if tokens is None or jnp.shape(tokens)[-1:] != (self.text_length,):
+                got = None if tokens is None else jnp.shape(tokens)
+                raise ValueError(
+                    f"the model is conditional on captions of {self.text_length} tokens, -1 for padding, got {got}; "
+                    f"an empty caption is jnp.full({self.text_length}, -1)"
+                )
         if self.num_classes is None:
             return
         if label is None:
@@ -87,8 +97,8 @@ class Domain:
 
 
 def told(domain: Domain | None, cond: Any) -> Any:
-    """What of `cond` a network is told: nothing if its domain has no classes; a classifier beside it may need it."""
-    if domain is not None and domain.num_classes is None:
+    """What of `cond` a network is told: nothing if its domain has no classes and no text; a classifier may need it."""
+    if domain is not None and domain.num_classes is None and domain.text_length is None:
         return None
     return jax.tree.map(jnp.asarray, cond)
 

@@ -1,10 +1,10 @@
 """Sampling on several devices and processes: samples are split over a mesh, everything else is replicated.
 
 Sample `i` depends on its own key alone, so the devices have nothing to tell each other: the compiled loop holds no
-collective, and the samples are those of one device.
+collective, and the samples are those of one device. Parameters that one device cannot hold may be split too.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,22 +33,46 @@ def sample_mesh(devices: int | None = None) -> Mesh:
     return Mesh(np.asarray(found[:count]), (AXIS,))
 
 
-def placed(tree: Any, sharding: NamedSharding) -> Any:
-    """Every array of `tree`, which all processes hold alike, as a global array of that sharding."""
+def placed(tree: Any, sharding: Any) -> Any:
+    """Every array of `tree`, which all processes hold alike, as a global array of that sharding, or of one per leaf."""
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
 
-    def one(a):
+    def one(a, own):
         if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(one(jax.random.key_data(a)), impl=jax.random.key_impl(a))
+            return jax.random.wrap_key_data(one(jax.random.key_data(a), own), impl=jax.random.key_impl(a))
         host = np.asarray(a)
-        return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+        return jax.make_array_from_callback(host.shape, own, lambda index: host[index])
+
+    if isinstance(sharding, NamedSharding):
+        return jax.tree.map(lambda a: one(a, sharding), tree)
+    return jax.tree.map(one, tree, sharding)
+
+
+def split_params(tree: Any, mesh: Mesh, least: int = 2**14) -> Any:
+    """A sharding per leaf of `tree`: arrays of at least `least` numbers split over `mesh`, all others on every device.
+
+    As in fully sharded data parallelism, a device holds its share of each large parameter and gets the rest when it is
+    used. The axis that is split is the longest of those that the devices divide.
+    """
+
+    def one(a):
+        axes = [i for i, n in enumerate(jnp.shape(a)) if n % mesh.size == 0 and np.size(a) >= least]
+        longest = max(axes, key=lambda i: a.shape[i], default=None)
+        return NamedSharding(mesh, PartitionSpec(*(AXIS if i == longest else None for i in range(jnp.ndim(a)))))
 
     return jax.tree.map(one, tree)
 
 
 def generate_on(
-    mesh: Mesh, keys: Key[Array, " n"], kernel: Kernel, levels: Level, shape: tuple[int, ...], cond: Any = None
+    mesh: Mesh,
+    keys: Key[Array, " n"],
+    kernel: Kernel,
+    levels: Level,
+    shape: tuple[int, ...],
+    cond: Any = None,
+    *,
+    split: bool = False,
 ) -> np.ndarray:
     """`generate`, its samples split over `mesh`; every process calls it with the same arguments and gets all samples.
 
@@ -57,19 +81,56 @@ def generate_on(
     Args:
       mesh: from `sample_mesh`.
       keys, kernel, levels, shape, cond: as in `generate`.
+      split: split large parameters over the devices too (`split_params`): for networks that one device cannot hold.
+        The devices then do talk at every step.
 
     Raises:
       ValueError: as `generate`.
     """
-    n, count = len(keys), mesh.size
-    kernel, levels = checked(n, kernel, levels, shape, cond)
-    index = np.resize(np.arange(n), -(-n // count) * count)
-    split, whole = NamedSharding(mesh, PartitionSpec(AXIS)), NamedSharding(mesh, PartitionSpec())
-    keys, cond = placed(jax.tree.map(lambda a: jnp.asarray(a)[index], (keys, cond)), split)
-    kernel, levels = placed((kernel, levels), whole)
-    found = _generate(keys, kernel, levels, tuple(shape), cond, None)
+    found = _generate(*_arguments(mesh, keys, kernel, levels, shape, cond, split))
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
-        return np.asarray(multihost_utils.process_allgather(found, tiled=True))[:n]
-    return np.asarray(found)[:n]
+        return np.asarray(multihost_utils.process_allgather(found, tiled=True))[: len(keys)]
+    return np.asarray(found)[: len(keys)]
+
+
+def _arguments(mesh, keys, kernel, levels, shape, cond, split):
+    n, count = len(keys), mesh.size
+    kernel, levels = checked(n, kernel, levels, shape, cond)
+    index = np.resize(np.arange(n), -(-n // count) * count)
+    samples, whole = NamedSharding(mesh, PartitionSpec(AXIS)), NamedSharding(mesh, PartitionSpec())
+    keys, cond = placed(jax.tree.map(lambda a: jnp.asarray(a)[index], (keys, cond)), samples)
+    kernel, levels = placed(kernel, split_params(kernel, mesh) if split else whole), placed(levels, whole)
+    return keys, kernel, levels, tuple(shape), cond, None
+
+
+class Memory(NamedTuple):
+    """Bytes on one device: what goes in (parameters mostly), what the program needs beside it, what comes out."""
+
+    arguments: int
+    temporary: int
+    output: int
+
+    def __str__(self):
+        parts = ", ".join(f"{name} {size / 2**20:,.0f} MiB" for name, size in self._asdict().items())
+        return f"{sum(self) / 2**30:.2f} GiB on a device ({parts})"
+
+
+def memory(
+    mesh: Mesh,
+    keys: Key[Array, " n"],
+    kernel: Kernel,
+    levels: Level,
+    shape: tuple[int, ...],
+    cond: Any = None,
+    *,
+    split: bool = False,
+) -> Memory:
+    """What `generate_on` with these arguments will need on one device, by compiling it; nothing is run.
+
+    Raises:
+      ValueError: as `generate`.
+    """
+    found = _generate.lower(*_arguments(mesh, keys, kernel, levels, shape, cond, split)).compile().memory_analysis()
+    return Memory(found.argument_size_in_bytes, found.temp_size_in_bytes, found.output_size_in_bytes)

@@ -14,7 +14,7 @@ from guidance_jax.networks.adm import ADMClassifier, ADMUNet
 from guidance_jax.networks.convolution import conv2d
 from guidance_jax.networks.layers import AttentionBlock, GroupNorm
 from guidance_jax.networks.nnx import functional
-from guidance_jax.networks.pretrained import from_torch
+from guidance_jax.pretrained.tensors import from_torch
 
 FOLDER = Path(__file__).parent / "golden"
 GOLDEN = np.load(FOLDER / "adm_networks.npz")

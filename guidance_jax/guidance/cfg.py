@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import check, pytree
+from guidance_jax.core import check, pytree, static
 from guidance_jax.guidance.base import Guidance, active, only_guided, pair, strength
 
 
@@ -44,11 +44,14 @@ class CFG(Guidance):
       inner: a denoiser trained with conditioning dropout.
       null: the condition that means "unconditional", of the structure of one sample's `cond` (`domain.null_label`).
       scale: a number, `Window`, `PerClass`, or a function of the level.
+      in_turn: ask the two conditions one after the other, which needs half the memory; by default they are one batch
+        (`vmap`, which for networks is the same as concatenating them).
     """
 
     inner: Any
     null: Any
     scale: Any
+    in_turn: bool = static(default=False, kw_only=True)
 
     @classmethod
     def from_weight(cls, inner: Any, null: Any, weight: Any, **fields: Any) -> "CFG":
@@ -73,7 +76,9 @@ class CFG(Guidance):
     def __call__(self, x, level, cond, state, key):
         w = strength(self.scale, level, cond, off=1.0)
         inner, memory = state
-        c, u, inner = pair(self.inner, x, level, cond, self.null, inner, key, self.asking(level, memory))
+        on = self.asking(level, memory)
+        on = jnp.array(True) if on is None and self.in_turn else on
+        c, u, inner = pair(self.inner, x, level, cond, self.null, inner, key, on)
         guided, memory = self.remember(c, u, w, x, level, memory)
         return only_guided(self.inner, guided, c), (inner, memory)
 

@@ -61,8 +61,11 @@ class ADM(nn.Module):
         emb = Dense(4 * self.model_channels, dtype=self.dtype, name="time_embed_0")(emb)
         return Dense(4 * self.model_channels, dtype=self.dtype, name="time_embed_2")(nn.silu(emb))
 
-    def encode(self, x, emb, train, perturbation=None):
-        """The feature maps of the encoder, the last one after the middle block; and the last downsampling factor."""
+    def encode(self, x, emb, train, perturbation=None, context=None):
+        """The feature maps of the encoder, the last one after the middle block; and the last downsampling factor.
+
+        Every attention also attends to `context`, vectors (L, width), if there are any.
+        """
         factor = 2 ** (len(self.channel_mult) - 1)
         if x.shape[0] % factor or x.shape[1] % factor:
             raise ValueError(
@@ -75,7 +78,7 @@ class ADM(nn.Module):
             for _ in range(self.num_res_blocks):
                 h = self.res(mult * self.model_channels, f"input_blocks_{block}_0")(h, emb, train)
                 if ds in self.attention_resolutions:
-                    h = self.attention(h.shape[-1], f"input_blocks_{block}_1")(h, perturbation)
+                    h = self.attention(h.shape[-1], f"input_blocks_{block}_1")(h, perturbation, context)
                 hs.append(h)
                 block += 1
             if level != len(self.channel_mult) - 1:
@@ -88,33 +91,21 @@ class ADM(nn.Module):
                 ds *= 2
         before = h
         h = self.res(h.shape[-1], "middle_block_0")(h, emb, train)
-        h = self.attention(h.shape[-1], "middle_block_1")(h, perturbation)
+        h = self.attention(h.shape[-1], "middle_block_1")(h, perturbation, context)
         h = self.res(h.shape[-1], "middle_block_2")(h, emb, train)
         if perturbation is not None:
             h = h + jnp.asarray(perturbation.skip, h.dtype) * (before - h)
         return [*hs, h], ds
 
 
-class ADMUNet(ADM):
-    """`apply(params, x (H, W, C), t, y) -> (H, W, out_channels)`, for one sample.
+class UNet(ADM):
+    """Encoder, middle and decoder, for an embedding that says what they are conditioned on."""
 
-    `num_classes` is the number of label embeddings (the null label of conditioning dropout included), None for an
-    unconditional network. `perturbation` makes it worse on purpose, see `guidance_jax.perturbed`.
-    """
-
-    num_classes: int | None = None
     num_heads_upsample: int = -1
 
-    @nn.compact
-    def __call__(self, x, t, y=None, train=False, perturbation=None):
-        if (y is None) != (self.num_classes is None):
-            raise ValueError(
-                f"the network has num_classes={self.num_classes}, got y={y}; pass a label or None to match"
-            )
-        emb = self.embed(t)
-        if self.num_classes is not None:
-            emb = emb + nn.Embed(self.num_classes, 4 * self.model_channels, dtype=self.dtype, name="label_emb")(y)
-        (*hs, h), ds = self.encode(x, emb, train, perturbation)
+    def unet(self, x, emb, train, perturbation=None, context=None):
+        """The network's output for `x` (H, W, C)."""
+        (*hs, h), ds = self.encode(x, emb, train, perturbation, context)
         heads = self.num_heads if self.num_heads_upsample == -1 else self.num_heads_upsample
         block = 0
         for level, mult in reversed(list(enumerate(self.channel_mult))):
@@ -123,7 +114,7 @@ class ADMUNet(ADM):
                 h = self.res(mult * self.model_channels, f"output_blocks_{block}_0")(h, emb, train)
                 after = 1
                 if ds in self.attention_resolutions:
-                    h = self.attention(h.shape[-1], f"output_blocks_{block}_1", heads)(h, perturbation)
+                    h = self.attention(h.shape[-1], f"output_blocks_{block}_1", heads)(h, perturbation, context)
                     after = 2
                 if level and i == self.num_res_blocks:
                     name = f"output_blocks_{block}_{after}"
@@ -135,6 +126,27 @@ class ADMUNet(ADM):
                 block += 1
         h = nn.silu(GroupNorm(self.groups, name="out_0")(h))
         return Conv(self.out_channels, kernel_init=zeros, dtype=self.dtype, name="out_2")(h)
+
+
+class ADMUNet(UNet):
+    """`apply(params, x (H, W, C), t, y) -> (H, W, out_channels)`, for one sample.
+
+    `num_classes` is the number of label embeddings (the null label of conditioning dropout included), None for an
+    unconditional network. `perturbation` makes it worse on purpose, see `guidance_jax.perturbed`.
+    """
+
+    num_classes: int | None = None
+
+    @nn.compact
+    def __call__(self, x, t, y=None, train=False, perturbation=None):
+        if (y is None) != (self.num_classes is None):
+            raise ValueError(
+                f"the network has num_classes={self.num_classes}, got y={y}; pass a label or None to match"
+            )
+        emb = self.embed(t)
+        if self.num_classes is not None:
+            emb = emb + nn.Embed(self.num_classes, 4 * self.model_channels, dtype=self.dtype, name="label_emb")(y)
+        return self.unet(x, emb, train, perturbation)
 
 
 class ADMClassifier(ADM):

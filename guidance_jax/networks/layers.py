@@ -131,9 +131,10 @@ class ResBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over the pixels of one image, added to it.
+    """Self-attention over the pixels of one image, added to it; they attend to a `context` (L, width) too, if given.
 
-    `new_order` splits the projection into q, k, v before the heads; OpenAI's released models split the heads first.
+    `new_order` splits the projection into q, k, v before the heads; most of OpenAI's released models split the heads
+    first.
     """
 
     heads: int
@@ -142,7 +143,7 @@ class AttentionBlock(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x, perturbation=None):
+    def __call__(self, x, perturbation=None, context=None):
         h, w, c = x.shape
         qkv = GroupNorm(self.groups, name="norm")(x.reshape(h * w, c))
         qkv = Dense(3 * c, dtype=self.dtype, name="qkv")(qkv)
@@ -150,11 +151,15 @@ class AttentionBlock(nn.Module):
             q, k, v = jnp.moveaxis(qkv.reshape(h * w, 3, self.heads, -1), 1, 0)
         else:
             q, k, v = jnp.moveaxis(qkv.reshape(h * w, self.heads, 3, -1), 2, 0)
+        own = v
+        if context is not None:
+            pair = Dense(2 * c, dtype=self.dtype, name="encoder_kv")(context).reshape(len(context), self.heads, 2, -1)
+            k, v = (jnp.concatenate([pair[:, :, i], a]) for i, a in enumerate((k, v)))
         if perturbation is None:
             out = attend(q, k, v)
         else:
             out = attend(blurred(q, (h, w), perturbation.blur), k, v)
-            out = out + jnp.asarray(perturbation.attention, out.dtype) * (v - out)
+            out = out + jnp.asarray(perturbation.attention, out.dtype) * (own - out)
         out = Dense(c, kernel_init=zeros, dtype=self.dtype, name="proj_out")(out.reshape(h * w, c))
         return x + out.reshape(h, w, c)
 

@@ -2,6 +2,7 @@
 
     DIR/config.json          what the network is and was trained for, as JSON
     DIR/<step>/              orbax: parameters, EMA, optimizer state, and the losses so far
+    DIR/model.safetensors    in its place, of a converted checkpoint (`flat.py`)
 
 orbax writes a step beside and renames it, so a kill at any moment leaves the step before.
 """
@@ -26,16 +27,18 @@ from guidance_jax.domain import Domain
 from guidance_jax.metrics.report import TrainedJudge
 from guidance_jax.network import Network, NoisyClassifier
 from guidance_jax.networks import adm
+from guidance_jax.networks.glide import GLIDEUNet
 from guidance_jax.networks.judge import Judge
 from guidance_jax.networks.sequence_models import language_model, prefix_classifier, token_classifier, token_model
 from guidance_jax.networks.transformer import GPT2, Transformer
+from guidance_jax.training.flat import WEIGHTS, load_flat
 
 FORMAT = "guidance_jax/1"
 # what a configuration may name: nothing else is ever built from a file
 KNOWN = {
     c.__name__: c
     for c in (
-        *(adm.ADMUNet, adm.ADMClassifier, Judge, Domain),
+        *(adm.ADMUNet, adm.ADMClassifier, GLIDEUNet, Judge, Domain),
         *(Transformer, GPT2, Absorbing, Uniform, LeftToRight),
         *(schedules.Cosine, schedules.LinearVP, schedules.VE, schedules.RectifiedFlow),
         *(schedules.LinearBetas, schedules.CosineBetas),
@@ -166,12 +169,20 @@ class Run:
 
 def _manager(directory: Path) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(max_to_keep=1, create=False, enable_async_checkpointing=False)
-    return ocp.CheckpointManager(directory, options=options, item_names=("state", "losses"))
+    handlers = {"state": ocp.StandardCheckpointHandler(), "losses": ocp.JsonCheckpointHandler()}
+    return ocp.CheckpointManager(directory, options=options, item_handlers=handlers)
 
 
 def _restore(manager: ocp.CheckpointManager, step: int, state: Any) -> tuple[Any, list]:
-    target = None if state is None else jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+    """(state, losses) of a step, placed as `state` is; without it on the first device, whatever wrote it."""
     try:
+        if state is None:
+            here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            target = jax.tree.map(
+                lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here), manager.item_metadata(step)["state"]
+            )
+        else:
+            target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         restored = manager.restore(
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target), losses=ocp.args.JsonRestore())
         )
@@ -187,19 +198,50 @@ def _restore(manager: ocp.CheckpointManager, step: int, state: Any) -> tuple[Any
 T = TypeVar("T", Network, NoisyClassifier, TrainedJudge, HiddenNetwork, LanguageModel, PrefixClassifier)
 
 
-def load(directory: str | Path, kind: type[T]) -> T:
+def read_params(directory: str | Path) -> Any:
+    """The parameters of a checkpoint, EMA if it was trained here, as nested dictionaries of arrays on the host.
+
+    Raises:
+      ValueError: a damaged or unfinished checkpoint.
+    """
+    if (Path(directory) / WEIGHTS).exists():
+        return load_flat(directory)
+    manager = _manager(Path(directory).absolute())
+    step = manager.latest_step()
+    if step is None:
+        raise ValueError(f"{directory} has no complete checkpoint yet; train it first")
+    return _restore(manager, step, None)[0]["ema"]
+
+
+def save_params(directory: str | Path, params: Any, config: dict) -> None:
+    """Write parameters as an orbax checkpoint of one step, which `load` reads; sharded ones stay sharded on disk.
+
+    Raises:
+      ValueError: as `Run`.
+    """
+    Run(directory, config).save(0, {"ema": params}, [])
+
+
+def load(directory: str | Path, kind: type[T], dtype: str | None = None, remat: bool = False) -> T:
     """The `kind` of network in a checkpoint, with its EMA parameters, its parameterization and its domain.
+
+    Args:
+      directory: written by training, `save_params` or `guidance_jax convert`, on any number of devices.
+      kind: what to expect, `Network` or `NoisyClassifier` for example.
+      dtype: the type in which the network computes, such as "bfloat16"; parameters and guidance stay float32.
+      remat: compute residual blocks again in gradients through the network, which then need less memory.
 
     Raises:
       ValueError: a missing, foreign, damaged or unfinished checkpoint, or one of another kind.
     """
     found = read_config(directory)
-    manager = _manager(Path(directory).absolute())
-    step = manager.latest_step()
-    if step is None:
-        raise ValueError(f"{directory} has no complete checkpoint yet; train it first")
     network, domain = build(found["network"]), build(found["domain"])
-    params = jax.tree.map(jax.numpy.asarray, _restore(manager, step, None)[0]["ema"])
+    changes = ({"dtype": jax.numpy.dtype(dtype)} if dtype else {}) | ({"remat": True} if remat else {})
+    for field in changes:
+        if not hasattr(network, field):
+            raise ValueError(f"{directory} holds a {type(network).__name__}, which has no choice of {field}")
+    network = dataclasses.replace(network, **changes) if changes else network
+    params = jax.tree.map(jax.numpy.asarray, read_params(directory))
     loaded: Any
     process = build(found.get("process"))
     if isinstance(network, Judge):

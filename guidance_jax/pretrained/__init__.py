@@ -1,0 +1,1 @@
+"""Other people's checkpoints: files read without running them, architectures told by the tensors."""

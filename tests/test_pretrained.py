@@ -1,0 +1,257 @@
+"""Other people's checkpoints: read without running them, recognised by their tensors, converted both ways."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import guidance_jax as gj
+from guidance_jax.networks.adm import ADMClassifier, ADMUNet
+from guidance_jax.pretrained.adm import Untold
+from guidance_jax.pretrained.convert import converted, recognised
+from guidance_jax.pretrained.torch_file import read_torch
+from guidance_jax.schedules import CosineBetas, LinearBetas
+from guidance_jax.training.checkpoint import config, load, save_params
+from tests.test_jobs import environment
+from tests.test_networks import GOLDEN, NETWORKS, golden_inputs, relative
+
+FOLDER = Path(__file__).parent / "golden"
+GLIDE, GLIDE_SHAPES = np.load(FOLDER / "glide.npz"), json.loads((FOLDER / "glide.json").read_text())
+KNOWN = Untold(16, CosineBetas(1000), None, 16, False)
+
+
+def state(shapes, amplitude):
+    """A state dict whose weights are the golden files' formula."""
+    found = {}
+    for k, key in enumerate(sorted(shapes)):
+        value = amplitude * np.sin(0.37 * np.arange(np.prod(shapes[key])) + k)
+        value += key.endswith(".weight") and len(shapes[key]) == 1
+        found[key] = value.reshape(shapes[key]).astype(np.float32)
+    return found
+
+
+def openai(name):
+    return state(NETWORKS[name]["state_dict"], NETWORKS[name]["amplitude"])
+
+
+@pytest.mark.parametrize("file", ["torch_zip.pt", "torch_legacy.pt"])
+def test_both_formats_of_pytorch_are_read(file):
+    found = read_torch(FOLDER / file)
+    a = np.arange(12.0, dtype=np.float32).reshape(3, 4)
+    want = {"a": a, "b": a.T[1:3], "c": np.array(3), "d": np.full(2, 1.5, jnp.bfloat16), "e": np.ones(2, np.float16)}
+    assert list(found) == list(want)
+    for name, value in want.items():
+        assert found[name].dtype == value.dtype
+        np.testing.assert_array_equal(found[name], value)
+
+
+class Malicious:
+    def __init__(self, mark):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (self.mark,)
+
+
+def test_a_pickle_that_would_run_code_is_refused_by_name(tmp_path):
+    mark = tmp_path / "ran"
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        (tmp_path / "evil.pt").write_bytes(pickle.dumps({"weight": Malicious(str(mark))}, protocol))
+        with pytest.raises(ValueError, match=r"refused: it would run (posix|nt)\.mkdir") as caught:
+            read_torch(tmp_path / "evil.pt")
+        assert "\n" not in str(caught.value)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("file", ["torch_zip.pt", "torch_legacy.pt"])
+def test_a_truncated_file_is_refused_at_every_length(file, tmp_path):
+    whole = (FOLDER / file).read_bytes()
+    for length in range(0, len(whole), 61):
+        (tmp_path / "cut.pt").write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"truncated|refused") as caught:
+            read_torch(tmp_path / "cut.pt")
+        assert "\n" not in str(caught.value)
+
+
+def test_a_tensor_that_reaches_outside_its_storage_is_refused(tmp_path):
+    """One damaged number in the pickle must not read foreign memory."""
+    whole = (FOLDER / "torch_legacy.pt").read_bytes()
+    at = whole.index(b"K\x03K\x04\x86")  # the shape (3, 4)
+    (tmp_path / "odd.pt").write_bytes(whole[: at + 1] + b"\x7f" + whole[at + 2 :])
+    with pytest.raises(ValueError, match="outside its storage"):
+        read_torch(tmp_path / "odd.pt")
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_the_architecture_is_told_by_the_tensors(name):
+    spec = NETWORKS[name]["config"]
+    known = Untold(
+        16,
+        LinearBetas(1000),
+        spec.get("num_heads"),
+        spec.get("num_head_channels"),
+        spec.get("use_new_attention_order", False),
+    )
+    found = recognised(openai(name), known)
+    for field, value in spec.items():
+        if field not in ("image_size", "in_channels"):
+            assert getattr(found.network, field) == (tuple(value) if isinstance(value, list) else value), field
+    assert isinstance(found.network, ADMClassifier) == name.startswith("classifier")
+    learned = name.startswith("adm")
+    want = None if name.startswith("classifier") else gj.LearnedRange() if learned else gj.eps
+    assert found.parameterization == want
+    classes = 10 if name.startswith("classifier") else spec.get("num_classes")
+    assert found.domain == gj.Domain((16, 16, 3), LinearBetas(1000), classes)
+
+
+def test_openai_s_releases_need_no_options():
+    """A network of the 64 x 64 classifier's shapes: image size, heads and schedule come from the release."""
+    network = ADMClassifier(128, 1000, 4, (2, 4, 8), (1, 2, 3, 4), num_head_channels=64)
+    x = jnp.zeros((64, 64, 3))
+    shapes = jax.eval_shape(network.init, jax.random.key(0), x, jnp.zeros(()))
+    found = recognised(torch_names(shapes))
+    assert found.network == network
+    assert found.domain == gj.Domain((64, 64, 3), CosineBetas(1000), 1000)
+
+
+def torch_names(params):
+    """A state dict of zeros with OpenAI's names and layouts, for parameters of an ADM classifier."""
+    found = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params["params"]):
+        *modules, name = (p.key for p in path)
+        shape = leaf.shape
+        one_d = modules[-1] in ("qkv", "proj_out", "qkv_proj", "c_proj")
+        if name == "kernel":
+            shape = shape[::-1] + (1,) * one_d if len(shape) == 2 else (shape[3], shape[2], shape[0], shape[1])
+        name = {"kernel": "weight", "scale": "weight", "positional_embedding": name}.get(name, name)
+        shape = shape[::-1] if name == "positional_embedding" else shape
+        words = []
+        for module in modules:
+            parts = module.split("_")
+            split = next((i for i, p in enumerate(parts) if p.isdigit()), len(parts))
+            words += ["_".join(parts[:split]), *parts[split:]]
+        found[".".join([*words, name])] = np.zeros(shape, np.float32)
+    return found
+
+
+def test_what_tensors_do_not_tell_is_asked_for():
+    with pytest.raises(ValueError, match=r"none of OpenAI's releases.* give --image-size, --schedule, --heads"):
+        recognised(openai("adm_class"))
+
+
+def test_a_wrong_shape_is_named_with_both_shapes():
+    wrong = openai("adm_class")
+    wrong["middle_block.0.in_layers.2.weight"] = np.zeros((64, 63, 3, 3), np.float32)
+    with pytest.raises(
+        ValueError, match=r"middle_block\.0\.in_layers\.2\.weight has shape \(64, 63, 3, 3\), expected \(64, 64, 3, 3\)"
+    ):
+        recognised(wrong, KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("middle_block.1.qkv.bias"), "no tensor for middle_block_1/qkv/bias"),
+        (lambda s: s.update({"middle_block.7.weight": np.zeros((3, 3), np.float32)}), "belongs to nothing in ADMUNet"),
+        (lambda s: s.update({"input_blocks.0.0.weight": np.zeros((32, 6, 3, 3), np.float32)}), "6 channels: an up"),
+        (lambda s: s.pop("time_embed.0.weight"), r"no guided-diffusion checkpoint: it has no tensor time_embed\.0"),
+    ],
+    ids=["missing", "left over", "upsampler", "foreign"],
+)  # fmt: skip
+def test_foreign_state_dicts_are_refused(change, message):
+    wrong = openai("adm_class")
+    change(wrong)
+    with pytest.raises(ValueError, match=message):
+        recognised(wrong, KNOWN)
+
+
+@pytest.mark.parametrize("name", ["text", "inpaint"])
+def test_glide_is_the_mirror_s(name):
+    found = recognised(state(GLIDE_SHAPES[name], 0.05), KNOWN)
+    model = gj.Network(found.params, found.network.apply, found.parameterization, found.domain)
+    channels_last = {k: np.moveaxis(GLIDE[f"{name}/{k}"], 1, -1) for k in ("x", "out")}
+    cond = jnp.asarray(GLIDE[f"{name}/tokens"])
+    if name == "inpaint":
+        cond = {"tokens": cond} | {k: np.moveaxis(GLIDE[f"{name}/{k}"], 1, -1) for k in ("image", "mask")}
+    out = jax.jit(jax.vmap(model.apply, (None, 0, 0, 0)))(model.params, channels_last["x"], GLIDE[f"{name}/t"], cond)
+    assert relative(out, channels_last["out"]) < 1e-4
+
+
+def test_glide_is_guided_in_the_noise_alone():
+    """The learned variance stays that of the caption; another length of caption is refused in one line."""
+    found = recognised(state(GLIDE_SHAPES["text"], 0.05), KNOWN)
+    model = gj.Network(found.params, found.network.apply, found.parameterization, found.domain)
+    null, caption = jnp.full(6, -1), jnp.array([4, 9, 3, -1, -1, -1])
+    x, level = jax.random.normal(jax.random.key(0), (16, 16, 3)), found.domain.schedule(jnp.array(400.0))
+    c, u = (model(x, level, tokens, (), None)[0] for tokens in (caption, null))
+    guide = gj.CFG.from_gamma(model, null, 3.0)
+    got = guide(x, level, caption, guide.init(x), None)[0]
+    np.testing.assert_allclose(got.eps, -2 * u.eps + 3 * c.eps, atol=1e-4)
+    np.testing.assert_allclose(got.variance_fraction, c.variance_fraction, atol=1e-5)
+    assert np.abs(c.variance_fraction - u.variance_fraction).max() > 1e-3
+    kernel, levels = gj.Reverse(guide, gj.DDPM()), found.domain.schedule.levels(3)
+    images = gj.generate(gj.keys(0, 2), kernel, levels, (16, 16, 3), jnp.stack([caption, caption]))
+    assert np.isfinite(images).all()
+    with pytest.raises(ValueError, match=r"captions of 6 tokens, -1 for padding, got \(2, 4\)"):
+        gj.generate(gj.keys(0, 2), kernel, levels, (16, 16, 3), jnp.zeros((2, 4), int))
+
+
+def test_a_converted_checkpoint_is_openai_s_network_in_both_formats(tmp_path):
+    """safetensors in, ours out, to orbax, and back: the same output as OpenAI's code throughout."""
+    save_file(openai("adm_uncond"), tmp_path / "weights.safetensors")
+    name, _, domain = converted(tmp_path / "weights.safetensors", tmp_path / "flat", known=KNOWN)
+    assert name == "denoiser"
+    converted(tmp_path / "flat" / name, tmp_path / "orbax", "orbax")
+    converted(tmp_path / "orbax" / name, tmp_path / "again", "safetensors")
+    x, t, _ = golden_inputs("adm_uncond", jnp.float32)
+    for folder in ("flat", "orbax", "again"):
+        model = load(tmp_path / folder / name, gj.Network)
+        assert model.domain == domain
+        out = jax.vmap(model.apply, (None, 0, 0, None))(model.params, x, t, None)
+        assert relative(np.moveaxis(out, -1, 1), GOLDEN["adm_uncond/out"]) < 1e-4
+    with pytest.raises(ValueError, match="is not empty; convert into another folder"):
+        converted(tmp_path / "weights.safetensors", tmp_path / "flat", known=KNOWN)
+
+
+def test_half_precision_inside_leaves_guidance_in_float32(tmp_path):
+    save_file(openai("classifier_attention"), tmp_path / "weights.safetensors")
+    name, _, domain = converted(tmp_path / "weights.safetensors", tmp_path, known=KNOWN)
+    half, full = (load(tmp_path / name, gj.NoisyClassifier, dtype) for dtype in ("bfloat16", None))
+    x, t, _ = golden_inputs("classifier_attention", jnp.float32)
+    level = domain.schedule(t[0])
+    assert "bf16" in str(jax.make_jaxpr(half.log_prob)(x[0], level, 3))
+    gradient = jax.grad(half.log_prob)(x[0], level, 3)
+    assert gradient.dtype == half.log_prob(x[0], level, 3).dtype == jnp.float32
+    assert 0 < relative(half.log_prob(x[0], level, 3), np.asarray(full.log_prob(x[0], level, 3))) < 0.05
+
+
+RESTORE = """
+import sys
+import numpy as np
+import guidance_jax as gj
+from guidance_jax.training.checkpoint import load
+import jax
+model = load(sys.argv[1], gj.Network)
+np.save(sys.argv[2], np.concatenate([np.ravel(a) for a in jax.tree.leaves(model.params)]))
+"""
+
+
+def test_a_checkpoint_is_restored_on_another_number_of_devices(tmp_path):
+    """Written by one device, read by one process with 8; `test_jobs` has the other way round."""
+    network = ADMUNet(8, 1, 1, (2,), (1, 2), groups=4)
+    params = network.init(jax.random.key(0), jnp.zeros((8, 8, 1)), jnp.zeros(()))
+    save_params(tmp_path / "model", params, config(network, gj.Domain((8, 8, 1)), gj.eps))
+    command = [sys.executable, "-c", RESTORE, str(tmp_path / "model"), str(tmp_path / "out.npy")]
+    done = subprocess.run(command, env=environment(8), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    np.testing.assert_array_equal(
+        np.load(tmp_path / "out.npy"), np.concatenate([np.ravel(a) for a in jax.tree.leaves(params)])
+    )
