@@ -9,7 +9,7 @@
 (4, 2)
 """
 
-from guidance_jax.adapters import Conditioned, OnSchedule, Unconditional
+from guidance_jax.adapters import Conditioned, Microbatched, OnSchedule, Unconditional
 from guidance_jax.autoregressive.classifier import PrefixClassifier
 from guidance_jax.autoregressive.contrastive import Contrastive
 from guidance_jax.autoregressive.fudge import FUDGE
@@ -180,6 +180,7 @@ __all__ = [
     "Mask",
     "MaskPredict",
     "MeanShift",
+    "Microbatched",
     "NOS",
     "Network",
     "NoisyClassifier",

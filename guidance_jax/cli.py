@@ -187,7 +187,8 @@ def convert(
     known = Untold(image_size, schedule_named(schedule), heads, head_channels, new_attention_order)
     for file in files:
         name, network, domain = converted(file, out, to, known)
-        console.print(f"{file} -> {out / name}: {network}\n  {domain}", highlight=False, markup=False, soft_wrap=True)
+        what = f"{type(network).__name__}, {domain}"
+        console.print(f"{file} -> {out / name}: {what}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"Next: guidance-jax sample --models {out} --out samples.npz")
 
 
@@ -242,9 +243,8 @@ def sample(
     images, _ = draw(range(n))
     bad = int((~np.isfinite(images.reshape(n, -1)).all(1)).sum())
     write_arrays(out, to_uint8(images), labels)
-    save_grid(
-        out.with_suffix(".png"), images[:100], columns=classes if label is None and classes in range(5, 21) else 10
-    )
+    columns = classes if classes is not None and 5 <= classes <= 20 and label is None else 10
+    save_grid(out.with_suffix(".png"), images[:100], columns=columns)
     console.print(f"{n} samples, {bad} not finite: {out}, {out.with_suffix('.png')}")
 
 

@@ -71,6 +71,26 @@ def when(on: Any, work: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
     return work() if on is None else jax.lax.cond(on, work, otherwise)
 
 
+def check_both(rule: Any, levels: Any, shape: tuple[int, ...], cond: Any) -> None:
+    """Raise unless there is a condition and one that means "unconditional", and what is inside takes both."""
+    name = type(rule).__name__
+    if cond is None:
+        raise ValueError(f"{name} needs a condition to guide towards, got cond=None; pass labels")
+    if rule.null is None:
+        raise ValueError(
+            f"{name} needs the null condition, got None: the model was not trained with conditioning dropout; "
+            "use Classifier(...) or train with label_dropout=0.1"
+        )
+    check(rule.inner, levels, shape, cond)
+    try:
+        check(rule.inner, levels, shape, rule.null)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} asks what is inside with its null condition too, which is refused: {error}; "
+            "a classifier goes outside: Classifier(CFG(model, ...), classifier, ...)"
+        ) from None
+
+
 def pair(inner: Any, x: Any, level: Level, cond: Any, null: Any, state: Any, key: Any, on: Any = None) -> tuple:
     """(conditional, unconditional, state) predictions of `inner`, whose state is stacked: [conditional, null].
 

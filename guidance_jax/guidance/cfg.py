@@ -10,28 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import check, pytree, static
-from guidance_jax.guidance.base import Guidance, active, only_guided, pair, strength
-
-
-def check_both(rule: Any, levels: Any, shape: tuple[int, ...], cond: Any) -> None:
-    """Raise unless there is a condition and one that means "unconditional", and what is inside takes both."""
-    name = type(rule).__name__
-    if cond is None:
-        raise ValueError(f"{name} needs a condition to guide towards, got cond=None; pass labels")
-    if rule.null is None:
-        raise ValueError(
-            f"{name} needs the null condition, got None: the model was not trained with conditioning dropout; "
-            "use Classifier(...) or train with label_dropout=0.1"
-        )
-    check(rule.inner, levels, shape, cond)
-    try:
-        check(rule.inner, levels, shape, rule.null)
-    except ValueError as error:
-        raise ValueError(
-            f"{name} asks what is inside with its null condition too, which is refused: {error}; "
-            "a classifier goes outside: Classifier(CFG(model, ...), classifier, ...)"
-        ) from None
+from guidance_jax.core import pytree, static
+from guidance_jax.guidance.base import Guidance, active, check_both, only_guided, pair, strength
 
 
 @pytree
@@ -44,8 +24,8 @@ class CFG(Guidance):
       inner: a denoiser trained with conditioning dropout.
       null: the condition that means "unconditional", of the structure of one sample's `cond` (`domain.null_label`).
       scale: a number, `Window`, `PerClass`, or a function of the level.
-      in_turn: ask the two conditions one after the other, which needs half the memory; by default they are one batch
-        (`vmap`, which for networks is the same as concatenating them).
+      in_turn: ask the two conditions one after the other, in half the memory; by default they are one batch (vmapped,
+        which is concatenated: a network sees one axis).
     """
 
     inner: Any

@@ -11,8 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from guidance_jax.core import pytree
-from guidance_jax.guidance.base import Guidance, only_guided, strength
-from guidance_jax.guidance.cfg import check_both
+from guidance_jax.guidance.base import Guidance, check_both, only_guided, strength
 
 
 @pytree
