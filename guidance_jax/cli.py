@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
+from zipfile import BadZipFile
 
 try:
     import typer
@@ -23,6 +24,8 @@ from guidance_jax.datasets.images import Images, to_uint8
 from guidance_jax.demos.digits import demo as run_demo
 from guidance_jax.jobs import Job, write_arrays
 from guidance_jax.metrics.calibration import by_level
+from guidance_jax.metrics.fidelity import Reference, measure_images, protocol
+from guidance_jax.metrics.inception import load_inception
 from guidance_jax.metrics.report import Report, TrainedJudge
 from guidance_jax.metrics.report import evaluate as measure
 from guidance_jax.pictures import save_grid
@@ -243,6 +246,7 @@ def sample(
     images, _ = draw(range(n))
     bad = int((~np.isfinite(images.reshape(n, -1)).all(1)).sum())
     write_arrays(out, to_uint8(images), labels)
+    out.with_suffix(".json").write_text(json.dumps({"n": n, **request.about()}, indent=1))
     columns = classes if classes is not None and 5 <= classes <= 20 and label is None else 10
     save_grid(out.with_suffix(".png"), images[:100], columns=columns)
     console.print(f"{n} samples, {bad} not finite: {out}, {out.with_suffix('.png')}")
@@ -250,26 +254,56 @@ def sample(
 
 @app.command()
 def evaluate(
-    models: Annotated[Path, typer.Option(help="Folder written by train: its judge measures.")],
-    samples: Annotated[Path, typer.Option(help="File written by sample.")],
+    samples: Annotated[Path, typer.Option(help="File written by sample, or any .npz with uint8 NHWC arr_0.")],
+    models: Annotated[Path | None, typer.Option(help="Folder written by train: its judge measures.")] = None,
     data: Data = "digits",
     size: Size = 32,
+    reference: Annotated[Path | None, typer.Option(help="A reference batch of ADM's (.npz): FID and its like.")] = None,
+    inception: Annotated[Path | None, typer.Option(help="Inception weights (.pth or .safetensors).")] = None,
+    measures: Annotated[str | None, typer.Option(help="fid,sfid,is,precision,...; by default all possible.")] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for the measures.")] = None,
 ) -> None:
-    """Measure samples against held-out data: accuracy, diversity, Frechet distance, precision, recall."""
+    """Measure samples, against held-out data by a judge, or against a reference batch by Inception, as ADM does."""
+    if (models is None) == (reference is None):
+        raise ValueError("give --reference FILE.npz (FID and its like) or --models FOLDER (its judge), one of the two")
     try:
         with np.load(samples) as file:
-            images, labels = file["arr_0"], file["arr_1"]
-    except (OSError, ValueError, KeyError) as error:
+            images = file["arr_0"]
+            labels = file["arr_1"] if "arr_1" in file.files else np.zeros(len(images), np.int32)
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise ValueError(f"{samples} is not a sample file ({error}); write one with guidance-jax sample") from None
-    _, held_out = read(data, size).split()
-    report = measure(images.astype(np.float32) / 127.5 - 1, labels, held_out, load(models / "judge", TrainedJudge))
-    table = Table(*COLUMNS[:-1], title=f"{report.samples} samples against {len(held_out)} held-out images")
-    table.add_row(*cells(report)[:-1])
-    console.print(table)
+    if reference is not None:
+        record = by_inception(images, labels, samples, reference, inception, measures)
+    else:
+        assert models is not None
+        _, held_out = read(data, size).split()
+        report = measure(images.astype(np.float32) / 127.5 - 1, labels, held_out, load(models / "judge", TrainedJudge))
+        table = Table(*COLUMNS[:-1], title=f"{report.samples} samples against {len(held_out)} held-out images")
+        table.add_row(*cells(report)[:-1])
+        console.print(table)
+        record = report.json() | {"samples_file": str(samples), "jax": jax.__version__}
     if out is not None:
-        record: dict[str, Any] = report.json() | {"samples_file": str(samples), "jax": jax.__version__}
         out.write_text(json.dumps(record, indent=1))
+
+
+def by_inception(
+    images: np.ndarray, labels: np.ndarray, samples: Path, path: Path, weights: Path | None, measures: str | None
+) -> dict[str, Any]:
+    """Print and return FID and its like, with their protocol."""
+    extractor = load_inception(weights)
+    reference = Reference.read(path, extractor)
+    found = measure_images(images, reference, extractor, measures.split(",") if measures else None)
+    table = Table(*found, title=f"{len(images)} samples against {reference.name}")
+    table.add_row(*(f"{v:.5g}" for v in found.values()))
+    console.print(table)
+    if "fid_bias" in found:
+        console.print(
+            f"FID of {len(images)} samples: too large by about {found['fid_bias']:.3g} (fitted); "
+            "published ones are of 50,000"
+        )
+    beside = [samples.with_suffix(".json"), samples.parent / "manifest.json"]
+    sampling = next((json.loads(p.read_text()) for p in beside if p.exists()), None)
+    return {"measures": found, "protocol": protocol(reference, extractor, len(images), labels, sampling)}
 
 
 def main() -> None:

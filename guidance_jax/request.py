@@ -19,7 +19,7 @@ from guidance_jax.schedules import DDPM as Betas
 from guidance_jax.schedules import Schedule
 from guidance_jax.solvers.ddim import DDIM
 from guidance_jax.solvers.ddpm import DDPM, fixed_small, learned_range
-from guidance_jax.training.checkpoint import load, read_config
+from guidance_jax.training.checkpoint import build, load, read_config
 
 
 def schedule_of(model: Network | NoisyClassifier) -> Schedule:
@@ -98,8 +98,22 @@ class Request:
     dtype: str | None = None
 
     def about(self) -> dict[str, Any]:
-        """The request and the model's configuration, for the manifest of a job."""
-        return vars(self) | {"configuration": read_config(Path(self.models) / "denoiser")}
+        """The request, what it costs, and the model's configuration: for manifests and protocols."""
+        found = read_config(Path(self.models) / "denoiser")
+        steps = len(self.levels(build(found["domain"]).schedule).t) - 1
+        calls = {"model": steps * (2 if self.algorithm == "cfg" else 1)}
+        if self.algorithm in ("score", "mean"):
+            calls["classifier gradient"] = steps
+        solver = "DDPM, ancestral" if self.algorithm == "mean" else "DDIM, eta 0"
+        return vars(self) | {"solver": solver, "calls": calls, "configuration": found}
+
+    def levels(self, schedule: Schedule) -> Level:
+        """The levels of `steps` on the model's schedule."""
+        if isinstance(schedule, Betas):
+            return schedule.levels(self.steps)
+        if not self.steps.isdigit():
+            raise ValueError(f"--steps is a number for a model on {schedule}, got {self.steps!r}; write --steps 50")
+        return schedule.levels(int(self.steps))
 
     def plan(self, n: int, *, remat: bool = False, microbatch: int | None = None) -> Plan:
         """The kernel, levels and labels of `n` samples; `remat` and `microbatch` save memory and change no sample.
@@ -118,9 +132,7 @@ class Request:
         assert domain is not None  # it has a schedule
         if domain.text_length is not None:
             raise ValueError("the model is conditional on captions; pass tokens to generate, as colab/05 does")
-        if not self.steps.isdigit() and not isinstance(schedule, Betas):
-            raise ValueError(f"--steps is a number for a model on {schedule}, got {self.steps!r}; write --steps 50")
-        levels = schedule.levels(self.steps if isinstance(schedule, Betas) else int(self.steps))  # type: ignore[arg-type]
+        levels = self.levels(schedule)
         classes = domain.num_classes
         if classes is None and classifier is not None and classifier.domain is not None:
             classes = classifier.domain.num_classes

@@ -93,7 +93,7 @@ def test_initial_parameters_have_the_state_dict_s_shapes():
 
 
 def test_foreign_state_dict_is_refused():
-    with pytest.raises(ValueError, match="belongs to no ADM network"):
+    with pytest.raises(ValueError, match="belongs to no network that can be converted"):
         from_torch({"layer.weight": np.zeros((2, 2, 2, 2, 2))})
 
 

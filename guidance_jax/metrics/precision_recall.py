@@ -1,11 +1,34 @@
-"""Improved precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991): k-nearest-neighbour manifolds."""
+"""Improved precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991), density and coverage (Naeem et al. 2020,
+arXiv 2002.09797): what share of points lies in the balls that reach to k-th nearest neighbours."""
+
+from collections.abc import Iterator
 
 import numpy as np
 
+ROWS = 2000  # points whose distances are held at a time
 
-def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    square = np.sum(x**2, 1)[:, None] + np.sum(y**2, 1) - 2 * x @ y.T
-    return np.maximum(square, 0)
+
+def _squared_distances(points: np.ndarray, manifold: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """(rows, squared distances of these points to the whole manifold), some rows at a time, in float64."""
+    square = np.sum(manifold**2, 1)
+    for i in range(0, len(points), ROWS):
+        rows = slice(i, i + ROWS)
+        part = points[rows]
+        yield rows, np.maximum(np.sum(part**2, 1)[:, None] + square - 2 * part @ manifold.T, 0)
+
+
+def radii(manifold: np.ndarray, k: int = 3) -> np.ndarray:
+    """The squared distance of each point to its k-th nearest neighbour, itself not counted.
+
+    Raises:
+      ValueError: fewer than k + 1 points.
+    """
+    if len(manifold) <= k:
+        raise ValueError(f"k={k} neighbours need more than {k} samples, got {len(manifold)}; draw more")
+    manifold, found = np.asarray(manifold, np.float64), np.zeros(len(manifold))
+    for rows, distances in _squared_distances(manifold, manifold):
+        found[rows] = np.partition(distances, k, axis=1)[:, k]  # entry 0 is the point itself
+    return found
 
 
 def covered(points: np.ndarray, manifold: np.ndarray, k: int = 3) -> np.ndarray:
@@ -14,13 +37,32 @@ def covered(points: np.ndarray, manifold: np.ndarray, k: int = 3) -> np.ndarray:
     Raises:
       ValueError: fewer than k + 1 points on the manifold.
     """
-    if len(manifold) <= k:
-        raise ValueError(f"k={k} neighbours need more than {k} samples, got {len(manifold)}; draw more")
+    return _balls(points, manifold, k) > 0
+
+
+def _balls(points: np.ndarray, manifold: np.ndarray, k: int) -> np.ndarray:
+    """For each point, in how many balls of the manifold it lies."""
+    radius = radii(manifold, k)
     manifold, points = np.asarray(manifold, np.float64), np.asarray(points, np.float64)
-    radius = np.partition(_squared_distances(manifold, manifold), k, axis=1)[:, k]  # entry 0 is the point itself
-    return np.any(_squared_distances(points, manifold) <= radius, axis=1)
+    found = np.zeros(len(points), int)
+    for rows, distances in _squared_distances(points, manifold):
+        found[rows] = np.sum(distances <= radius, axis=1)
+    return found
 
 
 def precision_recall(samples: np.ndarray, real: np.ndarray, k: int = 3) -> tuple[float, float]:
     """(precision, recall): the share of samples on the real manifold, and of real images on the samples' manifold."""
     return float(covered(samples, real, k).mean()), float(covered(real, samples, k).mean())
+
+
+def density_coverage(samples: np.ndarray, real: np.ndarray, k: int = 5) -> tuple[float, float]:
+    """(density, coverage): the mean number of real balls around a sample over k; the share of real balls with a sample.
+
+    Density may exceed 1; both expect 1 - or, for coverage, 1 - 2^-k - of equal distributions and many samples.
+    """
+    radius = radii(real, k)
+    real, samples = np.asarray(real, np.float64), np.asarray(samples, np.float64)
+    nearest = np.zeros(len(real))
+    for rows, distances in _squared_distances(real, samples):
+        nearest[rows] = distances.min(1)
+    return float(_balls(samples, real, k).mean() / k), float((nearest <= radius).mean())

@@ -72,7 +72,8 @@ def _path(key: str) -> list[str]:
     """Numbers belong to the name before them, a resampler's `op` and `conv` and the maps of `attn` and `mlp` too."""
     joined: list[str] = []
     for part in key.split("."):
-        if joined and (part.isdigit() or part in ("op", "conv") or joined[-1] in ("attn", "mlp")):
+        resampler = part in ("op", "conv") and bool(joined) and "put_blocks" in joined[-1]
+        if joined and (part.isdigit() or resampler or joined[-1] in ("attn", "mlp")):
             joined[-1] += f"_{part}"
         else:
             joined.append(part)
@@ -84,8 +85,8 @@ def _leaf(module: str, leaf: str, a: np.ndarray, key: str) -> tuple[str, np.ndar
         return leaf, a
     if leaf == "positional_embedding":
         return leaf, a.T
-    if leaf == "bias" and a.ndim == 1:
-        return "bias", a
+    if leaf in ("bias", "running_mean", "running_var") and a.ndim == 1:
+        return leaf.removeprefix("running_"), a
     if leaf == "weight":
         if module in ("label_emb", "token_embedding"):
             return "embedding", a
@@ -99,4 +100,4 @@ def _leaf(module: str, leaf: str, a: np.ndarray, key: str) -> tuple[str, np.ndar
             return "kernel", a[:, :, 0, 0].T
         if a.ndim == 4:
             return "kernel", a.transpose(2, 3, 1, 0)
-    raise ValueError(f"{key} of shape {a.shape} belongs to no ADM network; pass a guided-diffusion state dict")
+    raise ValueError(f"{key} of shape {a.shape} belongs to no network that can be converted")

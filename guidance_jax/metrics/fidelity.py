@@ -1,0 +1,148 @@
+"""What papers report of images: FID, sFID, Inception score, precision and recall, as ADM's evaluator defines them.
+
+    fid          Frechet distance of the pooled features, to the moments stored in the reference file
+    sfid         the same of the spatial features
+    is           Inception score, splits of 5,000 in the order of the file
+    precision, recall      k = 3, against the reference's images
+    density, coverage      k = 5, against the reference's images
+    kid          kernel distance, subsets of 1,000, against the reference's images
+
+Every report carries its protocol. FID of fewer than 50,000 samples has its estimated bias beside it.
+"""
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from guidance_jax.metrics.frechet import frechet_bias, frechet_distance
+from guidance_jax.metrics.inception import InceptionExtractor, digest
+from guidance_jax.metrics.inception_score import inception_score
+from guidance_jax.metrics.kernel_distance import kernel_distance
+from guidance_jax.metrics.moments import Moments
+from guidance_jax.metrics.precision_recall import density_coverage, precision_recall
+
+PUBLISHED = 50_000  # samples that published FIDs are of
+NEEDS = {
+    "fid": "mu",
+    "sfid": "mu_s",
+    "is": None,
+    **dict.fromkeys(("precision", "recall", "density", "coverage", "kid"), "arr_0"),
+}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What samples are compared with; a part that the file does not have is None.
+
+    Attributes:
+      pool, spatial: moments of the two kinds of features.
+      features: pooled features of the reference's images.
+      name: the file and its hash.
+    """
+
+    pool: Moments | None
+    spatial: Moments | None
+    features: np.ndarray | None
+    name: str
+
+    @classmethod
+    def read(cls, path: str | Path, extractor: InceptionExtractor, limit: int | None = None) -> "Reference":
+        """A reference batch of ADM (`mu`, `sigma`, `mu_s`, `sigma_s`, `arr_0`), or a file of images alone.
+
+        Moments that are stored are used as they are (ADM's are of the whole training set); those that are not are of
+        the images in `arr_0`.
+
+        Args:
+          limit: how many of the stored images to use; by default all.
+
+        Raises:
+          ValueError: no such file, or one without images and moments.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                stored = {k: file[k] for k in ("mu", "sigma", "mu_s", "sigma_s", "arr_0") if k in file.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} is no reference batch ({type(error).__name__}); pass an .npz of ADM's") from None
+        if not stored:
+            raise ValueError(f"{path} has none of mu, sigma, mu_s, sigma_s, arr_0; pass an .npz of ADM's")
+        found = extractor(stored["arr_0"][:limit]) if "arr_0" in stored else None
+        pool = Moments(stored["mu"], stored["sigma"]) if "mu" in stored else None
+        spatial = Moments(stored["mu_s"], stored["sigma_s"]) if "mu_s" in stored else None
+        if found is not None and pool is None:
+            pool, spatial = Moments.of(found.pool), Moments.of(found.spatial)
+        return cls(pool, spatial, None if found is None else found.pool, f"{Path(path).name} ({digest(path)})")
+
+    def measures(self) -> list[str]:
+        """The measures that this reference allows."""
+        has = {None: True, "mu": self.pool, "mu_s": self.spatial, "arr_0": self.features}
+        return [name for name, part in NEEDS.items() if has[part] is not None]
+
+
+def measure_images(
+    images: np.ndarray, reference: Reference, extractor: InceptionExtractor, measures: list[str] | None = None
+) -> dict[str, Any]:
+    """{measure: value} of uint8 images (n, H, W, 3), by default all that the reference allows; IS is the mean.
+
+    With `fid` comes `fid_bias`, an estimate of how much too large it is for 50,000 or fewer samples, and `kid_error`
+    with `kid`.
+
+    Raises:
+      ValueError: a measure that does not exist, or that the reference has not the features for.
+    """
+    wanted = reference.measures() if measures is None else measures
+    for name in wanted:
+        if name not in NEEDS:
+            raise ValueError(f"measures are {', '.join(NEEDS)}, got {name!r}")
+        if name not in reference.measures():
+            raise ValueError(
+                f"the reference {reference.name} has no {NEEDS[name]}, which {name} needs; "
+                f"it allows {', '.join(reference.measures())}"
+            )
+    found: dict[str, Any] = {}
+    features = extractor(images)
+    pool, real = features.pool, reference.features
+    if "fid" in wanted:
+        assert reference.pool is not None
+        found["fid"] = frechet_distance(pool, reference.pool)
+        if len(images) < PUBLISHED:
+            found["fid_bias"] = frechet_bias(pool, reference.pool)
+    if "sfid" in wanted:
+        assert reference.spatial is not None
+        found["sfid"] = frechet_distance(features.spatial, reference.spatial)
+    if "is" in wanted:
+        found["is"] = inception_score(features.logits)[0]
+    if real is not None:
+        if {"precision", "recall"} & set(wanted):
+            found |= dict(zip(("precision", "recall"), precision_recall(pool, real), strict=True))
+        if {"density", "coverage"} & set(wanted):
+            found |= dict(zip(("density", "coverage"), density_coverage(pool, real), strict=True))
+        if "kid" in wanted:
+            size = min(1000, len(pool), len(real))
+            found["kid"], found["kid_error"] = kernel_distance(pool, real, size=size)
+    return {k: v for k, v in found.items() if k in wanted or k.split("_")[0] in wanted}
+
+
+def protocol(reference: Reference, extractor: InceptionExtractor, n: int, labels: np.ndarray, sampling: Any) -> dict:
+    """Everything without which a number means little: features, resize, reference, samples, sampler, versions.
+
+    `sampling` is what the sampler wrote beside the samples; None is written as "unknown".
+    """
+    counts = np.unique(labels, return_counts=True)[1]
+    balanced = "balanced" if counts.max() - counts.min() <= 1 else "not balanced"
+    return {
+        "features": extractor.name,
+        "resize": "TensorFlow 1 bilinear to 299, no antialiasing, of uint8 images",
+        "reference": reference.name,
+        "n": n,
+        "label policy": f"{len(counts)} labels, {balanced}",
+        "sampling": "unknown" if sampling is None else sampling,
+        "convention": "scale 1 is the conditional model, 0 the unconditional one",
+        "splits": "Inception score: 5,000 in the order of the file; precision, recall: k = 3; density, coverage: k = 5",
+        "matmul precision": "highest, float32; moments in float64",
+        "versions": {"jax": jax.__version__, "numpy": np.__version__},
+        "device": str(jax.devices()[0]),
+    }

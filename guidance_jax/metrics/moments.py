@@ -1,0 +1,38 @@
+"""Mean and covariance of features that come in batches, in float64 on the host (Chan, Golub & LeVeque 1979)."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Moments:
+    """`n` vectors' mean (d,) and covariance (d, d), with n - 1 in its denominator as in `numpy.cov`.
+
+    `n` is None where only the moments are known, for example from a reference file.
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    n: int | None = None
+
+    @classmethod
+    def of(cls, features: np.ndarray | Iterable[np.ndarray]) -> "Moments":
+        """The moments of features (n, d), or of batches of them, which are never held together.
+
+        Raises:
+          ValueError: fewer than two vectors.
+        """
+        batches = [features] if isinstance(features, np.ndarray) else features
+        n, mean, scatter = 0, np.zeros(()), np.zeros(())
+        for batch in batches:
+            x = np.asarray(batch, np.float64)
+            own, many = x.mean(0), len(x)
+            centred = x - own
+            gap, total = own - mean, n + many
+            scatter = scatter + centred.T @ centred + np.multiply.outer(gap, gap) * (n * many / total)
+            mean, n = mean + gap * (many / total), total
+        if n < 2:
+            raise ValueError(f"a covariance needs at least 2 samples, got {n}; draw more")
+        return cls(mean, scatter / (n - 1), n)
