@@ -71,6 +71,7 @@ from guidance_jax.kernels.corrector import Corrector
 from guidance_jax.kernels.dps import DPS
 from guidance_jax.kernels.inpaint import Inpaint
 from guidance_jax.kernels.mean_shift import MeanShift
+from guidance_jax.kernels.padded import Padded, padded
 from guidance_jax.kernels.rectified_cfg import RectifiedCFGPlusPlus
 from guidance_jax.kernels.recur import Recur
 from guidance_jax.kernels.reverse import Reverse
@@ -189,6 +190,7 @@ __all__ = [
     "ParticleGuidance",
     "Particles",
     "PerClass",
+    "Padded",
     "Perturbation",
     "Perturbed",
     "PiGDM",
@@ -237,6 +239,7 @@ __all__ = [
     "ledger",
     "log_snr_uniform",
     "multinomial",
+    "padded",
     "perturbed",
     "populations",
     "positions",

@@ -67,7 +67,7 @@ def sample(
     Raises:
       ValueError: levels that do not fall, a half-precision start, or whatever the parts of the kernel refuse.
     """
-    check_levels(levels)
+    check_levels(kernel.busy(levels) if hasattr(kernel, "busy") else levels)
     for leaf in jax.tree.leaves(x):
         if leaf.dtype not in (jnp.float32, jnp.float64, jnp.int32):
             raise ValueError(
@@ -143,7 +143,7 @@ def checked(n: int, kernel: Kernel, levels: Level, shape: tuple[int, ...], cond:
             raise ValueError(
                 f"cond must hold one condition per key ({n}), got shape {jnp.shape(leaf)}; write jnp.full({n}, label)"
             )
-    check_levels(levels)
+    check_levels(kernel.busy(levels) if hasattr(kernel, "busy") else levels)
     check(kernel, levels, tuple(shape), cond)
     return jax.tree.map(strong, (kernel, levels))
 

@@ -164,6 +164,7 @@ KERNELS = {
     gj.Reverse: lambda w: gj.Reverse(gj.CFG(MIXTURE, NULL, w), gj.DDIM(0.5)),
     gj.MeanShift: lambda w: gj.MeanShift(UNCONDITIONAL, gj.DDPM(), log_posterior, w),
     gj.Recur: lambda w: gj.Recur(gj.Reverse(gj.CFG(MIXTURE, NULL, w), gj.DDIM(0.5)), 2),
+    gj.Padded: lambda w: gj.Padded(gj.Reverse(gj.CFG(MIXTURE, NULL, w), gj.DDIM(0.5))),
     gj.DPS: lambda w: gj.DPS(UNCONDITIONAL, gj.DDIM(0.5), line, 0.1 * w, seen),
     gj.Inpaint: lambda w: gj.Inpaint(gj.Reverse(gj.CFG(MIXTURE, NULL, w), gj.DDIM(0.5)), jnp.array([1, 0]), point),
     gj.Corrector: lambda w: gj.Corrector(gj.Reverse(MIXTURE, gj.DDIM()), gj.CFG(MIXTURE, NULL, w), 0.3),
