@@ -113,8 +113,8 @@ class Memory(NamedTuple):
     output: int
 
     def __str__(self):
-        parts = ", ".join(f"{name} {size / 2**20:,.0f} MiB" for name, size in self._asdict().items())
-        return f"{sum(self) / 2**30:.2f} GiB on a device ({parts})"
+        parts = ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in self._asdict().items())
+        return f"{sum(self) / 2**20:,.1f} MiB on a device ({parts})"
 
 
 def memory(

@@ -171,7 +171,7 @@ def small_unet(**fields):
 
 
 def small_params(unet):
-    params = unet.init(jax.random.key(0), jnp.zeros((8, 8, 1)), jnp.zeros(()), jnp.zeros((), int))
+    params = jax.jit(unet.init)(jax.random.key(0), jnp.zeros((8, 8, 1)), jnp.zeros(()), jnp.zeros((), int))
     return jax.tree.map(lambda a: a + 0.05 * jax.random.normal(jax.random.key(a.size), a.shape), params)
 
 
@@ -180,7 +180,7 @@ def test_perturbations_are_numbers_and_zero_is_none():
     unet = small_unet()
     model = gj.Network(small_params(unet), unet.apply, gj.v)
     x, level, label = jax.random.normal(jax.random.key(1), (8, 8, 1)), gj.Cosine()(0.5), jnp.array(3)
-    plain = model(x, level, label, (), None)[0].x0
+    plain = jax.jit(lambda model: model(x, level, label, (), None)[0].x0)(model)
     ask = jax.jit(lambda model: model(x, level, label, (), None)[0].x0)
     np.testing.assert_allclose(ask(gj.perturbed(model, 0.0, 0.0, 0.0)), plain, atol=1e-5)
     for strength in (dict(attention=1.0), dict(blur=2.0), dict(skip=1.0), dict(attention=0.5, blur=1.0, skip=0.3)):
@@ -207,7 +207,7 @@ def test_rematerialised_gradients_are_the_same():
     params, x = small_params(plain), jax.random.normal(jax.random.key(1), (8, 8, 1))
 
     def gradient(unet):
-        return jax.grad(lambda x: jnp.sum(unet.apply(params, x, 0.3, jnp.array(1)) ** 2))(x)
+        return jax.jit(jax.grad(lambda x: jnp.sum(unet.apply(params, x, 0.3, jnp.array(1)) ** 2)))(x)
 
     np.testing.assert_allclose(gradient(plain), gradient(again), rtol=1e-4, atol=1e-5)
     assert "remat" in str(jax.make_jaxpr(lambda x: again.apply(params, x, 0.3, jnp.array(1)))(x))
