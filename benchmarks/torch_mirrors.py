@@ -1,6 +1,6 @@
-"""The networks of guided-diffusion and GLIDE in PyTorch, with OpenAI's module names, to check conversions.
+"""The networks of guided-diffusion, GLIDE and EDM in PyTorch, with their module names, to check conversions.
 
-Written for comparison, not taken from OpenAI; `tests/golden` holds numbers from their own code. Needs PyTorch only.
+Written for comparison, not taken from anybody; `tests/golden` holds numbers from OpenAI's own code. Needs PyTorch only.
 """
 
 import math
@@ -230,6 +230,81 @@ class GLIDE(UNet):
         return self.decode(x, emb, h.transpose(1, 2))
 
 
+class EDMBlock(nn.Module):
+    """EDM's block: residual, resampled or not, with attention at its end or not; 64 channels a head."""
+
+    def __init__(self, channels, emb, out, resample=None, attention=False):
+        super().__init__()
+        self.resample, self.heads = resample, out // 64 if attention else 0
+        self.norm0, self.conv0 = norm(channels, 32), nn.Conv2d(channels, out, 3, padding=1)
+        self.affine, self.norm1 = nn.Linear(emb, 2 * out), norm(out, 32)
+        self.conv1 = nn.Conv2d(out, out, 3, padding=1)
+        if channels != out:
+            self.skip = nn.Conv2d(channels, out, 1)
+        if attention:
+            self.norm2, self.qkv, self.proj = norm(out, 32), nn.Conv2d(out, 3 * out, 1), nn.Conv2d(out, out, 1)
+
+    def forward(self, x, emb):
+        change = ResBlock.change
+        h = self.conv0(change(self, F.silu(self.norm0(x))))
+        scale, shift = self.affine(emb)[:, :, None, None].chunk(2, 1)
+        h = self.conv1(F.silu(self.norm1(h) * (1 + scale) + shift))
+        x = change(self, x)
+        x = (self.skip(x) if hasattr(self, "skip") else x) + h
+        if self.heads:
+            b, c = x.shape[:2]
+            q, k, v = self.qkv(self.norm2(x)).reshape(b * self.heads, c // self.heads, 3, -1).unbind(2)
+            x = x + self.proj(attention(q, k, v).reshape(x.shape))
+        return x
+
+
+class EDM(nn.Module):
+    """EDM's U-Net of the ADM architecture; `t` is c_noise = log(sigma) / 4."""
+
+    def __init__(self, size, channels, depth, multiples, attend, classes):
+        super().__init__()
+        emb, width, widths = 4 * channels, multiples[0] * channels, []
+        self.channels = channels
+        self.map_layer0, self.map_layer1 = nn.Linear(channels, emb), nn.Linear(emb, emb)
+        self.map_label = nn.Linear(classes, emb, bias=False)
+        self.enc, self.dec = nn.ModuleDict(), nn.ModuleDict()
+        for level, multiple in enumerate(multiples):
+            side = size >> level
+            if level:
+                self.enc[f"{side}x{side}_down"] = EDMBlock(width, emb, width, "down")
+            else:
+                self.enc[f"{side}x{side}_conv"] = nn.Conv2d(3, width, 3, padding=1)
+            widths.append(width)
+            for i in range(depth):
+                self.enc[f"{side}x{side}_block{i}"] = EDMBlock(
+                    width, emb, multiple * channels, attention=side in attend
+                )
+                width = multiple * channels
+                widths.append(width)
+        for level, multiple in reversed(list(enumerate(multiples))):
+            side = size >> level
+            if level == len(multiples) - 1:
+                self.dec[f"{side}x{side}_in0"] = EDMBlock(width, emb, width, attention=True)
+                self.dec[f"{side}x{side}_in1"] = EDMBlock(width, emb, width)
+            else:
+                self.dec[f"{side}x{side}_up"] = EDMBlock(width, emb, width, "up")
+            for i in range(depth + 1):
+                cin, width = width + widths.pop(), multiple * channels
+                self.dec[f"{side}x{side}_block{i}"] = EDMBlock(cin, emb, width, attention=side in attend)
+        self.out_norm, self.out_conv = norm(width, 32), nn.Conv2d(width, 3, 3, padding=1)
+
+    def forward(self, x, t, y):
+        emb = self.map_layer1(F.silu(self.map_layer0(timestep_embedding(t, self.channels))))
+        emb = F.silu(emb + self.map_label(F.one_hot(y, self.map_label.in_features).float()))
+        skips = []
+        for block in self.enc.values():
+            x = block(x, emb) if isinstance(block, EDMBlock) else block(x)
+            skips.append(x)
+        for name, block in self.dec.items():
+            x = block(torch.cat([x, skips.pop()], 1) if "_block" in name else x, emb)
+        return self.out_conv(F.silu(self.out_norm(x)))
+
+
 def by_channels(channels):
     """Heads of `channels` channels each."""
     return lambda width: width // channels
@@ -247,6 +322,7 @@ RELEASES = {
     "128x128_classifier": lambda: Classifier(128, 128, 2, (1, 1, 2, 3, 4), (32, 16, 8), by_channels(64), 1000),
     "256x256_classifier": lambda: Classifier(256, 128, 2, (1, 1, 2, 2, 4, 4), (32, 16, 8), by_channels(64), 1000),
     "512x512_classifier": lambda: Classifier(512, 128, 2, (0.5, 1, 1, 2, 2, 4, 4), (32, 16, 8), by_channels(64), 1000),
+    "edm_imagenet64": lambda: EDM(64, 192, 3, (1, 2, 3, 4), (32, 16, 8), 1000),
     "glide_base": lambda: GLIDE(64, 192, 3, (1, 2, 3, 4), (32, 16, 8), by_channels(64)),
     "glide_base_inpaint": lambda: GLIDE(64, 192, 3, (1, 2, 3, 4), (32, 16, 8), by_channels(64), inpaint=True),
 }

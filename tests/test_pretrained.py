@@ -255,3 +255,34 @@ def test_a_checkpoint_is_restored_on_another_number_of_devices(tmp_path):
     np.testing.assert_array_equal(
         np.load(tmp_path / "out.npy"), np.concatenate([np.ravel(a) for a in jax.tree.leaves(params)])
     )
+
+
+def edm_state():
+    return state(json.loads((FOLDER / "edm.json").read_text()), 0.05)
+
+
+def test_edm_is_the_mirror_s_and_preconditioned():
+    found, golden = recognised(edm_state()), np.load(FOLDER / "edm.npz")
+    assert (found.parameterization, found.domain.shape, found.domain.num_classes) == (gj.EDM(0.5), (8, 8, 3), 5)
+    x, out = (np.moveaxis(golden[k], 1, -1) for k in ("x", "out"))
+    got = jax.jit(jax.vmap(found.network.apply, (None, 0, 0, 0)))(found.params, x, golden["t"], golden["y"])
+    assert relative(got, out) < 1e-4
+    model = gj.Network(found.params, found.network.apply, found.parameterization, found.domain)
+    level, label = found.domain.schedule(jnp.exp(4 * golden["t"][0])), golden["y"][0]  # c_noise = log(sigma) / 4
+    sigma, sd = float(level.sigma), 0.5
+    at = jnp.asarray(x[0]) * (sigma**2 + sd**2) ** 0.5  # c_in makes it x[0]
+    want = sd**2 / (sigma**2 + sd**2) * at + sigma * sd / (sigma**2 + sd**2) ** 0.5 * out[0]
+    np.testing.assert_allclose(model(at, level, label, (), None)[0].x0, want, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"enc.4x4_aux_norm.weight": np.zeros(3)}, "only those of the ADM architecture"),
+        ({"model.emb_fourier.freqs": np.zeros(3)}, "only those of the ADM architecture"),
+        ({"other.weight": np.zeros(3)}, r"has a tensor that EDM's ADM has not: other\.weight"),
+    ],
+)
+def test_other_networks_of_edm_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        recognised(edm_state() | change)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from guidance_jax.pretrained.adm import NOTHING, Found, Untold, adm
+from guidance_jax.pretrained.edm import edm, is_edm
 from guidance_jax.pretrained.glide import glide, is_glide
 from guidance_jax.pretrained.torch_file import read_torch
 from guidance_jax.schedules import CosineBetas, LinearBetas, Schedule
@@ -34,11 +35,13 @@ def read_state(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def recognised(state: dict[str, Any], known: Untold = NOTHING) -> Found:
-    """The network that a state dict belongs to: an ADM U-Net or classifier, or GLIDE's U-Net.
+    """The network that a state dict belongs to: an ADM U-Net or classifier, GLIDE's U-Net or EDM's of ADM's kind.
 
     Raises:
-      ValueError: none of them, or an incomplete one; see `adm` and `glide`.
+      ValueError: none of them, or an incomplete one; see `adm`, `glide` and `edm`.
     """
+    if is_edm(state):
+        return edm(state)
     return glide(state, known) if is_glide(state) else adm(state, known)
 
 
