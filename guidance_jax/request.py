@@ -131,7 +131,7 @@ class Request:
         schedule, domain = schedule_of(model), model.domain
         assert domain is not None  # it has a schedule
         if domain.text_length is not None:
-            raise ValueError("the model is conditional on captions; pass tokens to generate, as colab/05 does")
+            raise ValueError("the model is conditional on captions; pass tokens to generate, one row a sample")
         levels = self.levels(schedule)
         classes = domain.num_classes
         if classes is None and classifier is not None and classifier.domain is not None:

@@ -18,6 +18,7 @@ from guidance_jax.networks.adm import ADMClassifier, ADMUNet
 from guidance_jax.pretrained.adm import Untold
 from guidance_jax.pretrained.convert import converted, recognised
 from guidance_jax.pretrained.torch_file import read_torch
+from guidance_jax.request import Request
 from guidance_jax.schedules import CosineBetas, LinearBetas
 from guidance_jax.training.checkpoint import config, load, save_params
 from tests.test_jobs import environment
@@ -286,3 +287,46 @@ def test_edm_is_the_mirror_s_and_preconditioned():
 def test_other_networks_of_edm_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         recognised(edm_state() | change)
+
+
+@pytest.mark.slow
+def test_openai_s_pair_is_converted_and_sampled_by_the_command_line(tmp_path):
+    """Conditional model, learned variance, noisy classifier; what does not fit is refused in one line."""
+    from typer.testing import CliRunner
+
+    from guidance_jax.cli import app
+
+    def run(*arguments):
+        return CliRunner().invoke(app, [str(a) for a in arguments])
+
+    names = {"adm_class": "unet", "classifier_attention": "guide"}
+    for name, file in names.items():
+        save_file(openai(name), tmp_path / f"{file}.safetensors")
+    untold = ["--image-size", "16", "--head-channels", "16", "--schedule", "cosine"]
+    models = tmp_path / "models"
+    assert (
+        run("convert", tmp_path / "unet.safetensors", "--out", models, *untold, "--new-attention-order").exit_code == 0
+    )
+    assert (
+        run("convert", tmp_path / "guide.safetensors", "--out", models, *untold, "--old-attention-order").exit_code == 0
+    )
+    for algorithm, more in (("mean", []), ("score", ["--microbatch", 2, "--remat"])):
+        out = tmp_path / f"{algorithm}.npz"
+        done = run("sample", "--models", models, "--out", out, "--n", 3, "--steps", 3, "--algorithm", algorithm, *more)
+        assert done.exit_code == 0, done.output
+        assert "MiB on a device" in done.output
+        with np.load(out) as file:
+            assert file["arr_0"].shape == (3, 16, 16, 3)
+        about = json.loads(out.with_suffix(".json").read_text())
+        assert about["calls"] == {"model": 3, "classifier gradient": 3}
+    refused = run("sample", "--models", models, "--out", tmp_path / "x.npz", "--algorithm", "cfg")
+    assert "cfg needs a model with a null label" in str(refused.exception)
+    refused = run("sample", "--models", models, "--out", tmp_path / "x.npz", "--algorithm", "plain", "--microbatch", 2)
+    assert "--microbatch is of a classifier's gradient" in str(refused.exception)
+
+
+def test_captions_are_for_generate(tmp_path):
+    save_file(state(GLIDE_SHAPES["text"], 0.05), tmp_path / "glide.safetensors")
+    converted(tmp_path / "glide.safetensors", tmp_path, known=KNOWN)
+    with pytest.raises(ValueError, match="conditional on captions; pass tokens to generate"):
+        Request(str(tmp_path), "plain").plan(2)

@@ -1,6 +1,8 @@
 """Nothing public is missing from the table of laws, from the README or from its docstring."""
 
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import guidance_jax as gj
@@ -62,3 +64,9 @@ def test_method_files_stay_small():
     assert len(methods) > 40
     sizes = {p.name: len(p.read_text().splitlines()) / max(1, p.read_text().count("@pytree")) for p in methods}
     assert {name: size for name, size in sizes.items() if size > 90} == {}
+
+
+def test_the_readme_s_tables_are_the_results():
+    script = Path(gj.__file__).parent.parent / "benchmarks" / "readme.py"
+    done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

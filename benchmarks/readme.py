@@ -1,0 +1,77 @@
+"""Writes the README's tables of speed and checkpoints from `results/`.  python benchmarks/readme.py [--check]"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+
+RESULTS, README = Path(__file__).parent / "results", Path(__file__).parent.parent / "README.md"
+TASKS = {
+    "adm": "classifier guidance, ADM of 8 M + 0.8 M, 32 x 32, batch 8",
+    "small 32": "classifier guidance, 7 convolutions of 32 channels, 64 of 8 x 8",
+    "small 64": "the same, 64 channels",
+    "small 128": "the same, 128 channels",
+    "cfg": "CFG, the same ADM",
+    "cfg in turn": "CFG, conditions in turn",
+}
+PEERS = {
+    "networks alone": ("guidance_jax", "networks alone"),
+    "PyTorch loop": ("torch", "whole"),
+    "diffusers": ("diffusers", "whole"),
+    "azula": ("azula", "whole"),
+    "hackable-diffusion": ("hackable", "whole"),
+}
+
+
+def table(header, rows):
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def speed():
+    rows = []
+    for file in sorted(RESULTS.glob("peers_jax_*.json")):
+        for task, found in json.loads(file.read_text()).items():
+            step, over = found["milliseconds per step"], found["over ours"]
+            cells = [f"{over[f'{n}, {w}']:.2f}" if f"{n}, {w}" in over else "" for n, w in PEERS.values()]
+            jax = found["about"]["guidance_jax"]["jax"]
+            rows.append([TASKS[task], jax, f"{step['guidance_jax, whole']:.1f}", *cells])
+    return table(["a guided step", "JAX", "ours, ms", *(f"{name} / ours" for name in PEERS)], rows)
+
+
+def checkpoints():
+    found = json.loads((RESULTS / "checkpoints.json").read_text())["rows"]
+    rows = [
+        [
+            f"`{name}`",
+            f"{row['parameters'] / 1e6:.0f} M",
+            ", ".join(f"{k} {v:.0e}" for k, v in row["agreement"].items()),
+        ]
+        for name, row in found.items()
+    ]
+    return table(["network", "parameters", "largest difference / largest entry"], rows)
+
+
+def filled(text):
+    for name, make in {"speed": speed, "checkpoints": checkpoints}.items():
+        pattern = rf"(<!-- {name}: benchmarks/readme.py -->\n).*?(\n<!-- end -->)"
+        text, found = re.subn(pattern, lambda m, make=make: m[1] + make() + m[2], text, flags=re.DOTALL)
+        if found != 1:
+            raise ValueError(f"README.md has {found} places for the table {name}, expected one")
+    return text
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="only say whether the README is what it would write")
+    args = parser.parse_args()
+    old = README.read_text()
+    new = filled(old)
+    if args.check:
+        sys.exit(old != new and "the README's tables are not those of benchmarks/results; run benchmarks/readme.py")
+    README.write_text(new)
+
+
+if __name__ == "__main__":
+    main()
