@@ -55,8 +55,8 @@ def checkpoints():
 
 def filled(text):
     for name, make in {"speed": speed, "checkpoints": checkpoints}.items():
-        pattern = rf"(<!-- {name}: benchmarks/readme.py -->\n).*?(\n<!-- end -->)"
-        text, found = re.subn(pattern, lambda m, make=make: m[1] + make() + m[2], text, flags=re.DOTALL)
+        pattern = rf"(<!-- {name}: benchmarks/readme.py -->\n).*?(<!-- end -->)"
+        text, found = re.subn(pattern, lambda m, make=make: m[1] + make() + "\n" + m[2], text, flags=re.DOTALL)
         if found != 1:
             raise ValueError(f"README.md has {found} places for the table {name}, expected one")
     return text
