@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 import guidance_jax as gj
 from guidance_jax.networks.adm import ADMClassifier, ADMUNet
-from guidance_jax.pretrained.adm import Untold
+from guidance_jax.pretrained.adm import Untold, architecture
 from guidance_jax.pretrained.convert import converted, recognised
 from guidance_jax.pretrained.torch_file import read_torch
 from guidance_jax.request import Request
@@ -157,13 +157,27 @@ def test_a_wrong_shape_is_named_with_both_shapes():
         recognised(wrong, KNOWN)
 
 
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_no_damaged_tensor_is_more_than_one_line(name):
+    """Whichever tensor is missing or of another shape: an architecture or a refusal, no other exception."""
+    shapes, refused = {k: tuple(v) for k, v in NETWORKS[name]["state_dict"].items()}, 0
+    for key, shape in shapes.items():
+        for other in (None, (), (7,), (*shape, 2), (shape[0] + 1, *shape[1:])):
+            damaged = {k: (other if k == key else v) for k, v in shapes.items() if k != key or other is not None}
+            try:
+                architecture(damaged)
+            except ValueError:  # any other exception fails
+                refused += 1
+    assert refused > 20
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda s: s.pop("middle_block.1.qkv.bias"), "no tensor for middle_block_1/qkv/bias"),
         (lambda s: s.update({"middle_block.7.weight": np.zeros((3, 3), np.float32)}), "belongs to nothing in ADMUNet"),
         (lambda s: s.update({"input_blocks.0.0.weight": np.zeros((32, 6, 3, 3), np.float32)}), "6 channels: an up"),
-        (lambda s: s.pop("time_embed.0.weight"), r"no guided-diffusion checkpoint: it has no tensor time_embed\.0"),
+        (lambda s: s.pop("time_embed.0.weight"), r"has no tensor time_embed\.0\.weight, which every"),
     ],
     ids=["missing", "left over", "upsampler", "foreign"],
 )  # fmt: skip
@@ -274,6 +288,15 @@ def test_edm_is_the_mirror_s_and_preconditioned():
     at = jnp.asarray(x[0]) * (sigma**2 + sd**2) ** 0.5  # c_in makes it x[0]
     want = sd**2 / (sigma**2 + sd**2) * at + sigma * sd / (sigma**2 + sd**2) ** 0.5 * out[0]
     np.testing.assert_allclose(model(at, level, label, (), None)[0].x0, want, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["enc.4x4_block0.qkv.bias", "enc.4x4_block0.proj.weight", "dec.4x4_in1.conv0.weight"])
+def test_a_tensor_of_edm_that_is_missing_or_odd_is_refused(name):
+    missing = edm_state()
+    odd = dict(missing) | {name: missing.pop(name)[:-1]}
+    for wrong in (missing, odd):
+        with pytest.raises(ValueError, match=r"no tensor|has shape|missing"):
+            recognised(wrong)
 
 
 @pytest.mark.parametrize(

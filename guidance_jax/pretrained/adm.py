@@ -89,7 +89,7 @@ def adm(state: Mapping[str, Any], known: Untold = NOTHING) -> Found:
         classes = fields["out_channels"]
         network: Any = ADMClassifier(**fields, pool="attention" if "out.2.c_proj.weight" in shapes else "adaptive")
         return Found(network, fitted(state, network, x, t), Domain(shape, schedule, classes), None)
-    classes = shapes["label_emb.weight"][0] if "label_emb.weight" in shapes else None
+    classes = shape_of(shapes, "label_emb.weight", 2)[0] if "label_emb.weight" in shapes else None
     network = ADMUNet(**fields, num_classes=classes)
     params = fitted(state, network, *((x, t) if classes is None else (x, t, y)))
     learned = fields["out_channels"] == 2 * image_channels
@@ -106,12 +106,7 @@ def architecture(
 ) -> tuple[dict, int]:
     """(the constructor's arguments that shapes tell, the channels of x) of a guided-diffusion state dict."""
 
-    def shape(name):
-        if name not in shapes:
-            raise ValueError(f"no guided-diffusion checkpoint: it has no tensor {name}")
-        return shapes[name]
-
-    channels, first = shape("time_embed.0.weight")[1], shape("input_blocks.0.0.weight")
+    channels, first = shape_of(shapes, "time_embed.0.weight", 2)[1], shape_of(shapes, "input_blocks.0.0.weight", 4)
     if first[1] not in image_channels:
         raise ValueError(
             f"the network takes {first[1]} channels: an upsampler or another model on two images, which cannot be "
@@ -120,14 +115,14 @@ def architecture(
     classifier = not any(k.startswith("output_blocks.") for k in shapes)
     blocks = _blocks(shapes, "input_blocks")
     depth = _encoder_depth(blocks) if classifier else _decoder_depth(shapes)
-    levels, left = divmod(len(blocks), depth + 1)
-    if left:
-        raise ValueError(f"no guided-diffusion checkpoint: {len(blocks)} input blocks are no multiple of {depth + 1}")
+    if depth < 1 or len(blocks) % (depth + 1):
+        raise ValueError(f"no guided-diffusion checkpoint: {len(blocks)} input blocks do not form levels of {depth}")
+    levels = len(blocks) // (depth + 1)
     starts = [1 + level * (depth + 1) for level in range(levels)]
     widths = [blocks[i].width for i in starts]
     multiples = tuple(w // channels if w % channels == 0 else w / channels for w in widths)
-    embedding = shape("input_blocks.1.0.emb_layers.1.weight")[0]
-    out = shape("out.2.weight" if not classifier else _classifier_out(shapes))
+    embedding = shape_of(shapes, "input_blocks.1.0.emb_layers.1.weight", 2)[0]
+    out = shape_of(shapes, _classifier_out(shapes)) if classifier else shape_of(shapes, "out.2.weight", 4)
     return {
         "model_channels": channels,
         "out_channels": out[0],
@@ -137,6 +132,15 @@ def architecture(
         "use_scale_shift_norm": embedding == 2 * blocks[1].width,
         "resblock_updown": not any(b.plain for b in blocks),
     }, first[1]
+
+
+def shape_of(shapes: Mapping[str, tuple[int, ...]], name: str, axes: int | None = None) -> tuple[int, ...]:
+    """The shape of a tensor that must be there, with so many axes, or any number but none."""
+    if name not in shapes:
+        raise ValueError(f"the checkpoint has no tensor {name}, which every network of this kind has")
+    if len(shapes[name]) != (axes or max(len(shapes[name]), 1)):
+        raise ValueError(f"the tensor {name} has shape {shapes[name]}, expected {axes or 'some'} axes")
+    return shapes[name]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,12 +154,9 @@ class _Block:
 def _blocks(shapes: Mapping[str, tuple[int, ...]], group: str) -> list[_Block]:
     found, i = [_Block(shapes[f"{group}.0.0.weight"][0], False, False, False)], 1
     while any(k.startswith(f"{group}.{i}.") for k in shapes):
-        conv, op = shapes.get(f"{group}.{i}.0.in_layers.2.weight"), shapes.get(f"{group}.{i}.0.op.weight")
-        width = conv or op
-        if width is None:
-            raise ValueError(f"no guided-diffusion checkpoint: {group}.{i} has no convolution")
-        attention = f"{group}.{i}.1.qkv.weight" in shapes
-        found.append(_Block(width[0], attention, conv is None, width[0] == width[1]))
+        plain = f"{group}.{i}.0.op.weight" in shapes
+        out, into, *_ = shape_of(shapes, f"{group}.{i}.0.{'op' if plain else 'in_layers.2'}.weight", 4)
+        found.append(_Block(out, f"{group}.{i}.1.qkv.weight" in shapes, plain, out == into))
         i += 1
     return found
 
@@ -207,7 +208,8 @@ def _classifier_out(shapes: Mapping[str, tuple[int, ...]]) -> str:
 
 def _pooled_size(shapes: Mapping[str, tuple[int, ...]], levels: int) -> int | None:
     """The image size by the positions of a classifier's attention pooling: one per pixel and one more."""
-    positions = shapes.get("out.2.positional_embedding")
+    name = "out.2.positional_embedding"
+    positions = shape_of(shapes, name, 2) if name in shapes else None
     return None if positions is None else round((positions[1] - 1) ** 0.5) * 2 ** (levels - 1)
 
 

@@ -6,6 +6,7 @@ pickles of code, which are refused; save `{k: v.contiguous() for k, v in net.sta
 """
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -61,14 +62,14 @@ def renamed_to_openai(state: Mapping[str, np.ndarray]) -> tuple[int, dict[str, n
             move(f"{old}.{a}", f"{new}.{place}.{b}")
         if f"{old}.qkv.weight" not in rest:
             return place + 1
-        for leaf in ("weight", "bias"):
-            rest[f"{old}.qkv.{leaf}"] = by_head(rest[f"{old}.qkv.{leaf}"])
-        rest[f"{old}.proj.weight"] = rest[f"{old}.proj.weight"][..., 0]
+        for name, change in (("qkv.weight", by_head), ("qkv.bias", by_head), ("proj.weight", one_axis)):
+            if f"{old}.{name}" in rest:  # else it is found missing later
+                rest[f"{old}.{name}"] = change(rest[f"{old}.{name}"], f"{old}.{name}")
         for a, b in ATTENTION.items():
             move(f"{old}.{a}", f"{new}.{place + 1}.{b}")
         return place + 2
 
-    sides = sorted({int(k.split(".")[1].split("x")[0]) for k in rest if k.startswith("enc.")}, reverse=True)
+    sides = sorted({int(m[1]) for k in rest if (m := re.match(r"enc\.(\d+)x", k))}, reverse=True)
     if not sides:
         raise ValueError("no EDM checkpoint: it has no encoder")
     depth = len({k.split(".")[1] for k in rest if k.startswith(f"enc.{sides[0]}x{sides[0]}_block")})
@@ -99,7 +100,13 @@ def renamed_to_openai(state: Mapping[str, np.ndarray]) -> tuple[int, dict[str, n
     return sides[0], found
 
 
-def by_head(a: np.ndarray) -> np.ndarray:
+def by_head(a: np.ndarray, key: str) -> np.ndarray:
     """Rows from (head, channel, q k v) to (head, q k v, channel); one axis of a 1 x 1 kernel's two."""
-    rows = a.reshape(-1, HEAD, 3, *a.shape[1:]).swapaxes(1, 2).reshape(a.shape)
-    return rows[..., 0] if rows.ndim == 4 else rows
+    if a.ndim < 1 or len(a) % (3 * HEAD):
+        raise ValueError(f"the tensor {key} has shape {a.shape}, expected a multiple of {3 * HEAD} rows")
+    return one_axis(a.reshape(-1, HEAD, 3, *a.shape[1:]).swapaxes(1, 2).reshape(a.shape), key)
+
+
+def one_axis(a: np.ndarray, key: str) -> np.ndarray:
+    """A 1 x 1 kernel with one of its two axes, as OpenAI's; anything else as it is."""
+    return a[..., 0] if a.ndim == 4 else a

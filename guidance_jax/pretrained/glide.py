@@ -9,7 +9,7 @@ import numpy as np
 from guidance_jax import parameterizations
 from guidance_jax.domain import Domain
 from guidance_jax.networks.glide import GLIDEUNet
-from guidance_jax.pretrained.adm import NOTHING, Found, Untold, architecture, signature, told
+from guidance_jax.pretrained.adm import NOTHING, Found, Untold, architecture, shape_of, signature, told
 from guidance_jax.pretrained.tensors import fitted
 from guidance_jax.schedules import CosineBetas
 
@@ -34,10 +34,7 @@ def glide(state: Mapping[str, Any], known: Untold = NOTHING) -> Found:
     fields, channels = architecture(shapes, (IMAGE, INPAINT))
     known = known.filled(RELEASES.get(signature(fields), Untold()))
     size, schedule, more = told(known, fields)
-    for name in ("positional_embedding", "padding_embedding", "token_embedding.weight", "final_ln.weight"):
-        if name not in shapes:
-            raise ValueError(f"no GLIDE checkpoint that can be converted: it has no tensor {name}")
-    length, width = shapes["positional_embedding"]
+    length, width = shape_of(shapes, "positional_embedding", 2)
     layers = len({k.split(".")[2] for k in shapes if k.startswith("transformer.resblocks.")})
     network = GLIDEUNet(
         **fields,
@@ -46,7 +43,7 @@ def glide(state: Mapping[str, Any], known: Untold = NOTHING) -> Found:
         xf_width=width,
         xf_layers=layers,
         xf_heads=max(width // 64, 1),
-        vocabulary=shapes["token_embedding.weight"][0],
+        vocabulary=shape_of(shapes, "token_embedding.weight", 2)[0],
         inpaint=channels == INPAINT,
     )
     shape = (size, size, IMAGE)
