@@ -16,7 +16,7 @@ from guidance_jax.kernels.reverse import Reverse
 from guidance_jax.network import Network, NoisyClassifier
 from guidance_jax.parameterizations import LearnedRange
 from guidance_jax.schedules import DDPM as Betas
-from guidance_jax.schedules import Schedule
+from guidance_jax.schedules import VE, Schedule, karras
 from guidance_jax.solvers.ddim import DDIM
 from guidance_jax.solvers.ddpm import DDPM, fixed_small, learned_range
 from guidance_jax.training.checkpoint import build, load, read_config
@@ -108,12 +108,13 @@ class Request:
         return vars(self) | {"solver": solver, "calls": calls, "configuration": found}
 
     def levels(self, schedule: Schedule) -> Level:
-        """The levels of `steps` on the model's schedule."""
+        """The levels of `steps` on the model's schedule; EDM's grid where noise is unbounded (`VE`)."""
         if isinstance(schedule, Betas):
             return schedule.levels(self.steps)
         if not self.steps.isdigit():
             raise ValueError(f"--steps is a number for a model on {schedule}, got {self.steps!r}; write --steps 50")
-        return schedule.levels(int(self.steps))
+        steps = int(self.steps)
+        return karras(schedule, steps) if isinstance(schedule, VE) else schedule.levels(steps)
 
     def plan(self, n: int, *, remat: bool = False, microbatch: int | None = None) -> Plan:
         """The kernel, levels and labels of `n` samples; `remat` and `microbatch` save memory and change no sample.

@@ -348,6 +348,16 @@ def test_openai_s_pair_is_converted_and_sampled_by_the_command_line(tmp_path):
     assert "--microbatch is of a classifier's gradient" in str(refused.exception)
 
 
+def test_edm_is_sampled_on_its_grid(tmp_path):
+    """18 steps: from 80 to 0.002, then to 0 (Karras et al. 2022, eq. 5)."""
+    save_file({k: np.ascontiguousarray(v) for k, v in edm_state().items()}, tmp_path / "edm.safetensors")
+    converted(tmp_path / "edm.safetensors", tmp_path)
+    levels = Request(str(tmp_path), "plain", steps="18").plan(2).levels
+    np.testing.assert_allclose(levels.sigma[np.array([0, 9, 17, 18])], [80, 1.9233, 0.002, 0], rtol=1e-4)
+    with pytest.raises(ValueError, match="--steps is a number"):
+        Request(str(tmp_path), "plain", steps="ddim25").plan(2)
+
+
 def test_captions_are_for_generate(tmp_path):
     save_file(state(GLIDE_SHAPES["text"], 0.05), tmp_path / "glide.safetensors")
     converted(tmp_path / "glide.safetensors", tmp_path, known=KNOWN)
