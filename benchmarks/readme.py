@@ -10,10 +10,10 @@ RESULTS, README = Path(__file__).parent / "results", Path(__file__).parent.paren
 TASKS = {
     "adm": "classifier guidance, ADM of 8 M + 0.8 M, 32 x 32, batch 8",
     "small 32": "classifier guidance, 7 convolutions of 32 channels, 64 of 8 x 8",
-    "small 64": "the same, 64 channels",
-    "small 128": "the same, 128 channels",
-    "cfg": "CFG, the same ADM",
-    "cfg in turn": "CFG, conditions in turn",
+    "small 64": "classifier guidance, 7 convolutions of 64 channels, 64 of 8 x 8",
+    "small 128": "classifier guidance, 7 convolutions of 128 channels, 64 of 8 x 8",
+    "cfg": "CFG, the ADM of 8 M",
+    "cfg in turn": "CFG, the ADM of 8 M, conditions in turn",
 }
 PEERS = {
     "networks alone": ("guidance_jax", "networks alone"),

@@ -183,7 +183,7 @@ def convert(
         bool | None, typer.Option("--new-attention-order/--old-attention-order", help="As the network was trained.")
     ] = None,
 ) -> None:
-    """Convert checkpoints of guided-diffusion and GLIDE. Tensors tell the architecture; no code of a file runs.
+    """Convert checkpoints of guided-diffusion, GLIDE and EDM. Tensors tell the architecture; no code of a file runs.
 
     The options say what tensors do not, and are needed only for networks that are none of OpenAI's releases.
     """
@@ -197,7 +197,7 @@ def convert(
 
 @app.command()
 def sample(
-    models: Annotated[Path, typer.Option(help="Folder written by train.")],
+    models: Annotated[Path, typer.Option(help="Folder written by train or convert.")],
     out: Annotated[
         Path, typer.Option(help="An .npz file (arr_0 uint8 NHWC, labels arr_1), or a folder for a long job.")
     ],

@@ -12,9 +12,8 @@ import numpy as np
 
 from guidance_jax.core import pytree, static
 from guidance_jax.networks.inception import Inception, InceptionFeatures
+from guidance_jax.pretrained.convert import read_state
 from guidance_jax.pretrained.tensors import fitted
-from guidance_jax.pretrained.torch_file import read_torch
-from guidance_jax.training.flat import read_safetensors
 
 NAMES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth")
 
@@ -77,7 +76,7 @@ def load_inception(path: str | Path | None = None) -> InceptionExtractor:
             f"no Inception weights at {candidates[0]}: FID, sFID, IS and KID need torch-fidelity's {NAMES[0]} there; "
             "without it, evaluate --models measures in the features of a judge that you trained (not an FID)"
         )
-    state = read_safetensors(file) if file.suffix == ".safetensors" else read_torch(file)
+    state = read_state(file)
     state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
     params = fitted(state, Inception(), jnp.zeros((32, 32, 3)))
     return InceptionExtractor(jax.tree.map(jnp.asarray, params), f"Inception-v3 (2015-12-05), weights {digest(file)}")

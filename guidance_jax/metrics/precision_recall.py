@@ -37,12 +37,11 @@ def covered(points: np.ndarray, manifold: np.ndarray, k: int = 3) -> np.ndarray:
     Raises:
       ValueError: fewer than k + 1 points on the manifold.
     """
-    return _balls(points, manifold, k) > 0
+    return _balls(points, manifold, radii(manifold, k)) > 0
 
 
-def _balls(points: np.ndarray, manifold: np.ndarray, k: int) -> np.ndarray:
-    """For each point, in how many balls of the manifold it lies."""
-    radius = radii(manifold, k)
+def _balls(points: np.ndarray, manifold: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    """For each point, in how many balls of the manifold, of these squared radii, it lies."""
     manifold, points = np.asarray(manifold, np.float64), np.asarray(points, np.float64)
     found = np.zeros(len(points), int)
     for rows, distances in _squared_distances(points, manifold):
@@ -65,4 +64,4 @@ def density_coverage(samples: np.ndarray, real: np.ndarray, k: int = 5) -> tuple
     nearest = np.zeros(len(real))
     for rows, distances in _squared_distances(real, samples):
         nearest[rows] = distances.min(1)
-    return float(_balls(samples, real, k).mean() / k), float((nearest <= radius).mean())
+    return float(_balls(samples, real, radius).mean() / k), float((nearest <= radius).mean())

@@ -11,6 +11,7 @@ import numpy as np
 from guidance_jax.autoregressive.language_model import LanguageModel
 from guidance_jax.networks.sequence_models import language_model
 from guidance_jax.networks.transformer import GPT2
+from guidance_jax.training.flat import WEIGHTS, read_safetensors
 
 
 def gpt2_params(tensors: dict[str, Any], network: GPT2) -> dict:
@@ -68,13 +69,8 @@ def load_gpt2(folder: str | Path, first: int | None = None) -> LanguageModel:
     Raises:
       ValueError: missing files, another architecture, or tensors that do not fit.
     """
-    try:
-        from safetensors.numpy import load_file
-    except ModuleNotFoundError:
-        raise ValueError('reading safetensors needs its package; pip install "guidance_jax[pretrained]"') from None
-
     folder = Path(folder)
-    for name in ("config.json", "model.safetensors"):
+    for name in ("config.json", WEIGHTS):
         if not (folder / name).exists():
             raise ValueError(f"{folder} has no {name}; save one with save_pretrained(folder, safe_serialization=True)")
     config = json.loads((folder / "config.json").read_text())
@@ -83,6 +79,6 @@ def load_gpt2(folder: str | Path, first: int | None = None) -> LanguageModel:
             f"{folder}/config.json is of a {config.get('model_type')!r} model, expected gpt2 with gelu_new"
         )
     network = GPT2(config["vocab_size"], config["n_positions"], config["n_embd"], config["n_layer"], config["n_head"])
-    params = gpt2_params(load_file(folder / "model.safetensors"), network)
+    params = gpt2_params(read_safetensors(folder / WEIGHTS), network)
     start = config.get("bos_token_id", 0) if first is None else first
     return language_model(network, params, int(start or 0))

@@ -3,7 +3,7 @@
 Names and shapes tell the widths, the levels, where attention is, the classes, the learned variance and how images are
 resampled. They do not tell the number of heads, the order of a head's projections, the image size and the noise
 schedule: a state dict of the same shapes may have either. Those of OpenAI's releases are known by the widths and depths
-that only they have (`RELEASES`); for any other checkpoint they must be given.
+that only they have (`UNETS`, `CLASSIFIERS`); for any other checkpoint they must be given.
 """
 
 import dataclasses
@@ -76,9 +76,9 @@ def adm(state: Mapping[str, Any], known: Untold = NOTHING) -> Found:
       ValueError: an upsampler, a foreign or incomplete state dict, a tensor of the wrong shape, or what is not known.
     """
     shapes = {k: tuple(np.shape(v)) for k, v in state.items()}
-    classifier = not any(k.startswith("output_blocks.") for k in shapes)
+    classifier = _is_classifier(shapes)
     fields, image_channels = architecture(shapes)
-    known = known.filled((CLASSIFIERS if classifier else UNETS).get(signature(fields), Untold()))
+    known = known.filled((CLASSIFIERS if classifier else UNETS).get(signature(fields), NOTHING))
     known = known.filled(Untold(image_size=_pooled_size(shapes, len(fields["channel_mult"]))))
     size, schedule, more = told(known, fields)
     fields |= more
@@ -92,13 +92,13 @@ def adm(state: Mapping[str, Any], known: Untold = NOTHING) -> Found:
     classes = shape_of(shapes, "label_emb.weight", 2)[0] if "label_emb.weight" in shapes else None
     network = ADMUNet(**fields, num_classes=classes)
     params = fitted(state, network, *((x, t) if classes is None else (x, t, y)))
+    return Found(network, params, Domain(shape, schedule, classes), parameterization(fields, image_channels))
+
+
+def parameterization(fields: dict, image_channels: int) -> parameterizations.Parameterization:
+    """eps, with a learned variance if the network returns twice the channels of the image."""
     learned = fields["out_channels"] == 2 * image_channels
-    return Found(
-        network,
-        params,
-        Domain(shape, schedule, classes),
-        parameterizations.LearnedRange() if learned else parameterizations.eps,
-    )
+    return parameterizations.LearnedRange() if learned else parameterizations.eps
 
 
 def architecture(
@@ -112,7 +112,7 @@ def architecture(
             f"the network takes {first[1]} channels: an upsampler or another model on two images, which cannot be "
             f"converted; base models take {' or '.join(map(str, image_channels))}"
         )
-    classifier = not any(k.startswith("output_blocks.") for k in shapes)
+    classifier = _is_classifier(shapes)
     blocks = _blocks(shapes, "input_blocks")
     depth = _encoder_depth(blocks) if classifier else _decoder_depth(shapes)
     if depth < 1 or len(blocks) % (depth + 1):
@@ -122,7 +122,7 @@ def architecture(
     widths = [blocks[i].width for i in starts]
     multiples = tuple(w // channels if w % channels == 0 else w / channels for w in widths)
     embedding = shape_of(shapes, "input_blocks.1.0.emb_layers.1.weight", 2)[0]
-    out = shape_of(shapes, _classifier_out(shapes)) if classifier else shape_of(shapes, "out.2.weight", 4)
+    out = shape_of(shapes, *(_classifier_out(shapes) if classifier else ("out.2.weight", 4)))
     return {
         "model_channels": channels,
         "out_channels": out[0],
@@ -134,12 +134,12 @@ def architecture(
     }, first[1]
 
 
-def shape_of(shapes: Mapping[str, tuple[int, ...]], name: str, axes: int | None = None) -> tuple[int, ...]:
-    """The shape of a tensor that must be there, with so many axes, or any number but none."""
+def shape_of(shapes: Mapping[str, tuple[int, ...]], name: str, axes: int) -> tuple[int, ...]:
+    """The shape of a tensor that must be there, with so many axes."""
     if name not in shapes:
         raise ValueError(f"the checkpoint has no tensor {name}, which every network of this kind has")
-    if len(shapes[name]) != (axes or max(len(shapes[name]), 1)):
-        raise ValueError(f"the tensor {name} has shape {shapes[name]}, expected {axes or 'some'} axes")
+    if len(shapes[name]) != axes:
+        raise ValueError(f"the tensor {name} has shape {shapes[name]}, expected {axes} axes")
     return shapes[name]
 
 
@@ -199,10 +199,15 @@ def _encoder_depth(blocks: list[_Block]) -> int:
     return fits[0]
 
 
-def _classifier_out(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    for name in ("out.2.c_proj.weight", "out.3.weight"):
+def _is_classifier(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    return not any(k.startswith("output_blocks.") for k in shapes)
+
+
+def _classifier_out(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int]:
+    """The tensor whose rows are the classes, and how many axes it has."""
+    for name, axes in (("out.2.c_proj.weight", 3), ("out.3.weight", 4)):
         if name in shapes:
-            return name
+            return name, axes
     raise ValueError("no guided-diffusion classifier: its pooling is neither attention nor adaptive")
 
 

@@ -6,10 +6,18 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax import parameterizations
 from guidance_jax.domain import Domain
 from guidance_jax.networks.glide import GLIDEUNet
-from guidance_jax.pretrained.adm import NOTHING, Found, Untold, architecture, shape_of, signature, told
+from guidance_jax.pretrained.adm import (
+    NOTHING,
+    Found,
+    Untold,
+    architecture,
+    parameterization,
+    shape_of,
+    signature,
+    told,
+)
 from guidance_jax.pretrained.tensors import fitted
 from guidance_jax.schedules import CosineBetas
 
@@ -32,7 +40,7 @@ def glide(state: Mapping[str, Any], known: Untold = NOTHING) -> Found:
     """
     shapes = {k: tuple(np.shape(v)) for k, v in state.items()}
     fields, channels = architecture(shapes, (IMAGE, INPAINT))
-    known = known.filled(RELEASES.get(signature(fields), Untold()))
+    known = known.filled(RELEASES.get(signature(fields), NOTHING))
     size, schedule, more = told(known, fields)
     length, width = shape_of(shapes, "positional_embedding", 2)
     layers = len({k.split(".")[2] for k in shapes if k.startswith("transformer.resblocks.")})
@@ -48,10 +56,4 @@ def glide(state: Mapping[str, Any], known: Untold = NOTHING) -> Found:
     )
     shape = (size, size, IMAGE)
     params = fitted(state, network, jnp.zeros(shape), jnp.zeros(()), jnp.zeros(length, int))
-    learned = fields["out_channels"] == 2 * IMAGE
-    return Found(
-        network,
-        params,
-        Domain(shape, schedule, text_length=length),
-        parameterizations.LearnedRange() if learned else parameterizations.eps,
-    )
+    return Found(network, params, Domain(shape, schedule, text_length=length), parameterization(fields, IMAGE))
