@@ -23,7 +23,7 @@ from guidance_jax.metrics.inception_score import inception_score
 from guidance_jax.metrics.kernel_distance import squared_mmd
 from guidance_jax.metrics.precision_recall import precision_recall
 from guidance_jax.networks.inception import Inception
-from guidance_jax.pretrained.tensors import fitted
+from guidance_jax.checkpoints.tensors import fitted
 
 
 class RandomInception(theirs.FeatureExtractorInceptionV3):

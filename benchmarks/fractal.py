@@ -71,7 +71,7 @@ def apply(params, x, t, cond=None):
     return h
 
 
-HOW = gj.EDM(sigma_data=SIGMA_DATA)
+HOW = gj.parameterizations.EDM(sigma_data=SIGMA_DATA)
 
 
 def train(target, label, width, iterations, seed=0, batch=1024):
@@ -118,7 +118,7 @@ def main():
         for seed, name in enumerate(("main", "weak", "both"))
     }
     trained = time.perf_counter() - begin
-    levels = gj.karras(gj.VE(), 32, lo=0.002, hi=5.0)
+    levels = gj.schedules.karras(gj.VE(), 32, lo=0.002, hi=5.0)
     exact = gj.Conditioned(target, lambda cond: jnp.array(0))
     everything = gj.Unconditional(target, target.null_label)
     methods = {

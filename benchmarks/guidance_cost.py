@@ -29,7 +29,7 @@ def main():
     unet, classifier = ADMUNet(24, 1, num_classes=11, **common), ADMClassifier(24, 10, **common)
     shape = (args.size, args.size, 1)
     x, t, y = jnp.zeros(shape), jnp.zeros(()), jnp.zeros((), int)
-    model = gj.Network(unet.init(jax.random.key(0), x, t, y), unet.apply, gj.v)
+    model = gj.Network(unet.init(jax.random.key(0), x, t, y), unet.apply, gj.parameterizations.v)
     noisy = gj.NoisyClassifier(classifier.init(jax.random.key(1), x, t), classifier.apply)
     keys, labels, levels = gj.keys(0, args.batch), jnp.arange(args.batch) % 10, gj.Cosine().levels(args.steps)
     quarter = args.steps // 4
@@ -46,7 +46,7 @@ def main():
         "CFG, a quarter of the steps": gj.CFG(model, 10, window),
         "classifier, every step": gj.Classifier(plain, noisy, 2.0),
         "classifier, a quarter of the steps": gj.Classifier(plain, noisy, window),
-        "classifier, gradient every fourth step": gj.Reuse(gj.Classifier(plain, noisy, 2.0), 4),
+        "classifier, gradient every fourth step": gj.guidance.Reuse(gj.Classifier(plain, noisy, 2.0), 4),
     }
 
     def run(guide):

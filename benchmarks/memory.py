@@ -40,7 +40,7 @@ def main():
     rows = {}
 
     def model(remat=False):
-        return gj.Network(params, unet(remat).apply, gj.v)
+        return gj.Network(params, unet(remat).apply, gj.parameterizations.v)
 
     def population(n, microbatch, move):
         kernel = gj.SMC(move, microbatch=microbatch)
@@ -59,7 +59,7 @@ def main():
 
     x = jax.ShapeDtypeStruct(SHAPE, jnp.float32)
     for draws, microbatch in ((8, None), (128, 8), (128, None)):
-        guide = gj.LGD(model(), judged, draws=draws, microbatch=microbatch)
+        guide = gj.guidance.LGD(model(), judged, draws=draws, microbatch=microbatch)
         how = "at once" if microbatch is None else f"{microbatch} at a time"
         rows[f"LGD, {draws} draws, {how}"] = megabytes(
             lambda x, g=guide: gj.sample(key, gj.Reverse(g, gj.DDIM()), levels, x, 3).x, x

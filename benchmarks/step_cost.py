@@ -34,7 +34,7 @@ def main():
     params, guide = unet.init(jax.random.key(0), x, t, y), classifier.init(jax.random.key(1), x, t)
     sizes = [sum(a.size for a in jax.tree.leaves(p)) for p in (params, guide)]
 
-    model, noisy = gj.Network(params, unet.apply, gj.v), gj.NoisyClassifier(guide, classifier.apply)
+    model, noisy = gj.Network(params, unet.apply, gj.parameterizations.v), gj.NoisyClassifier(guide, classifier.apply)
     keys, labels, levels = gj.keys(0, args.batch), jnp.arange(args.batch) % 10, gj.Cosine().levels(args.steps)
     xs = jax.random.normal(jax.random.key(2), (args.batch, *shape))
     level = levels.at(args.steps // 2)

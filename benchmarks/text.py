@@ -16,8 +16,8 @@ import numpy as np
 
 import guidance_jax as gj
 from guidance_jax.datasets.sentences import UNKNOWN
-from guidance_jax.demos.table import Method, compare, samples_of, write_rows
-from guidance_jax.demos.text import POSITIVE, methods, prepare, words_of
+from guidance_jax.app.demos.table import Method, compare, samples_of, write_rows
+from guidance_jax.app.demos.text import POSITIVE, methods, prepare, words_of
 from guidance_jax.embeddings.network import nearest
 from guidance_jax.networks.transformer import Transformer
 from guidance_jax.training.fit import fit
@@ -87,7 +87,7 @@ def noisy_classifier(table, data, steps, batch):
 
 def embedding_methods(kind, model, table, classifier, alphabet, steps):
     """Guided embedding diffusion: what comes out is rounded to the nearest words."""
-    length, null, levels = 24, 2, gj.log_snr_uniform(SCHEDULE, steps, lo=0.05, hi=50.0)
+    length, null, levels = 24, 2, gj.schedules.log_snr_uniform(SCHEDULE, steps, lo=0.05, hi=50.0)
     allowed = jnp.asarray([w != UNKNOWN for w in alphabet])
     free, round_ = gj.Unconditional(model, null), jax.jit(lambda x: nearest(x, jnp.where(allowed[:, None], table, 1e3)))
 
@@ -104,11 +104,11 @@ def embedding_methods(kind, model, table, classifier, alphabet, steps):
             lambda w: gj.Reverse(gj.Classifier(free, classifier, w), solver), (1.0, 3.0, 10.0), (steps, 2 * steps)
         ),
         f"{kind}: Diffusion-LM steps": row(
-            lambda w: gj.DiffusionLM(free, solver, classifier, w, fluency=0.01, rate=0.03), (1.0,), (steps, 6 * steps)
+            lambda w: gj.embeddings.DiffusionLM(free, solver, classifier, w, fluency=0.01, rate=0.03), (1.0,), (steps, 6 * steps)
         ),
         f"{kind}: Diffusion-LM steps, rounded": row(
-            lambda w: gj.DiffusionLM(
-                gj.Rounded(free, table, gj.Window(1.0, 0.0, 0.5)), solver, classifier, w, fluency=0.01, rate=0.03
+            lambda w: gj.embeddings.DiffusionLM(
+                gj.embeddings.Rounded(free, table, gj.Window(1.0, 0.0, 0.5)), solver, classifier, w, fluency=0.01, rate=0.03
             ),
             (1.0,),
             (steps, 6 * steps),
@@ -147,7 +147,7 @@ def main():
         "Diffusion-LM",
     )
     words = trained["table"]
-    model = gj.Network(trained["network"], end_to_end.apply, gj.x0)
+    model = gj.Network(trained["network"], end_to_end.apply, gj.parameterizations.x0)
     guide = noisy_classifier(words, parts.seen, args.steps // 2, 64)
     found |= embedding_methods("Diffusion-LM", model, words, guide, alphabet, args.solver_steps)
 
@@ -155,7 +155,7 @@ def main():
     loss = Interpolation(interpolated.apply, SCHEDULE, null=2, levels=LogNormal(0.0, 1.5))
     trained = train_embeddings(loss, interpolated, parts.seen, len(alphabet), args.embedding_steps, 128, "CDCD")
     words = unit_rows(trained["table"])
-    model = gj.EmbeddingNetwork(trained["network"], words, interpolated.apply)
+    model = gj.embeddings.EmbeddingNetwork(trained["network"], words, interpolated.apply)
     guide = noisy_classifier(words, parts.seen, args.steps // 2, 64)
     found |= embedding_methods("CDCD", model, words, guide, alphabet, args.solver_steps)
 

@@ -31,14 +31,14 @@ def main():
     free = gj.Unconditional(model, 10)
 
     def steps(guided):
-        kernel = gj.Reverse(guided, gj.TauLeap())
+        kernel = gj.Reverse(guided, gj.discrete.TauLeap())
         return lambda: gj.generate(keys, kernel, levels, (length,), labels)
 
     times = alternate(
         {
             "unguided": steps(free),
-            "exact rates": steps(gj.PredictorGuidance(free, classifier, 1.0)),
-            "Taylor rates": steps(gj.TAG(free, classifier, 1.0)),
+            "exact rates": steps(gj.discrete.PredictorGuidance(free, classifier, 1.0)),
+            "Taylor rates": steps(gj.discrete.TAG(free, classifier, 1.0)),
         },
         args.repeats,
     )

@@ -8,10 +8,7 @@ A job that is started again finishes what is missing; batch size and devices may
 index alone.
 """
 
-import errno
 import json
-import os
-import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,45 +16,24 @@ from typing import Any
 
 import numpy as np
 
+from guidance_jax.core import Refused
+from guidance_jax.files import PART, write_whole
 from guidance_jax.progress import Bar
 
 FORMAT = "guidance_jax samples/1"
-PART = ".part-"  # files that are being written
-
-
-def write_whole(path: Path, fill: Callable[[Any], Any]) -> None:
-    """`fill` a file beside, then rename it: no reader, and no restart, ever sees half of it.
-
-    Raises:
-      ValueError: a disk that is full, a folder that cannot be written to.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=PART, delete=False) as file:
-            try:
-                fill(file)
-                file.flush()
-                os.fsync(file.fileno())
-            except BaseException:
-                os.unlink(file.name)
-                raise
-        os.replace(file.name, path)
-    except OSError as error:
-        what = "the disk is full" if error.errno == errno.ENOSPC else f"it cannot be written ({error.strerror})"
-        raise ValueError(f"{path}: {what}; samples so far are kept, start again when it is mended") from None
 
 
 class Job:
     """The folder of a job of `n` samples, `shard` a file, described by `about` (JSON: model, kernel, seed, ...).
 
     Raises:
-      ValueError: a folder of something else or of another job (the field is named; nothing is written), or one that
+      Refused: a folder of something else or of another job (the field is named; nothing is written), or one that
         cannot be written to.
     """
 
     def __init__(self, folder: str | Path, n: int, about: dict[str, Any], shard: int = 500):
         if n < 1 or shard < 1:
-            raise ValueError(f"a job has at least one sample and one a shard, got n={n}, shard={shard}")
+            raise Refused(f"a job has at least one sample and one a shard, got n={n}, shard={shard}")
         self.folder, self.n, self.shard = Path(folder), n, shard
         wanted = json.loads(json.dumps({"format": FORMAT, "n": n, "shard": shard, **about}))
         path = self.folder / "manifest.json"
@@ -65,16 +41,16 @@ class Job:
             try:
                 found = json.loads(path.read_text())
             except ValueError as error:
-                raise ValueError(f"{path} is damaged ({error}); sample into another folder") from None
+                raise Refused(f"{path} is damaged ({error}); sample into another folder") from None
             for field in [*wanted, *(k for k in found if k not in wanted)]:
                 if found.get(field) != wanted.get(field):
-                    raise ValueError(
+                    raise Refused(
                         f"{folder} belongs to another job ({field}: {found.get(field)!r} there, "
                         f"{wanted.get(field)!r} here); "
                         "sample into another folder"
                     )
         elif self.folder.exists() and any(not p.name.startswith(".") for p in self.folder.iterdir()):
-            raise ValueError(f"{folder} is not empty and holds no job (no manifest.json); sample into another folder")
+            raise Refused(f"{folder} is not empty and holds no job (no manifest.json); sample into another folder")
         else:
             write_whole(path, lambda file: file.write(json.dumps(wanted, indent=1).encode()))
         for left in self.folder.glob(f"{PART}*"):  # of a run that was killed; a job has one process that writes
@@ -113,7 +89,7 @@ class Job:
           progress: the title of a progress bar on standard error; None for none.
 
         Raises:
-          ValueError: a disk that is full or a folder that cannot be written to.
+          Refused: a disk that is full or a folder that cannot be written to.
         """
         target, missing = self.folder / "samples.npz", self.missing()
         bad, done = 0, self.shards - len(missing)

@@ -9,35 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax._typing import Array, Key
-from guidance_jax.core import Kernel, Level, check, concrete, normal, real, within
+from guidance_jax.core import Kernel, Level, Refused, check_levels, float_type, need
 
 
 def keys(seed: int | Key[Array, ""], n: int, start: int = 0) -> Key[Array, " n"]:
     """One key per sample, by its index: sample `i` gets the same key whatever `n` and `start` are.
+
+    Args:
+      seed: a number, or a key.
+      n: how many.
+      start: the index of the first.
 
     >>> jax.random.key_data(keys(0, 3)[2]).tolist() == jax.random.key_data(keys(0, 1, start=2)[0]).tolist()
     True
     """
     key = jax.random.key(seed) if isinstance(seed, int | np.integer) else seed
     return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(start, start + n))
-
-
-def check_levels(levels: Level) -> None:
-    """Raise unless `levels` is a sequence of at least two levels whose noise-to-signal ratio falls strictly."""
-    shapes = [jnp.shape(a) for a in levels]
-    if len(set(shapes)) != 1 or len(shapes[0]) != 1 or shapes[0][0] < 2:
-        raise ValueError(
-            f"levels must be three vectors of one length >= 2, got shapes {shapes}; write schedule.levels(50)"
-        )
-    if concrete(levels):
-        alpha, sigma = np.asarray(levels.alpha, np.float64), np.asarray(levels.sigma, np.float64)
-        falls = alpha[:-1] * sigma[1:] < alpha[1:] * sigma[:-1]
-        if not falls.all():
-            i = int(np.argmin(falls))
-            raise ValueError(
-                f"levels must fall from noise to data, got sigma/alpha = {sigma[i]:.4g}/{alpha[i]:.4g} then "
-                f"{sigma[i + 1]:.4g}/{alpha[i + 1]:.4g} at step {i}; write schedule.levels(50)"
-            )
 
 
 def sample(
@@ -62,20 +49,19 @@ def sample(
       unroll: steps of the scan that are unrolled, as in `jax.lax.scan`.
 
     Returns:
-      The last carry (`carry.x` is the sample), or `(carry, records)` if `record` is given.
+      The last carry, finished (`carry.x` is the sample), or `(carry, records)` if `record` is given.
 
     Raises:
-      ValueError: levels that do not fall, a half-precision start, or whatever the parts of the kernel refuse.
+      Refused: levels that do not fall, a half-precision start, or whatever the parts of the kernel refuse.
     """
-    check_levels(kernel.busy(levels) if hasattr(kernel, "busy") else levels)
+    check_kernel(kernel, levels, jnp.shape(x), cond)
     for leaf in jax.tree.leaves(x):
         if leaf.dtype not in (jnp.float32, jnp.float64, jnp.int32):
-            raise ValueError(
+            raise Refused(
                 f"the sampling state must be float32 or float64, or int32 tokens, got {leaf.dtype}; keep half "
                 "precision inside the network: x.astype(jnp.float32)"
             )
-    check(kernel, levels, jnp.shape(x), cond)
-    levels = Level(*(jnp.asarray(a, real(x)) for a in levels))
+    levels = Level(*(jnp.asarray(a, float_type(x)) for a in levels))
 
     def body(carry, inputs):
         t, s, key = inputs
@@ -85,32 +71,21 @@ def sample(
     steps = len(levels.t) - 1
     inputs = (levels.at(slice(None, -1)), levels.at(slice(1, None)), jax.random.split(key, steps))
     carry, records = jax.lax.scan(body, kernel.init(x), inputs, unroll=unroll)
+    carry = kernel.finish(carry, levels.at(-1), cond, jax.random.fold_in(key, steps))
     return carry if record is None else (carry, records)
-
-
-def start(key: Key[Array, ""], kernel: Kernel, levels: Level, shape: tuple[int, ...]) -> Array:
-    """What sampling starts from: what a part of `kernel` says, such as tokens of its process, else noise N(0, sigma^2).
-
-    The noise is what the forward process leaves of data with little or no signal.
-    """
-    owner = within(kernel, "start")
-    if owner is not None:
-        return owner.start(key, levels, shape)
-    sigma = jnp.asarray(levels.sigma[0])
-    return sigma * normal(key, jnp.zeros(shape, jnp.promote_types(sigma.dtype, jnp.float32)))
 
 
 @partial(jax.jit, static_argnames="shape")
 def _generate(keys, kernel, levels, shape, cond, x):
     def one(key, cond, x):
         first, rest = jax.random.split(key)
-        return sample(rest, kernel, levels, start(first, kernel, levels, shape) if x is None else x, cond).x
+        return sample(rest, kernel, levels, kernel.start(first, levels, shape) if x is None else x, cond).x
 
     return jax.vmap(one)(keys, cond, x)
 
 
 def generate(
-    keys: Key[Array, " n"], kernel: Kernel, levels: Level, shape: tuple[int, ...], cond: Any = None, x: Any = None
+    keys: Key[Array, "..."], kernel: Any, levels: Level, shape: tuple[int, ...], cond: Any = None, x: Any = None
 ) -> Array:
     """Draw one sample per key in one compiled program: `vmap(sample)` from noise, jitted.
 
@@ -128,23 +103,43 @@ def generate(
       Samples of shape `(n, *shape)`.
 
     Raises:
-      ValueError: as `sample`, and for conditions or starts that are not one per key.
+      Refused: as `sample`; keys that are not a vector of them, conditions or starts that are not one per key, and
+        kernels of populations, whose samples have weights.
     """
+    kernel, levels = checked(keys, kernel, levels, shape, cond)
+    if kernel.population:
+        raise Refused(
+            "the samples of a population have weights, which generate would lose; write populations(keys, kernel, "
+            "levels, shape, n, cond) and take .best(), or .draw(key)"
+        )
     if x is not None and jnp.shape(x) != (len(keys), *shape):
-        raise ValueError(f"x must hold one start per key, {(len(keys), *shape)}, got {jnp.shape(x)}")
-    kernel, levels = checked(len(keys), kernel, levels, shape, cond)
+        raise Refused(f"x must hold one start per key, {(len(keys), *shape)}, got {jnp.shape(x)}")
     return _generate(keys, kernel, levels, tuple(shape), *jax.tree.map(jnp.asarray, (cond, x)))
 
 
-def checked(n: int, kernel: Kernel, levels: Level, shape: tuple[int, ...], cond: Any) -> tuple[Kernel, Level]:
-    """The kernel and levels with strong types, if they and the conditions of `n` samples are what each part takes."""
+def check_kernel(kernel: Any, levels: Level, shape: tuple[int, ...], cond: Any) -> None:
+    """Raise `Refused` unless `kernel` is one and takes those levels, samples and conditions."""
+    need("sample", kernel, Kernel, "the kernel")
+    check_levels(kernel.moving(levels))
+    kernel.check(levels, shape, cond)
+
+
+def checked(keys: Any, kernel: Any, levels: Level, shape: tuple[int, ...], cond: Any) -> tuple[Kernel, Level]:
+    """The kernel and levels with strong types, if they and the conditions of `keys` are what each part takes.
+
+    Raises:
+      Refused: keys that are not a vector of them, conditions that are not one per key, or what a part refuses.
+    """
+    typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
+    if jnp.ndim(keys) != (1 if typed else 2):
+        raise Refused(f"keys are a vector, one per sample, got {keys.dtype} of shape {keys.shape}; write keys(0, n)")
     for leaf in jax.tree.leaves(cond):
-        if jnp.shape(leaf)[:1] != (n,):
-            raise ValueError(
-                f"cond must hold one condition per key ({n}), got shape {jnp.shape(leaf)}; write jnp.full({n}, label)"
+        if jnp.shape(leaf)[:1] != (len(keys),):
+            raise Refused(
+                f"cond must hold one condition per key ({len(keys)}), got shape {jnp.shape(leaf)}; "
+                f"write jnp.full({len(keys)}, label)"
             )
-    check_levels(kernel.busy(levels) if hasattr(kernel, "busy") else levels)
-    check(kernel, levels, tuple(shape), cond)
+    check_kernel(kernel, levels, tuple(shape), cond)
     return jax.tree.map(strong, (kernel, levels))
 
 
@@ -155,8 +150,9 @@ def strong(number: Any) -> Any:
     try:
         a = jnp.asarray(number)
     except TypeError:
-        raise ValueError(
+        raise Refused(
             f"kernels are made of pytrees and numbers, got {type(number).__name__}; wrap a function f(x, level, cond) "
             "-> x0 as Function(f)"
         ) from None
-    return jax.lax.convert_element_type(a, a.dtype) if getattr(a, "weak_type", False) else a
+    weak = getattr(a, "weak_type", False)  # arrays of keys have no such attribute
+    return jax.lax.convert_element_type(a, a.dtype) if weak else a

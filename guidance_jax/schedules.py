@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.core import Level
+from guidance_jax.core.levels import Level, Refused
+from guidance_jax.core.pytrees import concrete
 
 
 class Schedule:
@@ -32,6 +33,30 @@ class Schedule:
     def levels(self, steps: int, start: float | None = None) -> Level:
         """`steps + 1` levels, uniform in t from `start` to the clean level."""
         return self(jnp.linspace(self.start if start is None else start, 0.0, steps + 1))
+
+    def check(self, levels: Level, what: str) -> None:
+        """Raise `Refused` unless the noisy ones of `levels` are on this schedule, as far as their numbers are known.
+
+        `what` says of whom: "the network was trained on", for example.
+        """
+        if not concrete(levels):
+            return
+        with jax.ensure_compile_time_eval():  # the caller may be inside a jit of its own
+            noisy = np.asarray(levels.sigma) > 0
+            got = Level(*(np.asarray(a)[noisy] for a in levels))
+            own = self(got.t)
+        off = max(
+            (
+                float(np.max(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)) / np.maximum(np.abs(b), 1)))
+                for a, b in zip(got[1:], own[1:], strict=True)
+            ),
+            default=0.0,
+        )
+        if off > 1e-3:
+            raise Refused(
+                f"{what} {self}, the levels are on another schedule (off by {off:.2g}); "
+                f"write {self}.levels(...) or OnSchedule(model, {self})"
+            )
 
     def by_ratio(self, ratios: Any) -> Level:
         """The levels at which sigma / alpha takes the values `ratios` (positive, falling), then the clean level."""
@@ -135,10 +160,10 @@ class DDPM(Schedule):
         """The respaced process `steps` ("250", "ddim25", "10,10,3,2,2" or a number), then the clean level.
 
         Raises:
-          ValueError: a respacing that does not fit `self.steps`, or a `start` (the respacing decides it).
+          Refused: a respacing that does not fit `self.steps`, or a `start` (the respacing decides it).
         """
         if start is not None:
-            raise ValueError(f"a respaced process starts where its respacing says, got start={start}; leave it out")
+            raise Refused(f"a respaced process starts where its respacing says, got start={start}; leave it out")
         chosen = respace(self.steps, steps)[::-1]
         squares = self.alphas_cumprod()[chosen]
         dtype = jnp.zeros(()).dtype
@@ -179,7 +204,7 @@ def respace(total: int, sections: int | str) -> np.ndarray:
     ([0, 40, 960], [799, 800, 999])
 
     Raises:
-      ValueError: more timesteps than there are, or no whole stride.
+      Refused: more timesteps than there are, or no whole stride.
     """
     text = str(sections)
     try:
@@ -188,18 +213,18 @@ def respace(total: int, sections: int | str) -> np.ndarray:
             for stride in range(1, total):
                 if len(range(0, total, stride)) == wanted:
                     return np.arange(0, total, stride)
-            raise ValueError(f'no whole stride makes {wanted} of {total} timesteps; write "{wanted}" for fractional')
+            raise Refused(f'no whole stride makes {wanted} of {total} timesteps; write "{wanted}" for fractional')
         counts = [10, 10, 3, 2, 2] if text == "fast27" else [int(part) for part in text.split(",")]
     except ValueError as error:
         if "invalid literal" not in str(error):
             raise
-        raise ValueError(f'a respacing is "250", "ddim25" or "10,10,3,2,2", got {text!r}') from None
+        raise Refused(f'a respacing is "250", "ddim25" or "10,10,3,2,2", got {text!r}') from None
     chosen: list[int] = []
     first = 0
     for i, count in enumerate(counts):
         size = total // len(counts) + (i < total % len(counts))
         if not 1 <= count <= size:
-            raise ValueError(f'cannot take {count} of {size} timesteps in section {i} of "{text}"; ask for 1 to {size}')
+            raise Refused(f'cannot take {count} of {size} timesteps in section {i} of "{text}"; ask for 1 to {size}')
         fraction = (size - 1) / (count - 1) if count > 1 else 1.0
         position = 0.0
         for _ in range(count):
@@ -215,7 +240,7 @@ def karras(schedule: Schedule, steps: int, lo: float = 0.002, hi: float = 80.0, 
     """Karras et al.'s grid (eq. 5) in sigma / alpha from `hi` to `lo` in `steps` levels, then the clean level.
 
     Raises:
-      ValueError: unless 0 < lo < hi and steps >= 2.
+      Refused: unless 0 < lo < hi and steps >= 2.
     """
     _check_range(steps, lo, hi)
     ramp = jnp.linspace(0.0, 1.0, steps)
@@ -226,7 +251,7 @@ def log_snr_uniform(schedule: Schedule, steps: int, lo: float = 0.002, hi: float
     """Levels uniform in log-SNR: sigma / alpha falls geometrically from `hi` to `lo`, then the clean level.
 
     Raises:
-      ValueError: unless 0 < lo < hi and steps >= 2.
+      Refused: unless 0 < lo < hi and steps >= 2.
     """
     _check_range(steps, lo, hi)
     return schedule.by_ratio(jnp.exp(jnp.linspace(jnp.log(hi), jnp.log(lo), steps)))
@@ -234,4 +259,4 @@ def log_snr_uniform(schedule: Schedule, steps: int, lo: float = 0.002, hi: float
 
 def _check_range(steps: int, lo: float, hi: float) -> None:
     if steps < 2 or not 0 < lo < hi:
-        raise ValueError(f"a grid needs 0 < lo < hi and steps >= 2, got lo={lo}, hi={hi}, steps={steps}")
+        raise Refused(f"a grid needs 0 < lo < hi and steps >= 2, got lo={lo}, hi={hi}, steps={steps}")

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from guidance_jax._typing import Array, Key
-from guidance_jax.core import Kernel, Level
+from guidance_jax.core import Kernel, Level, Refused
 from guidance_jax.sample import _generate, checked
 
 AXIS = "samples"
@@ -22,14 +22,12 @@ def sample_mesh(devices: int | None = None) -> Mesh:
     """A mesh of the first `devices` devices, of all processes; by default all of them.
 
     Raises:
-      ValueError: more devices than there are, or none.
+      Refused: more devices than there are, or none.
     """
     found = jax.devices()
     count = len(found) if devices is None else devices
     if not 1 <= count <= len(found):
-        raise ValueError(
-            f"there are {len(found)} devices ({found[0].platform}), got devices={devices}; ask for 1 to that"
-        )
+        raise Refused(f"there are {len(found)} devices ({found[0].platform}), got devices={devices}; ask for 1 to that")
     return Mesh(np.asarray(found[:count]), (AXIS,))
 
 
@@ -85,7 +83,7 @@ def generate_on(
         The devices then do talk at every step.
 
     Raises:
-      ValueError: as `generate`.
+      Refused: as `generate`.
     """
     found = _generate(*_arguments(mesh, keys, kernel, levels, shape, cond, split))
     if jax.process_count() > 1:
@@ -96,8 +94,10 @@ def generate_on(
 
 
 def _arguments(mesh, keys, kernel, levels, shape, cond, split):
+    kernel, levels = checked(keys, kernel, levels, shape, cond)
+    if kernel.population:
+        raise Refused("the samples of a population have weights; write populations(...) in the place of generate_on")
     n, count = len(keys), mesh.size
-    kernel, levels = checked(n, kernel, levels, shape, cond)
     index = np.resize(np.arange(n), -(-n // count) * count)
     samples, whole = NamedSharding(mesh, PartitionSpec(AXIS)), NamedSharding(mesh, PartitionSpec())
     keys, cond = placed(jax.tree.map(lambda a: jnp.asarray(a)[index], (keys, cond)), samples)
@@ -130,7 +130,7 @@ def memory(
     """What `generate_on` with these arguments will need on one device, by compiling it; nothing is run.
 
     Raises:
-      ValueError: as `generate`.
+      Refused: as `generate`.
     """
     found = _generate.lower(*_arguments(mesh, keys, kernel, levels, shape, cond, split)).compile().memory_analysis()
     return Memory(found.argument_size_in_bytes, found.temp_size_in_bytes, found.output_size_in_bytes)

@@ -16,7 +16,7 @@ from guidance_jax.metrics.diversity import within_class_diversity
 from guidance_jax.metrics.frechet import frechet_distance
 from guidance_jax.metrics.precision_recall import precision_recall
 from guidance_jax.metrics.report import TrainedJudge, evaluate
-from guidance_jax.pictures import save_grid
+from guidance_jax.app.pictures import save_grid
 
 
 def write_idx(path, array):

@@ -7,11 +7,11 @@ import pytest
 
 import guidance_jax as gj
 from guidance_jax.metrics.calibration import fitting_power
-from guidance_jax.oracles import CLEAN
+from guidance_jax.oracles.gaussian import CLEAN
 from tests.laws.test_guidance import LEVELS, same, see
 from tests.table import MIXTURE, NULL, SCHEDULE, UNCONDITIONAL, log_posterior
 
-IMPLICIT = gj.ImplicitClassifier(MIXTURE, NULL, gj.VE(), jnp.log(jnp.array([0.4, 0.4, 0.2])))
+IMPLICIT = gj.guidance.ImplicitClassifier(MIXTURE, NULL, gj.VE(), jnp.log(jnp.array([0.4, 0.4, 0.2])))
 
 
 @pytest.mark.usefixtures("x64")
@@ -25,7 +25,7 @@ def test_guiding_by_the_implicit_classifier_is_cfg(level):
 @pytest.mark.parametrize("level", [gj.Level(*map(jnp.float32, CLEAN)), *(gj.VE()(r) for r in (0.3, 1.0, 4.0))])
 def test_the_implicit_classifier_is_the_exact_posterior(level):
     """In probability, at points of every class and between them; clean and noisy."""
-    many = gj.ImplicitClassifier(MIXTURE, NULL, gj.VE(), IMPLICIT.log_prior, points=60, draws=400)
+    many = gj.guidance.ImplicitClassifier(MIXTURE, NULL, gj.VE(), IMPLICIT.log_prior, points=60, draws=400)
     xs = jnp.array([[0.3, -0.4], [1.2, 0.5], [-1.0, -0.4], [0.5, 1.4]])
     got = jax.jit(jax.vmap(many.log_posterior, (0, None)))(level.alpha * xs, level)
     want = [[MIXTURE.log_posterior(level.alpha * x, level, k) for k in range(3)] for x in xs]
@@ -34,10 +34,10 @@ def test_the_implicit_classifier_is_the_exact_posterior(level):
 
 def test_guidance_bias_names_a_biased_method():
     levels = SCHEDULE.levels(100)
-    fair = gj.guidance_bias(
+    fair = gj.diagnostics.guidance_bias(
         jax.random.key(1), MIXTURE, gj.Reverse(gj.CFG(MIXTURE, NULL, 1.0), gj.DDIM(1.0)), levels, 1, 1.0, n=2000
     )
-    biased = gj.guidance_bias(
+    biased = gj.diagnostics.guidance_bias(
         jax.random.key(1), MIXTURE, gj.Reverse(gj.CFG(MIXTURE, NULL, 4.0), gj.DDIM(1.0)), levels, 1, 4.0, n=2000
     )
     assert fair.distance < 2 * fair.floor
@@ -48,20 +48,20 @@ def test_guidance_by_level_is_the_scale_times_the_ratio_of_scores():
     """Classifier guidance of scale w: |eps' - eps| = w sigma |grad log p|, at the points of the run."""
     levels = SCHEDULE.levels(6)
     guided = gj.Classifier(UNCONDITIONAL, log_posterior, 2.0)
-    rows = gj.guidance_by_level(gj.keys(0, 1), guided, UNCONDITIONAL, gj.DDIM(), levels, (2,), jnp.array([1]))
+    rows = gj.diagnostics.guidance_by_level(gj.keys(0, 1), guided, UNCONDITIONAL, gj.DDIM(), levels, (2,), jnp.array([1]))
     first = jax.random.split(gj.keys(0, 1)[0])[0]
     x, level = levels.sigma[0] * jax.random.normal(first, (2,)), levels.at(0)
     own = UNCONDITIONAL(x, level, 1, (), None)[0].eps
     push = 2.0 * level.sigma * jax.grad(log_posterior)(x, level, 1)
     np.testing.assert_allclose(rows[0].strength, jnp.linalg.norm(push) / jnp.linalg.norm(own), rtol=1e-4)
     np.testing.assert_allclose([row.ratio for row in rows], levels.ratio[:-1], rtol=1e-6)
-    plain = gj.guidance_by_level(gj.keys(0, 2), UNCONDITIONAL, UNCONDITIONAL, gj.DDIM(), levels, (2,))
+    plain = gj.diagnostics.guidance_by_level(gj.keys(0, 2), UNCONDITIONAL, UNCONDITIONAL, gj.DDIM(), levels, (2,))
     np.testing.assert_allclose([row.strength for row in plain], 0, atol=1e-6)
     np.testing.assert_allclose([row.agreement for row in plain], 1, atol=1e-6)
 
 
 def network(width):
-    return gj.Network(jnp.zeros(width), lambda params, x, t, cond: 0.1 * x + 0 * cond, gj.v)
+    return gj.Network(jnp.zeros(width), lambda params, x, t, cond: 0.1 * x + 0 * cond, gj.parameterizations.v)
 
 
 def test_the_ledger_counts_what_is_really_evaluated():
@@ -71,7 +71,7 @@ def test_the_ledger_counts_what_is_really_evaluated():
     inside = int(np.sum((np.asarray(levels.ratio[:-1]) > 0.3) & (np.asarray(levels.ratio[:-1]) <= 3.0)))
 
     def count(kernel, **names):
-        return gj.ledger(kernel, levels, (4,), label, names)
+        return gj.diagnostics.ledger(kernel, levels, (4,), label, names)
 
     assert count(gj.Reverse(model, gj.DDIM())).calls == {"Network": 12}
     assert count(gj.Reverse(model, gj.Heun())).calls == {"Network": 23}  # the step to the clean level is Euler's
@@ -79,12 +79,12 @@ def test_the_ledger_counts_what_is_really_evaluated():
     assert count(gj.Reverse(gj.CFG(model, 3, gj.Window(2.0, 0.3, 3.0)), gj.DDIM())).calls == {"Network": 12 + inside}
     both = count(gj.Reverse(gj.Autoguidance(model, weak, 2.0), gj.DDIM()), good=model, bad=weak)
     assert both.calls == {"good": 12, "bad": 12}
-    found = count(gj.Reverse(gj.Reuse(gj.Classifier(model, classifier, 2.0), 4), gj.DDIM()))
+    found = count(gj.Reverse(gj.guidance.Reuse(gj.Classifier(model, classifier, 2.0), 4), gj.DDIM()))
     assert found.calls == {"Network": 12, "NoisyClassifier": 3}
     assert found.gradients == {"NoisyClassifier": 3}
     assert str(found) == "Network: 12 calls, NoisyClassifier: 3 calls, 3 gradients"
     assert count(gj.Recur(gj.Reverse(model, gj.DDIM()), 3)).calls == {"Network": 36}
-    particles = gj.ledger(
+    particles = gj.diagnostics.ledger(
         gj.SMC(gj.Steered(model, gj.DDIM(1.0), lambda x0, level, cond: -x0.sum())), levels, (5, 4), label
     )
     assert particles.calls == {"Network": 60}

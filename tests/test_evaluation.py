@@ -152,7 +152,7 @@ def test_every_measure_comes_with_its_protocol(tmp_path, weights):
     """By the command line; images that are the reference's own are precise, recalled and covered."""
     from typer.testing import CliRunner
 
-    from guidance_jax.cli import app
+    from guidance_jax.app.cli import app
 
     path = batch(tmp_path / "reference.npz", moments=False, spatial=False)
     with np.load(path) as file:

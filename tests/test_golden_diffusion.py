@@ -16,7 +16,7 @@ from guidance_jax.guidance.base import Guidance
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "ddpm_ddim.npz")
 SCHEDULES = {"linear": gj.LinearBetas(), "cosine": gj.CosineBetas()}
-VARIANCES = {"fixed_small": gj.fixed_small, "fixed_large": gj.fixed_large, "learned_range": gj.learned_range}
+VARIANCES = {"fixed_small": gj.solvers.fixed_small, "fixed_large": gj.solvers.fixed_large, "learned_range": gj.solvers.learned_range}
 CASES = sorted({"/".join(k.split("/")[:3]) for k in GOLDEN.files})
 
 
@@ -37,7 +37,7 @@ def setting(case, clip):
     schedule, variance, respacing = case.split("/")
     levels = SCHEDULES[schedule].levels(respacing)
     learned = variance == "learned_range"
-    model = gj.Network((), network_with_variance if learned else network, gj.LearnedRange() if learned else gj.eps)
+    model = gj.Network((), network_with_variance if learned else network, gj.parameterizations.LearnedRange() if learned else gj.parameterizations.eps)
     return levels, gj.Clip(model, 1.0) if clip else model, gj.DDPM.like_openai(levels, VARIANCES[variance])
 
 

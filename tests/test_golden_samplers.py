@@ -14,13 +14,13 @@ pytestmark = pytest.mark.usefixtures("x64")
 SOLVERS = {
     "euler": gj.DDIM(),
     "heun": gj.Heun(),
-    "dpm_2": gj.DPM2(gj.VE()),
-    "lms4": gj.LMS(),
+    "dpm_2": gj.solvers.DPM2(gj.VE()),
+    "lms4": gj.solvers.LMS(),
     "dpmpp_2m": gj.DPMSolver2M(),
-    "dpmpp_2s_eta0": gj.DPMSolver2S(gj.VE()),
+    "dpmpp_2s_eta0": gj.solvers.DPMSolver2S(gj.VE()),
     "euler_ancestral_eta1": gj.DDIM(1.0),
     "dpmpp_2m_sde_eta1": gj.DPMSolver2M(1.0),
-    "dpmpp_2s_ancestral_eta1": gj.DPMSolver2S(gj.VE(), 1.0),
+    "dpmpp_2s_ancestral_eta1": gj.solvers.DPMSolver2S(gj.VE(), 1.0),
 }
 
 
@@ -37,7 +37,7 @@ def elementwise_mixture():
 @pytest.mark.parametrize("n", [8, 20])
 def test_karras_grid(n):
     np.testing.assert_allclose(
-        gj.karras(gj.VE(), n, 0.02, 20.0).sigma, GOLDEN[f"{n}/sigmas_karras"], rtol=2e-6
+        gj.schedules.karras(gj.VE(), n, 0.02, 20.0).sigma, GOLDEN[f"{n}/sigmas_karras"], rtol=2e-6
     )  # theirs is float32
 
 
@@ -63,5 +63,5 @@ def test_end_point(monkeypatch, n, name):
 
 def test_log_snr_grid_is_the_exponential_one():
     want = GOLDEN["sigmas_exponential"]
-    got = gj.log_snr_uniform(gj.VE(), len(want) - 1, float(want[-2]), float(want[0])).sigma
+    got = gj.schedules.log_snr_uniform(gj.VE(), len(want) - 1, float(want[-2]), float(want[0])).sigma
     np.testing.assert_allclose(got, want, rtol=1e-5)

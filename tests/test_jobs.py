@@ -106,7 +106,7 @@ from guidance_jax.sharding import AXIS, sample_mesh
 options = dict(num_res_blocks=1, attention_resolutions=(2,), channel_mult=(1, 2), groups=8, time_scale=1000.0)
 unet, net = ADMUNet(8, 1, num_classes=3, **options), ADMClassifier(8, 2, **options)
 x, t, y = jnp.zeros((8, 8, 1)), jnp.zeros(()), jnp.zeros((), int)
-model = gj.Network(unet.init(jax.random.key(0), x, t, y), unet.apply, gj.v)
+model = gj.Network(unet.init(jax.random.key(0), x, t, y), unet.apply, gj.parameterizations.v)
 guide = gj.NoisyClassifier(net.init(jax.random.key(1), x, t), net.apply)
 kernel = gj.Reverse(gj.Classifier(gj.CFG(model, 2, 2.0), guide, 1.0), gj.DDIM(1.0))
 mesh = sample_mesh()

@@ -14,7 +14,7 @@ from guidance_jax.networks.adm import ADMClassifier, ADMUNet
 from guidance_jax.networks.convolution import conv2d
 from guidance_jax.networks.layers import AttentionBlock, GroupNorm
 from guidance_jax.networks.nnx import functional
-from guidance_jax.pretrained.tensors import from_torch
+from guidance_jax.checkpoints.tensors import from_torch
 
 FOLDER = Path(__file__).parent / "golden"
 GOLDEN = np.load(FOLDER / "adm_networks.npz")
@@ -158,7 +158,7 @@ def test_any_nnx_module_is_a_network():
     module = Tiny(nnx.Rngs(0))
     module.eval()
     apply, params = functional(module)
-    model = gj.Network(params, apply, gj.v)
+    model = gj.Network(params, apply, gj.parameterizations.v)
     guided = gj.Classifier(model, lambda x, level, label: apply(params, x, level.t)[label], 1.0)
     x = gj.generate(gj.keys(0, 3), gj.Reverse(guided, gj.DDIM()), gj.Cosine().levels(4), (2,), jnp.array([0, 1, 0]))
     assert np.isfinite(x).all()
@@ -178,13 +178,13 @@ def small_params(unet):
 def test_perturbations_are_numbers_and_zero_is_none():
     """One program for all strengths; each does something; skipping the middle is skipping it."""
     unet = small_unet()
-    model = gj.Network(small_params(unet), unet.apply, gj.v)
+    model = gj.Network(small_params(unet), unet.apply, gj.parameterizations.v)
     x, level, label = jax.random.normal(jax.random.key(1), (8, 8, 1)), gj.Cosine()(0.5), jnp.array(3)
     plain = jax.jit(lambda model: model(x, level, label, (), None)[0].x0)(model)
     ask = jax.jit(lambda model: model(x, level, label, (), None)[0].x0)
-    np.testing.assert_allclose(ask(gj.perturbed(model, 0.0, 0.0, 0.0)), plain, atol=1e-5)
+    np.testing.assert_allclose(ask(gj.guidance.perturbed(model, 0.0, 0.0, 0.0)), plain, atol=1e-5)
     for strength in (dict(attention=1.0), dict(blur=2.0), dict(skip=1.0), dict(attention=0.5, blur=1.0, skip=0.3)):
-        assert np.abs(ask(gj.perturbed(model, **strength)) - plain).max() > 1e-4
+        assert np.abs(ask(gj.guidance.perturbed(model, **strength)) - plain).max() > 1e-4
     assert ask._cache_size() == 1
 
 
@@ -198,7 +198,7 @@ def test_identity_attention_returns_the_values():
     normal = GroupNorm(2).apply({"params": own["norm"]}, x.reshape(12, 8))
     v = (normal @ own["qkv"]["kernel"] + own["qkv"]["bias"]).reshape(12, 2, 3, 4)[:, :, 2].reshape(12, 8)
     want = x.reshape(12, 8) + v @ own["proj_out"]["kernel"] + own["proj_out"]["bias"]
-    got = block.apply(params, x, gj.Perturbation(attention=1.0))
+    got = block.apply(params, x, gj.guidance.Perturbation(attention=1.0))
     np.testing.assert_allclose(got.reshape(12, 8), want, atol=1e-5)
 
 

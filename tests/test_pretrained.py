@@ -15,12 +15,12 @@ from safetensors.numpy import save_file
 
 import guidance_jax as gj
 from guidance_jax.networks.adm import ADMClassifier, ADMUNet
-from guidance_jax.pretrained.adm import Untold, architecture
-from guidance_jax.pretrained.convert import converted, recognised
-from guidance_jax.pretrained.torch_file import read_torch
-from guidance_jax.request import Request
+from guidance_jax.checkpoints.adm import Untold, architecture
+from guidance_jax.checkpoints.convert import converted, recognised
+from guidance_jax.checkpoints.torch_file import read_torch
+from guidance_jax.app.request import Request
 from guidance_jax.schedules import CosineBetas, LinearBetas
-from guidance_jax.training.checkpoint import load
+from guidance_jax.checkpoints.load import load
 from tests.test_jobs import environment
 from tests.test_networks import GOLDEN, NETWORKS, golden_inputs, relative
 
@@ -107,7 +107,7 @@ def test_the_architecture_is_told_by_the_tensors(name):
             assert getattr(found.network, field) == (tuple(value) if isinstance(value, list) else value), field
     assert isinstance(found.network, ADMClassifier) == name.startswith("classifier")
     learned = name.startswith("adm")
-    want = None if name.startswith("classifier") else gj.LearnedRange() if learned else gj.eps
+    want = None if name.startswith("classifier") else gj.parameterizations.LearnedRange() if learned else gj.parameterizations.eps
     assert found.parameterization == want
     classes = 10 if name.startswith("classifier") else spec.get("num_classes")
     assert found.domain == gj.Domain((16, 16, 3), LinearBetas(1000), classes)
@@ -254,12 +254,14 @@ import jax, jax.numpy as jnp
 import guidance_jax as gj
 from guidance_jax.networks.adm import ADMUNet
 from guidance_jax.sharding import sample_mesh, split_params
-from guidance_jax.training.checkpoint import config, load, save_params
+from guidance_jax.checkpoints.config import config
+from guidance_jax.checkpoints.load import load
+from guidance_jax.checkpoints.store import save_params
 network = ADMUNet(8, 1, 1, (2,), (1, 2), groups=4)
 params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((8, 8, 1)), jnp.zeros(()))
 placed = jax.device_put(params, split_params(params, sample_mesh(), least=64))
 assert any(not a.is_fully_replicated for a in jax.tree.leaves(placed)) and len(jax.devices()) == 8
-save_params(sys.argv[1], placed, config(network, gj.Domain((8, 8, 1)), gj.eps))
+save_params(sys.argv[1], placed, config(network, gj.Domain((8, 8, 1)), gj.parameterizations.eps))
 again = load(sys.argv[1], gj.Network).params
 assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), again, params))
 """
@@ -281,7 +283,7 @@ def edm_state():
 
 def test_edm_is_the_mirror_s_and_preconditioned():
     found, golden = recognised(edm_state()), np.load(FOLDER / "edm.npz")
-    assert (found.parameterization, found.domain.shape, found.domain.num_classes) == (gj.EDM(0.5), (8, 8, 3), 5)
+    assert (found.parameterization, found.domain.shape, found.domain.num_classes) == (gj.parameterizations.EDM(0.5), (8, 8, 3), 5)
     x, out = (np.moveaxis(golden[k], 1, -1) for k in ("x", "out"))
     got = jax.jit(jax.vmap(found.network.apply, (None, 0, 0, 0)))(found.params, x, golden["t"], golden["y"])
     assert relative(got, out) < 1e-4
@@ -320,7 +322,7 @@ def test_openai_s_pair_is_converted_and_sampled_by_the_command_line(tmp_path):
     """Conditional model, learned variance, noisy classifier; what does not fit is refused in one line."""
     from typer.testing import CliRunner
 
-    from guidance_jax.cli import app
+    from guidance_jax.app.cli import app
 
     def run(*arguments):
         return CliRunner().invoke(app, [str(a) for a in arguments])

@@ -14,7 +14,7 @@ from tests.token_table import LEVELS as TOKEN_LEVELS
 
 SHAPE, LEVELS, LABELS = (4, 4, 1), SCHEDULE.levels(5), jnp.array([0, 1])
 DOMAIN = gj.Domain(SHAPE, SCHEDULE, num_classes=10, null_label=10)
-MODEL = gj.Network((), lambda params, x, t, cond: x, gj.v, DOMAIN)
+MODEL = gj.Network((), lambda params, x, t, cond: x, gj.parameterizations.v, DOMAIN)
 BARE = gj.Domain(SHAPE, SCHEDULE)
 
 
@@ -29,7 +29,7 @@ def run(kernel, labels=LABELS, shape=SHAPE, levels=LEVELS):
 
 def clean(**changes):
     domain = dict(shape=SHAPE, num_classes=10) | changes
-    return gj.CleanClassifier((), lambda params, x: jnp.zeros(10) * x.sum(), gj.Domain(**domain))
+    return gj.guidance.CleanClassifier((), lambda params, x: jnp.zeros(10) * x.sum(), gj.Domain(**domain))
 
 
 def populations(move, n=4):
@@ -44,8 +44,8 @@ def reversed_levels():
     return gj.Level(*(a[::-1] for a in LEVELS))
 
 
-HIDDEN10 = gj.HiddenNetwork(HIDDEN.params, HIDDEN.encode, HIDDEN.decode, HIDDEN.process, gj.Domain((3,), None, 4))
-PREFIX = gj.PrefixClassifier((), lambda params, token, position, state: (jnp.zeros(2), state), lambda length: ())
+HIDDEN10 = gj.discrete.HiddenNetwork(HIDDEN.params, HIDDEN.encode, HIDDEN.decode, HIDDEN.process, gj.Domain((3,), None, 4))
+PREFIX = gj.text.PrefixClassifier((), lambda params, token, position, state: (jnp.zeros(2), state), lambda length: ())
 
 
 def masked(model=MASKED, solver=None):
@@ -79,7 +79,7 @@ CASES = {
     "attribute of a prefix classifier out of range": (
         lambda: gj.generate(
             gj.keys(0, 2),
-            gj.Reverse(gj.FUDGE(GPT, PREFIX, 1.0), gj.Ancestral()),
+            gj.Reverse(gj.text.FUDGE(GPT, PREFIX, 1.0), gj.Ancestral()),
             gj.positions(6),
             (6,),
             jnp.array([0, 2]),
@@ -87,14 +87,14 @@ CASES = {
         "labels go from 0 to 1, got 2",
     ),
     "negative gamma": (
-        lambda: tokens(masked(gj.PredictorGuidance(MASKED, log_masked, -1.0))),
+        lambda: tokens(masked(gj.discrete.PredictorGuidance(MASKED, log_masked, -1.0))),
         r"scale \(gamma\) of PredictorGuidance must not be negative, got -1.0",
     ),
     "negative gamma, predictor-free": (
-        lambda: tokens(masked(gj.PredictorFree(MASKED, 3, -0.5))),
+        lambda: tokens(masked(gj.discrete.PredictorFree(MASKED, 3, -0.5))),
         "PredictorFree must not be negative, got -0.5",
     ),
-    "a negative exponent for PPLM": (lambda: gj.PPLM(GPT, likes, gamma=-1.0), "must not be negative, got -1.0"),
+    "a negative exponent for PPLM": (lambda: gj.text.PPLM(GPT, likes, gamma=-1.0), "must not be negative, got -1.0"),
     "a solver of images for tokens": (
         lambda: tokens(gj.Reverse(MASKED, gj.DDIM())),
         r"model is of tokens, DDIM is not; use Anc",
@@ -104,28 +104,28 @@ CASES = {
         r"Ancestral is not; use DDIM\(\)",
     ),
     "rates of images": (
-        lambda: run(plain(gj.TAG(MODEL, classifier(), 1.0))),
+        lambda: run(plain(gj.discrete.TAG(MODEL, classifier(), 1.0))),
         r"guides models of tokens; for images write Classifier",
     ),
     "rates of a language model": (
-        lambda: gj.generate(gj.keys(0, 2), gj.Reverse(GPT, gj.TauLeap()), gj.positions(6), (6,), jnp.array([0, 1])),
+        lambda: gj.generate(gj.keys(0, 2), gj.Reverse(GPT, gj.discrete.TauLeap()), gj.positions(6), (6,), jnp.array([0, 1])),
         "a language model has no rates",
     ),
     "first hitting in too few steps": (
-        lambda: tokens(masked(solver=gj.FirstHitting()), steps=2),
+        lambda: tokens(masked(solver=gj.discrete.FirstHitting()), steps=2),
         "3 tokens take as many steps, got 2",
     ),
     "masks of a process without": (
-        lambda: tokens(gj.Reverse(UNIFORM, gj.MaskPredict())),
+        lambda: tokens(gj.Reverse(UNIFORM, gj.discrete.MaskPredict())),
         "MaskPredict needs masks, got Uniform",
     ),
-    "NOS without hidden states": (lambda: tokens(masked(gj.NOS(MASKED, along, 1.0))), "Enumerated does not show"),
-    "LaMBO without masks": (lambda: tokens(gj.LaMBO(MASKED)), "edits by NOS on an absorbing process"),
+    "NOS without hidden states": (lambda: tokens(masked(gj.discrete.NOS(MASKED, along, 1.0))), "Enumerated does not show"),
+    "LaMBO without masks": (lambda: tokens(gj.discrete.LaMBO(MASKED)), "edits by NOS on an absorbing process"),
     "infilling of images": (lambda: run(gj.Infill(plain(), jnp.zeros(3, int))), "for images write Inpaint"),
     "temperature of zero": (lambda: gj.Ancestral(temperature=0.0), "temperature must be positive"),
     "a vocabulary of one": (lambda: gj.Absorbing(1), "at least two tokens, got 1"),
     "a ban of another size": (
-        lambda: tokens(masked(gj.Forbid(MASKED, jnp.zeros(4, bool)))),
+        lambda: tokens(masked(gj.discrete.Forbid(MASKED, jnp.zeros(4, bool)))),
         r"vocabulary \(3\), got \(4,\)",
     ),
     "starts of another number": (
@@ -144,11 +144,11 @@ CASES = {
     "wrong shape for the mixture": (lambda: run(plain(MIXTURE), shape=(3,)), r"\(2,\), got \(3,\)"),
     "wrong label for the mixture": (lambda: run(plain(MIXTURE), jnp.array([0, 7]), (2,)), "got 7"),
     "classifier on another schedule": (
-        lambda: run(plain(gj.Classifier(MODEL, classifier(schedule=gj.LinearVP()), 1.0))),
+        lambda: run(plain(gj.Classifier(MODEL, classifier(schedule=gj.schedules.LinearVP()), 1.0))),
         "trained on Cosine.*classifier on LinearVP.*OnSchedule",
     ),
     "classifier on another schedule, mean form": (
-        lambda: run(gj.MeanShift(MODEL, gj.DDPM(), classifier(schedule=gj.LinearVP()), 1.0)),
+        lambda: run(gj.MeanShift(MODEL, gj.DDPM(), classifier(schedule=gj.schedules.LinearVP()), 1.0)),
         "OnSchedule",
     ),
     "classifier of another shape": (lambda: run(plain(gj.Classifier(MODEL, classifier(shape=(8, 8, 1)), 1.0))), "8, 8"),
@@ -172,11 +172,11 @@ CASES = {
         "would be ignored",
     ),
     "learned variance of a model without one": (
-        lambda: run(gj.Reverse(MODEL, gj.DDPM(gj.learned_range))),
+        lambda: run(gj.Reverse(MODEL, gj.DDPM(gj.solvers.learned_range))),
         "predicts no variance",
     ),
     "learned variance without the channels": (
-        lambda: run(plain(gj.Network((), lambda p, x, t, c: x, gj.LearnedRange(), DOMAIN))),
+        lambda: run(plain(gj.Network((), lambda p, x, t, c: x, gj.parameterizations.LearnedRange(), DOMAIN))),
         "twice the channels",
     ),
     "solver and model swapped": (lambda: run(gj.Reverse(gj.DDIM(), MODEL)), "second argument of Reverse is a solver"),
@@ -190,7 +190,7 @@ CASES = {
     "impossible stride": (lambda: gj.LinearBetas().levels("ddim300"), "no whole stride makes 300"),
     "more steps than there are": (lambda: gj.LinearBetas().levels(2000), "cannot take 2000 of 1000"),
     "start of a respaced process": (lambda: gj.LinearBetas().levels(10, start=0.5), "leave it out"),
-    "grid upside down": (lambda: gj.karras(gj.VE(), 10, lo=3.0, hi=1.0), "lo=3.0, hi=1.0"),
+    "grid upside down": (lambda: gj.schedules.karras(gj.VE(), 10, lo=3.0, hi=1.0), "lo=3.0, hi=1.0"),
     "an empty window": (lambda: gj.Window(2.0, 3.0, 0.5), "lo=3.0 is not below hi=0.5"),
     "likelihood that returns an array": (
         lambda: run(plain(gj.Reconstruction(MIXTURE, lambda x0, level, cond: x0)), shape=(2,)),
@@ -205,12 +205,12 @@ CASES = {
         "10 classes, the classifier 7",
     ),
     "clean classifier of another size": (
-        lambda: run(plain(gj.MPGD(MODEL, clean(shape=(8, 8, 1)), 1.0))),
+        lambda: run(plain(gj.guidance.MPGD(MODEL, clean(shape=(8, 8, 1)), 1.0))),
         r"\(8, 8, 1\)",
     ),
     "one particle": (lambda: populations(gj.Twisted(MIXTURE, gj.DDIM(1.0), log_clean), n=1), "at least two particles"),
     "one particle to keep away from": (
-        lambda: gj.populations(gj.keys(0, 2), gj.ParticleGuidance(MIXTURE, gj.DDIM(), 1.0), LEVELS, (2,), 1, LABELS),
+        lambda: gj.populations(gj.keys(0, 2), gj.particles.ParticleGuidance(MIXTURE, gj.DDIM(), 1.0), LEVELS, (2,), 1, LABELS),
         "at least two particles",
     ),
     "twisted particles on a solver without a Gaussian kernel": (
@@ -222,7 +222,7 @@ CASES = {
         "0 at eta=0",
     ),
     "measurement of another shape": (
-        lambda: run(plain(gj.MMPS(UNCONDITIONAL, lambda x: x[:1], 0.1)), jnp.zeros((2, 3)), (2,)),
+        lambda: run(plain(gj.guidance.MMPS(UNCONDITIONAL, lambda x: x[:1], 0.1)), jnp.zeros((2, 3)), (2,)),
         r"gives \(1,\), the measurement has shape \(3,\)",
     ),
     "known pixels of another shape": (
@@ -230,37 +230,37 @@ CASES = {
         r"of the shape of a sample \(2,\), got \(3,\)",
     ),
     "an adjoint of another operator": (
-        lambda: gj.check_adjoint(gj.Linear(lambda x: 2 * x, lambda y: 3 * y), (4,)),
+        lambda: gj.operators.check_adjoint(gj.operators.Linear(lambda x: 2 * x, lambda y: 3 * y), (4,)),
         "the adjoint does not match",
     ),
-    "an operator that is not linear": (lambda: gj.check_adjoint(lambda x: x + 1.0, (4,)), "not linear"),
+    "an operator that is not linear": (lambda: gj.operators.check_adjoint(lambda x: x + 1.0, (4,)), "not linear"),
     "downsampling by what does not divide": (
-        lambda: run(plain(gj.MMPS(MODEL, gj.Downsample(3), 0.1))),
+        lambda: run(plain(gj.guidance.MMPS(MODEL, gj.operators.Downsample(3), 0.1))),
         r"of sides it divides, got \(4, 4, 1\)",
     ),
     "as many weights as conditions": (
-        lambda: run(plain(gj.Compose(MIXTURE, NULL, jnp.ones(3))), jnp.zeros((2, 2), int), (2,)),
+        lambda: run(plain(gj.guidance.Compose(MIXTURE, NULL, jnp.ones(3))), jnp.zeros((2, 2), int), (2,)),
         "has 3 weights and conditions of leading sizes",
     ),
-    "reuse of what is no gradient": (lambda: gj.Reuse(gj.CFG(MODEL, 10, 2.0), 4), "got CFG; use Classifier"),
-    "reuse for no step": (lambda: gj.Reuse(gj.Classifier(MODEL, classifier(), 1.0), 0), "got every=0"),
-    "no corrector step": (lambda: gj.Corrector(plain(), MODEL, 1.0, 0), "got repeats=0"),
+    "reuse of what is no gradient": (lambda: gj.guidance.Reuse(gj.CFG(MODEL, 10, 2.0), 4), "got CFG; use Classifier"),
+    "reuse for no step": (lambda: gj.guidance.Reuse(gj.Classifier(MODEL, classifier(), 1.0), 0), "got every=0"),
+    "no corrector step": (lambda: gj.kernels.Corrector(plain(), MODEL, 1.0, 0), "got repeats=0"),
     "a contrast around a classifier": (
         lambda: run(plain(gj.CFG(gj.Classifier(MODEL, classifier(), 1.0), 10, 2.0))),
         r"a classifier goes outside: Classifier\(CFG",
     ),
-    "no weak model": (lambda: run(plain(gj.Perturbed(MODEL, 10, 2.0))), "write weak=perturbed"),
+    "no weak model": (lambda: run(plain(gj.guidance.Perturbed(MODEL, 10, 2.0))), "write weak=perturbed"),
     "encoders of two sizes": (
-        lambda: run(plain(gj.Reconstruction(MIXTURE, gj.Similarity(lambda x: x, lambda y: jnp.ones(3)))), shape=(2,)),
+        lambda: run(plain(gj.Reconstruction(MIXTURE, gj.guidance.Similarity(lambda x: x, lambda y: jnp.ones(3)))), shape=(2,)),
         r"vectors of one shape, got \(2,\) and \(3,\)",
     ),
     "an implicit classifier of unknown classes": (
-        lambda: gj.ImplicitClassifier(gj.Function(lambda x, level, cond: x), 3, SCHEDULE).log_posterior(
+        lambda: gj.guidance.ImplicitClassifier(gj.Function(lambda x, level, cond: x), 3, SCHEDULE).log_posterior(
             jnp.zeros(2), SCHEDULE(0.5)
         ),
         "write num_classes=10",
     ),
-    "low-pass of a vector": (lambda: run(plain(gj.FDG(MIXTURE, NULL, 2.0)), shape=(2,)), r"images \(H, W, C\)"),
+    "low-pass of a vector": (lambda: run(plain(gj.guidance.FDG(MIXTURE, NULL, 2.0)), shape=(2,)), r"images \(H, W, C\)"),
     "negative tilt": (lambda: MIXTURE.sample_tilted(jax.random.key(0), 5, 1, -1.0), "scale >= 0"),
 }
 
@@ -298,9 +298,9 @@ def test_what_is_right_is_not_refused():
     guided = gj.Classifier(gj.Unconditional(MODEL, 10), classifier(), 1.0)
     assert run(plain(guided)).shape == (2, *SHAPE)
     assert run(plain(gj.CFG(MODEL, 10, 2.0)), jnp.array([0, 10])).shape == (2, *SHAPE)
-    unlabelled = gj.Network((), lambda params, x, t, cond: x if cond is None else x / 0, gj.v, BARE)
+    unlabelled = gj.Network((), lambda params, x, t, cond: x if cond is None else x / 0, gj.parameterizations.v, BARE)
     assert np.isfinite(run(plain(gj.Classifier(unlabelled, classifier(), 1.0)))).all()
     assert run(plain(gj.OnSchedule(MODEL, SCHEDULE)), levels=gj.RectifiedFlow().levels(5)).shape == (2, *SHAPE)
-    other = gj.OnSchedule(classifier(schedule=gj.LinearVP()), gj.LinearVP())
+    other = gj.OnSchedule(classifier(schedule=gj.schedules.LinearVP()), gj.schedules.LinearVP())
     assert run(plain(gj.Classifier(MODEL, other, 1.0))).shape == (2, *SHAPE)
     assert run(gj.Reverse(MIXTURE, gj.DDIM()), jnp.array([0, NULL]), (2,)).shape == (2, 2)

@@ -16,7 +16,7 @@ def classes_of(package):
 
 
 def test_every_guidance_method_has_a_row():
-    scales = {gj.Window, gj.PerClass, gj.Ramp}
+    scales = {gj.Window, gj.PerClass, gj.guidance.Ramp}
     assert classes_of("guidance") - scales == set(table.GUIDANCE)
 
 
@@ -29,13 +29,13 @@ def test_every_kernel_has_a_row():
 
 
 def test_every_particle_method_has_a_row():
-    population = {gj.SMC, gj.Particles}
+    population = {gj.SMC, gj.particles.Particles}
     assert classes_of("particles") - population == set(table.POPULATIONS) | set(token_table.PARTICLES)
 
 
 def test_every_method_for_tokens_has_a_row():
-    parts = {gj.Absorbing, gj.Uniform, gj.TokenNetwork, gj.HiddenNetwork, gj.EmbeddingNetwork, gj.LanguageModel}
-    parts |= {gj.PrefixClassifier, gj.LeftToRight, gj.Enumerated, gj.Ehrlich, gj.MarkovModel}
+    parts = {gj.Absorbing, gj.Uniform, gj.TokenNetwork, gj.discrete.HiddenNetwork, gj.embeddings.EmbeddingNetwork, gj.LanguageModel}
+    parts |= {gj.text.PrefixClassifier, gj.text.LeftToRight, gj.oracles.Enumerated, gj.oracles.Ehrlich, gj.oracles.MarkovModel}
     found = classes_of("discrete") | classes_of("autoregressive") | classes_of("embeddings")
     assert found - parts == {row for row in token_table.ROWS if not isinstance(row, str)}
 

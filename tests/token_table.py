@@ -14,8 +14,8 @@ from guidance_jax.networks.transformer import GPT2, Transformer
 LENGTH, SIZE = 3, 3
 JOINT = jax.nn.softmax(1.5 * jax.random.normal(jax.random.key(1), (SIZE**LENGTH,))).reshape((SIZE,) * LENGTH)
 CLASSES = jax.nn.softmax(1.2 * jax.random.normal(jax.random.key(2), (SIZE**LENGTH, 3)), 1)
-MASKED = gj.Enumerated(JOINT, CLASSES, gj.Absorbing(SIZE))
-UNIFORM = gj.Enumerated(JOINT, CLASSES, gj.Uniform(SIZE))
+MASKED = gj.oracles.Enumerated(JOINT, CLASSES, gj.Absorbing(SIZE))
+UNIFORM = gj.oracles.Enumerated(JOINT, CLASSES, gj.Uniform(SIZE))
 NULL = 3
 FLOW = gj.RectifiedFlow()
 LEVELS = FLOW.levels(LENGTH)
@@ -34,7 +34,7 @@ def unconditional(model):
     return gj.Unconditional(model, NULL)
 
 
-MARKOV = gj.MarkovModel(
+MARKOV = gj.oracles.MarkovModel(
     jnp.array([[0.5, 0.3, 0.2], [0.25, 0.15, 0.6], [0.45, 0.35, 0.2]]), length=6, counted=1, least=2
 )
 TEXT_LEVELS = gj.positions(6)
@@ -101,75 +101,75 @@ def masked(guided, solver=None):
 ROWS = {
     "CFG": Row(lambda w: masked(gj.CFG(MASKED, NULL, w)), 1.0, masked(MASKED)),
     "CFG, uniform": Row(lambda w: masked(gj.CFG(UNIFORM, NULL, w)), 1.0, masked(UNIFORM)),
-    gj.PredictorFree: Row(lambda w: masked(gj.PredictorFree(MASKED, NULL, w), gj.TauLeap()), 1.0, masked(MASKED)),
+    gj.discrete.PredictorFree: Row(lambda w: masked(gj.discrete.PredictorFree(MASKED, NULL, w), gj.discrete.TauLeap()), 1.0, masked(MASKED)),
     "PredictorFree, uniform": Row(
-        lambda w: masked(gj.PredictorFree(UNIFORM, NULL, w), gj.TauLeap()), 1.0, masked(UNIFORM, gj.TauLeap())
+        lambda w: masked(gj.discrete.PredictorFree(UNIFORM, NULL, w), gj.discrete.TauLeap()), 1.0, masked(UNIFORM, gj.discrete.TauLeap())
     ),
-    gj.PredictorGuidance: Row(
-        lambda w: masked(gj.PredictorGuidance(unconditional(MASKED), log_masked, w, chunk=2), gj.TauLeap()),
+    gj.discrete.PredictorGuidance: Row(
+        lambda w: masked(gj.discrete.PredictorGuidance(unconditional(MASKED), log_masked, w, chunk=2), gj.discrete.TauLeap()),
         0.0,
         masked(unconditional(MASKED)),
     ),
-    gj.TAG: Row(
-        lambda w: masked(gj.TAG(unconditional(UNIFORM), log_uniform, w), gj.TauLeap()),
+    gj.discrete.TAG: Row(
+        lambda w: masked(gj.discrete.TAG(unconditional(UNIFORM), log_uniform, w), gj.discrete.TauLeap()),
         0.0,
-        masked(unconditional(UNIFORM), gj.TauLeap()),
+        masked(unconditional(UNIFORM), gj.discrete.TauLeap()),
     ),
     gj.Ancestral: Row(
         lambda w: masked(gj.CFG(MASKED, NULL, w), gj.Ancestral(0.8, 2, 0.9)),
         1.0,
         masked(MASKED, gj.Ancestral(0.8, 2, 0.9)),
     ),
-    gj.TauLeap: Row(lambda w: masked(gj.CFG(MASKED, NULL, w), gj.TauLeap()), 1.0, masked(MASKED, gj.TauLeap())),
-    gj.FirstHitting: Row(
-        lambda w: masked(gj.CFG(MASKED, NULL, w), gj.FirstHitting()), 1.0, masked(MASKED, gj.FirstHitting())
+    gj.discrete.TauLeap: Row(lambda w: masked(gj.CFG(MASKED, NULL, w), gj.discrete.TauLeap()), 1.0, masked(MASKED, gj.discrete.TauLeap())),
+    gj.discrete.FirstHitting: Row(
+        lambda w: masked(gj.CFG(MASKED, NULL, w), gj.discrete.FirstHitting()), 1.0, masked(MASKED, gj.discrete.FirstHitting())
     ),
-    gj.MaskPredict: Row(
-        lambda w: masked(gj.CFG(MASKED, NULL, w), gj.MaskPredict(1.0)), 1.0, masked(MASKED, gj.MaskPredict(1.0))
+    gj.discrete.MaskPredict: Row(
+        lambda w: masked(gj.CFG(MASKED, NULL, w), gj.discrete.MaskPredict(1.0)), 1.0, masked(MASKED, gj.discrete.MaskPredict(1.0))
     ),
-    gj.SUNDAE: Row(
-        lambda w: masked(gj.CFG(UNIFORM, NULL, w), gj.SUNDAE(share=0.5)), 1.0, masked(UNIFORM, gj.SUNDAE(share=0.5))
+    gj.discrete.SUNDAE: Row(
+        lambda w: masked(gj.CFG(UNIFORM, NULL, w), gj.discrete.SUNDAE(share=0.5)), 1.0, masked(UNIFORM, gj.discrete.SUNDAE(share=0.5))
     ),
-    gj.Forbid: Row(
-        lambda w: masked(gj.Forbid(MASKED, jnp.arange(3) < jnp.asarray(w)), gj.TauLeap()),
+    gj.discrete.Forbid: Row(
+        lambda w: masked(gj.discrete.Forbid(MASKED, jnp.arange(3) < jnp.asarray(w)), gj.discrete.TauLeap()),
         0.0,
-        masked(MASKED, gj.TauLeap()),
+        masked(MASKED, gj.discrete.TauLeap()),
     ),
     gj.Infill: Row(
         lambda w: gj.Infill(masked(gj.CFG(UNIFORM, NULL, w)), jnp.array([-1, 2, -1])),
         1.0,
         gj.Infill(masked(UNIFORM), jnp.array([-1, 2, -1])),
     ),
-    gj.NOS: Row(lambda w: masked(gj.NOS(HIDDEN, along, w, rate=0.5)), 0.0, masked(HIDDEN)),
+    gj.discrete.NOS: Row(lambda w: masked(gj.discrete.NOS(HIDDEN, along, w, rate=0.5)), 0.0, masked(HIDDEN)),
     "NOS, embeddings": Row(
-        lambda w: gj.Reverse(gj.NOS(EMBEDDED, along, w, rate=0.5), gj.DDIM(0.5)),
+        lambda w: gj.Reverse(gj.discrete.NOS(EMBEDDED, along, w, rate=0.5), gj.DDIM(0.5)),
         None,
         None,
         gj.Cosine().levels(6),
         (LENGTH, 2),
     ),
-    gj.LaMBO: Row(lambda w: gj.LaMBO(gj.NOS(HIDDEN, along, w, rate=0.5))),
-    gj.FUDGE: Row(
-        lambda w: masked(gj.FUDGE(MARKOV, MARKOV.future, w, top=None)), 0.0, masked(MARKOV), TEXT_LEVELS, (6,)
+    gj.discrete.LaMBO: Row(lambda w: gj.discrete.LaMBO(gj.discrete.NOS(HIDDEN, along, w, rate=0.5))),
+    gj.text.FUDGE: Row(
+        lambda w: masked(gj.text.FUDGE(MARKOV, MARKOV.future, w, top=None)), 0.0, masked(MARKOV), TEXT_LEVELS, (6,)
     ),
-    gj.PPLM: Row(lambda w: masked(gj.PPLM(GPT, likes, w, rate=0.2)), 0.0, masked(GPT), TEXT_LEVELS, (6,)),
-    gj.Contrastive: Row(
-        lambda w: masked(gj.Contrastive(GPT, gj.Conditioned(GPT, another), w, plausible=0.0)),
+    gj.text.PPLM: Row(lambda w: masked(gj.text.PPLM(GPT, likes, w, rate=0.2)), 0.0, masked(GPT), TEXT_LEVELS, (6,)),
+    gj.text.Contrastive: Row(
+        lambda w: masked(gj.text.Contrastive(GPT, gj.Conditioned(GPT, another), w, plausible=0.0)),
         1.0,
         masked(GPT),
         TEXT_LEVELS,
         (6,),
     ),
     "CFG of logits": Row(lambda w: masked(gj.CFG(GPT, 3, w)), 1.0, masked(GPT), TEXT_LEVELS, (6,)),
-    gj.Rounded: Row(
-        lambda w: gj.Reverse(gj.Rounded(EMBEDDED, TABLE, w), gj.DDIM(0.5)),
+    gj.embeddings.Rounded: Row(
+        lambda w: gj.Reverse(gj.embeddings.Rounded(EMBEDDED, TABLE, w), gj.DDIM(0.5)),
         0.0,
         gj.Reverse(EMBEDDED, gj.DDIM(0.5)),
         gj.Cosine().levels(6),
         (LENGTH, 2),
     ),
-    gj.DiffusionLM: Row(
-        lambda w: gj.DiffusionLM(EMBEDDED, gj.DDIM(1.0), near, w), None, None, gj.Cosine().levels(6), (LENGTH, 2)
+    gj.embeddings.DiffusionLM: Row(
+        lambda w: gj.embeddings.DiffusionLM(EMBEDDED, gj.DDIM(1.0), near, w), None, None, gj.Cosine().levels(6), (LENGTH, 2)
     ),
     "CFG of embeddings": Row(
         lambda w: gj.Reverse(gj.CFG(EMBEDDED, 3, w), gj.DPMSolver2M()),
@@ -183,8 +183,8 @@ ROWS = {
 # Moves of a population
 PARTICLES = {
     gj.TwistedTokens: lambda w: gj.TwistedTokens(
-        unconditional(MASKED), gj.FirstHitting(), log_masked, w, gj.TAG(unconditional(MASKED), log_masked, w)
+        unconditional(MASKED), gj.discrete.FirstHitting(), log_masked, w, gj.discrete.TAG(unconditional(MASKED), log_masked, w)
     ),
-    gj.BestOf: lambda w: gj.BestOf(masked(unconditional(MASKED), gj.FirstHitting()), MASKED.log_likelihood, w),
-    gj.Steered: lambda w: gj.Steered(unconditional(MASKED), gj.FirstHitting(), MASKED.log_likelihood, w),
+    gj.BestOf: lambda w: gj.BestOf(masked(unconditional(MASKED), gj.discrete.FirstHitting()), MASKED.log_likelihood, w),
+    gj.Steered: lambda w: gj.Steered(unconditional(MASKED), gj.discrete.FirstHitting(), MASKED.log_likelihood, w),
 }

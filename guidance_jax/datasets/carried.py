@@ -11,6 +11,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from guidance_jax.core import Refused
+
 
 @dataclass(frozen=True)
 class Carried:
@@ -34,17 +36,17 @@ class Carried:
         installed distribution, else from one in the current folder.
 
         Raises:
-          ValueError: no such file, with the command that gets it; or another file than expected.
+          Refused: no such file, with the command that gets it; or another file than expected.
         """
         found = self._installed() if path is None else None
         for candidate in () if found else self._candidates(Path("." if path is None else path)):
             found = found or self._from(candidate)
         if found is None:
             where = "installed or in this folder" if path is None else f"in {path}"
-            raise ValueError(f"{self.member} of {self.package} {self.version} is not {where}; run: {self.fetch}")
+            raise Refused(f"{self.member} of {self.package} {self.version} is not {where}; run: {self.fetch}")
         digest = hashlib.sha256(found).hexdigest()
         if digest != self.sha256:
-            raise ValueError(
+            raise Refused(
                 f"{Path(self.member).name} has sha256 {digest[:16]}..., expected {self.sha256[:16]}...: "
                 f"another release or a "
                 f"damaged file; run: {self.fetch}"
@@ -75,7 +77,7 @@ class Carried:
                     member = archive.extractfile(inside[0]) if inside else None
                     return None if member is None else member.read()
         except (zipfile.BadZipFile, tarfile.TarError, EOFError, gzip.BadGzipFile) as error:
-            raise ValueError(f"{path} is not a whole archive ({error}); run: {self.fetch}") from None
+            raise Refused(f"{path} is not a whole archive ({error}); run: {self.fetch}") from None
         return path.read_bytes()
 
     def _installed(self) -> bytes | None:

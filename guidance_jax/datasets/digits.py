@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from guidance_jax.core import Refused
 from guidance_jax.datasets.images import Images
 
 
@@ -9,12 +10,12 @@ def digits() -> Images:
     """1,797 real images (8, 8, 1) in 10 classes.
 
     Raises:
-      ValueError: scikit-learn is not installed.
+      Refused: scikit-learn is not installed.
     """
     try:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError:
-        raise ValueError('the digits come with scikit-learn; pip install "guidance_jax[demo]"') from None
+        raise Refused('the digits come with scikit-learn; pip install "guidance_jax[demo]"') from None
     data = load_digits()
     images = (data.images[..., None] / 8 - 1).astype(np.float32)
     return Images(images, data.target.astype(np.int32), tuple(map(str, range(10))))

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from guidance_jax.core import Refused
+
 
 @dataclass(frozen=True)
 class Images:
@@ -21,11 +23,11 @@ class Images:
 
     def __post_init__(self):
         if self.images.ndim != 4 or self.labels.shape != self.images.shape[:1] or len(self.images) == 0:
-            raise ValueError(
+            raise Refused(
                 f"images must be (n, h, w, c) with one label each, got {self.images.shape} and {self.labels.shape}"
             )
         if self.labels.min() < 0 or self.labels.max() >= len(self.names):
-            raise ValueError(
+            raise Refused(
                 f"labels go from 0 to {len(self.names) - 1}, got {self.labels.min()} to {self.labels.max()}; "
                 "give every class a name"
             )

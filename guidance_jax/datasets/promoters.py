@@ -22,7 +22,7 @@ def promoters(path: str | Path | None = None) -> Sequences:
     """(50518, 75): the label is the expression bin, 0 to 9, in which most reads of the sequence were found.
 
     Raises:
-      ValueError: the file is missing (the message says how to get it) or another one.
+      Refused: the file is missing (the message says how to get it) or another one.
     """
     rows = SORTSEQ.rows(path)
     tokens = encode([row["x"] for row in rows], DNA)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from guidance_jax.core import Refused
 from guidance_jax.datasets.carried import Carried
 from guidance_jax.datasets.sequences import Sequences
 
@@ -36,10 +37,10 @@ def rated(path: str | Path | None = None, source: str | None = None) -> tuple[li
     """(sentences, mean ratings) of one of `SOURCES`, or of all.
 
     Raises:
-      ValueError: an unknown source; the file is missing (the message says how to get it) or another one.
+      Refused: an unknown source; the file is missing (the message says how to get it) or another one.
     """
     if source is not None and source not in SOURCES:
-        raise ValueError(f"the sources are {', '.join(SOURCES)}, got {source!r}")
+        raise Refused(f"the sources are {', '.join(SOURCES)}, got {source!r}")
     sentences, ratings = [], []
     with tarfile.open(fileobj=io.BytesIO(RATED.read(path))) as archive:
         for name in [SOURCES[source]] if source else SOURCES.values():
@@ -66,13 +67,13 @@ def sentences(
     seen fewer than `seen` times are unknown. `values` are the ratings.
 
     Raises:
-      ValueError: as `rated`; nothing left.
+      Refused: as `rated`; nothing left.
     """
     texts, ratings = rated(path, source)
     split = [words(t) for t in texts]
     kept = [i for i, w in enumerate(split) if 3 <= len(w) <= length - 1 and abs(ratings[i]) > neutral]
     if not kept:
-        raise ValueError(f"no sentence of at most {length - 1} words is left; raise length")
+        raise Refused(f"no sentence of at most {length - 1} words is left; raise length")
     counts = Counter(word for i in kept for word in split[i])
     common = sorted((w for w, n in counts.items() if n >= seen), key=lambda w: (-counts[w], w))
     alphabet = (START, UNKNOWN, *common)

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from guidance_jax.core import Refused
+
 
 @dataclass(frozen=True)
 class Sequences:
@@ -26,17 +28,15 @@ class Sequences:
 
     def __post_init__(self):
         if self.tokens.ndim != 2 or self.labels.shape != self.tokens.shape[:1] or len(self.tokens) == 0:
-            raise ValueError(
+            raise Refused(
                 f"sequences must be (n, length) with one label each, got {self.tokens.shape} and {self.labels.shape}"
             )
         if self.tokens.min() < 0 or self.tokens.max() >= len(self.alphabet):
-            raise ValueError(
+            raise Refused(
                 f"tokens go from 0 to {len(self.alphabet) - 1}, got {self.tokens.min()} to {self.tokens.max()}"
             )
         if self.labels.min() < 0 or self.labels.max() >= len(self.names):
-            raise ValueError(
-                f"labels go from 0 to {len(self.names) - 1}, got {self.labels.min()} to {self.labels.max()}"
-            )
+            raise Refused(f"labels go from 0 to {len(self.names) - 1}, got {self.labels.min()} to {self.labels.max()}")
 
     def __len__(self):
         return len(self.tokens)

@@ -25,7 +25,7 @@ def splice(path: str | Path | None = None, top: float = 0.1) -> Sequences:
     """All measured sites, (30483, 9): label 1 for the `top` share by inclusion, `values` are log10 of the percentage.
 
     Raises:
-      ValueError: the file is missing (the message says how to get it) or another one.
+      Refused: the file is missing (the message says how to get it) or another one.
     """
     rows = MPSA.rows(path)
     tokens = encode([row["x"] for row in rows], RNA)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from guidance_jax.core import Refused
 from guidance_jax.datasets.carried import Carried
 from guidance_jax.datasets.sequences import Sequences
 
@@ -29,13 +30,13 @@ def word_lists(
     """Words of 3 to `length` letters a to z, filled up with spaces, (n, length); the label is the language.
 
     Raises:
-      ValueError: an unknown language; a file that is missing (the message says how to get it) or another one.
+      Refused: an unknown language; a file that is missing (the message says how to get it) or another one.
     """
     import msgpack  # what flax stores with
 
     unknown = [language for language in languages if language not in SHA256]
     if unknown:
-        raise ValueError(f"the languages are {', '.join(SHA256)}, got {unknown[0]!r}")
+        raise Refused(f"the languages are {', '.join(SHA256)}, got {unknown[0]!r}")
     rows, labels = [], []
     for label, language in enumerate(languages):
         file = Carried(

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from guidance_jax._typing import Array, Key
 from guidance_jax.core import Level
-from guidance_jax.oracles import Bias, GaussianMixture
+from guidance_jax.oracles.gaussian import Bias, GaussianMixture
 from guidance_jax.sample import generate, keys
 
 

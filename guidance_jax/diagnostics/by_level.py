@@ -8,10 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax._typing import Array, Key
-from guidance_jax.core import Level, check
-from guidance_jax.guidance.base import norm, quotient
+from guidance_jax.core import GaussianDiffusion, Level, Refused, norm, quotient
 from guidance_jax.kernels.reverse import Reverse
-from guidance_jax.sample import sample, start, strong
+from guidance_jax.sample import check_kernel, sample, strong
 
 
 class GuidanceLevel(NamedTuple):
@@ -27,7 +26,7 @@ class GuidanceLevel(NamedTuple):
 def _compare(keys, guided, base, solver, levels, shape, cond):
     def one(key, cond):
         first, second = jax.random.split(key)
-        x = start(first, guided, levels, shape)
+        x = guided.start(first, levels, shape)
         _, after = sample(second, Reverse(guided, solver), levels, x, cond, record=lambda carry: carry.x)
         xs = jnp.concatenate([x[None], after[:-1]])
 
@@ -49,8 +48,19 @@ def guidance_by_level(
 
     Where `strength` is far above 1 the guide drowns the model; where `agreement` is near 1 a `Window` may leave the
     guide out. State of a method (momentum, reused gradients) starts afresh at each level.
+
+    Args:
+      keys, levels, shape, cond: as in `generate`.
+      guided: the guided denoiser.
+      base: the one it was made from.
+      solver: moves along the guided trajectory.
+
+    Raises:
+      Refused: as `generate`; tokens.
     """
-    check(Reverse(guided, solver), levels, shape, cond)
+    check_kernel(Reverse(guided, solver), levels, shape, cond)
+    if not isinstance(guided.space, GaussianDiffusion):
+        raise Refused(f"guidance_by_level compares noises, which {guided.space.kind} have not; use guidance_bias")
     guided, base, solver, moved = jax.tree.map(strong, (guided, base, solver, levels))
     found = _compare(keys, guided, base, solver, moved, tuple(shape), jax.tree.map(jnp.asarray, cond))
     ratios = np.asarray(levels.ratio[:-1])

@@ -11,11 +11,10 @@ import jax
 import numpy as np
 
 from guidance_jax.core import Level
-from guidance_jax.likelihoods import CleanClassifier
-from guidance_jax.network import Function, Network, NoisyClassifier
-from guidance_jax.sample import sample, start
+from guidance_jax.models.network import Function, Parametrized
+from guidance_jax.sample import sample
 
-COUNTED = (Network, NoisyClassifier, CleanClassifier, Function)
+COUNTED = (Parametrized, Function)
 
 
 class Ledger(NamedTuple):
@@ -67,16 +66,22 @@ def ledger(
             return (g,)
 
         mark.defvjp(lambda x: (mark(x), None), backward)
-        # on the output, which is batched where one call answers several conditions
-        if isinstance(node, Function):
-            f = node.f
-            return dataclasses.replace(node, f=lambda *args: mark(f(*args)))
-        apply = node.apply
-        return dataclasses.replace(node, apply=lambda *args, **options: mark(apply(*args, **options)))
+
+        def marked(f):
+            def call(*args, **options):
+                # on the output, which is batched where one call answers several conditions
+                first, *rest = jax.tree.leaves(out := f(*args, **options))
+                return jax.tree.unflatten(jax.tree.structure(out), [mark(first), *rest])
+
+            return call
+
+        names = ("f",) if isinstance(node, Function) else node.functions
+        fields = {name: vars(node)[name] for name in names}
+        return dataclasses.replace(node, **{k: marked(f) for k, f in fields.items() if f is not None})
 
     kernel = jax.tree.map(counted, kernel, is_leaf=lambda node: isinstance(node, COUNTED))
     first, second = jax.random.split(jax.random.key(0))
-    run = jax.jit(lambda cond: sample(second, kernel, levels, start(first, kernel, levels, shape), cond).x)
+    run = jax.jit(lambda cond: sample(second, kernel, levels, kernel.start(first, levels, shape), cond).x)
     jax.block_until_ready(run(None if cond is None else jax.tree.map(np.asarray, cond)))
     jax.effects_barrier()
     return Ledger(dict(calls), dict(gradients))

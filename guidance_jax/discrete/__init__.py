@@ -1,1 +1,38 @@
 """Token sequences: absorbing and uniform diffusion, their solvers, and guidance by rates and hidden states."""
+
+from guidance_jax.discrete.ancestral import Ancestral
+from guidance_jax.discrete.first_hitting import FirstHitting
+from guidance_jax.discrete.forbid import Forbid
+from guidance_jax.discrete.infill import Infill
+from guidance_jax.discrete.lambo import LaMBO
+from guidance_jax.discrete.mask_predict import MaskPredict
+from guidance_jax.discrete.network import HiddenNetwork, TokenNetwork
+from guidance_jax.discrete.nos import NOS, ValueHead
+from guidance_jax.discrete.prediction import TokenPrediction
+from guidance_jax.discrete.predictor import PredictorGuidance
+from guidance_jax.discrete.predictor_free import PredictorFree
+from guidance_jax.discrete.process import Absorbing, Uniform
+from guidance_jax.discrete.sundae import SUNDAE
+from guidance_jax.discrete.tag import TAG
+from guidance_jax.discrete.tau_leap import TauLeap
+
+__all__ = [
+    "Absorbing",
+    "Ancestral",
+    "FirstHitting",
+    "Forbid",
+    "HiddenNetwork",
+    "Infill",
+    "LaMBO",
+    "MaskPredict",
+    "NOS",
+    "PredictorFree",
+    "PredictorGuidance",
+    "SUNDAE",
+    "TAG",
+    "TauLeap",
+    "TokenNetwork",
+    "TokenPrediction",
+    "Uniform",
+    "ValueHead",
+]

@@ -6,38 +6,70 @@ the jump chain of the reverse process. Masked models do not depend on time, so n
 two tokens are ever decided without knowing of each other.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import pytree
-from guidance_jax.discrete.ancestral import Ancestral
+from guidance_jax.core import Distribution, Refused, Stochastic, pytree
+from guidance_jax.discrete.ancestral import TokenSolver, log_rates
+from guidance_jax.discrete.process import Absorbing
 
 
 @pytree
-class FirstHitting(Ancestral):
+class Jump(Distribution):
+    """One mask becomes a token; without a mask nothing changes.
+
+    Attributes:
+      log_q: (L, V), of every position and token together.
+      x: (L,), the sequence that jumps.
+      mask: the token that is no token yet.
+    """
+
+    log_q: Any
+    x: Any
+    mask: Any
+
+    def draw(self, key):
+        drawn = jax.random.categorical(key, self.log_q.ravel()[None])[0]
+        site, token = jnp.divmod(drawn, self.log_q.shape[1])
+        some = jnp.any(self.x == self.mask)
+        return jnp.where(some, self.x.at[site].set(token.astype(self.x.dtype)), self.x)
+
+    def log_prob(self, x):
+        changed = x != self.x
+        site = jnp.argmax(changed)
+        return jnp.where(jnp.any(changed), self.log_q[site, jnp.minimum(x[site], self.log_q.shape[1] - 1)], 0)
+
+
+@pytree
+class FirstHitting(TokenSolver, Stochastic):
     """Exact for masks, guidance included: at scale 1 with the exact predictor, samples of p(x | y). Takes L steps.
 
+    One network call a step.
+
+    Attributes:
+      temperature, top_k, top_p: as in `Ancestral`.
+
     Raises:
-      ValueError: as `Ancestral`; fewer steps than tokens; a process without masks.
+      Refused: as `Ancestral`; fewer steps than tokens; a process without masks.
     """
+
+    temperature: Any = None
+    top_k: Any = None
+    top_p: Any = None
+
+    takes = Absorbing
 
     def check(self, levels, shape, cond):
         if len(levels.t) <= shape[-1]:
-            raise ValueError(
+            raise Refused(
                 f"FirstHitting decides one token a step: {shape[-1]} tokens take as many steps, got "
                 f"{len(levels.t) - 1}; "
                 f"write levels({shape[-1]})"
             )
 
-    def kernel(self, pred, t, s):
-        """log q of every jump, (1, L V)."""
-        if not hasattr(pred.process, "mask"):
-            raise ValueError(f"FirstHitting needs masks, got {pred.process}; use TauLeap()")
-        pred = self.truncated(pred)
-        rates = self.log_rates(pred, t).ravel()
-        return jax.nn.log_softmax(jnp.where(jnp.any(rates > -jnp.inf), rates, 0))[None]
-
-    def place(self, pred, drawn, s):
-        site, token = jnp.divmod(drawn[0], pred.log_p.shape[1])
-        free = pred.process.free(pred.x)
-        return jnp.where(jnp.any(free), pred.x.at[site].set(token.astype(pred.x.dtype)), pred.x)
+    def transition(self, pred, t, s):
+        rates = log_rates(self.truncated(pred), t)
+        log_q = jax.nn.log_softmax(jnp.where(jnp.any(rates > -jnp.inf), rates, 0).ravel())
+        return Jump(log_q.reshape(rates.shape), pred.x, pred.process.mask)

@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import pytree
+from guidance_jax.core import Refused, pytree
+from guidance_jax.discrete.process import Process
 from guidance_jax.guidance.base import Guidance
 
 
@@ -16,19 +17,22 @@ class Forbid(Guidance):
     its own.
 
     Attributes:
+      inner: any denoiser of tokens or text.
       banned: (V,) booleans, or (L, V) to ban by position.
 
     Raises:
-      ValueError: a ban of another size than the vocabulary.
+      Refused: images or vectors; a ban of another size than the vocabulary.
     """
 
     inner: Any
     banned: Any
 
+    takes = Process
+
     def __call__(self, x, level, cond, state, key):
         pred, state = self.inner(x, level, cond, state, key)
         if jnp.shape(self.banned)[-1:] != pred.log_p.shape[-1:]:
-            raise ValueError(
+            raise Refused(
                 f"Forbid takes one boolean per token of the vocabulary ({pred.log_p.shape[-1]}), got "
                 f"{jnp.shape(self.banned)}"
             )

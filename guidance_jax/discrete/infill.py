@@ -7,52 +7,75 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from guidance_jax.core import check, concrete, function, pytree, within
+from guidance_jax.core import KernelWrapper, Refused, concrete, converted, function, pytree
+from guidance_jax.discrete.process import Absorbing, Process
+from guidance_jax.kernels.inpaint import check_overwritable
+from guidance_jax.models.adapters import part_of
 
 FREE = -1
 
 
+class Named:
+    """The entry of a dictionary of conditions, as a function of it; equal names are one program."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def __call__(self, cond):
+        return part_of(cond, self.name)
+
+    def __eq__(self, other):
+        return isinstance(other, Named) and self.name == other.name
+
+    def __hash__(self):
+        return hash(self.name)
+
+
+def known_tokens(known: Any) -> Any:
+    """An array as it is; a function of the condition, or the name of an entry, as a pytree."""
+    return function(Named(known) if isinstance(known, str) else known)
+
+
 @pytree
-class Infill:
-    """`kernel` with the tokens of `known` fixed; -1 marks what is free. No fixed position ever changes.
+class Infill(KernelWrapper):
+    """`inner` with the tokens of `known` fixed; -1 marks what is free. No fixed position ever changes.
 
     For masks this is exact conditioning, as a prompt is for a language model; for the uniform process it is
-    replacement. `known` is one array (L,) for all, or a function of the sample's condition, such as
-    `itemgetter("prompt")`.
+    replacement. Around `SMC` it conditions the whole population: p(x | known) p(y | x)^scale.
+
+    Attributes:
+      inner: a kernel of tokens or text, of populations too.
+      known: one array (L,) for all, a function of the sample's condition, or the name of an entry of it.
 
     Raises:
-      ValueError: tokens out of the vocabulary, or another length than the sample.
+      Refused: tokens out of the vocabulary, or another length than the sample; images; a population that weighs
+        whole paths, unless its tokens are masks.
     """
 
-    kernel: Any
-    known: Any
+    inner: Any
+    known: Any = converted(known_tokens)
 
-    def __post_init__(self):
-        if callable(self.known):
-            object.__setattr__(self, "known", function(self.known))
-
-    def init(self, x):
-        return self.kernel.init(x)
+    takes = Process
 
     def check(self, levels, shape, cond):
-        owner = within(self.kernel, "process")
-        if owner is None:
-            raise ValueError("Infill is for tokens; for images write Inpaint(kernel, mask)")
+        self.check_inner()
+        if not isinstance(self.space, Absorbing):  # a decided token has no transition, so there is nothing to weigh
+            check_overwritable(self)
         known = self.known(cond) if callable(self.known) else self.known
         if jnp.shape(known)[-1:] != tuple(shape[-1:]):
-            raise ValueError(
+            raise Refused(
                 f"the known tokens have shape {jnp.shape(known)}, the sample {tuple(shape)}: fill free "
                 f"positions, a prompt's "
                 f"rest for example, up to {shape[-1]} with {FREE}, or sample longer sequences"
             )
         if concrete(known):
-            owner.process.check_tokens(known, blank=FREE)
-        check(self.kernel, levels, shape, cond)
+            self.space.check_tokens(known, blank=FREE)
+        self.inner.check(levels, shape, cond)
 
     def fixed(self, x, cond):
         known = jnp.asarray(self.known(cond) if callable(self.known) else self.known)
         return jnp.where(known == FREE, x, known.astype(x.dtype))
 
     def __call__(self, carry, t, s, cond, key):
-        carry = self.kernel(carry._replace(x=self.fixed(carry.x, cond)), t, s, cond, key)
+        carry = self.inner(carry._replace(x=self.fixed(carry.x, cond)), t, s, cond, key)
         return carry._replace(x=self.fixed(carry.x, cond))

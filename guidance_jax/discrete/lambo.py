@@ -10,16 +10,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import check, function, pytree, static, within
+from guidance_jax.core import Kernel, Refused, converted, function, pytree, scalar, static
 from guidance_jax.discrete.nos import NOS
-from guidance_jax.guidance.gradient import scalar
+from guidance_jax.discrete.process import Absorbing
 
 
 class Edited(NamedTuple):
     """What a sequence carries while it is edited."""
 
     x: Any
-    guide: Any
+    model_state: Any
     score: Any  # of x under `objective`; -inf before it is known to be feasible
     dropped: Any  # proposals whose score was not a number, so far
 
@@ -30,7 +30,7 @@ def anything(x: Any) -> Any:
 
 
 @pytree
-class LaMBO:
+class LaMBO(Kernel):
     """A kernel: each step edits about sigma L positions of x, and never makes its score worse.
 
     Start it with `sample(key, LaMBO(...), levels, x)` from a complete sequence, on levels that start low, for example
@@ -46,51 +46,44 @@ class LaMBO:
       proposals: sequences drawn per step.
 
     Raises:
-      ValueError: a process without masks, or a guide that is not NOS.
+      Refused: a process without masks, or a model that is not NOS.
     """
 
     model: Any
-    objective: Any = None
-    feasible: Any = anything
+    objective: Any = converted(function, default=None)
+    feasible: Any = converted(function, default=anything)
     known: Any = None
     temperature: Any = 0.125
     proposals: int = static(default=4)
 
-    def __post_init__(self):
-        if self.objective is not None:
-            object.__setattr__(self, "objective", function(self.objective))
-        object.__setattr__(self, "feasible", function(self.feasible))
-
     @property
-    def process(self):
-        owner = within(self.model.inner, "process")
-        return None if owner is None else owner.process
+    def space(self):
+        return self.model.space
 
     def check(self, levels, shape, cond):
-        if not isinstance(self.model, NOS) or not hasattr(self.process, "mask"):
-            raise ValueError("LaMBO edits by NOS on an absorbing process; write LaMBO(NOS(model, value, scale))")
-        check(self.model, levels, shape, cond)
+        if not isinstance(self.model, NOS) or not isinstance(self.space, Absorbing):
+            raise Refused("LaMBO edits by NOS on an absorbing process; write LaMBO(NOS(model, value, scale))")
+        self.model.check(levels, shape, cond)
 
     def start(self, key, levels, shape):
-        return jax.random.randint(key, shape, 0, self.process.vocabulary, jnp.int32)
+        return jax.random.randint(key, shape, 0, self.space.vocabulary, jnp.int32)
 
     def init(self, x):
-        guide = self.model.init(x)
-        return Edited(x, guide, jnp.full((), -jnp.inf), jnp.zeros((), jnp.int32))
+        return Edited(x, self.model.init(x), jnp.full((), -jnp.inf), jnp.zeros((), jnp.int32))
 
     def value(self, x, level, cond):
         """The guide's value of tokens (L,), or of one-hot vectors (L, states)."""
-        return scalar(self.model.value(self.model.inner.hidden(x, level, cond), level, cond), self.model.value)
+        return self.model.value.value(self.model.inner.hidden(x, level, cond), level, cond)
 
     def score(self, x, level, cond):
         """(score, whether it was no number) of a sequence; -inf for infeasible ones."""
-        value = self.value(x, level, cond) if self.objective is None else scalar(self.objective(x), self.objective)
+        value = self.value(x, level, cond) if self.objective is None else scalar(self.objective(x), "the objective")
         bad = jnp.isnan(value)
         return jnp.where(self.feasible(x) & ~bad, value, -jnp.inf), bad
 
     def positions(self, x, t, level, cond, key):
         """Where to edit: about sigma L free positions, by Gumbel top-k on the normalised saliency."""
-        states, mask = self.process.states, self.process.mask
+        states, mask = self.space.states, self.space.mask
         g = jax.grad(self.value)(jax.nn.one_hot(x, states), level, cond)
         saliency = jnp.abs(g[:, mask] - jnp.take_along_axis(g, x[:, None], 1)[:, 0])
         logits = saliency / jnp.maximum(jnp.sum(saliency), 1e-12) / self.temperature
@@ -103,8 +96,8 @@ class LaMBO:
         clean = t._replace(t=jnp.zeros_like(t.t), alpha=jnp.ones_like(t.alpha), sigma=jnp.zeros_like(t.sigma))
         before, _ = self.score(carry.x, clean, cond)
         edited = self.positions(carry.x, t, clean, cond, where)
-        masked = jnp.where(edited, self.process.mask, carry.x)
-        pred, guide = self.model(masked, t, cond, carry.guide, hidden)
+        masked = jnp.where(edited, self.space.mask, carry.x)
+        pred, state = self.model(masked, t, cond, carry.model_state, hidden)
         fresh = jax.random.categorical(drawn, pred.log_p, shape=(self.proposals, len(masked)))
         found = jnp.where(edited, fresh.astype(masked.dtype), carry.x)
         scores, nans = jax.vmap(lambda x: self.score(x, clean, cond))(found)
@@ -112,4 +105,4 @@ class LaMBO:
         better = scores[best] >= before
         x = jnp.where(better & (scores[best] > -jnp.inf), found[best], carry.x)
         dropped = carry.dropped + jnp.sum(nans).astype(jnp.int32)
-        return Edited(x, guide, jnp.maximum(scores[best], before), dropped)
+        return Edited(x, state, jnp.maximum(scores[best], before), dropped)

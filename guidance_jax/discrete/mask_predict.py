@@ -10,27 +10,36 @@ import jax
 import jax.numpy as jnp
 
 from guidance_jax.core import pytree
-from guidance_jax.discrete.ancestral import Ancestral
+from guidance_jax.discrete.ancestral import TokenSolver
+from guidance_jax.discrete.process import Absorbing
 
 
 @pytree
-class MaskPredict(Ancestral):
+class MaskPredict(TokenSolver):
     """All masks in parallel, refined over a few steps; the number of masks follows the schedule's sigma.
 
     A token's confidence is the probability it had when it was last predicted, guidance included; tokens that were given
-    have the highest. Argmax unless `temperature` is given. Not a sampler of the model's distribution. One call a step.
+    have the highest. Not a sampler of the model's distribution. One call a step.
+
+    Attributes:
+      temperature: of the draw of tokens; None takes the most probable one.
+      top_k, top_p: as in `Ancestral`.
 
     Raises:
-      ValueError: as `Ancestral`; a process without masks.
+      Refused: as `Ancestral`; a process without masks.
     """
+
+    temperature: Any = None
+    top_k: Any = None
+    top_p: Any = None
+
+    takes = Absorbing
 
     def init(self, x):
         return jnp.zeros(x.shape)
 
     def step(self, pred, t, s, evaluate, state, key):
         process: Any = pred.process
-        if not hasattr(process, "mask"):
-            raise ValueError(f"MaskPredict needs masks, got {process}; use SUNDAE() or Ancestral()")
         log_p = jax.nn.log_softmax(self.truncated(pred).log_p + pred.tilt)
         free = process.free(pred.x)
         chosen = jnp.argmax(log_p, -1) if self.temperature is None else jax.random.categorical(key, log_p)

@@ -3,35 +3,21 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import numpy as np
-
-from guidance_jax.core import check, pytree, static
+from guidance_jax.core import Denoiser, HiddenStates, Refused, log_softmax, pytree, static
 from guidance_jax.discrete.prediction import TokenPrediction
 from guidance_jax.discrete.process import Process
-from guidance_jax.domain import Domain, told
-from guidance_jax.network import log_softmax
+from guidance_jax.models.domain import Domain, network_condition
+from guidance_jax.models.network import Parametrized
 
 
-class TokenModel:
+class TokenModel(Parametrized, Denoiser):
     """A denoiser of tokens: subclasses say what the logits are, and of which `process`."""
 
-    params: Any
     process: Process
-    domain: Domain | None
 
-    def __repr__(self):
-        size = sum(np.size(a) for a in jax.tree.leaves(self.params))
-        return f"{type(self).__name__}({size:,} parameters, {self.process}, {self.domain})"
-
-    def init(self, x):
-        return ()
-
-    def start(self, key, levels, shape):
-        return self.process.start(key, levels, shape)
-
-    def check(self, levels, shape, cond):
-        check(self.domain, levels, shape, cond)
+    @property
+    def space(self):
+        return self.process
 
     def logits(self, x: Any, level: Any, cond: Any) -> Any:
         """(L, V)."""
@@ -43,7 +29,7 @@ class TokenModel:
     def read(self, logits: Any, x: Any, level: Any) -> TokenPrediction:
         """The prediction that `logits` mean."""
         if logits.shape != (*x.shape, self.process.vocabulary):
-            raise ValueError(
+            raise Refused(
                 f"the network must give logits of shape {(*x.shape, self.process.vocabulary)}, got {logits.shape}; the "
                 "mask is no token to predict"
             )
@@ -52,7 +38,17 @@ class TokenModel:
 
 @pytree
 class TokenNetwork(TokenModel):
-    """A token denoiser from a pure function `apply(params, x, t, cond) -> logits (L, V)`, written for one sequence."""
+    """A token denoiser from a pure function `apply(params, x, t, cond) -> logits (L, V)`, written for one sequence.
+
+    Attributes:
+      params: a pytree of arrays.
+      apply: the function; x (L,) integers of the states of the process, t the clock of the schedule.
+      process: `Absorbing(V)` or `Uniform(V)`.
+      domain: what it was trained for; without one, nothing is checked.
+
+    Raises:
+      Refused: logits of another shape; samples, labels or levels that `domain` does not allow.
+    """
 
     params: Any
     apply: Callable = static()
@@ -60,16 +56,27 @@ class TokenNetwork(TokenModel):
     domain: Domain | None = static(default=None)
 
     def logits(self, x, level, cond):
-        return self.apply(self.params, x, level.t, told(self.domain, cond))
+        return self.apply(self.params, x, level.t, network_condition(self.domain, cond))
 
 
 @pytree
-class HiddenNetwork(TokenModel):
+class HiddenNetwork(TokenModel, HiddenStates):
     """A token denoiser whose hidden states can be guided (`NOS`, `LaMBO`): decode(encode(x)).
 
-    `encode(params, x, t, cond) -> h` and `decode(params, h, t, cond) -> logits (L, V)` may be cut at any layer: what is
-    optimised is always decoded by the rest of the same network.
+    The two may be cut at any layer: what is optimised is always decoded by the rest of the same network.
+
+    Attributes:
+      params: a pytree of arrays.
+      encode: `encode(params, x, t, cond) -> h`, hidden states, usually (L, width).
+      decode: `decode(params, h, t, cond) -> logits (L, V)`.
+      process: `Absorbing(V)` or `Uniform(V)`.
+      domain: what it was trained for; without one, nothing is checked.
+
+    Raises:
+      Refused: logits of another shape; samples, labels or levels that `domain` does not allow.
     """
+
+    functions = ("decode",)
 
     params: Any
     encode: Callable = static()
@@ -79,11 +86,11 @@ class HiddenNetwork(TokenModel):
 
     def hidden(self, x: Any, level: Any, cond: Any) -> Any:
         """The hidden states of one sequence, usually (L, width)."""
-        return self.encode(self.params, x, level.t, told(self.domain, cond))
+        return self.encode(self.params, x, level.t, network_condition(self.domain, cond))
 
     def decoded(self, h: Any, level: Any, cond: Any) -> Any:
         """The logits (L, V) that hidden states lead to."""
-        return self.decode(self.params, h, level.t, told(self.domain, cond))
+        return self.decode(self.params, h, level.t, network_condition(self.domain, cond))
 
     def logits(self, x, level, cond):
         return self.decoded(self.hidden(x, level, cond), level, cond)

@@ -12,45 +12,50 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.adapters import Unconditional
-from guidance_jax.core import check, function, pytree, static, within
-from guidance_jax.guidance.base import Guidance, active, divergence, strength, when
-from guidance_jax.guidance.gradient import scalar
-from guidance_jax.network import log_softmax
+from guidance_jax.core import Guide, HiddenStates, guide, kl_divergence, log_softmax, need, pytree, static
+from guidance_jax.guidance.base import Guidance
+from guidance_jax.guidance.scales import active, strength, when
+from guidance_jax.models.network import Parametrized
 
 
 @pytree
-class ValueHead:
-    """log p(label | h) of a head `apply(params, h) -> logits` on hidden states: the value of a class."""
+class ValueHead(Parametrized, Guide):
+    """log p(label | h) of a head `apply(params, h) -> logits` on hidden states: the value of a class.
+
+    Attributes:
+      params: a pytree of arrays.
+      apply: the function, of the hidden states of one sample.
+    """
 
     params: Any
     apply: Callable = static()
 
-    def __call__(self, h, level, label):
-        return log_softmax(self.apply(self.params, h))[label]
+    def log_prob(self, x, level, cond):
+        return log_softmax(self.apply(self.params, x))[cond]
 
 
 @pytree
 class NOS(Guidance):
     """Hidden states moved towards a value, held back by the KL to the model; scale 0 (without noise) is the model.
 
-    `inner` is a `HiddenNetwork` (NOS-D, `decode` over tokens) or an `EmbeddingNetwork` with hidden states (NOS-C).
     1 encoding, steps + 1 decodings and gradients of the rest of the network.
 
     Attributes:
-      value: `f(h, level, cond) -> scalar` to raise, for example a value head's log p(y | h).
+      inner: a `HiddenNetwork` (NOS-D, `decode` over tokens) or an `EmbeddingNetwork` with hidden states (NOS-C).
+      value: a `Guide` of hidden states, or f(h, level, cond) -> scalar, for example a value head's log p(y | h).
       scale: of the value: a number, `Window`, or a function of the level.
-      steps, rate: of the ascent.
+      steps: of the ascent.
+      rate: their length, in units of h.
       kl: weight of the KL, per nat.
       noise: temperature of Langevin noise, sqrt(2 rate noise) z; the paper's algorithm has 1, its code 0.
       adagrad: as published; otherwise plain gradient steps, for which noise is Langevin's.
 
     Raises:
-      ValueError: a model without hidden states; a value that is not one number.
+      Refused: a model without hidden states; a value that is not one number.
     """
 
     inner: Any
-    value: Any
+    value: Any = guide()
     scale: Any
     rate: Any = 0.1
     kl: Any = 0.01
@@ -58,22 +63,11 @@ class NOS(Guidance):
     steps: int = static(default=5)
     adagrad: bool = static(default=True)
 
-    def __post_init__(self):
-        object.__setattr__(self, "value", function(self.value))
+    wraps = HiddenStates
 
     def check(self, levels, shape, cond):
-        network = self.inner.inner if isinstance(self.inner, Unconditional) else self.inner
-        if not hasattr(network, "decoded"):
-            raise ValueError(
-                f"NOS guides hidden states, which {type(network).__name__} does not show; use HiddenNetwork(params, "
-                "encode, decode, process)"
-            )
-        check(self.inner, levels, shape, cond)
-
-    def editable(self, x):
-        """The positions that the model decides."""
-        owner = within(self.inner, "process")
-        return jnp.ones(len(x), bool) if owner is None else owner.process.free(x)
+        need(self, self.value, Guide, "the value")
+        super().check(levels, shape, cond)
 
     def __call__(self, x, level, cond, state, key):
         w, on = strength(self.scale, level, cond, off=0.0), active(self.scale, level)
@@ -84,14 +78,13 @@ class NOS(Guidance):
 
     def moved(self, h, w, x, level, cond, key):
         """h + delta after `steps` steps."""
-        where = self.editable(x)
+        where = self.space.free(x)
         moves = where.reshape(-1, *[1] * (h.ndim - 1)) if h.shape[:1] == where.shape else True
         base = log_softmax(self.inner.decoded(h, level, cond))
 
         def objective(delta):
             new = log_softmax(self.inner.decoded(h + delta, level, cond))
-            value = scalar(self.value(h + delta, level, cond), self.value)
-            return w * value - self.kl * divergence(base, new, where)
+            return w * self.value.value(h + delta, level, cond) - self.kl * kl_divergence(base, new, where)
 
         def step(carry, key):
             delta, squares = carry

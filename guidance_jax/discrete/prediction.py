@@ -14,18 +14,21 @@ from guidance_jax.core import Level, pytree, static
 class TokenPrediction:
     """The tokens, what each may become, and by how much guidance favours each. Token solvers read nothing else.
 
-    `log_p[l, v]` is log p(x0_l = v | all other tokens of x_t), normalised over v: what a masked position is about to
-    become; for the uniform process the token's own evidence is left out (which is what the UDLM loss fits), the process
-    brings it back. A language model gives `(V,)`, the next token alone.
+    Contrasts that only choose between tokens change `log_p` and leave the speed of jumps alone; `tilt` may change it.
 
-    `tilt[l, v]` is the logarithm of the factor by which guidance multiplies the rate of the jump x_l -> v; it may
-    change how fast tokens jump. Contrasts that only choose between tokens change `log_p` and leave the speed alone.
+    Attributes:
+      x: (L,) tokens.
+      log_p: (L, V), log p(x0_l = v | all other tokens of x_t), normalised over v: what a masked position is about to
+        become; for the uniform process the token's own evidence is left out (which is what the UDLM loss fits), the
+        process brings it back. A language model gives (V,), the next token alone.
+      process: the space they are of.
+      tilt: the logarithm of the factor by which guidance multiplies the rate of the jump x_l -> v; broadcasts to log_p.
     """
 
-    x: Any  # (L,) tokens
-    log_p: Any  # (L, V), or (V,)
+    x: Any
+    log_p: Any
     process: Any = static()
-    tilt: Any = 0.0  # broadcasts to log_p
+    tilt: Any = 0.0
 
     @property
     def x0(self) -> Any:

@@ -10,28 +10,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import function, pytree, static, within
-from guidance_jax.domain import check_pair
-from guidance_jax.guidance.base import Guidance, not_negative
-from guidance_jax.guidance.classifier import log_prob
-from guidance_jax.guidance.gradient import scalar, scaled
+from guidance_jax.core import guide, pytree, static
+from guidance_jax.discrete.process import Diffusion
+from guidance_jax.guidance.base import Contrast
+from guidance_jax.guidance.gradient import scaled
+from guidance_jax.guidance.scales import not_negative, strength
+from guidance_jax.models.domain import check_guide
 
 
-class RateGuidance(Guidance):
+class RateGuidance(Contrast):
     """Rates times exp(scale `log_ratios`); scale 0 is `inner`. Its subclasses have the fields."""
 
     classifier: Any
-    scale: Any
 
-    def __post_init__(self):
-        object.__setattr__(self, "classifier", function(self.classifier))
+    takes = Diffusion
 
     def check(self, levels, shape, cond):
-        if within(self.inner, "process") is None:
-            name = type(self).__name__
-            raise ValueError(f"{name} guides models of tokens; for images write Classifier(model, classifier, scale)")
+        self.check_inner()
         not_negative(self)
-        check_pair(self.inner, self.classifier, levels, shape, cond)
+        check_guide(self, self.inner, self.classifier, levels, shape, cond)
+        self.inner.check(levels, shape, cond)
 
     def log_ratios(self, pred: Any, level: Any, cond: Any) -> Any:
         """log p(y | x with v at l) - log p(y | x), (L, V)."""
@@ -42,6 +40,12 @@ class RateGuidance(Guidance):
         ratios = scaled(lambda: self.log_ratios(pred, level, cond), self.scale, level, cond, pred.log_p)
         return pred.tilted(ratios), state
 
+    def parts(self, x, level, cond, state, key):
+        weak, state = self.inner(x, level, cond, state, key)
+        ratios = self.log_ratios(weak, level, cond)
+        w = strength(self.scale, level, cond, off=0.0)
+        return weak.tilted(w * ratios), weak.tilted(ratios), weak, state
+
 
 @pytree
 class PredictorGuidance(RateGuidance):
@@ -51,16 +55,16 @@ class PredictorGuidance(RateGuidance):
 
     Attributes:
       inner: a denoiser of tokens.
-      classifier: `log_prob(x, level, label)`, such as a `NoisyClassifier` of tokens, or a function of those arguments.
-      scale: a number, `Window`, `PerClass`, or a function of the level.
+      classifier: a `Guide` of corrupted tokens, such as a `NoisyClassifier`, or f(x, level, label) -> log p.
+      scale: a number, `Window`, `PerClass`, or a function of the level; not negative.
       chunk: neighbours at a time; None for all at once.
 
     Raises:
-      ValueError: a model of images; a classifier that does not fit the model.
+      Refused: a model of images or text; a negative scale; a classifier that does not fit the model.
     """
 
     inner: Any
-    classifier: Any
+    classifier: Any = guide()
     scale: Any
     chunk: int | None = static(default=256)
 
@@ -69,9 +73,9 @@ class PredictorGuidance(RateGuidance):
 
         def asked(site):
             z = x.at[site // size].set((site % size).astype(x.dtype))
-            return scalar(log_prob(self.classifier, z, level, cond), self.classifier)
+            return self.classifier.value(z, level, cond)
 
-        here = scalar(log_prob(self.classifier, x, level, cond), self.classifier)
+        here = self.classifier.value(x, level, cond)
         sites = jnp.arange(length * size)
         chunk = length * size if self.chunk is None else min(self.chunk, length * size)
         return jax.lax.map(asked, sites, batch_size=chunk).reshape(length, size) - here

@@ -11,8 +11,9 @@ from typing import Any
 import jax.numpy as jnp
 
 from guidance_jax.core import pytree
-from guidance_jax.guidance.base import not_negative
+from guidance_jax.discrete.process import Diffusion
 from guidance_jax.guidance.cfg import CFG
+from guidance_jax.guidance.scales import not_negative
 
 
 @pytree
@@ -22,19 +23,25 @@ class PredictorFree(CFG):
     Attributes:
       inner: a denoiser of tokens trained with conditioning dropout.
       null: the condition that means "unconditional".
-      scale: a number, `Window`, `PerClass`, or a function of the level.
+      scale: a number, `Window`, `PerClass`, or a function of the level; not negative.
+      in_turn: as in `CFG`.
+
+    Raises:
+      Refused: as `CFG`; a negative scale; text, which has no rates, or images.
     """
 
     inner: Any
     null: Any
     scale: Any
 
+    takes = Diffusion
+
     def check(self, levels, shape, cond):
         not_negative(self)
-        CFG.check(self, levels, shape, cond)
+        super().check(levels, shape, cond)
 
-    def combine(self, c, u, w, x, level):
+    def rule(self, c, u, w, x, level, memory):
         own, other = (p.process.log_rates(p.x, p.log_p, level) + p.tilt for p in (c, u))
         both = (own > -jnp.inf) & (other > -jnp.inf)
         gap = jnp.where(both, jnp.where(both, own, 0) - jnp.where(both, other, 0), 0)
-        return c.tilted((w - 1) * gap)
+        return c.tilted((w - 1) * gap), memory

@@ -9,27 +9,35 @@ Sources: Austin et al. 2021 (D3PM, arXiv 2107.03006); Campbell et al. 2022 (rate
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-
-def log(a: Any) -> Any:
-    """The logarithm, -inf at 0 without a warning under `jax_debug_infs`."""
-    return jnp.where(a > 0, jnp.log(jnp.where(a > 0, a, 1)), -jnp.inf)
+from guidance_jax.core import Categorical, Distribution, Refused, Space, log
+from guidance_jax.discrete.prediction import TokenPrediction
 
 
 @dataclass(frozen=True)
-class Process:
-    """`vocabulary` clean tokens, 0 to vocabulary - 1."""
+class Process(Space):
+    """A space of sequences of tokens.
+
+    Attributes:
+      vocabulary: how many clean tokens there are, 0 to vocabulary - 1.
+
+    Raises:
+      Refused: fewer than two tokens.
+    """
 
     vocabulary: int
 
+    kind: ClassVar[str] = "tokens"
+    solver: ClassVar[str] = "Ancestral()"
+
     def __post_init__(self):
         if self.vocabulary < 2:
-            raise ValueError(f"a vocabulary has at least two tokens, got {self.vocabulary}")
+            raise Refused(f"a vocabulary has at least two tokens, got {self.vocabulary}")
 
     @property
     def states(self) -> int:
@@ -40,27 +48,31 @@ class Process:
         """Raise unless `tokens` (a host array) holds integers of the vocabulary, or `blank` where that is allowed."""
         values = np.asarray(tokens)
         if not np.issubdtype(values.dtype, np.integer):
-            raise ValueError(f"tokens must be integers, got {values.dtype}; write tokens.astype(int)")
+            raise Refused(f"tokens must be integers, got {values.dtype}; write tokens.astype(int)")
         bad = (values < 0) | (values >= self.vocabulary)
         if blank is not None:
             bad &= values != blank
         if bad.any():
-            raise ValueError(
-                f"tokens go from 0 to {self.vocabulary - 1}, got {values[bad].flat[0]}; check the encoding"
-            )
+            raise Refused(f"tokens go from 0 to {self.vocabulary - 1}, got {values[bad].flat[0]}; check the encoding")
 
-    def place(self, x: Any, drawn: Any, s: Any) -> Any:
-        """The sequence at level `s` from what was drawn of `transition`."""
-        return drawn.astype(x.dtype)
+    def flat(self, x: Any, level: Any) -> TokenPrediction:
+        """All tokens equally likely at every position."""
+        return TokenPrediction(x, jnp.full((len(x), self.vocabulary), -jnp.log(float(self.vocabulary))), self)
 
-    def start(self, key: Any, levels: Any, shape: tuple[int, ...]) -> Any:
-        """What is left of any sequence at the noisiest level."""
+    def estimate(self, pred: TokenPrediction) -> Any:
+        """The most probable clean tokens (L,)."""
+        raise NotImplementedError
+
+    def transition(self, pred: TokenPrediction, t: Any, s: Any) -> Distribution:
+        """p(x_s | x_t) that a prediction implies."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Diffusion(Process):
-    """A corruption of tokens; what it implies for the way back is in its subclasses."""
+    """A corruption of tokens; what it implies for the way back is in its subclasses. Fields as in `Process`."""
+
+    kind: ClassVar[str] = "tokens under diffusion"
 
     def corrupt(self, key: Any, x0: Any, level: Any) -> Any:
         """x_t ~ q(x_t | x0)."""
@@ -77,7 +89,12 @@ class Diffusion(Process):
 
 @dataclass(frozen=True)
 class Absorbing(Diffusion):
-    """Tokens become a mask, the token `vocabulary`, and stay one until the model decides them."""
+    """Tokens become a mask, the token `vocabulary`, and stay one until the model decides them.
+
+    Fields as in `Process`.
+    """
+
+    kind: ClassVar[str] = "masked tokens"
 
     @property
     def states(self) -> int:
@@ -106,8 +123,8 @@ class Absorbing(Diffusion):
     def estimate(self, pred: Any) -> Any:
         return jnp.where(self.free(pred.x), jnp.argmax(pred.log_p + pred.tilt, -1).astype(pred.x.dtype), pred.x)
 
-    def transition(self, pred: Any, t: Any, s: Any) -> Any:
-        """log q(x_s | x_t) of every position, (L, states): tilts multiply the odds of going.
+    def transition(self, pred: TokenPrediction, t: Any, s: Any) -> Distribution:
+        """q(x_s | x_t) of every position: tilts multiply the odds of going.
 
         A mask goes with probability (alpha_s - alpha_t) / (1 - alpha_t) where nothing is tilted.
         """
@@ -115,7 +132,7 @@ class Absorbing(Diffusion):
         go = log(1 - stay) + pred.log_p + pred.tilt
         masked = jax.nn.log_softmax(jnp.concatenate([go, jnp.broadcast_to(log(stay), (len(go), 1))], 1))
         given = log(jax.nn.one_hot(pred.x, self.states))
-        return jnp.where(self.free(pred.x)[:, None], masked, given)
+        return Categorical(jnp.where(self.free(pred.x)[:, None], masked, given))
 
     def log_rates(self, x: Any, log_p: Any, level: Any) -> Any:
         """log rate of every jump, (L, V), on the clock of `elapsed`; -inf for what cannot happen."""
@@ -133,7 +150,12 @@ class Absorbing(Diffusion):
 
 @dataclass(frozen=True)
 class Uniform(Diffusion):
-    """Tokens are replaced by uniform ones and may be replaced again on the way back: mistakes can be corrected."""
+    """Tokens are replaced by uniform ones and may be replaced again on the way back: mistakes can be corrected.
+
+    Fields as in `Process`.
+    """
+
+    kind: ClassVar[str] = "tokens under uniform diffusion"
 
     def start(self, key, levels, shape):
         return jax.random.randint(key, shape, 0, self.vocabulary, jnp.int32)
@@ -148,19 +170,15 @@ class Uniform(Diffusion):
         """q(x_t = k | x0 = v), (vocabulary, states)."""
         return level.alpha * jnp.eye(self.vocabulary) + (1 - level.alpha) / self.vocabulary
 
-    def free(self, x: Any) -> Any:
-        """The positions that the model decides, (L,): all."""
-        return jnp.ones(x.shape, bool)
-
     def estimate(self, pred: Any) -> Any:
         return jnp.argmax(pred.log_p + pred.tilt, -1).astype(pred.x.dtype)
 
-    def transition(self, pred: Any, t: Any, s: Any) -> Any:
-        """log q(x_s | x_t) of every position, (L, V): p(x_s = v | the others) q(x_t | x_s = v), tilted."""
+    def transition(self, pred: TokenPrediction, t: Any, s: Any) -> Distribution:
+        """q(x_s | x_t) of every position: p(x_s = v | the others) q(x_t | x_s = v), tilted."""
         ahead = jnp.logaddexp(log(s.alpha) + pred.log_p, log((1 - s.alpha) / self.vocabulary))
         kept = t.alpha / s.alpha
         back = log(kept * jax.nn.one_hot(pred.x, self.vocabulary) + (1 - kept) / self.vocabulary)
-        return jax.nn.log_softmax(ahead + back + pred.tilt)
+        return Categorical(jax.nn.log_softmax(ahead + back + pred.tilt))
 
     def log_rates(self, x: Any, log_p: Any, level: Any) -> Any:
         """log rate of every jump, (L, V), on the clock of `elapsed`: p_t(x with v) / p_t(x) / V; -inf for no jump."""

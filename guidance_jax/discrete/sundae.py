@@ -8,12 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import pytree
-from guidance_jax.discrete.ancestral import Ancestral
+from guidance_jax.core import Categorical, Stochastic, pytree
+from guidance_jax.discrete.ancestral import TokenSolver
+from guidance_jax.discrete.process import Uniform
 
 
 @pytree
-class SUNDAE(Ancestral):
+class SUNDAE(TokenSolver, Stochastic):
     """For networks trained with `Unrolled` on the uniform process, whose log p is p(x0 | x_t). One call a step.
 
     The chain has no noise level: the levels only count its steps. Guidance tilts every draw.
@@ -23,12 +24,17 @@ class SUNDAE(Ancestral):
       share: the share of positions that each step may change.
 
     Raises:
-      ValueError: as `Ancestral`.
+      Refused: as `Ancestral`; masks or text.
     """
 
+    temperature: Any = None
+    top_k: Any = None
+    top_p: Any = None
     share: Any = 0.3
 
-    def kernel(self, pred, t, s):
+    takes = Uniform
+
+    def transition(self, pred, t, s):
         fresh = jax.nn.log_softmax(self.truncated(pred).log_p + pred.tilt)
         kept = jax.nn.one_hot(pred.x, pred.process.vocabulary)
-        return jnp.log(jnp.maximum(self.share * jnp.exp(fresh) + (1 - self.share) * kept, 1e-38))
+        return Categorical(jnp.log(jnp.maximum(self.share * jnp.exp(fresh) + (1 - self.share) * kept, 1e-38)))

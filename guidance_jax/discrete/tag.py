@@ -10,10 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import pytree
+from guidance_jax.core import guide, pytree
 from guidance_jax.discrete.predictor import RateGuidance
-from guidance_jax.guidance.classifier import log_prob
-from guidance_jax.guidance.gradient import scalar
 
 
 @pytree
@@ -24,15 +22,20 @@ class TAG(RateGuidance):
     The classifier is asked about one-hot vectors (L, states), which the networks of this package take in the place of
     tokens; the mask, where there is one, is the last state.
 
+    Attributes:
+      inner: a denoiser of tokens.
+      classifier: a `Guide` of corrupted tokens that takes one-hot vectors, or f(x, level, label) -> log p of them.
+      scale: a number, `Window`, `PerClass`, or a function of the level; not negative.
+
     Raises:
-      ValueError: a model of images; a classifier that does not fit the model.
+      Refused: a model of images or text; a negative scale; a classifier that does not fit the model.
     """
 
     inner: Any
-    classifier: Any
+    classifier: Any = guide()
     scale: Any
 
     def log_ratios(self, pred, level, cond):
         x = jax.nn.one_hot(pred.x, pred.process.states, dtype=pred.log_p.dtype)
-        g = jax.grad(lambda x: scalar(log_prob(self.classifier, x, level, cond), self.classifier))(x)
+        g = self.classifier.score(x, level, cond)
         return g[:, : pred.process.vocabulary] - jnp.sum(x * g, 1, keepdims=True)

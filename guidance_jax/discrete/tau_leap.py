@@ -11,22 +11,32 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import pytree
-from guidance_jax.discrete.ancestral import Ancestral
+from guidance_jax.core import Categorical, Stochastic, pytree
+from guidance_jax.discrete.ancestral import TokenSolver, log_rates
+from guidance_jax.discrete.process import Diffusion
 
 
 @pytree
-class TauLeap(Ancestral):
+class TauLeap(TokenSolver, Stochastic):
     """First order in the step. One network call a step. Every tilt multiplies a rate (Nisonoff et al. 2024).
 
+    Attributes:
+      temperature, top_k, top_p: as in `Ancestral`.
+
     Raises:
-      ValueError: as `Ancestral`; a language model, which has no rates.
+      Refused: as `Ancestral`; a language model, which has no rates.
     """
 
-    def kernel(self, pred, t, s):
+    temperature: Any = None
+    top_k: Any = None
+    top_p: Any = None
+
+    takes = Diffusion
+
+    def transition(self, pred, t, s):
         pred = self.truncated(pred)
         process: Any = pred.process
-        rates = self.log_rates(pred, t)
+        rates = log_rates(pred, t)
         rates = jnp.pad(rates, ((0, 0), (0, process.states - process.vocabulary)), constant_values=-jnp.inf)
         some = jnp.any(rates > -jnp.inf, -1, keepdims=True)
         total = jnp.sum(jnp.exp(rates), -1, keepdims=True)
@@ -35,4 +45,4 @@ class TauLeap(Ancestral):
         jump = jnp.where(some, jnp.log(-jnp.expm1(-total)) + where, -jnp.inf)
         here = jax.nn.one_hot(pred.x, process.states, dtype=bool)
         leap = jnp.where(here, -total, jump)
-        return jnp.where(s.sigma > 0, leap, process.transition(pred, t, s))
+        return Categorical(jnp.where(s.sigma > 0, leap, process.transition(pred, t, s).log_q))

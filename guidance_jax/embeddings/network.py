@@ -2,13 +2,11 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
-from guidance_jax.core import Prediction, check, pytree, static
-from guidance_jax.domain import Domain, told
-from guidance_jax.network import log_softmax
+from guidance_jax.core import HiddenStates, Prediction, Refused, log_softmax, pytree, static
+from guidance_jax.models.domain import Domain, network_condition
+from guidance_jax.models.network import Parametrized
 
 
 def nearest(x: Any, table: Any) -> Any:
@@ -18,19 +16,25 @@ def nearest(x: Any, table: Any) -> Any:
 
 
 @pytree
-class EmbeddingNetwork:
+class EmbeddingNetwork(Parametrized, HiddenStates):
     """Score interpolation (CDCD, Dieleman et al. 2022, arXiv 2211.15089, eq. 4): x0 = sum_v p(v | x_t) e_v.
 
-    A denoiser of embeddings (L, d) from `apply(params, x, t, cond, previous) -> logits (L, V)`; being one, it takes
-    every solver, CFG, classifier and particle method there is. Self-conditioning is threaded state: `previous` is the
-    estimate of the step before, zeros at first.
-
-    With `encode(params, x, t, cond, previous) -> h` and `decode(params, h, t, cond) -> logits` in the place of `apply`,
-    hidden states can be guided too (`NOS`, continuous).
+    A denoiser of embeddings (L, d), so every solver, CFG, classifier and particle method there is takes it.
+    Self-conditioning is threaded state: `previous` is the estimate of the step before, zeros at first. One call a step.
 
     Attributes:
+      params: a pytree of arrays.
       table: (V, d), the embeddings.
+      apply: apply(params, x, t, cond, previous) -> logits (L, V); or, in its place, the two halves:
+      encode: encode(params, x, t, cond, previous) -> h, hidden states that can be guided (`NOS`, continuous).
+      decode: decode(params, h, t, cond) -> logits (L, V).
+      domain: what it was trained for; without one, nothing is checked.
+
+    Raises:
+      Refused: both ways given, or none; hidden states of a network that has no halves; what `domain` does not allow.
     """
+
+    functions = ("apply", "decode")
 
     params: Any
     table: Any
@@ -41,20 +45,13 @@ class EmbeddingNetwork:
 
     def __post_init__(self):
         if (self.apply is None) == (self.encode is None) or (self.encode is None) != (self.decode is None):
-            raise ValueError("an EmbeddingNetwork has either apply, or both encode and decode")
-
-    def __repr__(self):
-        size = sum(np.size(a) for a in jax.tree.leaves(self.params))
-        return f"EmbeddingNetwork({size:,} parameters, {len(self.table)} tokens, {self.domain})"
+            raise Refused("an EmbeddingNetwork has either apply, or both encode and decode")
 
     def init(self, x):
         return jnp.zeros_like(x)
 
-    def check(self, levels, shape, cond):
-        check(self.domain, levels, shape, cond)
-
     def __call__(self, x, level, cond, state, key):
-        cond = told(self.domain, cond)
+        cond = network_condition(self.domain, cond)
         if self.apply is not None:
             logits = self.apply(self.params, x, level.t, cond, state)
         else:
@@ -64,10 +61,12 @@ class EmbeddingNetwork:
 
     def hidden(self, x, level, cond):
         """Hidden states, without self-conditioning."""
-        return self.encode(self.params, x, level.t, told(self.domain, cond), jnp.zeros_like(x))
+        if self.encode is None:
+            raise Refused("this EmbeddingNetwork shows no hidden states; give it encode and decode instead of apply")
+        return self.encode(self.params, x, level.t, network_condition(self.domain, cond), jnp.zeros_like(x))
 
     def decoded(self, h, level, cond):
-        return self.decode(self.params, h, level.t, told(self.domain, cond))
+        return self.decode(self.params, h, level.t, network_condition(self.domain, cond))
 
     def read(self, logits, x, level):
         p = jnp.exp(log_softmax(logits)).astype(x.dtype)

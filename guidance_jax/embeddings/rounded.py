@@ -7,16 +7,20 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from guidance_jax.core import pytree
+from guidance_jax.core import GaussianDiffusion, pytree
 from guidance_jax.embeddings.network import nearest
-from guidance_jax.guidance.base import Guidance, strength
+from guidance_jax.guidance.base import Guidance
+from guidance_jax.guidance.scales import strength
 
 
 @pytree
 class Rounded(Guidance):
     """The estimate moved to the nearest embeddings by `share`: 0 is the model, 1 their trick. Keeps x.
 
+    No network call of its own.
+
     Attributes:
+      inner: any denoiser of embeddings.
       table: (V, d), the embeddings.
       share: a number, `Window` (their code's threshold in t) or a function of the level.
     """
@@ -24,6 +28,8 @@ class Rounded(Guidance):
     inner: Any
     table: Any
     share: Any = 1.0
+
+    takes = GaussianDiffusion
 
     def __call__(self, x, level, cond, state, key):
         pred, state = self.inner(x, level, cond, state, key)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from guidance_jax.core import Refused
 from guidance_jax.schedules import Schedule
 
 
@@ -31,11 +32,11 @@ class TimeWarp:
         `floor` of a uniform one.
 
         Raises:
-          ValueError: fewer than two losses a bin, or losses that are not finite.
+          Refused: fewer than two losses a bin, or losses that are not finite.
         """
         times, losses = np.asarray(times, np.float64), np.asarray(losses, np.float64)
         if len(times) < 2 * bins or not np.isfinite(losses).all():
-            raise ValueError(f"a warp of {bins} bins takes at least {2 * bins} finite losses, got {len(times)}")
+            raise Refused(f"a warp of {bins} bins takes at least {2 * bins} finite losses, got {len(times)}")
         order = np.argsort(times)
         groups = np.array_split(order, bins)
         centre = np.asarray([times[g].mean() for g in groups])

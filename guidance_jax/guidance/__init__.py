@@ -1,1 +1,74 @@
-"""Guidance methods: denoisers made from denoisers, one method a file."""
+"""Guidance methods: denoisers made from denoisers, one method a file; and the guides of clean samples they ask."""
+
+from guidance_jax.guidance import operators
+from guidance_jax.guidance.adaptive import AdaptiveGuidance
+from guidance_jax.guidance.apg import APG
+from guidance_jax.guidance.autoguidance import Autoguidance
+from guidance_jax.guidance.base import Contrast, Guidance
+from guidance_jax.guidance.cfg import CFG
+from guidance_jax.guidance.cfg_plus_plus import CFGPlusPlus
+from guidance_jax.guidance.cfg_zero_star import CFGZeroStar
+from guidance_jax.guidance.classifier import Classifier
+from guidance_jax.guidance.clip import Clip, DynamicClip
+from guidance_jax.guidance.compose import Compose
+from guidance_jax.guidance.dynamic_negative import DynamicNegative
+from guidance_jax.guidance.fdg import FDG
+from guidance_jax.guidance.implicit import ImplicitClassifier
+from guidance_jax.guidance.lgd import LGD
+from guidance_jax.guidance.likelihoods import CleanClassifier, GaussianLikelihood, Similarity
+from guidance_jax.guidance.mambo_g import MAMBOG
+from guidance_jax.guidance.mmps import MMPS
+from guidance_jax.guidance.mpgd import MPGD
+from guidance_jax.guidance.perturbed import Perturbation, Perturbed, perturbed
+from guidance_jax.guidance.pigdm import PiGDM
+from guidance_jax.guidance.reconstruction import Reconstruction
+from guidance_jax.guidance.rescale import Rescale
+from guidance_jax.guidance.reuse import Reuse
+from guidance_jax.guidance.scales import PerClass, Ramp, Scale, Window
+from guidance_jax.guidance.tcfg import TCFG
+from guidance_jax.guidance.tempered import Tempered
+from guidance_jax.guidance.tfg import TFG
+from guidance_jax.guidance.tmpd import TMPD
+from guidance_jax.guidance.universal import Universal
+
+__all__ = [
+    "APG",
+    "AdaptiveGuidance",
+    "Autoguidance",
+    "CFG",
+    "CFGPlusPlus",
+    "CFGZeroStar",
+    "Classifier",
+    "CleanClassifier",
+    "Clip",
+    "Compose",
+    "Contrast",
+    "DynamicClip",
+    "DynamicNegative",
+    "FDG",
+    "GaussianLikelihood",
+    "Guidance",
+    "ImplicitClassifier",
+    "LGD",
+    "MAMBOG",
+    "MMPS",
+    "MPGD",
+    "PerClass",
+    "Perturbation",
+    "Perturbed",
+    "PiGDM",
+    "Ramp",
+    "Reconstruction",
+    "Rescale",
+    "Reuse",
+    "Scale",
+    "Similarity",
+    "TCFG",
+    "TFG",
+    "TMPD",
+    "Tempered",
+    "Universal",
+    "Window",
+    "operators",
+    "perturbed",
+]

@@ -11,8 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from guidance_jax.core import pytree
-from guidance_jax.guidance.base import norm, quotient
+from guidance_jax.core import GaussianDiffusion, norm, pytree, quotient
 from guidance_jax.guidance.cfg import CFG
 
 
@@ -22,16 +21,24 @@ class APG(CFG):
 
     One network call with both conditions; the running sum of differences is state. eta 1, momentum 0 and an infinite
     radius are CFG.
+
+    Attributes:
+      inner, null, scale, in_turn: as in `CFG`.
+      eta: the share of the part along D_c that stays.
+      momentum: the weight of the differences of earlier steps, negative in the paper.
+      radius: the largest length of the difference, in units of x0, over one sample.
     """
 
     eta: Any = 0.0
     momentum: Any = -0.5
     radius: Any = 15.0
 
+    takes = GaussianDiffusion
+
     def memory(self, x):
         return jnp.zeros_like(x)
 
-    def remember(self, c, u, w, x, level, memory):
+    def rule(self, c, u, w, x, level, memory):
         running = c.x0 - u.x0 + self.momentum * memory
         size = norm(running)
         diff = running * jnp.where(size > self.radius, quotient(self.radius, size), 1)

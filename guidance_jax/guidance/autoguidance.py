@@ -5,16 +5,24 @@ D = D_weak + scale (D - D_weak)
 
 from typing import Any
 
-from guidance_jax.core import check, pytree
-from guidance_jax.guidance.base import Guidance, active, strength, when
+from guidance_jax.core import Denoiser, Refused, need, pytree
+from guidance_jax.guidance.base import Contrast, only_guided
+from guidance_jax.guidance.scales import active, strength, when
 
 
 @pytree
-class Autoguidance(Guidance):
+class Autoguidance(Contrast):
     """D_weak + scale (D - D_weak), same condition for both: scale 1 is the good model alone. Keeps x.
 
-    `weak` is any second denoiser: a smaller network, an earlier checkpoint. One call of each; outside a `Window`
-    the weak one is skipped.
+    One call of each; outside a `Window` the weak one is skipped.
+
+    Attributes:
+      inner: the good model.
+      weak: any second denoiser of the same space: a smaller network, an earlier checkpoint.
+      scale: a number, `Window`, `PerClass`, or a function of the level.
+
+    Raises:
+      Refused: a weak model of another space.
     """
 
     inner: Any
@@ -25,10 +33,15 @@ class Autoguidance(Guidance):
         return self.inner.init(x), self.weak.init(x)
 
     def check(self, levels, shape, cond):
-        check(self.inner, levels, shape, cond)
-        check(self.weak, levels, shape, cond)
+        super().check(levels, shape, cond)
+        check_weak(self, self.weak)
+        self.weak.check(levels, shape, cond)
 
     def __call__(self, x, level, cond, state, key):
+        guided, _, _, state = self.parts(x, level, cond, state, key)
+        return guided, state
+
+    def parts(self, x, level, cond, state, key):
         w = strength(self.scale, level, cond, off=1.0)
         good, first = self.inner(x, level, cond, state[0], key)
         weak, second = when(
@@ -36,8 +49,18 @@ class Autoguidance(Guidance):
             lambda: self.weak(x, level, cond, state[1], key),
             lambda: (good, state[1]),
         )
-        return self.combine(good, weak, w, level), (first, second)
+        return only_guided(self.inner, self.rule(good, weak, w, level), good), good, weak, (first, second)
 
-    def combine(self, good, weak, w, level):
+    def rule(self, good: Any, weak: Any, w: Any, level: Any) -> Any:
         """The guided prediction from the good and the weak one."""
         return good.contrast(weak, w, level)
+
+
+def check_weak(owner: Any, weak: Any) -> None:
+    """Raise `Refused` unless `weak` is a denoiser of the space of `owner.inner`."""
+    need(owner, weak, Denoiser, "the weak model")
+    if weak.space != owner.inner.space:
+        raise Refused(
+            f"{type(owner).__name__} contrasts two models of one space, got {owner.inner.space} and {weak.space}; "
+            "take a weaker version of the same model"
+        )

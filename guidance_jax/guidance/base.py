@@ -1,64 +1,38 @@
-"""What the guidance methods share: delegation to the inner denoiser, strengths, and asking two conditions at once."""
+"""What the guidance methods share: a denoiser made from a denoiser, and contrasts of two predictions."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from guidance_jax.core import Level, check, concrete
-
-
-class Guidance:
-    """A denoiser made from `inner`; by default it adds no state and no conditions of its own."""
-
-    inner: Any
-
-    @property
-    def domain(self) -> Any:
-        return getattr(self.inner, "domain", None)
-
-    def init(self, x: Any) -> Any:
-        return self.inner.init(x)
-
-    def check(self, levels: Level, shape: tuple[int, ...], cond: Any) -> None:
-        check(self.inner, levels, shape, cond)
+from guidance_jax.core import Denoiser, Level, Refused, Wrapper
 
 
-def strength(scale: Any, level: Level, cond: Any, off: float) -> Any:
-    """The value of `scale` here. `off` is the method's identity: 1 for contrasts, 0 for gradients.
+class Guidance(Wrapper, Denoiser):
+    """A denoiser made from the denoiser `inner`; by default it adds no state and no conditions of its own.
 
-    A scale is a number, a function of the level, or an object with `strength(level, cond, off)` (`Window`, `PerClass`).
+    `takes` is the class of spaces the method is for.
     """
-    if hasattr(scale, "strength"):
-        return scale.strength(level, cond, off)
-    return scale(level) if callable(scale) else scale
 
 
-def active(scale: Any, level: Level) -> Any:
-    """A boolean that is False where `scale` is off whatever the condition is, or None if that cannot be known.
+class Contrast(Guidance):
+    """Guidance between two denoisers, weak + scale (strong - weak), which aims at p_weak^(1 - scale) p_strong^scale.
 
-    It depends on the level alone, so that under `vmap` over samples a `lax.cond` on it still skips the work.
+    `Corrected` makes it sample just that: `parts` shows the two predictions beside the guided one.
     """
-    return scale.active(level) if hasattr(scale, "active") else None
+
+    scale: Any
+    aims_at_power: ClassVar[bool] = True  # False where a rule has more to it than these two and the scale
+
+    def parts(self, x: Any, level: Level, cond: Any, state: Any, key: Any) -> tuple[Any, Any, Any, Any]:
+        """(guided, strong, weak, new state)."""
+        raise NotImplementedError
 
 
-def norm(a: Any) -> Any:
-    """The Euclidean norm over all entries of one sample, with derivative 0 at 0."""
-    square = jnp.sum(a * a)
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
-
-
-def quotient(a: Any, b: Any) -> Any:
-    """a / b, and 0 where b is 0."""
-    return jnp.where(b == 0, 0, a / jnp.where(b == 0, 1, b))
-
-
-def only_guided(inner: Any, guided: Any, own: Any) -> Any:
+def only_guided(model: Denoiser, guided: Any, own: Any) -> Any:
     """`guided` in the channels that the model wants guided (`Domain.guided_channels`), `own` in the others."""
-    channels = getattr(getattr(inner, "domain", None), "guided_channels", None)
+    channels = None if model.domain is None else model.domain.guided_channels
     if channels is None:
         return guided
     chosen = jnp.arange(own.x0.shape[-1]) < channels
@@ -66,68 +40,59 @@ def only_guided(inner: Any, guided: Any, own: Any) -> Any:
     return dataclasses.replace(guided, x0=x0, eps=eps)
 
 
-def when(on: Any, work: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
-    """`work()` if `on`, else `otherwise()`, really skipping the other; `on` None means always."""
-    return work() if on is None else jax.lax.cond(on, work, otherwise)
-
-
-def check_both(rule: Any, levels: Any, shape: tuple[int, ...], cond: Any) -> None:
+def check_conditions(rule: Any, levels: Level, shape: tuple[int, ...], cond: Any) -> None:
     """Raise unless there is a condition and one that means "unconditional", and what is inside takes both."""
     name = type(rule).__name__
+    rule.check_inner()
     if cond is None:
-        raise ValueError(f"{name} needs a condition to guide towards, got cond=None; pass labels")
+        raise Refused(f"{name} needs a condition to guide towards, got cond=None; pass labels")
     if rule.null is None:
-        raise ValueError(
+        raise Refused(
             f"{name} needs the null condition, got None: the model was not trained with conditioning dropout; "
             "use Classifier(...) or train with label_dropout=0.1"
         )
-    check(rule.inner, levels, shape, cond)
+    rule.inner.check(levels, shape, cond)
     try:
-        check(rule.inner, levels, shape, rule.null)
-    except ValueError as error:
-        raise ValueError(
+        rule.inner.check(levels, shape, rule.null)
+    except Refused as error:
+        raise Refused(
             f"{name} asks what is inside with its null condition too, which is refused: {error}; "
             "a classifier goes outside: Classifier(CFG(model, ...), classifier, ...)"
         ) from None
 
 
-def pair(inner: Any, x: Any, level: Level, cond: Any, null: Any, state: Any, key: Any, on: Any = None) -> tuple:
-    """(conditional, unconditional, state) predictions of `inner`, whose state is stacked: [conditional, null].
+def stacked(state: Any, count: int = 2) -> Any:
+    """The state of a denoiser for `count` conditions, on a new leading axis."""
+    return jax.tree.map(lambda s: jnp.stack([s] * count), state)
+
+
+def both(model: Any, x: Any, level: Level, cond: Any, null: Any, state: Any, key: Any, on: Any = None) -> tuple:
+    """(conditional, unconditional, state) predictions of `model`, whose state is stacked: [conditional, null].
 
     One network call, by `vmap` over the two conditions. Where `on` may be False the two are asked in turn, in a
     loop that inlines the network once, and the unconditional one is skipped: it is then a copy of the conditional.
     """
     null = jax.tree.map(lambda c, n: jnp.broadcast_to(jnp.asarray(n, jnp.result_type(c)), jnp.shape(c)), cond, null)
-    both = jax.tree.map(lambda c, n: jnp.stack([c, n]), cond, null)
+    conditions = jax.tree.map(lambda c, n: jnp.stack([c, n]), cond, null)
     if on is None:
-        preds, state = jax.vmap(inner, in_axes=(None, None, 0, 0, None))(x, level, both, state, key)
-        return jax.tree.map(lambda p: p[0], preds), jax.tree.map(lambda p: p[1], preds), state
+        preds, state = jax.vmap(model, in_axes=(None, None, 0, 0, None))(x, level, conditions, state, key)
+        return _first(preds), _second(preds), state
 
     def ask(previous, inputs):
         cond, state, wanted = inputs
-        new = jax.lax.cond(wanted, lambda: inner(x, level, cond, state, key), lambda: (previous, state))
+        new = jax.lax.cond(wanted, lambda: model(x, level, cond, state, key), lambda: (previous, state))
         return new[0], new
 
-    blank = jax.tree.map(
-        lambda a: jnp.zeros(a.shape, a.dtype),
-        jax.eval_shape(lambda: inner(x, level, cond, jax.tree.map(lambda s: s[0], state), key)[0]),
+    empty = jax.tree.map(
+        lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(lambda: model(x, level, cond, _first(state), key)[0])
     )
-    _, (preds, state) = jax.lax.scan(ask, blank, (both, state, jnp.stack([jnp.ones_like(on), on])))
-    return jax.tree.map(lambda p: p[0], preds), jax.tree.map(lambda p: p[1], preds), state
+    _, (preds, state) = jax.lax.scan(ask, empty, (conditions, state, jnp.stack([jnp.ones_like(on), on])))
+    return _first(preds), _second(preds), state
 
 
-def not_negative(owner: Any) -> None:
-    """Raise if the scale of `owner` is known and negative."""
-    scale = owner.scale
-    if not callable(scale) and not hasattr(scale, "strength") and concrete(scale) and np.any(np.asarray(scale) < 0):
-        name = type(owner).__name__
-        raise ValueError(
-            f"the scale (gamma) of {name} must not be negative, got {scale}; to avoid a class guide to the others"
-        )
+def _first(tree: Any) -> Any:
+    return jax.tree.map(lambda a: a[0], tree)
 
 
-def divergence(p: Any, q: Any, where: Any = True) -> Any:
-    """KL(p || q) of log-probabilities (..., V), in nats, summed over the positions `where`; 0 log 0 is 0."""
-    there = p > -jnp.inf
-    each = jnp.where(there, jnp.exp(p) * (jnp.where(there, p, 0) - jnp.where(there, q, 0)), 0)
-    return jnp.sum(jnp.where(where, jnp.sum(each, -1), 0))
+def _second(tree: Any) -> Any:
+    return jax.tree.map(lambda a: a[1], tree)

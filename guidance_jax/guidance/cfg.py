@@ -2,20 +2,21 @@
 
     D = D_u + scale (D_c - D_u)
 
-The same combination of x0, eps, scores or velocities gives the same result, since x is fixed.
+The same combination of x0, eps, scores or velocities gives the same result, since x is fixed. Of tokens it is the
+combination of log p, normalised per position: D-CFG (Schiff et al. 2024, arXiv 2412.10193); of text, of logits.
 """
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from guidance_jax.core import pytree, static
-from guidance_jax.guidance.base import Guidance, active, check_both, only_guided, pair, strength
+from guidance_jax.guidance.base import Contrast, both, check_conditions, only_guided, stacked
+from guidance_jax.guidance.scales import active, strength
 
 
 @pytree
-class CFG(Guidance):
+class CFG(Contrast):
     """D_u + scale (D_c - D_u): scale 1 is the conditional model, 0 the unconditional one. Keeps x.
 
     One network call with both conditions. Outside a `Window` the scale is 1 and the unconditional call is skipped.
@@ -26,6 +27,9 @@ class CFG(Guidance):
       scale: a number, `Window`, `PerClass`, or a function of the level.
       in_turn: ask the two conditions one after the other, in half the memory; by default they are one batch (vmapped,
         which is concatenated: a network sees one axis).
+
+    Raises:
+      Refused: no condition or no null condition, or a condition that the model does not know.
     """
 
     inner: Any
@@ -44,32 +48,40 @@ class CFG(Guidance):
         return cls(inner, null, gamma, **fields)
 
     def init(self, x):
-        return jax.tree.map(lambda s: jnp.stack([s, s]), self.inner.init(x)), self.memory(x)
+        return stacked(self.inner.init(x)), self.memory(x)
 
-    def memory(self, x):
+    def memory(self, x: Any) -> Any:
         """What the rule itself remembers from step to step."""
         return ()
 
     def check(self, levels, shape, cond):
-        check_both(self, levels, shape, cond)
+        check_conditions(self, levels, shape, cond)
 
     def __call__(self, x, level, cond, state, key):
-        w = strength(self.scale, level, cond, off=1.0)
-        inner, memory = state
-        on = self.asking(level, memory)
-        on = jnp.array(True) if on is None and self.in_turn else on
-        c, u, inner = pair(self.inner, x, level, cond, self.null, inner, key, on)
-        guided, memory = self.remember(c, u, w, x, level, memory)
-        return only_guided(self.inner, guided, c), (inner, memory)
+        guided, _, _, state = self.parts(x, level, cond, state, key)
+        return guided, state
 
-    def asking(self, level, memory):
+    def parts(self, x, level, cond, state, key):
+        w = strength(self.scale, level, cond, off=1.0)
+        states, memory = state
+        c, u, states = self.predictions(x, level, cond, states, memory, key)
+        guided, memory = self.rule(c, u, w, x, level, memory)
+        return only_guided(self.inner, guided, self.unguided(c, u)), c, u, (states, memory)
+
+    def predictions(self, x, level, cond, states, memory, key):
+        """(conditional, unconditional, states)."""
+        on = self.needs_unconditional(level, memory)
+        on = jnp.array(True) if on is None and self.in_turn else on
+        return both(self.inner, x, level, cond, self.null, states, key, on)
+
+    def needs_unconditional(self, level: Any, memory: Any) -> Any:
         """Whether the unconditional call is needed: a boolean, or None for always."""
         return active(self.scale, level)
 
-    def remember(self, c, u, w, x, level, memory):
-        """(guided prediction, new memory); a rule without memory is `combine` alone."""
-        return self.combine(c, u, w, x, level), memory
+    def rule(self, c: Any, u: Any, w: Any, x: Any, level: Any, memory: Any) -> tuple[Any, Any]:
+        """(guided prediction, new memory) from the conditional and the unconditional one at strength w."""
+        return c.contrast(u, w, level), memory
 
-    def combine(self, c, u, w, x, level):
-        """The guided prediction from the conditional and the unconditional one."""
-        return c.contrast(u, w, level)
+    def unguided(self, c: Any, u: Any) -> Any:
+        """The prediction that stays in channels which the model does not want guided."""
+        return c

@@ -3,7 +3,7 @@
 x0 = D_u + scale (D_c - D_u),   eps = eps_u,   scale in [0, 1]
 """
 
-from guidance_jax.core import pytree
+from guidance_jax.core import GaussianDiffusion, pytree
 from guidance_jax.guidance.cfg import CFG
 
 
@@ -13,7 +13,13 @@ class CFGPlusPlus(CFG):
 
     With DDIM this is the published sampler; every other solver reads the moved point in the same way. One network
     call with both conditions.
+
+    Attributes:
+      inner, null, in_turn: as in `CFG`.
+      scale: from 0 (the unconditional model) to 1.
     """
 
-    def combine(self, c, u, w, x, level):
-        return u.moved(w * (c.x0 - u.x0))
+    takes = GaussianDiffusion
+
+    def rule(self, c, u, w, x, level, memory):
+        return u.moved(w * (c.x0 - u.x0)), memory

@@ -7,28 +7,33 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from guidance_jax import parameterizations
-from guidance_jax.core import pytree, static
-from guidance_jax.guidance.base import quotient
+from guidance_jax.core import pytree, quotient, static
 from guidance_jax.guidance.output import OutputRule
-from guidance_jax.parameterizations import Parameterization
+from guidance_jax.models import parameterizations
+from guidance_jax.models.parameterizations import Parameterization
 
 
 @pytree
 class CFGZeroStar(OutputRule):
     """CFG with the unconditional velocity scaled to fit the conditional one, and no motion above `zero_above`. Keeps x.
 
-    `zero_above` is a noise-to-signal ratio, infinite for none: the published rule counts steps, which means another
-    interval for every grid. A zero velocity only makes sense for a model of velocities on a flow.
+    The published rule leaves out the first step, whatever the grid; here it is a noise level: one step of 25 is t above
+    0.96 on the clock of the flow, sigma / alpha above 24. A zero velocity stands still in x / (alpha + sigma), which is
+    standing still on a flow.
+
+    Attributes:
+      inner, null, scale, in_turn: as in `CFG`.
+      zero_above: the noise-to-signal ratio above which nothing moves; infinite for no zero-init.
+      output: the parameterization in which the rule is applied, the paper's velocity.
     """
 
-    zero_above: Any = jnp.inf
-    space: Parameterization = static(default=parameterizations.velocity, kw_only=True)
+    zero_above: Any = 24.0
+    output: Parameterization = static(default=parameterizations.velocity, kw_only=True)
 
-    def combine(self, c, u, w, x, level):
-        guided = super().combine(c, u, w, x, level)
-        still = self.space.predict(jnp.zeros_like(x), x, level)
-        return c.towards(jnp.where(level.ratio > self.zero_above, still.x0, guided.x0), level)
+    def rule(self, c, u, w, x, level, memory):
+        guided, memory = super().rule(c, u, w, x, level, memory)
+        still = self.output.predict(jnp.zeros_like(x), x, level)
+        return c.towards(jnp.where(level.ratio > self.zero_above, still.x0, guided.x0), level), memory
 
     def mix(self, c, u, w):
         u = quotient(jnp.sum(c * u), jnp.sum(u * u)) * u

@@ -8,20 +8,15 @@ Any solver may follow. Algorithm 1, the mean form for DDPM, is the kernel `MeanS
 
 from typing import Any
 
-import jax
-
-from guidance_jax.core import function, pytree
-from guidance_jax.domain import check_pair
-from guidance_jax.guidance.gradient import GradientGuidance, scalar, scaled
-
-
-def log_prob(classifier: Any, x: Any, level: Any, label: Any) -> Any:
-    """log p(label | x_t) of an object with `log_prob`, or of a plain function."""
-    return getattr(classifier, "log_prob", classifier)(x, level, label)
+from guidance_jax.core import guide, pytree
+from guidance_jax.guidance.base import Contrast
+from guidance_jax.guidance.gradient import GradientGuidance
+from guidance_jax.guidance.scales import strength
+from guidance_jax.models.domain import check_guide
 
 
 @pytree
-class Classifier(GradientGuidance):
+class Classifier(GradientGuidance, Contrast):
     """x0 + scale (sigma^2 / alpha) grad log p(y | x_t): scale 0 is `inner`; 1, on an unconditional model, is p(x | y).
 
     Keeps x. One call of the inner denoiser and one gradient of the classifier (not through the denoiser), in float32
@@ -29,37 +24,29 @@ class Classifier(GradientGuidance):
 
     Attributes:
       inner: the denoiser to guide.
-      classifier: an object with `log_prob(x, level, label)`, such as `NoisyClassifier`, or a function with those
-        arguments. Define a function once: a fresh lambda is a new program.
+      classifier: a `Guide` of noisy samples, such as `NoisyClassifier`, or a function f(x, level, label) -> log p.
+        Define a function once: a fresh lambda is a new program.
       scale: a number, `Window`, `PerClass`, or a function of the level.
 
     Raises:
-      ValueError: a classifier of another schedule, shape or number of classes than the model, or labels that it
-        does not have.
+      Refused: a classifier of another schedule, shape or number of classes than the model, or labels that it does not
+        have; a model of tokens, for which there are `PredictorGuidance` and `TAG`.
     """
 
     inner: Any
-    classifier: Any
+    classifier: Any = guide()
     scale: Any
 
-    def __post_init__(self):
-        object.__setattr__(self, "classifier", function(self.classifier))
-
     def check(self, levels, shape, cond):
-        check_pair(self.inner, self.classifier, levels, shape, cond)
+        self.check_inner()
+        check_guide(self, self.inner, self.classifier, levels, shape, cond)
+        self.inner.check(levels, shape, cond)
 
-    def look(self, x, level, cond, state, key):
+    def predict_and_gradient(self, x, level, cond, state, key):
         pred, state = self.inner(x, level, cond, state, key)
-        return pred, lambda: score(self.classifier, x, level, cond), state
+        return pred, lambda: self.classifier.score(x, level, cond), state
 
-
-def score(classifier: Any, x: Any, level: Any, cond: Any) -> Any:
-    """grad_x log p(y | x_t): of an object with `score`, else by differentiation."""
-    if hasattr(classifier, "score"):
-        return classifier.score(x, level, cond)
-    return jax.grad(lambda x: scalar(log_prob(classifier, x, level, cond), classifier))(x)
-
-
-def gradient(classifier: Any, x: Any, level: Any, cond: Any, scale: Any) -> Any:
-    """scale grad_x log p(y | x_t), skipped where the scale is off."""
-    return scaled(lambda: score(classifier, x, level, cond), scale, level, cond, x)
+    def parts(self, x, level, cond, state, key):
+        weak, gradient, state = self.predict_and_gradient(x, level, cond, state, key)
+        strong = weak.towards(weak.x0 + level.sigma**2 / level.alpha * gradient(), level)
+        return strong.contrast(weak, strength(self.scale, level, cond, off=0.0), level), strong, weak, state

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from guidance_jax.core import pytree
+from guidance_jax.core import GaussianDiffusion, pytree
 from guidance_jax.guidance.base import Guidance
 
 
@@ -14,10 +14,16 @@ class Clip(Guidance):
 
     The order of nesting is the order of work: `Classifier(Clip(model), ...)` clips before guidance, as OpenAI's
     sampler does; `Clip(Classifier(model, ...))` clips what guidance made of it.
+
+    Attributes:
+      inner: any denoiser of images or vectors.
+      radius: in units of x0.
     """
 
     inner: Any
     radius: Any = 1.0
+
+    takes = GaussianDiffusion
 
     def __call__(self, x, level, cond, state, key):
         pred, state = self.inner(x, level, cond, state, key)
@@ -30,12 +36,19 @@ class DynamicClip(Guidance):
 
         q = max(radius, percentile(|x0|)),   x0' = radius clip(x0, -q, q) / q
 
-    Keeps x. The percentile is over one sample's own entries, in percent.
+    Keeps x.
+
+    Attributes:
+      inner: any denoiser of images or vectors.
+      percentile: of one sample's own entries, in percent.
+      radius: the range of the data, in units of x0.
     """
 
     inner: Any
     percentile: Any = 99.5
     radius: Any = 1.0
+
+    takes = GaussianDiffusion
 
     def __call__(self, x, level, cond, state, key):
         pred, state = self.inner(x, level, cond, state, key)

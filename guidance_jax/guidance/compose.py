@@ -10,8 +10,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import pytree
-from guidance_jax.guidance.base import Guidance, check_both, only_guided, strength
+from guidance_jax.core import GaussianDiffusion, Refused, converted, pytree
+from guidance_jax.guidance.base import Guidance, check_conditions, only_guided, stacked
+from guidance_jax.guidance.scales import strength
+
+
+def vector(weights: Any) -> Any:
+    """A list or tuple of numbers as an array; arrays and what JAX puts in their place stay."""
+    return jnp.asarray(weights) if isinstance(weights, list | tuple) else weights
 
 
 @pytree
@@ -19,28 +25,39 @@ class Compose(Guidance):
     """`cond` holds K conditions on its first axis (labels of shape (K,)), `weights` one number each. Keeps x.
 
     One network call with all K + 1 conditions. For conditions that are independent given x, and weights 1, this is the
-    posterior given all of them. Weights 0 are the unconditional model.
+    posterior given all of them. Weights 0 are the unconditional model. Channels that the model does not want guided
+    stay those of the first condition.
+
+    Attributes:
+      inner: a denoiser trained with conditioning dropout.
+      null: the condition that means "unconditional".
+      weights: (K,) numbers, an array or a list; `window` limits where they act.
+      window: a `Window(1.0, lo, hi)` or `Ramp(1.0)` that multiplies all weights, or a number.
 
     Raises:
-      ValueError: no condition, or another number of conditions than weights.
+      Refused: no condition, or another number of conditions than weights.
     """
 
     inner: Any
     null: Any
-    weights: Any  # (K,), or a Window of them
+    weights: Any = converted(vector)
+    window: Any = 1.0
+
+    takes = GaussianDiffusion
 
     def init(self, x):
-        count = jax.tree.leaves(self.weights)[0].shape[0] + 1
-        return jax.tree.map(lambda s: jnp.stack([s] * count), self.inner.init(x))
+        return stacked(self.inner.init(x), len(self.weights) + 1)
 
     def check(self, levels, shape, cond):
-        check_both(self, levels, shape, cond)
+        if jnp.ndim(self.weights) != 1:
+            raise Refused(f"Compose takes one weight per condition, (K,), got shape {jnp.shape(self.weights)}")
+        check_conditions(self, levels, shape, cond)
 
     def __call__(self, x, level, cond, state, key):
-        weights = jnp.asarray(strength(self.weights, level, cond, off=0.0), x.dtype)
+        weights = jnp.asarray(self.weights * strength(self.window, level, cond, off=0.0), x.dtype)
         sizes = {jnp.shape(c)[:1] for c in jax.tree.leaves(cond)}
         if sizes != {weights.shape}:
-            raise ValueError(
+            raise Refused(
                 f"Compose has {weights.shape[0]} weights and conditions of leading sizes {sorted(sizes)}; "
                 "give each sample one condition per weight, for example labels of shape (n, K)"
             )
@@ -49,4 +66,5 @@ class Compose(Guidance):
         preds, state = jax.vmap(self.inner, in_axes=(None, None, 0, 0, None))(x, level, every, state, key)
         u = jax.tree.map(lambda p: p[0], preds)
         towards = jnp.tensordot(weights, preds.x0[1:] - u.x0, 1, precision="highest")
-        return only_guided(self.inner, u.towards(u.x0 + towards, level), u), state
+        first = jax.tree.map(lambda p: p[1], preds)
+        return only_guided(self.inner, u.towards(u.x0 + towards, level), first), state

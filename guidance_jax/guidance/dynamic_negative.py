@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
-from guidance_jax.core import Level, Prediction, pytree
-from guidance_jax.guidance.base import quotient
+from guidance_jax.core import GaussianDiffusion, Level, Prediction, pytree, quotient
 from guidance_jax.guidance.cfg import CFG
 from guidance_jax.solvers.ddim import DDIM
 
@@ -38,21 +37,33 @@ def plain(pred: Any) -> Prediction:
 class DynamicNegative(CFG):
     """Keeps away from `cond`, in proportion to the odds that x_t is on its way there. Keeps x; scale 0 is D_u.
 
-    `prior` is p(n) under the model; `limit` bounds the weight, where the odds diverge. One network call with both
-    conditions. Made for stochastic solvers (`DDPM()`, `DDIM(1.0)`): on an ODE the posterior is a heuristic. Static
-    negative guidance is `CFG(model, null, scale=-w)`, or `CFG(model, null=negative, scale=w)` beside a wish.
+    One network call with both conditions. Made for stochastic solvers (`DDPM()`, `DDIM(1.0)`): on an ODE the posterior
+    is a heuristic. Static negative guidance is `CFG(model, null, scale=-w)`; a wish together with what to avoid is
+    `CFG(model, null=avoided, scale=w)` with the wish as the condition.
+
+    Attributes:
+      inner, null, in_turn: as in `CFG`; `cond` is the condition to avoid.
+      scale: of the weight; 1 is exact on exact models.
+      prior: p(n) under the model.
+      limit: bounds the weight, where the odds diverge.
     """
 
     prior: Any = 0.1
     limit: Any = 50.0
 
+    takes = GaussianDiffusion
+    aims_at_power = False
+
+    def unguided(self, c, u):
+        return u
+
     def memory(self, x):
         blank, one = Prediction(jnp.zeros_like(x), jnp.zeros_like(x)), jnp.ones((), x.dtype)
         return Memory(jnp.log(self.prior * one), Level(one, one, one), blank, blank, jnp.zeros((), x.dtype))
 
-    def remember(self, c, u, w, x, level, memory):
-        (mean_c, std), (mean_u, _) = (DDIM(1.0).kernel(p, memory.level, level) for p in (memory.c, memory.u))
-        gain = quotient(jnp.sum((x - mean_u) ** 2) - jnp.sum((x - mean_c) ** 2), 2 * std**2)
+    def rule(self, c, u, w, x, level, memory):
+        own, other = (DDIM(1.0).transition(p, memory.level, level) for p in (memory.c, memory.u))
+        gain = quotient(jnp.sum((x - other.mean) ** 2) - jnp.sum((x - own.mean) ** 2), 2 * own.std**2)
         log_posterior = jnp.minimum(memory.log_posterior + memory.known * gain, -1e-6)
         odds = jnp.exp(log_posterior - jnp.log(-jnp.expm1(log_posterior)))
         guided = u.towards(u.x0 - w * jnp.minimum(odds, self.limit) * (c.x0 - u.x0), level)

@@ -11,15 +11,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import pytree, static
-from guidance_jax.guidance.base import strength
+from guidance_jax.core import GaussianDiffusion, Refused, pytree, static
 from guidance_jax.guidance.cfg import CFG
+from guidance_jax.guidance.scales import strength
 
 
 def coarse(x: Any) -> Any:
     """Half the resolution and back: mean over 2 x 2 pixels of an image (H, W, C), then linear interpolation."""
     if x.ndim != 3 or x.shape[0] % 2 or x.shape[1] % 2:
-        raise ValueError(f"coarse filters images (H, W, C) of even sides, got {x.shape}; give FDG a lowpass of yours")
+        raise Refused(f"coarse filters images (H, W, C) of even sides, got {x.shape}; give FDG a lowpass of yours")
     h, w, c = x.shape
     small = jnp.mean(x.reshape(h // 2, 2, w // 2, 2, c), (1, 3))
     return jax.image.resize(small, x.shape, "linear")
@@ -30,12 +30,24 @@ class FDG(CFG):
     """CFG with `scale` on the fine detail and `low` on what the linear filter `lowpass` keeps. Keeps x.
 
     low = scale is CFG whatever the filter is. More bands: a `lowpass` that itself weighs them.
+
+    Attributes:
+      inner, null, in_turn: as in `CFG`.
+      scale: the strength on the fine detail.
+      low: the strength on the coarse part: a number, `Window` or a function of the level.
+      lowpass: a linear filter of one sample; the default takes images of even sides.
+
+    Raises:
+      Refused: as `CFG`; samples that `lowpass` cannot filter.
     """
 
     low: Any = 1.0
     lowpass: Callable = static(default=coarse)
 
-    def remember(self, c, u, w, x, level, memory):
+    takes = GaussianDiffusion
+    aims_at_power = False
+
+    def rule(self, c, u, w, x, level, memory):
         difference = c.x0 - u.x0
         low = self.lowpass(difference)
         base = strength(self.low, level, None, off=1.0)

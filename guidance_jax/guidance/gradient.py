@@ -1,7 +1,7 @@
 """What gradient methods in score form share: x0' = x0 + scale (sigma^2 / alpha) g, with g a gradient of some log p.
 
-A method says in `look` what its inner denoiser predicts and how to get g; the work of g is skipped where the scale is
-off, and may be reused (`Reuse`), without the network being in the program twice.
+A method says in `predict_and_gradient` what its inner denoiser predicts and how to get g; the work of g is skipped
+where the scale is off, and may be reused (`Reuse`), without the network being in the program twice.
 """
 
 from collections.abc import Callable
@@ -10,9 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import function
-from guidance_jax.domain import check_pair
-from guidance_jax.guidance.base import Guidance, active, strength, when
+from guidance_jax.core import GaussianDiffusion
+from guidance_jax.guidance.base import Guidance
+from guidance_jax.guidance.scales import active, strength, when
+from guidance_jax.models.domain import check_guide
 
 
 class GradientGuidance(Guidance):
@@ -20,34 +21,30 @@ class GradientGuidance(Guidance):
 
     scale: Any
 
+    takes = GaussianDiffusion
+
     def __call__(self, x, level, cond, state, key):
-        pred, gradient, state = self.look(x, level, cond, state, key)
+        pred, gradient, state = self.predict_and_gradient(x, level, cond, state, key)
         shift = scaled(gradient, self.scale, level, cond, x)
         return pred.towards(pred.x0 + level.sigma**2 / level.alpha * shift, level), state
 
-    def look(self, x: Any, level: Any, cond: Any, state: Any, key: Any) -> tuple[Any, Callable[[], Any], Any]:
+    def predict_and_gradient(
+        self, x: Any, level: Any, cond: Any, state: Any, key: Any
+    ) -> tuple[Any, Callable[[], Any], Any]:
         """(prediction of the inner denoiser, a function without arguments that returns g, new state)."""
         raise NotImplementedError
 
 
 class EstimateGuidance(Guidance):
-    """Guided by `log_likelihood(x0, level, cond) -> scalar` of the clean estimate; its subclasses have the fields.
-
-    Raises:
-      ValueError: a likelihood that returns an array; a classifier of other classes or another shape than the model.
-    """
+    """Guided by the `log_likelihood` of the clean estimate; its subclasses have the fields."""
 
     log_likelihood: Any
 
-    def __post_init__(self):
-        object.__setattr__(self, "log_likelihood", function(self.log_likelihood))
+    takes = GaussianDiffusion
 
     def check(self, levels, shape, cond):
-        check_pair(self.inner, self.log_likelihood, levels, shape, cond)
-
-    def log_f(self, level: Any, cond: Any) -> Callable[[Any], Any]:
-        """The likelihood as a function of the clean estimate alone."""
-        return lambda x0: scalar(self.log_likelihood(x0, level, cond), self.log_likelihood)
+        super().check(levels, shape, cond)
+        check_guide(self, self.inner, self.log_likelihood, levels, shape, cond)
 
 
 def scaled(gradient: Callable[[], Any], scale: Any, level: Any, cond: Any, like: Any) -> Any:
@@ -65,17 +62,3 @@ def through(inner: Any, x: Any, level: Any, cond: Any, state: Any, key: Any) -> 
 
     _, pull, (pred, state) = jax.vjp(f, x, has_aux=True)
     return pred, lambda v: pull(v)[0], state
-
-
-def scalar(value: Any, what: Any) -> Any:
-    """`value`, which must be one number for one sample.
-
-    Raises:
-      ValueError: an array.
-    """
-    if jnp.shape(value) != ():
-        name = getattr(what, "__name__", type(what).__name__)
-        raise ValueError(
-            f"{name} must return one log-likelihood for one sample, got shape {jnp.shape(value)}; sum over the entries"
-        )
-    return value

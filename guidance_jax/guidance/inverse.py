@@ -11,9 +11,10 @@ from typing import Any
 
 import jax
 
-from guidance_jax.core import check, pytree, static
+from guidance_jax.core import converted, pytree, static
 from guidance_jax.guidance.gradient import GradientGuidance, through
-from guidance_jax.operators import as_operator, measured, whole
+from guidance_jax.guidance.operators import as_operator, check_operator, measured
+from guidance_jax.models.adapters import part_of
 
 
 @pytree
@@ -22,28 +23,28 @@ class Inverse(GradientGuidance):
 
     Attributes:
       inner: the denoiser, usually unconditional; `Conditioned(model, ...)` if `cond` holds a label too.
-      operator: A, linear, from `guidance_jax.operators` or any function of one sample.
+      operator: A, linear, from `guidance_jax.guidance.operators` or any function of one sample.
       std: the standard deviation of the measurement noise.
       scale: 1 is the posterior; a number, `Window`, or a function of the level.
-      observed: which part of `cond` is the measurement y.
+      observed: which part of `cond` is the measurement y: a function of it, the name of an entry, or None for all.
+
+    Raises:
+      Refused: samples that the operator does not take, a measurement of another shape than it gives.
     """
 
     inner: Any
-    operator: Any
+    operator: Any = converted(as_operator)
     std: Any
     scale: Any = 1.0
-    observed: Callable = static(default=whole)
-
-    def __post_init__(self):
-        object.__setattr__(self, "operator", as_operator(self.operator))
+    observed: Callable | str | None = static(default=None)
 
     def check(self, levels, shape, cond):
-        check(self.operator, levels, shape, cond)
-        check(self.inner, levels, shape, cond)
+        check_operator(self, self.operator, shape)
+        super().check(levels, shape, cond)
 
-    def look(self, x, level, cond, state, key):
+    def predict_and_gradient(self, x, level, cond, state, key):
         pred, pull, state = through(self.inner, x, level, cond, state, key)
-        residual = measured(self.operator, pred.x0, self.observed(cond))
+        residual = measured(self.operator, pred.x0, part_of(cond, self.observed))
 
         def gradient():
             v = self.solve(residual, lambda y: pull(self.operator.adjoint(y, x)), level, x)

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from guidance_jax.core import normal, pytree, static
-from guidance_jax.guidance.base import strength
 from guidance_jax.guidance.reconstruction import Reconstruction
+from guidance_jax.guidance.scales import strength
 
 
 def smoothed_gradient(log_f: Any, x0: Any, spread: Any, draws: int, key: Any, microbatch: int | None = None) -> Any:
@@ -31,8 +31,13 @@ def smoothed_gradient(log_f: Any, x0: Any, spread: Any, draws: int, key: Any, mi
 class LGD(Reconstruction):
     """`Reconstruction` with Monte Carlo smoothing. Keeps x; `draws` likelihoods, one call of the denoiser.
 
-    `spread` is a number or a function of the level, by default the paper's; 0 is `Reconstruction`. The published code
-    divides by the number of draws twice.
+    The published code divides by the number of draws twice.
+
+    Attributes:
+      inner, log_likelihood, scale: as in `Reconstruction`.
+      draws: clean samples near the estimate, each one gradient of the likelihood.
+      spread: their standard deviation: a number or a function of the level, None for the paper's; 0 for none.
+      microbatch: draws at a time, None for all at once.
     """
 
     draws: int = static(default=8)
@@ -42,4 +47,8 @@ class LGD(Reconstruction):
     def ascent(self, x0, level, cond, key):
         paper = level.sigma / jnp.sqrt(level.alpha**2 + level.sigma**2)
         spread = paper if self.spread is None else strength(self.spread, level, cond, off=0.0)
-        return smoothed_gradient(self.log_f(level, cond), x0, spread, self.draws, key, self.microbatch)
+
+        def log_f(x0):
+            return self.log_likelihood.value(x0, level, cond)
+
+        return smoothed_gradient(log_f, x0, spread, self.draws, key, self.microbatch)

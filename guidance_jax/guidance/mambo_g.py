@@ -7,19 +7,24 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from guidance_jax import parameterizations
-from guidance_jax.core import pytree, static
-from guidance_jax.guidance.base import norm, quotient
+from guidance_jax.core import norm, pytree, quotient, static
 from guidance_jax.guidance.output import OutputRule
-from guidance_jax.parameterizations import Parameterization
+from guidance_jax.models import parameterizations
+from guidance_jax.models.parameterizations import Parameterization
 
 
 @pytree
 class MAMBOG(OutputRule):
-    """CFG whose scale falls, per sample, with the relative size of the update. Keeps x; damping 0 is CFG."""
+    """CFG whose scale falls, per sample, with the relative size of the update. Keeps x; damping 0 is CFG.
+
+    Attributes:
+      inner, null, scale, in_turn: as in `CFG`.
+      damping: how fast the scale falls, per relative size.
+      output: the parameterization in which the rule is applied, the paper's velocity.
+    """
 
     damping: Any = 8.0
-    space: Parameterization = static(default=parameterizations.velocity, kw_only=True)
+    output: Parameterization = static(default=parameterizations.velocity, kw_only=True)
 
     def mix(self, c, u, w):
         w = 1 + (w - 1) * jnp.exp(-self.damping * quotient(norm(c - u), norm(u)))

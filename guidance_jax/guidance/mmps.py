@@ -9,7 +9,12 @@ from guidance_jax.guidance.inverse import Inverse, conjugate_gradient
 
 @pytree
 class MMPS(Inverse):
-    """The exact posterior for Gaussian data. 1 + `iterations` pull-backs a step. Keeps x."""
+    """The exact posterior for Gaussian data. 1 + `iterations` pull-backs a step. Keeps x.
+
+    Attributes:
+      inner, operator, std, scale, observed: as in `Inverse`.
+      iterations: steps of conjugate gradients; exact after as many as there are measurements.
+    """
 
     iterations: int = static(default=5)
 

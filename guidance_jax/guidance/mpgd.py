@@ -5,9 +5,7 @@ x0' = x0 + scale grad_x0 log p(y | x0),   eps kept: the point moves
 
 from typing import Any
 
-import jax
-
-from guidance_jax.core import pytree
+from guidance_jax.core import guide, pytree
 from guidance_jax.guidance.gradient import EstimateGuidance, scaled
 
 
@@ -18,15 +16,20 @@ class MPGD(EstimateGuidance):
     Cheap (one call of the denoiser, one gradient of the likelihood); scale 0 is `inner`. The published code also
     rebuilds x_t from the moved estimate, which is the same point.
 
+    Attributes:
+      inner: the denoiser to guide.
+      log_likelihood: a `Guide` of clean samples, or f(x0, level, cond) -> scalar, in nats.
+      scale: the length of the step, in units of x0^2: a number, `Window`, or a function of the level.
+
     Raises:
-      ValueError: a likelihood that returns an array; a classifier of other classes or another shape than the model.
+      Refused: a likelihood that returns an array; a classifier of other classes or another shape than the model.
     """
 
     inner: Any
-    log_likelihood: Any
+    log_likelihood: Any = guide()
     scale: Any = 1.0
 
     def __call__(self, x, level, cond, state, key):
         pred, state = self.inner(x, level, cond, state, key)
-        ascent = jax.grad(self.log_f(level, cond))
-        return pred.moved(scaled(lambda: ascent(pred.x0), self.scale, level, cond, pred.x0)), state
+        step = scaled(lambda: self.log_likelihood.score(pred.x0, level, cond), self.scale, level, cond, pred.x0)
+        return pred.moved(step), state

@@ -6,11 +6,42 @@ PAG (Ahn et al. 2024, arXiv 2403.17377): the weak model's attention maps are ide
 2024, 2411.18664): its middle is left out. SEG (Hong 2024, 2408.00760): its attention queries are blurred.
 """
 
-from typing import Any
+import dataclasses
+from typing import Any, NamedTuple
 
-from guidance_jax.core import check, pytree
-from guidance_jax.guidance.base import active, only_guided, pair, strength, when
+from guidance_jax.core import GaussianDiffusion, pytree
+from guidance_jax.guidance.autoguidance import check_weak
+from guidance_jax.guidance.base import only_guided
 from guidance_jax.guidance.cfg import CFG
+from guidance_jax.guidance.scales import active, strength, when
+from guidance_jax.models.network import Network
+
+
+class Perturbation(NamedTuple):
+    """How a network is made worse on purpose: traced numbers, 0 for not at all.
+
+    Attributes:
+      attention: the share of every self-attention map replaced by the identity (PAG: 1).
+      blur: the standard deviation, in pixels of the feature map, by which attention queries are blurred (SEG).
+      skip: the share of the middle blocks' contribution that is left out (skipped layers: 1).
+    """
+
+    attention: Any = 0.0
+    blur: Any = 0.0
+    skip: Any = 0.0
+
+
+def perturbed(model: Network, attention: Any = 0.0, blur: Any = 0.0, skip: Any = 0.0) -> Network:
+    """A weak version of `model` for `Autoguidance` or `Perturbed`: the same parameters, worse layers.
+
+    Its `apply` must take `perturbation=`, as `ADMUNet` does. Without attention in the network, `attention` and `blur`
+    have nothing to act on and guidance with it is none.
+
+    Args:
+      model: the network.
+      attention, blur, skip: as in `Perturbation`.
+    """
+    return dataclasses.replace(model, perturbation=Perturbation(attention, blur, skip))
 
 
 @pytree
@@ -20,26 +51,36 @@ class Perturbed(CFG):
     One network call with both conditions and one of the weak model, skipped outside the window of `weak_scale`. scale 1
     asks for the contrast with the weak model only; then `Autoguidance(model, weak, 1 + weak_scale)` is the same and
     saves the unconditional call.
+
+    Attributes:
+      inner, null, scale, in_turn: as in `CFG`.
+      weak: the perturbed model.
+      weak_scale: the strength of the contrast with it, 0 for none: a number, `Window`, or a function of the level.
+
+    Raises:
+      Refused: as `CFG`; a weak model of another space.
     """
 
-    weak: Any = None
-    weak_scale: Any = 0.0
+    weak: Any
+    weak_scale: Any
+
+    takes = GaussianDiffusion
+    aims_at_power = False
 
     def memory(self, x):
         return self.weak.init(x)
 
     def check(self, levels, shape, cond):
-        if self.weak is None:
-            raise ValueError("Perturbed needs a weak model, got None; write weak=perturbed(model, attention=1.0)")
         super().check(levels, shape, cond)
-        check(self.weak, levels, shape, cond)
+        check_weak(self, self.weak)
+        self.weak.check(levels, shape, cond)
 
-    def __call__(self, x, level, cond, state, key):
-        inner, memory = state
-        c, u, inner = pair(self.inner, x, level, cond, self.null, inner, key, active(self.scale, level))
+    def parts(self, x, level, cond, state, key):
+        states, memory = state
+        c, u, states = self.predictions(x, level, cond, states, memory, key)
         weak, memory = when(
             active(self.weak_scale, level), lambda: self.weak(x, level, cond, memory, key), lambda: (c, memory)
         )
         w, v = strength(self.scale, level, cond, off=1.0), strength(self.weak_scale, level, cond, off=0.0)
         guided = c.towards(u.x0 + w * (c.x0 - u.x0) + v * (c.x0 - weak.x0), level)
-        return only_guided(self.inner, guided, c), (inner, memory)
+        return only_guided(self.inner, guided, c), c, u, (states, memory)

@@ -11,9 +11,14 @@ from guidance_jax.guidance.inverse import Inverse, conjugate_gradient
 
 @pytree
 class PiGDM(Inverse):
-    """`prior` is the variance of the data, 1 in the paper. No call of the network beyond the one pull-back. Keeps x.
+    """p(x0 | x_t) with the same variance for all entries. One call of the network and one pull-back. Keeps x.
 
     The paper's own weight r^2 in DDIM's step, instead of sigma^2 / alpha, is `scale=lambda level: ...` of the user's.
+
+    Attributes:
+      inner, operator, std, scale, observed: as in `Inverse`.
+      prior: the variance of the data, 1 in the paper.
+      iterations: steps of conjugate gradients, none of which calls the network.
     """
 
     prior: Any = 1.0

@@ -8,9 +8,7 @@ DPS in its own units, a step in sample space, is the kernel `DPS`.
 
 from typing import Any
 
-import jax
-
-from guidance_jax.core import pytree
+from guidance_jax.core import guide, pytree
 from guidance_jax.guidance.gradient import EstimateGuidance, GradientGuidance, through
 
 
@@ -23,21 +21,21 @@ class Reconstruction(EstimateGuidance, GradientGuidance):
 
     Attributes:
       inner: the denoiser to guide.
-      log_likelihood: `f(x0, level, cond) -> scalar`, in nats.
+      log_likelihood: a `Guide` of clean samples, or f(x0, level, cond) -> scalar, in nats.
       scale: a number, `Window`, or a function of the level.
 
     Raises:
-      ValueError: a likelihood that returns an array; a classifier of other classes or another shape than the model.
+      Refused: a likelihood that returns an array; a classifier of other classes or another shape than the model.
     """
 
     inner: Any
-    log_likelihood: Any
+    log_likelihood: Any = guide()
     scale: Any = 1.0
 
-    def look(self, x, level, cond, state, key):
+    def predict_and_gradient(self, x, level, cond, state, key):
         pred, pull, state = through(self.inner, x, level, cond, state, key)
         return pred, lambda: pull(self.ascent(pred.x0, level, cond, key)), state
 
     def ascent(self, x0, level, cond, key):
         """The gradient at the clean estimate."""
-        return jax.grad(self.log_f(level, cond))(x0)
+        return self.log_likelihood.score(x0, level, cond)

@@ -9,22 +9,26 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from guidance_jax import parameterizations
 from guidance_jax.core import pytree, static
 from guidance_jax.guidance.output import OutputRule
-from guidance_jax.parameterizations import Parameterization
+from guidance_jax.models import parameterizations
+from guidance_jax.models.parameterizations import Parameterization
 
 
 @pytree
 class Rescale(OutputRule):
     """CFG whose output is pulled back to the standard deviation of the conditional output. Keeps x; phi 0 is CFG.
 
-    `space` is the output that is rescaled; the paper uses the model's own (eps for ADM, v for its SD models). A
-    sample whose guided output is constant is left as it is, where the published code divides zero by zero.
+    A sample whose guided output is constant is left as it is, where the published code divides zero by zero.
+
+    Attributes:
+      inner, null, scale, in_turn: as in `CFG`.
+      phi: the share of the rescaled output, from 0 to 1.
+      output: the parameterization that is rescaled; the paper uses the model's own (eps for ADM, v for its SD models).
     """
 
     phi: Any = 0.7
-    space: Parameterization = static(default=parameterizations.eps, kw_only=True)
+    output: Parameterization = static(default=parameterizations.eps, kw_only=True)
 
     def mix(self, c, u, w):
         out = u + w * (c - u)

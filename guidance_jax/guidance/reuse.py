@@ -7,9 +7,10 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from guidance_jax.core import check, pytree, static
-from guidance_jax.guidance.base import Guidance, active, strength, when
+from guidance_jax.core import GaussianDiffusion, Refused, pytree, static
+from guidance_jax.guidance.base import Guidance
 from guidance_jax.guidance.gradient import GradientGuidance
+from guidance_jax.guidance.scales import active, strength, when
 
 
 @pytree
@@ -17,40 +18,42 @@ class Reuse(Guidance):
     """Another gradient guide, its gradient computed on every `every`-th step and held in between. Keeps x.
 
     every=1 is the guide itself. The steps are counted from where its scale becomes active, so a `Window` starts with
-    a fresh gradient. `guide` is any in score form: `Classifier`, `Reconstruction`, `LGD`, `PiGDM`, `TMPD`, `MMPS`.
+    a fresh gradient.
+
+    Attributes:
+      inner: any guidance in score form: `Classifier`, `Reconstruction`, `LGD`, `PiGDM`, `TMPD`, `MMPS`.
+      every: steps that share a gradient.
 
     Raises:
-      ValueError: a guide that is not a gradient in score form, or fewer than one step.
+      Refused: guidance that is not a gradient in score form, or fewer than one step.
     """
 
-    guide: Any
+    inner: Any
     every: int = static(default=4)
+
+    takes = GaussianDiffusion
 
     def __post_init__(self):
         if self.every < 1:
-            raise ValueError(
+            raise Refused(
                 f"Reuse holds a gradient for at least one step, got every={self.every}; write Reuse(guide, 4)"
             )
-        if isinstance(self.guide, Guidance) and type(self.guide).__call__ is not GradientGuidance.__call__:
-            raise ValueError(
-                f"Reuse needs a gradient in score form, got {type(self.guide).__name__}; use Classifier, "
+
+    def check_inner(self):
+        if not isinstance(self.inner, GradientGuidance) or type(self.inner).__call__ is not GradientGuidance.__call__:
+            raise Refused(
+                f"Reuse needs a gradient in score form, got {type(self.inner).__name__}; use Classifier, "
                 "Reconstruction, LGD, PiGDM, TMPD or MMPS"
             )
-
-    @property
-    def inner(self):
-        return self.guide
+        super().check_inner()
 
     def init(self, x):
-        return self.guide.init(x), jnp.zeros_like(x), jnp.zeros((), jnp.int32)
-
-    def check(self, levels, shape, cond):
-        check(self.guide, levels, shape, cond)
+        return self.inner.init(x), jnp.zeros_like(x), jnp.zeros((), jnp.int32)
 
     def __call__(self, x, level, cond, state, key):
         inner, held, count = state
-        pred, gradient, inner = self.guide.look(x, level, cond, inner, key)
-        w, on = strength(self.guide.scale, level, cond, off=0.0), active(self.guide.scale, level)
+        pred, gradient, inner = self.inner.predict_and_gradient(x, level, cond, inner, key)
+        w, on = strength(self.inner.scale, level, cond, off=0.0), active(self.inner.scale, level)
         fresh = count % self.every == 0
         held = when(fresh if on is None else fresh & on, gradient, lambda: held)
         count = count + 1 if on is None else jnp.where(on, count + 1, 0)

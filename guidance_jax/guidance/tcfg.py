@@ -8,14 +8,18 @@ u' = sin a (cos a c + sin a u) without a decomposition.
 
 import jax.numpy as jnp
 
-from guidance_jax.core import pytree
-from guidance_jax.guidance.base import norm, quotient
+from guidance_jax.core import norm, pytree, quotient
 from guidance_jax.guidance.output import OutputRule
 
 
 @pytree
 class TCFG(OutputRule):
-    """CFG in which the unconditional output keeps what it shares with the conditional one. Keeps x; scale 1 is D_c."""
+    """CFG in which the unconditional output keeps what it shares with the conditional one. Keeps x; scale 1 is D_c.
+
+    Attributes:
+      inner, null, scale, in_turn: as in `CFG`.
+      output: the parameterization in which the outputs are projected, eps in the paper.
+    """
 
     def mix(self, c, u, w):
         across, gap = 2 * jnp.sum(c * u), jnp.sum(c * c) - jnp.sum(u * u)

@@ -12,10 +12,10 @@ from typing import Any
 
 import jax
 
-from guidance_jax.core import pytree, static
-from guidance_jax.guidance.base import strength
+from guidance_jax.core import guide, pytree, static
 from guidance_jax.guidance.gradient import EstimateGuidance, through
 from guidance_jax.guidance.lgd import smoothed_gradient
+from guidance_jax.guidance.scales import strength
 
 
 @pytree
@@ -26,12 +26,21 @@ class TFG(EstimateGuidance):
     `TFG.dps` (rho alone), `TFG.lgd` (rho, smoothed), `TFG.freedom` (rho, with `Recur`), `TFG.mpgd` (mu alone),
     `TFG.universal` (both, unsmoothed).
 
+    Attributes:
+      inner: the denoiser to guide.
+      log_likelihood: a `Guide` of clean samples, or f(x0, level, cond) -> scalar, in nats.
+      rho: the step along the gradient through the denoiser: a number or a function of the level.
+      mu: the step along the gradient of the clean estimate, likewise.
+      spread: the standard deviation of the smoothing, in units of x0, likewise; 0 for none.
+      iters: steps on the clean estimate.
+      draws: clean samples that smooth the likelihood.
+
     Raises:
-      ValueError: a likelihood that returns an array; a classifier of other classes or another shape than the model.
+      Refused: a likelihood that returns an array; a classifier of other classes or another shape than the model.
     """
 
     inner: Any
-    log_likelihood: Any
+    log_likelihood: Any = guide()
     rho: Any
     mu: Any
     spread: Any = 0.0
@@ -61,8 +70,11 @@ class TFG(EstimateGuidance):
         spread = strength(self.spread, level, cond, off=0.0)
         rho, mu = (strength(a, level, cond, off=0.0) for a in (self.rho, self.mu))
 
+        def log_f(x0):
+            return self.log_likelihood.value(x0, level, cond)
+
         def ascent(x0):
-            return smoothed_gradient(self.log_f(level, cond), x0, spread, self.draws, noise)
+            return smoothed_gradient(log_f, x0, spread, self.draws, noise)
 
         pred, pull, state = through(self.inner, x, level, cond, state, inner_key)
         variance = jax.lax.cond(rho != 0, lambda: rho * pull(ascent(pred.x0)), lambda: 0 * x)

@@ -11,7 +11,11 @@ from guidance_jax.guidance.inverse import Inverse
 
 @pytree
 class TMPD(Inverse):
-    """Two pull-backs a step. Keeps x; exact where A C A^T is diagonal. Negative row sums, of a network, count as 0."""
+    """Two pull-backs a step. Keeps x; exact where A C A^T is diagonal. Negative row sums, of a network, count as 0.
+
+    Attributes:
+      inner, operator, std, scale, observed: as in `Inverse`.
+    """
 
     def solve(self, residual, pull, level, like):
         sums = self.operator(level.sigma**2 / level.alpha * pull(jnp.ones_like(residual)))

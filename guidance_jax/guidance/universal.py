@@ -4,28 +4,35 @@ forward    eps' = eps - scale sigma grad_x log p(y | x0(x_t))
 backward   delta: `steps` steps of gradient ascent on log p(y | x0' + delta),   eps'' = eps' - (alpha / sigma) delta
 """
 
+import dataclasses
 from typing import Any
 
 import jax
 
 from guidance_jax.core import pytree, static
-from guidance_jax.guidance.base import strength
 from guidance_jax.guidance.reconstruction import Reconstruction
+from guidance_jax.guidance.scales import strength
 
 
 @pytree
 class Universal(Reconstruction):
     """`Reconstruction`, then the clean estimate is improved in place. Keeps x.
 
-    `steps` gradients of the likelihood of size `rate` on top of one pull-back through the denoiser; 0 steps are
-    `Reconstruction`. The paper leaves the inner optimiser open; this is plain ascent.
+    `steps` gradients of the likelihood on top of one pull-back through the denoiser; 0 steps are `Reconstruction`. The
+    paper leaves the inner optimiser open; this is plain ascent.
+
+    Attributes:
+      inner, log_likelihood, scale: as in `Reconstruction`.
+      rate: the length of a step, in units of x0^2: a number, `Window` or a function of the level. It has no default,
+        since it depends on the likelihood.
+      steps: of the ascent.
     """
 
-    steps: int = static(default=1)
-    rate: Any = 0.0
+    rate: Any = dataclasses.field(kw_only=True)
+    steps: int = static(default=1, kw_only=True)
 
     def __call__(self, x, level, cond, state, key):
         pred, state = super().__call__(x, level, cond, state, key)
-        rate, ascent = strength(self.rate, level, cond, off=0.0), jax.grad(self.log_f(level, cond))
-        x0, _ = jax.lax.scan(lambda x0, _: (x0 + rate * ascent(x0), None), pred.x0, length=self.steps)
+        rate, score = strength(self.rate, level, cond, off=0.0), self.log_likelihood.score
+        x0, _ = jax.lax.scan(lambda x0, _: (x0 + rate * score(x0, level, cond), None), pred.x0, length=self.steps)
         return pred.towards(x0, level), state

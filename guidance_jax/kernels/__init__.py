@@ -1,1 +1,24 @@
 """Kernels: one reverse transition, and what changes it."""
+
+from guidance_jax.kernels.corrector import Corrector
+from guidance_jax.kernels.dps import DPS
+from guidance_jax.kernels.inpaint import Inpaint
+from guidance_jax.kernels.mean_shift import MeanShift
+from guidance_jax.kernels.padded import Padded, padded
+from guidance_jax.kernels.rectified_cfg import RectifiedCFGPlusPlus
+from guidance_jax.kernels.recur import Recur
+from guidance_jax.kernels.reverse import Reverse
+from guidance_jax.kernels.split import Split
+
+__all__ = [
+    "Corrector",
+    "DPS",
+    "Inpaint",
+    "MeanShift",
+    "Padded",
+    "RectifiedCFGPlusPlus",
+    "Recur",
+    "Reverse",
+    "Split",
+    "padded",
+]

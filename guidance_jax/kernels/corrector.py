@@ -11,40 +11,68 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import check, normal, pytree, static
-from guidance_jax.solvers.ddim import posterior_variance
+from guidance_jax.core import (
+    Denoiser,
+    GaussianDiffusion,
+    KernelWrapper,
+    Refused,
+    check_space,
+    need,
+    normal,
+    posterior_variance,
+    pytree,
+    static,
+)
+
+
+def not_of_a_population(kernel: KernelWrapper) -> None:
+    """Raise `Refused` if what is inside is a population: its weights would not know of the steps between."""
+    if kernel.inner.population:
+        name = type(kernel).__name__
+        raise Refused(
+            f"{name} moves samples between the steps, which the weights of a population would not know of; "
+            f"put it inside: SMC(BestOf({name}(...), reward))"
+        )
 
 
 @pytree
-class Corrector:
-    """`repeats` Langevin steps of `model` after each step of `kernel`, none at the clean level. step 0 is the kernel.
+class Corrector(KernelWrapper):
+    """`repeats` Langevin steps of `model` after each step of `inner`, none at the clean level. step 0 is `inner`.
 
-    `kernel` predicts, `model` corrects; with an exact model the corrector leaves its marginal as it is, up to O(step).
+    `inner` predicts, `model` corrects; with an exact model the corrector leaves its marginal as it is, up to O(step).
     `repeats` calls of the model a step; its state restarts every time.
 
+    Attributes:
+      inner: a kernel of images or vectors, not of populations.
+      model: the denoiser whose score corrects.
+      step: the size of a Langevin step, in the variance that an ancestral step adds.
+      repeats: Langevin steps.
+
     Raises:
-      ValueError: fewer than one repeat.
+      Refused: fewer than one repeat; tokens; a population, whose weights would not know of the steps.
     """
 
-    kernel: Any
+    inner: Any
     model: Any
     step: Any = 1.0
     repeats: int = static(default=1)
 
+    takes = GaussianDiffusion
+
     def __post_init__(self):
         if self.repeats < 1:
-            raise ValueError(f"Corrector needs at least one step, got repeats={self.repeats}; write repeats=1")
-
-    def init(self, x):
-        return self.kernel.init(x)
+            raise Refused(f"Corrector needs at least one step, got repeats={self.repeats}; write repeats=1")
 
     def check(self, levels, shape, cond):
-        check(self.kernel, levels, shape, cond)
-        check(self.model, levels, shape, cond)
+        super().check(levels, shape, cond)
+        not_of_a_population(self)
+        need(self, self.model, Denoiser, "the model")
+        check_space(self, self.model.space)
+        self.model.check(levels, shape, cond)
 
     def __call__(self, carry, t, s, cond, key):
         first, rest = jax.random.split(key)
-        carry = self.kernel(carry, t, s, cond, first)
+        carry = self.inner(carry, t, s, cond, first)
         v = self.step * posterior_variance(t, s)
 
         def langevin(x, key):

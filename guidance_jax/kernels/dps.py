@@ -11,44 +11,54 @@ from typing import Any
 
 import jax
 
-from guidance_jax.core import check, pytree, static
-from guidance_jax.guidance.base import norm
+from guidance_jax.core import GaussianDiffusion, Kernel, converted, norm, pytree, static
 from guidance_jax.guidance.gradient import scaled, through
-from guidance_jax.kernels.reverse import Carry, Reverse, frozen
-from guidance_jax.operators import as_operator, measured, whole
+from guidance_jax.guidance.operators import as_operator, check_operator, measured
+from guidance_jax.kernels.reverse import Carry, Step, evaluator
+from guidance_jax.models.adapters import part_of
 
 
 @pytree
-class DPS:
-    """A step of any solver, then a step of length `scale` against the residual. A may be any function, linear or not.
+class DPS(Step, Kernel):
+    """A step of any solver, then a step of length `scale` against the residual.
 
     One call of the denoiser beyond those of the solver's further stages, and one pull-back. scale 0 is `Reverse`. It
     does not sample the posterior, not even of a Gaussian: `MMPS` does there, `Twisted` elsewhere.
+
+    Attributes:
+      model: a denoiser of images or vectors, usually unconditional.
+      solver: any that takes them.
+      operator: A, an `Operator` or any function of one sample, linear or not.
+      scale: the length of the step, in units of x: a number, `Window`, or a function of the level.
+      observed: which part of `cond` is the measurement y: a function of it, the name of an entry, or None for all.
+
+    Raises:
+      Refused: tokens; samples that the operator does not take, a measurement of another shape than it gives.
     """
 
     model: Any
     solver: Any
-    operator: Any
+    operator: Any = converted(as_operator)
     scale: Any = 1.0
-    observed: Callable = static(default=whole)
+    observed: Callable | str | None = static(default=None)
 
-    def __post_init__(self):
-        object.__setattr__(self, "operator", as_operator(self.operator))
+    takes = GaussianDiffusion
 
     def init(self, x):
-        return Reverse(self.model, self.solver).init(x)
+        return Carry(x, self.model.init(x), self.solver.init(x))
 
     def check(self, levels, shape, cond):
-        check(self.operator, levels, shape, cond)
-        Reverse(self.model, self.solver).check(levels, shape, cond)
+        check_operator(self, self.operator, shape)
+        super().check(levels, shape, cond)
 
     def __call__(self, carry, t, s, cond, key):
         first, second, third = jax.random.split(key, 3)
-        pred, pull, guide = through(self.model, carry.x, t, cond, carry.guide, first)
+        pred, pull, state = through(self.model, carry.x, t, cond, carry.model_state, first)
 
         def residual(x0):
-            return norm(measured(self.operator, x0, self.observed(cond)))
+            return norm(measured(self.operator, x0, part_of(cond, self.observed)))
 
         shift = scaled(lambda: pull(jax.grad(residual)(pred.x0)), self.scale, t, cond, carry.x)
-        x, solver = self.solver.step(pred, t, s, frozen(self.model, cond, guide, third), carry.solver, second)
-        return Carry(x - shift, guide, solver)
+        evaluate = evaluator(self.model, cond, state, third)
+        x, solver_state = self.solver.step(pred, t, s, evaluate, carry.solver_state, second)
+        return Carry(x - shift, state, solver_state)

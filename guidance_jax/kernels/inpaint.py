@@ -9,39 +9,54 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import check, normal, pytree, static
-from guidance_jax.operators import whole
+from guidance_jax.core import GaussianDiffusion, KernelWrapper, Refused, normal, pytree, static
+from guidance_jax.models.adapters import part_of
+
+
+def check_overwritable(wrapper: KernelWrapper) -> None:
+    """Raise `Refused` if the weights of the population inside would be wrong once entries are overwritten."""
+    if not wrapper.inner.overwritable:
+        name = type(wrapper).__name__
+        raise Refused(
+            f"{name} overwrites what was drawn, which the path weights of Corrected would not know of; "
+            f"weigh by a reward or a twist: {name}(SMC(Twisted(...)), ...)"
+        )
 
 
 @pytree
-class Inpaint:
-    """After every step of `kernel` the known entries are those of y, noised to the level: exact y at the clean level.
+class Inpaint(KernelWrapper):
+    """After every step of `inner` the known entries are those of y, noised to the level: exact y at the clean level.
 
-    `mask` is 1 where y is known and broadcasts against x. A mask of 0 is the kernel. RePaint is
-    `Recur(Inpaint(kernel, mask), repeats)`. Replacement ignores how the unknown part bears on the known one: for the
-    posterior use `MMPS` with `Mask`, or `Twisted`.
+    RePaint is `Recur(Inpaint(kernel, mask), repeats)`. Replacement ignores how the unknown part bears on the known one:
+    for the posterior use `MMPS` with `Mask`, or `Twisted`.
+
+    Attributes:
+      inner: a kernel of images or vectors; of a population, whose particles then share the known entries, too.
+      mask: 1 where y is known, broadcasts against x; 0 everywhere is `inner`.
+      observed: which part of `cond` is y: a function of it, the name of an entry, or None for all.
 
     Raises:
-      ValueError: a measurement of another shape than the sample.
+      Refused: a measurement of another shape than the sample; tokens; a population that weighs whole paths.
     """
 
-    kernel: Any
+    inner: Any
     mask: Any
-    observed: Callable = static(default=whole)
+    observed: Callable | str | None = static(default=None)
 
-    def init(self, x):
-        return self.kernel.init(x)
+    takes = GaussianDiffusion
 
     def check(self, levels, shape, cond):
-        check(self.kernel, levels, shape, cond)
+        super().check(levels, shape, cond)
+        check_overwritable(self)
 
     def __call__(self, carry, t, s, cond, key):
         first, second = jax.random.split(key)
-        carry = self.kernel(carry, t, s, cond, first)
-        y = self.observed(cond)
-        if jnp.shape(y) != carry.x.shape:
-            raise ValueError(
-                f"Inpaint takes measurements of the shape of a sample {carry.x.shape}, got {jnp.shape(y)}; fill the "
+        carry = self.inner(carry, t, s, cond, first)
+        y = part_of(cond, self.observed)
+        event = carry.x.shape[1:] if self.population else carry.x.shape
+        if jnp.shape(y) != event:
+            raise Refused(
+                f"Inpaint takes measurements of the shape of a sample {event}, got {jnp.shape(y)}; fill the "
                 "unknown entries with zeros"
             )
         known = s.noise(y, normal(second, carry.x))

@@ -10,45 +10,50 @@ beta_t / (sqrt(alpha_t) Sigma), which grows in the last steps.
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from guidance_jax.core import function, normal, pytree
-from guidance_jax.domain import check_pair
-from guidance_jax.guidance.classifier import gradient
-from guidance_jax.kernels.reverse import Carry, needs_variance
+from guidance_jax.core import GaussianDiffusion, Kernel, guide, pytree
+from guidance_jax.guidance.gradient import scaled
+from guidance_jax.kernels.reverse import Carry, Step
+from guidance_jax.models.domain import check_guide
 
 
 @pytree
-class MeanShift:
+class MeanShift(Step, Kernel):
     """Sample from the solver's Gaussian with its mean moved by scale Sigma grad log p(y | x_t).
 
-    `classifier` and `scale` as in `Classifier`. The clean estimate stays unguided. No noise is added on the step to
-    the clean level, but the mean is shifted there too where the solver has a variance (`DDPM.like_openai`).
+    The clean estimate stays unguided. No noise is added on the step to the clean level, but the mean is shifted there
+    too where the solver has a variance (`DDPM.like_openai`). One call of the model and one gradient of the classifier.
+
+    Attributes:
+      model: a denoiser of images or vectors, usually unconditional.
+      solver: one with a transition of positive variance, `DDPM()` or `DDIM(1.0)`.
+      classifier: a `Guide` of noisy samples, or a function f(x, level, label) -> log p.
+      scale: a number, `Window`, `PerClass`, or a function of the level.
 
     Raises:
-      ValueError: a solver without a Gaussian kernel, or of variance 0, which would ignore the guidance; mismatched
+      Refused: a solver without a transition, or of variance 0, which would ignore the guidance; tokens; mismatched
         model and classifier.
     """
 
     model: Any
     solver: Any
-    classifier: Any
+    classifier: Any = guide()
     scale: Any
 
-    def __post_init__(self):
-        object.__setattr__(self, "classifier", function(self.classifier))
+    takes = GaussianDiffusion
+    weighs = True
 
     def init(self, x):
         return Carry(x, self.model.init(x), ())
 
     def check(self, levels, shape, cond):
-        needs_variance(self, self.solver)
-        check_pair(self.model, self.classifier, levels, shape, cond)
+        self.check_parts(levels, shape, cond)
+        check_guide(self, self.model, self.classifier, levels, shape, cond)
+        self.model.check(levels, shape, cond)
 
     def __call__(self, carry, t, s, cond, key):
         first, second = jax.random.split(key)
-        pred, guide = self.model(carry.x, t, cond, carry.guide, first)
-        mean, std = self.solver.kernel(pred, t, s)
-        mean = mean + std**2 * gradient(self.classifier, carry.x, t, cond, self.scale)
-        noise = jnp.where(s.sigma > 0, std, 0) * normal(second, mean)
-        return Carry(mean + noise, guide, ())
+        pred, state = self.model(carry.x, t, cond, carry.model_state, first)
+        q = self.solver.transition(pred, t, s)
+        shift = scaled(lambda: self.classifier.score(carry.x, t, cond), self.scale, t, cond, carry.x)
+        return Carry(q.moved(q.std**2 * shift).draw(second), state, ())

@@ -12,29 +12,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.core import Level, check, concrete, pytree
+from guidance_jax.core import KernelWrapper, Level, Refused, concrete, pytree
 
 
 def padded(levels: Level, steps: int) -> Level:
     """`levels` with as many idle steps at the end as make `steps` of them.
 
     Raises:
-      ValueError: fewer steps than `levels` has.
+      Refused: fewer steps than `levels` has.
     """
     missing = steps + 1 - len(levels.t)
     if missing < 0:
-        raise ValueError(f"a bucket of {steps} steps cannot hold {len(levels.t) - 1}; use a larger one")
+        raise Refused(f"a bucket of {steps} steps cannot hold {len(levels.t) - 1}; use a larger one")
     return Level(*(jnp.concatenate([a, jnp.broadcast_to(a[-1], missing)]) for a in levels))
 
 
 @pytree
-class Padded:
-    """`kernel`, but a step that stays at its level is skipped."""
+class Padded(KernelWrapper):
+    """`inner`, but a step that stays at its level is skipped.
 
-    kernel: Any
+    Attributes:
+      inner: any kernel.
+    """
 
-    @staticmethod
-    def busy(levels: Level) -> Level:
+    inner: Any
+
+    def moving(self, levels):
         """`levels` without idle steps at the end, where they are known."""
         if not concrete(levels):
             return levels
@@ -42,12 +45,9 @@ class Padded:
         idle = np.cumprod(((alpha[1:] == alpha[:-1]) & (sigma[1:] == sigma[:-1]))[::-1]).sum()
         return levels.at(slice(0, len(alpha) - int(idle)))
 
-    def init(self, x):
-        return self.kernel.init(x)
-
     def check(self, levels, shape, cond):
-        check(self.kernel, self.busy(levels), shape, cond)
+        super().check(self.moving(levels), shape, cond)
 
     def __call__(self, carry, t, s, cond, key):
         idle = (t.alpha == s.alpha) & (t.sigma == s.sigma)
-        return jax.lax.cond(idle, lambda: carry, lambda: self.kernel(carry, t, s, cond, key))
+        return jax.lax.cond(idle, lambda: carry, lambda: self.inner(carry, t, s, cond, key))

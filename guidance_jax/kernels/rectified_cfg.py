@@ -12,47 +12,69 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import check, pytree, static
-from guidance_jax.guidance.base import active, pair, strength
-from guidance_jax.guidance.cfg import CFG
+from guidance_jax.core import Denoiser, GaussianDiffusion, Kernel, check_space, need, pytree, static
+from guidance_jax.guidance.base import both, check_conditions, only_guided, stacked
+from guidance_jax.guidance.scales import active, strength
 from guidance_jax.kernels.reverse import Carry
 from guidance_jax.schedules import Schedule
 from guidance_jax.solvers.ddim import DDIM
 
 
 @pytree
-class RectifiedCFGPlusPlus:
+class RectifiedCFGPlusPlus(Kernel):
     """The guiding difference is taken half a step ahead, on the conditional path. scale 0 is the conditional Euler.
 
-    `schedule` says what the network's own clock is half way. Three network calls a step.
+    Three network calls a step.
+
+    Attributes:
+      inner: a denoiser of images or vectors trained with conditioning dropout.
+      null: the condition that means "unconditional".
+      scale: a number, `Window`, `PerClass`, or a function of the level.
+      schedule: says what the network's own clock is half way: that of the levels.
+
+    Raises:
+      Refused: as `CFG`; levels on another schedule.
     """
 
-    model: Any
+    inner: Any
     null: Any
     scale: Any
     schedule: Schedule = static()
 
-    def _pair(self):
-        return CFG(self.model, self.null, 1.0)
+    takes = GaussianDiffusion
+
+    @property
+    def space(self):
+        return self.inner.space
+
+    def start(self, key, levels, shape):
+        return self.inner.start(key, levels, shape)
 
     def init(self, x):
-        return Carry(x, self._pair().init(x), ())
+        return Carry(x, stacked(self.inner.init(x)), ())
 
     def check(self, levels, shape, cond):
-        check(self._pair(), levels, shape, cond)
+        check_conditions(self, levels, shape, cond)
+        self.schedule.check(levels, "RectifiedCFGPlusPlus asks the network between the levels on")
+
+    def check_inner(self):
+        """Raise `Refused` unless `inner` is a denoiser of images or vectors."""
+        need(self, self.inner, Denoiser, "the first argument")
+        check_space(self, self.space)
 
     def __call__(self, carry, t, s, cond, key):
         first, second = jax.random.split(key)
-        (states, memory), euler = carry.guide, DDIM(0.0)
+        states, euler = carry.model_state, DDIM(0.0)
         own = jax.tree.map(lambda a: a[0], states)
-        pred, own = self.model(carry.x, t, cond, own, first)
+        pred, own = self.inner(carry.x, t, cond, own, first)
         states = jax.tree.map(lambda a, b: a.at[0].set(b), states, own)
         clock, end = (level.sigma / (level.alpha + level.sigma) for level in (t, s))
         half = (clock + end) / 2
         middle = self.schedule(self.schedule.at_log_snr(2 * jnp.log((1 - half) / half)))
-        ahead = euler.kernel(pred, t, middle)[0]
+        ahead = euler.transition(pred, t, middle).mean
         w = strength(self.scale, t, cond, off=0.0)
-        c, u, states = pair(self.model, ahead, middle, cond, self.null, states, second, active(self.scale, t))
+        c, u, states = both(self.inner, ahead, middle, cond, self.null, states, second, active(self.scale, t))
+        u = only_guided(self.inner, u, c)  # no difference in channels that are not guided
         velocity = pred.eps - pred.x0 + w * ((c.eps - c.x0) - (u.eps - u.x0))
         z = carry.x / (t.alpha + t.sigma) + (end - clock) * velocity
-        return Carry((s.alpha + s.sigma) * z, (states, memory), ())
+        return Carry((s.alpha + s.sigma) * z, states, ())

@@ -5,7 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import Level, check, normal, pytree, static
+from guidance_jax.core import GaussianDiffusion, KernelWrapper, Level, Refused, normal, pytree, static
+from guidance_jax.kernels.corrector import not_of_a_population
 
 
 def renoise(key: Any, x: Any, s: Level, t: Level) -> Any:
@@ -15,33 +16,37 @@ def renoise(key: Any, x: Any, s: Level, t: Level) -> Any:
 
 
 @pytree
-class Recur:
+class Recur(KernelWrapper):
     """`repeats - 1` times down and up again, then down: `repeats` times the cost; 1 is the kernel itself.
 
+    Attributes:
+      inner: a kernel of images or vectors, not of populations.
+      repeats: how often each step is made.
+
     Raises:
-      ValueError: fewer than one repeat.
+      Refused: fewer than one repeat; tokens; a population, whose weights would not know of the way up.
     """
 
-    kernel: Any
-    repeats: int = static(default=1)
+    inner: Any
+    repeats: int = static()
+
+    takes = GaussianDiffusion
 
     def __post_init__(self):
         if self.repeats < 1:
-            raise ValueError(f"Recur repeats a step at least once, got repeats={self.repeats}; write Recur(kernel, 2)")
-
-    def init(self, x):
-        return self.kernel.init(x)
+            raise Refused(f"Recur repeats a step at least once, got repeats={self.repeats}; write Recur(kernel, 2)")
 
     def check(self, levels, shape, cond):
-        check(self.kernel, levels, shape, cond)
+        super().check(levels, shape, cond)
+        not_of_a_population(self)
 
     def __call__(self, carry, t, s, cond, key):
         if self.repeats == 1:
-            return self.kernel(carry, t, s, cond, key)
+            return self.inner(carry, t, s, cond, key)
 
         def again(carry, key):
             down, up = jax.random.split(key)
-            carry = self.kernel(carry, t, s, cond, down)
+            carry = self.inner(carry, t, s, cond, down)
             return carry._replace(x=renoise(up, carry.x, s, t)), carry.x
 
         # the last way back up is thrown away: so the kernel is in the program once

@@ -1,46 +1,86 @@
 """The plain reverse transition: ask the denoiser, let the solver move."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
-import numpy as np
 
-from guidance_jax.core import check, concrete, pytree, within
+from guidance_jax.core import (
+    Denoiser,
+    Kernel,
+    Level,
+    Refused,
+    Solver,
+    Space,
+    Stochastic,
+    check_space,
+    need,
+    pytree,
+)
 
 
 class Carry(NamedTuple):
     """What a sample carries from step to step."""
 
     x: Any
-    guide: Any
-    solver: Any
+    model_state: Any
+    solver_state: Any
 
 
-def needs_variance(owner: Any, solver: Any) -> None:
-    """Raise unless the transition of `solver` is a Gaussian of positive variance: without, `owner` does nothing."""
-    name, kind = type(owner).__name__, type(solver).__name__
-    if not hasattr(solver, "kernel"):
-        raise ValueError(f"{name} needs a solver with a Gaussian kernel, got {kind}; use DDPM() or DDIM(1.0)")
-    eta = getattr(solver, "eta", None)
-    if eta is not None and concrete(eta) and not np.any(eta):
-        raise ValueError(
-            f"{name} works in proportion to the solver's variance, which is 0 at eta=0, so it would be ignored; use "
-            "DDPM() or DDIM(1.0)"
-        )
-
-
-def frozen(model: Any, cond: Any, state: Any, key: Any) -> Callable[[Any, Any], Any]:
+def evaluator(model: Denoiser, cond: Any, state: Any, key: Any) -> Callable[[Any, Level], Any]:
     """`evaluate(x, level)` for the further stages of a solver, which see the state of the model as it is."""
     return lambda x, level: model(x, level, cond, state, key)[0]
 
 
+class Step:
+    """What has a `model` and a `solver` that go together: kernels and moves. Start and space are the model's.
+
+    `weighs` says that it needs the solver's transition, of positive variance: without, it would do nothing.
+    """
+
+    model: Any
+    solver: Any
+    takes: ClassVar[type[Space]] = Space
+    weighs: ClassVar[bool] = False
+
+    @property
+    def space(self) -> Any:
+        return self.model.space
+
+    def start(self, key: Any, levels: Level, shape: tuple[int, ...]) -> Any:
+        return self.model.start(key, levels, shape)
+
+    def check(self, levels: Level, shape: tuple[int, ...], cond: Any) -> None:
+        self.check_parts(levels, shape, cond)
+        self.model.check(levels, shape, cond)
+
+    def check_parts(self, levels: Level, shape: tuple[int, ...], cond: Any) -> None:
+        """Raise `Refused` unless the solver takes the model's space and, if it `weighs`, has a transition."""
+        name = type(self).__name__
+        need(self, self.solver, Solver, "the second argument")
+        need(self, self.model, Denoiser, "the first argument")
+        check_space(self, self.space)
+        check_space(self.solver, self.space)
+        if self.weighs:
+            need(self, self.solver, Stochastic, "the second argument")
+            if self.solver.deterministic:
+                raise Refused(
+                    f"{name} works in proportion to the solver's variance, which is 0 at eta=0, so it would be "
+                    "ignored; use DDPM() or DDIM(1.0)"
+                )
+        self.solver.check(levels, shape, cond)
+
+
 @pytree
-class Reverse:
+class Reverse(Step, Kernel):
     """One step of `solver` on `model`. The denoiser's state moves once a step; further stages see it frozen.
 
+    Attributes:
+      model: any denoiser, guided or not.
+      solver: one that takes samples of the model's space.
+
     Raises:
-      ValueError: a model or solver that is none, swapped arguments for example.
+      Refused: a model or solver that is none, swapped arguments for example, or that do not go together.
     """
 
     model: Any
@@ -49,26 +89,9 @@ class Reverse:
     def init(self, x):
         return Carry(x, self.model.init(x), self.solver.init(x))
 
-    def check(self, levels, shape, cond):
-        if not hasattr(self.solver, "step"):
-            raise ValueError(
-                f"the second argument of Reverse is a solver, got {type(self.solver).__name__}; "
-                "write Reverse(model, DDIM())"
-            )
-        if not callable(self.model) or not hasattr(self.model, "init"):
-            raise ValueError(
-                f"the first argument of Reverse is a denoiser, got {type(self.model).__name__}; "
-                "wrap a function f(x, level, cond) -> x0 as Function(f)"
-            )
-        tokens = within(self.model, "process") is not None
-        if tokens != hasattr(self.solver, "tokens"):
-            name, kind = type(self.solver).__name__, "tokens" if tokens else "images or vectors"
-            raise ValueError(f"the model is of {kind}, {name} is not; use {'Ancestral()' if tokens else 'DDIM()'}")
-        check(self.model, levels, shape, cond)
-        check(self.solver, levels, shape, cond)
-
     def __call__(self, carry, t, s, cond, key):
         first, second, third = jax.random.split(key, 3)
-        pred, guide = self.model(carry.x, t, cond, carry.guide, first)
-        x, solver = self.solver.step(pred, t, s, frozen(self.model, cond, guide, third), carry.solver, second)
-        return Carry(x, guide, solver)
+        pred, state = self.model(carry.x, t, cond, carry.model_state, first)
+        evaluate = evaluator(self.model, cond, state, third)
+        x, solver_state = self.solver.step(pred, t, s, evaluate, carry.solver_state, second)
+        return Carry(x, state, solver_state)

@@ -13,41 +13,48 @@ from typing import Any
 
 import jax
 
-from guidance_jax.core import function, pytree, static
-from guidance_jax.domain import check_pair
-from guidance_jax.guidance.classifier import gradient
-from guidance_jax.kernels.reverse import Reverse
+from guidance_jax.core import GaussianDiffusion, Kernel, guide, pytree, static
+from guidance_jax.guidance.gradient import scaled
+from guidance_jax.kernels.reverse import Carry, Reverse, Step
+from guidance_jax.models.domain import check_guide
 
 
 @pytree
-class Split:
+class Split(Step, Kernel):
     """A solver on the unguided model, classifier guidance beside it: high-order solvers keep their history clean.
 
     One gradient a step (Lie), two with `strang`, none through the network. scale 0 is `Reverse(model, solver)`.
 
+    Attributes:
+      model: a denoiser of images or vectors, usually unconditional.
+      solver: any that takes them.
+      classifier: a `Guide` of noisy samples, or a function f(x, level, label) -> log p.
+      scale: a number, `Window`, `PerClass`, or a function of the level.
+      strang: half of the guide before the solver, half after it.
+
     Raises:
-      ValueError: mismatched model and classifier.
+      Refused: tokens; mismatched model and classifier.
     """
 
     model: Any
     solver: Any
-    classifier: Any
+    classifier: Any = guide()
     scale: Any
     strang: bool = static(default=False)
 
-    def __post_init__(self):
-        object.__setattr__(self, "classifier", function(self.classifier))
+    takes = GaussianDiffusion
 
     def init(self, x):
-        return Reverse(self.model, self.solver).init(x)
+        return Carry(x, self.model.init(x), self.solver.init(x))
 
     def check(self, levels, shape, cond):
-        check_pair(self.model, self.classifier, levels, shape, cond)
-        Reverse(self.model, self.solver).check(levels, shape, cond)
+        self.check_parts(levels, shape, cond)
+        check_guide(self, self.model, self.classifier, levels, shape, cond)
+        self.model.check(levels, shape, cond)
 
     def __call__(self, carry, t, s, cond, key):
         def push(x, level, share):
-            g = gradient(self.classifier, x, level, cond, self.scale)
+            g = scaled(lambda: self.classifier.score(x, level, cond), self.scale, level, cond, x)
             return x + share * (t.ratio - s.ratio) * level.alpha * level.sigma * g
 
         before = carry._replace(x=push(carry.x, t, 0.5 if self.strang else 1.0))

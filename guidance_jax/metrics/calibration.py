@@ -15,7 +15,7 @@ import numpy as np
 
 from guidance_jax.core import Level, normal
 from guidance_jax.datasets.images import Images
-from guidance_jax.network import NoisyClassifier
+from guidance_jax.models.network import NoisyClassifier
 from guidance_jax.schedules import Schedule
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from guidance_jax.core import Refused
 from guidance_jax.metrics.frechet import frechet_bias, frechet_distance
 from guidance_jax.metrics.inception import InceptionExtractor, digest
 from guidance_jax.metrics.inception_score import inception_score
@@ -60,15 +61,15 @@ class Reference:
           limit: how many of the stored images to use; by default all.
 
         Raises:
-          ValueError: no such file, or one without images and moments.
+          Refused: no such file, or one without images and moments.
         """
         try:
             with np.load(path, allow_pickle=False) as file:
                 stored = {k: file[k] for k in ("mu", "sigma", "mu_s", "sigma_s", "arr_0") if k in file.files}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} is no reference batch ({type(error).__name__}); pass an .npz of ADM's") from None
+            raise Refused(f"{path} is no reference batch ({type(error).__name__}); pass an .npz of ADM's") from None
         if not stored:
-            raise ValueError(f"{path} has none of mu, sigma, mu_s, sigma_s, arr_0; pass an .npz of ADM's")
+            raise Refused(f"{path} has none of mu, sigma, mu_s, sigma_s, arr_0; pass an .npz of ADM's")
         found = extractor(stored["arr_0"][:limit]) if "arr_0" in stored else None
         pool = Moments(stored["mu"], stored["sigma"]) if "mu" in stored else None
         spatial = Moments(stored["mu_s"], stored["sigma_s"]) if "mu_s" in stored else None
@@ -91,14 +92,14 @@ def measure_images(
     with `kid`.
 
     Raises:
-      ValueError: a measure that does not exist, or that the reference has not the features for.
+      Refused: a measure that does not exist, or that the reference has not the features for.
     """
     wanted = reference.measures() if measures is None else measures
     for name in wanted:
         if name not in NEEDS:
-            raise ValueError(f"measures are {', '.join(NEEDS)}, got {name!r}")
+            raise Refused(f"measures are {', '.join(NEEDS)}, got {name!r}")
         if name not in reference.measures():
-            raise ValueError(
+            raise Refused(
                 f"the reference {reference.name} has no {NEEDS[name]}, which {name} needs; "
                 f"it allows {', '.join(reference.measures())}"
             )

@@ -8,6 +8,7 @@ is too large by about c / n (Chong & Forsyth 2020, arXiv 1911.07023), where c de
 
 import numpy as np
 
+from guidance_jax.core import Refused
 from guidance_jax.metrics.moments import Moments
 
 
@@ -17,11 +18,11 @@ def frechet_distance(x: np.ndarray | Moments, y: np.ndarray | Moments) -> float:
     The square root is taken of S_1^{1/2} S_2 S_1^{1/2}, which is symmetric, so rank-deficient covariances are fine.
 
     Raises:
-      ValueError: fewer than two samples, or features of different sizes.
+      Refused: fewer than two samples, or features of different sizes.
     """
     a, b = (m if isinstance(m, Moments) else Moments.of(np.asarray(m)) for m in (x, y))
     if a.mean.shape != b.mean.shape:
-        raise ValueError(f"features of {a.mean.size} and {b.mean.size} numbers cannot be compared; use one extractor")
+        raise Refused(f"features of {a.mean.size} and {b.mean.size} numbers cannot be compared; use one extractor")
     values, vectors = np.linalg.eigh(a.covariance)
     root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
     cross = np.linalg.eigvalsh(root @ b.covariance @ root)
@@ -36,11 +37,11 @@ def frechet_bias(features: np.ndarray, reference: Moments, sizes: int = 5, seed:
     subsets overlap, and c itself has an error.
 
     Raises:
-      ValueError: fewer than 20 features.
+      Refused: fewer than 20 features.
     """
     n = len(features)
     if n < 20:
-        raise ValueError(f"the bias is fitted to subsets of at least 10 samples, got {n}; draw more")
+        raise Refused(f"the bias is fitted to subsets of at least 10 samples, got {n}; draw more")
     generator = np.random.default_rng(seed)
     counts = np.linspace(n // 2, n, sizes).astype(int)
     distances = [frechet_distance(features[generator.permutation(n)[:k]], reference) for k in counts]

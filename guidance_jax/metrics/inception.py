@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.core import pytree, static
+from guidance_jax.checkpoints.convert import read_state
+from guidance_jax.checkpoints.tensors import fitted
+from guidance_jax.core import Refused, pytree, static
 from guidance_jax.networks.inception import Inception, InceptionFeatures
-from guidance_jax.pretrained.convert import read_state
-from guidance_jax.pretrained.tensors import fitted
 
 NAMES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth")
 
@@ -41,10 +41,10 @@ class InceptionExtractor:
         """The features of `batch` images at a time.
 
         Raises:
-          ValueError: images that are not uint8 with three channels.
+          Refused: images that are not uint8 with three channels.
         """
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-            raise ValueError(
+            raise Refused(
                 f"Inception takes uint8 images (n, height, width, 3), got {images.dtype} {images.shape}; "
                 "repeat the channel of grey images with np.repeat(images, 3, -1)"
             )
@@ -66,13 +66,13 @@ def load_inception(path: str | Path | None = None) -> InceptionExtractor:
       path: the file; by default one of the usual names in $GUIDANCE_JAX_WEIGHTS or ~/.cache/guidance_jax.
 
     Raises:
-      ValueError: no such file, or one of another network.
+      Refused: no such file, or one of another network.
     """
     folder = Path(os.environ.get("GUIDANCE_JAX_WEIGHTS", Path.home() / ".cache" / "guidance_jax"))
     candidates = [Path(path)] if path is not None else [folder / name for name in NAMES]
     file = next((p for p in candidates if p.is_file()), None)
     if file is None:
-        raise ValueError(
+        raise Refused(
             f"no Inception weights at {candidates[0]}: FID, sFID, IS and KID need torch-fidelity's {NAMES[0]} there; "
             "without it, evaluate --models measures in the features of a judge that you trained (not an FID)"
         )

@@ -5,6 +5,8 @@ Unlike the Frechet distance it has no bias in the number of samples; it may be s
 
 import numpy as np
 
+from guidance_jax.core import Refused
+
 
 def kernel_distance(
     samples: np.ndarray, real: np.ndarray, subsets: int = 100, size: int = 1000, seed: int = 0
@@ -12,10 +14,10 @@ def kernel_distance(
     """(mean, standard deviation) over random subsets of `size` features of each, in float64.
 
     Raises:
-      ValueError: fewer features than a subset has, or than two.
+      Refused: fewer features than a subset has, or than two.
     """
     if not 2 <= size <= min(len(samples), len(real)):
-        raise ValueError(
+        raise Refused(
             f"subsets of {size} need as many features, got {len(samples)} and {len(real)}; pass a smaller size"
         )
     generator = np.random.default_rng(seed)

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from guidance_jax.core import Refused
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -22,7 +24,7 @@ class Moments:
         """The moments of features (n, d), or of batches of them, which are never held together.
 
         Raises:
-          ValueError: fewer than two vectors.
+          Refused: fewer than two vectors.
         """
         batches = [features] if isinstance(features, np.ndarray) else features
         n, mean, scatter = 0, np.zeros(()), np.zeros(())
@@ -34,5 +36,5 @@ class Moments:
             scatter = scatter + centred.T @ centred + np.multiply.outer(gap, gap) * (n * many / total)
             mean, n = mean + gap * (many / total), total
         if n < 2:
-            raise ValueError(f"a covariance needs at least 2 samples, got {n}; draw more")
+            raise Refused(f"a covariance needs at least 2 samples, got {n}; draw more")
         return cls(mean, scatter / (n - 1), n)

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from guidance_jax.core import Refused
+
 ROWS = 2000  # points whose distances are held at a time
 
 
@@ -21,10 +23,10 @@ def radii(manifold: np.ndarray, k: int = 3) -> np.ndarray:
     """The squared distance of each point to its k-th nearest neighbour, itself not counted.
 
     Raises:
-      ValueError: fewer than k + 1 points.
+      Refused: fewer than k + 1 points.
     """
     if len(manifold) <= k:
-        raise ValueError(f"k={k} neighbours need more than {k} samples, got {len(manifold)}; draw more")
+        raise Refused(f"k={k} neighbours need more than {k} samples, got {len(manifold)}; draw more")
     manifold, found = np.asarray(manifold, np.float64), np.zeros(len(manifold))
     for rows, distances in _squared_distances(manifold, manifold):
         found[rows] = np.partition(distances, k, axis=1)[:, k]  # entry 0 is the point itself
@@ -35,7 +37,7 @@ def covered(points: np.ndarray, manifold: np.ndarray, k: int = 3) -> np.ndarray:
     """For each point, whether it lies within the distance of some manifold point to its k-th nearest neighbour.
 
     Raises:
-      ValueError: fewer than k + 1 points on the manifold.
+      Refused: fewer than k + 1 points on the manifold.
     """
     return _balls(points, manifold, radii(manifold, k)) > 0
 

@@ -2,39 +2,16 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.core import pytree, static
+from guidance_jax.core import Refused
 from guidance_jax.datasets.images import Images
 from guidance_jax.metrics.bootstrap import Estimate, bootstrap
 from guidance_jax.metrics.diversity import within_class_diversity
 from guidance_jax.metrics.frechet import frechet_distance
 from guidance_jax.metrics.precision_recall import covered
-
-
-@pytree
-class TrainedJudge:
-    """A clean classifier with features: `apply(params, x) -> (logits, features)`."""
-
-    params: Any
-    apply: Any = static()
-
-    def __call__(self, images: np.ndarray, batch: int = 500) -> tuple[np.ndarray, np.ndarray]:
-        """(predicted labels, features) of images, in float32 at the highest matmul precision."""
-        parts = [_judge(self, jnp.asarray(images[i : i + batch])) for i in range(0, len(images), batch)]
-        labels, features = (np.concatenate([np.asarray(p[j]) for p in parts]) for j in (0, 1))
-        return labels, features
-
-
-@jax.jit
-def _judge(judge: TrainedJudge, images: Any) -> tuple[Any, Any]:
-    with jax.default_matmul_precision("highest"):
-        logits, features = jax.vmap(partial(judge.apply, judge.params))(images)
-    return jnp.argmax(logits, -1), features
+from guidance_jax.networks.judge import TrainedJudge
 
 
 @dataclass(frozen=True)
@@ -65,18 +42,18 @@ def evaluate(
     images, in the judge's features. diversity: within the class asked for, in pixels.
 
     Raises:
-      ValueError: no finite sample, or shapes that do not fit.
+      Refused: no finite sample, or shapes that do not fit.
     """
     samples, labels = np.asarray(samples), np.asarray(labels)
     if samples.shape[1:] != held_out.shape or labels.shape != samples.shape[:1]:
-        raise ValueError(
+        raise Refused(
             f"samples must be (n, {', '.join(map(str, held_out.shape))}) with a label each, got {samples.shape} and "
             f"{labels.shape}; pass what generate returned"
         )
     finite = np.isfinite(samples.reshape(len(samples), -1)).all(1)
     bad = int((~finite).sum())
     if bad == len(samples):
-        raise ValueError(f"none of the {len(samples)} samples is finite; lower the scale or clip the clean estimate")
+        raise Refused(f"none of the {len(samples)} samples is finite; lower the scale or clip the clean estimate")
     samples, labels = samples[finite], labels[finite]
     predicted, features = judge(samples)
     _, real = judge(held_out.images)

@@ -11,6 +11,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from guidance_jax.core import Refused
 from guidance_jax.networks.layers import (
     AttentionBlock,
     AttentionPool,
@@ -68,7 +69,7 @@ class ADM(nn.Module):
         """
         factor = 2 ** (len(self.channel_mult) - 1)
         if x.shape[0] % factor or x.shape[1] % factor:
-            raise ValueError(
+            raise Refused(
                 f"{len(self.channel_mult)} resolutions need image sides divisible by {factor}, got {x.shape}; "
                 "use fewer entries in channel_mult"
             )
@@ -140,9 +141,7 @@ class ADMUNet(UNet):
     @nn.compact
     def __call__(self, x, t, y=None, train=False, perturbation=None):
         if (y is None) != (self.num_classes is None):
-            raise ValueError(
-                f"the network has num_classes={self.num_classes}, got y={y}; pass a label or None to match"
-            )
+            raise Refused(f"the network has num_classes={self.num_classes}, got y={y}; pass a label or None to match")
         emb = self.embed(t)
         if self.num_classes is not None:
             emb = emb + nn.Embed(self.num_classes, 4 * self.model_channels, dtype=self.dtype, name="label_emb")(y)
@@ -164,6 +163,6 @@ class ADMClassifier(ADM):
         if self.pool == "adaptive":
             return Dense(self.out_channels, kernel_init=zeros, dtype=self.dtype, name="out_3")(jnp.mean(h, (0, 1)))
         if self.pool != "attention":
-            raise ValueError(f'pool is "attention" or "adaptive", got {self.pool!r}; write pool="attention"')
+            raise Refused(f'pool is "attention" or "adaptive", got {self.pool!r}; write pool="attention"')
         heads = self.num_heads if self.num_head_channels == -1 else h.shape[-1] // self.num_head_channels
         return AttentionPool(self.out_channels, heads, self.dtype, name="out_2")(h)

@@ -8,6 +8,7 @@ code. Tokens of -1 are padding, which has learned embeddings; a caption of nothi
 import flax.linen as nn
 import jax.numpy as jnp
 
+from guidance_jax.core import Refused
 from guidance_jax.networks.adm import UNet
 from guidance_jax.networks.layers import Dense, attend, zeros
 
@@ -31,7 +32,7 @@ class GLIDEUNet(UNet):
         parts = cond if isinstance(cond, dict) else {"tokens": cond}
         if parts["tokens"] is None or parts["tokens"].shape != (self.text_ctx,):
             shape = None if parts["tokens"] is None else parts["tokens"].shape
-            raise ValueError(
+            raise Refused(
                 f"captions have {self.text_ctx} tokens, -1 for padding, got {shape}; an empty caption is "
                 f"jnp.full({self.text_ctx}, -1)"
             )

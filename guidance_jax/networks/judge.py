@@ -1,10 +1,14 @@
 """A small clean-image classifier to measure samples with: another architecture than any guide, and never a guide."""
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import numpy as np
 
+from guidance_jax.core import pytree, static
 from guidance_jax.networks.layers import Conv, Dense, GroupNorm
 
 
@@ -25,3 +29,24 @@ class Judge(nn.Module):
         features = jnp.mean(x, (0, 1))
         hidden = nn.Dropout(self.dropout, deterministic=not train)(features)
         return Dense(self.num_classes, dtype=self.dtype, name="head")(hidden), features
+
+
+@pytree
+class TrainedJudge:
+    """A clean classifier with features: `apply(params, x) -> (logits, features)`."""
+
+    params: Any
+    apply: Any = static()
+
+    def __call__(self, images: np.ndarray, batch: int = 500) -> tuple[np.ndarray, np.ndarray]:
+        """(predicted labels, features) of images, in float32 at the highest matmul precision."""
+        parts = [_judge(self, jnp.asarray(images[i : i + batch])) for i in range(0, len(images), batch)]
+        labels, features = (np.concatenate([np.asarray(p[j]) for p in parts]) for j in (0, 1))
+        return labels, features
+
+
+@jax.jit
+def _judge(judge: TrainedJudge, images: Any) -> tuple[Any, Any]:
+    with jax.default_matmul_precision("highest"):
+        logits, features = jax.vmap(partial(judge.apply, judge.params))(images)
+    return jnp.argmax(logits, -1), features

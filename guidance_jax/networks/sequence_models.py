@@ -3,16 +3,17 @@
 from functools import partial
 from typing import Any
 
-from guidance_jax.autoregressive.classifier import PrefixClassifier
-from guidance_jax.autoregressive.language_model import LanguageModel
-from guidance_jax.autoregressive.sequence import LeftToRight
+from guidance_jax.core import Refused
 from guidance_jax.discrete.network import HiddenNetwork
 from guidance_jax.discrete.nos import ValueHead
 from guidance_jax.discrete.process import Process
-from guidance_jax.domain import Domain
 from guidance_jax.embeddings.network import EmbeddingNetwork
-from guidance_jax.network import NoisyClassifier
+from guidance_jax.models.domain import Domain
+from guidance_jax.models.network import NoisyClassifier
 from guidance_jax.networks.transformer import GPT2, Transformer
+from guidance_jax.text.language_model import LanguageModel
+from guidance_jax.text.prefix import PrefixClassifier
+from guidance_jax.text.sequence import LeftToRight
 
 
 def _encode(network, params, x, t, cond, previous=None):
@@ -36,11 +37,11 @@ def value_head(model: HiddenNetwork) -> ValueHead:
     """The value head that `model` was trained with, as a value for `NOS`.
 
     Raises:
-      ValueError: a model without one.
+      Refused: a model without one.
     """
     network = model.encode.args[0]  # type: ignore[attr-defined]
     if not network.values:
-        raise ValueError("the model was trained without a value head; train it with value_weight > 0")
+        raise Refused("the model was trained without a value head; train it with value_weight > 0")
     return ValueHead(model.params, Partial(_value, network))
 
 

@@ -1,1 +1,26 @@
 """Populations: guided samples reweighted until they are those of the target, and the evidence for it."""
+
+from guidance_jax.particles import resampling
+from guidance_jax.particles.best_of import BestOf
+from guidance_jax.particles.corrected import Corrected
+from guidance_jax.particles.particle_guidance import ParticleGuidance
+from guidance_jax.particles.populations import Particles, populations
+from guidance_jax.particles.smc import SMC, Population
+from guidance_jax.particles.steering import Steered, difference, maximum, total
+from guidance_jax.particles.twisted import Twisted
+
+__all__ = [
+    "BestOf",
+    "Corrected",
+    "ParticleGuidance",
+    "Particles",
+    "Population",
+    "SMC",
+    "Steered",
+    "Twisted",
+    "difference",
+    "maximum",
+    "populations",
+    "resampling",
+    "total",
+]

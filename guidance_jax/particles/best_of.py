@@ -4,36 +4,56 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from guidance_jax.core import check, function, pytree, real
-from guidance_jax.guidance.gradient import scalar
+from guidance_jax.core import Guide, Kernel, Move, Refused, float_type, guide, need, pytree
 
 
 @pytree
-class BestOf:
+class BestOf(Move):
     """A move for `SMC(move, threshold=0.0)`: n samples of any kernel, weighed by exp(scale reward) at the end alone.
 
-    `populations(...).best()` is then best-of-n; `log_evidence` is log mean exp(scale reward).
+    `populations(...).best()` is then best-of-n; `log_evidence` is log mean exp(scale reward). One reward a particle.
+
+    Attributes:
+      kernel: what makes one sample, in any space; not of populations.
+      reward: a `Guide`, or f(x, level, cond) -> scalar, of clean samples; it need not be differentiable.
+      scale: of the reward.
+
+    Raises:
+      Refused: a kernel of populations; a reward that returns an array.
     """
 
     kernel: Any
-    reward: Any
+    reward: Any = guide()
     scale: Any = 1.0
 
-    def __post_init__(self):
-        object.__setattr__(self, "reward", function(self.reward))
+    @property
+    def space(self):
+        return self.kernel.space
+
+    @property
+    def overwritable(self):
+        return self.kernel.overwritable
+
+    def start(self, key, levels, shape):
+        return self.kernel.start(key, levels, shape)
 
     def check(self, levels, shape, cond):
-        check(self.kernel, levels, shape, cond)
+        need(self, self.kernel, Kernel, "the first argument")
+        need(self, self.reward, Guide, "the reward")
+        if self.kernel.population:
+            raise Refused("BestOf takes a kernel of one sample, got one of a population; write SMC(move) alone")
+        self.reward.check(levels, shape, cond)
+        self.kernel.check(levels, shape, cond)
 
     def init(self, x):
         return self.kernel.init(x)
 
-    def look(self, x, guide, t, cond, key):
-        return guide, jnp.zeros((), real(x))
+    def potential(self, x, state, t, cond, key):
+        return state._replace(x=x), jnp.zeros((), float_type(x))
 
-    def go(self, seen, t, s, cond, key):
-        carry = self.kernel(seen, t, s, cond, key)
-        return carry.x, carry, jnp.zeros((), real(carry.x))
+    def propose(self, found, t, s, cond, key):
+        carry = self.kernel(found, t, s, cond, key)
+        return carry.x, carry, jnp.zeros((), float_type(carry.x))
 
-    def finish(self, x, guide, level, cond, key):
-        return self.scale * scalar(self.reward(x, level, cond), self.reward)
+    def final_potential(self, x, state, level, cond, key):
+        return self.scale * self.reward.value(x, level, cond)

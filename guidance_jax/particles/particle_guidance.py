@@ -10,10 +10,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import pytree
-from guidance_jax.guidance.base import strength
-from guidance_jax.kernels.reverse import Reverse, frozen
-from guidance_jax.particles.smc import Population, fresh
+from guidance_jax.core import GaussianDiffusion, pytree
+from guidance_jax.guidance.scales import strength
+from guidance_jax.kernels.reverse import Step, evaluator
+from guidance_jax.particles.smc import Population, PopulationKernel, equal_weights
 
 
 def repulsion(x: Any) -> Any:
@@ -27,39 +27,44 @@ def repulsion(x: Any) -> Any:
 
 
 @pytree
-class ParticleGuidance:
+class ParticleGuidance(Step, PopulationKernel):
     """A kernel for `populations`: diverse samples, not independent ones. scale 0 is independent sampling.
 
     What it samples is the joint law tilted by Phi, approximately; weights stay equal, the evidence 0. One call of the
     model per particle and step.
 
+    Attributes:
+      model: any denoiser of images or vectors.
+      solver: any that takes them.
+      scale: a number, `Window`, or a function of the level.
+
     Raises:
-      ValueError: fewer than two particles.
+      Refused: fewer than two particles; tokens.
     """
 
     model: Any
     solver: Any
     scale: Any
 
+    takes = GaussianDiffusion
+
     def init(self, x):
-        guide = jax.vmap(self.model.init)(x), jax.vmap(self.solver.init)(x)
-        return fresh(x, guide)
+        return equal_weights(x, (jax.vmap(self.model.init)(x), jax.vmap(self.solver.init)(x)))
 
     def check(self, levels, shape, cond):
-        if shape[0] < 2:
-            raise ValueError(f"ParticleGuidance needs at least two particles, got {shape[0]}; write n=16")
-        Reverse(self.model, self.solver).check(levels, shape[1:], cond)
+        self.check_size(shape)
+        super().check(levels, shape[1:], cond)
 
-    def __call__(self, pop, t, s, cond, key):
+    def __call__(self, carry, t, s, cond, key):
         w = strength(self.scale, t, cond, off=0.0)
-        push = w * t.sigma**2 / t.alpha * jax.grad(repulsion)(pop.x)
+        push = w * t.sigma**2 / t.alpha * jax.grad(repulsion)(carry.x)
 
         def one(x, push, state, solver, key):
             first, second, third = jax.random.split(key, 3)
             pred, state = self.model(x, t, cond, state, first)
             pushed = pred.towards(pred.x0 + push, t)
-            x, solver = self.solver.step(pushed, t, s, frozen(self.model, cond, state, third), solver, second)
+            x, solver = self.solver.step(pushed, t, s, evaluator(self.model, cond, state, third), solver, second)
             return x, (state, solver)
 
-        x, guide = jax.vmap(one)(pop.x, push, *pop.guide, jax.random.split(key, len(pop.x)))
-        return Population(x, guide, *pop[2:])
+        x, state = jax.vmap(one)(carry.x, push, *carry.state, jax.random.split(key, len(carry.x)))
+        return Population(x, state, *carry[2:])

@@ -7,19 +7,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax._typing import Array, Key
-from guidance_jax.core import Level, check
-from guidance_jax.sample import check_levels, sample, start, strong
+from guidance_jax._typing import Array, Float, Int, Key
+from guidance_jax.core import Level, Refused
+from guidance_jax.sample import checked, sample
 
 
 class Particles(NamedTuple):
-    """What a particle method returns, one population per key."""
+    """What a particle method returns, one population per key.
+
+    Attributes:
+      x: the particles.
+      log_w: their log-weights, in nats, of mean weight 1 in each run.
+      log_evidence: log of an unbiased estimate of the evidence of the chain, in nats.
+      ess: the effective sample size before each resampling and at the end.
+      dropped: weights that were not a number.
+    """
 
     x: Array  # (runs, n, *event)
-    log_w: Array  # (runs, n), mean weight 1
-    log_evidence: Array  # (runs,), log of an unbiased estimate of the evidence of the chain
-    ess: Array  # (runs, steps + 1), before each resampling and at the end
-    dropped: Array  # (runs,), weights that were not a number
+    log_w: Float[Array, "runs n"]
+    log_evidence: Float[Array, " runs"]
+    ess: Float[Array, "runs steps"]
+    dropped: Int[Array, " runs"]
 
     def best(self) -> Array:
         """The particle of the largest weight of each run, (runs, *event)."""
@@ -35,11 +43,9 @@ class Particles(NamedTuple):
 @partial(jax.jit, static_argnames=("shape", "n"))
 def _populations(keys, kernel, levels, shape, n, cond):
     def one(key, cond):
-        first, second, third = jax.random.split(key, 3)
-        x = start(first, kernel, levels, (n, *shape))
+        first, second, _ = jax.random.split(key, 3)
+        x = kernel.start(first, levels, (n, *shape))
         pop, ess = sample(second, kernel, levels, x, cond, record=lambda pop: pop.ess)
-        if hasattr(kernel, "finish"):
-            pop = kernel.finish(pop, levels.at(-1), cond, third)
         return Particles(pop.x, pop.log_w, pop.log_evidence, jnp.append(ess, pop.ess), pop.dropped), pop.failed
 
     return jax.vmap(one)(keys, cond)
@@ -52,21 +58,25 @@ def populations(
 
     Args:
       keys: `(runs,)` keys, for example `keys(seed, runs)`.
-      kernel: `SMC(move)`, or `ParticleGuidance(...)`.
+      kernel: `SMC(move)`, or `ParticleGuidance(...)`, or a wrapper around them such as `Infill`.
       levels: as in `sample`; weights are only exact if the last level is clean.
       shape: the shape of one particle.
       n: particles per run, at least two.
       cond: what each run is conditioned on, leaves with leading axis `runs`, or None.
 
     Raises:
-      ValueError: what the kernel refuses; a run in which all weights were zero, with the level where it happened.
+      Refused: a kernel of single samples, or what the kernel refuses; a run in which all weights were zero, with the
+        level where it happened.
     """
-    check_levels(levels)
-    check(kernel, levels, (n, *shape), cond)
-    kernel, levels = jax.tree.map(strong, (kernel, levels))
+    kernel, levels = checked(keys, kernel, levels, (n, *shape), cond)
+    if not kernel.population:
+        raise Refused(
+            f"populations runs a kernel of a population, got {type(kernel).__name__}; write SMC(BestOf(kernel, "
+            "reward)), or generate(...) for single samples"
+        )
     found, failed = _populations(keys, kernel, levels, tuple(shape), n, jax.tree.map(jnp.asarray, cond))
     if not isinstance(failed, jax.core.Tracer) and (lost := np.flatnonzero(~np.isnan(failed))).size:
-        raise ValueError(
+        raise Refused(
             f"all {n} weights were zero in run {lost[0]}, first at sigma / alpha = {float(failed[lost[0]]):.4g}: no "
             "particle can explain the condition there; take more particles or a flatter likelihood"
         )

@@ -1,12 +1,7 @@
 """Sequential Monte Carlo over the levels: a population is one state of a larger kernel.
 
-A move says how one particle goes from level to level and what its weight gains; `SMC` does everything that concerns
-the population. A move has
-
-    init(x) -> guide                                            what a particle carries besides x
-    look(x, guide, t, cond, key) -> (seen, gain)                at its level, before it moves
-    go(seen, t, s, cond, key) -> (x, guide, gain)               the transition
-    finish(x, guide, level, cond, key) -> gain                  at the clean level
+A `Move` says how one particle goes from level to level and what its log-weight gains; `SMC` does everything that
+concerns the population.
 """
 
 from collections.abc import Callable
@@ -15,15 +10,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import check, pytree, real, static
-from guidance_jax.particles.resample import systematic
+from guidance_jax.core import Kernel, Move, Refused, float_type, need, pytree, static
+from guidance_jax.particles.resampling import systematic
 
 
 class Population(NamedTuple):
     """n particles; `log_w` has mean weight 1, the rest of the weight is in `log_evidence`."""
 
     x: Any  # (n, *event)
-    guide: Any
+    state: Any
     log_w: Any  # (n,)
     log_evidence: Any
     ess: Any  # (sum w)^2 / sum w^2, before resampling
@@ -31,21 +26,40 @@ class Population(NamedTuple):
     failed: Any  # sigma / alpha where all weights were zero; nan if nowhere
 
 
-def fresh(x: Any, guide: Any) -> Population:
+def equal_weights(x: Any, state: Any) -> Population:
     """A population of equal weights."""
-    zero, count = jnp.zeros((), real(x)), jnp.zeros((), jnp.int32)
-    return Population(x, guide, jnp.zeros(len(x), real(x)), zero, zero + len(x), count, zero + jnp.nan)
+    zero, count = jnp.zeros((), float_type(x)), jnp.zeros((), jnp.int32)
+    return Population(x, state, jnp.zeros(len(x), float_type(x)), zero, zero + len(x), count, zero + jnp.nan)
+
+
+class PopulationKernel(Kernel):
+    """A kernel whose carry is a `Population`; `populations` runs it."""
+
+    @property
+    def population(self):
+        return True
+
+    def check_size(self, shape: tuple[int, ...]) -> None:
+        """Raise `Refused` unless `shape` is (n, *event) with n of at least two."""
+        if len(shape) < 1 or shape[0] < 2:
+            raise Refused(f"a population needs at least two particles, got {shape[0] if shape else 'none'}; write n=16")
 
 
 @pytree
-class SMC:
-    """`move` over a population, resampled by `resample` whenever ESS < threshold n: 1 always, 0 never.
+class SMC(PopulationKernel):
+    """`move` over a population, resampled whenever its effective sample size falls below `threshold` n.
 
-    `microbatch` particles at a time go through the network (None: all), so memory need not grow with the population.
     A weight that is not a number is zero and counted. Start `sample` with x of shape (n, *event), or use `populations`.
 
+    Attributes:
+      move: `Twisted`, `Corrected`, `Steered`, `BestOf`, or a `Move` of your own.
+      resample: from log-weights (n,) to indices (n,), from `guidance_jax.resampling`.
+      threshold: of the effective sample size over n: 1 resamples always, 0 never.
+      microbatch: particles that go through the network at a time, so memory need not grow with the population; None
+        for all.
+
     Raises:
-      ValueError: fewer than two particles.
+      Refused: fewer than two particles, or whatever the move refuses.
     """
 
     move: Any
@@ -53,13 +67,24 @@ class SMC:
     threshold: Any = 0.5
     microbatch: int | None = static(default=None)
 
+    @property
+    def space(self):
+        return self.move.space
+
+    @property
+    def overwritable(self):
+        return self.move.overwritable
+
+    def start(self, key, levels, shape):
+        return self.move.start(key, levels, shape)
+
     def init(self, x):
-        return fresh(x, jax.vmap(self.move.init)(x))
+        return equal_weights(x, jax.vmap(self.move.init)(x))
 
     def check(self, levels, shape, cond):
-        if shape[0] < 2:
-            raise ValueError(f"a population needs at least two particles to resample, got {shape[0]}; write n=16")
-        check(self.move, levels, shape[1:], cond)
+        need(self, self.move, Move, "the inside")
+        self.check_size(shape)
+        self.move.check(levels, shape[1:], cond)
 
     def each(self, f, key, *args):
         """f(*one particle's args, key) for all, in microbatches."""
@@ -80,21 +105,22 @@ class SMC:
         dropped = pop.dropped + jnp.sum(bad & (pop.log_w > -jnp.inf)).astype(jnp.int32)
         return pop._replace(log_w=log_w, log_evidence=pop.log_evidence + total, ess=ess, dropped=dropped, failed=failed)
 
-    def __call__(self, pop, t, s, cond, key):
+    def __call__(self, carry, t, s, cond, key):
         first, second, third = jax.random.split(key, 3)
-        n = len(pop.x)
-        seen, gain = self.each(lambda x, guide, k: self.move.look(x, guide, t, cond, k), first, pop.x, pop.guide)
-        pop = self.weigh(pop, gain, t)
+        n, move = len(carry.x), self.move
+        found, gain = self.each(lambda x, state, k: move.potential(x, state, t, cond, k), first, carry.x, carry.state)
+        pop = self.weigh(carry, gain, t)
         index, log_w = jax.lax.cond(
             pop.ess < self.threshold * n,
             lambda: (self.resample(second, pop.log_w).astype(jnp.int32), jnp.zeros_like(pop.log_w)),
             lambda: (jnp.arange(n, dtype=jnp.int32), pop.log_w),
         )
-        seen = jax.tree.map(lambda a: a[index], seen)  # all that a particle owns
-        x, guide, gain = self.each(lambda seen, k: self.move.go(seen, t, s, cond, k), third, seen)
-        return self.weigh(pop._replace(x=x, guide=guide, log_w=log_w), gain, s)
+        found = jax.tree.map(lambda a: a[index], found)  # all that a particle owns
+        x, state, gain = self.each(lambda one, k: move.propose(one, t, s, cond, k), third, found)
+        return self.weigh(pop._replace(x=x, state=state, log_w=log_w), gain, s)
 
-    def finish(self, pop, level, cond, key):
+    def finish(self, carry, level, cond, key):
         """The population at the clean level, with its last weights."""
-        gain = self.each(lambda x, guide, k: self.move.finish(x, guide, level, cond, k), key, pop.x, pop.guide)
-        return self.weigh(pop, gain, level)
+        final = self.move.final_potential
+        gain = self.each(lambda x, state, k: final(x, state, level, cond, k), key, carry.x, carry.state)
+        return self.weigh(carry, gain, level)

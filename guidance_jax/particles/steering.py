@@ -14,9 +14,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import check, function, pytree, real, static
-from guidance_jax.guidance.gradient import scalar
-from guidance_jax.kernels.reverse import Reverse, frozen
+from guidance_jax.core import Guide, Move, float_type, guide, need, pytree, static
+from guidance_jax.kernels.reverse import Step, evaluator
 
 
 def difference(reward: Any, memory: Any) -> tuple[Any, Any]:
@@ -37,47 +36,48 @@ def total(reward: Any, memory: Any) -> tuple[Any, Any]:
 
 
 @pytree
-class Steered:
+class Steered(Step, Move):
     """A move for `SMC`: the chain of `model` and `solver`, tilted to p(x) exp(scale reward(x)).
 
-    `reward(x0, level, cond)` need not be differentiable. Any denoiser, guided ones included, and any solver. One reward
-    per particle and step.
+    One reward per particle and step, at the clean estimate; it need not be differentiable.
+
+    Attributes:
+      model: any denoiser, guided ones included.
+      solver: any that takes its samples.
+      reward: a `Guide`, or f(x0, level, cond) -> scalar, of clean samples.
+      scale: of the reward.
+      path: how the reward is paid on the way: `difference`, `maximum` or `total`, from `guidance_jax.particles`.
 
     Raises:
-      ValueError: a reward that returns an array.
+      Refused: a reward that returns an array.
     """
 
     model: Any
     solver: Any
-    reward: Any
+    reward: Any = guide()
     scale: Any = 1.0
-    potential: Callable = static(default=difference)
-
-    def __post_init__(self):
-        object.__setattr__(self, "reward", function(self.reward))
+    path: Callable = static(default=difference)
 
     def check(self, levels, shape, cond):
-        check(self.reward, levels, shape, cond)
-        Reverse(self.model, self.solver).check(levels, shape, cond)
+        need(self, self.reward, Guide, "the reward")
+        self.reward.check(levels, shape, cond)
+        super().check(levels, shape, cond)
 
     def init(self, x):
-        zero = jnp.zeros((), real(x))
+        zero = jnp.zeros((), float_type(x))
         return self.model.init(x), self.solver.init(x), zero + jnp.nan, zero  # no reward yet, nothing paid
 
-    def value(self, x0, level, cond):
-        return scalar(self.reward(x0, level, cond), self.reward)
+    def potential(self, x, state, t, cond, key):
+        own, solver_state, memory, paid = state
+        pred, own = self.model(x, t, cond, own, key)
+        gain, memory = self.path(self.reward.value(pred.x0, t, cond), memory)
+        return (pred, (own, solver_state, memory, paid + gain)), self.scale * gain
 
-    def look(self, x, guide, t, cond, key):
-        state, solver, memory, paid = guide
-        pred, state = self.model(x, t, cond, state, key)
-        gain, memory = self.potential(self.value(pred.x0, t, cond), memory)
-        return (pred, (state, solver, memory, paid + gain)), self.scale * gain
+    def propose(self, found, t, s, cond, key):
+        pred, (own, solver_state, memory, paid) = found
+        evaluate = evaluator(self.model, cond, own, jax.random.fold_in(key, 1))
+        x, solver_state = self.solver.step(pred, t, s, evaluate, solver_state, key)
+        return x, (own, solver_state, memory, paid), jnp.zeros((), float_type(x))
 
-    def go(self, seen, t, s, cond, key):
-        pred, (state, solver, memory, paid) = seen
-        evaluate = frozen(self.model, cond, state, jax.random.fold_in(key, 1))
-        x, solver = self.solver.step(pred, t, s, evaluate, solver, key)
-        return x, (state, solver, memory, paid), jnp.zeros((), real(x))
-
-    def finish(self, x, guide, level, cond, key):
-        return self.scale * (self.value(x, level, cond) - guide[3])
+    def final_potential(self, x, state, level, cond, key):
+        return self.scale * (self.reward.value(x, level, cond) - state[3])

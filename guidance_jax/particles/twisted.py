@@ -1,9 +1,12 @@
-"""Twisted diffusion sampler (Wu et al. 2023, arXiv 2306.17775, Algorithm 1): exact guidance, given enough particles.
+"""Twisted sequential Monte Carlo, in every space: exact guidance, given enough particles.
 
-    proposal   x_s ~ N(mu + Sigma (alpha_t / alpha_s) grad log p~(x_t), Sigma)
-    weight     p~(x_s) N(x_s; mu, Sigma) / (p~(x_t) N(x_s; mu + ..., Sigma))
+    weight   p~(x_s) p(x_s | x_t) / (p~(x_t) q(x_s | x_t))
 
-with p~(y | x_t) any guess of the likelihood, p(y | x0(x_t)) for example, that is right at the clean level.
+with p the solver's own transition, q any guided one and p~ any guess of p(y | x_t)^scale that is right at the clean
+level (Wu et al. 2023, arXiv 2306.17775, Algorithm 1; Zhao et al. 2024, 2404.17546, for text). Of images and vectors the
+published proposal moves the mean by the gradient of the twist:
+
+    q = N(mu + Sigma (alpha_t / alpha_s) grad log p~(x_t), Sigma)
 """
 
 from typing import Any
@@ -11,71 +14,93 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import function, normal, pytree, static
-from guidance_jax.domain import check_pair
-from guidance_jax.guidance.base import strength
-from guidance_jax.guidance.classifier import log_prob
-from guidance_jax.guidance.gradient import scalar, through
-from guidance_jax.kernels.reverse import needs_variance
+from guidance_jax.core import Denoiser, GaussianDiffusion, Move, Refused, float_type, guide, need, pytree, static
+from guidance_jax.guidance.gradient import through
+from guidance_jax.guidance.scales import strength
+from guidance_jax.kernels.reverse import Step
+from guidance_jax.models.domain import check_guide
 
 
 @pytree
-class Twisted:
-    """A move for `SMC`: samples p(x) p(y | x)^scale under the solver's own chain, without bias from the twist.
+class Twisted(Step, Move):
+    """A move for `SMC`: samples p(x) p(y | x)^scale under the solver's own chain, whatever the proposal.
 
-    One call of the model and one pull-back per particle and step. The last step has no noise and is not guided.
+    One call of the model, one of the twist and, if there is one, of the proposal per particle and step; with the
+    gradient as the proposal also one pull-back. The last step of images and vectors has no noise and is not guided.
 
     Attributes:
-      model: the unguided model.
-      solver: one with a Gaussian kernel of positive variance.
-      log_twist: `f(x0, level, cond) -> scalar`, asked at the clean estimate; or, with `noisy`, a classifier of x_t
-        (`NoisyClassifier`, or `f(x_t, level, cond)`), which saves the pull-back.
+      model: the unguided model; its chain is p.
+      solver: one with a transition of positive variance: `DDPM()`, `DDIM(1.0)`, `Ancestral()`, `TauLeap()`,
+        `FirstHitting()`.
+      log_twist: a `Guide`, or f(x, level, cond) -> scalar in nats, asked at the clean estimate; or, with `noisy`, at
+        x_t, as classifiers of noisy samples are.
       scale: a number or a function of the level; its value at the clean level decides the target, the others how well
         the particles are led there.
+      proposal: a guided denoiser that particles move by. By default images and vectors move by the gradient of the
+        twist, tokens and text by the model itself.
+      noisy: whether `log_twist` is asked at x_t; of images and vectors this saves the pull-back.
 
     Raises:
-      ValueError: a solver without a Gaussian kernel; a twist that returns an array.
+      Refused: a solver without a transition or without variance; a proposal of another space; a twist that returns an
+        array, or does not fit the model.
     """
 
     model: Any
     solver: Any
-    log_twist: Any
+    log_twist: Any = guide()
     scale: Any = 1.0
+    proposal: Any = None
     noisy: bool = static(default=False)
 
-    def __post_init__(self):
-        object.__setattr__(self, "log_twist", function(self.log_twist))
+    weighs = True
 
     def check(self, levels, shape, cond):
-        needs_variance(self, self.solver)
-        check_pair(self.model, self.log_twist, levels, shape, cond)
+        super().check(levels, shape, cond)
+        check_guide(self, self.model, self.log_twist, levels, shape, cond)
+        if self.proposal is not None:
+            need(self, self.proposal, Denoiser, "the proposal")
+            if self.proposal.space != self.space:
+                raise Refused(f"the proposal of Twisted is of {self.proposal.space}, its model of {self.space}")
+            self.proposal.check(levels, shape, cond)
 
     def init(self, x):
-        return self.model.init(x), jnp.zeros((), x.dtype)
+        lead = () if self.proposal is None else self.proposal.init(x)
+        return self.model.init(x), lead, jnp.zeros((), float_type(x))
 
     def twist(self, x, level, cond):
-        scale = strength(self.scale, level, cond, off=0.0)
-        return scale * scalar(log_prob(self.log_twist, x, level, cond), self.log_twist)
+        """log p~, a scalar."""
+        return strength(self.scale, level, cond, off=0.0) * self.log_twist.value(x, level, cond)
 
-    def look(self, x, guide, t, cond, key):
-        state, before = guide
+    def potential(self, x, state, t, cond, key):
+        own, lead, before = state
+        led = gradient = None
+        if self.proposal is None and isinstance(self.space, GaussianDiffusion):
+            pred, gradient, value, own = self.predict_and_gradient(x, t, cond, own, key)
+        else:
+            pred, own = self.model(x, t, cond, own, key)
+            value = self.twist(x if self.noisy else pred.x0, t, cond)
+        if self.proposal is not None:
+            led, lead = self.proposal(x, t, cond, lead, key)
+        return (pred, led, gradient, (own, lead, value)), value - before
+
+    def predict_and_gradient(self, x, t, cond, state, key):
+        """(prediction, gradient of the twist in x_t, twist, new state)."""
         if self.noisy:
             pred, state = self.model(x, t, cond, state, key)
             value, gradient = jax.value_and_grad(self.twist)(x, t, cond)
-        else:
-            pred, pull, state = through(self.model, x, t, cond, state, key)
-            value, gradient = jax.value_and_grad(self.twist)(pred.x0, t, cond)
-            gradient = pull(gradient)
-        return (pred, gradient, state, value), value - before
+            return pred, gradient, value, state
+        pred, pull, state = through(self.model, x, t, cond, state, key)
+        value, gradient = jax.value_and_grad(self.twist)(pred.x0, t, cond)
+        return pred, pull(gradient), value, state
 
-    def go(self, seen, t, s, cond, key):
-        pred, gradient, state, value = seen
-        mean, std = self.solver.kernel(pred, t, s)
-        std, z = jnp.where(s.sigma > 0, std, 0), normal(key, mean)
-        # in standard deviations; the gradient in x_s is alpha_t / alpha_s times that in x_t
-        push = std * t.alpha / s.alpha * gradient
-        gain = -jnp.sum(push * z + push**2 / 2)
-        return mean + std * (push + z), (state, value), gain
+    def propose(self, found, t, s, cond, key):
+        pred, led, gradient, state = found
+        p = self.solver.transition(pred, t, s)
+        q = p if led is None else self.solver.transition(led, t, s)
+        if gradient is not None:
+            q = p.moved(jnp.where(p.clean | (s.sigma == 0), 0, p.std**2) * t.alpha / s.alpha * gradient)
+        x = q.draw(key)
+        return x, state, p.log_prob(x) - q.log_prob(x)
 
-    def finish(self, x, guide, level, cond, key):
-        return self.twist(x, level, cond) - guide[1]
+    def final_potential(self, x, state, level, cond, key):
+        return self.twist(x, level, cond) - state[2]

@@ -1,1 +1,22 @@
 """Solvers: how to go from one level to the next, one method a file."""
+
+from guidance_jax.solvers.ddim import DDIM
+from guidance_jax.solvers.ddpm import DDPM, fixed_large, fixed_small, learned_range
+from guidance_jax.solvers.dpm_2 import DPM2
+from guidance_jax.solvers.dpm_2m import DPMSolver2M
+from guidance_jax.solvers.dpm_2s import DPMSolver2S
+from guidance_jax.solvers.heun import Heun
+from guidance_jax.solvers.lms import LMS
+
+__all__ = [
+    "DDIM",
+    "DDPM",
+    "DPM2",
+    "DPMSolver2M",
+    "DPMSolver2S",
+    "Heun",
+    "LMS",
+    "fixed_large",
+    "fixed_small",
+    "learned_range",
+]

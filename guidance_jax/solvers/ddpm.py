@@ -13,8 +13,17 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from guidance_jax.core import Level, Prediction, normal, pytree, static
-from guidance_jax.solvers.ddim import fresh_share, posterior_variance
+from guidance_jax.core import (
+    Level,
+    Normal,
+    Prediction,
+    Refused,
+    Stochastic,
+    fresh_share,
+    posterior_variance,
+    pytree,
+    static,
+)
 
 
 def fixed_small(pred: Prediction, t: Level, s: Level, last: Any) -> Any:
@@ -30,7 +39,7 @@ def fixed_large(pred: Prediction, t: Level, s: Level, last: Any) -> Any:
 def learned_range(pred: Prediction, t: Level, s: Level, last: Any) -> Any:
     """Between the two on the log scale, by the model's own `variance_fraction`."""
     if pred.variance_fraction is None:
-        raise ValueError(
+        raise Refused(
             "the model predicts no variance, got variance=learned_range; use parameterization=LearnedRange() or "
             "variance=fixed_small"
         )
@@ -45,15 +54,16 @@ def _forward_variance(t: Level, s: Level) -> Any:
 
 
 @pytree
-class DDPM:
-    """Ancestral sampling; `variance` is `fixed_small`, `fixed_large` or `learned_range`. First order.
+class DDPM(Stochastic):
+    """Ancestral sampling. First order, no call of its own. No noise is added on the step to the clean level.
 
-    `last` stands for beta-tilde on the step to the clean level, where it is 0: OpenAI puts that of the step before,
-    which matters to nothing but the mean form of guidance. `DDPM.like_openai(levels, variance)` sets it. No noise
-    is added on that step.
+    Attributes:
+      variance: `fixed_small`, `fixed_large` or `learned_range`.
+      last: stands for beta-tilde on the step to the clean level, where it is 0: OpenAI puts that of the step before,
+        which matters to nothing but the mean form of guidance. `DDPM.like_openai(levels, variance)` sets it.
 
     Raises:
-      ValueError: `variance=learned_range` with a model that predicts none.
+      Refused: `variance=learned_range` with a model that predicts none.
     """
 
     variance: Callable = static(default=fixed_small)
@@ -64,14 +74,7 @@ class DDPM:
         """With `last` = the beta-tilde of the last step but one, as in OpenAI's sampler."""
         return cls(variance, posterior_variance(levels.at(-3), levels.at(-2)))
 
-    def init(self, x):
-        return ()
-
-    def kernel(self, pred, t, s):
-        """(mean, std) of x_s given x_t; on the step to the clean level std is not used for noise."""
+    def transition(self, pred, t, s):
+        """N(mean, Sigma) of x_s given x_t; on the step to the clean level Sigma is not used for noise."""
         mean = s.alpha * pred.x0 + t.alpha * s.sigma**2 / (s.alpha * t.sigma) * pred.eps
-        return mean, jnp.sqrt(self.variance(pred, t, s, self.last))
-
-    def step(self, pred, t, s, evaluate, state, key):
-        mean, std = self.kernel(pred, t, s)
-        return mean + jnp.where(s.sigma > 0, std, 0) * normal(key, mean), state
+        return Normal(mean, jnp.sqrt(self.variance(pred, t, s, self.last)), s.sigma == 0)

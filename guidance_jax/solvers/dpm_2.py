@@ -3,21 +3,24 @@
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import pytree, static
+from guidance_jax.core import Solver, pytree, static
 from guidance_jax.schedules import Schedule
 
 
 @pytree
-class DPM2:
+class DPM2(Solver):
     """Second order, deterministic; two network calls a step, the second at the geometric middle of sigma / alpha.
 
-    `schedule` says what the network's clock is there. The step to the clean level is Euler's.
+    The step to the clean level is Euler's.
+
+    Attributes:
+      schedule: says what the network's clock is in the middle: that of the levels.
+
+    Raises:
+      Refused: levels on another schedule.
     """
 
     schedule: Schedule = static()
-
-    def init(self, x):
-        return ()
 
     def step(self, pred, t, s, evaluate, state, key):
         y = pred.x0 + t.ratio * pred.eps

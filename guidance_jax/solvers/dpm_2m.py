@@ -10,14 +10,17 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from guidance_jax.core import normal, pytree
+from guidance_jax.core import Solver, normal, pytree
 
 
 @pytree
-class DPMSolver2M:
-    """Second order with one network call a step, from the estimate of the step before. eta 0: ODE; eta 1: SDE.
+class DPMSolver2M(Solver):
+    """DPM-Solver++(2M): second order with one network call a step, from the estimate of the step before.
 
     The first step is first order; the step to the clean level returns the clean estimate.
+
+    Attributes:
+      eta: 0 for the ODE, 1 for the SDE.
     """
 
     eta: Any = 0.0

@@ -5,23 +5,24 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import normal, pytree, static
+from guidance_jax.core import Solver, normal, posterior_variance, pytree, static
 from guidance_jax.schedules import Schedule
-from guidance_jax.solvers.ddim import posterior_variance
 
 
 @pytree
-class DPMSolver2S:
-    """Second order, single step: two network calls a step, the second at the middle of the log-SNR step.
+class DPMSolver2S(Solver):
+    """DPM-Solver++(2S): second order, two network calls a step, the second at the middle of the log-SNR step.
 
-    `schedule` says what the network's clock is there. eta 0: ODE; eta 1: ancestral noise after a shorter step.
+    Attributes:
+      schedule: says what the network's clock is in the middle: that of the levels.
+      eta: 0 for the ODE, 1 for ancestral noise after a shorter step.
+
+    Raises:
+      Refused: levels on another schedule.
     """
 
     schedule: Schedule = static()
     eta: Any = 0.0
-
-    def init(self, x):
-        return ()
 
     def step(self, pred, t, s, evaluate, state, key):
         y = pred.x0 + t.ratio * pred.eps

@@ -5,15 +5,12 @@ In y = x / alpha and r = sigma / alpha the ODE is dy / dr = eps(y, r).
 
 import jax
 
-from guidance_jax.core import pytree
+from guidance_jax.core import Solver, pytree
 
 
 @pytree
-class Heun:
+class Heun(Solver):
     """Second order, deterministic; two network calls a step, one on the step to the clean level (Euler)."""
-
-    def init(self, x):
-        return ()
 
     def step(self, pred, t, s, evaluate, state, key):
         y = pred.x0 + t.ratio * pred.eps

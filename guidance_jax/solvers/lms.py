@@ -7,14 +7,14 @@ over the step exactly.
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.core import pytree
+from guidance_jax.core import Solver, pytree
 
 ORDER = 4
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(ORDER // 2)  # exact for the cubic
 
 
 @pytree
-class LMS:
+class LMS(Solver):
     """Fourth order once four slopes are known, deterministic; one network call a step."""
 
     def init(self, x):

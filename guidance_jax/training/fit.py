@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from guidance_jax.checkpoints.store import Run
+from guidance_jax.core import Refused
 from guidance_jax.datasets.images import Images
 from guidance_jax.datasets.sequences import Sequences
 from guidance_jax.progress import Bar
-from guidance_jax.training.checkpoint import Run
 
 
 class State(NamedTuple):
@@ -81,10 +82,10 @@ def fit(
       progress: the title of a progress bar on standard error; None for none.
 
     Raises:
-      ValueError: a batch larger than the data, a loss that is not finite, or whatever `run` refuses.
+      Refused: a batch larger than the data, a loss that is not finite, or whatever `run` refuses.
     """
     if not 1 <= batch <= len(data):
-        raise ValueError(f"a batch takes 1 to {len(data)} samples, got batch={batch}; write batch={len(data)}")
+        raise Refused(f"a batch takes 1 to {len(data)} samples, got batch={batch}; write batch={len(data)}")
     params = jax.tree.map(jnp.array, params)  # copies: the step gives its buffers up
     state = State(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.array, params), optimizer.init(params))
     losses: list[Any] = []
@@ -105,11 +106,11 @@ def fit(
             if run is not None and (done % save_every == 0 or done == steps):
                 losses = [*map(float, losses)]
                 if not np.isfinite(losses).all():
-                    raise ValueError(
+                    raise Refused(
                         f"the loss was not finite at step {int(np.argmin(np.isfinite(losses)))}; lower the rate"
                     )
                 run.save(done, state, losses)
     values = np.asarray(losses, np.float64)
     if not np.isfinite(values).all():
-        raise ValueError(f"the loss was not finite at step {int(np.argmin(np.isfinite(values)))}; lower the rate")
+        raise Refused(f"the loss was not finite at step {int(np.argmin(np.isfinite(values)))}; lower the rate")
     return state.ema, values

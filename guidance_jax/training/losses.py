@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from guidance_jax._typing import Array, Float, Int, Key
 from guidance_jax.core import Level, normal
-from guidance_jax.parameterizations import Parameterization
+from guidance_jax.models.parameterizations import Parameterization
 from guidance_jax.schedules import DDPM, Schedule
 
 

@@ -11,16 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from guidance_jax import parameterizations
+from guidance_jax.checkpoints.config import config
+from guidance_jax.checkpoints.load import load
+from guidance_jax.checkpoints.store import Run
+from guidance_jax.core import Refused
 from guidance_jax.datasets.images import Images
 from guidance_jax.datasets.sequences import Sequences
-from guidance_jax.domain import Domain
-from guidance_jax.metrics.report import TrainedJudge
-from guidance_jax.network import Network, NoisyClassifier
+from guidance_jax.models import parameterizations
+from guidance_jax.models.domain import Domain
+from guidance_jax.models.network import Network, NoisyClassifier
 from guidance_jax.networks.adm import ADMClassifier, ADMUNet
-from guidance_jax.networks.judge import Judge
+from guidance_jax.networks.judge import Judge, TrainedJudge
 from guidance_jax.schedules import Cosine
-from guidance_jax.training.checkpoint import Run, config, load
 from guidance_jax.training.fit import fit
 from guidance_jax.training.losses import Denoising, JudgeCrossEntropy, NoisyCrossEntropy
 
@@ -47,14 +49,14 @@ def networks(shape: tuple[int, ...], classes: int, recipe: Recipe) -> tuple[ADMU
     """An ADM U-Net and classifier for images of `shape`: as many resolutions as halve the sides down to 4.
 
     Raises:
-      ValueError: sides that cannot be halved even once.
+      Refused: sides that cannot be halved even once.
     """
     halvings = 0
     sides = shape[:2]
     while all(side % 2 == 0 and side >= 8 for side in sides) and halvings < 3:
         sides, halvings = tuple(side // 2 for side in sides), halvings + 1
     if halvings == 0:
-        raise ValueError(f"images need even sides of 8 or more, got {shape}; resize or pad them")
+        raise Refused(f"images need even sides of 8 or more, got {shape}; resize or pad them")
     common: dict[str, Any] = dict(
         num_res_blocks=1,
         attention_resolutions=(2**halvings,),

@@ -9,18 +9,19 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from guidance_jax.autoregressive.classifier import PrefixClassifier
-from guidance_jax.autoregressive.language_model import LanguageModel
-from guidance_jax.autoregressive.sequence import LeftToRight
+from guidance_jax.checkpoints.config import config
+from guidance_jax.checkpoints.load import load
 from guidance_jax.datasets.sequences import Sequences
 from guidance_jax.discrete.network import HiddenNetwork
 from guidance_jax.discrete.process import Diffusion, Process
-from guidance_jax.domain import Domain
-from guidance_jax.network import NoisyClassifier
+from guidance_jax.models.domain import Domain
+from guidance_jax.models.network import NoisyClassifier
 from guidance_jax.networks.sequence_models import token_classifier
 from guidance_jax.networks.transformer import GPT2, Transformer
 from guidance_jax.schedules import RectifiedFlow, Schedule
-from guidance_jax.training.checkpoint import config, load
+from guidance_jax.text.language_model import LanguageModel
+from guidance_jax.text.prefix import PrefixClassifier
+from guidance_jax.text.sequence import LeftToRight
 from guidance_jax.training.recipe import fit_into
 from guidance_jax.training.token_losses import NextToken, NoisyTokens, Prefixes, TokenDenoising
 

@@ -10,9 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import normal
+from guidance_jax.core import log_softmax, normal
 from guidance_jax.discrete.process import Diffusion
-from guidance_jax.network import log_softmax
 from guidance_jax.schedules import Schedule
 from guidance_jax.training.losses import draw, drop
 

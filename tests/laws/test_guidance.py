@@ -85,14 +85,14 @@ def test_autoguidance(level):
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_rescale_restores_the_conditional_deviation(level):
-    same(see(gj.Rescale(MIXTURE, NULL, 4.0, 0.0), level), see(gj.CFG(MIXTURE, NULL, 4.0), level))
-    full = see(gj.Rescale(MIXTURE, NULL, 4.0, 1.0), level)
+    same(see(gj.guidance.Rescale(MIXTURE, NULL, 4.0, 0.0), level), see(gj.CFG(MIXTURE, NULL, 4.0), level))
+    full = see(gj.guidance.Rescale(MIXTURE, NULL, 4.0, 1.0), level)
     np.testing.assert_allclose(jnp.std(full.eps), jnp.std(see(MIXTURE, level).eps), rtol=1e-5)
 
 
 def test_rescale_of_a_constant_output_is_finite():
-    flat = gj.Function(lambda x, level, cond: jnp.full_like(x, 0.5), gj.eps)
-    assert np.isfinite(see(gj.Rescale(flat, NULL, 4.0), LEVELS[0]).x0).all()
+    flat = gj.Function(lambda x, level, cond: jnp.full_like(x, 0.5), gj.parameterizations.eps)
+    assert np.isfinite(see(gj.guidance.Rescale(flat, NULL, 4.0), LEVELS[0]).x0).all()
 
 
 def test_window_is_half_open_in_sigma_over_alpha():
@@ -117,7 +117,7 @@ def test_clips():
     assert np.abs(see(gj.Clip(MIXTURE, 0.3), level).x0).max() <= 0.3
     x0 = see(MIXTURE, level).x0
     largest = np.abs(x0).max()
-    np.testing.assert_allclose(see(gj.DynamicClip(MIXTURE, 100.0, 0.5), level).x0, 0.5 * x0 / largest, rtol=1e-6)
+    np.testing.assert_allclose(see(gj.guidance.DynamicClip(MIXTURE, 100.0, 0.5), level).x0, 0.5 * x0 / largest, rtol=1e-6)
 
 
 def told(how):
@@ -141,7 +141,7 @@ def test_parameterization_does_not_matter(cls, level):
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_edm_preconditioning_of_the_perfect_network_is_the_model(level):
-    how = gj.EDM(sigma_data=1.7)
+    how = gj.parameterizations.EDM(sigma_data=1.7)
     pred = see(MIXTURE, level)
     got = how.predict(how.target(pred.x0, pred.eps, level), jnp.asarray(X), level)
     same(got, pred)
@@ -149,7 +149,7 @@ def test_edm_preconditioning_of_the_perfect_network_is_the_model(level):
 
 def test_edm_preconditions_to_unit_variance():
     """Inputs and targets have variance 1 for data of variance sigma_data^2, at every level (Karras et al., B.6)."""
-    how = gj.EDM(sigma_data=0.5)
+    how = gj.parameterizations.EDM(sigma_data=0.5)
     keys = jax.random.split(KEY, 2)
     x0, eps = 0.5 * jax.random.normal(keys[0], (200_000,)), jax.random.normal(keys[1], (200_000,))
     for ratio in (0.02, 0.5, 30.0):

@@ -13,7 +13,7 @@ N, LABEL = 20_000, 1
 LEVELS = SCHEDULE.levels(200)
 CONDITIONAL = {
     "classifier, score form": gj.Reverse(gj.Classifier(UNCONDITIONAL, log_posterior, 1.0), gj.DDIM(1.0)),
-    "classifier, mean form": gj.MeanShift(UNCONDITIONAL, gj.DDPM(gj.fixed_large), log_posterior, 1.0),
+    "classifier, mean form": gj.MeanShift(UNCONDITIONAL, gj.DDPM(gj.solvers.fixed_large), log_posterior, 1.0),
     "classifier-free": gj.Reverse(gj.CFG(MIXTURE, NULL, 1.0), gj.DDIM(1.0)),
 }
 
@@ -70,7 +70,7 @@ def test_mixture_is_the_gradient_of_its_own_density():
 def test_gaussian_is_a_mixture_of_one_and_its_posterior_is_bayes():
     x, level = jnp.array([0.3, -0.4]), gj.Cosine()(0.6)
     one = gj.GaussianMixture(jnp.array([[1.0, 2.0]]), 0.7, jnp.ones(1))
-    gaussian = gj.Gaussian(jnp.array([1.0, 2.0]), 0.49 * jnp.eye(2))
+    gaussian = gj.oracles.Gaussian(jnp.array([1.0, 2.0]), 0.49 * jnp.eye(2))
     np.testing.assert_allclose(gaussian(x, level, None, (), None)[0].x0, one(x, level, None, (), None)[0].x0, atol=1e-5)
     np.testing.assert_allclose(gaussian.log_prob(x, level), one.log_prob(x, level), atol=1e-5)
     operator, y, std = jnp.array([[1.0, -2.0]]), jnp.array([0.5]), 0.3

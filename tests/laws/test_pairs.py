@@ -26,11 +26,11 @@ def plain(model):
 AROUND = {
     "Recur": lambda m: gj.Recur(gj.Reverse(m, gj.DDIM(0.5)), 2),
     "MeanShift": lambda m: gj.MeanShift(m, gj.DDPM(), log_posterior, 0.5),
-    "DPS": lambda m: gj.DPS(m, gj.DDIM(), line, 0.1, seen),
+    "DPS": lambda m: gj.kernels.DPS(m, gj.DDIM(), line, 0.1, seen),
     "Inpaint": lambda m: gj.Inpaint(gj.Reverse(m, gj.DDIM(0.5)), jnp.array([1, 0]), point),
-    "Corrector": lambda m: gj.Corrector(gj.Reverse(m, gj.DDIM()), m, 0.1),
-    "RectifiedCFGPlusPlus": lambda m: gj.RectifiedCFGPlusPlus(m, NULL, 0.5, SCHEDULE),
-    "Split": lambda m: gj.Split(m, gj.DDIM(), log_posterior, 0.5),
+    "Corrector": lambda m: gj.kernels.Corrector(gj.Reverse(m, gj.DDIM()), m, 0.1),
+    "RectifiedCFGPlusPlus": lambda m: gj.kernels.RectifiedCFGPlusPlus(m, NULL, 0.5, SCHEDULE),
+    "Split": lambda m: gj.kernels.Split(m, gj.DDIM(), log_posterior, 0.5),
 }
 MOVES = {
     "Twisted": lambda m: gj.Twisted(m, gj.DDIM(1.0), log_clean, 0.2),

@@ -13,10 +13,10 @@ from guidance_jax.particles.steering import difference, maximum, total
 from tests.table import MIXTURE, NULL, POPULATIONS, SCHEDULE, UNCONDITIONAL, log_clean, log_posterior
 
 LEVELS = SCHEDULE.levels(12)
-RESAMPLERS = [gj.systematic, gj.stratified, gj.residual, gj.multinomial]
-PRIOR = gj.Gaussian(jnp.array([0.5, -1.0]), jnp.array([[0.5, 0.2], [0.2, 0.3]]))
+RESAMPLERS = [gj.resampling.systematic, gj.resampling.stratified, gj.resampling.residual, gj.resampling.multinomial]
+PRIOR = gj.oracles.Gaussian(jnp.array([0.5, -1.0]), jnp.array([[0.5, 0.2], [0.2, 0.3]]))
 ROW, STD = jnp.array([[1.0, -0.6]]), 0.4
-MEASURE = gj.GaussianLikelihood(lambda x: ROW @ x, STD)
+MEASURE = gj.guidance.GaussianLikelihood(lambda x: ROW @ x, STD)
 
 
 @pytest.mark.parametrize("resample", RESAMPLERS, ids=lambda f: f.__name__)
@@ -29,14 +29,14 @@ def test_resampling_copies_by_weight(resample):
     share = 7 * np.exp(np.asarray(log_w))
     np.testing.assert_allclose(counts.mean(0), share, atol=5 * np.sqrt(7 / 4 / 4000))
     assert (counts[:, 2] == 0).all()
-    if resample is gj.systematic:
+    if resample is gj.resampling.systematic:
         assert (np.abs(counts - share) < 1 + 1e-5).all()
-    if resample is gj.residual:
+    if resample is gj.resampling.residual:
         assert (counts >= np.floor(share + 1e-5)).all()
 
 
 def test_resampling_of_equal_weights_keeps_everyone():
-    for resample in (gj.systematic, gj.stratified, gj.residual):
+    for resample in (gj.resampling.systematic, gj.resampling.stratified, gj.resampling.residual):
         assert sorted(np.asarray(resample(jax.random.key(1), jnp.zeros(8))).tolist()) == list(range(8))
 
 
@@ -83,12 +83,12 @@ def chain_end(levels):
 
 
 GAUSSIAN = {
-    "twisted, systematic": (gj.Twisted(PRIOR, gj.DDIM(1.0), MEASURE), gj.systematic),
-    "twisted, stratified": (gj.Twisted(PRIOR, gj.DDIM(1.0), MEASURE), gj.stratified),
-    "twisted, residual": (gj.Twisted(PRIOR, gj.DDIM(1.0), MEASURE), gj.residual),
-    "twisted, multinomial": (gj.Twisted(PRIOR, gj.DDIM(1.0), MEASURE), gj.multinomial),
-    "steered, difference": (gj.Steered(PRIOR, gj.DDIM(1.0), MEASURE, 1.0, difference), gj.systematic),
-    "best of many": (gj.BestOf(gj.Reverse(PRIOR, gj.DDIM(1.0)), MEASURE), gj.systematic),
+    "twisted, systematic": (gj.Twisted(PRIOR, gj.DDIM(1.0), MEASURE), gj.resampling.systematic),
+    "twisted, stratified": (gj.Twisted(PRIOR, gj.DDIM(1.0), MEASURE), gj.resampling.stratified),
+    "twisted, residual": (gj.Twisted(PRIOR, gj.DDIM(1.0), MEASURE), gj.resampling.residual),
+    "twisted, multinomial": (gj.Twisted(PRIOR, gj.DDIM(1.0), MEASURE), gj.resampling.multinomial),
+    "steered, difference": (gj.Steered(PRIOR, gj.DDIM(1.0), MEASURE, 1.0, difference), gj.resampling.systematic),
+    "best of many": (gj.BestOf(gj.Reverse(PRIOR, gj.DDIM(1.0)), MEASURE), gj.resampling.systematic),
 }
 
 
@@ -109,7 +109,7 @@ def test_particles_reach_the_posterior_and_its_evidence(name):
     error = evidence.std() / np.sqrt(runs)
     print(f"{name}: evidence / exact = {evidence.mean():.4f} +- {error:.4f}")
     assert abs(evidence.mean() - 1) < 2 * error
-    posterior = gj.Gaussian(jnp.asarray(mean), jnp.asarray(covariance)).condition(jnp.asarray(row), jnp.array([y]), STD)
+    posterior = gj.oracles.Gaussian(jnp.asarray(mean), jnp.asarray(covariance)).condition(jnp.asarray(row), jnp.array([y]), STD)
     w, x = np.asarray(found.log_w + found.log_evidence[:, None]).ravel(), np.asarray(found.x).reshape(-1, 2)
     w = np.exp(w - w.max()) / np.exp(w - w.max()).sum()
     np.testing.assert_allclose(w @ x, posterior.mean, atol=0.03)
@@ -121,7 +121,7 @@ def rising(level):
     return 1 + 2 * level.alpha / (level.alpha + level.sigma)
 
 
-LARGE = gj.DDPM(gj.fixed_large)
+LARGE = gj.DDPM(gj.solvers.fixed_large)
 EXACT = {
     "twisted by the noisy classifier": gj.Twisted(UNCONDITIONAL, LARGE, log_posterior, rising, noisy=True),
     "corrected CFG": gj.CorrectedCFG(MIXTURE, NULL, 3.0, LARGE, proposal=1.0),
@@ -168,8 +168,8 @@ def test_every_potential_has_the_same_evidence():
 @pytest.mark.slow
 def test_annealing_samples_the_power_of_a_density():
     """p(x)^2 of a Gaussian is the Gaussian of half the covariance."""
-    levels = gj.log_snr_uniform(SCHEDULE, 400, lo=0.01, hi=8.0)
-    gaussian = gj.Gaussian(jnp.array([0.5, -1.0]), jnp.array([[0.5, 0.2], [0.2, 0.3]]))
+    levels = gj.schedules.log_snr_uniform(SCHEDULE, 400, lo=0.01, hi=8.0)
+    gaussian = gj.oracles.Gaussian(jnp.array([0.5, -1.0]), jnp.array([[0.5, 0.2], [0.2, 0.3]]))
     smc = gj.SMC(gj.Annealed(gaussian, 2.0, LARGE), threshold=0.9)
     found = gj.populations(gj.keys(0, 10), smc, levels, (2,), 5_000)
     w, x = np.asarray(found.log_w + found.log_evidence[:, None]).ravel(), np.asarray(found.x).reshape(-1, 2)
@@ -189,7 +189,7 @@ def test_best_is_the_best_and_draws_follow_the_weights():
 
 def test_particle_guidance_spreads_a_population_out():
     def spread(scale):
-        kernel = gj.ParticleGuidance(MIXTURE, gj.DDIM(), scale)
+        kernel = gj.particles.ParticleGuidance(MIXTURE, gj.DDIM(), scale)
         found = gj.populations(gj.keys(0, 20), kernel, SCHEDULE.levels(40), (2,), 8, jnp.full(20, 1))
         x = np.asarray(found.x)
         return np.linalg.norm(x[:, :, None] - x[:, None], axis=-1).mean()
@@ -198,7 +198,7 @@ def test_particle_guidance_spreads_a_population_out():
 
 
 def test_particle_guidance_at_zero_is_independent_sampling():
-    kernel = gj.ParticleGuidance(MIXTURE, gj.DDIM(), 0.0)
+    kernel = gj.particles.ParticleGuidance(MIXTURE, gj.DDIM(), 0.0)
     found = gj.populations(gj.keys(0, 1), kernel, LEVELS, (2,), 5, jnp.array([1]))
     first = jax.random.split(gj.keys(0, 1)[0], 3)[0]
     x = LEVELS.sigma[0] * jax.random.normal(first, (5, 2))

@@ -1,0 +1,1 @@
+"""The command line and its demos: everything that is product, not library."""

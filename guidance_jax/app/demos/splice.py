@@ -1,0 +1,163 @@
+"""Splice sites: guide discrete diffusion towards strong ones, judged by what was really measured of every sequence."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from guidance_jax.app.demos.table import Method, Row, compare, one_of_population, real, samples_of, write_rows
+from guidance_jax.datasets.sequences import Sequences
+from guidance_jax.datasets.splice import splice
+from guidance_jax.discrete.ancestral import Ancestral
+from guidance_jax.discrete.first_hitting import FirstHitting
+from guidance_jax.discrete.lambo import LaMBO
+from guidance_jax.discrete.mask_predict import MaskPredict
+from guidance_jax.discrete.network import HiddenNetwork
+from guidance_jax.discrete.nos import NOS
+from guidance_jax.discrete.predictor import PredictorGuidance
+from guidance_jax.discrete.predictor_free import PredictorFree
+from guidance_jax.discrete.process import Absorbing
+from guidance_jax.discrete.tag import TAG
+from guidance_jax.guidance.cfg import CFG
+from guidance_jax.kernels.reverse import Reverse
+from guidance_jax.models.adapters import Unconditional
+from guidance_jax.models.network import NoisyClassifier
+from guidance_jax.networks.sequence_models import value_head
+from guidance_jax.particles.best_of import BestOf
+from guidance_jax.particles.twisted_tokens import TwistedTokens
+from guidance_jax.sample import generate
+from guidance_jax.training.sequence_recipe import FLOW, train_token_classifier, train_tokens
+
+LABEL = 1  # the top decile
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known of every measured sequence."""
+
+    data: Sequences
+
+    @property
+    def values(self) -> np.ndarray:
+        assert self.data.values is not None
+        return self.data.values
+
+    def measure(self, tokens: np.ndarray) -> dict[str, float]:
+        """Means over samples (n, L), with the data's own conditional as the goal.
+
+        inclusion: mean measured log10 percentage, of those measured; top: share that lies in the top decile; diversity:
+        mean share of differing positions of two samples; kl: KL, in nats and averaged over pairs of positions, of the
+        samples' two-base frequencies from those of the true p(x | top decile); unmeasured: share of samples that nobody
+        measured.
+        """
+        measured = self.values
+        value = {tuple(row): v for row, v in zip(self.data.tokens.tolist(), measured, strict=True)}
+        found = np.asarray([value.get(tuple(row), np.nan) for row in tokens.tolist()])
+        least = measured[self.data.labels == LABEL].min()
+        other = np.random.default_rng(0).permutation(len(tokens))
+        return {
+            "inclusion": float(np.nanmean(found)) if np.isfinite(found).any() else float("nan"),
+            "top": float(np.mean(np.nan_to_num(found, nan=-np.inf) >= least)),
+            "diversity": float(np.mean(tokens != tokens[other])),
+            "kl": self.pair_divergence(tokens),
+            "unmeasured": float(np.isnan(found).mean()),
+        }
+
+    def pair_divergence(self, tokens: np.ndarray) -> float:
+        """KL(samples || p(x | top)) of the joint frequencies of two positions, mean over pairs; half a count added."""
+        size, length = len(self.data.alphabet), tokens.shape[1]
+        goal = self.data.tokens[self.data.labels == LABEL]
+        terms = []
+        for i in range(length):
+            for j in range(i + 1, length):
+                p, q = (np.bincount(t[:, i] * size + t[:, j], minlength=size**2) + 0.5 for t in (tokens, goal))
+                p, q = p / p.sum(), q / q.sum()
+                terms.append(float(np.sum(p * np.log(p / q))))
+        return float(np.mean(terms))
+
+
+def methods(
+    model: HiddenNetwork, classifier: NoisyClassifier, steps: int = 16, particles: int = 4
+) -> dict[str, Method]:
+    """Every method for absorbing diffusion, one token at a time unless the name says otherwise."""
+    assert model.domain is not None
+    length, null = model.domain.shape[0], model.domain.null_label
+    free = Unconditional(model, null)
+    one, few = FLOW.levels(length), FLOW.levels(steps)
+    first, value = FirstHitting(), value_head(model)
+    sites = length * model.process.vocabulary + 1
+
+    def kernel(make, levels=one):
+        return samples_of(make, levels, (length,), LABEL)
+
+    def population(move):
+        return one_of_population(move, one, (length,), LABEL, particles)
+
+    def improved(keys, scale):
+        labels, edit = jnp.full(len(keys), LABEL), LaMBO(NOS(free, value, jnp.float32(scale)))
+        begin = generate(keys, Reverse(free, first), one, (length,), labels)
+        return generate(keys, edit, FLOW.levels(8, start=0.4), (length,), labels, begin)
+
+    guided = (1.0, 2.0, 4.0)
+    return {
+        "no guidance": Method(kernel(lambda w: Reverse(free, first)), (0.0,), (length, 0)),
+        "conditional model": Method(kernel(lambda w: Reverse(model, first)), (1.0,), (length, 0)),
+        "D-CFG": Method(kernel(lambda w: Reverse(CFG(model, null, w), first)), guided[1:], (2 * length, 0)),
+        "predictor-free rates": Method(
+            kernel(lambda w: Reverse(PredictorFree(model, null, w), first)), guided[1:], (2 * length, 0)
+        ),
+        "exact rates": Method(
+            kernel(lambda w: Reverse(PredictorGuidance(free, classifier, w), first)), guided, (length, length * sites)
+        ),
+        f"D-CBG, {steps} steps": Method(
+            kernel(lambda w: Reverse(PredictorGuidance(free, classifier, w), Ancestral()), few),
+            guided,
+            (steps, steps * sites),
+        ),
+        "Taylor rates (TAG)": Method(
+            kernel(lambda w: Reverse(TAG(free, classifier, w), first)), guided, (length, 2 * length)
+        ),
+        "NOS": Method(
+            kernel(lambda w: Reverse(NOS(free, value, w, rate=1.0, steps=10), first)), (1.0,), (11 * length, 0)
+        ),
+        "LaMBO-2, 8 edits": Method(improved, (10.0,), (length + 8 * 7, 0)),
+        "Mask-Predict on D-CFG, 4 steps": Method(
+            kernel(lambda w: Reverse(CFG(model, null, w), MaskPredict(1.0)), FLOW.levels(4, start=1.0)), (2.0,), (8, 0)
+        ),
+        f"best of {particles}": Method(
+            population(lambda w: BestOf(Reverse(free, first), classifier.log_prob, w)),
+            (10.0,),
+            (particles * length, particles),
+        ),
+        f"twisted particles, {particles}, led by TAG": Method(
+            population(lambda w: TwistedTokens(free, first, classifier, w, TAG(free, classifier, w))),
+            guided,
+            (2 * particles * length, 3 * particles * length),
+        ),
+    }
+
+
+def demo(
+    out: Path,
+    data: str | Path | None = None,
+    *,
+    samples: int = 300,
+    steps: int = 1200,
+    progress: bool = True,
+) -> list[Row]:
+    """Train (or reuse `out`/splice_models), sample every method, write `splice.json` to `out`.
+
+    Raises:
+      Refused: the data file is missing; the message says how to get it.
+    """
+    every = splice(data)
+    seen, _ = every.split()
+    folder, process = out / "splice_models", Absorbing(len(every.alphabet))
+    model = train_tokens(folder / "model", seen, process, steps=steps, value_weight=0.3, progress=progress)
+    classifier = train_token_classifier(folder / "classifier", seen, process, steps=steps, progress=progress)
+    truth = Truth(every)
+    rows = [row for row, _ in compare(methods(model, classifier), truth.measure, samples)]
+    rows.append(real("the truth: p(x | top decile)", truth.measure(every.tokens[every.labels == LABEL])))
+    write_rows(out / "splice.json", rows, data="MPSA 5' splice sites, mavenn 1.1.4", samples=samples)
+    return rows

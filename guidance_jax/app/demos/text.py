@@ -1,0 +1,247 @@
+"""Sentences with a wanted sentiment, from a small language model trained on the spot, judged by what never guided
+it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from guidance_jax.app.demos.table import Method, Row, compare, one_of_population, real, samples_of, write_rows
+from guidance_jax.core import Refused, log_softmax, pytree
+from guidance_jax.datasets.sentences import START, UNKNOWN, sentences
+from guidance_jax.datasets.sequences import Sequences, text
+from guidance_jax.discrete.ancestral import Ancestral
+from guidance_jax.discrete.forbid import Forbid
+from guidance_jax.guidance.cfg import CFG
+from guidance_jax.kernels.reverse import Reverse
+from guidance_jax.models.adapters import Unconditional
+from guidance_jax.particles.best_of import BestOf
+from guidance_jax.particles.twisted_tokens import TwistedTokens
+from guidance_jax.text.fudge import FUDGE
+from guidance_jax.text.language_model import LanguageModel
+from guidance_jax.text.pplm import PPLM
+from guidance_jax.text.sequence import positions
+from guidance_jax.training.sequence_recipe import train_language_model, train_prefix_classifier
+from guidance_jax.training.token_losses import before_end
+
+POSITIVE = 1
+
+
+def words_of(tokens: Any, alphabet: tuple[str, ...]) -> str:
+    """The sentence of one sequence: between the start token and the next."""
+    tokens = np.asarray(tokens)[1:]
+    ends = np.flatnonzero(tokens == alphabet.index(START))
+    return text(tokens[: ends[0]] if ends.size else tokens, alphabet, " ")
+
+
+@dataclass(frozen=True)
+class TextJudge:
+    """Measures sentences by a bag-of-words classifier and a language model that no method has seen the inside of.
+
+    Attributes:
+      classify: sentences -> p(positive).
+      model: a language model of its own seed and size, for perplexity.
+      alphabet: its words.
+    """
+
+    classify: Callable[[list[str]], np.ndarray]
+    model: LanguageModel
+    alphabet: tuple[str, ...]
+
+    @classmethod
+    def train(
+        cls, folder: Path, data: Sequences, texts: Sequences, *, width: int, steps: int, progress: bool = False
+    ) -> "TextJudge":
+        """The classifier learns from `data`, which guides must not see, the language model from `texts`.
+
+        Raises:
+          Refused: scikit-learn is not installed.
+        """
+        try:
+            from sklearn.feature_extraction.text import TfidfVectorizer
+            from sklearn.linear_model import LogisticRegression
+            from sklearn.pipeline import make_pipeline
+        except ModuleNotFoundError:
+            raise Refused('the judge of sentences is scikit-learn\'s; pip install "guidance_jax[demo]"') from None
+        pipeline = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10.0))
+        pipeline.fit([words_of(t, data.alphabet) for t in data.tokens], data.labels)
+        model = train_language_model(folder, texts, width=width, steps=steps, seed=7, progress=progress)
+        return cls(lambda found: pipeline.predict_proba(found)[:, POSITIVE], model, data.alphabet)
+
+    def accuracy(self, data: Sequences) -> float:
+        """The share of sentences of which the classifier knows the label."""
+        found = self.classify([words_of(t, self.alphabet) for t in data.tokens]) > 0.5
+        return float(np.mean(found == data.labels))
+
+    def measure(self, tokens: np.ndarray) -> dict[str, float]:
+        """positive: share of sentences judged so; perplexity: of the judge's language model; distinct: share of
+        different word pairs; words: mean length."""
+        found = [words_of(t, self.alphabet) for t in tokens]
+        pairs = [pair for s in found for pair in zip(s.split(), s.split()[1:], strict=False)]
+        return {
+            "positive": float(np.mean(self.classify(found) > 0.5)),
+            "perplexity": perplexity(self.model, tokens),
+            "distinct": len(set(pairs)) / max(len(pairs), 1),
+            "words": float(np.mean([len(s.split()) for s in found])),
+        }
+
+
+def perplexity(model: LanguageModel, tokens: Any) -> float:
+    """exp of the mean loss per token, up to and with the end, under the unconditional model."""
+    network = model.apply.args[0]  # type: ignore[attr-defined]
+    null = model.domain.null_label if model.domain is not None else None
+
+    @jax.jit
+    @jax.vmap
+    def each(x):
+        log_p = log_softmax(network.apply(model.params, x, None if null is None else jnp.asarray(null))[0])
+        counts = before_end(x, model.process.first)[1:]
+        own = jnp.take_along_axis(log_p[:-1], x[1:, None], 1)[:, 0]
+        return jnp.sum(own * counts), jnp.sum(counts)
+
+    tokens = jnp.asarray(tokens, jnp.int32)
+    sums, counts = zip(*(each(tokens[i : i + 256]) for i in range(0, len(tokens), 256)), strict=True)
+    return float(np.exp(-np.concatenate(sums).sum() / np.concatenate(counts).sum()))
+
+
+@pytree
+class MeanHidden:
+    """log p(label | mean hidden state) of a linear classifier: PPLM's discriminator."""
+
+    weights: Any  # (width, classes)
+    bias: Any
+
+    def __call__(self, log_p, hidden, label):
+        return log_softmax(hidden @ self.weights + self.bias)[label]
+
+    @classmethod
+    def fit(cls, model: LanguageModel, data: Sequences) -> "MeanHidden":
+        """Logistic regression on the frozen language model's mean hidden states of whole sentences."""
+        from sklearn.linear_model import LogisticRegression
+
+        network = model.apply.args[0]  # type: ignore[attr-defined]
+        null = jnp.asarray(model.domain.null_label)  # type: ignore[union-attr]
+
+        @jax.jit
+        @jax.vmap
+        def mean(x):
+            counts = before_end(x, model.process.first)[:, None]
+            return jnp.sum(network.apply(model.params, x, null)[1] * counts, 0) / jnp.sum(counts)
+
+        states = np.concatenate([mean(jnp.asarray(data.tokens[i : i + 256])) for i in range(0, len(data), 256)])
+        fitted = LogisticRegression(C=1.0, max_iter=2000).fit(states, data.labels)
+        slope = jnp.asarray(np.stack([0 * fitted.coef_[0], fitted.coef_[0]], 1), jnp.float32)
+        return cls(slope, jnp.asarray([0.0, fitted.intercept_[0]], jnp.float32))
+
+
+def methods(
+    model: LanguageModel, prefix: Any, attribute: Any, alphabet: tuple[str, ...], particles: int = 8
+) -> dict[str, Method]:
+    """Every autoregressive method, nucleus sampling with top_p 0.95 throughout; unknown words are forbidden."""
+    assert model.domain is not None
+    length, null = model.context or 0, model.domain.null_label
+    solver, levels = Ancestral(top_p=0.95), positions(length)
+    conditional = Forbid(model, jnp.asarray([w == UNKNOWN for w in alphabet]))
+    free = Unconditional(conditional, null)
+    top, tokens = 100, length - 1
+
+    def kernel(make):
+        return samples_of(make, levels, (length,), POSITIVE)
+
+    def population(move):
+        return one_of_population(move, levels, (length,), POSITIVE, particles)
+
+    def pplm(rate):
+        return Reverse(PPLM(free, attribute, 1.0, rate, window=12, steps=5), solver)
+
+    return {
+        "no guidance": Method(kernel(lambda w: Reverse(free, solver)), (0.0,), (tokens, 0)),
+        "conditional model": Method(kernel(lambda w: Reverse(conditional, solver)), (1.0,), (tokens, 0)),
+        "CFG on logits": Method(
+            kernel(lambda w: Reverse(CFG(conditional, null, w), solver)), (1.5, 2.0, 3.0), (2 * tokens, 0)
+        ),
+        "PPLM (scale: its rate)": Method(kernel(pplm), (1.0, 4.0, 16.0), (12 * tokens, 5 * tokens)),
+        "FUDGE": Method(
+            kernel(lambda w: Reverse(FUDGE(free, prefix, w, top), solver)),
+            (1.0, 2.0, 4.0),
+            (tokens, (top + 1) * tokens),
+        ),
+        f"best of {particles}": Method(
+            population(lambda w: BestOf(Reverse(free, solver), prefix.log_prob, w)),
+            (10.0,),
+            (particles * tokens, particles),
+        ),
+        f"twisted particles, {particles}": Method(
+            population(lambda w: TwistedTokens(free, solver, prefix, w)),
+            (1.0, 2.0),
+            (particles * tokens, particles * tokens),
+        ),
+    }
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything a text experiment needs: data in three parts, models, and a judge."""
+
+    seen: Sequences
+    judged: Sequences
+    held_out: Sequences
+    model: LanguageModel
+    prefix: Any
+    attribute: MeanHidden
+    judge: TextJudge
+
+    def real(self, label: int) -> Row:
+        """The line of held-out sentences of one label."""
+        chosen = self.held_out.tokens[self.held_out.labels == label]
+        return real(f"real {self.held_out.names[label]} sentences", self.judge.measure(chosen))
+
+
+def prepare(
+    folder: Path, data: str | Path | None, *, width: int = 128, steps: int = 500, progress: bool = True
+) -> Parts:
+    """Split the sentences (guides and models / judge / held out: 60, 20 and 20 %) and train everything."""
+    every = sentences(data, "films")
+    rest, held_out = every.split(0.2)
+    seen, judged = rest.split(0.25, seed=1)
+    model = train_language_model(folder / "language", seen, width=width, steps=steps, progress=progress)
+    prefix = train_prefix_classifier(folder / "prefix", seen, steps=steps // 2, progress=progress)
+    judge = TextJudge.train(folder / "judge", judged, rest, width=width, steps=steps, progress=progress)
+    return Parts(seen, judged, held_out, model, prefix, MeanHidden.fit(model, seen), judge)
+
+
+def demo(
+    out: Path,
+    data: str | Path | None = None,
+    *,
+    samples: int = 100,
+    steps: int = 500,
+    progress: bool = True,
+) -> tuple[list[Row], dict[str, list[str]]]:
+    """Train (or reuse `out`/text_models), sample every method asked for positive sentences, write `text.json` to `out`.
+
+    Returns:
+      (rows, three sentences of each method).
+
+    Raises:
+      Refused: the data file is missing; the message says how to get it.
+    """
+    parts = prepare(out / "text_models", data, steps=steps, progress=progress)
+    alphabet, rows, examples = parts.seen.alphabet, [], {}
+    found = methods(parts.model, parts.prefix, parts.attribute, alphabet)
+    for row, tokens in compare(found, parts.judge.measure, samples):
+        rows.append(row)
+        examples[f"{row.method}, {row.scale:g}"] = [words_of(t, alphabet) for t in tokens[:3]]
+    rows.append(parts.real(POSITIVE))
+    write_rows(
+        out / "text.json",
+        rows,
+        data="rated film reviews, vaderSentiment 3.3.2",
+        samples=samples,
+        judge=parts.judge.accuracy(parts.held_out),
+    )
+    return rows, examples

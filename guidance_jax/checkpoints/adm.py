@@ -1,0 +1,246 @@
+"""OpenAI's ADM checkpoints (Dhariwal & Nichol 2021): which network a state dict belongs to, from its tensors alone.
+
+Names and shapes tell the widths, the levels, where attention is, the classes, the learned variance and how images are
+resampled. They do not tell the number of heads, the order of a head's projections, the image size and the noise
+schedule: a state dict of the same shapes may have either. Those of OpenAI's releases are known by the widths and depths
+that only they have (`UNETS`, `CLASSIFIERS`); for any other checkpoint they must be given.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from guidance_jax.checkpoints.tensors import fitted
+from guidance_jax.core import Refused
+from guidance_jax.models import parameterizations
+from guidance_jax.models.domain import Domain
+from guidance_jax.networks.adm import ADMClassifier, ADMUNet
+from guidance_jax.schedules import CosineBetas, LinearBetas, Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Untold:
+    """What a state dict does not say. `None` is unknown; one of the two counts of heads is enough."""
+
+    image_size: int | None = None
+    schedule: Schedule | None = None
+    num_heads: int | None = None
+    num_head_channels: int | None = None
+    use_new_attention_order: bool | None = None
+
+    def filled(self, other: "Untold") -> "Untold":
+        """Fields that are None here come from `other`; heads and their channels count as one field."""
+        own = {k: v for k, v in vars(self).items() if v is not None}
+        if {"num_heads", "num_head_channels"} & own.keys():
+            other = dataclasses.replace(other, num_heads=None, num_head_channels=None)
+        return dataclasses.replace(other, **own)
+
+
+NOTHING = Untold()
+_COSINE, _LINEAR = CosineBetas(1000), LinearBetas(1000)
+# (channels, blocks a level, channel multiples) of the released networks, and the flags of the repository's README
+UNETS = {
+    (192, 3, (1, 2, 3, 4)): Untold(64, _COSINE, None, 64, True),
+    (256, 2, (1, 1, 2, 3, 4)): Untold(128, _LINEAR, 4, None, False),
+    (256, 2, (1, 1, 2, 2, 4, 4)): Untold(256, _LINEAR, None, 64, False),
+    (256, 2, (0.5, 1, 1, 2, 2, 4, 4)): Untold(512, _LINEAR, None, 64, False),
+}
+CLASSIFIERS = {
+    (128, 4, (1, 2, 3, 4)): Untold(64, _COSINE, None, 64, False),
+    (128, 2, (1, 1, 2, 3, 4)): Untold(128, _LINEAR, None, 64, False),
+    (128, 2, (1, 1, 2, 2, 4, 4)): Untold(256, _LINEAR, None, 64, False),
+    (128, 2, (0.5, 1, 1, 2, 2, 4, 4)): Untold(512, _LINEAR, None, 64, False),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A network with its parameters and what it was trained for; no parameterization: a classifier."""
+
+    network: Any
+    params: Any
+    domain: Domain
+    parameterization: parameterizations.Parameterization | None
+
+
+def adm(state: Mapping[str, Any], known: Untold = NOTHING) -> Found:
+    """The U-Net or classifier of a guided-diffusion state dict.
+
+    Args:
+      state: name -> array.
+      known: what the tensors do not say; needed only where the network is none of OpenAI's releases.
+
+    Raises:
+      Refused: an upsampler, a foreign or incomplete state dict, a tensor of the wrong shape, or what is not known.
+    """
+    shapes = {k: tuple(np.shape(v)) for k, v in state.items()}
+    classifier = _is_classifier(shapes)
+    fields, image_channels = architecture(shapes)
+    known = known.filled((CLASSIFIERS if classifier else UNETS).get(signature(fields), NOTHING))
+    known = known.filled(Untold(image_size=_pooled_size(shapes, len(fields["channel_mult"]))))
+    size, schedule, more = told(known, fields)
+    fields |= more
+
+    shape = (size, size, image_channels)
+    x, t, y = jnp.zeros(shape), jnp.zeros(()), jnp.zeros((), int)
+    if classifier:
+        classes = fields["out_channels"]
+        network: Any = ADMClassifier(**fields, pool="attention" if "out.2.c_proj.weight" in shapes else "adaptive")
+        return Found(network, fitted(state, network, x, t), Domain(shape, schedule, classes), None)
+    classes = shape_of(shapes, "label_emb.weight", 2)[0] if "label_emb.weight" in shapes else None
+    network = ADMUNet(**fields, num_classes=classes)
+    params = fitted(state, network, *((x, t) if classes is None else (x, t, y)))
+    return Found(network, params, Domain(shape, schedule, classes), parameterization(fields, image_channels))
+
+
+def parameterization(fields: dict, image_channels: int) -> parameterizations.Parameterization:
+    """eps, with a learned variance if the network returns twice the channels of the image."""
+    learned = fields["out_channels"] == 2 * image_channels
+    return parameterizations.LearnedRange() if learned else parameterizations.eps
+
+
+def architecture(
+    shapes: Mapping[str, tuple[int, ...]], image_channels: tuple[int, ...] = (1, 3, 4)
+) -> tuple[dict, int]:
+    """(the constructor's arguments that shapes tell, the channels of x) of a guided-diffusion state dict."""
+
+    channels, first = shape_of(shapes, "time_embed.0.weight", 2)[1], shape_of(shapes, "input_blocks.0.0.weight", 4)
+    if first[1] not in image_channels:
+        raise Refused(
+            f"the network takes {first[1]} channels: an upsampler or another model on two images, which cannot be "
+            f"converted; base models take {' or '.join(map(str, image_channels))}"
+        )
+    classifier = _is_classifier(shapes)
+    blocks = _blocks(shapes, "input_blocks")
+    depth = _encoder_depth(blocks) if classifier else _decoder_depth(shapes)
+    if depth < 1 or len(blocks) % (depth + 1):
+        raise Refused(f"no guided-diffusion checkpoint: {len(blocks)} input blocks do not form levels of {depth}")
+    levels = len(blocks) // (depth + 1)
+    starts = [1 + level * (depth + 1) for level in range(levels)]
+    widths = [blocks[i].width for i in starts]
+    multiples = tuple(w // channels if w % channels == 0 else w / channels for w in widths)
+    embedding = shape_of(shapes, "input_blocks.1.0.emb_layers.1.weight", 2)[0]
+    out = shape_of(shapes, *(_classifier_out(shapes) if classifier else ("out.2.weight", 4)))
+    return {
+        "model_channels": channels,
+        "out_channels": out[0],
+        "num_res_blocks": depth,
+        "attention_resolutions": tuple(2**level for level, i in enumerate(starts) if blocks[i].attention),
+        "channel_mult": multiples,
+        "use_scale_shift_norm": embedding == 2 * blocks[1].width,
+        "resblock_updown": not any(b.plain for b in blocks),
+    }, first[1]
+
+
+def shape_of(shapes: Mapping[str, tuple[int, ...]], name: str, axes: int) -> tuple[int, ...]:
+    """The shape of a tensor that must be there, with so many axes."""
+    if name not in shapes:
+        raise Refused(f"the checkpoint has no tensor {name}, which every network of this kind has")
+    if len(shapes[name]) != axes:
+        raise Refused(f"the tensor {name} has shape {shapes[name]}, expected {axes} axes")
+    return shapes[name]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Block:
+    width: int
+    attention: bool
+    plain: bool  # a resampling convolution without a residual block
+    same: bool  # in and out channels are equal
+
+
+def _blocks(shapes: Mapping[str, tuple[int, ...]], group: str) -> list[_Block]:
+    found, i = [_Block(shapes[f"{group}.0.0.weight"][0], False, False, False)], 1
+    while any(k.startswith(f"{group}.{i}.") for k in shapes):
+        plain = f"{group}.{i}.0.op.weight" in shapes
+        out, into, *_ = shape_of(shapes, f"{group}.{i}.0.{'op' if plain else 'in_layers.2'}.weight", 4)
+        found.append(_Block(out, f"{group}.{i}.1.qkv.weight" in shapes, plain, out == into))
+        i += 1
+    return found
+
+
+def _decoder_depth(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Residual blocks a level: every level but the last ends its decoder half with an upsampler."""
+    i = 0
+    while f"output_blocks.{i}.0.in_layers.2.weight" in shapes:
+        extra = [f"output_blocks.{i}.{j}." for j in (1, 2)]
+        if any(k.startswith(e) and k[len(e) :].startswith(("in_layers", "conv")) for e in extra for k in shapes):
+            return i
+        i += 1
+    return i - 1
+
+
+def _encoder_depth(blocks: list[_Block]) -> int:
+    """Residual blocks a level of a network without a decoder: the division that leaves every level uniform.
+
+    A level is blocks of one width, all or none with attention; between levels lies one block that keeps the width and
+    has no attention.
+    """
+    n = len(blocks)
+    fits = []
+    for depth in range(1, n):
+        if n % (depth + 1):
+            continue
+        levels = [blocks[1 + i : 1 + i + depth] for i in range(0, n, depth + 1)]
+        between = [blocks[i] for i in range(depth + 1, n, depth + 1)]
+        uniform = all(len({(b.width, b.attention) for b in level}) == 1 for level in levels)
+        inner = all(b.same for level in levels for b in level[1:])
+        if uniform and inner and all(b.same and not b.attention for b in between):
+            fits.append(depth)
+    plain = [i for i, b in enumerate(blocks) if b.plain]
+    if plain:
+        fits = [d for d in fits if plain == list(range(d + 1, n, d + 1))]
+    if not fits:
+        raise Refused("no guided-diffusion classifier: its blocks form no levels of equal depth")
+    if len(fits) > 1:
+        raise Refused(f"the classifier's blocks may form levels of {' or '.join(map(str, fits))} blocks each")
+    return fits[0]
+
+
+def _is_classifier(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    return not any(k.startswith("output_blocks.") for k in shapes)
+
+
+def _classifier_out(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int]:
+    """The tensor whose rows are the classes, and how many axes it has."""
+    for name, axes in (("out.2.c_proj.weight", 3), ("out.3.weight", 4)):
+        if name in shapes:
+            return name, axes
+    raise Refused("no guided-diffusion classifier: its pooling is neither attention nor adaptive")
+
+
+def _pooled_size(shapes: Mapping[str, tuple[int, ...]], levels: int) -> int | None:
+    """The image size by the positions of a classifier's attention pooling: one per pixel and one more."""
+    name = "out.2.positional_embedding"
+    positions = shape_of(shapes, name, 2) if name in shapes else None
+    return None if positions is None else round((positions[1] - 1) ** 0.5) * 2 ** (levels - 1)
+
+
+def signature(fields: dict) -> tuple:
+    """What the releases are known by: (channels, blocks a level, channel multiples)."""
+    return fields["model_channels"], fields["num_res_blocks"], fields["channel_mult"]
+
+
+def told(known: Untold, fields: dict) -> tuple[int, Schedule, dict]:
+    """(image size, schedule, the constructor's arguments about heads), all of which must be known by now."""
+    heads = known.num_heads if known.num_head_channels is None else known.num_head_channels
+    wanted = {
+        "--image-size": known.image_size,
+        "--schedule": known.schedule,
+        "--heads or --head-channels": heads,
+        "--new-attention-order or --old-attention-order": known.use_new_attention_order,
+    }
+    missing = [k for k, v in wanted.items() if v is None]
+    if missing:
+        channels, depth, multiples = signature(fields)
+        raise Refused(
+            f"a network of {channels} channels, {depth} blocks a level, multiples {multiples} is none of OpenAI's "
+            f"releases, and tensors do not tell everything: give {', '.join(missing)}"
+        )
+    assert known.image_size is not None
+    assert known.schedule is not None
+    name = "num_heads" if known.num_head_channels is None else "num_head_channels"
+    return known.image_size, known.schedule, {name: heads, "use_new_attention_order": known.use_new_attention_order}

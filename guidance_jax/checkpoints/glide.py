@@ -1,0 +1,59 @@
+"""OpenAI's GLIDE checkpoints (Nichol et al. 2021): the text-conditional U-Net, and its inpainting version."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from guidance_jax.checkpoints.adm import (
+    NOTHING,
+    Found,
+    Untold,
+    architecture,
+    parameterization,
+    shape_of,
+    signature,
+    told,
+)
+from guidance_jax.checkpoints.tensors import fitted
+from guidance_jax.models.domain import Domain
+from guidance_jax.networks.glide import GLIDEUNet
+from guidance_jax.schedules import CosineBetas
+
+RELEASES = {(192, 3, (1, 2, 3, 4)): Untold(64, CosineBetas(1000), None, 64, False)}
+IMAGE, INPAINT = 3, 7  # channels that go in: the image; or the noisy image, the known image and its mask
+
+
+def is_glide(state: Mapping[str, Any]) -> bool:
+    return any(k.startswith("transformer.resblocks.") for k in state)
+
+
+def glide(state: Mapping[str, Any], known: Untold = NOTHING) -> Found:
+    """The text-conditional U-Net of a GLIDE state dict. The text transformer has 64 channels a head, as OpenAI's.
+
+    Classifier-free guidance is `CFG(model, null=jnp.full(text_ctx, -1), scale)`: it guides the noise, the learned
+    variance stays that of the caption, as in OpenAI's notebooks.
+
+    Raises:
+      Refused: an upsampler, a foreign or incomplete state dict, a tensor of the wrong shape, or what is not known.
+    """
+    shapes = {k: tuple(np.shape(v)) for k, v in state.items()}
+    fields, channels = architecture(shapes, (IMAGE, INPAINT))
+    known = known.filled(RELEASES.get(signature(fields), NOTHING))
+    size, schedule, more = told(known, fields)
+    length, width = shape_of(shapes, "positional_embedding", 2)
+    layers = len({k.split(".")[2] for k in shapes if k.startswith("transformer.resblocks.")})
+    network = GLIDEUNet(
+        **fields,
+        **more,
+        text_ctx=length,
+        xf_width=width,
+        xf_layers=layers,
+        xf_heads=max(width // 64, 1),
+        vocabulary=shape_of(shapes, "token_embedding.weight", 2)[0],
+        inpaint=channels == INPAINT,
+    )
+    shape = (size, size, IMAGE)
+    params = fitted(state, network, jnp.zeros(shape), jnp.zeros(()), jnp.zeros(length, int))
+    return Found(network, params, Domain(shape, schedule, text_length=length), parameterization(fields, IMAGE))

@@ -1,0 +1,83 @@
+"""GPT-2 weights in the Hugging Face layout: `config.json` and `model.safetensors` of one folder."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from guidance_jax.checkpoints.flat import WEIGHTS, read_safetensors
+from guidance_jax.core import Refused
+from guidance_jax.networks.sequence_models import language_model
+from guidance_jax.networks.transformer import GPT2
+from guidance_jax.text.language_model import LanguageModel
+
+
+def gpt2_params(tensors: dict[str, Any], network: GPT2) -> dict:
+    """The parameters of `network` from a state dict with GPT-2's names, with or without the prefix `transformer.`.
+
+    Its "Conv1D" weights are (in, out) already. Attention masks and the tied output are passed over.
+
+    Raises:
+      Refused: a tensor that is missing, left over, or of the wrong shape, with its name.
+    """
+    rest = {k.removeprefix("transformer."): v for k, v in tensors.items()}
+    rest = {
+        k: v for k, v in rest.items() if not k.endswith((".attn.bias", ".attn.masked_bias")) and k != "lm_head.weight"
+    }
+    expected = jax.eval_shape(lambda: network.init(jax.random.key(0), np.zeros(2, np.int32)))["params"]
+    found: dict = {}
+
+    def take(name: str, shape: tuple[int, ...]) -> Any:
+        if name not in rest:
+            raise Refused(f"the checkpoint has no tensor {name}; is it GPT-2's?")
+        value = jnp.asarray(rest.pop(name))
+        if value.shape != shape:
+            raise Refused(f"{name} has shape {value.shape}, expected {shape}; the configuration is another model's")
+        return value
+
+    for module, leaves in expected.items():
+        if module in ("wte", "wpe"):
+            found[module] = take(f"{module}.weight", leaves.shape)
+        elif module == "ln_f":
+            found[module] = _norm(take, module, leaves)
+        else:
+            block = module.replace("_", ".")
+            found[module] = {}
+            for part, inner in leaves.items():
+                name = f"{block}.{part.replace('attn_', 'attn.').replace('mlp_', 'mlp.')}"
+                if part.startswith("ln_"):
+                    found[module][part] = _norm(take, name, inner)
+                else:
+                    kernel, bias = inner["kernel"].shape, inner["bias"].shape
+                    found[module][part] = {"kernel": take(f"{name}.weight", kernel), "bias": take(f"{name}.bias", bias)}
+    if rest:
+        raise Refused(f"the checkpoint has a tensor that GPT-2 has not: {sorted(rest)[0]}")
+    return {"params": found}
+
+
+def _norm(take, name, leaves):
+    return {"scale": take(f"{name}.weight", leaves["scale"].shape), "bias": take(f"{name}.bias", leaves["bias"].shape)}
+
+
+def load_gpt2(folder: str | Path, first: int | None = None) -> LanguageModel:
+    """The language model of a folder with `config.json` and `model.safetensors`; reading executes nothing.
+
+    `first` is the token that starts every sequence, by default the configuration's `bos_token_id`.
+
+    Raises:
+      Refused: missing files, another architecture, or tensors that do not fit.
+    """
+    folder = Path(folder)
+    for name in ("config.json", WEIGHTS):
+        if not (folder / name).exists():
+            raise Refused(f"{folder} has no {name}; save one with save_pretrained(folder, safe_serialization=True)")
+    config = json.loads((folder / "config.json").read_text())
+    if config.get("model_type") != "gpt2" or config.get("activation_function", "gelu_new") != "gelu_new":
+        raise Refused(f"{folder}/config.json is of a {config.get('model_type')!r} model, expected gpt2 with gelu_new")
+    network = GPT2(config["vocab_size"], config["n_positions"], config["n_embd"], config["n_layer"], config["n_head"])
+    params = gpt2_params(read_safetensors(folder / WEIGHTS), network)
+    start = config.get("bos_token_id", 0) if first is None else first
+    return language_model(network, params, int(start or 0))

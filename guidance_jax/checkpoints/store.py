@@ -1,0 +1,110 @@
+"""Checkpoints: an orbax directory that carries its configuration, and from which the network can be built again.
+
+    DIR/config.json          what the network is and was trained for, as JSON (`config.py`)
+    DIR/<step>/              orbax: parameters, EMA, optimizer state, and the losses so far
+    DIR/model.safetensors    in its place, of a converted checkpoint (`flat.py`)
+
+orbax writes a step beside and renames it, so a kill at any moment leaves the step before.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from guidance_jax.checkpoints.config import difference, read_config, today
+from guidance_jax.checkpoints.flat import WEIGHTS, load_flat
+from guidance_jax.core import Refused
+from guidance_jax.files import PART, write_whole
+
+
+class Run:
+    """A training run's directory. `fit(..., run=Run(directory, config(...)))` saves into it and resumes from it.
+
+    Raises:
+      Refused: a directory of something else or of another configuration (the field is named); nothing is written.
+    """
+
+    def __init__(self, directory: str | Path, config: dict):
+        self.directory = Path(directory).absolute()
+        self.config = json.loads(json.dumps(config))
+        if self.directory.exists() and any(not p.name.startswith(PART) for p in self.directory.iterdir()):
+            different = difference(today(read_config(self.directory)), self.config)
+            if different:
+                raise Refused(
+                    f"{directory} holds a checkpoint of another configuration ({different}); train into another folder"
+                )
+        else:
+            text = json.dumps(self.config, indent=1).encode()
+            write_whole(self.directory / "config.json", lambda file: file.write(text))
+        self.manager = _manager(self.directory)
+
+    def latest(self) -> int | None:
+        """The last complete step, or None."""
+        return self.manager.latest_step()
+
+    def restore(self, state: Any) -> tuple[Any, list]:
+        """(state, losses) of the last complete step, or the given state and none."""
+        step = self.latest()
+        return (state, []) if step is None else _restore(self.manager, step, state)
+
+    def save(self, step: int, state: Any, losses: list) -> None:
+        if self.latest() != step:
+            self.manager.save(
+                step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), losses=ocp.args.JsonSave(losses))
+            )
+            self.manager.wait_until_finished()
+
+
+def _manager(directory: Path) -> ocp.CheckpointManager:
+    options = ocp.CheckpointManagerOptions(max_to_keep=1, create=False, enable_async_checkpointing=False)
+    handlers = {"state": ocp.StandardCheckpointHandler(), "losses": ocp.JsonCheckpointHandler()}
+    return ocp.CheckpointManager(directory, options=options, item_handlers=handlers)
+
+
+def _restore(manager: ocp.CheckpointManager, step: int, state: Any) -> tuple[Any, list]:
+    """(state, losses) of a step, placed as `state` is; without it on the first device, whatever wrote it."""
+    try:
+        if state is None:
+            here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+            target = jax.tree.map(
+                lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=here), manager.item_metadata(step)["state"]
+            )
+        else:
+            target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+        restored = manager.restore(
+            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target), losses=ocp.args.JsonRestore())
+        )
+    except Exception as error:  # orbax has no common type for damage
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise Refused(
+            f"the checkpoint {manager.directory}/{step} cannot be read ({reason}); nothing was changed: "
+            "restore it, or delete that folder to train again"
+        ) from None
+    return restored["state"], restored["losses"]
+
+
+def read_params(directory: str | Path) -> Any:
+    """The parameters of a checkpoint, EMA if it was trained here, as nested dictionaries of arrays on the host.
+
+    Raises:
+      Refused: a damaged or unfinished checkpoint.
+    """
+    if (Path(directory) / WEIGHTS).exists():
+        return load_flat(directory)
+    manager = _manager(Path(directory).absolute())
+    step = manager.latest_step()
+    if step is None:
+        raise Refused(f"{directory} has no complete checkpoint yet; train it first")
+    return _restore(manager, step, None)[0]["ema"]
+
+
+def save_params(directory: str | Path, params: Any, config: dict) -> None:
+    """Write parameters as an orbax checkpoint of one step, which `load` reads; sharded ones stay sharded on disk.
+
+    Raises:
+      Refused: as `Run`.
+    """
+    Run(directory, config).save(0, {"ema": params}, [])

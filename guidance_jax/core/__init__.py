@@ -1,0 +1,76 @@
+"""The vocabulary, and what one part may ask of another.
+
+Everything is written for ONE sample `x` of shape `event_shape` and one scalar level; batches come from `jax.vmap`.
+
+    Space     what a sample is, what a level means, where sampling starts
+    Denoiser  (x, level, cond, state, key) -> (prediction, state)     where is the clean sample?
+    Guide     log_prob(x, level, cond), and its gradient `score`      what steers
+    Solver    step(pred, t, s, evaluate, state, key) -> (x, state)    where do we go next?
+    Kernel    (carry, t, s, cond, key) -> carry                       one reverse transition
+    Move      potential, propose, final_potential                     one particle of a population
+
+A guidance method is a denoiser made from a denoiser; what changes the transition is a kernel made from a kernel. Every
+object is a frozen dataclass that is also a pytree: its numbers are leaves, so changing one recompiles nothing.
+"""
+
+from guidance_jax.core.arithmetic import float_type, kl_divergence, log, log_softmax, norm, normal, quotient, scalar
+from guidance_jax.core.contracts import (
+    Denoiser,
+    Guide,
+    HiddenStates,
+    Kernel,
+    Move,
+    Solver,
+    Stochastic,
+    as_guide,
+    check_space,
+    guide,
+    is_a,
+    need,
+)
+from guidance_jax.core.distributions import Categorical, Distribution, Normal
+from guidance_jax.core.levels import Level, Refused, check_levels, fresh_share, posterior_variance
+from guidance_jax.core.pytrees import concrete, converted, function, pytree, static
+from guidance_jax.core.spaces import GaussianDiffusion, Prediction, Space
+from guidance_jax.core.wrappers import KernelWrapper, Wrapper
+
+__all__ = [
+    "Categorical",
+    "Denoiser",
+    "Distribution",
+    "GaussianDiffusion",
+    "Guide",
+    "HiddenStates",
+    "Kernel",
+    "KernelWrapper",
+    "Level",
+    "Move",
+    "Normal",
+    "Prediction",
+    "Refused",
+    "Solver",
+    "Space",
+    "Stochastic",
+    "Wrapper",
+    "as_guide",
+    "check_levels",
+    "check_space",
+    "concrete",
+    "converted",
+    "float_type",
+    "fresh_share",
+    "function",
+    "guide",
+    "is_a",
+    "kl_divergence",
+    "log",
+    "log_softmax",
+    "need",
+    "norm",
+    "normal",
+    "posterior_variance",
+    "pytree",
+    "quotient",
+    "scalar",
+    "static",
+]

@@ -1,0 +1,59 @@
+"""Frozen dataclasses that are pytrees: numbers are leaves, functions and counts are part of the program."""
+
+import dataclasses
+import types
+from collections.abc import Callable
+from typing import Any, TypeVar, dataclass_transform
+
+import jax
+
+T = TypeVar("T")
+
+
+def static(**options: Any) -> Any:
+    """A dataclass field that is part of the program (a function, a repeat count), not a traced number."""
+    return dataclasses.field(metadata={"static": True}, **options)
+
+
+def converted(convert: Callable[[Any], Any], **options: Any) -> Any:
+    """A dataclass field whose value goes through `convert` when the object is made: functions become objects there."""
+    return dataclasses.field(metadata={"convert": convert}, **options)
+
+
+@dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(dataclasses.field, static, converted))
+def pytree(cls: type[T]) -> type[T]:
+    """Make `cls` a frozen dataclass and register it as a pytree; fields made by `static()` are not leaves.
+
+    Objects are compared and hashed by identity, since arrays cannot be. A `__repr__` of a base class is kept.
+    """
+    own = [v for v in vars(cls).values() if isinstance(v, dataclasses.Field) and "convert" in v.metadata]
+    if own:
+        inherited: Any = getattr(cls, "__post_init__", None)  # a dataclass need not have one
+
+        def convert_fields(self):
+            for field in dataclasses.fields(self):
+                if "convert" in field.metadata:
+                    object.__setattr__(self, field.name, field.metadata["convert"](vars(self)[field.name]))
+            if inherited is not None:
+                inherited(self)
+
+        cls.__post_init__ = convert_fields  # type: ignore[attr-defined]
+    plain = cls.__repr__ is object.__repr__
+    return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True, eq=False, repr=plain)(cls))
+
+
+def function(f: Any) -> Any:
+    """A callable as a pytree: a bound method with the numbers of its object as leaves, a plain function without any.
+
+    Two wraps of the same function are equal, so a function defined once never retraces; a fresh `lambda` always does.
+    What already is a pytree stays as it is.
+    """
+    if isinstance(f, types.MethodType):
+        return jax.tree_util.Partial(f.__func__, f.__self__)
+    opaque = callable(f) and jax.tree.leaves(f) == [f]
+    return jax.tree_util.Partial(f) if opaque else f
+
+
+def concrete(value: Any) -> bool:
+    """True if every number in `value` is known now, so that a check may look at it."""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))

@@ -1,0 +1,89 @@
+"""Guides of clean samples, log p(cond | x0) in nats, for methods that look at the clean estimate.
+
+Any function f(x0, level, cond) is one too; these are the usual ones.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from guidance_jax.core import Guide, Refused, converted, function, log_softmax, norm, pytree, quotient, static
+from guidance_jax.guidance.operators import as_operator, check_operator, measured
+from guidance_jax.models.adapters import part_of
+from guidance_jax.models.domain import Domain
+from guidance_jax.models.network import Parametrized
+
+
+@pytree
+class GaussianLikelihood(Guide):
+    """log N(y; A x0, std^2 I) up to a constant: -|y - A x0|^2 / (2 std^2).
+
+    Attributes:
+      operator: A, an `Operator` or any function of one sample, linear or not.
+      std: the standard deviation of the measurement noise.
+      observed: which part of `cond` is the measurement y: a function of it, the name of an entry, or None for all.
+
+    Raises:
+      Refused: a measurement of another shape than the operator gives.
+    """
+
+    operator: Any = converted(as_operator)
+    std: Any
+    observed: Callable | str | None = static(default=None)
+
+    def check(self, levels, shape, cond):
+        check_operator(self, self.operator, shape)
+
+    def log_prob(self, x, level, cond):
+        return -0.5 * jnp.sum(measured(self.operator, x, part_of(cond, self.observed)) ** 2) / self.std**2
+
+
+@pytree
+class CleanClassifier(Parametrized, Guide):
+    """log p(y | x0) of an off-the-shelf classifier of clean samples: `apply(params, x0) -> logits (num_classes,)`.
+
+    Attributes:
+      params: a pytree of arrays.
+      apply: the function, of one sample.
+      domain: shape and number of classes; a model that does not fit is refused.
+
+    Raises:
+      Refused: samples or labels that `domain` does not allow.
+    """
+
+    params: Any
+    apply: Callable = static()
+    domain: Domain | None = static(default=None)
+
+    def log_prob(self, x, level, cond):
+        return log_softmax(self.apply(self.params, x))[jnp.asarray(cond)]
+
+
+@pytree
+class Similarity(Guide):
+    """How well two encoders agree, as CLIP guidance uses it: cos(image(x0), text(cond)) / temperature.
+
+    Attributes:
+      image: any function of one sample to a vector (d,).
+      text: any function of the condition to a vector (d,); the identity where `cond` already is an embedding.
+      temperature: divides the cosine.
+      spherical: k-diffusion's -2 arcsin^2(|u - v| / 2) of the normalised vectors instead of the cosine.
+
+    Raises:
+      Refused: encoders that give vectors of different lengths.
+    """
+
+    image: Any = converted(function)
+    text: Any = converted(function)
+    temperature: Any = 1.0
+    spherical: bool = static(default=False)
+
+    def log_prob(self, x, level, cond):
+        u, v = self.image(x), self.text(cond)
+        if jnp.shape(u) != jnp.shape(v):
+            raise Refused(f"the encoders must give vectors of one shape, got {jnp.shape(u)} and {jnp.shape(v)}")
+        u, v = quotient(u, norm(u)), quotient(v, norm(v))
+        if not self.spherical:
+            return jnp.sum(u * v) / self.temperature
+        return -2 * jnp.arcsin(jnp.minimum(norm(u - v) / 2, 1 - 1e-6)) ** 2 / self.temperature

@@ -1,0 +1,134 @@
+"""Strengths of guidance: a number, a function of the level, a guidance interval, a ramp, one number per class.
+
+Interval: Kynkaanniemi et al. 2024 (arXiv 2404.07724). Their window is in noise level, which is the only definition that
+does not move with the number of steps; fractions of steps and process time do.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from guidance_jax.core import Level, Refused, concrete, pytree
+
+
+class Scale:
+    """A strength that is more than a number. `off` is the method's identity: 1 for contrasts, 0 for gradients."""
+
+    def strength(self, level: Level, cond: Any, off: float) -> Any:
+        """The number at `level` for the condition of one sample."""
+        raise NotImplementedError
+
+    def active(self, level: Level) -> Any:
+        """A boolean that is False where it is `off` whatever the condition is, or None if that cannot be known.
+
+        It depends on the level alone, so that under `vmap` over samples a `lax.cond` on it still skips the work.
+        """
+        return None
+
+
+def strength(scale: Any, level: Level, cond: Any, off: float, shape: tuple[int, ...] = ()) -> Any:
+    """The value of `scale` here: of a `Scale`, of a function of the level, or the number that it is.
+
+    Raises:
+      Refused: an array of another `shape`, which would broadcast over the entries of a sample.
+    """
+    value = scale(level) if callable(scale) else scale
+    if isinstance(scale, Scale):
+        value = scale.strength(level, cond, off)
+    if jnp.shape(value) != shape:
+        raise Refused(
+            f"the strength of guidance is {'one number' if shape == () else f'of shape {shape}'} for one sample, got "
+            f"shape {jnp.shape(value)}; one per class is PerClass(table), several are a jax.vmap over them"
+        )
+    return value
+
+
+def active(scale: Any, level: Level) -> Any:
+    """`Scale.active`, None for numbers and functions."""
+    return scale.active(level) if isinstance(scale, Scale) else None
+
+
+def when(on: Any, work: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
+    """`work()` if `on`, else `otherwise()`, really skipping the other; `on` None means always."""
+    return work() if on is None else jax.lax.cond(on, work, otherwise)
+
+
+def not_negative(owner: Any) -> None:
+    """Raise `Refused` if the scale of `owner` is known and negative."""
+    scale = owner.scale
+    if not callable(scale) and not isinstance(scale, Scale) and concrete(scale) and np.any(np.asarray(scale) < 0):
+        name = type(owner).__name__
+        raise Refused(
+            f"the scale (gamma) of {name} must not be negative, got {scale}; to avoid a class guide to the others"
+        )
+
+
+@pytree
+class Window(Scale):
+    """`scale` where lo < sigma / alpha <= hi, else off (1 for contrasts, 0 for gradients), and the work is skipped.
+
+    Attributes:
+      scale: a number, `PerClass`, or a function of the level.
+      lo: the lower end, a noise-to-signal ratio sigma / alpha; not inside.
+      hi: the upper end; inside.
+
+    Raises:
+      Refused: an empty window.
+    """
+
+    scale: Any
+    lo: Any
+    hi: Any
+
+    def __post_init__(self):
+        numbers = all(isinstance(a, int | float | np.number | np.ndarray | jax.Array) for a in (self.lo, self.hi))
+        if numbers and concrete((self.lo, self.hi)) and np.any(np.asarray(self.lo) >= np.asarray(self.hi)):
+            raise Refused(f"the window is empty: lo={self.lo} is not below hi={self.hi}; give sigma / alpha, lo first")
+
+    def active(self, level):
+        return (self.lo < level.ratio) & (level.ratio <= self.hi)
+
+    def strength(self, level, cond, off):
+        return jnp.where(self.active(level), strength(self.scale, level, cond, off), off)
+
+
+@pytree
+class Ramp(Scale):
+    """A scale that rises towards the data (Wang et al. 2024, arXiv 2404.13040, section 4): least where noise is most.
+
+        off + (scale - off) (power + 1) (1 - r)^power,   r = sigma / (alpha + sigma)
+
+    r is the clock of rectified flow, which every schedule can read; the mean over it is that of the constant `scale`,
+    which power 0 is. power 1 is their linear schedule.
+
+    Attributes:
+      scale: the mean strength: a number, `Window` or `PerClass`.
+      power: how steeply it rises.
+    """
+
+    scale: Any
+    power: Any = 1.0
+
+    def active(self, level):
+        return active(self.scale, level)
+
+    def strength(self, level, cond, off):
+        rise = (self.power + 1) * (level.alpha / (level.alpha + level.sigma)) ** self.power
+        return off + (strength(self.scale, level, cond, off) - off) * rise
+
+
+@pytree
+class PerClass(Scale):
+    """`table[label]`: one scale per class, for conditions that are integer labels.
+
+    Attributes:
+      table: (num_classes,), one strength per label.
+    """
+
+    table: Any
+
+    def strength(self, level, cond, off):
+        return jnp.asarray(self.table)[cond]

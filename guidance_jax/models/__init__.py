@@ -1,0 +1,18 @@
+"""From a network of any kind to a denoiser or a classifier, and what it was made for."""
+
+from guidance_jax.models import parameterizations
+from guidance_jax.models.adapters import Conditioned, Microbatched, OnSchedule, Unconditional
+from guidance_jax.models.domain import Domain
+from guidance_jax.models.network import Function, Network, NoisyClassifier
+
+__all__ = [
+    "Conditioned",
+    "Domain",
+    "Function",
+    "Microbatched",
+    "Network",
+    "NoisyClassifier",
+    "OnSchedule",
+    "Unconditional",
+    "parameterizations",
+]

@@ -1,0 +1,216 @@
+"""The same model or guide asked differently: another condition, another schedule, or a few samples at a time."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import (
+    GaussianDiffusion,
+    Guide,
+    HiddenStates,
+    Level,
+    Prediction,
+    Refused,
+    Wrapper,
+    check_space,
+    concrete,
+    is_a,
+    need,
+    pytree,
+    static,
+)
+from guidance_jax.schedules import Schedule
+
+
+class Adapter(Wrapper, HiddenStates, Guide):
+    """A denoiser (with or without hidden states) or a guide, asked at another `point` or with another condition."""
+
+    def point(self, x: Any, level: Level) -> tuple[Any, Level]:
+        """The sample and the level that `inner` is asked about; by default the same."""
+        return x, level
+
+    def given(self, cond: Any) -> Any:
+        """The condition that `inner` is given; by default the same."""
+        return cond
+
+    def check_inner(self) -> None:
+        if not is_a(self.inner, Guide):
+            need(self, self.inner, self.wraps, "the inside")
+        check_space(self, self.inner.space)
+
+    def check(self, levels, shape, cond):
+        super().check(levels, shape, self.given(cond))
+
+    def __call__(self, x, level, cond, state, key):
+        return self.inner(*self.point(x, level), self.given(cond), state, key)
+
+    def log_prob(self, x, level, cond):
+        return self.inner.log_prob(*self.point(x, level), self.given(cond))
+
+    def score(self, x, level, cond):
+        return self.inner.score(*self.point(x, level), self.given(cond))
+
+    def hidden(self, x, level, cond):
+        return self.inner.hidden(*self.point(x, level), self.given(cond))
+
+    def decoded(self, h, level, cond):
+        return self.inner.decoded(h, self.point(0.0, level)[1], self.given(cond))
+
+    def read(self, logits, x, level):
+        return self.inner.read(logits, *self.point(x, level))
+
+
+@pytree
+class Unconditional(Adapter):
+    """The inner denoiser asked with the null condition, whatever condition it is given.
+
+    For classifier guidance of a model trained with conditioning dropout: the label then steers through the
+    classifier alone. No call of its own.
+
+    Attributes:
+      inner: the denoiser.
+      null: the condition that means "unconditional", one sample's.
+
+    Raises:
+      Refused: a null condition that `inner` does not know.
+    """
+
+    inner: Any
+    null: Any
+
+    def given(self, cond):
+        return self.null
+
+
+@pytree
+class Conditioned(Adapter):
+    """The inner denoiser or guide given `select(cond)` for its condition.
+
+    For conditions of several parts, of which each guide reads its own: `Conditioned(model, "label")`.
+
+    Attributes:
+      inner: the denoiser, classifier or likelihood.
+      select: a function of one sample's condition, or the name of an entry where that is a dictionary. Names never
+        retrace; a fresh lambda always does.
+
+    Raises:
+      Refused: whatever `inner` refuses of that condition.
+    """
+
+    inner: Any
+    select: Callable | str = static()
+
+    def given(self, cond):
+        return part_of(cond, self.select)
+
+
+def part_of(cond: Any, select: Callable | str | None) -> Any:
+    """`select(cond)`, the entry of that name, or all of it if None.
+
+    Raises:
+      Refused: a name that `cond` has not.
+    """
+    if isinstance(select, str):
+        if not isinstance(cond, dict) or select not in cond:
+            got = f"entries {', '.join(map(str, cond))}" if isinstance(cond, dict) else type(cond).__name__
+            raise Refused(f"the condition has no entry {select!r}, got {got}; pass cond={{{select!r}: ...}}")
+        return cond[select]
+    return cond if select is None else select(cond)
+
+
+@pytree
+class Microbatched(Adapter):
+    """A guide whose gradient is taken for `size` samples at a time, as `vmap` batches them: less memory.
+
+    The samples are the same. The gradient cannot be differentiated again (`Classifier` and `MeanShift` do not).
+
+    Attributes:
+      inner: the guide.
+      size: samples at a time.
+
+    Raises:
+      Refused: a size below 1.
+    """
+
+    inner: Any
+    size: int = static()
+
+    wraps = Guide
+
+    def __post_init__(self):
+        if self.size < 1:
+            raise Refused(f"a microbatch has at least one sample, got size={self.size}")
+
+    def score(self, x, level, cond):
+        """grad log p(cond | x_t), `size` samples at a time."""
+        return few_at_a_time(_score_of, self.size)(x, self.inner, level, cond)
+
+
+def _score_of(x, inner, level, cond):
+    return inner.score(x, level, cond)
+
+
+def few_at_a_time(f: Callable, size: int) -> Callable:
+    """`f` of positional arrays or pytrees; under `vmap` it runs for `size` elements of the batch at a time."""
+
+    @jax.custom_batching.custom_vmap
+    def call(*args):
+        return f(*args)
+
+    @call.def_vmap
+    def _(_, batched, *args):
+        leaves, structure = jax.tree.flatten(args)
+        flags = jax.tree.leaves(batched)
+
+        def one(mapped):
+            rest = iter(mapped)
+            return f(*structure.unflatten([next(rest) if flag else a for a, flag in zip(leaves, flags, strict=True)]))
+
+        out = jax.lax.map(one, [a for a, flag in zip(leaves, flags, strict=True) if flag], batch_size=size)
+        return out, jax.tree.map(lambda _: True, out)
+
+    return call
+
+
+@pytree
+class OnSchedule(Adapter):
+    """A denoiser or classifier trained on `schedule`, usable on levels of any other.
+
+    The same noise-to-signal ratio on two schedules is the same distribution up to a factor, so the inner object is
+    asked at its own level of equal ratio, with x scaled to it: x' = x own.alpha / level.alpha.
+
+    Attributes:
+      inner: the denoiser or guide.
+      schedule: the one whose clock it knows.
+
+    Raises:
+      Refused: a model of tokens.
+    """
+
+    inner: Any
+    schedule: Schedule = static()
+
+    takes = GaussianDiffusion
+
+    @property
+    def domain(self):
+        domain = self.inner.domain
+        return None if domain is None else dataclasses.replace(domain, schedule=None)
+
+    def point(self, x, level):
+        own = self.schedule(self.schedule.at_log_snr(-2 * jnp.log(level.ratio)))
+        return x * own.alpha / level.alpha, own
+
+    def check(self, levels, shape, cond):
+        super().check(self.schedule.by_ratio(levels.ratio[:-1]) if concrete(levels) else levels, shape, cond)
+
+    def __call__(self, x, level, cond, state, key):
+        pred, state = super().__call__(x, level, cond, state, key)
+        return Prediction(pred.x0, pred.eps, pred.variance_fraction), state
+
+    def score(self, x, level, cond):
+        """grad log p of the inner guide; x' = x own.alpha / level.alpha brings that factor."""
+        return super().score(x, level, cond) * self.point(x, level)[1].alpha / level.alpha

@@ -1,0 +1,112 @@
+"""What a network was made for: its shape, schedule and labels.
+
+With a `Domain`, wrong shapes, labels, schedules and pairings are refused with one line instead of giving wrong images;
+without it, nothing is checked.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from guidance_jax.core import Denoiser, Guide, Level, Refused, concrete, need
+from guidance_jax.schedules import Schedule
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What a network was trained for; checkpoints carry it.
+
+    Attributes:
+      shape: the shape of one sample, for example (32, 32, 3).
+      schedule: the noise schedule whose clock the network is told; None if unknown.
+      num_classes: how many labels there are, 0 to num_classes - 1; None for a model without labels.
+      null_label: the label that means "unconditional" (conditioning dropout); None if the model has none.
+      text_length: how many tokens a caption has, for a model of text, which has no classes; None without text.
+      guided_channels: how many leading channels contrasts guide, the others staying conditional; None for all (DiT
+        guides three of four, for example).
+    """
+
+    shape: tuple[int, ...]
+    schedule: Schedule | None = None
+    num_classes: int | None = None
+    null_label: int | None = None
+    guided_channels: int | None = None
+    text_length: int | None = None
+
+    def check(self, levels: Level, shape: tuple[int, ...], cond: Any) -> None:
+        """Raise unless samples of `shape` with the labels `cond` on `levels` are what the network was made for."""
+        self.check_shape(shape)
+        self.check_label(cond)
+        self.check_levels(levels)
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        if tuple(shape) != tuple(self.shape):
+            raise Refused(f"the network takes samples of shape {self.shape}, got {tuple(shape)}; pass that shape")
+
+    def check_label(self, label: Any) -> None:
+        """Raise unless `label` (any shape) holds labels, or captions, of this domain; nothing to check without."""
+        if self.text_length is not None:
+            tokens = label.get("tokens") if isinstance(label, dict) else label
+            if tokens is None or jnp.shape(tokens)[-1:] != (self.text_length,):
+                got = None if tokens is None else jnp.shape(tokens)
+                raise Refused(
+                    f"the model is conditional on captions of {self.text_length} tokens, -1 for padding, got {got}; "
+                    f"an empty caption is jnp.full({self.text_length}, -1)"
+                )
+        if self.num_classes is None:
+            return
+        if label is None:
+            hint = f"jnp.full(n, {self.null_label})" if self.null_label is not None else "jnp.zeros(n, int)"
+            raise Refused(f"the model is conditional on {self.num_classes} classes, got cond=None; write cond={hint}")
+        if not jnp.issubdtype(jnp.result_type(label), jnp.integer):
+            raise Refused(f"labels must be integers, got {jnp.result_type(label)}; write label.astype(int)")
+        if concrete(label):
+            values = np.asarray(label)
+            bad = (values < 0) | (values >= self.num_classes)
+            if self.null_label is not None:
+                bad &= values != self.null_label
+            if bad.any():
+                null = "" if self.null_label is None else f" (or {self.null_label}, unconditional)"
+                raise Refused(
+                    f"labels go from 0 to {self.num_classes - 1}{null}, got {values[bad].flat[0]}; "
+                    f"use a label below {self.num_classes}"
+                )
+
+    def check_levels(self, levels: Level) -> None:
+        """Raise if `levels` are not on the schedule whose clock the network knows."""
+        if self.schedule is not None:
+            self.schedule.check(levels, "the network was trained on")
+
+
+def network_condition(domain: Domain | None, cond: Any) -> Any:
+    """`cond` as the network gets it: None if its domain has no classes and no text, and only a guide needs it."""
+    if domain is not None and domain.num_classes is None and domain.text_length is None:
+        return None
+    return jax.tree.map(jnp.asarray, cond)
+
+
+def same_domain(model: Denoiser, classifier: Guide) -> None:
+    """Raise if a model and a classifier that both say what they were trained for say different things."""
+    a, b = model.domain, classifier.domain
+    if a is None or b is None:
+        return
+    if None not in (a.schedule, b.schedule) and a.schedule != b.schedule:
+        raise Refused(
+            f"the model was trained on {a.schedule}, the classifier on {b.schedule}; train them on one schedule or "
+            f"write OnSchedule(classifier, {b.schedule})"
+        )
+    if None not in (a.num_classes, b.num_classes) and a.num_classes != b.num_classes:
+        raise Refused(f"the model has {a.num_classes} classes, the classifier {b.num_classes}; use a matching pair")
+    if a.shape != b.shape:
+        raise Refused(f"the model takes samples of shape {a.shape}, the classifier {b.shape}; use a matching pair")
+
+
+def check_guide(owner: Any, model: Any, guide: Any, levels: Level, shape: tuple[int, ...], cond: Any) -> None:
+    """Raise unless `guide`, which steers `model` in `owner`, fits it and takes what it will be given."""
+    need(owner, model, Denoiser, "the model")
+    need(owner, guide, Guide, "the guide")
+    same_domain(model, guide)
+    guide.check(levels, shape, cond)

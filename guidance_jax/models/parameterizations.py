@@ -1,0 +1,141 @@
+"""What a network's output means: from output to `Prediction`, and from (x0, eps) to the training target.
+
+    name      output                 x0                        eps
+    eps       eps                    (x - sigma eps) / alpha   eps
+    x0        x0                     x0                        (x - alpha x0) / sigma
+    v         alpha eps - sigma x0   (alpha x - sigma v) / n   (sigma x + alpha v) / n    n = alpha^2 + sigma^2
+    velocity  eps - x0               (x - sigma v) / n         (x + alpha v) / n          n = alpha + sigma
+    score     -eps / sigma           (x + sigma^2 s) / alpha   -sigma s
+
+`v` is that of Salimans & Ho 2022 (arXiv 2202.00512), `velocity` that of rectified flow (2209.03003).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+
+from guidance_jax.core import Level, Prediction, Refused
+
+
+class Parameterization:
+    """Base: the network is told `x` and `level.t`; `predict` reads its output, `target` is what to train it on."""
+
+    def inputs(self, x: Any, level: Level) -> tuple[Any, Any]:
+        """What the network is given for (x_t, t)."""
+        return x, level.t
+
+    def predict(self, output: Any, x: Any, level: Level) -> Prediction:
+        raise NotImplementedError
+
+    def target(self, x0: Any, eps: Any, level: Level) -> Any:
+        """The output of a perfect network; training minimises the squared distance to it."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Eps(Parameterization):
+    def predict(self, output, x, level):
+        return Prediction((x - level.sigma * output) / level.alpha, output)
+
+    def target(self, x0, eps, level):
+        return eps
+
+
+@dataclass(frozen=True)
+class X0(Parameterization):
+    def predict(self, output, x, level):
+        return Prediction.split(x, output, level)
+
+    def target(self, x0, eps, level):
+        return x0
+
+
+@dataclass(frozen=True)
+class V(Parameterization):
+    def predict(self, output, x, level):
+        norm = level.alpha**2 + level.sigma**2
+        x0 = (level.alpha * x - level.sigma * output) / norm
+        return Prediction(x0, (level.sigma * x + level.alpha * output) / norm)
+
+    def target(self, x0, eps, level):
+        return level.alpha * eps - level.sigma * x0
+
+
+@dataclass(frozen=True)
+class Velocity(Parameterization):
+    def predict(self, output, x, level):
+        norm = level.alpha + level.sigma
+        return Prediction((x - level.sigma * output) / norm, (x + level.alpha * output) / norm)
+
+    def target(self, x0, eps, level):
+        return eps - x0
+
+
+@dataclass(frozen=True)
+class Score(Parameterization):
+    def predict(self, output, x, level):
+        return Prediction((x + level.sigma**2 * output) / level.alpha, -level.sigma * output)
+
+    def target(self, x0, eps, level):
+        return -eps / level.sigma
+
+
+@dataclass(frozen=True)
+class EDM(Parameterization):
+    """EDM preconditioning (Karras et al. 2022, Table 1), with r = sigma / alpha and y = x / alpha:
+
+        D = c_skip y + c_out F(c_in y, log(r) / 4),
+        c_skip = sd^2 / (r^2 + sd^2),  c_out = r sd / sqrt(r^2 + sd^2),  c_in = 1 / sqrt(r^2 + sd^2).
+
+    The unit-weight loss on F is EDM's weighted loss on D. `sigma_data` is the standard deviation of the data.
+    """
+
+    sigma_data: float = 0.5
+
+    def inputs(self, x, level):
+        return x / level.alpha / jnp.sqrt(level.ratio**2 + self.sigma_data**2), jnp.log(level.ratio) / 4
+
+    def predict(self, output, x, level):
+        square = level.ratio**2 + self.sigma_data**2
+        skip, scale = self.sigma_data**2 / square, level.ratio * self.sigma_data / jnp.sqrt(square)
+        return Prediction.split(x, skip * x / level.alpha + scale * output, level)
+
+    def target(self, x0, eps, level):
+        # (x0 - c_skip y) / c_out with y = x0 + r eps, simplified so that nothing cancels
+        r, sd = level.ratio, self.sigma_data
+        return (r * x0 - sd**2 * eps) / (sd * jnp.sqrt(r**2 + sd**2))
+
+
+@dataclass(frozen=True)
+class LearnedRange(Parameterization):
+    """OpenAI's learned-range variance: twice the channels, the second half v in [-1, 1] on the log scale.
+
+        log variance = frac log beta + (1 - frac) log beta-tilde,  frac = (v + 1) / 2
+
+    (Nichol & Dhariwal 2021, eq. 15). The solver computes beta and beta-tilde: `DDPM(variance=learned_range)`.
+    """
+
+    mean: Parameterization = Eps()
+
+    def inputs(self, x, level):
+        return self.mean.inputs(x, level)
+
+    def predict(self, output, x, level):
+        if output.shape[-1] != 2 * x.shape[-1]:
+            raise Refused(
+                f"a learned-range network returns twice the channels of x: expected {2 * x.shape[-1]}, got "
+                f"{output.shape[-1]}; use parameterization={type(self.mean).__name__}() for a fixed variance"
+            )
+        mean, v = jnp.split(output, 2, axis=-1)
+        pred = self.mean.predict(mean, x, level)
+        return Prediction(pred.x0, pred.eps, (v + 1) / 2)
+
+    def target(self, x0, eps, level):
+        raise Refused(
+            "the variance half of a learned-range network has no regression target; train with "
+            f"parameterization={type(self.mean).__name__}() and a fixed variance"
+        )
+
+
+eps, x0, v, velocity, score = Eps(), X0(), V(), Velocity(), Score()

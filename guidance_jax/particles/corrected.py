@@ -1,0 +1,90 @@
+"""Corrected guidance: weights that make a contrast sample its target, in every space.
+
+Guidance extrapolates between two reverse chains, weak and strong. Where both are reversals of one forward process, the
+path density P_weak^(1 - scale) P_strong^scale has the clean marginal p_weak(x)^(1 - scale) p_strong(x)^scale, and
+importance sampling it from any proposal q gives each particle, per step,
+
+    gain = (1 - scale) log p_weak(x_s | x_t) + scale log p_strong(x_s | x_t) - log q(x_s | x_t)
+
+For Gaussian transitions this is, in the limit of small steps, the Feynman-Kac corrector of Skreta et al. 2025 (arXiv
+2503.02819): scale (scale - 1) g^2 |S_strong - S_weak|^2 dt / 2, and with the flat model for the weak one (`Tempered`)
+its annealing, Proposition 3.1. For tokens and text the chains are exact, and so is the gain.
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from guidance_jax.core import Move, Refused, concrete, float_type, pytree
+from guidance_jax.guidance.base import Contrast, only_guided
+from guidance_jax.guidance.scales import Scale, strength
+from guidance_jax.kernels.reverse import Step
+
+
+@pytree
+class Corrected(Step, Move):
+    """A move for `SMC`: guidance whose population samples p_weak(x)^(1 - scale) p_strong(x)^scale.
+
+        Corrected(CFG(model, null, 3.0), solver)               p(x)^-2 p(x | y)^3
+        Corrected(Classifier(model, classifier, 3.0), solver)  p(x) p(y | x)^3, as far as the classifier is exact;
+                                                               so too PredictorGuidance, TAG, FUDGE
+        Corrected(Autoguidance(model, weak, 3.0), solver)      p_weak^-2 p^3
+        Corrected(Tempered(model, 2.0), solver)                p(x)^2
+
+    The cost of the guidance itself, no more. Where classes are well apart, `proposal=1.0` (move with the strong model)
+    needs far fewer particles. For images and vectors best with `DDPM(fixed_large)`, whose variance is right near the
+    end; the weights vary with the number of dimensions.
+
+    Attributes:
+      model: guidance between two predictions: a `Contrast`, with a number for its scale.
+      solver: one with a transition of positive variance.
+      proposal: the strength at which particles move: a number, `Window` or function of the level; None to move by the
+        guidance itself, whatever its rule.
+
+    Raises:
+      Refused: guidance that aims at no power of two densities, or at a strength that changes; a solver without a
+        transition or without variance.
+    """
+
+    model: Any
+    solver: Any
+    proposal: Any = None
+
+    weighs = True
+    overwritable = False
+
+    def check(self, levels, shape, cond):
+        guidance, name = self.model, type(self.model).__name__
+        if not isinstance(guidance, Contrast) or not guidance.aims_at_power:
+            raise Refused(
+                f"Corrected takes guidance that aims at a power of two densities, got {name}; use CFG, Classifier, "
+                "Autoguidance, Tempered, PredictorGuidance or FUDGE"
+            )
+        if isinstance(guidance.scale, Scale) or callable(guidance.scale):
+            raise Refused(f"Corrected aims at one power, got a scale of {name} that changes; write a number")
+        if concrete(guidance.scale) and np.ndim(guidance.scale) != 0:
+            raise Refused(f"Corrected aims at one power, got scales of shape {np.shape(guidance.scale)}; use jax.vmap")
+        super().check(levels, shape, cond)
+
+    def init(self, x):
+        return self.model.init(x)
+
+    def potential(self, x, state, t, cond, key):
+        guided, strong, weak, state = self.model.parts(x, t, cond, state, key)
+        weak = only_guided(self.model, weak, strong)  # no difference in channels that are not guided
+        if self.proposal is not None:
+            guided = strong.contrast(weak, strength(self.proposal, t, cond, off=1.0), t)
+        return (guided, strong, weak, state), jnp.zeros((), float_type(x))
+
+    def propose(self, found, t, s, cond, key):
+        *preds, state = found
+        q, strong, weak = (self.solver.transition(pred, t, s) for pred in preds)
+        x, scale = q.draw(key), self.model.scale
+        gain = times(scale, strong.log_prob(x)) + times(1 - scale, weak.log_prob(x)) - q.log_prob(x)
+        return x, state, gain
+
+
+def times(power: Any, log_p: Any) -> Any:
+    """power log p, where p^0 is 1 whatever p is."""
+    return jnp.where(power == 0, 0, power * jnp.where(power == 0, 0, log_p))

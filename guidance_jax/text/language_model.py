@@ -1,0 +1,76 @@
+"""From a causal network with a cache to a denoiser of the next token."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from guidance_jax.core import Denoiser, Refused, log_softmax, pytree, static
+from guidance_jax.discrete.prediction import TokenPrediction
+from guidance_jax.models.domain import Domain, network_condition
+from guidance_jax.models.network import Parametrized
+from guidance_jax.text.sequence import LeftToRight
+
+
+class Memory(NamedTuple):
+    """What a language model remembers of the tokens so far."""
+
+    cache: Any  # keys and values
+    hidden: Any  # (width,) sum of the last layer's states
+    count: Any  # of tokens in it
+
+    @property
+    def mean(self) -> Any:
+        """The mean hidden state of the prefix: what attribute models look at."""
+        return self.hidden / jnp.maximum(self.count, 1)
+
+
+@pytree
+class LanguageModel(Parametrized, Denoiser):
+    """p(next token | prefix) from a pure function for one token of one sequence. One call a step.
+
+    The cost of a step does not depend on the position. Sample it with `Reverse(model, Ancestral(...))` on
+    `positions(length)`; prompts by `Infill`.
+
+    Attributes:
+      params: a pytree of arrays.
+      apply: apply(params, token, position, cache, cond) -> (logits (V,), hidden (width,), cache).
+      blank: blank(length) -> (cache, hidden), zeros of the right shapes.
+      process: `LeftToRight(V)`.
+      context: the longest sequence; None for no limit.
+      domain: classes, null label; its shape is not looked at.
+
+    Raises:
+      Refused: a sequence longer than the context; levels that are not its positions; labels that the model does not
+        have.
+    """
+
+    params: Any
+    apply: Callable = static()
+    blank: Callable = static()
+    process: LeftToRight = static()
+    context: int | None = static(default=None)
+    domain: Domain | None = static(default=None)
+
+    @property
+    def space(self):
+        return self.process
+
+    def init(self, x):
+        cache, hidden = self.blank(len(x))
+        return Memory(cache, hidden, jnp.zeros((), hidden.dtype))
+
+    def check(self, levels, shape, cond):
+        if self.context is not None and shape[-1] > self.context:
+            raise Refused(
+                f"the model's context and cache hold {self.context} tokens, got sequences of {shape[-1]}; ask for fewer"
+            )
+        self.space.check(levels, shape)
+        if self.domain is not None:
+            self.domain.check_label(cond)
+
+    def __call__(self, x, level, cond, state, key):
+        position, cond = jnp.asarray(level.t).astype(int), network_condition(self.domain, cond)
+        logits, hidden, cache = self.apply(self.params, x[position], position, state.cache, cond)
+        memory = Memory(cache, state.hidden + hidden, state.count + 1)
+        return TokenPrediction(x, log_softmax(logits), self.process), memory

@@ -1,0 +1,98 @@
+"""PPLM: plug and play language models (Dathathri et al. 2020, arXiv 1912.02164, section 3.2 and 3.3).
+
+    delta <- delta + rate g / |g|^gamma,   g = grad [ log p(a | h) - kl KL(p || p_0) ],   per layer of keys and values
+    p is proportional to p_delta^fusion p_0^(1 - fusion)
+
+As published: delta starts at zero for every token, and the window is the most RECENT positions (the authors' code puts
+its mask on the oldest, and keeps delta in the cache, so that it piles up from token to token). Here the cache stays the
+model's own, so that p_0 is the unguided model at every step and the KL is what it says.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import Refused, converted, function, kl_divergence, norm, pytree, quotient, scalar, static
+from guidance_jax.guidance.base import Guidance
+from guidance_jax.guidance.scales import strength
+from guidance_jax.text.language_model import Memory
+from guidance_jax.text.sequence import LeftToRight
+
+
+@pytree
+class PPLM(Guidance):
+    """Gradient steps on a language model's cache, anew for every token; scale 0 (or rate 0) is the model.
+
+    steps + 2 calls of the model and `steps` gradients through one token of it.
+
+    Attributes:
+      inner: a `LanguageModel`, whose cache moves.
+      attribute: attribute(log_p (V,), hidden (width,), cond) -> scalar, log p(a | ...) of the next token's distribution
+        (a bag of words: log of its mass) or of the mean hidden state of the prefix, this token included (a
+        discriminator).
+      scale: of log p(a | .): a number, or a function of the level.
+      rate: the length of a step.
+      steps: of the ascent.
+      gamma: the power of the norm that a layer's gradient is divided by; 1 makes every step as long as `rate`.
+      kl: weight of KL(p || p_0), per nat.
+      fusion: share of the steered distribution in the geometric mean with the model's own.
+      window: how many of the most recent positions may move; None for all.
+
+    Raises:
+      Refused: a negative gamma, or a model without a cache.
+    """
+
+    inner: Any
+    attribute: Any = converted(function)
+    scale: Any = 1.0
+    rate: Any = 0.03
+    kl: Any = 0.01
+    fusion: Any = 0.9
+    gamma: Any = 1.0
+    window: int | None = static(default=None)
+    steps: int = static(default=3)
+
+    takes = LeftToRight
+
+    def __post_init__(self):
+        if isinstance(self.gamma, int | float) and self.gamma < 0:
+            raise Refused(f"gamma divides by the norm to that power and must not be negative, got {self.gamma}")
+
+    def check(self, levels, shape, cond):
+        super().check(levels, shape, cond)
+        memory = jax.eval_shape(lambda: self.inner.init(jnp.zeros(shape[-1:], jnp.int32)))
+        if not isinstance(memory, Memory):
+            raise Refused(f"PPLM moves the cache of a LanguageModel, got {type(self.inner).__name__}; wrap it inside")
+
+    def __call__(self, x, level, cond, state, key):
+        pred, new = self.inner(x, level, cond, state, key)
+        w = strength(self.scale, level, cond, off=0.0)
+
+        def steered(delta):
+            moved = jax.tree.map(jnp.add, state.cache, delta)
+            return self.inner(x, level, cond, state._replace(cache=moved), key)
+
+        def objective(delta):
+            other, memory = steered(delta)
+            value = scalar(self.attribute(other.log_p, memory.mean, cond), "the attribute of PPLM")
+            return w * value - self.kl * kl_divergence(other.log_p, pred.log_p)
+
+        def step(delta, _):
+            g = jax.tree.map(lambda a: jax.vmap(self.bounded, (0, None))(a, level), jax.grad(objective)(delta))
+            return jax.tree.map(lambda d, a: d + self.rate * jnp.where(w == 0, 0, a), delta, g), None
+
+        zero = jax.tree.map(jnp.zeros_like, state.cache)
+        delta, _ = jax.lax.scan(step, zero, None, length=self.steps)
+        fused = pred.contrast(steered(delta)[0], 1 - self.fusion, level)
+        return dataclasses.replace(pred, log_p=fused.log_p), new
+
+    def bounded(self, g, level):
+        """One layer's gradient (..., positions, heads, channels): the window's part over its norm^gamma."""
+        position = jnp.arange(g.shape[-3])[:, None, None]
+        inside = position < level.t
+        if self.window is not None:
+            inside = inside & (position >= level.t - self.window)
+        g = jnp.where(inside, g, 0)
+        return quotient(g, norm(g) ** self.gamma)
