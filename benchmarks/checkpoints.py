@@ -19,8 +19,8 @@ from timing import write
 from torch_mirrors import RELEASES, Classifier, randomised
 
 import guidance_jax as gj
-from guidance_jax.checkpoints.convert import converted
 from guidance_jax.checkpoints.config import build, read_config
+from guidance_jax.checkpoints.convert import converted
 from guidance_jax.checkpoints.load import load
 
 

@@ -19,8 +19,10 @@ import optax
 from timing import write
 
 import guidance_jax as gj
+from guidance_jax.discrete import NOS, LaMBO
 from guidance_jax.networks.sequence_models import token_model
 from guidance_jax.networks.transformer import Transformer
+from guidance_jax.oracles import Ehrlich
 from guidance_jax.training.token_losses import TokenDenoising, squared
 
 FLOW = gj.RectifiedFlow()
@@ -123,9 +125,7 @@ def lambo(pool, per_round, parents, generator, state, *, allowed, steps, edits):
     model = token_model(NETWORK, state[0], gj.Absorbing(32), gj.Domain((32,), FLOW))
     best, _ = pool.top(parents)
     begin = jnp.asarray(best[generator.integers(len(best), size=per_round)])
-    kernel = gj.discrete.LaMBO(
-        gj.discrete.NOS(model, Value(state[0]), 1.0, rate=0.5, kl=0.05), feasible=Feasible(allowed), temperature=0.5
-    )
+    kernel = LaMBO(NOS(model, Value(state[0]), 1.0, rate=0.5, kl=0.05), feasible=Feasible(allowed), temperature=0.5)
     key = jax.random.key(int(generator.integers(2**31)))
     x = gj.generate(gj.keys(key, per_round), kernel, FLOW.levels(edits, start=0.12), (32,), x=begin)
     return pool.new(x, per_round, generator), state
@@ -146,7 +146,7 @@ def nos(pool, per_round, parents, generator, state, *, steps, masked):
     best, _ = pool.top(parents)
     begin = best[generator.integers(len(best), size=per_round)]
     begin = np.where(generator.random(begin.shape) < masked, 32, begin).astype(np.int32)
-    kernel = gj.Reverse(gj.discrete.NOS(model, Value(state[0]), 1.0, rate=0.5, kl=0.05), gj.Ancestral())
+    kernel = gj.Reverse(NOS(model, Value(state[0]), 1.0, rate=0.5, kl=0.05), gj.Ancestral())
     key = jax.random.key(int(generator.integers(2**31)))
     x = gj.generate(gj.keys(key, per_round), kernel, FLOW.levels(4, start=masked), (32,), x=jnp.asarray(begin))
     return pool.new(x, per_round, generator), state
@@ -163,7 +163,7 @@ def main():
     args = parser.parse_args()
     traces = {}
     for seed in range(args.seeds):
-        objective = gj.oracles.Ehrlich.random(seed)
+        objective = Ehrlich.random(seed)
         begin = np.asarray(objective.start(jax.random.key(100 + seed), 1000))
         ways = {
             "genetic algorithm": genetic,

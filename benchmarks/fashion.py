@@ -15,8 +15,8 @@ import numpy as np
 
 from guidance_jax.datasets.idx import FASHION, idx
 from guidance_jax.datasets.images import Images
-from guidance_jax.networks.judge import TrainedJudge
 from guidance_jax.models.network import Network, NoisyClassifier
+from guidance_jax.networks.judge import TrainedJudge
 from guidance_jax.training.recipe import Recipe, train, train_denoiser, train_judge
 
 DATA, MODELS = Path("/usr/share/datasets/fashion-mnist"), Path("fashion_models")

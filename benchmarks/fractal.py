@@ -19,6 +19,7 @@ import optax
 from timing import write
 
 import guidance_jax as gj
+from guidance_jax.models.parameterizations import EDM
 
 SIGMA_DATA, WIDTHS, ITERATIONS = 0.5, {"main": 64, "weak": 32, "both": 32}, {"main": 4096, "weak": 512, "both": 512}
 
@@ -71,7 +72,7 @@ def apply(params, x, t, cond=None):
     return h
 
 
-HOW = gj.parameterizations.EDM(sigma_data=SIGMA_DATA)
+HOW = EDM(sigma_data=SIGMA_DATA)
 
 
 def train(target, label, width, iterations, seed=0, batch=1024):

@@ -13,6 +13,7 @@ import numpy as np
 from timing import alternate, write
 
 import guidance_jax as gj
+from guidance_jax.guidance import Reuse
 from guidance_jax.networks.adm import ADMClassifier, ADMUNet
 
 
@@ -46,7 +47,7 @@ def main():
         "CFG, a quarter of the steps": gj.CFG(model, 10, window),
         "classifier, every step": gj.Classifier(plain, noisy, 2.0),
         "classifier, a quarter of the steps": gj.Classifier(plain, noisy, window),
-        "classifier, gradient every fourth step": gj.guidance.Reuse(gj.Classifier(plain, noisy, 2.0), 4),
+        "classifier, gradient every fourth step": Reuse(gj.Classifier(plain, noisy, 2.0), 4),
     }
 
     def run(guide):

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from timing import write
 
 import guidance_jax as gj
+from guidance_jax.guidance import LGD
 from guidance_jax.networks.adm import ADMUNet
 
 SHAPE = (28, 28, 1)
@@ -59,7 +60,7 @@ def main():
 
     x = jax.ShapeDtypeStruct(SHAPE, jnp.float32)
     for draws, microbatch in ((8, None), (128, 8), (128, None)):
-        guide = gj.guidance.LGD(model(), judged, draws=draws, microbatch=microbatch)
+        guide = LGD(model(), judged, draws=draws, microbatch=microbatch)
         how = "at once" if microbatch is None else f"{microbatch} at a time"
         rows[f"LGD, {draws} draws, {how}"] = megabytes(
             lambda x, g=guide: gj.sample(key, gj.Reverse(g, gj.DDIM()), levels, x, 3).x, x

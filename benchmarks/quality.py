@@ -23,6 +23,21 @@ from fashion import DATA, MODELS, Fashion, models
 import guidance_jax as gj
 from guidance_jax.datasets.images import Images
 from guidance_jax.diagnostics.ledger import ledger
+from guidance_jax.guidance import (
+    APG,
+    FDG,
+    MAMBOG,
+    MPGD,
+    TCFG,
+    TFG,
+    CFGPlusPlus,
+    CFGZeroStar,
+    CleanClassifier,
+    Ramp,
+    Rescale,
+    Reuse,
+)
+from guidance_jax.kernels import RectifiedCFGPlusPlus, Split
 from guidance_jax.metrics.report import evaluate
 
 SHAPE, NULL = (28, 28, 1), 10
@@ -38,12 +53,12 @@ class Parts(NamedTuple):
     model: gj.Network
     weak: gj.Network
     classifier: gj.NoisyClassifier
-    clean: gj.guidance.CleanClassifier
+    clean: CleanClassifier
 
     @classmethod
     def of(cls, found: Fashion) -> "Parts":
         domain = gj.Domain(SHAPE, num_classes=10)
-        clean = gj.guidance.CleanClassifier(found.clean.params, partial(clean_logits, found.clean.apply), domain)
+        clean = CleanClassifier(found.clean.params, partial(clean_logits, found.clean.apply), domain)
         return cls(found.model, found.weak, found.classifier, clean)
 
     def tiny(self) -> "Parts":
@@ -72,28 +87,30 @@ METHODS: dict[str, Callable[[Parts], Any]] = {
     "classifier, mean form": lambda p: gj.MeanShift(gj.Clip(unconditional(p)), gj.DDPM(), p.classifier, 3.0),
     "classifier on the conditional model": lambda p: reverse(gj.Classifier(p.model, p.classifier, 1.0)),
     "classifier, gradient reused 4 steps": lambda p: reverse(
-        gj.guidance.Reuse(gj.Classifier(unconditional(p), p.classifier, 3.0), 4)
+        Reuse(gj.Classifier(unconditional(p), p.classifier, 3.0), 4)
     ),
-    "classifier, split, 2M": lambda p: gj.kernels.Split(gj.Clip(unconditional(p)), gj.DPMSolver2M(), p.classifier, 3.0),
+    "classifier, split, 2M": lambda p: Split(gj.Clip(unconditional(p)), gj.DPMSolver2M(), p.classifier, 3.0),
     "CFG": lambda p: reverse(gj.CFG(p.model, NULL, 2.0)),
     "CFG, 2M": lambda p: reverse(gj.CFG(p.model, NULL, 2.0), gj.DPMSolver2M()),
     "CFG, interval": lambda p: reverse(gj.CFG(p.model, NULL, gj.Window(2.5, 0.3, 5.0))),
-    "CFG, ramp": lambda p: reverse(gj.CFG(p.model, NULL, gj.guidance.Ramp(2.0))),
-    "CFG, rescaled": lambda p: reverse(gj.guidance.Rescale(p.model, NULL, 2.5, 0.7)),
-    "APG": lambda p: reverse(gj.guidance.APG(p.model, NULL, 3.0, 0.0, -0.5, 5.0)),
-    "CFG++": lambda p: reverse(gj.guidance.CFGPlusPlus(p.model, NULL, 0.6)),
-    "CFG-Zero*": lambda p: reverse(gj.guidance.CFGZeroStar(p.model, NULL, 2.0)),
-    "TCFG": lambda p: reverse(gj.guidance.TCFG(p.model, NULL, 2.0)),
-    "FDG": lambda p: reverse(gj.guidance.FDG(p.model, NULL, 2.5, low=1.3)),
-    "MAMBO-G": lambda p: reverse(gj.guidance.MAMBOG(p.model, NULL, 3.0, 2.0)),
-    "Rectified-CFG++": lambda p: gj.kernels.RectifiedCFGPlusPlus(gj.Clip(p.model), NULL, 1.0, gj.Cosine()),
+    "CFG, ramp": lambda p: reverse(gj.CFG(p.model, NULL, Ramp(2.0))),
+    "CFG, rescaled": lambda p: reverse(Rescale(p.model, NULL, 2.5, 0.7)),
+    "APG": lambda p: reverse(APG(p.model, NULL, 3.0, 0.0, -0.5, 5.0)),
+    "CFG++": lambda p: reverse(CFGPlusPlus(p.model, NULL, 0.6)),
+    "CFG-Zero*": lambda p: reverse(CFGZeroStar(p.model, NULL, 2.0)),
+    "TCFG": lambda p: reverse(TCFG(p.model, NULL, 2.0)),
+    "FDG": lambda p: reverse(FDG(p.model, NULL, 2.5, low=1.3)),
+    "MAMBO-G": lambda p: reverse(MAMBOG(p.model, NULL, 3.0, 2.0)),
+    "Rectified-CFG++": lambda p: RectifiedCFGPlusPlus(gj.Clip(p.model), NULL, 1.0, gj.Cosine()),
     "autoguidance": lambda p: reverse(gj.Autoguidance(p.model, p.weak, 1.6)),
-    "perturbed attention": lambda p: reverse(gj.Autoguidance(p.model, gj.guidance.perturbed(p.model, attention=1.0), 2.0)),
+    "perturbed attention": lambda p: reverse(
+        gj.Autoguidance(p.model, gj.guidance.perturbed(p.model, attention=1.0), 2.0)
+    ),
     "skipped middle": lambda p: reverse(gj.Autoguidance(p.model, gj.guidance.perturbed(p.model, skip=1.0), 2.0)),
     "smoothed energy": lambda p: reverse(gj.Autoguidance(p.model, gj.guidance.perturbed(p.model, blur=3.0), 2.0)),
     "clean classifier, through the model": lambda p: reverse(gj.Reconstruction(unconditional(p), p.clean, 3.0)),
-    "clean classifier, MPGD": lambda p: reverse(gj.guidance.MPGD(unconditional(p), p.clean, 1.0)),
-    "clean classifier, TFG": lambda p: reverse(gj.guidance.TFG(unconditional(p), p.clean, 2.0, 0.5, iters=1)),
+    "clean classifier, MPGD": lambda p: reverse(MPGD(unconditional(p), p.clean, 1.0)),
+    "clean classifier, TFG": lambda p: reverse(TFG(unconditional(p), p.clean, 2.0, 0.5, iters=1)),
     "best of 4": lambda p: gj.SMC(gj.BestOf(reverse(p.model), p.clean), threshold=0.0),
     "FK steering, 4 particles": lambda p: gj.SMC(gj.Steered(gj.Clip(p.model), gj.DDIM(1.0), p.clean, 1.0)),
 }

@@ -15,12 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 import guidance_jax as gj
-from guidance_jax.datasets.sequences import Sequences
-from guidance_jax.datasets.splice import splice
 from guidance_jax.app.demos.splice import FLOW, LABEL, Truth, methods
 from guidance_jax.app.demos.table import Method, compare, real, samples_of, write_rows
+from guidance_jax.datasets.sequences import Sequences
+from guidance_jax.datasets.splice import splice
+from guidance_jax.discrete import SUNDAE, TAG, Forbid, PredictorFree, PredictorGuidance, TauLeap
 from guidance_jax.networks.sequence_models import token_model
 from guidance_jax.networks.transformer import Transformer
+from guidance_jax.text import FUDGE
 from guidance_jax.training.fit import fit
 from guidance_jax.training.recipe import adamw
 from guidance_jax.training.sequence_recipe import (
@@ -39,7 +41,7 @@ def uniform_methods(model, classifier, steps):
     def row(make, scales, calls):
         return Method(samples_of(make, levels, (length,), LABEL), scales, calls)
 
-    leap = gj.discrete.TauLeap()
+    leap = TauLeap()
     return {
         f"uniform: conditional model, {steps} steps": row(
             lambda w: gj.Reverse(model, gj.Ancestral()), (1.0,), (steps, 0)
@@ -48,15 +50,15 @@ def uniform_methods(model, classifier, steps):
             lambda w: gj.Reverse(gj.CFG(model, null, w), gj.Ancestral()), (2.0, 4.0), (2 * steps, 0)
         ),
         f"uniform: predictor-free rates, {steps} steps": row(
-            lambda w: gj.Reverse(gj.discrete.PredictorFree(model, null, w), leap), (2.0, 4.0), (2 * steps, 0)
+            lambda w: gj.Reverse(PredictorFree(model, null, w), leap), (2.0, 4.0), (2 * steps, 0)
         ),
         f"uniform: exact rates, {steps} steps": row(
-            lambda w: gj.Reverse(gj.discrete.PredictorGuidance(free, classifier, w), leap),
+            lambda w: gj.Reverse(PredictorGuidance(free, classifier, w), leap),
             (1.0, 2.0, 4.0),
             (steps, steps * sites),
         ),
         f"uniform: Taylor rates (TAG), {steps} steps": row(
-            lambda w: gj.Reverse(gj.discrete.TAG(free, classifier, w), leap), (1.0, 2.0, 4.0), (steps, 2 * steps)
+            lambda w: gj.Reverse(TAG(free, classifier, w), leap), (1.0, 2.0, 4.0), (steps, 2 * steps)
         ),
     }
 
@@ -66,7 +68,10 @@ def unrolled_methods(model, steps):
     return {
         f"SUNDAE, D-CFG, {steps} steps": Method(
             samples_of(
-                lambda w: gj.Reverse(gj.CFG(model, null, w), gj.discrete.SUNDAE(share=0.3)), FLOW.levels(steps), (length,), LABEL
+                lambda w: gj.Reverse(gj.CFG(model, null, w), SUNDAE(share=0.3)),
+                FLOW.levels(steps),
+                (length,),
+                LABEL,
             ),
             (1.0, 2.0, 4.0),
             (2 * steps, 0),
@@ -76,7 +81,7 @@ def unrolled_methods(model, steps):
 
 def text_methods(model, prefix, length):
     null, levels = model.domain.null_label, gj.positions(length + 1)
-    model = gj.discrete.Forbid(model, jnp.arange(5) == 0)  # the start token never comes again
+    model = Forbid(model, jnp.arange(5) == 0)  # the start token never comes again
     free = gj.Unconditional(model, null)
 
     def row(make, scales, calls):
@@ -89,7 +94,7 @@ def text_methods(model, prefix, length):
             lambda w: gj.Reverse(gj.CFG(model, null, w), gj.Ancestral()), (2.0, 4.0), (2 * length, 0)
         ),
         "left to right: FUDGE": row(
-            lambda w: gj.Reverse(gj.text.FUDGE(free, prefix, w), gj.Ancestral()), (1.0, 2.0, 4.0), (length, 5 * length)
+            lambda w: gj.Reverse(FUDGE(free, prefix, w), gj.Ancestral()), (1.0, 2.0, 4.0), (length, 5 * length)
         ),
     }
 

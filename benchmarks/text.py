@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import guidance_jax as gj
-from guidance_jax.datasets.sentences import UNKNOWN
 from guidance_jax.app.demos.table import Method, compare, samples_of, write_rows
 from guidance_jax.app.demos.text import POSITIVE, methods, prepare, words_of
+from guidance_jax.datasets.sentences import UNKNOWN
+from guidance_jax.embeddings import DiffusionLM, EmbeddingNetwork, Rounded
 from guidance_jax.embeddings.network import nearest
 from guidance_jax.networks.transformer import Transformer
 from guidance_jax.training.fit import fit
@@ -104,11 +105,18 @@ def embedding_methods(kind, model, table, classifier, alphabet, steps):
             lambda w: gj.Reverse(gj.Classifier(free, classifier, w), solver), (1.0, 3.0, 10.0), (steps, 2 * steps)
         ),
         f"{kind}: Diffusion-LM steps": row(
-            lambda w: gj.embeddings.DiffusionLM(free, solver, classifier, w, fluency=0.01, rate=0.03), (1.0,), (steps, 6 * steps)
+            lambda w: DiffusionLM(free, solver, classifier, w, fluency=0.01, rate=0.03),
+            (1.0,),
+            (steps, 6 * steps),
         ),
         f"{kind}: Diffusion-LM steps, rounded": row(
-            lambda w: gj.embeddings.DiffusionLM(
-                gj.embeddings.Rounded(free, table, gj.Window(1.0, 0.0, 0.5)), solver, classifier, w, fluency=0.01, rate=0.03
+            lambda w: DiffusionLM(
+                Rounded(free, table, gj.Window(1.0, 0.0, 0.5)),
+                solver,
+                classifier,
+                w,
+                fluency=0.01,
+                rate=0.03,
             ),
             (1.0,),
             (steps, 6 * steps),
@@ -155,7 +163,7 @@ def main():
     loss = Interpolation(interpolated.apply, SCHEDULE, null=2, levels=LogNormal(0.0, 1.5))
     trained = train_embeddings(loss, interpolated, parts.seen, len(alphabet), args.embedding_steps, 128, "CDCD")
     words = unit_rows(trained["table"])
-    model = gj.embeddings.EmbeddingNetwork(trained["network"], words, interpolated.apply)
+    model = EmbeddingNetwork(trained["network"], words, interpolated.apply)
     guide = noisy_classifier(words, parts.seen, args.steps // 2, 64)
     found |= embedding_methods("CDCD", model, words, guide, alphabet, args.solver_steps)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from timing import alternate, write
 
 import guidance_jax as gj
+from guidance_jax.discrete import TAG, PredictorGuidance, TauLeap
 from guidance_jax.networks.sequence_models import language_model, token_classifier, token_model
 from guidance_jax.networks.transformer import GPT2, Transformer
 from guidance_jax.sample import _generate
@@ -31,14 +32,14 @@ def main():
     free = gj.Unconditional(model, 10)
 
     def steps(guided):
-        kernel = gj.Reverse(guided, gj.discrete.TauLeap())
+        kernel = gj.Reverse(guided, TauLeap())
         return lambda: gj.generate(keys, kernel, levels, (length,), labels)
 
     times = alternate(
         {
             "unguided": steps(free),
-            "exact rates": steps(gj.discrete.PredictorGuidance(free, classifier, 1.0)),
-            "Taylor rates": steps(gj.discrete.TAG(free, classifier, 1.0)),
+            "exact rates": steps(PredictorGuidance(free, classifier, 1.0)),
+            "Taylor rates": steps(TAG(free, classifier, 1.0)),
         },
         args.repeats,
     )

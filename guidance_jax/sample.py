@@ -84,9 +84,7 @@ def _generate(keys, kernel, levels, shape, cond, x):
     return jax.vmap(one)(keys, cond, x)
 
 
-def generate(
-    keys: Key[Array, "..."], kernel: Any, levels: Level, shape: tuple[int, ...], cond: Any = None, x: Any = None
-) -> Array:
+def generate(keys: Array, kernel: Any, levels: Level, shape: tuple[int, ...], cond: Any = None, x: Any = None) -> Array:
     """Draw one sample per key in one compiled program: `vmap(sample)` from noise, jitted.
 
     Nothing numeric is compiled in: another scale, label, eta, schedule, window or set of parameters runs the same
@@ -106,12 +104,13 @@ def generate(
       Refused: as `sample`; keys that are not a vector of them, conditions or starts that are not one per key, and
         kernels of populations, whose samples have weights.
     """
-    kernel, levels = checked(keys, kernel, levels, shape, cond)
+    need("generate", kernel, Kernel, "the kernel")
     if kernel.population:
         raise Refused(
             "the samples of a population have weights, which generate would lose; write populations(keys, kernel, "
             "levels, shape, n, cond) and take .best(), or .draw(key)"
         )
+    kernel, levels = checked(keys, kernel, levels, shape, cond)
     if x is not None and jnp.shape(x) != (len(keys), *shape):
         raise Refused(f"x must hold one start per key, {(len(keys), *shape)}, got {jnp.shape(x)}")
     return _generate(keys, kernel, levels, tuple(shape), *jax.tree.map(jnp.asarray, (cond, x)))

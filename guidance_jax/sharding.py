@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from guidance_jax._typing import Array, Key
-from guidance_jax.core import Kernel, Level, Refused
+from guidance_jax._typing import Array
+from guidance_jax.core import Level, Refused
 from guidance_jax.sample import _generate, checked
 
 AXIS = "samples"
@@ -64,8 +64,8 @@ def split_params(tree: Any, mesh: Mesh, least: int = 2**14) -> Any:
 
 def generate_on(
     mesh: Mesh,
-    keys: Key[Array, " n"],
-    kernel: Kernel,
+    keys: Array,
+    kernel: Any,
     levels: Level,
     shape: tuple[int, ...],
     cond: Any = None,
@@ -119,8 +119,8 @@ class Memory(NamedTuple):
 
 def memory(
     mesh: Mesh,
-    keys: Key[Array, " n"],
-    kernel: Kernel,
+    keys: Array,
+    kernel: Any,
     levels: Level,
     shape: tuple[int, ...],
     cond: Any = None,

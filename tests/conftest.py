@@ -1,4 +1,4 @@
-"""Type checks of the package (jaxtyping + beartype), strict promotion off by default, and shared small things."""
+"""Type checks of the package (jaxtyping + beartype), what `--all` adds, and shared small things."""
 
 import os
 from pathlib import Path
@@ -21,8 +21,20 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 def pytest_addoption(parser):
     parser.addoption(
-        "--all-pairs", action="store_true", help="compile and run every pair of methods, not only trace it"
+        "--all",
+        action="store_true",
+        help="also what takes minutes: every pair, kills, notebooks, many processes, floors",
     )
+
+
+def pytest_collection_modifyitems(config, items):
+    """Without `--all`, what is marked slow is left out, and said to be."""
+    if config.getoption("--all"):
+        return
+    slow = [item for item in items if item.get_closest_marker("slow")]
+    if slow:
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in set(slow)]
 
 
 @pytest.fixture

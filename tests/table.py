@@ -10,7 +10,34 @@ import jax
 import jax.numpy as jnp
 
 import guidance_jax as gj
+from guidance_jax.guidance import (
+    APG,
+    FDG,
+    LGD,
+    MAMBOG,
+    MMPS,
+    MPGD,
+    TCFG,
+    TFG,
+    TMPD,
+    AdaptiveGuidance,
+    CFGPlusPlus,
+    CFGZeroStar,
+    Compose,
+    DynamicClip,
+    DynamicNegative,
+    Perturbed,
+    PiGDM,
+    Ramp,
+    Rescale,
+    Reuse,
+    Tempered,
+    Universal,
+)
+from guidance_jax.kernels import DPS, Corrector, Padded, RectifiedCFGPlusPlus, Split
 from guidance_jax.oracles.gaussian import CLEAN
+from guidance_jax.particles import ParticleGuidance
+from guidance_jax.solvers import DPM2, LMS, DPMSolver2S
 
 # An asymmetric target: three classes of four components, nothing mirrored.
 MIXTURE = gj.GaussianMixture(
@@ -101,41 +128,40 @@ def null(model):
 
 GUIDANCE = {
     gj.CFG: Guide(lambda w, m=MIXTURE: gj.CFG(m, NULL, w), 1.0, same),
-    gj.guidance.Rescale: Guide(lambda w, m=MIXTURE: gj.guidance.Rescale(m, NULL, w, 0.5), 1.0, same),
-    gj.guidance.APG: Guide(lambda w, m=MIXTURE: gj.guidance.APG(m, NULL, w, 0.3, -0.5, 2.0), 1.0, same),
-    gj.guidance.CFGPlusPlus: Guide(lambda w, m=MIXTURE: gj.guidance.CFGPlusPlus(m, NULL, w), 0.0, null, keeps_x=False),
-    gj.guidance.CFGZeroStar: Guide(lambda w, m=MIXTURE: gj.guidance.CFGZeroStar(m, NULL, w), 1.0, same),
-    gj.guidance.TCFG: Guide(lambda w, m=MIXTURE: gj.guidance.TCFG(m, NULL, w), 1.0, same),
-    gj.guidance.FDG: Guide(lambda w, m=MIXTURE: gj.guidance.FDG(m, NULL, w, low=(1 + w) / 2, lowpass=mean), 1.0, same),
-    gj.guidance.MAMBOG: Guide(lambda w, m=MIXTURE: gj.guidance.MAMBOG(m, NULL, w, 0.3), 1.0, same),
-    gj.guidance.Compose: Guide(
-        lambda w, m=MIXTURE: gj.Conditioned(gj.guidance.Compose(m, NULL, w * jnp.array([1.0, -0.3])), two), 0.0, null
-    ),
-    gj.guidance.DynamicNegative: Guide(lambda w, m=MIXTURE: gj.guidance.DynamicNegative(m, NULL, w, prior=0.4), 0.0, null),
-    gj.guidance.AdaptiveGuidance: Guide(lambda w, m=MIXTURE: gj.guidance.AdaptiveGuidance(m, NULL, w, threshold=0.9999), 1.0, same),
-    gj.guidance.Perturbed: Guide(
-        lambda w, m=MIXTURE: gj.guidance.Perturbed(m, NULL, w, weak=gj.Conditioned(m, another), weak_scale=w - 1),
+    Rescale: Guide(lambda w, m=MIXTURE: Rescale(m, NULL, w, 0.5), 1.0, same),
+    APG: Guide(lambda w, m=MIXTURE: APG(m, NULL, w, 0.3, -0.5, 2.0), 1.0, same),
+    CFGPlusPlus: Guide(lambda w, m=MIXTURE: CFGPlusPlus(m, NULL, w), 0.0, null, keeps_x=False),
+    CFGZeroStar: Guide(lambda w, m=MIXTURE: CFGZeroStar(m, NULL, w), 1.0, same),
+    TCFG: Guide(lambda w, m=MIXTURE: TCFG(m, NULL, w), 1.0, same),
+    FDG: Guide(lambda w, m=MIXTURE: FDG(m, NULL, w, low=(1 + w) / 2, lowpass=mean), 1.0, same),
+    MAMBOG: Guide(lambda w, m=MIXTURE: MAMBOG(m, NULL, w, 0.3), 1.0, same),
+    Compose: Guide(lambda w, m=MIXTURE: gj.Conditioned(Compose(m, NULL, w * jnp.array([1.0, -0.3])), two), 0.0, null),
+    DynamicNegative: Guide(lambda w, m=MIXTURE: DynamicNegative(m, NULL, w, prior=0.4), 0.0, null),
+    AdaptiveGuidance: Guide(lambda w, m=MIXTURE: AdaptiveGuidance(m, NULL, w, threshold=0.9999), 1.0, same),
+    Perturbed: Guide(
+        lambda w, m=MIXTURE: Perturbed(m, NULL, w, weak=gj.Conditioned(m, another), weak_scale=w - 1),
         1.0,
         same,
     ),
     gj.Autoguidance: Guide(lambda w, m=MIXTURE: gj.Autoguidance(m, null(m), w), 1.0, same),
     gj.Classifier: Guide(lambda w, m=MIXTURE: gj.Classifier(null(m), log_posterior, w), 0.0, null),
-    gj.guidance.Reuse: Guide(lambda w, m=MIXTURE: gj.guidance.Reuse(gj.Classifier(null(m), log_posterior, w), 2), 0.0, null),
+    Reuse: Guide(lambda w, m=MIXTURE: Reuse(gj.Classifier(null(m), log_posterior, w), 2), 0.0, null),
     gj.Reconstruction: Guide(lambda w, m=MIXTURE: gj.Reconstruction(null(m), log_clean, w), 0.0, null),
-    gj.guidance.LGD: Guide(lambda w, m=MIXTURE: gj.guidance.LGD(null(m), log_clean, w, draws=3), 0.0, null),
-    gj.guidance.MPGD: Guide(lambda w, m=MIXTURE: gj.guidance.MPGD(null(m), log_clean, w), 0.0, null, keeps_x=False),
-    gj.guidance.Universal: Guide(lambda w, m=MIXTURE: gj.guidance.Universal(null(m), log_clean, w, steps=2, rate=0.1 * w), 0.0, null),
-    gj.guidance.TFG: Guide(
-        lambda w, m=MIXTURE: gj.guidance.TFG(null(m), log_clean, 0.1 * w, 0.1 * w, 0.1, iters=2, draws=2),
+    LGD: Guide(lambda w, m=MIXTURE: LGD(null(m), log_clean, w, draws=3), 0.0, null),
+    MPGD: Guide(lambda w, m=MIXTURE: MPGD(null(m), log_clean, w), 0.0, null, keeps_x=False),
+    Universal: Guide(lambda w, m=MIXTURE: Universal(null(m), log_clean, w, steps=2, rate=0.1 * w), 0.0, null),
+    TFG: Guide(
+        lambda w, m=MIXTURE: TFG(null(m), log_clean, 0.1 * w, 0.1 * w, 0.1, iters=2, draws=2),
         0.0,
         null,
         keeps_x=False,
     ),
-    gj.guidance.PiGDM: Guide(lambda w, m=MIXTURE: gj.guidance.PiGDM(null(m), line, 0.3, w, seen), 0.0, null),
-    gj.guidance.TMPD: Guide(lambda w, m=MIXTURE: gj.guidance.TMPD(null(m), line, 0.3, w, seen), 0.0, null),
-    gj.guidance.MMPS: Guide(lambda w, m=MIXTURE: gj.guidance.MMPS(null(m), line, 0.3, w, seen, iterations=2), 0.0, null),
+    PiGDM: Guide(lambda w, m=MIXTURE: PiGDM(null(m), line, 0.3, w, seen), 0.0, null),
+    TMPD: Guide(lambda w, m=MIXTURE: TMPD(null(m), line, 0.3, w, seen), 0.0, null),
+    MMPS: Guide(lambda w, m=MIXTURE: MMPS(null(m), line, 0.3, w, seen, iterations=2), 0.0, null),
+    Tempered: Guide(lambda w, m=MIXTURE: Tempered(m, w), 1.0, same),
     gj.Clip: Guide(lambda w, m=MIXTURE: gj.Clip(m, w), 1e6, same, strong=0.01),
-    gj.guidance.DynamicClip: Guide(lambda w, m=MIXTURE: gj.guidance.DynamicClip(m, 90.0, w), 1e6, same, strong=0.01),
+    DynamicClip: Guide(lambda w, m=MIXTURE: DynamicClip(m, 90.0, w), 1e6, same, strong=0.01),
 }
 
 
@@ -151,39 +177,39 @@ SOLVERS = {
     gj.DDIM: Order(gj.DDIM(), 1),
     gj.DDPM: Order(gj.DDPM(gj.solvers.fixed_large), None, True),
     gj.Heun: Order(gj.Heun(), 2),
-    gj.solvers.DPM2: Order(gj.solvers.DPM2(SCHEDULE), 2),
+    DPM2: Order(DPM2(SCHEDULE), 2),
     gj.DPMSolver2M: Order(gj.DPMSolver2M(), 2),
-    gj.solvers.DPMSolver2S: Order(gj.solvers.DPMSolver2S(SCHEDULE), 2),
-    gj.solvers.LMS: Order(gj.solvers.LMS(), 2),  # fourth order but for its first step, which is Euler's
+    DPMSolver2S: Order(DPMSolver2S(SCHEDULE), 2),
+    LMS: Order(LMS(), 2),  # fourth order but for its first step, which is Euler's
 }
 
 # Stochastic settings of solvers that also have deterministic ones
-NOISY = {"DDIM(1)": gj.DDIM(1.0), "2M SDE": gj.DPMSolver2M(1.0), "2S ancestral": gj.solvers.DPMSolver2S(SCHEDULE, 1.0)}
+NOISY = {"DDIM(1)": gj.DDIM(1.0), "2M SDE": gj.DPMSolver2M(1.0), "2S ancestral": DPMSolver2S(SCHEDULE, 1.0)}
 
 KERNELS = {
     gj.Reverse: lambda w: gj.Reverse(gj.CFG(MIXTURE, NULL, w), gj.DDIM(0.5)),
     gj.MeanShift: lambda w: gj.MeanShift(UNCONDITIONAL, gj.DDPM(), log_posterior, w),
     gj.Recur: lambda w: gj.Recur(gj.Reverse(gj.CFG(MIXTURE, NULL, w), gj.DDIM(0.5)), 2),
-    gj.kernels.Padded: lambda w: gj.kernels.Padded(gj.Reverse(gj.CFG(MIXTURE, NULL, w), gj.DDIM(0.5))),
-    gj.kernels.DPS: lambda w: gj.kernels.DPS(UNCONDITIONAL, gj.DDIM(0.5), line, 0.1 * w, seen),
+    Padded: lambda w: Padded(gj.Reverse(gj.CFG(MIXTURE, NULL, w), gj.DDIM(0.5))),
+    DPS: lambda w: DPS(UNCONDITIONAL, gj.DDIM(0.5), line, 0.1 * w, seen),
     gj.Inpaint: lambda w: gj.Inpaint(gj.Reverse(gj.CFG(MIXTURE, NULL, w), gj.DDIM(0.5)), jnp.array([1, 0]), point),
-    gj.kernels.Corrector: lambda w: gj.kernels.Corrector(gj.Reverse(MIXTURE, gj.DDIM()), gj.CFG(MIXTURE, NULL, w), 0.3),
-    gj.kernels.RectifiedCFGPlusPlus: lambda w: gj.kernels.RectifiedCFGPlusPlus(MIXTURE, NULL, w, SCHEDULE),
-    gj.kernels.Split: lambda w: gj.kernels.Split(UNCONDITIONAL, gj.DPMSolver2M(), log_posterior, w, strang=True),
+    Corrector: lambda w: Corrector(gj.Reverse(MIXTURE, gj.DDIM()), gj.CFG(MIXTURE, NULL, w), 0.3),
+    RectifiedCFGPlusPlus: lambda w: RectifiedCFGPlusPlus(MIXTURE, NULL, w, SCHEDULE),
+    Split: lambda w: Split(UNCONDITIONAL, gj.DPMSolver2M(), log_posterior, w, strang=True),
 }
 
 # Moves of a population
 PARTICLES = {
     gj.Twisted: lambda w: gj.Twisted(UNCONDITIONAL, gj.DDIM(1.0), log_clean, w),
-    gj.CorrectedCFG: lambda w: gj.CorrectedCFG(MIXTURE, NULL, w, gj.DDIM(1.0)),
-    gj.CorrectedClassifier: lambda w: gj.CorrectedClassifier(UNCONDITIONAL, log_posterior, w, gj.DDIM(1.0)),
-    gj.Annealed: lambda w: gj.Annealed(MIXTURE, w, gj.DDIM(1.0)),
+    gj.Corrected: lambda w: gj.Corrected(gj.CFG(MIXTURE, NULL, w), gj.DDIM(1.0)),
+    "Corrected classifier": lambda w: gj.Corrected(gj.Classifier(UNCONDITIONAL, log_posterior, w), gj.DDIM(1.0)),
+    "Corrected tempering": lambda w: gj.Corrected(Tempered(MIXTURE, w), gj.DDIM(1.0)),
     gj.Steered: lambda w: gj.Steered(UNCONDITIONAL, gj.DDIM(1.0), log_clean, w),
     gj.BestOf: lambda w: gj.BestOf(gj.Reverse(UNCONDITIONAL, gj.DDIM(1.0)), log_clean, w),
 }
 POPULATIONS = {
     **{c: (lambda w, make=make: gj.SMC(make(w), threshold=0.7)) for c, make in PARTICLES.items()},
-    gj.particles.ParticleGuidance: lambda w: gj.particles.ParticleGuidance(MIXTURE, gj.DDIM(1.0), w),
+    ParticleGuidance: lambda w: ParticleGuidance(MIXTURE, gj.DDIM(1.0), w),
 }
 
 
@@ -197,6 +223,6 @@ def all_kernels(strength):
     rows["Window classifier"] = gj.Reverse(
         gj.Classifier(UNCONDITIONAL, log_posterior, gj.Window(strength, 0.3, 3.0)), gj.Heun()
     )
-    rows["Ramp"] = gj.Reverse(gj.CFG(MIXTURE, NULL, gj.guidance.Ramp(strength)), gj.DDIM())
+    rows["Ramp"] = gj.Reverse(gj.CFG(MIXTURE, NULL, Ramp(strength)), gj.DDIM())
     rows["PerClass"] = gj.Reverse(gj.CFG(MIXTURE, NULL, gj.PerClass(strength * jnp.arange(1.0, 4.0))), gj.DDIM())
     return rows

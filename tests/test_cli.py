@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from guidance_jax import cli
+from guidance_jax.app import cli
 from guidance_jax.datasets import splice
 
 

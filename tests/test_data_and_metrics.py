@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from guidance_jax.app.pictures import save_grid
 from guidance_jax.datasets.digits import digits
 from guidance_jax.datasets.idx import FASHION, idx, read_idx
 from guidance_jax.datasets.image_folder import image_folder
@@ -16,7 +17,6 @@ from guidance_jax.metrics.diversity import within_class_diversity
 from guidance_jax.metrics.frechet import frechet_distance
 from guidance_jax.metrics.precision_recall import precision_recall
 from guidance_jax.metrics.report import TrainedJudge, evaluate
-from guidance_jax.app.pictures import save_grid
 
 
 def write_idx(path, array):

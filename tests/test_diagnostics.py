@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 import guidance_jax as gj
+from guidance_jax.guidance import ImplicitClassifier, Reuse
 from guidance_jax.metrics.calibration import fitting_power
 from guidance_jax.oracles.gaussian import CLEAN
 from tests.laws.test_guidance import LEVELS, same, see
 from tests.table import MIXTURE, NULL, SCHEDULE, UNCONDITIONAL, log_posterior
 
-IMPLICIT = gj.guidance.ImplicitClassifier(MIXTURE, NULL, gj.VE(), jnp.log(jnp.array([0.4, 0.4, 0.2])))
+IMPLICIT = ImplicitClassifier(MIXTURE, NULL, gj.VE(), jnp.log(jnp.array([0.4, 0.4, 0.2])))
 
 
 @pytest.mark.usefixtures("x64")
@@ -25,7 +26,7 @@ def test_guiding_by_the_implicit_classifier_is_cfg(level):
 @pytest.mark.parametrize("level", [gj.Level(*map(jnp.float32, CLEAN)), *(gj.VE()(r) for r in (0.3, 1.0, 4.0))])
 def test_the_implicit_classifier_is_the_exact_posterior(level):
     """In probability, at points of every class and between them; clean and noisy."""
-    many = gj.guidance.ImplicitClassifier(MIXTURE, NULL, gj.VE(), IMPLICIT.log_prior, points=60, draws=400)
+    many = ImplicitClassifier(MIXTURE, NULL, gj.VE(), IMPLICIT.log_prior, points=60, draws=400)
     xs = jnp.array([[0.3, -0.4], [1.2, 0.5], [-1.0, -0.4], [0.5, 1.4]])
     got = jax.jit(jax.vmap(many.log_posterior, (0, None)))(level.alpha * xs, level)
     want = [[MIXTURE.log_posterior(level.alpha * x, level, k) for k in range(3)] for x in xs]
@@ -48,7 +49,9 @@ def test_guidance_by_level_is_the_scale_times_the_ratio_of_scores():
     """Classifier guidance of scale w: |eps' - eps| = w sigma |grad log p|, at the points of the run."""
     levels = SCHEDULE.levels(6)
     guided = gj.Classifier(UNCONDITIONAL, log_posterior, 2.0)
-    rows = gj.diagnostics.guidance_by_level(gj.keys(0, 1), guided, UNCONDITIONAL, gj.DDIM(), levels, (2,), jnp.array([1]))
+    rows = gj.diagnostics.guidance_by_level(
+        gj.keys(0, 1), guided, UNCONDITIONAL, gj.DDIM(), levels, (2,), jnp.array([1])
+    )
     first = jax.random.split(gj.keys(0, 1)[0])[0]
     x, level = levels.sigma[0] * jax.random.normal(first, (2,)), levels.at(0)
     own = UNCONDITIONAL(x, level, 1, (), None)[0].eps
@@ -79,7 +82,7 @@ def test_the_ledger_counts_what_is_really_evaluated():
     assert count(gj.Reverse(gj.CFG(model, 3, gj.Window(2.0, 0.3, 3.0)), gj.DDIM())).calls == {"Network": 12 + inside}
     both = count(gj.Reverse(gj.Autoguidance(model, weak, 2.0), gj.DDIM()), good=model, bad=weak)
     assert both.calls == {"good": 12, "bad": 12}
-    found = count(gj.Reverse(gj.guidance.Reuse(gj.Classifier(model, classifier, 2.0), 4), gj.DDIM()))
+    found = count(gj.Reverse(Reuse(gj.Classifier(model, classifier, 2.0), 4), gj.DDIM()))
     assert found.calls == {"Network": 12, "NoisyClassifier": 3}
     assert found.gradients == {"NoisyClassifier": 3}
     assert str(found) == "Network: 12 calls, NoisyClassifier: 3 calls, 3 gradients"

@@ -13,10 +13,15 @@ import pytest
 
 import guidance_jax as gj
 from guidance_jax.guidance.base import Guidance
+from guidance_jax.models.parameterizations import LearnedRange
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "ddpm_ddim.npz")
 SCHEDULES = {"linear": gj.LinearBetas(), "cosine": gj.CosineBetas()}
-VARIANCES = {"fixed_small": gj.solvers.fixed_small, "fixed_large": gj.solvers.fixed_large, "learned_range": gj.solvers.learned_range}
+VARIANCES = {
+    "fixed_small": gj.solvers.fixed_small,
+    "fixed_large": gj.solvers.fixed_large,
+    "learned_range": gj.solvers.learned_range,
+}
 CASES = sorted({"/".join(k.split("/")[:3]) for k in GOLDEN.files})
 
 
@@ -37,7 +42,11 @@ def setting(case, clip):
     schedule, variance, respacing = case.split("/")
     levels = SCHEDULES[schedule].levels(respacing)
     learned = variance == "learned_range"
-    model = gj.Network((), network_with_variance if learned else network, gj.parameterizations.LearnedRange() if learned else gj.parameterizations.eps)
+    model = gj.Network(
+        (),
+        network_with_variance if learned else network,
+        LearnedRange() if learned else gj.parameterizations.eps,
+    )
     return levels, gj.Clip(model, 1.0) if clip else model, gj.DDPM.like_openai(levels, VARIANCES[variance])
 
 
@@ -88,19 +97,20 @@ def test_each_step(case, clip):
 
         def one(x, t=t, s=s):
             pred = model(x, t, None, (), None)[0]
-            mean, std = solver.kernel(pred, t, s)
+            q = solver.transition(pred, t, s)
+            mean, std = q.mean, q.std
             guided = gj.Classifier(model, log_prob, 1.5)(x, t, None, (), None)[0]
             shift = gj.MeanShift(model, solver, log_prob, 1.5)
             carry = shift(shift.init(x), t, s, None, jax.random.key(0))
             noise = jnp.where(s.sigma > 0, std, 0) * jax.random.normal(jax.random.split(jax.random.key(0))[1], x.shape)
-            ddim = gj.DDIM().kernel(guided, t, s)[0]
+            ddim = gj.DDIM().transition(guided, t, s).mean
             return (
                 pred.x0,
                 mean,
                 std * jnp.ones_like(x),
                 carry.x - noise,
                 guided.x0,
-                solver.kernel(guided, t, s)[0],
+                solver.transition(guided, t, s).mean,
                 ddim,
             )
 

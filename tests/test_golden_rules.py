@@ -8,19 +8,29 @@ import numpy as np
 import pytest
 
 import guidance_jax as gj
+from guidance_jax.guidance import APG, TCFG, CFGZeroStar, Rescale
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "cfg_rules.npz")
 LEVELS = gj.Cosine()(jnp.array([0.6, 0.4, 0.2]))
 RULES = {
     "cfg_scale4": (gj.parameterizations.eps, lambda m: gj.CFG(m, 0, 4.0)),
-    "cfg_scale4_rescale0.7": (gj.parameterizations.eps, lambda m: gj.guidance.Rescale(m, 0, 4.0, 0.7)),
+    "cfg_scale4_rescale0.7": (gj.parameterizations.eps, lambda m: Rescale(m, 0, 4.0, 0.7)),
     # on the clean estimate, from the conditional one, as in the paper
-    "apg_paper_w4_r6_eta0_nomomentum": (gj.parameterizations.x0, lambda m: gj.guidance.APG(m, 0, 4.0, 0.0, 0.0, 6.0)),
-    "apg_paper_w4_r6_eta0.3_momentum-0.5": (gj.parameterizations.x0, lambda m: gj.guidance.APG(m, 0, 4.0, 0.3, -0.5, 6.0)),
-    "cfg_zero_star_scale4_zeroinit0": (gj.parameterizations.velocity, lambda m: gj.guidance.CFGZeroStar(m, 0, 4.0)),
+    "apg_paper_w4_r6_eta0_nomomentum": (gj.parameterizations.x0, lambda m: APG(m, 0, 4.0, 0.0, 0.0, 6.0)),
+    "apg_paper_w4_r6_eta0.3_momentum-0.5": (
+        gj.parameterizations.x0,
+        lambda m: APG(m, 0, 4.0, 0.3, -0.5, 6.0),
+    ),
+    "cfg_zero_star_scale4_zeroinit0": (
+        gj.parameterizations.velocity,
+        lambda m: CFGZeroStar(m, 0, 4.0, zero_above=jnp.inf),
+    ),
     # one step without motion: the first of these levels
-    "cfg_zero_star_scale4_zeroinit1": (gj.parameterizations.velocity, lambda m: gj.guidance.CFGZeroStar(m, 0, 4.0, zero_above=1.0)),
-    "tcfg_scale4": (gj.parameterizations.eps, lambda m: gj.guidance.TCFG(m, 0, 4.0)),
+    "cfg_zero_star_scale4_zeroinit1": (
+        gj.parameterizations.velocity,
+        lambda m: CFGZeroStar(m, 0, 4.0, zero_above=1.0),
+    ),
+    "tcfg_scale4": (gj.parameterizations.eps, lambda m: TCFG(m, 0, 4.0)),
 }
 
 

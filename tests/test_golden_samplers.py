@@ -8,19 +8,20 @@ import numpy as np
 import pytest
 
 import guidance_jax as gj
+from guidance_jax.solvers import DPM2, LMS, DPMSolver2S
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "k_samplers.npz")
 pytestmark = pytest.mark.usefixtures("x64")
 SOLVERS = {
     "euler": gj.DDIM(),
     "heun": gj.Heun(),
-    "dpm_2": gj.solvers.DPM2(gj.VE()),
-    "lms4": gj.solvers.LMS(),
+    "dpm_2": DPM2(gj.VE()),
+    "lms4": LMS(),
     "dpmpp_2m": gj.DPMSolver2M(),
-    "dpmpp_2s_eta0": gj.solvers.DPMSolver2S(gj.VE()),
+    "dpmpp_2s_eta0": DPMSolver2S(gj.VE()),
     "euler_ancestral_eta1": gj.DDIM(1.0),
     "dpmpp_2m_sde_eta1": gj.DPMSolver2M(1.0),
-    "dpmpp_2s_ancestral_eta1": gj.solvers.DPMSolver2S(gj.VE(), 1.0),
+    "dpmpp_2s_ancestral_eta1": DPMSolver2S(gj.VE(), 1.0),
 }
 
 

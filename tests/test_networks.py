@@ -10,11 +10,12 @@ import pytest
 from flax import nnx
 
 import guidance_jax as gj
+from guidance_jax.checkpoints.tensors import from_torch
+from guidance_jax.guidance import Perturbation
 from guidance_jax.networks.adm import ADMClassifier, ADMUNet
 from guidance_jax.networks.convolution import conv2d
 from guidance_jax.networks.layers import AttentionBlock, GroupNorm
 from guidance_jax.networks.nnx import functional
-from guidance_jax.checkpoints.tensors import from_torch
 
 FOLDER = Path(__file__).parent / "golden"
 GOLDEN = np.load(FOLDER / "adm_networks.npz")
@@ -198,7 +199,7 @@ def test_identity_attention_returns_the_values():
     normal = GroupNorm(2).apply({"params": own["norm"]}, x.reshape(12, 8))
     v = (normal @ own["qkv"]["kernel"] + own["qkv"]["bias"]).reshape(12, 2, 3, 4)[:, :, 2].reshape(12, 8)
     want = x.reshape(12, 8) + v @ own["proj_out"]["kernel"] + own["proj_out"]["bias"]
-    got = block.apply(params, x, gj.guidance.Perturbation(attention=1.0))
+    got = block.apply(params, x, Perturbation(attention=1.0))
     np.testing.assert_allclose(got.reshape(12, 8), want, atol=1e-5)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import guidance_jax as gj
+from guidance_jax.kernels import Padded
 from guidance_jax.sample import _generate
 from tests.table import MIXTURE, NULL
 
@@ -22,7 +23,7 @@ def test_idle_steps_change_no_sample_and_share_a_program(solver):
     for steps in (5, 9, 16):
         levels = gj.Cosine().levels(steps)
         want = gj.generate(gj.keys(0, 4), kernel(solver), levels, (2,), LABELS)
-        got = gj.generate(gj.keys(0, 4), gj.kernels.Padded(kernel(solver)), gj.kernels.padded(levels, 16), (2,), LABELS)
+        got = gj.generate(gj.keys(0, 4), Padded(kernel(solver)), gj.kernels.padded(levels, 16), (2,), LABELS)
         np.testing.assert_allclose(got, want, atol=2e-5)
         if before is None:
             before = _generate._cache_size() - 1  # programs of the bare kernel are one a number of steps
@@ -38,7 +39,7 @@ def test_idle_steps_are_skipped():
         return 0.5 * x
 
     levels = gj.kernels.padded(gj.Cosine().levels(3), 50)
-    reverse = gj.kernels.Padded(gj.Reverse(gj.Function(counted), gj.DDIM()))
+    reverse = Padded(gj.Reverse(gj.Function(counted), gj.DDIM()))
     jax.block_until_ready(gj.sample(jax.random.key(0), reverse, levels, jnp.ones(2)).x)
     jax.effects_barrier()
     assert len(calls) == 3

@@ -14,13 +14,14 @@ import pytest
 from safetensors.numpy import save_file
 
 import guidance_jax as gj
-from guidance_jax.networks.adm import ADMClassifier, ADMUNet
+from guidance_jax.app.request import Request
 from guidance_jax.checkpoints.adm import Untold, architecture
 from guidance_jax.checkpoints.convert import converted, recognised
-from guidance_jax.checkpoints.torch_file import read_torch
-from guidance_jax.app.request import Request
-from guidance_jax.schedules import CosineBetas, LinearBetas
 from guidance_jax.checkpoints.load import load
+from guidance_jax.checkpoints.torch_file import read_torch
+from guidance_jax.models.parameterizations import EDM, LearnedRange
+from guidance_jax.networks.adm import ADMClassifier, ADMUNet
+from guidance_jax.schedules import CosineBetas, LinearBetas
 from tests.test_jobs import environment
 from tests.test_networks import GOLDEN, NETWORKS, golden_inputs, relative
 
@@ -107,7 +108,7 @@ def test_the_architecture_is_told_by_the_tensors(name):
             assert getattr(found.network, field) == (tuple(value) if isinstance(value, list) else value), field
     assert isinstance(found.network, ADMClassifier) == name.startswith("classifier")
     learned = name.startswith("adm")
-    want = None if name.startswith("classifier") else gj.parameterizations.LearnedRange() if learned else gj.parameterizations.eps
+    want = None if name.startswith("classifier") else LearnedRange() if learned else gj.parameterizations.eps
     assert found.parameterization == want
     classes = 10 if name.startswith("classifier") else spec.get("num_classes")
     assert found.domain == gj.Domain((16, 16, 3), LinearBetas(1000), classes)
@@ -283,7 +284,11 @@ def edm_state():
 
 def test_edm_is_the_mirror_s_and_preconditioned():
     found, golden = recognised(edm_state()), np.load(FOLDER / "edm.npz")
-    assert (found.parameterization, found.domain.shape, found.domain.num_classes) == (gj.parameterizations.EDM(0.5), (8, 8, 3), 5)
+    assert (found.parameterization, found.domain.shape, found.domain.num_classes) == (
+        EDM(0.5),
+        (8, 8, 3),
+        5,
+    )
     x, out = (np.moveaxis(golden[k], 1, -1) for k in ("x", "out"))
     got = jax.jit(jax.vmap(found.network.apply, (None, 0, 0, 0)))(found.params, x, golden["t"], golden["y"])
     assert relative(got, out) < 1e-4

@@ -8,6 +8,35 @@ import numpy as np
 import pytest
 
 import guidance_jax as gj
+from guidance_jax.discrete import (
+    NOS,
+    TAG,
+    FirstHitting,
+    Forbid,
+    HiddenNetwork,
+    LaMBO,
+    MaskPredict,
+    PredictorFree,
+    PredictorGuidance,
+    TauLeap,
+)
+from guidance_jax.guidance import (
+    FDG,
+    MMPS,
+    MPGD,
+    CleanClassifier,
+    Compose,
+    ImplicitClassifier,
+    Perturbed,
+    Reuse,
+    Similarity,
+)
+from guidance_jax.guidance.operators import Downsample, Linear
+from guidance_jax.kernels import Corrector
+from guidance_jax.models.parameterizations import LearnedRange
+from guidance_jax.particles import ParticleGuidance
+from guidance_jax.schedules import LinearVP
+from guidance_jax.text import FUDGE, PPLM, PrefixClassifier
 from tests.table import MIXTURE, NULL, SCHEDULE, UNCONDITIONAL, log_clean, log_posterior
 from tests.token_table import GPT, HIDDEN, MASKED, UNIFORM, along, likes, log_masked
 from tests.token_table import LEVELS as TOKEN_LEVELS
@@ -29,7 +58,7 @@ def run(kernel, labels=LABELS, shape=SHAPE, levels=LEVELS):
 
 def clean(**changes):
     domain = dict(shape=SHAPE, num_classes=10) | changes
-    return gj.guidance.CleanClassifier((), lambda params, x: jnp.zeros(10) * x.sum(), gj.Domain(**domain))
+    return CleanClassifier((), lambda params, x: jnp.zeros(10) * x.sum(), gj.Domain(**domain))
 
 
 def populations(move, n=4):
@@ -44,8 +73,8 @@ def reversed_levels():
     return gj.Level(*(a[::-1] for a in LEVELS))
 
 
-HIDDEN10 = gj.discrete.HiddenNetwork(HIDDEN.params, HIDDEN.encode, HIDDEN.decode, HIDDEN.process, gj.Domain((3,), None, 4))
-PREFIX = gj.text.PrefixClassifier((), lambda params, token, position, state: (jnp.zeros(2), state), lambda length: ())
+HIDDEN10 = HiddenNetwork(HIDDEN.params, HIDDEN.encode, HIDDEN.decode, HIDDEN.process, gj.Domain((3,), None, 4))
+PREFIX = PrefixClassifier((), lambda params, token, position, state: (jnp.zeros(2), state), lambda length: ())
 
 
 def masked(model=MASKED, solver=None):
@@ -79,7 +108,7 @@ CASES = {
     "attribute of a prefix classifier out of range": (
         lambda: gj.generate(
             gj.keys(0, 2),
-            gj.Reverse(gj.text.FUDGE(GPT, PREFIX, 1.0), gj.Ancestral()),
+            gj.Reverse(FUDGE(GPT, PREFIX, 1.0), gj.Ancestral()),
             gj.positions(6),
             (6,),
             jnp.array([0, 2]),
@@ -87,54 +116,56 @@ CASES = {
         "labels go from 0 to 1, got 2",
     ),
     "negative gamma": (
-        lambda: tokens(masked(gj.discrete.PredictorGuidance(MASKED, log_masked, -1.0))),
+        lambda: tokens(masked(PredictorGuidance(MASKED, log_masked, -1.0))),
         r"scale \(gamma\) of PredictorGuidance must not be negative, got -1.0",
     ),
     "negative gamma, predictor-free": (
-        lambda: tokens(masked(gj.discrete.PredictorFree(MASKED, 3, -0.5))),
+        lambda: tokens(masked(PredictorFree(MASKED, 3, -0.5))),
         "PredictorFree must not be negative, got -0.5",
     ),
-    "a negative exponent for PPLM": (lambda: gj.text.PPLM(GPT, likes, gamma=-1.0), "must not be negative, got -1.0"),
+    "a negative exponent for PPLM": (lambda: PPLM(GPT, likes, gamma=-1.0), "must not be negative, got -1.0"),
     "a solver of images for tokens": (
         lambda: tokens(gj.Reverse(MASKED, gj.DDIM())),
-        r"model is of tokens, DDIM is not; use Anc",
+        r"DDIM is for images or vectors, the model is of masked tokens; use Ancestral\(\)",
     ),
     "a solver of tokens for images": (
         lambda: run(gj.Reverse(MODEL, gj.Ancestral())),
-        r"Ancestral is not; use DDIM\(\)",
+        r"Ancestral is for tokens, the model is of images or vectors; use DDIM\(\)",
     ),
     "rates of images": (
-        lambda: run(plain(gj.discrete.TAG(MODEL, classifier(), 1.0))),
-        r"guides models of tokens; for images write Classifier",
+        lambda: run(plain(TAG(MODEL, classifier(), 1.0))),
+        "TAG is for tokens under diffusion, the model is of images or vectors",
     ),
     "rates of a language model": (
-        lambda: gj.generate(gj.keys(0, 2), gj.Reverse(GPT, gj.discrete.TauLeap()), gj.positions(6), (6,), jnp.array([0, 1])),
-        "a language model has no rates",
+        lambda: gj.generate(gj.keys(0, 2), gj.Reverse(GPT, TauLeap()), gj.positions(6), (6,), jnp.array([0, 1])),
+        "TauLeap is for tokens under diffusion, the model is of text; use Ancestral",
     ),
     "first hitting in too few steps": (
-        lambda: tokens(masked(solver=gj.discrete.FirstHitting()), steps=2),
+        lambda: tokens(masked(solver=FirstHitting()), steps=2),
         "3 tokens take as many steps, got 2",
     ),
     "masks of a process without": (
-        lambda: tokens(gj.Reverse(UNIFORM, gj.discrete.MaskPredict())),
-        "MaskPredict needs masks, got Uniform",
+        lambda: tokens(gj.Reverse(UNIFORM, MaskPredict())),
+        "MaskPredict is for masked tokens, the model is of tokens under uniform",
     ),
-    "NOS without hidden states": (lambda: tokens(masked(gj.discrete.NOS(MASKED, along, 1.0))), "Enumerated does not show"),
-    "LaMBO without masks": (lambda: tokens(gj.discrete.LaMBO(MASKED)), "edits by NOS on an absorbing process"),
-    "infilling of images": (lambda: run(gj.Infill(plain(), jnp.zeros(3, int))), "for images write Inpaint"),
+    "NOS without hidden states": (
+        lambda: tokens(masked(NOS(MASKED, along, 1.0))),
+        "denoiser with hidden states, got Enumerated",
+    ),
+    "LaMBO without masks": (lambda: tokens(LaMBO(MASKED)), "edits by NOS on an absorbing process"),
+    "infilling of images": (
+        lambda: run(gj.Infill(plain(), jnp.zeros(3, int))),
+        "Infill is for tokens, the model is of images",
+    ),
     "temperature of zero": (lambda: gj.Ancestral(temperature=0.0), "temperature must be positive"),
     "a vocabulary of one": (lambda: gj.Absorbing(1), "at least two tokens, got 1"),
     "a ban of another size": (
-        lambda: tokens(masked(gj.discrete.Forbid(MASKED, jnp.zeros(4, bool)))),
+        lambda: tokens(masked(Forbid(MASKED, jnp.zeros(4, bool)))),
         r"vocabulary \(3\), got \(4,\)",
     ),
     "starts of another number": (
         lambda: gj.generate(gj.keys(0, 2), masked(), TOKEN_LEVELS, (3,), LABELS, jnp.zeros((3, 3), int)),
         r"one start per key, \(2, 3\), got \(3, 3\)",
-    ),
-    "twisted particles of images as of tokens": (
-        lambda: populations(gj.TwistedTokens(MIXTURE, gj.DDIM(1.0), log_clean)),
-        "takes a model and a solver of tokens",
     ),
     "label missing for CFG": (lambda: run(plain(gj.CFG(MODEL, 10, 2.0)), None), "got cond=None"),
     "no null condition": (lambda: run(plain(gj.CFG(MODEL, None, 2.0))), "conditioning dropout"),
@@ -144,11 +175,11 @@ CASES = {
     "wrong shape for the mixture": (lambda: run(plain(MIXTURE), shape=(3,)), r"\(2,\), got \(3,\)"),
     "wrong label for the mixture": (lambda: run(plain(MIXTURE), jnp.array([0, 7]), (2,)), "got 7"),
     "classifier on another schedule": (
-        lambda: run(plain(gj.Classifier(MODEL, classifier(schedule=gj.schedules.LinearVP()), 1.0))),
+        lambda: run(plain(gj.Classifier(MODEL, classifier(schedule=LinearVP()), 1.0))),
         "trained on Cosine.*classifier on LinearVP.*OnSchedule",
     ),
     "classifier on another schedule, mean form": (
-        lambda: run(gj.MeanShift(MODEL, gj.DDPM(), classifier(schedule=gj.schedules.LinearVP()), 1.0)),
+        lambda: run(gj.MeanShift(MODEL, gj.DDPM(), classifier(schedule=LinearVP()), 1.0)),
         "OnSchedule",
     ),
     "classifier of another shape": (lambda: run(plain(gj.Classifier(MODEL, classifier(shape=(8, 8, 1)), 1.0))), "8, 8"),
@@ -165,7 +196,7 @@ CASES = {
     "one level": (lambda: run(plain(), levels=LEVELS.at(slice(0, 1))), "length >= 2"),
     "solver without a Gaussian kernel": (
         lambda: run(gj.MeanShift(MODEL, gj.Heun(), classifier(), 1.0)),
-        "Gaussian kernel, got Heun; use DDPM",
+        "solver with a transition to weigh, got Heun; use DDPM",
     ),
     "guidance that the kernel would ignore": (
         lambda: run(gj.MeanShift(MODEL, gj.DDIM(0.0), classifier(), 1.0)),
@@ -176,7 +207,7 @@ CASES = {
         "predicts no variance",
     ),
     "learned variance without the channels": (
-        lambda: run(plain(gj.Network((), lambda p, x, t, c: x, gj.parameterizations.LearnedRange(), DOMAIN))),
+        lambda: run(plain(gj.Network((), lambda p, x, t, c: x, LearnedRange(), DOMAIN))),
         "twice the channels",
     ),
     "solver and model swapped": (lambda: run(gj.Reverse(gj.DDIM(), MODEL)), "second argument of Reverse is a solver"),
@@ -205,24 +236,24 @@ CASES = {
         "10 classes, the classifier 7",
     ),
     "clean classifier of another size": (
-        lambda: run(plain(gj.guidance.MPGD(MODEL, clean(shape=(8, 8, 1)), 1.0))),
+        lambda: run(plain(MPGD(MODEL, clean(shape=(8, 8, 1)), 1.0))),
         r"\(8, 8, 1\)",
     ),
     "one particle": (lambda: populations(gj.Twisted(MIXTURE, gj.DDIM(1.0), log_clean), n=1), "at least two particles"),
     "one particle to keep away from": (
-        lambda: gj.populations(gj.keys(0, 2), gj.particles.ParticleGuidance(MIXTURE, gj.DDIM(), 1.0), LEVELS, (2,), 1, LABELS),
+        lambda: gj.populations(gj.keys(0, 2), ParticleGuidance(MIXTURE, gj.DDIM(), 1.0), LEVELS, (2,), 1, LABELS),
         "at least two particles",
     ),
     "twisted particles on a solver without a Gaussian kernel": (
         lambda: populations(gj.Twisted(MIXTURE, gj.Heun(), log_clean)),
-        "Gaussian kernel, got Heun; use DDPM",
+        "solver with a transition to weigh, got Heun; use DDPM",
     ),
     "twisted particles without noise": (
         lambda: populations(gj.Twisted(MIXTURE, gj.DDIM(), log_clean)),
         "0 at eta=0",
     ),
     "measurement of another shape": (
-        lambda: run(plain(gj.guidance.MMPS(UNCONDITIONAL, lambda x: x[:1], 0.1)), jnp.zeros((2, 3)), (2,)),
+        lambda: run(plain(MMPS(UNCONDITIONAL, lambda x: x[:1], 0.1)), jnp.zeros((2, 3)), (2,)),
         r"gives \(1,\), the measurement has shape \(3,\)",
     ),
     "known pixels of another shape": (
@@ -230,37 +261,46 @@ CASES = {
         r"of the shape of a sample \(2,\), got \(3,\)",
     ),
     "an adjoint of another operator": (
-        lambda: gj.operators.check_adjoint(gj.operators.Linear(lambda x: 2 * x, lambda y: 3 * y), (4,)),
+        lambda: gj.operators.check_adjoint(Linear(lambda x: 2 * x, lambda y: 3 * y), (4,)),
         "the adjoint does not match",
     ),
     "an operator that is not linear": (lambda: gj.operators.check_adjoint(lambda x: x + 1.0, (4,)), "not linear"),
     "downsampling by what does not divide": (
-        lambda: run(plain(gj.guidance.MMPS(MODEL, gj.operators.Downsample(3), 0.1))),
+        lambda: run(plain(MMPS(MODEL, Downsample(3), 0.1))),
         r"of sides it divides, got \(4, 4, 1\)",
     ),
     "as many weights as conditions": (
-        lambda: run(plain(gj.guidance.Compose(MIXTURE, NULL, jnp.ones(3))), jnp.zeros((2, 2), int), (2,)),
+        lambda: run(plain(Compose(MIXTURE, NULL, jnp.ones(3))), jnp.zeros((2, 2), int), (2,)),
         "has 3 weights and conditions of leading sizes",
     ),
-    "reuse of what is no gradient": (lambda: gj.guidance.Reuse(gj.CFG(MODEL, 10, 2.0), 4), "got CFG; use Classifier"),
-    "reuse for no step": (lambda: gj.guidance.Reuse(gj.Classifier(MODEL, classifier(), 1.0), 0), "got every=0"),
-    "no corrector step": (lambda: gj.kernels.Corrector(plain(), MODEL, 1.0, 0), "got repeats=0"),
+    "reuse of what is no gradient": (
+        lambda: run(plain(Reuse(gj.CFG(MODEL, 10, 2.0), 4))),
+        "got CFG; use Classifier",
+    ),
+    "reuse for no step": (lambda: Reuse(gj.Classifier(MODEL, classifier(), 1.0), 0), "got every=0"),
+    "no corrector step": (lambda: Corrector(plain(), MODEL, 1.0, 0), "got repeats=0"),
     "a contrast around a classifier": (
         lambda: run(plain(gj.CFG(gj.Classifier(MODEL, classifier(), 1.0), 10, 2.0))),
         r"a classifier goes outside: Classifier\(CFG",
     ),
-    "no weak model": (lambda: run(plain(gj.guidance.Perturbed(MODEL, 10, 2.0))), "write weak=perturbed"),
+    "a weak model of another space": (
+        lambda: run(plain(Perturbed(MODEL, 10, 2.0, MASKED, 1.0))),
+        "two models of one space, got GaussianDiffusion",
+    ),
     "encoders of two sizes": (
-        lambda: run(plain(gj.Reconstruction(MIXTURE, gj.guidance.Similarity(lambda x: x, lambda y: jnp.ones(3)))), shape=(2,)),
+        lambda: run(plain(gj.Reconstruction(MIXTURE, Similarity(lambda x: x, lambda y: jnp.ones(3)))), shape=(2,)),
         r"vectors of one shape, got \(2,\) and \(3,\)",
     ),
     "an implicit classifier of unknown classes": (
-        lambda: gj.guidance.ImplicitClassifier(gj.Function(lambda x, level, cond: x), 3, SCHEDULE).log_posterior(
+        lambda: ImplicitClassifier(gj.Function(lambda x, level, cond: x), 3, SCHEDULE).log_posterior(
             jnp.zeros(2), SCHEDULE(0.5)
         ),
         "write num_classes=10",
     ),
-    "low-pass of a vector": (lambda: run(plain(gj.guidance.FDG(MIXTURE, NULL, 2.0)), shape=(2,)), r"images \(H, W, C\)"),
+    "low-pass of a vector": (
+        lambda: run(plain(FDG(MIXTURE, NULL, 2.0)), shape=(2,)),
+        r"images \(H, W, C\)",
+    ),
     "negative tilt": (lambda: MIXTURE.sample_tilted(jax.random.key(0), 5, 1, -1.0), "scale >= 0"),
 }
 
@@ -277,7 +317,7 @@ def test_refusal(name):
 
 
 def test_structure_is_checked_inside_a_user_s_jit_too():
-    with pytest.raises(ValueError, match="Gaussian kernel"):
+    with pytest.raises(ValueError, match="with a transition to weigh"):
         jax.jit(
             lambda key: gj.sample(
                 key, gj.MeanShift(UNCONDITIONAL, gj.Heun(), log_posterior, 1.0), LEVELS, jnp.zeros(2), 1
@@ -301,6 +341,6 @@ def test_what_is_right_is_not_refused():
     unlabelled = gj.Network((), lambda params, x, t, cond: x if cond is None else x / 0, gj.parameterizations.v, BARE)
     assert np.isfinite(run(plain(gj.Classifier(unlabelled, classifier(), 1.0)))).all()
     assert run(plain(gj.OnSchedule(MODEL, SCHEDULE)), levels=gj.RectifiedFlow().levels(5)).shape == (2, *SHAPE)
-    other = gj.OnSchedule(classifier(schedule=gj.schedules.LinearVP()), gj.schedules.LinearVP())
+    other = gj.OnSchedule(classifier(schedule=LinearVP()), LinearVP())
     assert run(plain(gj.Classifier(MODEL, other, 1.0))).shape == (2, *SHAPE)
     assert run(gj.Reverse(MIXTURE, gj.DDIM()), jnp.array([0, NULL]), (2,)).shape == (2, 2)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import guidance_jax as gj
+from guidance_jax.models import Microbatched
 from guidance_jax.models.adapters import few_at_a_time
 from guidance_jax.sharding import memory, sample_mesh, split_params
 from tests.test_jobs import environment
@@ -60,7 +61,7 @@ def test_microbatches_change_no_sample(size):
     """3 does not divide the 8 samples."""
     classifier = parts()[1]
     want = draw(classifier_guided(classifier))
-    same(draw(classifier_guided(gj.models.Microbatched(classifier, size))), want)
+    same(draw(classifier_guided(Microbatched(classifier, size))), want)
     unguided = draw(gj.Reverse(gj.Unconditional(parts()[0], 3), gj.DDIM()))
     assert np.abs(want - unguided).max() > 1e-2
 
@@ -73,12 +74,12 @@ def test_microbatches_need_less_memory():
         x, y = jnp.zeros((256, *SHAPE)), jnp.zeros(256, int)
         return jax.jit(gradient).lower(x, y).compile().memory_analysis().temp_size_in_bytes
 
-    assert alone(gj.models.Microbatched(classifier, 8)) < 0.5 * alone(gj.models.Microbatched(classifier, 256))
+    assert alone(Microbatched(classifier, 8)) < 0.5 * alone(Microbatched(classifier, 256))
 
 
 def test_a_microbatch_works_under_two_vmaps_and_in_the_mean_form():
     model, classifier = parts()
-    few = gj.models.Microbatched(classifier, 2)
+    few = Microbatched(classifier, 2)
     x, y = jax.random.normal(jax.random.key(0), (2, 3, *SHAPE)), jnp.array([[0, 1, 2], [2, 1, 0]])
     ask = jax.vmap(jax.vmap(lambda x, y: few.score(x, LEVELS.at(1), y)))
     want = jax.vmap(jax.vmap(lambda x, y: jax.grad(classifier.log_prob)(x, LEVELS.at(1), y)))
@@ -86,7 +87,7 @@ def test_a_microbatch_works_under_two_vmaps_and_in_the_mean_form():
     mean = [draw(gj.MeanShift(gj.Unconditional(model, 3), gj.DDPM(), c, 2.0)) for c in (classifier, few)]
     same(*mean)
     with pytest.raises(ValueError, match="at least one sample, got size=0"):
-        gj.models.Microbatched(classifier, 0)
+        Microbatched(classifier, 0)
 
 
 def test_few_at_a_time_is_vmap():

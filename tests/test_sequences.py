@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 
 import guidance_jax as gj
-from guidance_jax.datasets import promoters, sentences, splice, word_lists
-from guidance_jax.datasets.sequences import Sequences, text
 from guidance_jax.app.demos.splice import Truth
 from guidance_jax.app.demos.text import words_of
+from guidance_jax.datasets import promoters, sentences, splice, word_lists
+from guidance_jax.datasets.sequences import Sequences, text
+from guidance_jax.discrete import NOS, FirstHitting, PredictorGuidance
 from guidance_jax.networks.sequence_models import value_head
+from guidance_jax.text import FUDGE
 from guidance_jax.training.sequence_recipe import (
     train_language_model,
     train_prefix_classifier,
@@ -182,18 +184,18 @@ def test_trained_models_guide_towards_their_label(tmp_path):
         return np.asarray(gj.generate(gj.keys(0, n), kernel, levels, (3,), labels))
 
     free = gj.Unconditional(model, 3)
-    plain = draw(gj.Reverse(free, gj.discrete.FirstHitting()))
+    plain = draw(gj.Reverse(free, FirstHitting()))
     assert MASKED.total_variation(plain, MASKED.target()) < 0.15
     unguided = MASKED.total_variation(plain, MASKED.target(1))
-    assert MASKED.total_variation(draw(gj.Reverse(model, gj.discrete.FirstHitting())), MASKED.target(1)) < 0.6 * unguided
-    guided = draw(gj.Reverse(gj.discrete.PredictorGuidance(free, classifier, 1.0), gj.discrete.FirstHitting()))
+    assert MASKED.total_variation(draw(gj.Reverse(model, FirstHitting())), MASKED.target(1)) < 0.6 * unguided
+    guided = draw(gj.Reverse(PredictorGuidance(free, classifier, 1.0), FirstHitting()))
     assert MASKED.total_variation(guided, MASKED.target(1)) < 0.6 * unguided
     wanted = np.asarray(MASKED.classes)[:, 1]
 
     def share(x):
         return wanted[MASKED.index(x)].mean()
 
-    strong = draw(gj.Reverse(gj.discrete.NOS(free, value_head(model), 1.0, rate=1.0, steps=10), gj.discrete.FirstHitting()))
+    strong = draw(gj.Reverse(NOS(free, value_head(model), 1.0, rate=1.0, steps=10), FirstHitting()))
     assert share(strong) > share(plain)
 
 
@@ -206,7 +208,7 @@ def test_text_models_learn_and_are_reused(tmp_path):
     again = train_prefix_classifier(tmp_path / "p", shifted, width=32, steps=500, batch=128)
     jax.tree.map(np.testing.assert_array_equal, again.params, prefix.params)
     n = 5000
-    kernel = gj.Reverse(gj.text.FUDGE(gj.Unconditional(model, 3), prefix, 1.0), gj.Ancestral())
+    kernel = gj.Reverse(FUDGE(gj.Unconditional(model, 3), prefix, 1.0), gj.Ancestral())
     x = np.asarray(gj.generate(gj.keys(0, n), kernel, gj.positions(4), (4,), jnp.full(n, 1)))[:, 1:] - 1
     assert MASKED.total_variation(x, MASKED.target(1)) < 0.12
 

@@ -6,6 +6,12 @@ import sys
 from pathlib import Path
 
 import guidance_jax as gj
+from guidance_jax.discrete import HiddenNetwork
+from guidance_jax.embeddings import EmbeddingNetwork
+from guidance_jax.guidance import Ramp
+from guidance_jax.oracles import Ehrlich, Enumerated, MarkovModel
+from guidance_jax.particles import Particles
+from guidance_jax.text import LeftToRight, PrefixClassifier
 from tests import table, token_table
 
 PUBLIC = {name: getattr(gj, name) for name in gj.__all__}
@@ -16,7 +22,7 @@ def classes_of(package):
 
 
 def test_every_guidance_method_has_a_row():
-    scales = {gj.Window, gj.PerClass, gj.guidance.Ramp}
+    scales = {gj.Window, gj.PerClass, Ramp}
     assert classes_of("guidance") - scales == set(table.GUIDANCE)
 
 
@@ -29,13 +35,26 @@ def test_every_kernel_has_a_row():
 
 
 def test_every_particle_method_has_a_row():
-    population = {gj.SMC, gj.particles.Particles}
+    population = {gj.SMC, Particles}
     assert classes_of("particles") - population == set(table.POPULATIONS) | set(token_table.PARTICLES)
 
 
 def test_every_method_for_tokens_has_a_row():
-    parts = {gj.Absorbing, gj.Uniform, gj.TokenNetwork, gj.discrete.HiddenNetwork, gj.embeddings.EmbeddingNetwork, gj.LanguageModel}
-    parts |= {gj.text.PrefixClassifier, gj.text.LeftToRight, gj.oracles.Enumerated, gj.oracles.Ehrlich, gj.oracles.MarkovModel}
+    parts = {
+        gj.Absorbing,
+        gj.Uniform,
+        gj.TokenNetwork,
+        HiddenNetwork,
+        EmbeddingNetwork,
+        gj.LanguageModel,
+    }
+    parts |= {
+        PrefixClassifier,
+        LeftToRight,
+        Enumerated,
+        Ehrlich,
+        MarkovModel,
+    }
     found = classes_of("discrete") | classes_of("autoregressive") | classes_of("embeddings")
     assert found - parts == {row for row in token_table.ROWS if not isinstance(row, str)}
 

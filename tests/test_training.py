@@ -17,13 +17,15 @@ import optax
 import pytest
 
 import guidance_jax as gj
-from guidance_jax.datasets.digits import digits
-from guidance_jax.datasets.images import Images
-from guidance_jax.metrics.calibration import by_level, expected_calibration_error
-from guidance_jax.networks.adm import ADMUNet
 from guidance_jax.checkpoints.config import build, config, describe
 from guidance_jax.checkpoints.load import load
 from guidance_jax.checkpoints.store import Run
+from guidance_jax.datasets.digits import digits
+from guidance_jax.datasets.images import Images
+from guidance_jax.metrics.calibration import by_level, expected_calibration_error
+from guidance_jax.models.parameterizations import EDM, LearnedRange
+from guidance_jax.networks.adm import ADMUNet
+from guidance_jax.schedules import LinearVP
 from guidance_jax.training.fit import batches, fit
 from guidance_jax.training.losses import Denoising, LogNormal, NoisyCrossEntropy, draw, drop
 
@@ -65,7 +67,11 @@ def test_training_finds_the_best_constant_denoiser():
     """For unit Gaussian data on a VP schedule the best v is 0 x and the best eps is sigma x: least squares by hand."""
     x0 = np.random.default_rng(0).normal(size=(4000, 2, 2, 1)).astype(np.float32)
     data = Images(x0, np.zeros(4000, np.int32), ("all",))
-    for parameterization, target in ((gj.parameterizations.v, lambda a, s: 0 * s), (gj.parameterizations.eps, lambda a, s: s), (gj.parameterizations.x0, lambda a, s: a)):
+    for parameterization, target in (
+        (gj.parameterizations.v, lambda a, s: 0 * s),
+        (gj.parameterizations.eps, lambda a, s: s),
+        (gj.parameterizations.x0, lambda a, s: a),
+    ):
         loss = Denoising(Learned().apply, gj.Cosine(), parameterization, labelled=False)
         start = Learned().init(jax.random.key(0), x0[0], 0.0)
         learned, _ = fit(loss, start, data, steps=300, batch=256, optimizer=optax.adam(0.02), ema=0.98)
@@ -172,7 +178,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_parameters(tmp_path, dat
 def test_another_configuration_is_refused_and_named(tmp_path, data, params):
     train(data, params, 2, tmp_path / "run")
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
-    other = config(NETWORK, gj.Domain((8, 8, 1), gj.schedules.LinearVP(), 10, 10), gj.parameterizations.v, batch=16)
+    other = config(NETWORK, gj.Domain((8, 8, 1), LinearVP(), 10, 10), gj.parameterizations.v, batch=16)
     with pytest.raises(ValueError, match=r"domain.schedule.type: 'Cosine' there, 'LinearVP' here"):
         Run(tmp_path / "run", other)
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
@@ -219,7 +225,14 @@ def test_a_truncated_checkpoint_is_refused_and_untouched(tmp_path, data, params)
 
 
 def test_configurations_survive_json_and_name_known_types_only():
-    for thing in (NETWORK, DOMAIN, gj.parameterizations.EDM(0.3), gj.parameterizations.LearnedRange(gj.parameterizations.v), gj.LinearBetas(100), gj.schedules.LinearVP(0.2, 15.0)):
+    for thing in (
+        NETWORK,
+        DOMAIN,
+        EDM(0.3),
+        LearnedRange(gj.parameterizations.v),
+        gj.LinearBetas(100),
+        LinearVP(0.2, 15.0),
+    ):
         assert build(json.loads(json.dumps(describe(thing)))) == thing
     with pytest.raises(ValueError, match="unknown type 'Popen'"):
         build({"type": "Popen", "args": "rm"})

@@ -7,15 +7,31 @@ import jax
 import jax.numpy as jnp
 
 import guidance_jax as gj
+from guidance_jax.discrete import (
+    NOS,
+    SUNDAE,
+    TAG,
+    FirstHitting,
+    Forbid,
+    LaMBO,
+    MaskPredict,
+    PredictorFree,
+    PredictorGuidance,
+    TauLeap,
+)
+from guidance_jax.embeddings import DiffusionLM, Rounded
+from guidance_jax.guidance import Tempered
 from guidance_jax.networks.sequence_models import embedding_model, language_model, token_model
 from guidance_jax.networks.transformer import GPT2, Transformer
+from guidance_jax.oracles import Enumerated, MarkovModel
+from guidance_jax.text import FUDGE, PPLM, Contrastive
 
 # An asymmetric joint distribution of three tokens and an attribute that is not certain even on clean sequences.
 LENGTH, SIZE = 3, 3
 JOINT = jax.nn.softmax(1.5 * jax.random.normal(jax.random.key(1), (SIZE**LENGTH,))).reshape((SIZE,) * LENGTH)
 CLASSES = jax.nn.softmax(1.2 * jax.random.normal(jax.random.key(2), (SIZE**LENGTH, 3)), 1)
-MASKED = gj.oracles.Enumerated(JOINT, CLASSES, gj.Absorbing(SIZE))
-UNIFORM = gj.oracles.Enumerated(JOINT, CLASSES, gj.Uniform(SIZE))
+MASKED = Enumerated(JOINT, CLASSES, gj.Absorbing(SIZE))
+UNIFORM = Enumerated(JOINT, CLASSES, gj.Uniform(SIZE))
 NULL = 3
 FLOW = gj.RectifiedFlow()
 LEVELS = FLOW.levels(LENGTH)
@@ -34,9 +50,7 @@ def unconditional(model):
     return gj.Unconditional(model, NULL)
 
 
-MARKOV = gj.oracles.MarkovModel(
-    jnp.array([[0.5, 0.3, 0.2], [0.25, 0.15, 0.6], [0.45, 0.35, 0.2]]), length=6, counted=1, least=2
-)
+MARKOV = MarkovModel(jnp.array([[0.5, 0.3, 0.2], [0.25, 0.15, 0.6], [0.45, 0.35, 0.2]]), length=6, counted=1, least=2)
 TEXT_LEVELS = gj.positions(6)
 
 
@@ -101,75 +115,85 @@ def masked(guided, solver=None):
 ROWS = {
     "CFG": Row(lambda w: masked(gj.CFG(MASKED, NULL, w)), 1.0, masked(MASKED)),
     "CFG, uniform": Row(lambda w: masked(gj.CFG(UNIFORM, NULL, w)), 1.0, masked(UNIFORM)),
-    gj.discrete.PredictorFree: Row(lambda w: masked(gj.discrete.PredictorFree(MASKED, NULL, w), gj.discrete.TauLeap()), 1.0, masked(MASKED)),
+    PredictorFree: Row(lambda w: masked(PredictorFree(MASKED, NULL, w), TauLeap()), 1.0, masked(MASKED)),
     "PredictorFree, uniform": Row(
-        lambda w: masked(gj.discrete.PredictorFree(UNIFORM, NULL, w), gj.discrete.TauLeap()), 1.0, masked(UNIFORM, gj.discrete.TauLeap())
+        lambda w: masked(PredictorFree(UNIFORM, NULL, w), TauLeap()),
+        1.0,
+        masked(UNIFORM, TauLeap()),
     ),
-    gj.discrete.PredictorGuidance: Row(
-        lambda w: masked(gj.discrete.PredictorGuidance(unconditional(MASKED), log_masked, w, chunk=2), gj.discrete.TauLeap()),
+    PredictorGuidance: Row(
+        lambda w: masked(PredictorGuidance(unconditional(MASKED), log_masked, w, chunk=2), TauLeap()),
         0.0,
         masked(unconditional(MASKED)),
     ),
-    gj.discrete.TAG: Row(
-        lambda w: masked(gj.discrete.TAG(unconditional(UNIFORM), log_uniform, w), gj.discrete.TauLeap()),
+    TAG: Row(
+        lambda w: masked(TAG(unconditional(UNIFORM), log_uniform, w), TauLeap()),
         0.0,
-        masked(unconditional(UNIFORM), gj.discrete.TauLeap()),
+        masked(unconditional(UNIFORM), TauLeap()),
     ),
     gj.Ancestral: Row(
         lambda w: masked(gj.CFG(MASKED, NULL, w), gj.Ancestral(0.8, 2, 0.9)),
         1.0,
         masked(MASKED, gj.Ancestral(0.8, 2, 0.9)),
     ),
-    gj.discrete.TauLeap: Row(lambda w: masked(gj.CFG(MASKED, NULL, w), gj.discrete.TauLeap()), 1.0, masked(MASKED, gj.discrete.TauLeap())),
-    gj.discrete.FirstHitting: Row(
-        lambda w: masked(gj.CFG(MASKED, NULL, w), gj.discrete.FirstHitting()), 1.0, masked(MASKED, gj.discrete.FirstHitting())
+    TauLeap: Row(lambda w: masked(gj.CFG(MASKED, NULL, w), TauLeap()), 1.0, masked(MASKED, TauLeap())),
+    FirstHitting: Row(
+        lambda w: masked(gj.CFG(MASKED, NULL, w), FirstHitting()),
+        1.0,
+        masked(MASKED, FirstHitting()),
     ),
-    gj.discrete.MaskPredict: Row(
-        lambda w: masked(gj.CFG(MASKED, NULL, w), gj.discrete.MaskPredict(1.0)), 1.0, masked(MASKED, gj.discrete.MaskPredict(1.0))
+    MaskPredict: Row(
+        lambda w: masked(gj.CFG(MASKED, NULL, w), MaskPredict(1.0)),
+        1.0,
+        masked(MASKED, MaskPredict(1.0)),
     ),
-    gj.discrete.SUNDAE: Row(
-        lambda w: masked(gj.CFG(UNIFORM, NULL, w), gj.discrete.SUNDAE(share=0.5)), 1.0, masked(UNIFORM, gj.discrete.SUNDAE(share=0.5))
+    SUNDAE: Row(
+        lambda w: masked(gj.CFG(UNIFORM, NULL, w), SUNDAE(share=0.5)),
+        1.0,
+        masked(UNIFORM, SUNDAE(share=0.5)),
     ),
-    gj.discrete.Forbid: Row(
-        lambda w: masked(gj.discrete.Forbid(MASKED, jnp.arange(3) < jnp.asarray(w)), gj.discrete.TauLeap()),
+    Forbid: Row(
+        lambda w: masked(Forbid(MASKED, jnp.arange(3) < jnp.asarray(w)), TauLeap()),
         0.0,
-        masked(MASKED, gj.discrete.TauLeap()),
+        masked(MASKED, TauLeap()),
     ),
     gj.Infill: Row(
         lambda w: gj.Infill(masked(gj.CFG(UNIFORM, NULL, w)), jnp.array([-1, 2, -1])),
         1.0,
         gj.Infill(masked(UNIFORM), jnp.array([-1, 2, -1])),
     ),
-    gj.discrete.NOS: Row(lambda w: masked(gj.discrete.NOS(HIDDEN, along, w, rate=0.5)), 0.0, masked(HIDDEN)),
+    NOS: Row(lambda w: masked(NOS(HIDDEN, along, w, rate=0.5)), 0.0, masked(HIDDEN)),
     "NOS, embeddings": Row(
-        lambda w: gj.Reverse(gj.discrete.NOS(EMBEDDED, along, w, rate=0.5), gj.DDIM(0.5)),
+        lambda w: gj.Reverse(NOS(EMBEDDED, along, w, rate=0.5), gj.DDIM(0.5)),
         None,
         None,
         gj.Cosine().levels(6),
         (LENGTH, 2),
     ),
-    gj.discrete.LaMBO: Row(lambda w: gj.discrete.LaMBO(gj.discrete.NOS(HIDDEN, along, w, rate=0.5))),
-    gj.text.FUDGE: Row(
-        lambda w: masked(gj.text.FUDGE(MARKOV, MARKOV.future, w, top=None)), 0.0, masked(MARKOV), TEXT_LEVELS, (6,)
-    ),
-    gj.text.PPLM: Row(lambda w: masked(gj.text.PPLM(GPT, likes, w, rate=0.2)), 0.0, masked(GPT), TEXT_LEVELS, (6,)),
-    gj.text.Contrastive: Row(
-        lambda w: masked(gj.text.Contrastive(GPT, gj.Conditioned(GPT, another), w, plausible=0.0)),
+    LaMBO: Row(lambda w: LaMBO(NOS(HIDDEN, along, w, rate=0.5))),
+    FUDGE: Row(lambda w: masked(FUDGE(MARKOV, MARKOV.future, w, top=None)), 0.0, masked(MARKOV), TEXT_LEVELS, (6,)),
+    PPLM: Row(lambda w: masked(PPLM(GPT, likes, w, rate=0.2)), 0.0, masked(GPT), TEXT_LEVELS, (6,)),
+    Contrastive: Row(
+        lambda w: masked(Contrastive(GPT, gj.Conditioned(GPT, another), w, plausible=0.0)),
         1.0,
         masked(GPT),
         TEXT_LEVELS,
         (6,),
     ),
     "CFG of logits": Row(lambda w: masked(gj.CFG(GPT, 3, w)), 1.0, masked(GPT), TEXT_LEVELS, (6,)),
-    gj.embeddings.Rounded: Row(
-        lambda w: gj.Reverse(gj.embeddings.Rounded(EMBEDDED, TABLE, w), gj.DDIM(0.5)),
+    Rounded: Row(
+        lambda w: gj.Reverse(Rounded(EMBEDDED, TABLE, w), gj.DDIM(0.5)),
         0.0,
         gj.Reverse(EMBEDDED, gj.DDIM(0.5)),
         gj.Cosine().levels(6),
         (LENGTH, 2),
     ),
-    gj.embeddings.DiffusionLM: Row(
-        lambda w: gj.embeddings.DiffusionLM(EMBEDDED, gj.DDIM(1.0), near, w), None, None, gj.Cosine().levels(6), (LENGTH, 2)
+    DiffusionLM: Row(
+        lambda w: DiffusionLM(EMBEDDED, gj.DDIM(1.0), near, w),
+        None,
+        None,
+        gj.Cosine().levels(6),
+        (LENGTH, 2),
     ),
     "CFG of embeddings": Row(
         lambda w: gj.Reverse(gj.CFG(EMBEDDED, 3, w), gj.DPMSolver2M()),
@@ -182,9 +206,19 @@ ROWS = {
 
 # Moves of a population
 PARTICLES = {
-    gj.TwistedTokens: lambda w: gj.TwistedTokens(
-        unconditional(MASKED), gj.discrete.FirstHitting(), log_masked, w, gj.discrete.TAG(unconditional(MASKED), log_masked, w)
+    gj.Twisted: lambda w: gj.Twisted(
+        unconditional(MASKED),
+        FirstHitting(),
+        log_masked,
+        w,
+        TAG(unconditional(MASKED), log_masked, w),
+        noisy=True,
     ),
-    gj.BestOf: lambda w: gj.BestOf(masked(unconditional(MASKED), gj.discrete.FirstHitting()), MASKED.log_likelihood, w),
-    gj.Steered: lambda w: gj.Steered(unconditional(MASKED), gj.discrete.FirstHitting(), MASKED.log_likelihood, w),
+    gj.Corrected: lambda w: gj.Corrected(gj.CFG(MASKED, NULL, w), FirstHitting()),
+    "Corrected exact rates, uniform": lambda w: gj.Corrected(
+        PredictorGuidance(unconditional(UNIFORM), log_uniform, w), gj.Ancestral()
+    ),
+    "Corrected tempering": lambda w: gj.Corrected(Tempered(MASKED, w), FirstHitting()),
+    gj.BestOf: lambda w: gj.BestOf(masked(unconditional(MASKED), FirstHitting()), MASKED.log_likelihood, w),
+    gj.Steered: lambda w: gj.Steered(unconditional(MASKED), FirstHitting(), MASKED.log_likelihood, w),
 }

@@ -34,7 +34,7 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
     """
     try:
         return {k: np.asarray(v) for k, v in _package().flax.load_file(path).items()}
-    except ValueError:
+    except Refused:
         raise
     except Exception as error:  # safetensors has its own exception type, which flax's front end does not export
         raise Refused(f"{path} is truncated or no safetensors file ({type(error).__name__})") from None

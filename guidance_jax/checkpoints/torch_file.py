@@ -15,6 +15,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from guidance_jax.core import Refused
+
 DTYPES = {
     "FloatStorage": np.float32,
     "DoubleStorage": np.float64,
@@ -28,10 +30,6 @@ DTYPES = {
     "BoolStorage": np.bool_,
 }
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-
-
-class Refused(ValueError):
-    """A file that is not a plain state dict."""
 
 
 class _Storage:

@@ -19,12 +19,15 @@ from guidance_jax.core.contracts import (
     Guide,
     HiddenStates,
     Kernel,
+    KernelWrapper,
     Move,
     Solver,
     Stochastic,
+    Wrapper,
     as_guide,
     check_space,
     guide,
+    innermost,
     is_a,
     need,
 )
@@ -32,7 +35,6 @@ from guidance_jax.core.distributions import Categorical, Distribution, Normal
 from guidance_jax.core.levels import Level, Refused, check_levels, fresh_share, posterior_variance
 from guidance_jax.core.pytrees import concrete, converted, function, pytree, static
 from guidance_jax.core.spaces import GaussianDiffusion, Prediction, Space
-from guidance_jax.core.wrappers import KernelWrapper, Wrapper
 
 __all__ = [
     "Categorical",
@@ -61,6 +63,7 @@ __all__ = [
     "fresh_share",
     "function",
     "guide",
+    "innermost",
     "is_a",
     "kl_divergence",
     "log",

@@ -80,10 +80,11 @@ class Guide:
     """
 
     domain: Any = None
+    takes: ClassVar[type[Space]] = Space
 
     @property
     def space(self) -> Any:
-        """What it judges; None if it does not say."""
+        """None: a guide judges the samples of any model whose space it takes."""
         return None
 
     def log_prob(self, x: Any, level: Level, cond: Any) -> Any:
@@ -116,7 +117,7 @@ class GuideFunction(Guide):
 
 def as_guide(f: Any) -> Any:
     """A `Guide` as it is, a function f(x, level, cond) -> log p as one; anything else is refused by `need` later."""
-    return GuideFunction(f) if callable(f) and not isinstance(f, Guide) else f
+    return GuideFunction(f) if callable(f) and not isinstance(f, Guide | Denoiser | Kernel) else f
 
 
 def guide(**options: Any) -> Any:
@@ -246,10 +247,77 @@ class Move:
         """Raise `Refused` for what it cannot honour; `shape` is one particle's."""
 
 
+class Wrapper:
+    """A part made from `inner`: a denoiser from a denoiser, a guide from a guide, a kernel from a kernel.
+
+    State, space, domain, start and checks are those of `inner`; one that changes nothing is transparent. `wraps` is
+    what `inner` must be, `takes` the class of spaces it is for.
+    """
+
+    inner: Any
+    wraps: ClassVar[type] = Denoiser
+    takes: ClassVar[type[Space]] = Space
+
+    @property
+    def space(self) -> Any:
+        return self.inner.space
+
+    @property
+    def domain(self) -> Any:
+        return self.inner.domain
+
+    @property
+    def num_classes(self) -> int | None:
+        return self.inner.num_classes
+
+    def init(self, x: Any) -> Any:
+        return self.inner.init(x)
+
+    def start(self, key: Any, levels: Level, shape: tuple[int, ...]) -> Any:
+        return self.inner.start(key, levels, shape)
+
+    def check(self, levels: Level, shape: tuple[int, ...], cond: Any) -> None:
+        self.check_inner()
+        self.inner.check(levels, shape, cond)
+
+    def check_inner(self) -> None:
+        """Raise `Refused` unless `inner` is of the kind and of a space that this takes."""
+        need(self, self.inner, self.wraps, "the inside")
+        check_space(self, self.inner.space)
+
+
+class KernelWrapper(Wrapper, Kernel):
+    """A kernel made from the kernel `inner`; around a population it is a kernel of populations."""
+
+    wraps: ClassVar[type] = Kernel
+
+    @property
+    def population(self) -> bool:
+        return self.inner.population
+
+    @property
+    def overwritable(self) -> bool:
+        return self.inner.overwritable
+
+    def __call__(self, carry: Any, t: Level, s: Level, cond: Any, key: Any) -> Any:
+        return self.inner(carry, t, s, cond, key)
+
+    def finish(self, carry: Any, level: Level, cond: Any, key: Any) -> Any:
+        return self.inner.finish(carry, level, cond, key)
+
+    def moving(self, levels: Level) -> Level:
+        return self.inner.moving(levels)
+
+
+def innermost(part: Any) -> Any:
+    """What all wrappers around `part` wrap."""
+    while isinstance(part, Wrapper):
+        part = part.inner
+    return part
+
+
 def is_a(part: Any, kind: type) -> bool:
     """Whether `part` is a `kind`; a wrapper is what it wraps."""
-    from guidance_jax.core.wrappers import Wrapper  # wrappers are made of these contracts
-
     while isinstance(part, Wrapper) and isinstance(part, kind):
         part = part.inner
     return isinstance(part, kind)
@@ -268,7 +336,9 @@ HINTS = {
 
 def need(owner: Any, part: Any, kind: type, place: str = "its part") -> None:
     """Raise `Refused` unless `part`, which is `place` of `owner`, is a `kind`."""
-    if not is_a(part, kind):
+    while isinstance(part, Wrapper) and isinstance(part, kind):
+        part = part.inner
+    if not isinstance(part, kind):
         what, hint = HINTS.get(kind, (kind.__name__, f"pass a {kind.__name__}"))
         got = part.__name__ if isinstance(part, type) else type(part).__name__
         name = owner if isinstance(owner, str) else type(owner).__name__

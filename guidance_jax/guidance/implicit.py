@@ -79,9 +79,7 @@ class ImplicitClassifier(Guide):
         self.schedule.check(level, "ImplicitClassifier adds noise on")
         own = None if self.domain is None else self.domain.schedule
         if own is not None and own != self.schedule:
-            raise Refused(
-                f"ImplicitClassifier has {self.schedule}, the model was trained on {own}; pass that"
-            )
+            raise Refused(f"ImplicitClassifier has {self.schedule}, the model was trained on {own}; pass that")
 
     def _estimate(self, x, level, cond):
         return self.model(x, level, cond, self.model.init(x), jax.random.key(self.seed))[0].x0

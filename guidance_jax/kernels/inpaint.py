@@ -59,5 +59,5 @@ class Inpaint(KernelWrapper):
                 f"Inpaint takes measurements of the shape of a sample {event}, got {jnp.shape(y)}; fill the "
                 "unknown entries with zeros"
             )
-        known = s.noise(y, normal(second, carry.x))
+        known = s.noise(jnp.broadcast_to(y, carry.x.shape), normal(second, carry.x))
         return carry._replace(x=jnp.where(jnp.asarray(self.mask) > 0, known, carry.x))

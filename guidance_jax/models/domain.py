@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.core import Denoiser, Guide, Level, Refused, concrete, need
+from guidance_jax.core import Denoiser, Guide, Level, Refused, check_space, concrete, innermost, need
 from guidance_jax.schedules import Schedule
 
 
@@ -108,5 +108,6 @@ def check_guide(owner: Any, model: Any, guide: Any, levels: Level, shape: tuple[
     """Raise unless `guide`, which steers `model` in `owner`, fits it and takes what it will be given."""
     need(owner, model, Denoiser, "the model")
     need(owner, guide, Guide, "the guide")
+    check_space(innermost(guide), model.space)
     same_domain(model, guide)
     guide.check(levels, shape, cond)

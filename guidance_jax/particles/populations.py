@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax._typing import Array, Float, Int, Key
-from guidance_jax.core import Level, Refused
+from guidance_jax.core import Kernel, Level, Refused, need
 from guidance_jax.sample import checked, sample
 
 
@@ -51,9 +51,7 @@ def _populations(keys, kernel, levels, shape, n, cond):
     return jax.vmap(one)(keys, cond)
 
 
-def populations(
-    keys: Key[Array, " runs"], kernel: Any, levels: Level, shape: tuple[int, ...], n: int, cond: Any = None
-) -> Particles:
+def populations(keys: Array, kernel: Any, levels: Level, shape: tuple[int, ...], n: int, cond: Any = None) -> Particles:
     """One population of `n` particles per key, from noise, in one compiled program.
 
     Args:
@@ -68,12 +66,13 @@ def populations(
       Refused: a kernel of single samples, or what the kernel refuses; a run in which all weights were zero, with the
         level where it happened.
     """
-    kernel, levels = checked(keys, kernel, levels, (n, *shape), cond)
+    need("populations", kernel, Kernel, "the kernel")
     if not kernel.population:
         raise Refused(
             f"populations runs a kernel of a population, got {type(kernel).__name__}; write SMC(BestOf(kernel, "
             "reward)), or generate(...) for single samples"
         )
+    kernel, levels = checked(keys, kernel, levels, (n, *shape), cond)
     found, failed = _populations(keys, kernel, levels, tuple(shape), n, jax.tree.map(jnp.asarray, cond))
     if not isinstance(failed, jax.core.Tracer) and (lost := np.flatnonzero(~np.isnan(failed))).size:
         raise Refused(

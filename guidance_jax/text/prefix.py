@@ -8,10 +8,13 @@ import jax.numpy as jnp
 from guidance_jax.core import Guide, Refused, log_softmax, pytree, static
 from guidance_jax.models.domain import Domain
 from guidance_jax.models.network import Parametrized
+from guidance_jax.text.sequence import LeftToRight
 
 
 class PrefixGuide(Guide):
     """A guide that reads a prefix once, token by token: `FUDGE` asks `read`, particle methods `log_prob`."""
+
+    takes = LeftToRight
 
     def init(self, x: Any) -> Any:
         """The state before the first token of a sequence x (L,)."""

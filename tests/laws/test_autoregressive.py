@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 import guidance_jax as gj
-from guidance_jax.oracles.enumerated import floor
-from guidance_jax.guidance.base import divergence
 from guidance_jax.checkpoints.gpt2 import gpt2_params, load_gpt2
+from guidance_jax.core import kl_divergence as divergence
 from guidance_jax.networks.sequence_models import language_model, prefix_classifier
 from guidance_jax.networks.transformer import GPT2
+from guidance_jax.oracles import monte_carlo_floor as floor
+from guidance_jax.text import FUDGE, PPLM, Contrastive
 from tests.token_table import GPT, MARKOV, TEXT_LEVELS, another, likes, shaken
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "gpt2"
@@ -46,16 +47,16 @@ def test_the_chain_is_the_enumerated_one():
 def test_fudge_with_the_exact_future_is_the_conditional_language_model(label):
     target = PROBABILITY * (label == HAS)
     target = target / target.sum()
-    x = text(plain(gj.text.FUDGE(MARKOV, MARKOV.future, 1.0, top=None)), label)
+    x = text(plain(FUDGE(MARKOV, MARKOV.future, 1.0, top=None)), label)
     distance = total_variation(x, target)
     print(f"attribute {label}: total variation {distance:.4f}, floor {floor(target, N):.4f}")
     assert distance <= floor(target, N)
 
 
 def test_fudge_with_all_candidates_among_the_top_is_the_same():
-    cut, whole = (text(plain(gj.text.FUDGE(MARKOV, MARKOV.future, 1.0, top=k)), n=500) for k in (3, None))
+    cut, whole = (text(plain(FUDGE(MARKOV, MARKOV.future, 1.0, top=k)), n=500) for k in (3, None))
     np.testing.assert_array_equal(cut, whole)
-    greedy = text(plain(gj.text.FUDGE(MARKOV, MARKOV.future, 0.0, top=1)), n=5)
+    greedy = text(plain(FUDGE(MARKOV, MARKOV.future, 0.0, top=1)), n=5)
     x = np.zeros(T, int)
     for i in range(1, T):
         x[i] = int(np.argmax(MARKOV.transition[x[i - 1]]))
@@ -64,7 +65,7 @@ def test_fudge_with_all_candidates_among_the_top_is_the_same():
 
 def test_twisted_particles_on_text_reach_the_conditional():
     target = PROBABILITY * HAS / (PROBABILITY * HAS).sum()
-    move = gj.TwistedTokens(MARKOV, gj.Ancestral(), MARKOV.log_future)
+    move = gj.Twisted(MARKOV, gj.Ancestral(), MARKOV.future, noisy=True)
     found = gj.populations(gj.keys(0, 20), gj.SMC(move), TEXT_LEVELS, (T,), 10_000, jnp.ones(20, int))
     log_w = np.asarray(found.log_w + found.log_evidence[:, None]).ravel()
     assert total_variation(np.asarray(found.x).reshape(-1, T), target, log_w) <= floor(target, N)
@@ -100,7 +101,7 @@ def test_cfg_on_logits_is_the_formula():
 
 def test_contrastive_decoding_keeps_to_plausible_tokens():
     x, level = jnp.array([0, 2, 1, 1, 0, 0]), TEXT_LEVELS.at(0)
-    model = gj.text.Contrastive(GPT, gj.Conditioned(GPT, another), 8.0, plausible=0.7)
+    model = Contrastive(GPT, gj.Conditioned(GPT, another), 8.0, plausible=0.7)
     p = np.exp(model(x, level, jnp.int32(1), model.init(x), None)[0].log_p)
     own = np.exp(GPT(x, level, 1, GPT.init(x), None)[0].log_p)
     assert (p[own < 0.7 * own.max()] == 0).all()
@@ -141,7 +142,7 @@ def test_one_step_of_pplm_is_a_gradient_step_by_finite_differences():
     step = np.stack([rate * layer / np.linalg.norm(layer) for layer in g])
     steered = np.asarray(model(x, level, label, state._replace(cache=jnp.asarray(cache + step)), None)[0].log_p)
     p = np.exp(fusion * steered + (1 - fusion) * base)
-    guided = gj.text.PPLM(model, likes, scale, rate, kl, fusion, steps=1)
+    guided = PPLM(model, likes, scale, rate, kl, fusion, steps=1)
     got, new = guided(x, level, label, state, None)
     np.testing.assert_allclose(np.exp(got.log_p), p / p.sum(), atol=1e-7)
     np.testing.assert_array_equal(
@@ -152,7 +153,7 @@ def test_one_step_of_pplm_is_a_gradient_step_by_finite_differences():
 def test_one_step_of_fudge_is_bayes_rule_by_hand():
     """log p(x') + 2 log p(a | prefix, x') in float64, the future by enumeration."""
     x = jnp.array([0, 2, 1, 0, 0, 0])
-    model = gj.text.FUDGE(MARKOV, MARKOV.future, 2.0, top=None)
+    model = FUDGE(MARKOV, MARKOV.future, 2.0, top=None)
     state = model.init(x)
     for i in range(3):
         pred, state = model(x, TEXT_LEVELS.at(i), 1, state, None)
@@ -170,7 +171,7 @@ def test_pplm_raises_the_attribute_at_a_bounded_divergence():
     base = GPT(x, level, 2, state, None)[0].log_p
 
     def moved(rate, kl):
-        log_p = gj.text.PPLM(GPT, likes, 1.0, rate, kl, fusion=1.0, steps=10)(x, level, 2, state, None)[0].log_p
+        log_p = PPLM(GPT, likes, 1.0, rate, kl, fusion=1.0, steps=10)(x, level, 2, state, None)[0].log_p
         return float(log_p[1] - base[1]), float(divergence(log_p, base))
 
     found = [moved(rate, 0.01) for rate in (0.0, 0.05, 0.2)]
@@ -182,7 +183,7 @@ def test_pplm_raises_the_attribute_at_a_bounded_divergence():
 def test_the_window_of_pplm_is_the_most_recent():
     """With a window of one, only the position before the present one moves."""
     x, level = jnp.array([0, 2, 1, 1, 0, 0]), TEXT_LEVELS.at(3)
-    guided = gj.text.PPLM(GPT, likes, window=1)
+    guided = PPLM(GPT, likes, window=1)
     g = guided.bounded(jnp.ones(GPT.init(x).cache.shape[1:]), level)
     assert np.unique(np.nonzero(np.asarray(g))[1]).tolist() == [2]
 
@@ -202,7 +203,7 @@ def test_the_cache_is_the_whole_sequence():
     classifier = prefix_classifier(heads, shaken(heads.init(jax.random.key(0), x), jax.random.key(1)))
     state = classifier.init(x)
     for i in range(T):
-        log_p, state = classifier(x[i], i, state, 1)
+        log_p, state = classifier.read(x[i], i, state, 1)
         np.testing.assert_allclose(log_p, classifier.log_prob(x, TEXT_LEVELS.at(i), 1), atol=1e-5)
 
 

@@ -8,7 +8,21 @@ import numpy as np
 import pytest
 
 import guidance_jax as gj
+from guidance_jax.guidance import (
+    APG,
+    FDG,
+    MAMBOG,
+    TCFG,
+    AdaptiveGuidance,
+    CFGPlusPlus,
+    CFGZeroStar,
+    Compose,
+    DynamicNegative,
+    Perturbed,
+    Ramp,
+)
 from guidance_jax.metrics.energy import energy_distance
+from guidance_jax.oracles import Gaussian
 from tests.laws.test_guidance import KEY, LABEL, LEVELS, X, same, see
 from tests.table import MIXTURE, NULL, SCHEDULE, UNCONDITIONAL, mean, two
 
@@ -19,14 +33,14 @@ pytestmark = pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize(
     "rule",
     [
-        lambda w: gj.guidance.APG(MIXTURE, NULL, w, eta=1.0, momentum=0.0, radius=jnp.inf),
-        lambda w: gj.guidance.FDG(MIXTURE, NULL, w, low=w, lowpass=mean),
-        lambda w: gj.guidance.MAMBOG(MIXTURE, NULL, w, damping=0.0),
-        lambda w: gj.guidance.AdaptiveGuidance(MIXTURE, NULL, w, threshold=1.1),
-        lambda w: gj.guidance.Perturbed(MIXTURE, NULL, w, weak=MIXTURE, weak_scale=5.0),
-        lambda w: gj.guidance.Perturbed(MIXTURE, NULL, 1.0, weak=UNCONDITIONAL, weak_scale=w - 1),
-        lambda w: gj.Conditioned(gj.guidance.Compose(MIXTURE, NULL, w * jnp.ones(1)), lambda label: label[None]),
-        lambda w: gj.CFG(MIXTURE, NULL, gj.guidance.Ramp(w, power=0.0)),
+        lambda w: APG(MIXTURE, NULL, w, eta=1.0, momentum=0.0, radius=jnp.inf),
+        lambda w: FDG(MIXTURE, NULL, w, low=w, lowpass=mean),
+        lambda w: MAMBOG(MIXTURE, NULL, w, damping=0.0),
+        lambda w: AdaptiveGuidance(MIXTURE, NULL, w, threshold=1.1),
+        lambda w: Perturbed(MIXTURE, NULL, w, weak=MIXTURE, weak_scale=5.0),
+        lambda w: Perturbed(MIXTURE, NULL, 1.0, weak=UNCONDITIONAL, weak_scale=w - 1),
+        lambda w: gj.Conditioned(Compose(MIXTURE, NULL, w * jnp.ones(1)), lambda label: label[None]),
+        lambda w: gj.CFG(MIXTURE, NULL, Ramp(w, power=0.0)),
     ],
     ids=["APG", "FDG", "MAMBOG", "Adaptive", "Perturbed by itself", "Perturbed alone", "Compose", "Ramp"],
 )
@@ -37,15 +51,15 @@ def test_special_cases_are_cfg(rule, level):
 @pytest.mark.parametrize("level", LEVELS)
 def test_apg_without_its_parallel_part_moves_across_the_estimate(level):
     own = see(MIXTURE, level).x0
-    moved = see(gj.guidance.APG(MIXTURE, NULL, 4.0, eta=0.0, momentum=0.0, radius=jnp.inf), level).x0 - own
+    moved = see(APG(MIXTURE, NULL, 4.0, eta=0.0, momentum=0.0, radius=jnp.inf), level).x0 - own
     assert abs(float(moved @ own)) < 1e-6 * float(jnp.linalg.norm(moved) * jnp.linalg.norm(own)) + 1e-9
-    short = see(gj.guidance.APG(MIXTURE, NULL, 4.0, eta=1.0, momentum=0.0, radius=0.01), level).x0 - own
+    short = see(APG(MIXTURE, NULL, 4.0, eta=1.0, momentum=0.0, radius=0.01), level).x0 - own
     np.testing.assert_allclose(jnp.linalg.norm(short), 3 * 0.01, rtol=1e-5)
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_cfg_plus_plus_keeps_the_unconditional_noise(level):
-    got = see(gj.guidance.CFGPlusPlus(MIXTURE, NULL, 0.6), level)
+    got = see(CFGPlusPlus(MIXTURE, NULL, 0.6), level)
     np.testing.assert_allclose(got.eps, see(UNCONDITIONAL, level).eps, rtol=1e-6)
     np.testing.assert_allclose(got.x0, see(gj.CFG(MIXTURE, NULL, 0.6), level).x0, rtol=1e-6)
 
@@ -57,9 +71,11 @@ def outputs(c, u, how):
 
 def test_cfg_zero_star_does_not_mind_the_length_of_the_unconditional_velocity():
     c, u = jax.random.normal(KEY, (2, 2))
-    first, second = (see(gj.guidance.CFGZeroStar(outputs(c, k * u, gj.parameterizations.velocity), NULL, 4.0), LEVELS[2]) for k in (1.0, 7.0))
+    first, second = (
+        see(CFGZeroStar(outputs(c, k * u, gj.parameterizations.velocity), NULL, 4.0), LEVELS[2]) for k in (1.0, 7.0)
+    )
     same(first, second)
-    still = see(gj.guidance.CFGZeroStar(outputs(c, u, gj.parameterizations.velocity), NULL, 4.0, zero_above=0.1), LEVELS[2])
+    still = see(CFGZeroStar(outputs(c, u, gj.parameterizations.velocity), NULL, 4.0, zero_above=0.1), LEVELS[2])
     np.testing.assert_allclose(still.eps - still.x0, 0, atol=1e-9)
 
 
@@ -68,25 +84,29 @@ def test_tcfg_projects_as_a_singular_value_decomposition_does():
         c, u = jax.random.normal(jax.random.key(seed), (2, 6))
         v1 = np.linalg.svd(np.stack([c, u]))[2][0]
         shared = (u @ v1) * v1
-        got = see(gj.guidance.TCFG(outputs(c, u, gj.parameterizations.eps), NULL, 4.0), LEVELS[0], x=np.zeros(6)).eps
+        got = see(TCFG(outputs(c, u, gj.parameterizations.eps), NULL, 4.0), LEVELS[0], x=np.zeros(6)).eps
         np.testing.assert_allclose(got, shared + 4 * (c - shared), atol=1e-6)
 
 
 def test_fdg_guides_only_the_band_that_it_is_told_to():
     c, u = jax.random.normal(KEY, (2, 4, 4, 1))
-    fine = see(gj.guidance.FDG(outputs(c, u, gj.parameterizations.x0), NULL, 5.0, low=1.0), LEVELS[0], x=np.zeros((4, 4, 1))).x0
+    fine = see(FDG(outputs(c, u, gj.parameterizations.x0), NULL, 5.0, low=1.0), LEVELS[0], x=np.zeros((4, 4, 1))).x0
     pooled = (fine - c).reshape(2, 2, 2, 2).mean((1, 3))  # means of 2 x 2 pixels: nearly all of it is fine
     assert np.abs(pooled).max() < 0.5 * np.abs(fine - c).max()
     flat = jnp.full((4, 4, 1), 0.3)
     for low in (1.0, 5.0):  # a constant difference has no detail: only `low` acts on it
-        got = see(gj.guidance.FDG(outputs(u + flat, u, gj.parameterizations.x0), NULL, 9.0, low=low), LEVELS[0], x=np.zeros((4, 4, 1))).x0
+        got = see(
+            FDG(outputs(u + flat, u, gj.parameterizations.x0), NULL, 9.0, low=low),
+            LEVELS[0],
+            x=np.zeros((4, 4, 1)),
+        ).x0
         np.testing.assert_allclose(got, u + low * flat, atol=1e-6)
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_composition_of_independent_conditions_is_the_joint_posterior(level):
     """Two measurements, each of its own coordinate: their product is exact, NOT is the inverse."""
-    prior = gj.oracles.Gaussian(jnp.array([0.5, -1.0]), jnp.diag(jnp.array([0.5, 0.8])))
+    prior = Gaussian(jnp.array([0.5, -1.0]), jnp.diag(jnp.array([0.5, 0.8])))
     rows, y = jnp.eye(2), jnp.array([1.3, 0.2])
     each = [prior.condition(rows[i : i + 1], y[i : i + 1], 0.4) for i in range(2)]
 
@@ -94,12 +114,12 @@ def test_composition_of_independent_conditions_is_the_joint_posterior(level):
         several = jnp.stack([m(x, level, None, (), None)[0].x0 for m in (*each, prior)])
         return several[cond]
 
-    got = see(gj.guidance.Compose(gj.Function(x0), 2, jnp.ones(2)), level, label=jnp.arange(2))
+    got = see(Compose(gj.Function(x0), 2, jnp.ones(2)), level, label=jnp.arange(2))
     same(got, see(prior.condition(rows, y, 0.4), level))
 
 
 def test_negative_guidance_is_a_negative_scale():
-    one = gj.Conditioned(gj.guidance.Compose(MIXTURE, NULL, jnp.array([2.0, -0.5])), two)
+    one = gj.Conditioned(Compose(MIXTURE, NULL, jnp.array([2.0, -0.5])), two)
     c, n, u = (see(MIXTURE, LEVELS[0], label=jnp.array(k)).x0 for k in (1, 2, NULL))
     np.testing.assert_allclose(see(one, LEVELS[0]).x0, u + 2 * (c - u) - 0.5 * (n - u), rtol=1e-6)
     np.testing.assert_allclose(see(gj.CFG(MIXTURE, NULL, -1.0), LEVELS[0]).x0, 2 * u - c, atol=1e-6)
@@ -111,7 +131,7 @@ REST = gj.GaussianMixture(MIXTURE.means, MIXTURE.std, jnp.where(MIXTURE.classes 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_dynamic_negative_guidance_with_the_true_posterior_is_the_model_of_the_rest(level):
-    model = gj.guidance.DynamicNegative(MIXTURE, NULL, 1.0, limit=1e9)
+    model = DynamicNegative(MIXTURE, NULL, 1.0, limit=1e9)
     inner, memory = model.init(jnp.asarray(X))
     exact = MIXTURE.log_posterior(jnp.asarray(X), level, LABEL)
     got = model(jnp.asarray(X), level, LABEL, (inner, memory._replace(log_posterior=exact)), KEY)[0]
@@ -128,14 +148,14 @@ def test_dynamic_negative_guidance_avoids_a_class_and_nothing_else():
         x = gj.generate(gj.keys(3, n), gj.Reverse(model, gj.DDIM(1.0)), levels, (2,), labels)
         return float(energy_distance(REST.sample(jax.random.key(0), n), np.asarray(x)))
 
-    dynamic = distance(gj.guidance.DynamicNegative(MIXTURE, NULL, 1.0, prior=0.4))
+    dynamic = distance(DynamicNegative(MIXTURE, NULL, 1.0, prior=0.4))
     static = min(distance(gj.CFG(MIXTURE, NULL, -w)) for w in (0.3, 1.0, 3.0))
     print(f"dynamic {dynamic:.1e}, best static {static:.1e}")
     assert dynamic < 0.1 * static
 
 
 def test_adaptive_guidance_stops_for_good_once_the_two_agree():
-    model = gj.guidance.AdaptiveGuidance(MIXTURE, NULL, 4.0, threshold=-1.1)  # they always agree
+    model = AdaptiveGuidance(MIXTURE, NULL, 4.0, threshold=-1.1)  # they always agree
     state = model.init(jnp.asarray(X))
     first, state = model(jnp.asarray(X), LEVELS[0], LABEL, state, KEY)
     same(first, see(gj.CFG(MIXTURE, NULL, 4.0), LEVELS[0]))
@@ -145,7 +165,7 @@ def test_adaptive_guidance_stops_for_good_once_the_two_agree():
 def test_a_ramp_has_the_mean_of_its_constant():
     flow = gj.RectifiedFlow()(jnp.linspace(0.0, 1.0, 20_001))
     for power in (1.0, 2.0, 0.5):
-        ramp = jax.vmap(lambda level, p=power: gj.guidance.Ramp(4.0, p).strength(level, None, 1.0))(flow)
+        ramp = jax.vmap(lambda level, p=power: Ramp(4.0, p).strength(level, None, 1.0))(flow)
         np.testing.assert_allclose(jnp.mean(ramp), 4.0, rtol=1e-3)
         assert (np.diff(ramp) <= 0).all()
 
@@ -158,6 +178,10 @@ def test_only_the_channels_that_the_model_wants_guided_are():
 
     model = gj.Network((), apply, gj.parameterizations.x0, domain)
     whole = dataclasses.replace(model, domain=dataclasses.replace(domain, guided_channels=None))
-    for make in (lambda m: gj.CFG(m, NULL, 3.0), lambda m: gj.guidance.TCFG(m, NULL, 3.0), lambda m: gj.Autoguidance(m, m, 3.0)):
+    for make in (
+        lambda m: gj.CFG(m, NULL, 3.0),
+        lambda m: TCFG(m, NULL, 3.0),
+        lambda m: gj.Autoguidance(m, m, 3.0),
+    ):
         got, own, full = (see(m, LEVELS[0]).x0 for m in (make(model), model, make(whole)))
         np.testing.assert_allclose(got, jnp.stack([full[0], own[1]]), rtol=1e-6)

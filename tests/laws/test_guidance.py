@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 import guidance_jax as gj
+from guidance_jax.guidance import DynamicClip, Rescale
+from guidance_jax.models.parameterizations import EDM
+from guidance_jax.sample import strong
 from tests.table import GUIDANCE, MIXTURE, NULL, SCHEDULE, UNCONDITIONAL, log_posterior
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -13,9 +16,14 @@ LEVELS = [gj.Cosine()(0.6), gj.VE()(3.0), gj.RectifiedFlow()(0.2)]
 X, LABEL, KEY = np.array([0.3, -0.4]), jnp.array(1), jax.random.key(0)
 
 
-def see(model, level, x=X, label=LABEL):
-    x = jnp.asarray(x)
+@jax.jit
+def predict(model, x, level, label):
+    """A model is an argument: all its strengths, and all levels, are one program."""
     return model(x, level, label, model.init(x), KEY)[0]
+
+
+def see(model, level, x=X, label=LABEL):
+    return predict(jax.tree.map(strong, model), jnp.asarray(x), level, label)
 
 
 def same(a, b, atol=1e-6):
@@ -85,14 +93,14 @@ def test_autoguidance(level):
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_rescale_restores_the_conditional_deviation(level):
-    same(see(gj.guidance.Rescale(MIXTURE, NULL, 4.0, 0.0), level), see(gj.CFG(MIXTURE, NULL, 4.0), level))
-    full = see(gj.guidance.Rescale(MIXTURE, NULL, 4.0, 1.0), level)
+    same(see(Rescale(MIXTURE, NULL, 4.0, 0.0), level), see(gj.CFG(MIXTURE, NULL, 4.0), level))
+    full = see(Rescale(MIXTURE, NULL, 4.0, 1.0), level)
     np.testing.assert_allclose(jnp.std(full.eps), jnp.std(see(MIXTURE, level).eps), rtol=1e-5)
 
 
 def test_rescale_of_a_constant_output_is_finite():
     flat = gj.Function(lambda x, level, cond: jnp.full_like(x, 0.5), gj.parameterizations.eps)
-    assert np.isfinite(see(gj.guidance.Rescale(flat, NULL, 4.0), LEVELS[0]).x0).all()
+    assert np.isfinite(see(Rescale(flat, NULL, 4.0), LEVELS[0]).x0).all()
 
 
 def test_window_is_half_open_in_sigma_over_alpha():
@@ -117,10 +125,10 @@ def test_clips():
     assert np.abs(see(gj.Clip(MIXTURE, 0.3), level).x0).max() <= 0.3
     x0 = see(MIXTURE, level).x0
     largest = np.abs(x0).max()
-    np.testing.assert_allclose(see(gj.guidance.DynamicClip(MIXTURE, 100.0, 0.5), level).x0, 0.5 * x0 / largest, rtol=1e-6)
+    np.testing.assert_allclose(see(DynamicClip(MIXTURE, 100.0, 0.5), level).x0, 0.5 * x0 / largest, rtol=1e-6)
 
 
-def told(how):
+def in_language(how):
     """The exact model in the language of `how`."""
 
     def output(x, level, cond):
@@ -130,18 +138,21 @@ def told(how):
     return gj.Function(output, how)
 
 
-@pytest.mark.parametrize("level", LEVELS)
+PARAMETERIZATIONS = [in_language(getattr(gj.parameterizations, n)) for n in ("eps", "x0", "v", "velocity", "score")]
+
+
 @pytest.mark.parametrize("cls", GUIDANCE)
-def test_parameterization_does_not_matter(cls, level):
-    """The same exact model, told in each language, guided: the same prediction."""
-    want = see(GUIDANCE[cls].make(0.7), level)
-    for name in ("eps", "x0", "v", "velocity", "score"):
-        same(see(GUIDANCE[cls].make(0.7, told(getattr(gj, name))), level), want, atol=1e-5)
+def test_parameterization_does_not_matter(cls):
+    """The same exact model, told in each language, guided: the same prediction, at three levels."""
+    for model in PARAMETERIZATIONS:
+        for level in LEVELS:
+            want = see(GUIDANCE[cls].make(0.7), level)
+            same(see(GUIDANCE[cls].make(0.7, model), level), want, atol=1e-5)
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_edm_preconditioning_of_the_perfect_network_is_the_model(level):
-    how = gj.parameterizations.EDM(sigma_data=1.7)
+    how = EDM(sigma_data=1.7)
     pred = see(MIXTURE, level)
     got = how.predict(how.target(pred.x0, pred.eps, level), jnp.asarray(X), level)
     same(got, pred)
@@ -149,7 +160,7 @@ def test_edm_preconditioning_of_the_perfect_network_is_the_model(level):
 
 def test_edm_preconditions_to_unit_variance():
     """Inputs and targets have variance 1 for data of variance sigma_data^2, at every level (Karras et al., B.6)."""
-    how = gj.parameterizations.EDM(sigma_data=0.5)
+    how = EDM(sigma_data=0.5)
     keys = jax.random.split(KEY, 2)
     x0, eps = 0.5 * jax.random.normal(keys[0], (200_000,)), jax.random.normal(keys[1], (200_000,))
     for ratio in (0.02, 0.5, 30.0):
@@ -166,7 +177,6 @@ def test_other_schedule():
     same(got, want, atol=1e-5)
     exact = log_posterior(jnp.asarray(X), level, LABEL)
 
-    class Known:
-        log_prob = staticmethod(log_posterior)
-
-    np.testing.assert_allclose(gj.OnSchedule(Known, SCHEDULE).log_prob(jnp.asarray(X), level, LABEL), exact, atol=1e-5)
+    guide, x = gj.OnSchedule(gj.core.as_guide(log_posterior), SCHEDULE), jnp.asarray(X)
+    np.testing.assert_allclose(guide.log_prob(x, level, LABEL), exact, atol=1e-5)
+    np.testing.assert_allclose(guide.score(x, level, LABEL), jax.grad(log_posterior)(x, level, LABEL), atol=1e-5)

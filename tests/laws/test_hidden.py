@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 import guidance_jax as gj
+from guidance_jax.core import kl_divergence as divergence
+from guidance_jax.discrete import NOS, HiddenNetwork, LaMBO
+from guidance_jax.embeddings import DiffusionLM, EmbeddingNetwork, Rounded
 from guidance_jax.embeddings.network import nearest
 from guidance_jax.embeddings.time_warp import TimeWarp
-from guidance_jax.guidance.base import divergence
+from guidance_jax.oracles import Ehrlich
 from tests.token_table import DIRECTION, EMBEDDED, FLOW, HIDDEN, LENGTH, TABLE, along, near
 
 LEVEL = FLOW(jnp.float32(0.6))
@@ -26,7 +29,7 @@ def test_nos_raises_the_value_and_the_kl_holds_it_back():
     h = HIDDEN.hidden(X, LEVEL, 1)
     values, kls = [], []
     for rate, kl, steps in ((0.02, 0.01, 10), (0.2, 0.01, 10), (0.02, 50.0, 100)):
-        guided = gj.discrete.NOS(HIDDEN, along, 1.0, rate, kl, adagrad=False, steps=steps)
+        guided = NOS(HIDDEN, along, 1.0, rate, kl, adagrad=False, steps=steps)
         moved = guided.moved(h, 1.0, X, LEVEL, 1, jax.random.key(0))
         values.append(float(along(moved, LEVEL, 1) - along(h, LEVEL, 1)))
         base, new = predicted(HIDDEN).log_p, predicted(guided).log_p
@@ -37,7 +40,7 @@ def test_nos_raises_the_value_and_the_kl_holds_it_back():
 
 
 def test_nos_decodes_what_it_optimised_and_moves_only_free_positions():
-    guided = gj.discrete.NOS(HIDDEN, along, 1.0, rate=0.3)
+    guided = NOS(HIDDEN, along, 1.0, rate=0.3)
     h = HIDDEN.hidden(X, LEVEL, 1)
     moved = guided.moved(h, 1.0, X, LEVEL, 1, jax.random.key(0))
     np.testing.assert_array_equal(moved[1], h[1])
@@ -63,7 +66,7 @@ def test_one_step_of_nos_by_finite_differences():
         up[i, j] += 1e-5
         down[i, j] -= 1e-5
         g[i, j] = (objective(up) - objective(down)) / 2e-5
-    guided = gj.discrete.NOS(model, along, scale, rate, kl, steps=1, adagrad=False)
+    guided = NOS(model, along, scale, rate, kl, steps=1, adagrad=False)
     np.testing.assert_allclose(
         guided.moved(jnp.asarray(h), scale, X, level, 1, jax.random.key(0)), h + rate * g, atol=1e-6
     )
@@ -75,7 +78,7 @@ def test_langevin_noise_samples_the_tilted_hidden_states():
     def bowl(h, level, cond):
         return -2.0 * jnp.sum((h - 1.0) ** 2)
 
-    guided = gj.discrete.NOS(HIDDEN, bowl, 1.0, rate=0.02, kl=0.0, noise=1.0, steps=400, adagrad=False)
+    guided = NOS(HIDDEN, bowl, 1.0, rate=0.02, kl=0.0, noise=1.0, steps=400, adagrad=False)
     h = HIDDEN.hidden(X, LEVEL, 1)
     run = jax.jit(jax.vmap(lambda key: guided.moved(h, 1.0, X, LEVEL, 1, key)))
     found = np.asarray(run(jax.random.split(jax.random.key(0), 300)))[:, [0, 2]]
@@ -83,7 +86,7 @@ def test_langevin_noise_samples_the_tilted_hidden_states():
     np.testing.assert_allclose(found.var(), 0.25, rtol=0.1)
 
 
-EHRLICH = gj.oracles.Ehrlich.random(0, vocabulary=12, length=12, motifs=2, size=4)
+EHRLICH = Ehrlich.random(0, vocabulary=12, length=12, motifs=2, size=4)
 
 
 def test_ehrlich_functions_are_one_at_the_optimum_and_never_more():
@@ -100,7 +103,7 @@ def test_ehrlich_by_hand():
     """Two motifs of two, spacings 1 and 2: shares counted by a plain loop over all sequences of four."""
     allowed = np.ones((3, 3), bool)
     allowed[0, 2] = False
-    f = gj.oracles.Ehrlich(jnp.asarray(allowed), jnp.array([[0, 1], [2, 1]]), jnp.array([[0, 1], [0, 2]]), 4, 2)
+    f = Ehrlich(jnp.asarray(allowed), jnp.array([[0, 1], [2, 1]]), jnp.array([[0, 1], [0, 2]]), 4, 2)
     for x in itertools.product(range(3), repeat=4):
         want = 1.0
         for motif, spacing in (((0, 1), (0, 1)), ((2, 1), (0, 2))):
@@ -132,8 +135,8 @@ def edited(kernel, x, steps=6, n=40):
 
 
 def test_lambo_never_gets_worse_and_keeps_to_what_is_allowed():
-    guide = gj.discrete.NOS(HIDDEN, along, 1.0)
-    kernel = gj.discrete.LaMBO(guide, counted, begins_well, known=jnp.array([-1, -1, 0]), temperature=1.0)
+    guide = NOS(HIDDEN, along, 1.0)
+    kernel = LaMBO(guide, counted, begins_well, known=jnp.array([-1, -1, 0]), temperature=1.0)
     out = edited(kernel, [0, 2, 0])
     x = np.asarray(out.x)
     assert (x[:, 2] == 0).all()
@@ -144,7 +147,7 @@ def test_lambo_never_gets_worse_and_keeps_to_what_is_allowed():
 
 
 def test_lambo_drops_and_counts_objectives_that_are_no_numbers():
-    kernel = gj.discrete.LaMBO(gj.discrete.NOS(HIDDEN, along, 1.0), undefined, temperature=1.0)
+    kernel = LaMBO(NOS(HIDDEN, along, 1.0), undefined, temperature=1.0)
     out = edited(kernel, [0, 0, 0])
     assert (np.asarray(out.x)[:, 1] != 2).all()
     assert np.asarray(out.dropped).sum() > 0
@@ -157,13 +160,13 @@ def test_lambo_edits_where_it_matters():
     def first(h, level, cond):
         return jnp.sum(h[0])
 
-    network = gj.discrete.HiddenNetwork(
+    network = HiddenNetwork(
         jax.random.normal(jax.random.key(0), (4, 3)),
         lambda w, x, t, y: w[x] if jnp.issubdtype(x.dtype, jnp.integer) else x @ w,
         lambda w, h, t, y: h,
         gj.Absorbing(3),
     )
-    kernel = gj.discrete.LaMBO(gj.discrete.NOS(network, first, 1.0), temperature=1e-3)
+    kernel = LaMBO(NOS(network, first, 1.0), temperature=1e-3)
     x = jnp.array([1, 0, 2])
     clean = FLOW(jnp.float32(0.0))
     for seed in range(5):
@@ -180,7 +183,7 @@ def test_score_interpolation_is_the_posterior_mean():
         level = schedule(t)
         return jnp.log(weights) - jnp.sum((x[:, None] - level.alpha * TABLE) ** 2, -1) / (2 * level.sigma**2)
 
-    model = gj.embeddings.EmbeddingNetwork((), TABLE, posterior)
+    model = EmbeddingNetwork((), TABLE, posterior)
     exact = gj.GaussianMixture(TABLE, 1e-4, weights)
     x, level = jnp.array([[0.3, -0.2], [1.0, 0.4], [-0.5, 0.1]]), schedule(jnp.float32(0.6))
     got = model(x, level, None, model.init(x), None)[0].x0
@@ -200,7 +203,7 @@ def test_self_conditioning_is_the_estimate_of_the_step_before():
 def test_rounding_moves_to_the_nearest_word():
     x = jax.random.normal(jax.random.key(0), (LENGTH, 2))
     level = gj.Cosine()(jnp.float32(0.5))
-    model = gj.embeddings.Rounded(EMBEDDED, TABLE)
+    model = Rounded(EMBEDDED, TABLE)
     pred, _ = model(x, level, 1, model.init(x), None)
     brute = [int(np.argmin([np.sum((np.asarray(row) - np.asarray(word)) ** 2) for word in TABLE])) for row in pred.x0]
     np.testing.assert_allclose(pred.x0, TABLE[jnp.array(brute)], atol=1e-6)
@@ -214,15 +217,15 @@ def test_diffusion_lm_steps_raise_the_classifier():
     x = jax.random.normal(jax.random.key(0), (LENGTH, 2))
 
     def run(scale, fluency=0.01):
-        kernel = gj.embeddings.DiffusionLM(EMBEDDED, gj.DDIM(1.0), near, scale, fluency, rate=0.05)
+        kernel = DiffusionLM(EMBEDDED, gj.DDIM(1.0), near, scale, fluency, rate=0.05)
         return kernel(kernel.init(x), t, s, 2, jax.random.key(1)).x
 
     score = [float(near(run(w, fluency), s, 2)) for w, fluency in ((0.0, 0.0), (1.0, 10.0), (1.0, 0.0))]
     assert score[0] < score[1] < score[2]
     pred, _ = EMBEDDED(x, t, 2, EMBEDDED.init(x), None)
-    mean, std = gj.DDIM(1.0).kernel(pred, t, s)
+    q = gj.DDIM(1.0).transition(pred, t, s)
     noise = jax.random.normal(jax.random.split(jax.random.key(1))[1], x.shape)
-    np.testing.assert_allclose(run(0.0), mean + std * noise, atol=1e-6)
+    np.testing.assert_allclose(run(0.0), q.mean + q.std * noise, atol=1e-6)
 
 
 def test_time_warp_flattens_the_loss():

@@ -7,6 +7,7 @@ import pytest
 
 import guidance_jax as gj
 from guidance_jax.metrics.energy import energy_distance
+from guidance_jax.oracles import Gaussian
 from tests.table import MIXTURE, NULL, SCHEDULE, UNCONDITIONAL, log_posterior
 
 N, LABEL = 20_000, 1
@@ -70,7 +71,7 @@ def test_mixture_is_the_gradient_of_its_own_density():
 def test_gaussian_is_a_mixture_of_one_and_its_posterior_is_bayes():
     x, level = jnp.array([0.3, -0.4]), gj.Cosine()(0.6)
     one = gj.GaussianMixture(jnp.array([[1.0, 2.0]]), 0.7, jnp.ones(1))
-    gaussian = gj.oracles.Gaussian(jnp.array([1.0, 2.0]), 0.49 * jnp.eye(2))
+    gaussian = Gaussian(jnp.array([1.0, 2.0]), 0.49 * jnp.eye(2))
     np.testing.assert_allclose(gaussian(x, level, None, (), None)[0].x0, one(x, level, None, (), None)[0].x0, atol=1e-5)
     np.testing.assert_allclose(gaussian.log_prob(x, level), one.log_prob(x, level), atol=1e-5)
     operator, y, std = jnp.array([[1.0, -2.0]]), jnp.array([0.5]), 0.3

@@ -1,10 +1,10 @@
-"""Composition: every guidance with every solver, every guidance inside every other, every kernel with every guidance.
+"""Composition: every method in every method, with every solver, kernel, move, wrapper and guide, in all spaces.
 
-Each pair runs jitted and vmapped with finite samples, or raises a one-line `ValueError`. One program holds all partners
-of a method, so that this takes a minute or two.
+A pair runs jitted and vmapped with finite samples of the right shape, or is refused in one line; nothing else may come
+out. `pytest` traces a selection, `pytest --all` compiles and runs every pair. `python -m tests.laws.test_pairs` counts.
 """
 
-from functools import partial
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
@@ -12,95 +12,187 @@ import numpy as np
 import pytest
 
 import guidance_jax as gj
-from tests.table import GUIDANCE, MIXTURE, NOISY, NULL, SCHEDULE, SOLVERS, line, log_clean, log_posterior, point, seen
+from guidance_jax.discrete import LaMBO
+from guidance_jax.sample import check_kernel
+from tests.parts import (
+    ADAPTERS,
+    ASKING,
+    BASES,
+    GUIDES,
+    KERNELS,
+    METHODS,
+    SOLVERS,
+    WRAPPERS,
+    usual,
+)
 
-LEVELS, LABELS = SCHEDULE.levels(3), jnp.array([0, 1])
-ALL_SOLVERS = {**{c.__name__: row.solver for c, row in SOLVERS.items()}, **NOISY}
-
-
-def plain(model):
-    """The model without a label, as the kernels that bring their own guide take it."""
-    return gj.Unconditional(model, NULL)
-
-
-AROUND = {
-    "Recur": lambda m: gj.Recur(gj.Reverse(m, gj.DDIM(0.5)), 2),
-    "MeanShift": lambda m: gj.MeanShift(m, gj.DDPM(), log_posterior, 0.5),
-    "DPS": lambda m: gj.kernels.DPS(m, gj.DDIM(), line, 0.1, seen),
-    "Inpaint": lambda m: gj.Inpaint(gj.Reverse(m, gj.DDIM(0.5)), jnp.array([1, 0]), point),
-    "Corrector": lambda m: gj.kernels.Corrector(gj.Reverse(m, gj.DDIM()), m, 0.1),
-    "RectifiedCFGPlusPlus": lambda m: gj.kernels.RectifiedCFGPlusPlus(m, NULL, 0.5, SCHEDULE),
-    "Split": lambda m: gj.kernels.Split(m, gj.DDIM(), log_posterior, 0.5),
-}
-MOVES = {
-    "Twisted": lambda m: gj.Twisted(m, gj.DDIM(1.0), log_clean, 0.2),
-    "CorrectedCFG": lambda m: gj.CorrectedCFG(m, NULL, 1.2, gj.DDIM(1.0)),
-    "CorrectedClassifier": lambda m: gj.CorrectedClassifier(m, log_posterior, 0.5, gj.DDIM(1.0)),
-    "Annealed": lambda m: gj.Annealed(m, 1.1, gj.DDIM(1.0)),
-    "Steered": lambda m: gj.Steered(m, gj.DDIM(1.0), log_clean, 0.1),
-    "BestOf": lambda m: gj.BestOf(gj.Reverse(m, gj.DDIM(1.0)), log_clean, 0.1),
-}
+LABELS = jnp.array([0, 1])
+# one of each way in which a method asks what is inside
+REPRESENTATIVE = ("CFG", "APG", "Compose", "Autoguidance", "Classifier", "TFG", "MMPS", "TAG", "NOS", "FUDGE", "PPLM")
 
 
-def run(kernel, shape):
-    """Two samples; the point is that it is traced, compiled, batched and finite."""
+def run(kernel, base):
+    """Two samples, or two populations of three; checked before, as `generate` does."""
+    shape = (3, *base.shape) if isinstance(kernel, gj.Kernel) and kernel.population else base.shape
+    check_kernel(kernel, base.levels, shape, LABELS)
 
     def one(key, label):
-        return gj.sample(key, kernel, LEVELS, jax.random.normal(key, shape), label).x
+        first, rest = jax.random.split(key)
+        return gj.sample(rest, kernel, base.levels, kernel.start(first, base.levels, shape), label).x
 
-    return jax.vmap(one)(gj.keys(0, 2), LABELS)
-
-
-@pytest.fixture
-def every(request):
-    """Checks all kernels of a dictionary, in one program."""
-
-    def check(kernels, shape=(2,)):
-        program = jax.jit(lambda: {name: run(kernel, shape) for name, kernel in kernels.items()})
-        if not request.config.getoption("--all-pairs"):
-            for x in jax.eval_shape(program).values():
-                assert (x.shape, x.dtype) == ((2, *shape), jnp.float32)
-        else:
-            assert [name for name, x in program().items() if not np.isfinite(x).all()] == []
-
-    return check
+    return jax.vmap(one)(gj.keys(0, 2), LABELS), (2, *shape)
 
 
-@pytest.mark.parametrize("cls", GUIDANCE, ids=lambda c: c.__name__)
-def test_every_guidance_runs_with_every_solver(cls, every):
-    row = GUIDANCE[cls]
-    every({name: gj.Reverse(row.make(0.5), solver) for name, solver in ALL_SOLVERS.items()})
+def outcomes(pairs, execute):
+    """name -> "ran" or the refusal, of pairs name -> (a maker of a kernel, its base); all else is collected and raised.
+
+    All pairs are one program, which takes far less time than one program each.
+    """
+    found, shapes, wrong = {}, {}, {}
+
+    def every():
+        samples = {}
+        for name, (make, base) in pairs.items():
+            try:
+                samples[name], shapes[name] = run(make(), base)
+                found[name] = "ran"
+            except gj.Refused as error:
+                found[name] = str(error)
+            except Exception as error:
+                wrong[name] = f"{type(error).__name__}: {str(error)[:200]}"
+        return samples
+
+    samples = jax.jit(every)() if execute else jax.eval_shape(every)
+    for name, x in samples.items():
+        if x.shape != shapes[name]:
+            wrong[name] = f"shape {x.shape}, expected {shapes[name]}"
+        if execute and not np.isfinite(x).all():
+            wrong[name] = "not finite"
+    for name, text in found.items():
+        if text != "ran" and ("\n" in text or len(text) > 400):
+            wrong[name] = f"no refusal of one line: {text}"
+    assert not wrong, wrong
+    return found
 
 
-@pytest.mark.parametrize("outer", GUIDANCE, ids=lambda c: c.__name__)
-def test_every_guidance_runs_inside_every_other(outer, every):
-    inside = {c.__name__: row.make(0.5) for c, row in GUIDANCE.items()}
-    every({name: gj.Reverse(GUIDANCE[outer].make(0.5, model), gj.DDIM(0.5)) for name, model in inside.items()})
+def of_methods(outer, space, inner=METHODS):
+    base = BASES[space]
+    return {
+        f"{outer}({name}) on {space}": (
+            lambda make=make: gj.Reverse(METHODS[outer](make(base.model)), usual(base.model)),
+            base,
+        )
+        for name, make in inner.items()
+    }
 
 
-@pytest.mark.parametrize("kernel", AROUND)
-def test_every_kernel_runs_with_every_guidance(kernel, every):
-    every({c.__name__: AROUND[kernel](row.make(0.5)) for c, row in GUIDANCE.items()})
+def of_solvers(method, space):
+    base = BASES[space]
+    return {
+        f"{method} with {name} on {space}": (lambda s=solver: gj.Reverse(METHODS[method](base.model), s), base)
+        for name, solver in SOLVERS.items()
+    }
 
 
-@pytest.mark.parametrize("move", MOVES)
-def test_every_particle_method_runs_with_every_guidance(move, every):
-    every({c.__name__: gj.SMC(MOVES[move](row.make(0.5))) for c, row in GUIDANCE.items()}, shape=(3, 2))
+def of_kernels(kernel, space):
+    base = BASES[space]
+    return {
+        f"{kernel} of {name} on {space}": (lambda make=make: KERNELS[kernel](make(base.model)), base)
+        for name, make in {"the model": lambda m: m, **METHODS}.items()
+    }
 
 
-@pytest.mark.parametrize("solver", ALL_SOLVERS)
-def test_moves_take_a_gaussian_solver_or_say_which_to_take(solver):
-    """Those that need a Gaussian kernel refuse the others in one line; the rest runs with all."""
-    for name, move in {
-        "Twisted": gj.Twisted(MIXTURE, ALL_SOLVERS[solver], log_clean, 0.2),
-        "CorrectedCFG": gj.CorrectedCFG(MIXTURE, NULL, 1.2, ALL_SOLVERS[solver]),
-        "MeanShift": gj.MeanShift(plain(MIXTURE), ALL_SOLVERS[solver], log_posterior, 0.5),
-    }.items():
-        kernel = move if name == "MeanShift" else gj.SMC(move)
-        x = jnp.zeros(2) if name == "MeanShift" else jnp.zeros((3, 2))
-        act = partial(jax.eval_shape, lambda k=kernel, x=x: gj.sample(jax.random.key(0), k, LEVELS, x, LABELS[0]).x)
-        if solver in ("DDPM", "DDIM(1)"):
-            assert act().shape == x.shape
-        else:
-            with pytest.raises(ValueError, match=r"use DDPM\(\) or DDIM\(1.0\)"):
-                act()
+def of_wrappers(wrapper, space):
+    """Around every kernel, and around every kernel in another wrapper."""
+    base = BASES[space]
+    inside = {name: make for name, make in KERNELS.items() if name not in ("Corrected", "LaMBO")}
+    inside["Corrected"] = lambda m: gj.SMC(gj.Corrected(gj.CFG(m, 3, 1.5), usual(m)))
+    inside["LaMBO"] = lambda m: LaMBO(METHODS["NOS"](m))
+    inside |= {f"{name} of Reverse": (lambda m, w=w: w(gj.Reverse(m, usual(m)))) for name, w in WRAPPERS.items()}
+    return {
+        f"{wrapper} around {name} on {space}": (lambda make=make: WRAPPERS[wrapper](make(base.model)), base)
+        for name, make in inside.items()
+    }
+
+
+def of_guides(method, space):
+    base = BASES[space]
+    return {
+        f"{method} asking {adapter}({name}) on {space}": (
+            lambda adapt=adapt, guide=guide: gj.Reverse(
+                ASKING[method](base.model, adapt(gj.core.as_guide(guide))), usual(base.model)
+            ),
+            base,
+        )
+        for adapter, adapt in ADAPTERS.items()
+        for name, guide in GUIDES.items()
+    }
+
+
+GROUPS = {
+    "methods in methods": (of_methods, METHODS),
+    "methods with solvers": (of_solvers, METHODS),
+    "kernels and moves of methods": (of_kernels, KERNELS),
+    "wrappers around kernels": (of_wrappers, WRAPPERS),
+    "methods asking adapted guides": (of_guides, ASKING),
+}
+
+
+@pytest.mark.parametrize("space", BASES)
+@pytest.mark.parametrize("outer", REPRESENTATIVE)
+def test_representative_methods_in_each_other(outer, space):
+    inner = {name: METHODS[name] for name in REPRESENTATIVE}
+    assert len(outcomes(of_methods(outer, space, inner), execute=False)) == len(inner)
+
+
+@pytest.mark.parametrize("space", ["plane", "masks", "text"])
+@pytest.mark.parametrize("group", ["wrappers around kernels", "methods asking adapted guides"])
+def test_wrappers_and_guides(group, space):
+    make, names = GROUPS[group]
+    for name in names:
+        outcomes(make(name, space), execute=False)
+
+
+@pytest.mark.parametrize("space", BASES)
+def test_every_method_on_every_space(space):
+    """By itself, executed: so a space is never without its methods, and never with another's."""
+    base = BASES[space]
+    found = outcomes(
+        {
+            name: (lambda make=make: gj.Reverse(make(base.model), usual(base.model)), base)
+            for name, make in METHODS.items()
+        },
+        execute=True,
+    )
+    ran = {name for name, what in found.items() if what == "ran"}
+    assert {"CFG", "Autoguidance", "Tempered", "Unconditional", "Conditioned"} <= ran
+    assert ("TFG" in ran) == (space in ("plane", "embeddings"))
+    assert ("TAG" in ran) == (space in ("masks", "masks, hidden", "uniform"))
+    assert ("FUDGE" in ran) == ("PPLM" in ran) == (space == "text")
+    assert ("NOS" in ran) == (space in ("masks, hidden", "embeddings"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("space", BASES)
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_pair(group, space):
+    make, names = GROUPS[group]
+    count = Counter()
+    for name in names:
+        count.update("ran" if what == "ran" else "refused" for what in outcomes(make(name, space), True).values())
+    print(f"{group} on {space}: {dict(count)}")
+    assert count["ran"] > 0
+
+
+if __name__ == "__main__":
+    total = Counter()
+    for title, (build, parts) in GROUPS.items():
+        own = Counter()
+        for part in parts:
+            for place in BASES:
+                own.update(
+                    "ran" if what == "ran" else "refused" for what in outcomes(build(part, place), False).values()
+                )
+        print(f"{title}: {dict(own)}")
+        total += own
+    print(f"all: {sum(total.values())} pairs, {dict(total)}")

@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 
 import guidance_jax as gj
+from guidance_jax.guidance import GaussianLikelihood, Tempered
+from guidance_jax.oracles import Gaussian
+from guidance_jax.particles import ParticleGuidance, difference, maximum, total
 from guidance_jax.particles.populations import _populations
-from guidance_jax.particles.steering import difference, maximum, total
 from tests.table import MIXTURE, NULL, POPULATIONS, SCHEDULE, UNCONDITIONAL, log_clean, log_posterior
 
 LEVELS = SCHEDULE.levels(12)
 RESAMPLERS = [gj.resampling.systematic, gj.resampling.stratified, gj.resampling.residual, gj.resampling.multinomial]
-PRIOR = gj.oracles.Gaussian(jnp.array([0.5, -1.0]), jnp.array([[0.5, 0.2], [0.2, 0.3]]))
+PRIOR = Gaussian(jnp.array([0.5, -1.0]), jnp.array([[0.5, 0.2], [0.2, 0.3]]))
 ROW, STD = jnp.array([[1.0, -0.6]]), 0.4
-MEASURE = gj.guidance.GaussianLikelihood(lambda x: ROW @ x, STD)
+MEASURE = GaussianLikelihood(lambda x: ROW @ x, STD)
 
 
 @pytest.mark.parametrize("resample", RESAMPLERS, ids=lambda f: f.__name__)
@@ -73,10 +75,10 @@ def chain_end(levels):
         t, s = levels.at(i), levels.at(i + 1)
 
         def step(x, t=t, s=s):
-            return solver.kernel(PRIOR(x, t, None, (), None)[0], t, s)[0]
+            return solver.transition(PRIOR(x, t, None, (), None)[0], t, s).mean
 
         slope = np.asarray(jax.jacobian(step)(jnp.zeros(2)))
-        std = float(solver.kernel(PRIOR(jnp.zeros(2), t, None, (), None)[0], t, s)[1])
+        std = float(solver.transition(PRIOR(jnp.zeros(2), t, None, (), None)[0], t, s).std)
         mean = slope @ mean + np.asarray(step(jnp.zeros(2)))
         covariance = slope @ covariance @ slope.T + std**2 * np.eye(2)
     return mean, covariance
@@ -109,7 +111,7 @@ def test_particles_reach_the_posterior_and_its_evidence(name):
     error = evidence.std() / np.sqrt(runs)
     print(f"{name}: evidence / exact = {evidence.mean():.4f} +- {error:.4f}")
     assert abs(evidence.mean() - 1) < 2 * error
-    posterior = gj.oracles.Gaussian(jnp.asarray(mean), jnp.asarray(covariance)).condition(jnp.asarray(row), jnp.array([y]), STD)
+    posterior = Gaussian(jnp.asarray(mean), jnp.asarray(covariance)).condition(jnp.asarray(row), jnp.array([y]), STD)
     w, x = np.asarray(found.log_w + found.log_evidence[:, None]).ravel(), np.asarray(found.x).reshape(-1, 2)
     w = np.exp(w - w.max()) / np.exp(w - w.max()).sum()
     np.testing.assert_allclose(w @ x, posterior.mean, atol=0.03)
@@ -124,8 +126,10 @@ def rising(level):
 LARGE = gj.DDPM(gj.solvers.fixed_large)
 EXACT = {
     "twisted by the noisy classifier": gj.Twisted(UNCONDITIONAL, LARGE, log_posterior, rising, noisy=True),
-    "corrected CFG": gj.CorrectedCFG(MIXTURE, NULL, 3.0, LARGE, proposal=1.0),
-    "corrected classifier guidance": gj.CorrectedClassifier(UNCONDITIONAL, log_posterior, 3.0, LARGE, proposal=1.0),
+    "corrected CFG": gj.Corrected(gj.CFG(MIXTURE, NULL, 3.0), LARGE, proposal=1.0),
+    "corrected classifier guidance": gj.Corrected(
+        gj.Classifier(UNCONDITIONAL, log_posterior, 3.0), LARGE, proposal=1.0
+    ),
     "best of many": gj.BestOf(gj.Reverse(UNCONDITIONAL, LARGE), log_clean, 3.0),
 }
 
@@ -158,8 +162,8 @@ def test_every_potential_has_the_same_evidence():
     found = gj.populations(gj.keys(1, runs), gj.SMC(end), levels, (2,), 64, jnp.full(runs, label))
     np.testing.assert_allclose(means, np.exp(np.asarray(found.log_evidence)).mean(), rtol=0.05)
     for move in (
-        gj.CorrectedCFG(MIXTURE, NULL, 1.0, gj.DDIM(1.0)),
-        gj.CorrectedClassifier(UNCONDITIONAL, log_posterior, 0.0, gj.DDIM(1.0)),
+        gj.Corrected(gj.CFG(MIXTURE, NULL, 1.0), gj.DDIM(1.0)),
+        gj.Corrected(gj.Classifier(UNCONDITIONAL, log_posterior, 0.0), gj.DDIM(1.0)),
     ):
         found = gj.populations(gj.keys(1, 2), gj.SMC(move), levels, (2,), 8, jnp.full(2, label))
         np.testing.assert_allclose(found.log_evidence, 0, atol=1e-6)
@@ -169,8 +173,8 @@ def test_every_potential_has_the_same_evidence():
 def test_annealing_samples_the_power_of_a_density():
     """p(x)^2 of a Gaussian is the Gaussian of half the covariance."""
     levels = gj.schedules.log_snr_uniform(SCHEDULE, 400, lo=0.01, hi=8.0)
-    gaussian = gj.oracles.Gaussian(jnp.array([0.5, -1.0]), jnp.array([[0.5, 0.2], [0.2, 0.3]]))
-    smc = gj.SMC(gj.Annealed(gaussian, 2.0, LARGE), threshold=0.9)
+    gaussian = Gaussian(jnp.array([0.5, -1.0]), jnp.array([[0.5, 0.2], [0.2, 0.3]]))
+    smc = gj.SMC(gj.Corrected(Tempered(gaussian, 2.0), LARGE), threshold=0.9)
     found = gj.populations(gj.keys(0, 10), smc, levels, (2,), 5_000)
     w, x = np.asarray(found.log_w + found.log_evidence[:, None]).ravel(), np.asarray(found.x).reshape(-1, 2)
     w = np.exp(w - w.max()) / np.exp(w - w.max()).sum()
@@ -189,7 +193,7 @@ def test_best_is_the_best_and_draws_follow_the_weights():
 
 def test_particle_guidance_spreads_a_population_out():
     def spread(scale):
-        kernel = gj.particles.ParticleGuidance(MIXTURE, gj.DDIM(), scale)
+        kernel = ParticleGuidance(MIXTURE, gj.DDIM(), scale)
         found = gj.populations(gj.keys(0, 20), kernel, SCHEDULE.levels(40), (2,), 8, jnp.full(20, 1))
         x = np.asarray(found.x)
         return np.linalg.norm(x[:, :, None] - x[:, None], axis=-1).mean()
@@ -198,7 +202,7 @@ def test_particle_guidance_spreads_a_population_out():
 
 
 def test_particle_guidance_at_zero_is_independent_sampling():
-    kernel = gj.particles.ParticleGuidance(MIXTURE, gj.DDIM(), 0.0)
+    kernel = ParticleGuidance(MIXTURE, gj.DDIM(), 0.0)
     found = gj.populations(gj.keys(0, 1), kernel, LEVELS, (2,), 5, jnp.array([1]))
     first = jax.random.split(gj.keys(0, 1)[0], 3)[0]
     x = LEVELS.sigma[0] * jax.random.normal(first, (5, 2))

@@ -7,6 +7,7 @@ import pytest
 
 import guidance_jax as gj
 from guidance_jax.kernels.recur import renoise
+from guidance_jax.oracles import Gaussian
 from tests.table import KERNELS, MIXTURE, NOISY, SCHEDULE, SOLVERS
 
 X, LABEL = np.array([0.7, -0.2]), jnp.array(1)
@@ -37,7 +38,7 @@ def test_step_to_the_clean_level_is_finite(cls):
 def test_stochastic_solvers_keep_the_marginals(solver):
     """Mean and covariance of 20,000 samples of one Gaussian class, 200 steps: within 5 standard errors and 2 %."""
     n = 20_000
-    target = gj.oracles.Gaussian(jnp.array([0.5, -1.0]), jnp.array([[0.5, 0.2], [0.2, 0.3]]))
+    target = Gaussian(jnp.array([0.5, -1.0]), jnp.array([[0.5, 0.2], [0.2, 0.3]]))
     x = gj.generate(gj.keys(1, n), gj.Reverse(target, solver), SCHEDULE.levels(200), (2,))
     covariance = np.asarray(target.covariance)
     np.testing.assert_allclose(np.mean(x, 0), target.mean, atol=5 * np.sqrt(covariance.max() / n))
@@ -50,12 +51,12 @@ def test_stochastic_solvers_keep_the_marginals(solver):
 def test_ddpm_is_ddim_at_eta_one_and_large_is_larger():
     t, s = SCHEDULE(0.7), SCHEDULE(0.55)
     pred = MIXTURE(jnp.asarray(X), t, LABEL, (), None)[0]
-    small, ddim = gj.DDPM().kernel(pred, t, s), gj.DDIM(1.0).kernel(pred, t, s)
-    np.testing.assert_allclose(small[0], ddim[0], rtol=1e-12)
-    np.testing.assert_allclose(small[1], ddim[1], rtol=1e-12)
+    small, ddim = gj.DDPM().transition(pred, t, s), gj.DDIM(1.0).transition(pred, t, s)
+    np.testing.assert_allclose(small.mean, ddim.mean, rtol=1e-12)
+    np.testing.assert_allclose(small.std, ddim.std, rtol=1e-12)
     # the forward variance of q(x_t | x_s)
     forward = np.sqrt(t.sigma**2 - (t.alpha / s.alpha * s.sigma) ** 2)
-    np.testing.assert_allclose(gj.DDPM(gj.solvers.fixed_large).kernel(pred, t, s)[1], forward, rtol=1e-12)
+    np.testing.assert_allclose(gj.DDPM(gj.solvers.fixed_large).transition(pred, t, s).std, forward, rtol=1e-12)
 
 
 def test_recur_once_is_the_kernel():
@@ -68,7 +69,7 @@ def test_recur_once_is_the_kernel():
 def test_renoising_goes_from_marginal_to_marginal():
     """x_s of a Gaussian target, renoised to t, has the moments of x_t."""
     s, t, n = SCHEDULE(0.3), SCHEDULE(0.6), 50_000
-    target = gj.oracles.Gaussian(jnp.array([0.5, -1.0]), jnp.array([[0.5, 0.2], [0.2, 0.3]]))
+    target = Gaussian(jnp.array([0.5, -1.0]), jnp.array([[0.5, 0.2], [0.2, 0.3]]))
     keys = jax.random.split(jax.random.key(0), 3)
     x_s = s.noise(target.sample(keys[0], n), jax.random.normal(keys[1], (n, 2)))
     x_t = jax.vmap(lambda key, x: renoise(key, x, s, t))(jax.random.split(keys[2], n), x_s)

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 
 import guidance_jax as gj
-from guidance_jax.oracles.enumerated import floor
+from guidance_jax.discrete import SUNDAE, TAG, FirstHitting, MaskPredict, PredictorFree, PredictorGuidance, TauLeap
 from guidance_jax.networks.sequence_models import token_classifier
 from guidance_jax.networks.transformer import Transformer
+from guidance_jax.oracles import Enumerated
+from guidance_jax.oracles import monte_carlo_floor as floor
 from guidance_jax.particles.populations import _populations
-from guidance_jax.sample import _generate, start
+from guidance_jax.sample import _generate
 from tests import token_table as table
 from tests.token_table import FLOW, LENGTH, LEVELS, MASKED, NULL, ROWS, UNIFORM, log_masked, log_uniform, unconditional
 
@@ -36,7 +38,7 @@ def test_laws_of_the_loop(name):
     np.testing.assert_allclose(alone[0], x[2], atol=1e-4)
     first, rest = jax.random.split(gj.keys(0, 1)[0])
 
-    eager = gj.sample(rest, row.make(1.3), row.levels, start(first, row.make(1.3), row.levels, row.shape), LABELS[0]).x
+    eager = gj.sample(rest, row.make(1.3), row.levels, row.make(1.3).start(first, row.levels, row.shape), LABELS[0]).x
     np.testing.assert_allclose(eager, x[0], atol=1e-4)
 
 
@@ -64,10 +66,10 @@ def test_laws_of_populations(cls):
 
 
 N = 100_000
-FIRST = gj.discrete.FirstHitting()
+FIRST = FirstHitting()
 EXACT = {
-    "exact rates": lambda w: gj.Reverse(gj.discrete.PredictorGuidance(unconditional(MASKED), log_masked, w), FIRST),
-    "predictor-free rates": lambda w: gj.Reverse(gj.discrete.PredictorFree(MASKED, NULL, w), FIRST),
+    "exact rates": lambda w: gj.Reverse(PredictorGuidance(unconditional(MASKED), log_masked, w), FIRST),
+    "predictor-free rates": lambda w: gj.Reverse(PredictorFree(MASKED, NULL, w), FIRST),
     "D-CFG": lambda w: gj.Reverse(gj.CFG(MASKED, NULL, w), FIRST),
     "D-CFG, ancestral, token by token": lambda w: gj.Reverse(gj.CFG(MASKED, NULL, w), gj.Ancestral()),
 }
@@ -88,23 +90,26 @@ def test_exact_methods_at_scale_one_are_within_the_floor(name):
 
 
 STEPWISE = {
-    "tau-leaping, masks": (MASKED, lambda m: gj.Reverse(m, gj.discrete.TauLeap())),
+    "tau-leaping, masks": (MASKED, lambda m: gj.Reverse(m, TauLeap())),
     "ancestral, masks": (MASKED, lambda m: gj.Reverse(m, gj.Ancestral())),
-    "tau-leaping, uniform": (UNIFORM, lambda m: gj.Reverse(m, gj.discrete.TauLeap())),
+    "tau-leaping, uniform": (UNIFORM, lambda m: gj.Reverse(m, TauLeap())),
     "ancestral, uniform": (UNIFORM, lambda m: gj.Reverse(m, gj.Ancestral())),
     "rates, tau-leaping, masks": (
         MASKED,
-        lambda m: gj.Reverse(gj.discrete.PredictorGuidance(unconditional(m), log_masked, 1.0), gj.discrete.TauLeap()),
+        lambda m: gj.Reverse(PredictorGuidance(unconditional(m), log_masked, 1.0), TauLeap()),
     ),
     "D-CBG, ancestral, masks": (
         MASKED,
-        lambda m: gj.Reverse(gj.discrete.PredictorGuidance(unconditional(m), log_masked, 1.0), gj.Ancestral()),
+        lambda m: gj.Reverse(PredictorGuidance(unconditional(m), log_masked, 1.0), gj.Ancestral()),
     ),
     "rates, tau-leaping, uniform": (
         UNIFORM,
-        lambda m: gj.Reverse(gj.discrete.PredictorGuidance(unconditional(m), log_uniform, 1.0), gj.discrete.TauLeap()),
+        lambda m: gj.Reverse(PredictorGuidance(unconditional(m), log_uniform, 1.0), TauLeap()),
     ),
-    "predictor-free rates, uniform": (UNIFORM, lambda m: gj.Reverse(gj.discrete.PredictorFree(m, NULL, 1.0), gj.discrete.TauLeap())),
+    "predictor-free rates, uniform": (
+        UNIFORM,
+        lambda m: gj.Reverse(PredictorFree(m, NULL, 1.0), TauLeap()),
+    ),
 }
 
 
@@ -127,11 +132,11 @@ def test_twisted_particles_reach_the_guided_target(lead, scale):
     model, label = unconditional(MASKED), 1
     proposal = {
         "none": None,
-        "TAG": gj.discrete.TAG(model, log_masked, scale),
-        "exact rates": gj.discrete.PredictorGuidance(model, log_masked, scale),
+        "TAG": TAG(model, log_masked, scale),
+        "exact rates": PredictorGuidance(model, log_masked, scale),
         "D-CFG": gj.CFG(MASKED, NULL, scale),
     }[lead]
-    move = gj.TwistedTokens(model, FIRST, log_masked, scale, proposal)
+    move = gj.Twisted(model, FIRST, log_masked, scale, proposal, noisy=True)
     n = 20_000 if proposal else 60_000  # without a lead more particles are needed
     found = gj.populations(gj.keys(0, 20), gj.SMC(move), LEVELS, (LENGTH,), n, jnp.full(20, label))
     log_w = np.asarray(found.log_w + found.log_evidence[:, None]).ravel()
@@ -145,7 +150,9 @@ def test_twisted_particles_reach_the_guided_target(lead, scale):
 
 
 @pytest.mark.parametrize(
-    "resample", [gj.resampling.systematic, gj.resampling.stratified, gj.resampling.residual, gj.resampling.multinomial], ids=lambda f: f.__name__
+    "resample",
+    [gj.resampling.systematic, gj.resampling.stratified, gj.resampling.residual, gj.resampling.multinomial],
+    ids=lambda f: f.__name__,
 )
 @pytest.mark.parametrize("cls", [gj.BestOf, gj.Steered])
 def test_other_particles_and_resamplers_on_tokens(cls, resample):
@@ -163,7 +170,7 @@ def test_other_particles_and_resamplers_on_tokens(cls, resample):
 def test_guided_rates_with_the_exact_predictor_are_the_conditional_rates(model):
     """The law of Nisonoff et al.: at scale 1, at every state; and R^y leaves the speed of unmasking alone."""
     level, label = FLOW(jnp.float32(0.4)), 2
-    exact = gj.discrete.PredictorGuidance(unconditional(model), model.log_posterior, 1.0)
+    exact = PredictorGuidance(unconditional(model), model.log_posterior, 1.0)
     tokens = [[0, 1, 2], [2, 2, 1], [1, 0, 0]]
     if model is MASKED:
         tokens = [[3, 1, 3], [3, 3, 3], [0, 3, 2]]
@@ -178,7 +185,7 @@ def test_transition_is_bayes_rule_on_the_joint(model):
     """q(x_s | x_t) of one position, the others fixed, against a sum over all clean sequences and both corruptions."""
     t, s = FLOW(jnp.float32(0.7)), FLOW(jnp.float32(0.3))
     process, x = model.process, jnp.array([3, 1, 3] if model is MASKED else [2, 1, 0])
-    log_q = gj.Ancestral().kernel(model(x, t, None, (), None)[0], t, s)
+    log_q = gj.Ancestral().transition(model(x, t, None, (), None)[0], t, s).log_q
     joint, sequences = model.target(), model.sequences
     now, before = np.asarray(process.forward(t), np.float64), np.asarray(process.forward(s), np.float64)
     kept = float(t.alpha / s.alpha)
@@ -196,7 +203,7 @@ def test_transition_is_bayes_rule_on_the_joint(model):
 def test_predictor_free_guidance_unmasks_faster_and_cfg_does_not():
     """By Hoelder the unnormalised rates grow with scale > 1; the normalised form keeps the total at 1."""
     level, x = FLOW(jnp.float32(0.5)), jnp.array([3, 1, 3])
-    for rule, faster in ((gj.discrete.PredictorFree, True), (gj.CFG, False)):
+    for rule, faster in ((PredictorFree, True), (gj.CFG, False)):
         model = rule(MASKED, NULL, 3.0)
         pred, _ = model(x, level, jnp.int32(1), model.init(x), None)
         total = np.exp(pred.process.log_rates(x, pred.log_p, level) + pred.tilt).sum(1)[[0, 2]]
@@ -213,15 +220,14 @@ def test_tag_is_the_first_order_of_the_exact_ratios():
 
     model, x = unconditional(MASKED), jnp.array([3, 0, 3])
     level = FLOW(jnp.float32(0.5))
-    taylor, exact = (rule(model, linear, 1.7)(x, level, 0, (), None)[0] for rule in (gj.discrete.TAG, gj.discrete.PredictorGuidance))
+    taylor, exact = (rule(model, linear, 1.7)(x, level, 0, (), None)[0] for rule in (TAG, PredictorGuidance))
     np.testing.assert_allclose(taylor.tilt, exact.tilt, atol=1e-5)
 
 
 def test_chunks_of_neighbours_bound_the_memory_and_change_nothing():
     x, level = jnp.array([3, 0, 3]), FLOW(jnp.float32(0.5))
     whole, parts = (
-        gj.discrete.PredictorGuidance(unconditional(MASKED), log_masked, 2.0, chunk=c)(x, level, 1, (), None)[0]
-        for c in (None, 2)
+        PredictorGuidance(unconditional(MASKED), log_masked, 2.0, chunk=c)(x, level, 1, (), None)[0] for c in (None, 2)
     )
     np.testing.assert_allclose(whole.tilt, parts.tilt, atol=1e-6)
 
@@ -250,11 +256,11 @@ def test_infilling_of_masks_is_exact_conditioning():
 
 def test_mask_predict_keeps_what_it_is_sure_of():
     """Greedy decoding of an easy joint finds its mode; the number of masks follows sigma."""
-    peaked = gj.oracles.Enumerated(
+    peaked = Enumerated(
         jax.nn.softmax(8 * jnp.log(table.JOINT).ravel()).reshape(3, 3, 3), table.CLASSES, gj.Absorbing(3)
     )
     mode = peaked.sequences[int(np.argmax(peaked.target()))]
-    kernel = gj.Reverse(unconditional(peaked), gj.discrete.MaskPredict())
+    kernel = gj.Reverse(unconditional(peaked), MaskPredict())
     x = jnp.full(LENGTH, 3, jnp.int32)
     carry, path = gj.sample(jax.random.key(0), kernel, FLOW.levels(3, start=1.0), x, 0, record=lambda carry: carry.x)
     np.testing.assert_array_equal(carry.x, mode)
@@ -272,7 +278,7 @@ def test_sundae_with_the_exact_posterior_is_gibbs_sampling():
     n = 20_000
     start = MASKED.sequences[np.random.default_rng(0).choice(27, n, p=MASKED.target())]
     clean = gj.TokenNetwork((), lambda params, x, t, cond: conditionals(x, None, None), gj.Uniform(3))
-    kernel = gj.Reverse(clean, gj.discrete.SUNDAE(share=0.02))
+    kernel = gj.Reverse(clean, SUNDAE(share=0.02))
     run = jax.jit(jax.vmap(lambda key, x: gj.sample(key, kernel, FLOW.levels(100), x).x))
     after = run(gj.keys(0, n), jnp.asarray(start))
     assert np.mean(np.any(np.asarray(after) != start, 1)) > 0.5
@@ -300,7 +306,7 @@ def test_memory_of_exact_rates_is_that_of_one_chunk():
     flat = gj.TokenNetwork((), lambda params, x, t, cond: jnp.zeros((40, 20)), gj.Absorbing(20))
 
     def peak(chunk):
-        guided = gj.discrete.PredictorGuidance(flat, classifier, 1.0, chunk)
+        guided = PredictorGuidance(flat, classifier, 1.0, chunk)
         step = jax.jit(lambda x: guided(x, FLOW(jnp.float32(0.5)), 1, (), None)[0].tilt)
         return step.lower(jnp.zeros(40, jnp.int32)).compile().memory_analysis().temp_size_in_bytes
 

@@ -25,7 +25,7 @@ from guidance_jax.models.adapters import Unconditional
 from guidance_jax.models.network import NoisyClassifier
 from guidance_jax.networks.sequence_models import value_head
 from guidance_jax.particles.best_of import BestOf
-from guidance_jax.particles.twisted_tokens import TwistedTokens
+from guidance_jax.particles.twisted import Twisted
 from guidance_jax.sample import generate
 from guidance_jax.training.sequence_recipe import FLOW, train_token_classifier, train_tokens
 
@@ -131,7 +131,7 @@ def methods(
             (particles * length, particles),
         ),
         f"twisted particles, {particles}, led by TAG": Method(
-            population(lambda w: TwistedTokens(free, first, classifier, w, TAG(free, classifier, w))),
+            population(lambda w: Twisted(free, first, classifier, w, TAG(free, classifier, w), noisy=True)),
             guided,
             (2 * particles * length, 3 * particles * length),
         ),

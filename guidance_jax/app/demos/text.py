@@ -20,7 +20,7 @@ from guidance_jax.guidance.cfg import CFG
 from guidance_jax.kernels.reverse import Reverse
 from guidance_jax.models.adapters import Unconditional
 from guidance_jax.particles.best_of import BestOf
-from guidance_jax.particles.twisted_tokens import TwistedTokens
+from guidance_jax.particles.twisted import Twisted
 from guidance_jax.text.fudge import FUDGE
 from guidance_jax.text.language_model import LanguageModel
 from guidance_jax.text.pplm import PPLM
@@ -176,7 +176,7 @@ def methods(
             (particles * tokens, particles),
         ),
         f"twisted particles, {particles}": Method(
-            population(lambda w: TwistedTokens(free, solver, prefix, w)),
+            population(lambda w: Twisted(free, solver, prefix, w, noisy=True)),
             (1.0, 2.0),
             (particles * tokens, particles * tokens),
         ),
