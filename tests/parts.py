@@ -133,6 +133,7 @@ SOLVERS = {
     "Ancestral": gj.Ancestral(),
     "TauLeap": d.TauLeap(),
     "FirstHitting": d.FirstHitting(),
+    "SingleJump": d.SingleJump(),
     "MaskPredict": d.MaskPredict(),
     "SUNDAE": d.SUNDAE(),
 }

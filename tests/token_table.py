@@ -17,6 +17,7 @@ from guidance_jax.discrete import (
     MaskPredict,
     PredictorFree,
     PredictorGuidance,
+    SingleJump,
     TauLeap,
 )
 from guidance_jax.embeddings import DiffusionLM, Rounded
@@ -147,6 +148,7 @@ ROWS = {
         1.0,
         masked(MASKED, MaskPredict(1.0)),
     ),
+    SingleJump: Row(lambda w: masked(gj.CFG(UNIFORM, NULL, w), SingleJump()), 1.0, masked(UNIFORM, SingleJump())),
     SUNDAE: Row(
         lambda w: masked(gj.CFG(UNIFORM, NULL, w), SUNDAE(share=0.5)),
         1.0,

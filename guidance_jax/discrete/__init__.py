@@ -4,6 +4,7 @@ from guidance_jax.discrete.ancestral import Ancestral
 from guidance_jax.discrete.first_hitting import FirstHitting
 from guidance_jax.discrete.forbid import Forbid
 from guidance_jax.discrete.infill import Infill
+from guidance_jax.discrete.jump import SingleJump
 from guidance_jax.discrete.lambo import LaMBO
 from guidance_jax.discrete.mask_predict import MaskPredict
 from guidance_jax.discrete.network import HiddenNetwork, TokenNetwork
@@ -29,6 +30,7 @@ __all__ = [
     "PredictorFree",
     "PredictorGuidance",
     "SUNDAE",
+    "SingleJump",
     "TAG",
     "TauLeap",
     "TokenNetwork",

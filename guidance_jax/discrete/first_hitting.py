@@ -8,38 +8,12 @@ two tokens are ever decided without knowing of each other.
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import Distribution, Refused, Stochastic, pytree
+from guidance_jax.core import Refused, Stochastic, pytree
 from guidance_jax.discrete.ancestral import TokenSolver, log_rates
+from guidance_jax.discrete.jump import Jump, log_jump
 from guidance_jax.discrete.process import Absorbing
-
-
-@pytree
-class Jump(Distribution):
-    """One mask becomes a token; without a mask nothing changes.
-
-    Attributes:
-      log_q: (L, V), of every position and token together.
-      x: (L,), the sequence that jumps.
-      mask: the token that is no token yet.
-    """
-
-    log_q: Any
-    x: Any
-    mask: Any
-
-    def draw(self, key):
-        drawn = jax.random.categorical(key, self.log_q.ravel()[None])[0]
-        site, token = jnp.divmod(drawn, self.log_q.shape[1])
-        some = jnp.any(self.x == self.mask)
-        return jnp.where(some, self.x.at[site].set(token.astype(self.x.dtype)), self.x)
-
-    def log_prob(self, x):
-        changed = x != self.x
-        site = jnp.argmax(changed)
-        return jnp.where(jnp.any(changed), self.log_q[site, jnp.minimum(x[site], self.log_q.shape[1] - 1)], 0)
 
 
 @pytree
@@ -71,5 +45,5 @@ class FirstHitting(TokenSolver, Stochastic):
 
     def transition(self, pred, t, s):
         rates = log_rates(self.truncated(pred), t)
-        log_q = jax.nn.log_softmax(jnp.where(jnp.any(rates > -jnp.inf), rates, 0).ravel())
-        return Jump(log_q.reshape(rates.shape), pred.x, pred.process.mask)
+        some = jnp.any(pred.process.free(pred.x))
+        return Jump(jnp.where(some, log_jump(rates), -jnp.inf), jnp.where(some, -jnp.inf, 0), pred.x)

@@ -10,19 +10,21 @@ import numpy as np
 from guidance_jax._typing import Array, Float, Int
 from guidance_jax.core import Denoiser, Refused, concrete, log, pytree, static
 from guidance_jax.discrete.prediction import TokenPrediction
-from guidance_jax.discrete.process import Diffusion
+from guidance_jax.discrete.process import Diffusion, Process
+from guidance_jax.text.sequence import LeftToRight
 
 
 @pytree
 class Enumerated(Denoiser):
     """p(x) on all V^L sequences and p(y | x) of each; with a process, exact at every level. For small V^L.
 
-    As a denoiser of tokens it takes a label, and the label `num_classes` or None for the unconditional model.
+    As a denoiser it takes a label, and the label `num_classes` or None for the unconditional model. Text has its first
+    token before the L that are enumerated, so its samples are (L + 1,).
 
     Attributes:
       p: (V, ..., V), L axes, the joint distribution.
       classes: (V^L, num_classes), p(y | x) of each sequence, last token fastest; rows sum to one.
-      process: `Absorbing(V)` or `Uniform(V)`.
+      process: `Absorbing(V)`, `Uniform(V)` or `LeftToRight(V)`.
 
     Raises:
       Refused: sequences of another length, labels that it does not have.
@@ -30,7 +32,7 @@ class Enumerated(Denoiser):
 
     p: Any
     classes: Any
-    process: Diffusion = static()
+    process: Process = static()
 
     @property
     def num_classes(self) -> int:
@@ -45,8 +47,14 @@ class Enumerated(Denoiser):
     def space(self):
         return self.process
 
+    @property
+    def given(self) -> int:
+        """How many tokens come before those that are enumerated."""
+        return int(isinstance(self.process, LeftToRight))
+
     def check(self, levels, shape, cond):
-        if tuple(shape) != (self.p.ndim,):
+        self.space.check(levels, shape)
+        if tuple(shape) != (self.p.ndim + self.given,):
             raise Refused(f"the joint distribution is of {self.p.ndim} tokens, got shape {tuple(shape)}")
         if cond is not None and concrete(cond):
             values = np.asarray(cond)
@@ -66,6 +74,9 @@ class Enumerated(Denoiser):
 
     def _evidence(self, x, level):
         """log q(x_l | v_l) for every sequence v and position, (V^L, L); x are tokens or one-hot vectors (L, states)."""
+        if not isinstance(self.process, Diffusion):
+            known = jnp.arange(self.p.ndim) < level.t
+            return jnp.where(known & (self.sequences != x[self.given :]), -jnp.inf, 0.0)
         forward = self.process.forward(level)
         here = forward[:, x] if x.ndim == 1 else jnp.matmul(forward, x.T, precision="highest")  # (V, L)
         here = jnp.where(here > 0, jnp.log(jnp.maximum(here, 1e-37)), -jnp.inf)
@@ -78,7 +89,10 @@ class Enumerated(Denoiser):
             others = sum(evidence[:, other] for other in range(length) if other != site)
             joint = (self._prior(cond) + others).reshape(self.p.shape)
             rows.append(jax.nn.logsumexp(jnp.moveaxis(joint, site, 0).reshape(self.process.vocabulary, -1), 1))
-        return TokenPrediction(x, jax.nn.log_softmax(jnp.stack(rows)), self.process), state
+        log_p = jax.nn.log_softmax(jnp.stack(rows))
+        if self.given:  # the next token alone
+            log_p = log_p[jnp.asarray(level.t).astype(int)]
+        return TokenPrediction(x, log_p, self.process), state
 
     def log_posterior(self, x: Array, level: Any, label: Any) -> Float[Array, ""]:
         """log p(label | x_t) in nats: the exact noisy classifier, of tokens (L,) or one-hot vectors (L, states)."""
@@ -87,7 +101,7 @@ class Enumerated(Denoiser):
 
     def log_likelihood(self, x0: Int[Array, " L"], level: Any, label: Any) -> Float[Array, ""]:
         """log p(label | x0) of clean tokens."""
-        size = self.process.vocabulary
+        x0, size = x0[self.given :], self.process.vocabulary
         index = jnp.sum(x0 * size ** jnp.arange(self.p.ndim - 1, -1, -1))
         return log(self.classes[index, label])
 
@@ -99,8 +113,8 @@ class Enumerated(Denoiser):
         return p / p.sum()
 
     def index(self, samples: Any) -> np.ndarray:
-        """The row in `sequences` of every sample (n, L); -1 for those with a token that is none, a mask for example."""
-        samples, size = np.asarray(samples), self.process.vocabulary
+        """The row in `sequences` of every sample; -1 for those with a token that is none, a mask for example."""
+        samples, size = np.asarray(samples)[..., self.given :], self.process.vocabulary
         valid = ((samples >= 0) & (samples < size)).all(-1)
         return np.where(valid, (samples * size ** np.arange(self.p.ndim - 1, -1, -1)).sum(-1), -1)
 

@@ -34,7 +34,8 @@ class Corrected(Step, Move):
 
     The cost of the guidance itself, no more. Where classes are well apart, `proposal=1.0` (move with the strong model)
     needs far fewer particles. For images and vectors best with `DDPM(fixed_large)`, whose variance is right near the
-    end; the weights vary with the number of dimensions.
+    end; the weights vary with the number of dimensions. Of tokens take a solver that changes one at a time
+    (`FirstHitting`, `SingleJump`; text always does): weights of those that change together have heavy tails.
 
     Attributes:
       model: guidance between two predictions: a `Contrast`, with a number for its scale.

@@ -17,6 +17,7 @@ from guidance_jax.discrete import NOS, TAG, FirstHitting, MaskPredict, TauLeap
 from guidance_jax.guidance import (
     APG,
     FDG,
+    MPGD,
     TCFG,
     CFGPlusPlus,
     CFGZeroStar,

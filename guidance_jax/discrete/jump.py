@@ -1,0 +1,72 @@
+"""One token at a time: the distribution of a single jump, and a solver of the uniform process made of it.
+
+    P(no jump) = exp(-dt sum R),   else position and token together with probability R(x -> x') / sum R
+
+the first-order step of the reverse jump process (Campbell et al. 2022, arXiv 2205.14987, section 3), on the clock of
+`TauLeap`, which lets every position jump by itself. No two tokens ever change without knowing of each other.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import Distribution, Stochastic, log, pytree
+from guidance_jax.discrete.ancestral import TokenSolver, log_rates
+from guidance_jax.discrete.process import Uniform
+
+
+@pytree
+class Jump(Distribution):
+    """At most one position of a sequence changes.
+
+    Attributes:
+      log_q: (L, V), of every position and token together.
+      log_stay: of no change; -inf where something must happen.
+      x: (L,), the sequence that jumps.
+    """
+
+    log_q: Any
+    log_stay: Any
+    x: Any
+
+    def draw(self, key):
+        drawn = jax.random.categorical(key, jnp.append(self.log_q.ravel(), self.log_stay))
+        site, token = jnp.divmod(jnp.minimum(drawn, self.log_q.size - 1), self.log_q.shape[1])
+        return jnp.where(drawn < self.log_q.size, self.x.at[site].set(token.astype(self.x.dtype)), self.x)
+
+    def log_prob(self, x):
+        changed = x != self.x
+        site = jnp.argmax(changed)
+        token = jnp.minimum(x[site], self.log_q.shape[1] - 1)
+        return jnp.where(jnp.any(changed), self.log_q[site, token], self.log_stay)
+
+
+def log_jump(rates: Any) -> Any:
+    """log R(x -> x') - log sum R, (L, V); uniform where nothing can jump."""
+    return jax.nn.log_softmax(jnp.where(jnp.any(rates > -jnp.inf), rates, 0).ravel()).reshape(rates.shape)
+
+
+@pytree
+class SingleJump(TokenSolver, Stochastic):
+    """For the uniform process; exact in the limit of small steps, guidance included. One network call a step.
+
+    Slower than `TauLeap`, and what `Corrected` needs: weights of tokens that change together have heavy tails.
+
+    Attributes:
+      temperature, top_k, top_p: as in `Ancestral`.
+
+    Raises:
+      Refused: as `Ancestral`; masks, for which there is `FirstHitting`, or text.
+    """
+
+    temperature: Any = None
+    top_k: Any = None
+    top_p: Any = None
+
+    takes = Uniform
+
+    def transition(self, pred, t, s):
+        rates = log_rates(self.truncated(pred), t)
+        total = jnp.sum(jnp.exp(rates)) * pred.process.elapsed(t, s)
+        return Jump(log(-jnp.expm1(-total)) + log_jump(rates), -total, pred.x)
