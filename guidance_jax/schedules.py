@@ -128,7 +128,7 @@ class DDPM(Schedule):
     """A discrete variance-preserving process of `steps` betas; the clock is the ORIGINAL timestep, 0 to steps - 1.
 
     Subclasses give `betas()`. Between timesteps the log-SNR is interpolated, so that the clock is continuous.
-    `levels("250")` respaces as OpenAI does: it is exact at the chosen timesteps.
+    `levels("250")` respaces as OpenAI does: it is exact at the chosen timesteps. `steps` is the number of betas.
     """
 
     steps: int = 1000
@@ -178,7 +178,7 @@ class DDPM(Schedule):
 
 @dataclass(frozen=True)
 class LinearBetas(DDPM):
-    """OpenAI's "linear": betas from 1e-4 to 0.02, scaled by 1000 / steps."""
+    """OpenAI's "linear": betas from 1e-4 to 0.02, scaled by 1000 / `steps`."""
 
     def betas(self) -> np.ndarray:
         return np.linspace(0.1 / self.steps, 20 / self.steps, self.steps)
@@ -186,7 +186,7 @@ class LinearBetas(DDPM):
 
 @dataclass(frozen=True)
 class CosineBetas(DDPM):
-    """OpenAI's "cosine": alpha^2(t) = cos^2((t + 0.008) / 1.008 pi / 2), betas at most 0.999."""
+    """OpenAI's "cosine" in `steps` steps: alpha^2(t) = cos^2((t + 0.008) / 1.008 pi / 2), betas at most 0.999."""
 
     def betas(self) -> np.ndarray:
         squares = np.cos((np.arange(self.steps + 1) / self.steps + 0.008) / 1.008 * np.pi / 2) ** 2
@@ -237,7 +237,9 @@ def respace(total: int, sections: int | str) -> np.ndarray:
 
 
 def karras(schedule: Schedule, steps: int, lo: float = 0.002, hi: float = 80.0, rho: float = 7.0) -> Level:
-    """Karras et al.'s grid (eq. 5) in sigma / alpha from `hi` to `lo` in `steps` levels, then the clean level.
+    """Karras et al.'s grid (eq. 5) on `schedule`, in sigma / alpha from `hi` to `lo` in `steps` levels, then clean.
+
+    `rho` bends it: 1 is uniform, 7 the paper's, which puts more levels near the data.
 
     Raises:
       Refused: unless 0 < lo < hi and steps >= 2.
@@ -248,7 +250,7 @@ def karras(schedule: Schedule, steps: int, lo: float = 0.002, hi: float = 80.0, 
 
 
 def log_snr_uniform(schedule: Schedule, steps: int, lo: float = 0.002, hi: float = 80.0) -> Level:
-    """Levels uniform in log-SNR: sigma / alpha falls geometrically from `hi` to `lo`, then the clean level.
+    """Levels of `schedule` uniform in log-SNR: sigma / alpha falls geometrically from `hi` to `lo` in `steps`.
 
     Raises:
       Refused: unless 0 < lo < hi and steps >= 2.

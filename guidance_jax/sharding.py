@@ -106,7 +106,13 @@ def _arguments(mesh, keys, kernel, levels, shape, cond, split):
 
 
 class Memory(NamedTuple):
-    """Bytes on one device: what goes in (parameters mostly), what the program needs beside it, what comes out."""
+    """Bytes on one device.
+
+    Attributes:
+      arguments: what goes in, parameters mostly.
+      temporary: what the program needs beside it.
+      output: what comes out.
+    """
 
     arguments: int
     temporary: int
@@ -128,6 +134,9 @@ def memory(
     split: bool = False,
 ) -> Memory:
     """What `generate_on` with these arguments will need on one device, by compiling it; nothing is run.
+
+    Args:
+      mesh, keys, kernel, levels, shape, cond, split: as in `generate_on`.
 
     Raises:
       Refused: as `generate`.

@@ -10,18 +10,18 @@ from guidance_jax.core.levels import Refused
 
 
 def normal(key: Key[Array, ""], like: Float[Array, "*event"]) -> Float[Array, "*event"]:
-    """Standard normal noise of the shape and type of `like`: the one place where samplers draw it."""
+    """Standard normal noise by `key`, of the shape and type of `like`: the one place where samplers draw it."""
     return jax.random.normal(key, like.shape, like.dtype)
 
 
 def float_type(x: Any) -> Any:
-    """The floating type that goes with a sample: its own, or the default one for tokens."""
+    """The floating type that goes with a sample x: its own, or the default one for tokens."""
     dtype = jnp.result_type(x)
     return dtype if jnp.issubdtype(dtype, jnp.floating) else jnp.result_type(float)
 
 
 def norm(a: Float[Array, "..."]) -> Float[Array, ""]:
-    """The Euclidean norm over all entries of one sample, with derivative 0 at 0."""
+    """The Euclidean norm over all entries of one sample `a`, with derivative 0 at 0."""
     square = jnp.sum(a * a)
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
 
@@ -37,7 +37,7 @@ def log(a: Any) -> Any:
 
 
 def log_softmax(logits: Float[Array, "*positions classes"]) -> Float[Array, "*positions classes"]:
-    """log p of all classes, or tokens, in float32 or better whatever the network's type."""
+    """log p of all classes, or tokens, from their `logits`, in float32 or better whatever the network's type."""
     return jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
 
 
@@ -49,7 +49,7 @@ def kl_divergence(p: Float[Array, "*positions V"], q: Float[Array, "*positions V
 
 
 def scalar(value: Any, what: str) -> Any:
-    """`value`, which must be one number for one sample.
+    """`value`, which must be one number for one sample; `what` gave it, for the refusal.
 
     Raises:
       Refused: an array.

@@ -107,7 +107,11 @@ class Guide:
 
 @pytree
 class GuideFunction(Guide):
-    """A plain function f(x, level, cond) -> log p as a guide."""
+    """A plain function as a guide.
+
+    Attributes:
+      f: f(x, level, cond) -> log p, a scalar in nats.
+    """
 
     f: Any = converted(function)
 
@@ -121,7 +125,7 @@ def as_guide(f: Any) -> Any:
 
 
 def guide(**options: Any) -> Any:
-    """A dataclass field that takes a `Guide` or a function f(x, level, cond)."""
+    """A dataclass field that takes a `Guide` or a function f(x, level, cond); `options` as of `dataclasses.field`."""
     return converted(as_guide, **options)
 
 
@@ -271,12 +275,15 @@ class Wrapper:
         return self.inner.num_classes
 
     def init(self, x: Any) -> Any:
+        """The state of `inner`."""
         return self.inner.init(x)
 
     def start(self, key: Any, levels: Level, shape: tuple[int, ...]) -> Any:
+        """What sampling of `inner` starts from."""
         return self.inner.start(key, levels, shape)
 
     def check(self, levels: Level, shape: tuple[int, ...], cond: Any) -> None:
+        """Raise `Refused` for what neither this nor `inner` can honour."""
         self.check_inner()
         self.inner.check(levels, shape, cond)
 

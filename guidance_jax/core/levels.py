@@ -50,7 +50,10 @@ def fresh_share(t: Level, s: Level) -> Any:
 
 
 def posterior_variance(t: Level, s: Level) -> Any:
-    """beta-tilde, the variance of q(x_s | x_t, x_0): sigma_s^2 (1 - (alpha_t sigma_s / (alpha_s sigma_t))^2)."""
+    """beta-tilde, the variance of q(x_s | x_t, x_0): sigma_s^2 (1 - (alpha_t sigma_s / (alpha_s sigma_t))^2).
+
+    `t` is the noisier level, `s` the next.
+    """
     return s.sigma**2 * fresh_share(t, s)
 
 

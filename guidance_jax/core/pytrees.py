@@ -11,12 +11,18 @@ T = TypeVar("T")
 
 
 def static(**options: Any) -> Any:
-    """A dataclass field that is part of the program (a function, a repeat count), not a traced number."""
+    """A dataclass field that is part of the program (a function, a repeat count), not a traced number.
+
+    `options` are those of `dataclasses.field`: `default`, `kw_only`.
+    """
     return dataclasses.field(metadata={"static": True}, **options)
 
 
 def converted(convert: Callable[[Any], Any], **options: Any) -> Any:
-    """A dataclass field whose value goes through `convert` when the object is made: functions become objects there."""
+    """A dataclass field whose value goes through `convert` when the object is made: functions become objects there.
+
+    `options` are those of `dataclasses.field`.
+    """
     return dataclasses.field(metadata={"convert": convert}, **options)
 
 
@@ -43,7 +49,7 @@ def pytree(cls: type[T]) -> type[T]:
 
 
 def function(f: Any) -> Any:
-    """A callable as a pytree: a bound method with the numbers of its object as leaves, a plain function without any.
+    """The callable `f` as a pytree: a bound method with the numbers of its object as leaves, a plain one without any.
 
     Two wraps of the same function are equal, so a function defined once never retraces; a fresh `lambda` always does.
     What already is a pytree stays as it is.

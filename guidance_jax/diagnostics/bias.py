@@ -22,6 +22,14 @@ def guidance_bias(
     """The energy distance between samples of `kernel` for `label` and p(x) p(label | x)^scale, with its floor.
 
     The method under test is built on the mixture itself: `CFG(target, target.null_label, 3.0)` in a `Reverse`, say.
+
+    Args:
+      key: of the samples and of the exact draws.
+      target: the mixture.
+      kernel: the sampler under test.
+      levels: as in `generate`.
+      label, scale: of the guided target.
+      n: samples.
     """
     shape = target.means.shape[1:]
     x = generate(keys(key, n), kernel, levels, shape, jnp.full(n, label))

@@ -18,7 +18,12 @@ COUNTED = (Parametrized, Function)
 
 
 class Ledger(NamedTuple):
-    """Evaluations and pull-backs (gradients in the input) of each network, for one sample."""
+    """What one sample costs, by the name of the network.
+
+    Attributes:
+      calls: evaluations of each network.
+      gradients: pull-backs through each (gradients in the input).
+    """
 
     calls: dict[str, int]
     gradients: dict[str, int]
@@ -41,7 +46,8 @@ def ledger(
       names: `{"weak": network, ...}` to tell networks apart; others go by their type.
 
     Returns:
-      Counts by name. Exact models and plain functions of x_t are not counted; `Function(f)` is.
+      Counts by name: networks of every kind, tokens and text too. Exact models and plain functions of x_t are not
+      counted; `Function(f)` is.
     """
     calls: Counter[str] = Counter()
     gradients: Counter[str] = Counter()

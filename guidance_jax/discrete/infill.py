@@ -73,6 +73,7 @@ class Infill(KernelWrapper):
         self.inner.check(levels, shape, cond)
 
     def fixed(self, x, cond):
+        """x with the known tokens in their places."""
         known = jnp.asarray(self.known(cond) if callable(self.known) else self.known)
         return jnp.where(known == FREE, x, known.astype(x.dtype))
 

@@ -104,12 +104,12 @@ class Linear(Operator):
 
 
 def as_operator(operator: Any) -> Any:
-    """An `Operator` as it is, a plain function wrapped; anything else is refused by `check_operator` later."""
+    """An `Operator` as it is, a function as `Linear(operator)`; all else `check_operator` refuses later."""
     return Linear(operator) if callable(operator) and not isinstance(operator, Operator) else operator
 
 
 def check_operator(owner: Any, operator: Any, shape: tuple[int, ...]) -> None:
-    """Raise `Refused` unless `operator` is one and takes samples of `shape`."""
+    """Raise `Refused`, for `owner`, unless `operator` is one and takes samples of `shape`."""
     if not isinstance(operator, Operator):
         raise Refused(
             f"the operator of {type(owner).__name__} is an Operator or a function of one sample, got "
@@ -120,6 +120,12 @@ def check_operator(owner: Any, operator: Any, shape: tuple[int, ...]) -> None:
 
 def check_adjoint(operator: Any, shape: tuple[int, ...], tolerance: float = 1e-4, seed: int = 0) -> None:
     """The dot-product test: <A x, y> = <x, A^T y> for random x and y.
+
+    Args:
+      operator: an `Operator` or a function.
+      shape: of x.
+      tolerance: relative, of both sides.
+      seed: of x and y.
 
     Raises:
       Refused: an adjoint that does not belong to the operator, or an operator that is not linear.

@@ -27,6 +27,9 @@ class Domain:
       text_length: how many tokens a caption has, for a model of text, which has no classes; None without text.
       guided_channels: how many leading channels contrasts guide, the others staying conditional; None for all (DiT
         guides three of four, for example).
+
+    Raises:
+      Refused: by `check` and its like, samples, labels and levels that the network was not made for.
     """
 
     shape: tuple[int, ...]
@@ -43,6 +46,7 @@ class Domain:
         self.check_levels(levels)
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raise unless samples have the shape of the network's."""
         if tuple(shape) != tuple(self.shape):
             raise Refused(f"the network takes samples of shape {self.shape}, got {tuple(shape)}; pass that shape")
 

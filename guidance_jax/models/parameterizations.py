@@ -26,6 +26,7 @@ class Parameterization:
         return x, level.t
 
     def predict(self, output: Any, x: Any, level: Level) -> Prediction:
+        """(x0, eps) from the network's output at x."""
         raise NotImplementedError
 
     def target(self, x0: Any, eps: Any, level: Level) -> Any:
@@ -35,6 +36,8 @@ class Parameterization:
 
 @dataclass(frozen=True)
 class Eps(Parameterization):
+    """The output is the noise eps, as in DDPM; table in the module."""
+
     def predict(self, output, x, level):
         return Prediction((x - level.sigma * output) / level.alpha, output)
 
@@ -44,6 +47,8 @@ class Eps(Parameterization):
 
 @dataclass(frozen=True)
 class X0(Parameterization):
+    """The output is the clean sample x0; table in the module."""
+
     def predict(self, output, x, level):
         return Prediction.split(x, output, level)
 
@@ -53,6 +58,8 @@ class X0(Parameterization):
 
 @dataclass(frozen=True)
 class V(Parameterization):
+    """The output is v = alpha eps - sigma x0 (Salimans & Ho 2022); table in the module."""
+
     def predict(self, output, x, level):
         norm = level.alpha**2 + level.sigma**2
         x0 = (level.alpha * x - level.sigma * output) / norm
@@ -64,6 +71,8 @@ class V(Parameterization):
 
 @dataclass(frozen=True)
 class Velocity(Parameterization):
+    """The output is the velocity eps - x0 of rectified flow; table in the module."""
+
     def predict(self, output, x, level):
         norm = level.alpha + level.sigma
         return Prediction((x - level.sigma * output) / norm, (x + level.alpha * output) / norm)
@@ -74,6 +83,8 @@ class Velocity(Parameterization):
 
 @dataclass(frozen=True)
 class Score(Parameterization):
+    """The output is the score -eps / sigma = grad log p(x_t); table in the module."""
+
     def predict(self, output, x, level):
         return Prediction((x + level.sigma**2 * output) / level.alpha, -level.sigma * output)
 
@@ -88,7 +99,10 @@ class EDM(Parameterization):
         D = c_skip y + c_out F(c_in y, log(r) / 4),
         c_skip = sd^2 / (r^2 + sd^2),  c_out = r sd / sqrt(r^2 + sd^2),  c_in = 1 / sqrt(r^2 + sd^2).
 
-    The unit-weight loss on F is EDM's weighted loss on D. `sigma_data` is the standard deviation of the data.
+    The unit-weight loss on F is EDM's weighted loss on D.
+
+    Attributes:
+      sigma_data: the standard deviation of the data.
     """
 
     sigma_data: float = 0.5
@@ -114,6 +128,12 @@ class LearnedRange(Parameterization):
         log variance = frac log beta + (1 - frac) log beta-tilde,  frac = (v + 1) / 2
 
     (Nichol & Dhariwal 2021, eq. 15). The solver computes beta and beta-tilde: `DDPM(variance=learned_range)`.
+
+    Attributes:
+      mean: what the first half of the channels means.
+
+    Raises:
+      Refused: a network without the second half, or to train that half by regression.
     """
 
     mean: Parameterization = Eps()

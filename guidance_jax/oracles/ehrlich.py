@@ -25,6 +25,9 @@ class Ehrlich:
       spacings: (c, k), offsets of the motifs' elements, rising from 0.
       length: of the sequences.
       quantization: in how many steps a motif's presence counts.
+
+    Raises:
+      Refused: of `random`, motifs that do not fit into the vocabulary or the length.
     """
 
     allowed: Any

@@ -127,7 +127,7 @@ class Enumerated(Denoiser):
 
 
 def monte_carlo_floor(target: np.ndarray, n: int, repeats: int = 20, seed: int = 0) -> float:
-    """The largest total variation to `target` (K,) that `repeats` sets of n exact draws show."""
+    """The largest total variation to `target` (K,) that `repeats` sets of n exact draws show, by `seed`."""
     generator = np.random.default_rng(seed)
     counts = generator.multinomial(n, np.asarray(target, np.float64) / np.sum(target), repeats) / n
     return float(0.5 * np.abs(counts - target).sum(1).max())

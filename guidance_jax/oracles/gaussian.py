@@ -58,10 +58,15 @@ class Gaussian(Denoiser):
 
 
 class Bias(NamedTuple):
-    """How far samples are from a target: the energy distance, and what exact samples of that number would show."""
+    """How far samples are from a target, and what exact samples of that number would show.
 
-    distance: float  # between the samples and exact draws
-    floor: float  # the largest of several distances between two sets of exact draws
+    Attributes:
+      distance: the energy distance between the samples and exact draws.
+      floor: the largest of several distances between two sets of exact draws.
+    """
+
+    distance: float
+    floor: float
 
     def __str__(self):
         verdict = "within" if self.distance <= self.floor else "above"

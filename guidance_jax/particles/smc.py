@@ -15,15 +15,25 @@ from guidance_jax.particles.resampling import systematic
 
 
 class Population(NamedTuple):
-    """n particles; `log_w` has mean weight 1, the rest of the weight is in `log_evidence`."""
+    """n particles: the carry of a kernel of populations.
 
-    x: Any  # (n, *event)
+    Attributes:
+      x: (n, *event).
+      state: what each particle carries besides.
+      log_w: (n,), in nats, of mean weight 1; the rest of the weight is in `log_evidence`.
+      log_evidence: a scalar, in nats.
+      ess: the effective sample size (sum w)^2 / sum w^2, before resampling.
+      dropped: weights that were not a number, so far.
+      failed: sigma / alpha where all weights were zero; nan if nowhere.
+    """
+
+    x: Any
     state: Any
-    log_w: Any  # (n,)
+    log_w: Any
     log_evidence: Any
-    ess: Any  # (sum w)^2 / sum w^2, before resampling
-    dropped: Any  # weights that were not a number, so far
-    failed: Any  # sigma / alpha where all weights were zero; nan if nowhere
+    ess: Any
+    dropped: Any
+    failed: Any
 
 
 def equal_weights(x: Any, state: Any) -> Population:

@@ -19,18 +19,18 @@ from guidance_jax.kernels.reverse import Step, evaluator
 
 
 def difference(reward: Any, memory: Any) -> tuple[Any, Any]:
-    """(log-potential / scale, new memory, nan before the first step): the gain since the step before."""
+    """The gain of `reward` since the step before, `memory` (nan before the first): (log-potential / scale, memory)."""
     return reward - jnp.nan_to_num(memory), reward
 
 
 def maximum(reward: Any, memory: Any) -> tuple[Any, Any]:
-    """The best reward on the way; favours particles that were good at any time."""
+    """The best `reward` on the way, `memory` included; favours particles that were good at any time."""
     best = jnp.fmax(reward, memory)
     return best, best
 
 
 def total(reward: Any, memory: Any) -> tuple[Any, Any]:
-    """The sum of rewards on the way; favours particles that are good throughout."""
+    """The sum of every `reward` on the way, in `memory`; favours particles that are good throughout."""
     so_far = reward + jnp.nan_to_num(memory)
     return so_far, so_far
 

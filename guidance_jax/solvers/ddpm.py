@@ -27,17 +27,21 @@ from guidance_jax.core import (
 
 
 def fixed_small(pred: Prediction, t: Level, s: Level, last: Any) -> Any:
-    """beta-tilde: right for data that is one point; 0 at the clean level."""
+    """beta-tilde of t and s (not of `pred`, `last`): right for data that is one point; 0 at the clean level."""
     return posterior_variance(t, s)
 
 
 def fixed_large(pred: Prediction, t: Level, s: Level, last: Any) -> Any:
-    """beta: right for data that is standard normal."""
+    """beta, of t and s (not of `pred`), `last` at the clean level: right for data that is standard normal."""
     return jnp.where(s.sigma > 0, _forward_variance(t, s), last)
 
 
 def learned_range(pred: Prediction, t: Level, s: Level, last: Any) -> Any:
-    """Between the two on the log scale, by the model's own `variance_fraction`."""
+    """Between the two on the log scale, by `pred.variance_fraction`, from level t to s; `last` as in `DDPM`.
+
+    Raises:
+      Refused: a model that predicts no variance.
+    """
     if pred.variance_fraction is None:
         raise Refused(
             "the model predicts no variance, got variance=learned_range; use parameterization=LearnedRange() or "
