@@ -50,7 +50,7 @@ from guidance_jax.sharding import generate_on, memory, sample_mesh
 from guidance_jax.solvers import DDIM, DDPM, DPMSolver2M, Heun
 from guidance_jax.text import LanguageModel, positions
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     # groups
