@@ -16,6 +16,7 @@ from guidance_jax.networks.adm import ADMClassifier, ADMUNet
 from guidance_jax.networks.convolution import conv2d
 from guidance_jax.networks.layers import AttentionBlock, GroupNorm
 from guidance_jax.networks.nnx import functional
+from tests import first
 
 FOLDER = Path(__file__).parent / "golden"
 GOLDEN = np.load(FOLDER / "adm_networks.npz")
@@ -105,8 +106,8 @@ def plain_conv(x, w, stride=1):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("size", [1, 3])
-@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", first([3], [1, 3]))
+@pytest.mark.parametrize("stride", first([2], [1, 2]))
 @pytest.mark.parametrize("shape", [(8, 8), (7, 5)])
 def test_convolution_and_all_its_derivatives_are_jax_s(size, stride, shape):
     keys = jax.random.split(jax.random.key(0), 4)

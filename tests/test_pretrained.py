@@ -201,6 +201,7 @@ def test_glide_is_the_mirror_s(name):
     assert relative(out, channels_last["out"]) < 1e-4
 
 
+@pytest.mark.slow
 def test_glide_is_guided_in_the_noise_alone():
     """The learned variance stays that of the caption; another length of caption is refused in one line."""
     found = recognised(state(GLIDE_SHAPES["text"], 0.05), KNOWN)
@@ -220,6 +221,7 @@ def test_glide_is_guided_in_the_noise_alone():
         gj.generate(gj.keys(0, 2), kernel, levels, (16, 16, 3), jnp.zeros((2, 4), int))
 
 
+@pytest.mark.slow
 def test_a_converted_checkpoint_is_openai_s_network_in_both_formats(tmp_path):
     """safetensors in, ours out, to orbax, and back: the same output as OpenAI's code throughout."""
     save_file(openai("adm_uncond"), tmp_path / "weights.safetensors")
@@ -268,6 +270,7 @@ assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), again, param
 """
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_eight_devices_is_restored_on_one(tmp_path):
     """Parameters split over 8 devices are written, read there, and read here."""
     command = [sys.executable, "-c", SHARDED, str(tmp_path / "model")]
@@ -282,6 +285,7 @@ def edm_state():
     return state(json.loads((FOLDER / "edm.json").read_text()), 0.05)
 
 
+@pytest.mark.slow
 def test_edm_is_the_mirror_s_and_preconditioned():
     found, golden = recognised(edm_state()), np.load(FOLDER / "edm.npz")
     assert (found.parameterization, found.domain.shape, found.domain.num_classes) == (

@@ -56,7 +56,7 @@ def classifier_guided(classifier):
     return gj.Reverse(gj.Classifier(gj.Unconditional(parts()[0], 3), classifier, 2.0), gj.DDIM())
 
 
-@pytest.mark.parametrize("size", [1, 3, 8, 100])
+@pytest.mark.parametrize("size", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 8, 100))])
 def test_microbatches_change_no_sample(size):
     """3 does not divide the 8 samples."""
     classifier = parts()[1]
@@ -77,6 +77,7 @@ def test_microbatches_need_less_memory():
     assert alone(Microbatched(classifier, 8)) < 0.5 * alone(Microbatched(classifier, 256))
 
 
+@pytest.mark.slow
 def test_a_microbatch_works_under_two_vmaps_and_in_the_mean_form():
     model, classifier = parts()
     few = Microbatched(classifier, 2)
@@ -109,6 +110,7 @@ def test_conditions_in_turn_change_no_sample_and_need_less_memory():
     assert needed(turn, 256).temporary < 0.75 * needed(together, 256).temporary
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_steps():
     kernel = classifier_guided(parts()[1])
     args = sample_mesh(1), gj.keys(0, 4), kernel

