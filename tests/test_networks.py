@@ -177,6 +177,7 @@ def small_params(unet):
     return jax.tree.map(lambda a: a + 0.05 * jax.random.normal(jax.random.key(a.size), a.shape), params)
 
 
+@pytest.mark.slow
 def test_perturbations_are_numbers_and_zero_is_none():
     """One program for all strengths; each does something; skipping the middle is skipping it."""
     unet = small_unet()
@@ -204,6 +205,7 @@ def test_identity_attention_returns_the_values():
     np.testing.assert_allclose(got.reshape(12, 8), want, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_rematerialised_gradients_are_the_same():
     plain, again = small_unet(), small_unet(remat=True)
     params, x = small_params(plain), jax.random.normal(jax.random.key(1), (8, 8, 1))

@@ -103,6 +103,7 @@ def test_few_at_a_time_is_vmap():
     np.testing.assert_array_equal(call(jnp.array(3), jnp.arange(10.0)), 6.0)
 
 
+@pytest.mark.slow
 def test_conditions_in_turn_change_no_sample_and_need_less_memory():
     model = parts(2048)[0]
     together, turn = (gj.Reverse(gj.CFG(model, 3, 2.0, in_turn=t), gj.DDIM()) for t in (False, True))

@@ -12,6 +12,7 @@ from guidance_jax.guidance import GaussianLikelihood, Tempered
 from guidance_jax.oracles import Gaussian
 from guidance_jax.particles import ParticleGuidance, difference, maximum, total
 from guidance_jax.particles.populations import _populations
+from tests import first
 from tests.table import MIXTURE, NULL, POPULATIONS, SCHEDULE, UNCONDITIONAL, log_clean, log_posterior
 
 LEVELS = SCHEDULE.levels(12)
@@ -42,7 +43,7 @@ def test_resampling_of_equal_weights_keeps_everyone():
         assert sorted(np.asarray(resample(jax.random.key(1), jnp.zeros(8))).tolist()) == list(range(8))
 
 
-@pytest.mark.parametrize("cls", POPULATIONS)
+@pytest.mark.parametrize("cls", first([gj.Twisted, gj.Corrected, ParticleGuidance], POPULATIONS))
 def test_laws_of_the_loop(cls):
     """One program for all numbers; a run depends on its own key alone; microbatches change nothing; type kept."""
     cond = jnp.array([0, 1, 2])

@@ -78,6 +78,7 @@ def test_renoising_goes_from_marginal_to_marginal():
     np.testing.assert_allclose(np.cov(x_t.T), want, atol=0.03)
 
 
+@pytest.mark.slow
 def test_kernels_of_the_table_are_finite():
     for make in KERNELS.values():
         x = gj.generate(gj.keys(0, 3), make(2.0), SCHEDULE.levels(5), (2,), jnp.array([0, 1, 2]))

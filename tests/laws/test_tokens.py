@@ -310,6 +310,7 @@ def test_truncation_keeps_the_most_probable():
     )
 
 
+@pytest.mark.slow
 def test_memory_of_exact_rates_is_that_of_one_chunk():
     """XLA's temporary bytes, 40 tokens of 20 letters, a small transformer: chunks of 8 against all 800."""
     judge = Transformer(21, 20, 40, width=32, depth=1, values=2)
