@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 import guidance_jax as gj
 from guidance_jax.app.request import Request
-from guidance_jax.checkpoints.adm import Untold, architecture
+from guidance_jax.checkpoints.adm import Options, architecture
 from guidance_jax.checkpoints.convert import converted, recognised
 from guidance_jax.checkpoints.load import load
 from guidance_jax.checkpoints.torch_file import read_torch
@@ -27,7 +27,7 @@ from tests.test_networks import GOLDEN, NETWORKS, golden_inputs, relative
 
 FOLDER = Path(__file__).parent / "golden"
 GLIDE, GLIDE_SHAPES = np.load(FOLDER / "glide.npz"), json.loads((FOLDER / "glide.json").read_text())
-KNOWN = Untold(16, CosineBetas(1000), None, 16, False)
+KNOWN = Options(16, CosineBetas(1000), None, 16, False)
 
 
 def state(shapes, amplitude):
@@ -95,7 +95,7 @@ def test_a_tensor_that_reaches_outside_its_storage_is_refused(tmp_path):
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_the_architecture_is_told_by_the_tensors(name):
     spec = NETWORKS[name]["config"]
-    known = Untold(
+    known = Options(
         16,
         LinearBetas(1000),
         spec.get("num_heads"),
@@ -145,7 +145,7 @@ def torch_names(params):
 
 
 def test_what_tensors_do_not_tell_is_asked_for():
-    with pytest.raises(ValueError, match=r"none of OpenAI's releases.* give --image-size, --schedule, --heads"):
+    with pytest.raises(ValueError, match=r"none of OpenAI's releases.* give image_size, schedule, num_heads"):
         recognised(openai("adm_class"))
 
 

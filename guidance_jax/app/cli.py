@@ -20,7 +20,7 @@ import numpy as np
 from guidance_jax.app.demos.digits import demo as run_demo
 from guidance_jax.app.pictures import save_grid
 from guidance_jax.app.request import Request, schedule_of
-from guidance_jax.checkpoints.adm import Untold
+from guidance_jax.checkpoints.adm import Options
 from guidance_jax.checkpoints.convert import converted, schedule_named
 from guidance_jax.checkpoints.load import load
 from guidance_jax.core import Refused
@@ -189,7 +189,7 @@ def convert(
 
     The options say what tensors do not, and are needed only for networks that are none of OpenAI's releases.
     """
-    known = Untold(image_size, schedule_named(schedule), heads, head_channels, new_attention_order)
+    known = Options(image_size, schedule_named(schedule), heads, head_channels, new_attention_order)
     for file in files:
         name, network, domain = converted(file, out, to, known)
         what = f"{type(network).__name__}, {domain}"

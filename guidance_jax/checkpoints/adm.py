@@ -22,7 +22,7 @@ from guidance_jax.schedules import CosineBetas, LinearBetas, Schedule
 
 
 @dataclasses.dataclass(frozen=True)
-class Untold:
+class Options:
     """What a state dict does not say. `None` is unknown; one of the two counts of heads is enough."""
 
     image_size: int | None = None
@@ -31,7 +31,7 @@ class Untold:
     num_head_channels: int | None = None
     use_new_attention_order: bool | None = None
 
-    def filled(self, other: "Untold") -> "Untold":
+    def filled(self, other: "Options") -> "Options":
         """Fields that are None here come from `other`; heads and their channels count as one field."""
         own = {k: v for k, v in vars(self).items() if v is not None}
         if {"num_heads", "num_head_channels"} & own.keys():
@@ -39,20 +39,20 @@ class Untold:
         return dataclasses.replace(other, **own)
 
 
-NOTHING = Untold()
+UNKNOWN = Options()
 _COSINE, _LINEAR = CosineBetas(1000), LinearBetas(1000)
 # (channels, blocks a level, channel multiples) of the released networks, and the flags of the repository's README
 UNETS = {
-    (192, 3, (1, 2, 3, 4)): Untold(64, _COSINE, None, 64, True),
-    (256, 2, (1, 1, 2, 3, 4)): Untold(128, _LINEAR, 4, None, False),
-    (256, 2, (1, 1, 2, 2, 4, 4)): Untold(256, _LINEAR, None, 64, False),
-    (256, 2, (0.5, 1, 1, 2, 2, 4, 4)): Untold(512, _LINEAR, None, 64, False),
+    (192, 3, (1, 2, 3, 4)): Options(64, _COSINE, None, 64, True),
+    (256, 2, (1, 1, 2, 3, 4)): Options(128, _LINEAR, 4, None, False),
+    (256, 2, (1, 1, 2, 2, 4, 4)): Options(256, _LINEAR, None, 64, False),
+    (256, 2, (0.5, 1, 1, 2, 2, 4, 4)): Options(512, _LINEAR, None, 64, False),
 }
 CLASSIFIERS = {
-    (128, 4, (1, 2, 3, 4)): Untold(64, _COSINE, None, 64, False),
-    (128, 2, (1, 1, 2, 3, 4)): Untold(128, _LINEAR, None, 64, False),
-    (128, 2, (1, 1, 2, 2, 4, 4)): Untold(256, _LINEAR, None, 64, False),
-    (128, 2, (0.5, 1, 1, 2, 2, 4, 4)): Untold(512, _LINEAR, None, 64, False),
+    (128, 4, (1, 2, 3, 4)): Options(64, _COSINE, None, 64, False),
+    (128, 2, (1, 1, 2, 3, 4)): Options(128, _LINEAR, None, 64, False),
+    (128, 2, (1, 1, 2, 2, 4, 4)): Options(256, _LINEAR, None, 64, False),
+    (128, 2, (0.5, 1, 1, 2, 2, 4, 4)): Options(512, _LINEAR, None, 64, False),
 }
 
 
@@ -66,7 +66,7 @@ class Found:
     parameterization: parameterizations.Parameterization | None
 
 
-def adm(state: Mapping[str, Any], known: Untold = NOTHING) -> Found:
+def adm(state: Mapping[str, Any], known: Options = UNKNOWN) -> Found:
     """The U-Net or classifier of a guided-diffusion state dict.
 
     Args:
@@ -79,9 +79,9 @@ def adm(state: Mapping[str, Any], known: Untold = NOTHING) -> Found:
     shapes = {k: tuple(np.shape(v)) for k, v in state.items()}
     classifier = _is_classifier(shapes)
     fields, image_channels = architecture(shapes)
-    known = known.filled((CLASSIFIERS if classifier else UNETS).get(signature(fields), NOTHING))
-    known = known.filled(Untold(image_size=_pooled_size(shapes, len(fields["channel_mult"]))))
-    size, schedule, more = told(known, fields)
+    known = known.filled((CLASSIFIERS if classifier else UNETS).get(signature(fields), UNKNOWN))
+    known = known.filled(Options(image_size=_pooled_size(shapes, len(fields["channel_mult"]))))
+    size, schedule, more = completed(known, fields)
     fields |= more
 
     shape = (size, size, image_channels)
@@ -224,14 +224,14 @@ def signature(fields: dict) -> tuple:
     return fields["model_channels"], fields["num_res_blocks"], fields["channel_mult"]
 
 
-def told(known: Untold, fields: dict) -> tuple[int, Schedule, dict]:
+def completed(known: Options, fields: dict) -> tuple[int, Schedule, dict]:
     """(image size, schedule, the constructor's arguments about heads), all of which must be known by now."""
     heads = known.num_heads if known.num_head_channels is None else known.num_head_channels
     wanted = {
-        "--image-size": known.image_size,
-        "--schedule": known.schedule,
-        "--heads or --head-channels": heads,
-        "--new-attention-order or --old-attention-order": known.use_new_attention_order,
+        "image_size": known.image_size,
+        "schedule": known.schedule,
+        "num_heads or num_head_channels": heads,
+        "use_new_attention_order": known.use_new_attention_order,
     }
     missing = [k for k, v in wanted.items() if v is None]
     if missing:

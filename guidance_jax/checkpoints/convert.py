@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from guidance_jax.checkpoints.adm import NOTHING, Found, Untold, adm
+from guidance_jax.checkpoints.adm import UNKNOWN, Found, Options, adm
 from guidance_jax.checkpoints.config import build, config, read_config
 from guidance_jax.checkpoints.edm import edm, is_edm
 from guidance_jax.checkpoints.flat import read_safetensors, save_flat
@@ -22,7 +22,7 @@ WRITERS = {"safetensors": save_flat, "orbax": save_params}
 def schedule_named(name: str | None) -> Schedule | None:
     """OpenAI's schedule of that name, with 1,000 steps."""
     if name is not None and name not in SCHEDULES:
-        raise Refused(f"--schedule is one of {', '.join(SCHEDULES)}, got {name!r}")
+        raise Refused(f"schedule is one of {', '.join(SCHEDULES)}, got {name!r}")
     return None if name is None else SCHEDULES[name]
 
 
@@ -36,7 +36,7 @@ def read_state(path: str | Path) -> dict[str, np.ndarray]:
     return read_safetensors(path) if path.suffix == ".safetensors" and path.is_file() else read_torch(path)
 
 
-def recognised(state: dict[str, Any], known: Untold = NOTHING) -> Found:
+def recognised(state: dict[str, Any], known: Options = UNKNOWN) -> Found:
     """The network that a state dict belongs to: an ADM U-Net or classifier, GLIDE's U-Net or EDM's of ADM's kind.
 
     Raises:
@@ -47,7 +47,7 @@ def recognised(state: dict[str, Any], known: Untold = NOTHING) -> Found:
     return glide(state, known) if is_glide(state) else adm(state, known)
 
 
-def converted(source: Path, out: Path, to: str = "safetensors", known: Untold = NOTHING) -> tuple[str, Any, Any]:
+def converted(source: Path, out: Path, to: str = "safetensors", known: Options = UNKNOWN) -> tuple[str, Any, Any]:
     """Write `source`, a state dict or a checkpoint folder, into `out`/denoiser or `out`/classifier.
 
     Returns:
@@ -57,7 +57,7 @@ def converted(source: Path, out: Path, to: str = "safetensors", known: Untold = 
       Refused: what cannot be read or recognised, or a folder that is not empty; nothing is written then.
     """
     if to not in WRITERS:
-        raise Refused(f"--to is one of {', '.join(WRITERS)}, got {to!r}")
+        raise Refused(f"to is one of {', '.join(WRITERS)}, got {to!r}")
     if source.is_dir():
         about, params = read_config(source), read_params(source)
     else:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from guidance_jax.checkpoints.adm import Found, Untold, adm
+from guidance_jax.checkpoints.adm import Found, Options, adm
 from guidance_jax.core import Refused
 from guidance_jax.models import parameterizations
 from guidance_jax.schedules import VE
@@ -43,7 +43,7 @@ def edm(state: Mapping[str, Any], sigma_data: float = 0.5) -> Found:
     if any("aux_norm" in k or "emb_fourier" in k for k in state):
         raise Refused("of EDM's networks only those of the ADM architecture (ImageNet 64 x 64) can be converted")
     size, renamed = renamed_to_openai(state)
-    found = adm(renamed, Untold(size, VE(), None, HEAD, False))
+    found = adm(renamed, Options(size, VE(), None, HEAD, False))
     return dataclasses.replace(found, parameterization=parameterizations.EDM(sigma_data))
 
 

@@ -7,21 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax.checkpoints.adm import (
-    NOTHING,
+    UNKNOWN,
     Found,
-    Untold,
+    Options,
     architecture,
+    completed,
     parameterization,
     shape_of,
     signature,
-    told,
 )
 from guidance_jax.checkpoints.tensors import fitted
 from guidance_jax.models.domain import Domain
 from guidance_jax.networks.glide import GLIDEUNet
 from guidance_jax.schedules import CosineBetas
 
-RELEASES = {(192, 3, (1, 2, 3, 4)): Untold(64, CosineBetas(1000), None, 64, False)}
+RELEASES = {(192, 3, (1, 2, 3, 4)): Options(64, CosineBetas(1000), None, 64, False)}
 IMAGE, INPAINT = 3, 7  # channels that go in: the image; or the noisy image, the known image and its mask
 
 
@@ -29,7 +29,7 @@ def is_glide(state: Mapping[str, Any]) -> bool:
     return any(k.startswith("transformer.resblocks.") for k in state)
 
 
-def glide(state: Mapping[str, Any], known: Untold = NOTHING) -> Found:
+def glide(state: Mapping[str, Any], known: Options = UNKNOWN) -> Found:
     """The text-conditional U-Net of a GLIDE state dict. The text transformer has 64 channels a head, as OpenAI's.
 
     Classifier-free guidance is `CFG(model, null=jnp.full(text_ctx, -1), scale)`: it guides the noise, the learned
@@ -40,8 +40,8 @@ def glide(state: Mapping[str, Any], known: Untold = NOTHING) -> Found:
     """
     shapes = {k: tuple(np.shape(v)) for k, v in state.items()}
     fields, channels = architecture(shapes, (IMAGE, INPAINT))
-    known = known.filled(RELEASES.get(signature(fields), NOTHING))
-    size, schedule, more = told(known, fields)
+    known = known.filled(RELEASES.get(signature(fields), UNKNOWN))
+    size, schedule, more = completed(known, fields)
     length, width = shape_of(shapes, "positional_embedding", 2)
     layers = len({k.split(".")[2] for k in shapes if k.startswith("transformer.resblocks.")})
     network = GLIDEUNet(

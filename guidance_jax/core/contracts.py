@@ -124,11 +124,6 @@ def as_guide(f: Any) -> Any:
     return GuideFunction(f) if callable(f) and not isinstance(f, Guide | Denoiser | Kernel) else f
 
 
-def guide(**options: Any) -> Any:
-    """A dataclass field that takes a `Guide` or a function f(x, level, cond); `options` as of `dataclasses.field`."""
-    return converted(as_guide, **options)
-
-
 class Solver:
     """Moves from level `t` to the less noisy level `s`; `evaluate(x, level)` asks the denoiser again.
 
@@ -220,7 +215,10 @@ class Move:
     the log-ratio of target and proposal, `final_potential` at the clean level.
     """
 
-    overwritable: ClassVar[bool] = True  # gains of overwritten entries average to one
+    @property
+    def overwritable(self) -> bool:
+        """Whether entries of x may be overwritten: gains of those average to one."""
+        return True
 
     @property
     def space(self) -> Any:
@@ -323,14 +321,20 @@ def innermost(part: Any) -> Any:
     return part
 
 
-def is_a(part: Any, kind: type) -> bool:
+def unwrapped(part: Any, kind: type[Any]) -> Any:
+    """What decides whether `part` is a `kind`: the first thing inside wrappers of that kind that is no such wrapper."""
+    inside: Any = part
+    while isinstance(inside, Wrapper) and isinstance(inside, kind):
+        inside = inside.inner
+    return inside
+
+
+def is_a(part: Any, kind: type[Any]) -> bool:
     """Whether `part` is a `kind`; a wrapper is what it wraps."""
-    while isinstance(part, Wrapper) and isinstance(part, kind):
-        part = part.inner
-    return isinstance(part, kind)
+    return isinstance(unwrapped(part, kind), kind)
 
 
-HINTS = {
+HINTS: dict[Any, tuple[str, str]] = {
     Denoiser: ("a denoiser", "wrap a function f(x, level, cond) -> x0 as Function(f)"),
     Guide: ("a guide", "pass a Guide or a function f(x, level, cond) -> log p"),
     Solver: ("a solver", "write Reverse(model, DDIM())"),
@@ -341,10 +345,9 @@ HINTS = {
 }
 
 
-def need(owner: Any, part: Any, kind: type, place: str = "its part") -> None:
+def need(owner: Any, part: Any, kind: type[Any], place: str = "its part") -> None:
     """Raise `Refused` unless `part`, which is `place` of `owner`, is a `kind`."""
-    while isinstance(part, Wrapper) and isinstance(part, kind):
-        part = part.inner
+    part = unwrapped(part, kind)
     if not isinstance(part, kind):
         what, hint = HINTS.get(kind, (kind.__name__, f"pass a {kind.__name__}"))
         got = part.__name__ if isinstance(part, type) else type(part).__name__

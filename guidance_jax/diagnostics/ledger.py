@@ -83,7 +83,8 @@ def ledger(
 
         names = ("f",) if isinstance(node, Function) else node.functions
         fields = {name: vars(node)[name] for name in names}
-        return dataclasses.replace(node, **{k: marked(f) for k, f in fields.items() if f is not None})
+        part: Any = node
+        return dataclasses.replace(part, **{k: marked(f) for k, f in fields.items() if f is not None})
 
     kernel = jax.tree.map(counted, kernel, is_leaf=lambda node: isinstance(node, COUNTED))
     first, second = jax.random.split(jax.random.key(0))

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import Guide, HiddenStates, guide, kl_divergence, log_softmax, need, pytree, static
+from guidance_jax.core import Guide, HiddenStates, as_guide, converted, kl_divergence, log_softmax, need, pytree, static
 from guidance_jax.guidance.base import Guidance
 from guidance_jax.guidance.scales import active, strength, when
 from guidance_jax.models.network import Parametrized
@@ -55,7 +55,7 @@ class NOS(Guidance):
     """
 
     inner: Any
-    value: Any = guide()
+    value: Any = converted(as_guide)
     scale: Any
     rate: Any = 0.1
     kl: Any = 0.01

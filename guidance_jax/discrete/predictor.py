@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import guide, pytree, static
+from guidance_jax.core import as_guide, converted, pytree, static
 from guidance_jax.discrete.process import Diffusion
 from guidance_jax.guidance.base import Contrast
 from guidance_jax.guidance.gradient import scaled
@@ -64,7 +64,7 @@ class PredictorGuidance(RateGuidance):
     """
 
     inner: Any
-    classifier: Any = guide()
+    classifier: Any = converted(as_guide)
     scale: Any
     chunk: int | None = static(default=256)
 

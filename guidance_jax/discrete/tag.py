@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import guide, pytree
+from guidance_jax.core import as_guide, converted, pytree
 from guidance_jax.discrete.predictor import RateGuidance
 
 
@@ -32,7 +32,7 @@ class TAG(RateGuidance):
     """
 
     inner: Any
-    classifier: Any = guide()
+    classifier: Any = converted(as_guide)
     scale: Any
 
     def log_ratios(self, pred, level, cond):

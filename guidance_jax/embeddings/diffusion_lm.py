@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import GaussianDiffusion, Kernel, guide, pytree, static
+from guidance_jax.core import GaussianDiffusion, Kernel, as_guide, converted, pytree, static
 from guidance_jax.guidance.scales import active, strength, when
 from guidance_jax.kernels.reverse import Carry, Step
 from guidance_jax.models.domain import check_guide
@@ -39,7 +39,7 @@ class DiffusionLM(Step, Kernel):
 
     model: Any
     solver: Any
-    classifier: Any = guide()
+    classifier: Any = converted(as_guide)
     scale: Any
     fluency: Any = 0.01
     rate: Any = 0.1

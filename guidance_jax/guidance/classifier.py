@@ -8,7 +8,7 @@ Any solver may follow. Algorithm 1, the mean form for DDPM, is the kernel `MeanS
 
 from typing import Any
 
-from guidance_jax.core import guide, pytree
+from guidance_jax.core import as_guide, converted, pytree
 from guidance_jax.guidance.base import Contrast
 from guidance_jax.guidance.gradient import GradientGuidance
 from guidance_jax.guidance.scales import strength
@@ -34,7 +34,7 @@ class Classifier(GradientGuidance, Contrast):
     """
 
     inner: Any
-    classifier: Any = guide()
+    classifier: Any = converted(as_guide)
     scale: Any
 
     def check(self, levels, shape, cond):

@@ -5,7 +5,7 @@ x0' = x0 + scale grad_x0 log p(y | x0),   eps kept: the point moves
 
 from typing import Any
 
-from guidance_jax.core import guide, pytree
+from guidance_jax.core import as_guide, converted, pytree
 from guidance_jax.guidance.gradient import EstimateGuidance, scaled
 
 
@@ -26,7 +26,7 @@ class MPGD(EstimateGuidance):
     """
 
     inner: Any
-    log_likelihood: Any = guide()
+    log_likelihood: Any = converted(as_guide)
     scale: Any = 1.0
 
     def __call__(self, x, level, cond, state, key):

@@ -8,7 +8,7 @@ DPS in its own units, a step in sample space, is the kernel `DPS`.
 
 from typing import Any
 
-from guidance_jax.core import guide, pytree
+from guidance_jax.core import as_guide, converted, pytree
 from guidance_jax.guidance.gradient import EstimateGuidance, GradientGuidance, through
 
 
@@ -29,7 +29,7 @@ class Reconstruction(EstimateGuidance, GradientGuidance):
     """
 
     inner: Any
-    log_likelihood: Any = guide()
+    log_likelihood: Any = converted(as_guide)
     scale: Any = 1.0
 
     def predict_and_gradient(self, x, level, cond, state, key):

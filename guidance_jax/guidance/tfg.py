@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from guidance_jax.core import guide, pytree, static
+from guidance_jax.core import as_guide, converted, pytree, static
 from guidance_jax.guidance.gradient import EstimateGuidance, through
 from guidance_jax.guidance.lgd import smoothed_gradient
 from guidance_jax.guidance.scales import strength
@@ -40,7 +40,7 @@ class TFG(EstimateGuidance):
     """
 
     inner: Any
-    log_likelihood: Any = guide()
+    log_likelihood: Any = converted(as_guide)
     rho: Any
     mu: Any
     spread: Any = 0.0

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from guidance_jax.core import GaussianDiffusion, Kernel, guide, pytree
+from guidance_jax.core import GaussianDiffusion, Kernel, as_guide, converted, pytree
 from guidance_jax.guidance.gradient import scaled
 from guidance_jax.kernels.reverse import Carry, Step
 from guidance_jax.models.domain import check_guide
@@ -37,7 +37,7 @@ class MeanShift(Step, Kernel):
 
     model: Any
     solver: Any
-    classifier: Any = guide()
+    classifier: Any = converted(as_guide)
     scale: Any
 
     takes = GaussianDiffusion

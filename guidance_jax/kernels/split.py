@@ -13,7 +13,7 @@ from typing import Any
 
 import jax
 
-from guidance_jax.core import GaussianDiffusion, Kernel, guide, pytree, static
+from guidance_jax.core import GaussianDiffusion, Kernel, as_guide, converted, pytree, static
 from guidance_jax.guidance.gradient import scaled
 from guidance_jax.kernels.reverse import Carry, Reverse, Step
 from guidance_jax.models.domain import check_guide
@@ -38,7 +38,7 @@ class Split(Step, Kernel):
 
     model: Any
     solver: Any
-    classifier: Any = guide()
+    classifier: Any = converted(as_guide)
     scale: Any
     strang: bool = static(default=False)
 

@@ -74,7 +74,7 @@ def load_inception(path: str | Path | None = None) -> InceptionExtractor:
     if file is None:
         raise Refused(
             f"no Inception weights at {candidates[0]}: FID, sFID, IS and KID need torch-fidelity's {NAMES[0]} there; "
-            "without it, evaluate --models measures in the features of a judge that you trained (not an FID)"
+            "without it, metrics.report.evaluate measures in the features of a judge that you trained (not an FID)"
         )
     state = read_state(file)
     state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from guidance_jax.core import Guide, Kernel, Move, Refused, float_type, guide, need, pytree
+from guidance_jax.core import Guide, Kernel, Move, Refused, as_guide, converted, float_type, need, pytree
 
 
 @pytree
@@ -23,7 +23,7 @@ class BestOf(Move):
     """
 
     kernel: Any
-    reward: Any = guide()
+    reward: Any = converted(as_guide)
     scale: Any = 1.0
 
     @property

@@ -53,7 +53,10 @@ class Corrected(Step, Move):
     proposal: Any = None
 
     weighs = True
-    overwritable = False
+
+    @property
+    def overwritable(self):
+        return False
 
     def check(self, levels, shape, cond):
         guidance, name = self.model, type(self.model).__name__

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import Guide, Move, float_type, guide, need, pytree, static
+from guidance_jax.core import Guide, Move, as_guide, converted, float_type, need, pytree, static
 from guidance_jax.kernels.reverse import Step, evaluator
 
 
@@ -54,7 +54,7 @@ class Steered(Step, Move):
 
     model: Any
     solver: Any
-    reward: Any = guide()
+    reward: Any = converted(as_guide)
     scale: Any = 1.0
     path: Callable = static(default=difference)
 

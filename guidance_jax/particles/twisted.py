@@ -14,7 +14,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import Denoiser, GaussianDiffusion, Move, Refused, float_type, guide, need, pytree, static
+from guidance_jax.core import (
+    Denoiser,
+    GaussianDiffusion,
+    Move,
+    Refused,
+    as_guide,
+    converted,
+    float_type,
+    need,
+    pytree,
+    static,
+)
 from guidance_jax.guidance.gradient import through
 from guidance_jax.guidance.scales import strength
 from guidance_jax.kernels.reverse import Step
@@ -47,7 +58,7 @@ class Twisted(Step, Move):
 
     model: Any
     solver: Any
-    log_twist: Any = guide()
+    log_twist: Any = converted(as_guide)
     scale: Any = 1.0
     proposal: Any = None
     noisy: bool = static(default=False)

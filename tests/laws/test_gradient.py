@@ -294,3 +294,39 @@ def test_a_corrector_leaves_an_exact_marginal_alone():
     kernel = Corrector(gj.Reverse(MIXTURE, gj.DDIM(1.0)), MIXTURE, 0.2, repeats=2)
     x = gj.generate(gj.keys(0, n), kernel, SCHEDULE.levels(200), (2,), jnp.full(n, 1))
     assert energy_distance(MIXTURE.sample(jax.random.key(5), n, 1), np.asarray(x)) < 5e-4
+
+
+# TFG moves the point by rho grad / alpha, the others keep x and move by scale sigma^2 / alpha grad: rho = scale sigma^2
+@pytest.mark.parametrize("level", LEVELS)
+def test_points_of_training_free_guidance_are_the_methods_of_their_papers(level):
+    """The clean estimates of Universal (forward; backward) and of LGD, on the same noise."""
+    scale, x = 0.2, jnp.asarray(X)
+    rho = scale * level.sigma**2
+    forward = see(TFG.universal(UNCONDITIONAL, log_clean, rho, 0.0, 3), level).x0
+    np.testing.assert_allclose(
+        forward, see(Universal(UNCONDITIONAL, log_clean, scale, rate=0.1, steps=0), level).x0, atol=1e-6
+    )
+    backward = see(TFG.universal(UNCONDITIONAL, log_clean, 0.0, 0.1, 3), level).x0
+    np.testing.assert_allclose(
+        backward, see(Universal(UNCONDITIONAL, log_clean, 0.0, rate=0.1, steps=3), level).x0, atol=1e-6
+    )
+    smooth = LGD(UNCONDITIONAL, log_clean, scale, draws=5, spread=0.4)
+    noise = jax.random.split(KEY)[1]  # the part of its key that TFG draws with
+    want = smooth(x, level, LABEL, smooth.init(x), noise)[0].x0
+    np.testing.assert_allclose(see(TFG.lgd(UNCONDITIONAL, log_clean, rho, 0.4, 5), level).x0, want, atol=1e-6)
+
+
+def test_freedom_is_a_step_in_sample_space_after_the_solver_s():
+    """Yu et al. 2023, Algorithm 1: x_s = DDIM(x_t) + rho grad_{x_t} log f(x0(x_t)); the gradient by differences."""
+    t, s, rho, x = SCHEDULE(0.7), SCHEDULE(0.55), 0.3, np.array([0.3, -0.4])
+
+    def log_f(x):
+        return float(log_clean(UNCONDITIONAL(jnp.asarray(x), t, LABEL, (), None)[0].x0, None, LABEL))
+
+    g = np.array([(log_f(x + 1e-4 * e) - log_f(x - 1e-4 * e)) / 2e-4 for e in np.eye(2)])
+    carry = Carry(jnp.asarray(x), (), ())
+    plain = gj.Reverse(UNCONDITIONAL, gj.DDIM())(carry, t, s, LABEL, KEY).x
+    guided = gj.Reverse(TFG.freedom(UNCONDITIONAL, log_clean, rho * t.alpha / s.alpha), gj.DDIM())(
+        carry, t, s, LABEL, KEY
+    )
+    np.testing.assert_allclose(guided.x - plain, rho * g, atol=1e-4)
