@@ -21,10 +21,10 @@ X, Y = GOLDEN["x"], GOLDEN["y"]
 
 
 def test_measures_of_features_are_torch_fidelity_s():
-    np.testing.assert_allclose(frechet_distance(X, Y), GOLDEN["fid"], rtol=1e-3)
-    np.testing.assert_allclose(inception_score(GOLDEN["logits"], 100), GOLDEN["is"], rtol=1e-3)
-    np.testing.assert_allclose(precision_recall(X, Y), GOLDEN["pr"], rtol=1e-3)
-    np.testing.assert_allclose(squared_mmd(X[:260], Y), GOLDEN["kid"], rtol=1e-3)
+    np.testing.assert_allclose(frechet_distance(X, Y), GOLDEN["fid"], rtol=1e-5)
+    np.testing.assert_allclose(inception_score(GOLDEN["logits"], 100), GOLDEN["is"], rtol=1e-5)
+    np.testing.assert_allclose(precision_recall(X, Y), GOLDEN["pr"], rtol=1e-5)
+    np.testing.assert_allclose(squared_mmd(X[:260], Y), GOLDEN["kid"], rtol=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -87,6 +87,23 @@ def test_conditioning_dropout_is_as_often_as_asked_and_never_invents_labels():
     assert drop(keys[0], jnp.array(3), None, 0.5) == 3
 
 
+def test_a_network_with_dropout_is_trained_with_it():
+    """Other masks by other keys, and none without dropout; at 22a9048 the rate was ignored without a word."""
+    x0, label = jnp.ones((8, 8, 1)), jnp.array(3)
+    for rate in (0.0, 0.5):
+        network = dataclasses.replace(NETWORK, dropout=rate)
+        weights = jax.jit(network.init)(jax.random.key(0), x0, jnp.zeros(()), label)
+        weights = jax.tree.map(lambda a: a + 0.1 * jax.random.normal(jax.random.key(a.size), a.shape), weights)
+        text = str(
+            jax.make_jaxpr(Denoising(network.apply, gj.Cosine(), gj.parameterizations.v))(
+                weights, jax.random.key(1), x0, label
+            )
+        )
+        plain = str(jax.make_jaxpr(lambda w, network=network: network.apply(w, x0, jnp.zeros(()), label))(weights))
+        masks = text.count("random_bits") - plain.count("random_bits")
+        assert (masks > 3) == (rate > 0), masks
+
+
 def test_levels_are_drawn_over_the_whole_schedule():
     keys = jax.random.split(jax.random.key(0), 20_000)
     for schedule, low, high in ((gj.Cosine(), 0.0, 1.0), (gj.LinearBetas(), 0, 999)):
@@ -159,17 +176,21 @@ train(data, params, 24, {directory!r}, save_every=2)
 
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_with_the_same_parameters(tmp_path, data, params):
-    """Three SIGKILLs, at moments that fall into training and into writing; then one run to the end."""
+    """Three SIGKILLs, each once another checkpoint is written, so while training goes on; then one run to the end."""
     directory, root = tmp_path / "run", str(Path(__file__).parent.parent)
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}
     child = [sys.executable, "-c", CHILD.format(root=root, directory=str(directory))]
-    pauses = np.random.default_rng(0).uniform(0.5, 6.0, 3)
-    for pause in pauses:
+    found = []
+    for after in (0, 1, 4):  # whole checkpoints that are there before the kill
         process = subprocess.Popen(child, stdout=subprocess.PIPE, text=True, env=environment)
         assert process.stdout.readline().strip() == "ready"
-        time.sleep(pause)
+        deadline = time.monotonic() + 300
+        while len(found) <= after and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+            found = sorted({*found, *(int(p.name) for p in directory.glob("[0-9]*") if p.name.isdigit())})
         process.send_signal(signal.SIGKILL)
         process.wait()
+    assert 0 < len(found) < 12, f"no kill fell into training: checkpoints {found}"
     subprocess.run(child, check=True, stdout=subprocess.PIPE, env=environment)
     whole, _ = train(data, params, 24)
     assert identical(load(directory, gj.Network).params, whole)
