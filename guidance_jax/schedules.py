@@ -43,14 +43,13 @@ class Schedule:
             return
         with jax.ensure_compile_time_eval():  # the caller may be inside a jit of its own
             noisy = np.asarray(levels.sigma) > 0
+            if not noisy.any():
+                return
             got = Level(*(np.asarray(a)[noisy] for a in levels))
             own = self(got.t)
         off = max(
-            (
-                float(np.max(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)) / np.maximum(np.abs(b), 1)))
-                for a, b in zip(got[1:], own[1:], strict=True)
-            ),
-            default=0.0,
+            float(np.max(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)) / np.maximum(np.abs(b), 1)))
+            for a, b in zip(got[1:], own[1:], strict=True)
         )
         if off > 1e-3:
             raise Refused(

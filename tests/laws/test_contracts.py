@@ -329,6 +329,7 @@ def test_other_parts_with_a_schedule_are_compared_with_the_levels():
             gj.generate(gj.keys(0, 2), kernel, SCHEDULE.levels(5), (2,), LABELS[:2])
     with pytest.raises(gj.Refused, match=r"VE\(\), the levels are on another schedule"):
         implicit.log_posterior(jnp.array([0.3, -0.4]), SCHEDULE(0.5))  # said (0, 0, 1), exact is (0.39, 0.60, 0.01)
+    SCHEDULE.check(gj.Level(jnp.zeros(1), jnp.ones(1), jnp.zeros(1)), "nothing is noisy")
     domain = gj.Domain((2,), SCHEDULE, 3, NULL)
     owned = dataclasses.replace(clocked(SCHEDULE), domain=domain)
     with pytest.raises(gj.Refused, match=r"has VE\(\), the model was trained on Cosine"):
