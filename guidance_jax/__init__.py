@@ -28,9 +28,21 @@ from guidance_jax import (
     solvers,
     text,
 )
+from guidance_jax.checkpoints.config import register
+from guidance_jax.checkpoints.load import load, save
 from guidance_jax.core import Denoiser, Guide, Kernel, Level, Move, Prediction, Refused, Solver, pytree, static
 from guidance_jax.discrete import Absorbing, Ancestral, Infill, TokenNetwork, Uniform
-from guidance_jax.guidance import CFG, Autoguidance, Classifier, Clip, PerClass, Reconstruction, Window, operators
+from guidance_jax.guidance import (
+    CFG,
+    Autoguidance,
+    Classifier,
+    Clip,
+    PerClass,
+    PerSample,
+    Reconstruction,
+    Window,
+    operators,
+)
 from guidance_jax.kernels import Inpaint, MeanShift, Recur, Reverse
 from guidance_jax.models import (
     Conditioned,
@@ -40,6 +52,11 @@ from guidance_jax.models import (
     NoisyClassifier,
     OnSchedule,
     Unconditional,
+    as_function,
+    from_equinox,
+    from_linen,
+    from_nnx,
+    from_velocity,
     parameterizations,
 )
 from guidance_jax.oracles import GaussianMixture
@@ -88,6 +105,14 @@ __all__ = [
     "OnSchedule",
     "TokenNetwork",
     "Unconditional",
+    "as_function",
+    "from_equinox",
+    "from_linen",
+    "from_nnx",
+    "from_velocity",
+    "load",
+    "register",
+    "save",
     # noise
     "Absorbing",
     "Cosine",
@@ -103,6 +128,7 @@ __all__ = [
     "Classifier",
     "Clip",
     "PerClass",
+    "PerSample",
     "Reconstruction",
     "Window",
     # solvers and kernels

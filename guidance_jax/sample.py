@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax._typing import Array, Key
-from guidance_jax.core import Kernel, Level, Refused, check_levels, float_type, need
+from guidance_jax.core import Kernel, Level, Refused, Rows, check_levels, float_type, need, rows
 
 
 def keys(seed: int | Key[Array, ""], n: int, start: int = 0) -> Key[Array, " n"]:
@@ -77,11 +77,11 @@ def sample(
 
 @partial(jax.jit, static_argnames="shape")
 def _generate(keys, kernel, levels, shape, cond, x):
-    def one(key, cond, x):
+    def one(key, kernel, cond, x):
         first, rest = jax.random.split(key)
         return sample(rest, kernel, levels, kernel.start(first, levels, shape) if x is None else x, cond).x
 
-    return jax.vmap(one)(keys, cond, x)
+    return jax.vmap(one, in_axes=(0, rows(kernel), 0, 0))(keys, kernel, cond, x)
 
 
 def generate(keys: Array, kernel: Any, levels: Level, shape: tuple[int, ...], cond: Any = None, x: Any = None) -> Array:
@@ -92,7 +92,7 @@ def generate(keys: Array, kernel: Any, levels: Level, shape: tuple[int, ...], co
 
     Args:
       keys: `(n,)` keys, for example `keys(seed, n)`.
-      kernel, levels: as in `sample`.
+      kernel, levels: as in `sample`. Scales in it are for all samples, or one for each: `PerSample(scales)`.
       shape: the shape of one sample, for example `(32, 32, 3)`.
       cond: a pytree whose leaves have leading axis `n` (labels of shape `(n,)`), or None.
       x: what to start from, `(n, *shape)`, for example sequences to edit; by default noise.
@@ -139,6 +139,13 @@ def checked(keys: Any, kernel: Any, levels: Level, shape: tuple[int, ...], cond:
                 f"write jnp.full({len(keys)}, label)"
             )
     check_kernel(kernel, levels, tuple(shape), cond)
+    for node in jax.tree.leaves(kernel, is_leaf=lambda node: isinstance(node, Rows)):
+        for leaf in jax.tree.leaves(node) if isinstance(node, Rows) else ():
+            if jnp.shape(leaf) != (len(keys),):
+                raise Refused(
+                    f"{type(node).__name__} holds one number for each of the {len(keys)} keys, got shape "
+                    f"{jnp.shape(leaf)}; write {type(node).__name__}(jnp.full({len(keys)}, scale))"
+                )
     return jax.tree.map(strong, (kernel, levels))
 
 

@@ -12,7 +12,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from guidance_jax._typing import Array
-from guidance_jax.core import Level, Refused
+from guidance_jax.core import Level, Refused, Rows
+from guidance_jax.progress import Bar
 from guidance_jax.sample import _generate, checked
 
 AXIS = "samples"
@@ -71,6 +72,8 @@ def generate_on(
     cond: Any = None,
     *,
     split: bool = False,
+    batch: int | None = None,
+    progress: str | None = None,
 ) -> np.ndarray:
     """`generate`, its samples split over `mesh`; every process calls it with the same arguments and gets all samples.
 
@@ -81,24 +84,56 @@ def generate_on(
       keys, kernel, levels, shape, cond: as in `generate`.
       split: split large parameters over the devices too (`split_params`): for networks that one device cannot hold.
         The devices then do talk at every step.
+      batch: samples at a time, all batches by one program; None for all at once. It does not change the samples.
+      progress: the title of a progress bar on standard error, with the number of samples that are not finite; None
+        for none.
 
     Raises:
-      Refused: as `generate`.
+      Refused: as `generate`; a batch of none.
     """
-    found = _generate(*_arguments(mesh, keys, kernel, levels, shape, cond, split))
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
+    n = len(keys)
+    size = n if batch is None else min(batch, n)
+    if size < 1:
+        raise Refused(f"there is nothing to draw: {n} keys, batch={batch}; write keys(0, n)")
+    kernel, levels = _checked(keys, kernel, levels, shape, cond)
+    parts, bad = [], 0
+    with Bar(progress, n, 0, "not finite") as advance:
+        for start in range(0, n, size):
+            stop = min(start + size, n)
+            index = np.resize(np.arange(start, stop), size)  # the last batch is filled up
+            found = _generate(*_arguments(mesh, keys, kernel, levels, shape, cond, split, index))
+            if jax.process_count() > 1:
+                from jax.experimental import multihost_utils
 
-        return np.asarray(multihost_utils.process_allgather(found, tiled=True))[: len(keys)]
-    return np.asarray(found)[: len(keys)]
+                found = multihost_utils.process_allgather(found, tiled=True)
+            part = np.asarray(found)[: stop - start]
+            parts.append(part)
+            if progress is not None:
+                bad += not_finite(part)
+                advance(stop, bad)
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _arguments(mesh, keys, kernel, levels, shape, cond, split):
+def not_finite(samples: Any) -> int:
+    """How many of `samples` (n, ...) hold a number that is not finite."""
+    return int((~np.isfinite(np.asarray(samples, np.float32).reshape(len(samples), -1)).all(1)).sum())
+
+
+def _checked(keys, kernel, levels, shape, cond):
     kernel, levels = checked(keys, kernel, levels, shape, cond)
     if kernel.population:
         raise Refused("the samples of a population have weights; write populations(...) in the place of generate_on")
-    n, count = len(keys), mesh.size
-    index = np.resize(np.arange(n), -(-n // count) * count)
+    return kernel, levels
+
+
+def _arguments(mesh, keys, kernel, levels, shape, cond, split, index):
+    """What `_generate` takes for the samples `index`, placed."""
+    index = np.resize(index, -(-len(index) // mesh.size) * mesh.size)
+    kernel = jax.tree.map(
+        lambda node: jax.tree.map(lambda a: a[index], node) if isinstance(node, Rows) else node,
+        kernel,
+        is_leaf=lambda node: isinstance(node, Rows),
+    )
     samples, whole = NamedSharding(mesh, PartitionSpec(AXIS)), NamedSharding(mesh, PartitionSpec())
     keys, cond = placed(jax.tree.map(lambda a: jnp.asarray(a)[index], (keys, cond)), samples)
     kernel, levels = placed(kernel, split_params(kernel, mesh) if split else whole), placed(levels, whole)
@@ -141,5 +176,7 @@ def memory(
     Raises:
       Refused: as `generate`.
     """
-    found = _generate.lower(*_arguments(mesh, keys, kernel, levels, shape, cond, split)).compile().memory_analysis()
+    kernel, levels = _checked(keys, kernel, levels, shape, cond)
+    given = _arguments(mesh, keys, kernel, levels, shape, cond, split, np.arange(len(keys)))
+    found = _generate.lower(*given).compile().memory_analysis()
     return Memory(found.argument_size_in_bytes, found.temp_size_in_bytes, found.output_size_in_bytes)

@@ -12,10 +12,10 @@ from flax import nnx
 import guidance_jax as gj
 from guidance_jax.checkpoints.tensors import from_torch
 from guidance_jax.guidance import Perturbation
+from guidance_jax.models.nnx import functional
 from guidance_jax.networks.adm import ADMClassifier, ADMUNet
 from guidance_jax.networks.convolution import conv2d
 from guidance_jax.networks.layers import AttentionBlock, GroupNorm
-from guidance_jax.networks.nnx import functional
 from tests import first
 
 FOLDER = Path(__file__).parent / "golden"

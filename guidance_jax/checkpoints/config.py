@@ -5,9 +5,10 @@ Nothing is ever built from a file but the classes in `KNOWN`; `register` opens i
 
 import dataclasses
 import json
-from collections.abc import Mapping
+import types
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from guidance_jax import schedules
 from guidance_jax.core import Refused
@@ -22,7 +23,7 @@ from guidance_jax.text.sequence import LeftToRight
 
 FORMAT = "guidance_jax/1"
 # what a configuration may name: nothing else is ever built from a file
-KNOWN: dict[str, type] = {
+KNOWN: dict[str, Any] = {
     c.__name__: c
     for c in (
         *(adm.ADMUNet, adm.ADMClassifier, GLIDEUNet, Judge, Domain),
@@ -35,17 +36,25 @@ KNOWN: dict[str, type] = {
 }
 
 
-def register(cls: type) -> type:
-    """Let checkpoints hold `cls`, a frozen dataclass or Linen module of your own; usable as a decorator.
+T = TypeVar("T", bound=Callable)
+
+
+def register(known: T) -> T:
+    """Let checkpoints hold a Linen module, a frozen dataclass or a function of your own; usable as a decorator.
+
+    A checkpoint names it, and it must be registered before it is loaded: code never comes from a file.
+
+    Args:
+      known: the class, or the function `apply(params, x, t, cond)` of a `Network`.
 
     Raises:
-      Refused: something that is no dataclass, or another class of that name.
+      Refused: something that is neither, or another thing of that name.
     """
-    if not dataclasses.is_dataclass(cls):
-        raise Refused(f"a checkpoint holds dataclasses and Linen modules, got {cls.__name__}")
-    if KNOWN.setdefault(cls.__name__, cls) is not cls:
-        raise Refused(f"checkpoints know another class called {cls.__name__}; rename yours")
-    return cls
+    if not dataclasses.is_dataclass(known) and not isinstance(known, types.FunctionType):
+        raise Refused(f"a checkpoint holds Linen modules, dataclasses and functions, got {known!r}")
+    if KNOWN.setdefault(known.__name__, known) is not known:
+        raise Refused(f"checkpoints know something else called {known.__name__}; rename yours")
+    return known
 
 
 def describe(thing: Any) -> Any:
@@ -57,10 +66,14 @@ def describe(thing: Any) -> Any:
     if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
         name = type(thing).__name__
         if KNOWN.get(name) is not type(thing):
-            raise Refused(f"a checkpoint can hold {', '.join(KNOWN)}, got {name}; save its parameters with orbax")
+            raise Refused(f"a checkpoint can hold {', '.join(KNOWN)}, got {name}; write register({name}) before")
         own = [f.name for f in dataclasses.fields(thing) if f.name not in ("parent", "name")]
         fields = {name: getattr(thing, name) for name in own}  # Linen keeps some fields out of `vars`
         return {"type": name, **{k: describe(v) for k, v in fields.items()}}
+    if isinstance(thing, types.FunctionType):
+        if KNOWN.get(thing.__name__) is not thing:
+            raise Refused(f"a checkpoint names functions that are registered; write register({thing.__name__}) before")
+        return {"function": thing.__name__}
     if isinstance(thing, list | tuple):
         return [describe(v) for v in thing]
     if thing is None or isinstance(thing, bool | int | float | str):
@@ -72,18 +85,35 @@ def build(description: Any) -> Any:
     """What `describe` described."""
     if isinstance(description, Mapping):
         fields = dict(description)
-        cls = KNOWN.get(fields.pop("type", None))
+        name = str(fields.pop("type", None) or fields.get("function"))
+        cls = KNOWN.get(name)
         if cls is None:
-            raise Refused(f"unknown type {description.get('type')!r}; this version knows {', '.join(KNOWN)}")
+            raise Refused(f"unknown type {name!r}; known are {', '.join(KNOWN)}: write register({name}) for your own")
+        if "function" in description:
+            return cls
         return cls(**{k: build(v) for k, v in fields.items()})
     return tuple(build(v) for v in description) if isinstance(description, list) else description
 
 
-def config(network: Any, domain: Domain, parameterization: Any = None, *, process: Any = None, **training: Any) -> dict:
-    """The configuration of a checkpoint: a denoiser if it has a parameterization or a process, else a classifier."""
+def config(
+    network: Any,
+    domain: Domain | None,
+    parameterization: Any = None,
+    *,
+    process: Any = None,
+    batched: bool | None = False,
+    options: Mapping[str, Any] | None = None,
+    **training: Any,
+) -> dict:
+    """The configuration of a checkpoint: a denoiser if it has a parameterization or a process, else a classifier.
+
+    `batched` is that of `Network`, `options` what every call of the network is given besides.
+    """
     return {
         "format": FORMAT,
         "network": describe(network),
+        "batched": batched,
+        "options": {k: describe(v) for k, v in (options or {}).items()},
         "domain": describe(domain),
         "parameterization": describe(parameterization),
         "process": describe(process),
@@ -105,7 +135,7 @@ def difference(a: Any, b: Any, path: str = "") -> str | None:
 def today(found: dict) -> dict:
     """A configuration as this version would write it: fields newer than the checkpoint have their defaults."""
     parts = {k: describe(build(found.get(k))) for k in ("network", "domain", "parameterization", "process")}
-    return {**found, **json.loads(json.dumps(parts))}
+    return {"batched": False, "options": {}, **found, **json.loads(json.dumps(parts))}
 
 
 def read_config(directory: str | Path) -> dict:

@@ -1,15 +1,17 @@
-"""From a checkpoint to the denoiser, classifier or judge that it holds."""
+"""From a checkpoint to the denoiser, classifier or judge that it holds, and back."""
 
 import dataclasses
+import types
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 
-from guidance_jax.checkpoints.config import build, read_config
-from guidance_jax.checkpoints.store import read_params
+from guidance_jax.checkpoints.config import build, config, read_config
+from guidance_jax.checkpoints.store import read_params, save_params
 from guidance_jax.core import Refused
-from guidance_jax.discrete.network import HiddenNetwork
+from guidance_jax.discrete.network import HiddenNetwork, TokenNetwork
+from guidance_jax.models.constructors import Call
 from guidance_jax.models.network import Network, NoisyClassifier
 from guidance_jax.networks.judge import Judge, TrainedJudge
 from guidance_jax.networks.sequence_models import language_model, prefix_classifier, token_classifier, token_model
@@ -17,15 +19,15 @@ from guidance_jax.networks.transformer import GPT2, Transformer
 from guidance_jax.text.language_model import LanguageModel
 from guidance_jax.text.prefix import PrefixClassifier
 
-T = TypeVar("T", Network, NoisyClassifier, TrainedJudge, HiddenNetwork, LanguageModel, PrefixClassifier)
+T = TypeVar("T", Network, NoisyClassifier, TrainedJudge, TokenNetwork, HiddenNetwork, LanguageModel, PrefixClassifier)
 
 
-def load(directory: str | Path, kind: type[T], dtype: str | None = None, remat: bool = False) -> T:
-    """The `kind` of network in a checkpoint, with its EMA parameters, its parameterization and its domain.
+def load(directory: str | Path, kind: type[T] | None = None, dtype: str | None = None, remat: bool = False) -> T:
+    """The network in a checkpoint, with its EMA parameters, its parameterization and its domain.
 
     Args:
-      directory: written by training, `save_params` or `guidance_jax convert`, on any number of devices.
-      kind: what to expect, `Network` or `NoisyClassifier` for example.
+      directory: written by training, `save`, `save_params` or `guidance-jax convert`, on any number of devices.
+      kind: what to expect, `Network` or `NoisyClassifier` for example; None takes whatever is there.
       dtype: the type in which the network computes, such as "bfloat16"; parameters and guidance stay float32.
       remat: compute residual blocks again in gradients through the network, which then need less memory.
 
@@ -36,7 +38,8 @@ def load(directory: str | Path, kind: type[T], dtype: str | None = None, remat: 
     network, domain = build(found["network"]), build(found["domain"])
     changes = ({"dtype": jax.numpy.dtype(dtype)} if dtype else {}) | ({"remat": True} if remat else {})
     for field in changes:
-        if field not in {f.name for f in dataclasses.fields(network)}:
+        choices = {f.name for f in dataclasses.fields(network)} if dataclasses.is_dataclass(network) else set()
+        if field not in choices:
             raise Refused(f"{directory} holds a {type(network).__name__}, which has no choice of {field}")
     network = dataclasses.replace(network, **changes) if changes else network
     params = jax.tree.map(jax.numpy.asarray, read_params(directory))
@@ -53,11 +56,54 @@ def load(directory: str | Path, kind: type[T], dtype: str | None = None, remat: 
         own = process is None
         loaded = token_classifier(network, params, domain) if own else token_model(network, params, process, domain)
     elif found["parameterization"] is None:
-        loaded = NoisyClassifier(params, network.apply, domain)
+        loaded = NoisyClassifier(params, apply_of(network, found), domain, found.get("batched", False))
+    elif process is not None:
+        loaded = TokenNetwork(params, apply_of(network, found), process, domain, found.get("batched", False))
     else:
-        loaded = Network(params, network.apply, build(found["parameterization"]), domain)
-    if not isinstance(loaded, kind):
+        parameterization = build(found["parameterization"])
+        loaded = Network(
+            params, apply_of(network, found), parameterization, domain, batched=found.get("batched", False)
+        )
+    if kind is not None and not isinstance(loaded, kind):
         raise Refused(
             f"{directory} holds a {type(loaded).__name__}, expected a {kind.__name__}; pass the folder of that"
         )
     return loaded
+
+
+def apply_of(network: Any, found: dict) -> Any:
+    """The function that a configuration's network is called by: a module's `apply`, or the function itself."""
+    bare = network if isinstance(network, types.FunctionType) else network.apply
+    options = {k: build(v) for k, v in found.get("options", {}).items()}
+    return Call(bare, tuple(sorted(options.items()))) if options else bare
+
+
+def save(directory: str | Path, network: Any) -> None:
+    """Write a network with all that it says of itself, as an orbax checkpoint that `load` reads.
+
+    Args:
+      directory: a new folder.
+      network: made from a Linen module or a function that checkpoints know; `register` makes yours known.
+
+    Raises:
+      Refused: a network of another kind, such as one of NNX or Equinox, whose structure is code; a class or function
+        that is not registered; a folder of something else; a disk that is full.
+    """
+    if not isinstance(network, Network | NoisyClassifier | TokenNetwork):
+        raise Refused(f"save writes a Network, NoisyClassifier or TokenNetwork, got {type(network).__name__}")
+    apply: Any = network.apply
+    options = dict(apply.options) if isinstance(apply, Call) else {}
+    apply = apply.apply if isinstance(apply, Call) else apply
+    # a Linen module's `apply` is a method of it
+    known = apply.__self__ if isinstance(apply, types.MethodType) else apply
+    if not isinstance(known, types.FunctionType) and not dataclasses.is_dataclass(known):
+        raise Refused(f"a checkpoint names a Linen module or a registered function, got {type(known).__name__}")
+    setup = config(
+        known,
+        network.domain,
+        network.parameterization if isinstance(network, Network) else None,
+        process=network.process if isinstance(network, TokenNetwork) else None,
+        batched=network.batched,
+        options=options,
+    )
+    save_params(directory, network.params, setup)

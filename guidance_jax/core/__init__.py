@@ -32,7 +32,7 @@ from guidance_jax.core.contracts import (
 )
 from guidance_jax.core.distributions import Categorical, Distribution, Normal
 from guidance_jax.core.levels import Level, Refused, check_levels, fresh_share, posterior_variance
-from guidance_jax.core.pytrees import concrete, converted, function, pytree, static
+from guidance_jax.core.pytrees import Rows, concrete, converted, function, pytree, rows, static
 from guidance_jax.core.spaces import GaussianDiffusion, Prediction, Space
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "Normal",
     "Prediction",
     "Refused",
+    "Rows",
     "Solver",
     "Space",
     "Stochastic",
@@ -72,6 +73,7 @@ __all__ = [
     "posterior_variance",
     "pytree",
     "quotient",
+    "rows",
     "scalar",
     "static",
 ]

@@ -48,6 +48,19 @@ def pytree(cls: type[T]) -> type[T]:
     return jax.tree_util.register_dataclass(dataclasses.dataclass(frozen=True, eq=False, repr=plain)(cls))
 
 
+class Rows:
+    """A pytree whose arrays have one row per sample: those who run many samples at once hand each its own."""
+
+
+def rows(tree: Any) -> Any:
+    """For `jax.vmap`: 0 where the arrays of `tree` have one row per sample, None where all samples share them."""
+
+    def axes(node):
+        return jax.tree.map(lambda _: 0, node) if isinstance(node, Rows) else None
+
+    return jax.tree.map(axes, tree, is_leaf=lambda node: isinstance(node, Rows))
+
+
 def function(f: Any) -> Any:
     """The callable `f` as a pytree: a bound method with the numbers of its object as leaves, a plain one without any.
 

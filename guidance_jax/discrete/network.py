@@ -6,6 +6,7 @@ from typing import Any
 from guidance_jax.core import Denoiser, HiddenStates, Refused, log_softmax, pytree, static
 from guidance_jax.discrete.prediction import TokenPrediction
 from guidance_jax.discrete.process import Process
+from guidance_jax.models.batching import called
 from guidance_jax.models.domain import Domain, network_condition
 from guidance_jax.models.network import Parametrized
 
@@ -38,13 +39,14 @@ class TokenModel(Parametrized, Denoiser):
 
 @pytree
 class TokenNetwork(TokenModel):
-    """A token denoiser from a pure function `apply(params, x, t, cond) -> logits (L, V)`, written for one sequence.
+    """A token denoiser from a pure function `apply(params, x, t, cond) -> logits (L, V)`, of one sequence or a batch.
 
     Attributes:
       params: a pytree of arrays.
       apply: the function; x (L,) integers of the states of the process, t the clock of the schedule.
       process: `Absorbing(V)` or `Uniform(V)`.
       domain: what it was trained for; without one, nothing is checked.
+      batched: as in `Network`.
 
     Raises:
       Refused: logits of another shape; samples, labels or levels that `domain` does not allow.
@@ -54,9 +56,10 @@ class TokenNetwork(TokenModel):
     apply: Callable = static()
     process: Process = static()
     domain: Domain | None = static(default=None)
+    batched: bool | None = static(default=None)
 
     def logits(self, x, level, cond):
-        return self.apply(self.params, x, level.t, network_condition(self.domain, cond))
+        return called(self.apply, self.batched, self.params, x, level.t, network_condition(self.domain, cond))
 
 
 @pytree

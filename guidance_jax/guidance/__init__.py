@@ -24,7 +24,7 @@ from guidance_jax.guidance.pigdm import PiGDM
 from guidance_jax.guidance.reconstruction import Reconstruction
 from guidance_jax.guidance.rescale import Rescale
 from guidance_jax.guidance.reuse import Reuse
-from guidance_jax.guidance.scales import PerClass, Ramp, Scale, Window
+from guidance_jax.guidance.scales import PerClass, PerSample, Ramp, Scale, Window
 from guidance_jax.guidance.tcfg import TCFG
 from guidance_jax.guidance.tempered import Tempered
 from guidance_jax.guidance.tfg import TFG
@@ -54,6 +54,7 @@ __all__ = [
     "MMPS",
     "MPGD",
     "PerClass",
+    "PerSample",
     "Perturbation",
     "Perturbed",
     "PiGDM",

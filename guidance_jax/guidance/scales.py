@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.core import Level, Refused, concrete, pytree
+from guidance_jax.core import Level, Refused, Rows, concrete, pytree
 
 
 class Scale:
@@ -41,7 +41,7 @@ def strength(scale: Any, level: Level, cond: Any, off: float, shape: tuple[int, 
     if jnp.shape(value) != shape:
         raise Refused(
             f"the strength of guidance is {'one number' if shape == () else f'of shape {shape}'} for one sample, got "
-            f"shape {jnp.shape(value)}; one per class is PerClass(table), several are a jax.vmap over them"
+            f"shape {jnp.shape(value)}; one per class is PerClass(table), one per sample PerSample(scales)"
         )
     return value
 
@@ -118,6 +118,20 @@ class Ramp(Scale):
     def strength(self, level, cond, off):
         rise = (self.power + 1) * (level.alpha / (level.alpha + level.sigma)) ** self.power
         return off + (strength(self.scale, level, cond, off) - off) * rise
+
+
+@pytree
+class PerSample(Scale, Rows):
+    """One strength for each sample of `generate`, `generate_on` or `populations`: sample i is guided at `scales[i]`.
+
+    Attributes:
+      scales: (n,), one number per key. Inside `sample`, and for functions of one sample, one number.
+    """
+
+    scales: Any
+
+    def strength(self, level, cond, off):
+        return self.scales
 
 
 @pytree

@@ -2,7 +2,9 @@
 
 from guidance_jax.models import parameterizations
 from guidance_jax.models.adapters import Conditioned, Microbatched, OnSchedule, Unconditional
+from guidance_jax.models.constructors import from_equinox, from_linen, from_nnx, from_velocity
 from guidance_jax.models.domain import Domain
+from guidance_jax.models.export import as_function
 from guidance_jax.models.network import Function, Network, NoisyClassifier
 
 __all__ = [
@@ -14,5 +16,10 @@ __all__ = [
     "NoisyClassifier",
     "OnSchedule",
     "Unconditional",
+    "as_function",
+    "from_equinox",
+    "from_linen",
+    "from_nnx",
+    "from_velocity",
     "parameterizations",
 ]

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax._typing import Array, Float
-from guidance_jax.core import Denoiser, Guide, Level, converted, function, log_softmax, pytree, static
+from guidance_jax.core import Denoiser, Guide, Level, Refused, converted, function, log_softmax, pytree, static
 from guidance_jax.models import parameterizations
+from guidance_jax.models.batching import called
 from guidance_jax.models.domain import Domain, network_condition
 from guidance_jax.models.parameterizations import Parameterization
 
@@ -20,6 +21,7 @@ class Parametrized:
     params: Any
     domain: Any
     functions: ClassVar[tuple[str, ...]] = ("apply",)
+    batched: bool | None = False
 
     def __repr__(self):
         size = sum(np.size(a) for a in jax.tree.leaves(self.params))
@@ -28,7 +30,7 @@ class Parametrized:
 
 @pytree
 class Network(Parametrized, Denoiser):
-    """A denoiser from a pure function `apply(params, x, t, cond) -> output`, written for one sample.
+    """A denoiser from a pure function `apply(params, x, t, cond) -> output`, of one sample or of a batch.
 
     A domain without classes keeps `cond` from the network, so that an unconditional model can stand beside a
     classifier that needs the label. One network call.
@@ -41,9 +43,12 @@ class Network(Parametrized, Denoiser):
       parameterization: what the output means, see `guidance_jax.parameterizations`.
       domain: what it was trained for; without one, nothing is checked.
       perturbation: what `perturbed` sets, given to `apply` as the argument of that name; None to give none.
+      batched: True if `apply` takes a batch axis in front of x, t and cond, as most networks do: it is given batches of
+        one, which the loop joins again. None: for one sample, refused where a batch axis would change the numbers.
 
     Raises:
-      Refused: samples, labels or levels that `domain` does not allow.
+      Refused: samples, labels or levels that `domain` does not allow; an output of another shape than x; a network that
+        is written for batches and does not say so, or the reverse.
     """
 
     params: Any
@@ -51,13 +56,20 @@ class Network(Parametrized, Denoiser):
     parameterization: Parameterization = static(default=parameterizations.eps)
     domain: Domain | None = static(default=None)
     perturbation: Any = None
+    batched: bool | None = static(default=None)
 
     def __call__(self, x, level, cond, state, key):
         if self.domain is not None:
             self.domain.check_shape(x.shape)
         cond = network_condition(self.domain, cond)
         options = {} if self.perturbation is None else {"perturbation": self.perturbation}
-        output = self.apply(self.params, *self.parameterization.inputs(x, level), cond, **options)
+        inputs = *self.parameterization.inputs(x, level), cond
+        output = called(self.apply, self.batched, self.params, *inputs, **options)
+        if jnp.shape(output)[:-1] != x.shape[:-1] or jnp.ndim(output) != x.ndim:
+            raise Refused(
+                f"of a sample of shape {x.shape} the network made one of shape {jnp.shape(output)}; its output has the "
+                "shape of its input, or more channels"
+            )
         return self.parameterization.predict(output.astype(x.dtype), x, level), state
 
 
@@ -79,24 +91,29 @@ class Function(Denoiser):
 
 @pytree
 class NoisyClassifier(Parametrized, Guide):
-    """log p(y | x_t) from a pure function `apply(params, x, t) -> logits (num_classes,)`, written for one sample.
+    """log p(y | x_t) from a pure function `apply(params, x, t) -> logits (num_classes,)`, of one sample or of a batch.
 
     Attributes:
       params: a pytree of arrays.
       apply: the function; for tokens it takes integers (L,) and, for `TAG`, one-hot vectors (L, states).
       domain: what it was trained for; without one, nothing is checked.
+      batched: as in `Network`.
 
     Raises:
-      Refused: samples, labels or levels that `domain` does not allow.
+      Refused: samples, labels or levels that `domain` does not allow; logits that are no vector.
     """
 
     params: Any
     apply: Callable = static()
     domain: Domain | None = static(default=None)
+    batched: bool | None = static(default=None)
 
     def logits(self, x: Any, level: Level) -> Float[Array, " classes"]:
         """Unnormalised log p(. | x_t)."""
-        return self.apply(self.params, x, level.t)
+        logits = called(self.apply, self.batched, self.params, x, level.t)
+        if jnp.ndim(logits) != 1:
+            raise Refused(f"a classifier gives a vector of logits for one sample, got shape {jnp.shape(logits)}")
+        return logits
 
     def log_prob(self, x: Any, level: Level, cond: Any) -> Float[Array, ""]:
         """log p(cond | x_t), in nats, float32 or better whatever the network's type."""

@@ -51,7 +51,7 @@ def _classify(network, params, x, t):
 
 def token_classifier(network: Transformer, params: Any, domain: Domain | None = None) -> NoisyClassifier:
     """A `Transformer` with `values` classes as a classifier of corrupted tokens, or of one-hot vectors."""
-    return NoisyClassifier(params, Partial(_classify, network), domain)
+    return NoisyClassifier(params, Partial(_classify, network), domain, batched=False)
 
 
 def embedding_model(network: Transformer, params: Any, table: Any, domain: Domain | None = None) -> EmbeddingNetwork:

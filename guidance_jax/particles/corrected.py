@@ -16,9 +16,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.core import Move, Refused, concrete, float_type, pytree
+from guidance_jax.core import Move, Refused, float_type, pytree
 from guidance_jax.guidance.base import Contrast, only_guided
-from guidance_jax.guidance.scales import Scale, strength
+from guidance_jax.guidance.scales import PerSample, Scale, strength
 from guidance_jax.kernels.reverse import Step
 
 
@@ -65,10 +65,11 @@ class Corrected(Step, Move):
                 f"Corrected takes guidance that aims at a power of two densities, got {name}; use CFG, Classifier, "
                 "Autoguidance, Tempered, PredictorGuidance or FUDGE"
             )
-        if isinstance(guidance.scale, Scale) or callable(guidance.scale):
+        changes = isinstance(guidance.scale, Scale) and not isinstance(guidance.scale, PerSample)
+        if changes or callable(guidance.scale):
             raise Refused(f"Corrected aims at one power, got a scale of {name} that changes; write a number")
-        if concrete(guidance.scale) and np.ndim(guidance.scale) != 0:
-            raise Refused(f"Corrected aims at one power, got scales of shape {np.shape(guidance.scale)}; use jax.vmap")
+        if not isinstance(guidance.scale, PerSample) and np.ndim(guidance.scale) != 0:
+            raise Refused(f"Corrected aims at one power, got scales of shape {np.shape(guidance.scale)}; use PerSample")
         super().check(levels, shape, cond)
 
     def init(self, x):
@@ -84,7 +85,7 @@ class Corrected(Step, Move):
     def propose(self, found, t, s, cond, key):
         *preds, state = found
         q, strong, weak = (self.solver.transition(pred, t, s) for pred in preds)
-        x, scale = q.draw(key), self.model.scale
+        x, scale = q.draw(key), strength(self.model.scale, t, cond, off=1.0)
         gain = times(scale, strong.log_prob(x)) + times(1 - scale, weak.log_prob(x)) - q.log_prob(x)
         return x, state, gain
 

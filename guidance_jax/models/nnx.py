@@ -10,9 +10,11 @@ def functional(module: nnx.Module) -> tuple[Callable, Any]:
     """Split an NNX module into `apply(params, *args)` and `params`, a nested dict of arrays.
 
     `apply` copies the module on every call, so that its variables may be used under `jax.grad` and `lax.scan`; what a
-    call changes in the module (dropout counters, batch statistics) is not kept: set it to evaluation first.
+    call changes in the module is not kept. It is a copy in evaluation mode: no dropout, stored batch statistics.
     """
-    graph, state = nnx.split(module)
+    copy = nnx.clone(module)
+    copy.eval()
+    graph, state = nnx.split(copy)
 
     def apply(params, *args, **kwargs):
         new = nnx.State(state)

@@ -1,0 +1,158 @@
+"""One line from a trained module of any library to a `Network`: Linen, NNX, Equinox, or a plain velocity field."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from guidance_jax.core import Refused
+from guidance_jax.models import parameterizations
+from guidance_jax.models.domain import Domain
+from guidance_jax.models.network import Network
+from guidance_jax.models.parameterizations import Parameterization
+from guidance_jax.schedules import RectifiedFlow
+
+
+@dataclass(frozen=True)
+class Call:
+    """`apply(params, x, t, cond, **options)`, without the condition where there is none; equal if its parts are."""
+
+    apply: Callable
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def __call__(self, params, x, t, cond, **more):
+        inputs = (x, t) if cond is None else (x, t, cond)
+        return self.apply(params, *inputs, **dict(self.options), **more)
+
+
+def call(apply: Callable, options: dict[str, Any]) -> Call:
+    """A `Call` with `options` in an order that makes it equal to any other with the same."""
+    return Call(apply, tuple(sorted(options.items())))
+
+
+def from_linen(
+    module: Any,
+    variables: Any,
+    parameterization: Parameterization = parameterizations.eps,
+    domain: Domain | None = None,
+    *,
+    batched: bool | None = True,
+    **options: Any,
+) -> Network:
+    """A Flax Linen module, called as `module.apply(variables, x, t, cond, **options)`, as a `Network`.
+
+    Args:
+      module: the module.
+      variables: what `init` returned or training made of it: `{"params": ..., "batch_stats": ...}`.
+      parameterization, domain: as in `Network`.
+      batched: True for a module of batches, as most Linen modules are.
+      options: passed to every call, for example `train=False` or `deterministic=True`.
+    """
+    return Network(variables, call(module.apply, options), parameterization, domain, None, batched)
+
+
+def from_nnx(
+    module: Any,
+    parameterization: Parameterization = parameterizations.eps,
+    domain: Domain | None = None,
+    *,
+    batched: bool | None = True,
+    **options: Any,
+) -> Network:
+    """A Flax NNX module, called as `module(x, t, cond, **options)` in evaluation mode, as a `Network`.
+
+    The module is left as it is: a copy is set to evaluation (dropout off, batch statistics used, not updated).
+
+    Args:
+      module: the module, with its trained variables.
+      parameterization, domain, batched, options: as in `from_linen`.
+    """
+    from guidance_jax.models.nnx import functional
+
+    apply, params = functional(module)
+    return Network(params, call(apply, options), parameterization, domain, None, batched)
+
+
+def from_equinox(
+    module: Any,
+    parameterization: Parameterization = parameterizations.eps,
+    domain: Domain | None = None,
+    *,
+    batched: bool | None = False,
+    **options: Any,
+) -> Network:
+    """An Equinox module, or any callable pytree, called as `module(x, t, cond, **options)`, as a `Network`.
+
+    Its arrays are the parameters, everything else is part of the program. Equinox modules are written for one sample.
+    Set it to inference first: `eqx.nn.inference_mode(module)`.
+
+    Args:
+      module: the module, with its trained arrays.
+      parameterization, domain, options: as in `from_linen`.
+      batched: False for a module of one sample, as most Equinox modules are.
+    """
+    leaves, tree = jax.tree.flatten(module)
+    arrays = [leaf if isinstance(leaf, jax.Array | np.ndarray) else None for leaf in leaves]
+    if not any(array is not None for array in arrays):
+        raise Refused(f"{type(module).__name__} holds no arrays: it is no trained module; write Network(params, apply)")
+    rest = tuple(leaf if array is None else None for leaf, array in zip(leaves, arrays, strict=True))
+    return Network(arrays, call(Rebuilt(tree, rest), options), parameterization, domain, None, batched)
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """A callable pytree as a function of its arrays, a list with None where the leaf is in `rest`."""
+
+    tree: Any
+    rest: tuple[Any, ...]
+
+    def __call__(self, arrays, *inputs, **options):
+        leaves = [own if array is None else array for array, own in zip(arrays, self.rest, strict=True)]
+        return jax.tree.unflatten(self.tree, leaves)(*inputs, **options)
+
+
+def from_velocity(
+    v: Callable,
+    domain: Domain | None = None,
+    *,
+    params: Any = (),
+    data_at: int,
+    batched: bool | None = None,
+) -> Network:
+    """A flow-matching velocity field as a `Network` on `RectifiedFlow`, whose clock is 0 at the data.
+
+        data_at=0:  x_t = (1 - t) x0 + t eps, v = eps - x0, as here, in SD3 and FLUX
+        data_at=1:  x_t = (1 - t) eps + t x0, v = x0 - eps, as in Lipman et al. 2023 (arXiv 2210.02747)
+
+    Args:
+      v: v(t, x, cond), or v(params, t, x, cond) where `params` are given; of one sample, or of batches.
+      domain: as in `Network`; its schedule is `RectifiedFlow()`.
+      params: a pytree of arrays; a function that closes over its weights has them compiled in.
+      data_at: the time, 0 or 1, at which x is data. No function tells: it must be said.
+      batched: as in `Network`; None is told apart where it matters.
+
+    Raises:
+      Refused: another `data_at`, or a domain with another schedule.
+    """
+    if data_at not in (0, 1):
+        raise Refused(f"the clock of a velocity field is 0 or 1 at the data, got data_at={data_at}; write data_at=1")
+    if domain is not None and domain.schedule not in (None, RectifiedFlow()):
+        raise Refused(f"a velocity field lives on RectifiedFlow(), got a domain on {domain.schedule}; name that one")
+    field = Field(v, isinstance(params, tuple) and not params, bool(data_at))
+    return Network(params, field, parameterizations.velocity, domain, None, batched)
+
+
+@dataclass(frozen=True)
+class Field:
+    """`apply(params, x, t, cond)` of a velocity field v, turned round if its clock is 1 at the data."""
+
+    v: Callable
+    bare: bool
+    reverse: bool
+
+    def __call__(self, params, x, t, cond):
+        inputs = (1 - t, x, cond) if self.reverse else (t, x, cond)
+        found = self.v(*inputs) if self.bare else self.v(params, *inputs)
+        return -found if self.reverse else found

@@ -1,0 +1,75 @@
+"""The way back: a denoiser, guided or not, as a plain function for somebody else's sampler or ODE solver."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import Denoiser, GaussianDiffusion, Level, Refused, need
+from guidance_jax.schedules import DDPM, RectifiedFlow, Schedule
+
+
+def as_function(
+    denoiser: Any,
+    schedule: Schedule,
+    output: str = "velocity",
+    *,
+    data_at: int = 0,
+    batched: bool = True,
+) -> Callable[[Any, Any, Any], Any]:
+    """f(x, t, cond) -> what `output` names, from any denoiser without memory.
+
+        velocity   dx/dt = alpha'(t) x0 + sigma'(t) eps, the probability-flow ODE on the schedule's clock; eps - x0 on
+                   `RectifiedFlow`
+        score      -eps / sigma = grad log p(x_t)
+        x0, eps    the prediction itself
+
+    With diffrax: `ODETerm(lambda t, x, cond: f(x, t, cond))`.
+
+    Args:
+      denoiser: a model or a guided model.
+      schedule: whose clock t is.
+      output: what f gives.
+      data_at: 0, or 1 for the clock of other flow libraries (RectifiedFlow alone): t is turned round, and the velocity
+        with it.
+      batched: whether x (B, ...) and cond (B, ...) carry a batch axis; t is one number or (B,).
+
+    Returns:
+      A pure function, to be jitted by its user.
+
+    Raises:
+      Refused: a denoiser that remembers (its steps are no function of x and t), that is not of Gaussian diffusion, an
+        `output` of another name, a clock that cannot be turned round, a discrete schedule's velocity.
+    """
+    need("as_function", denoiser, Denoiser, "the denoiser")
+    if not isinstance(denoiser.space, GaussianDiffusion):
+        raise Refused(f"as_function is for Gaussian diffusion, got a denoiser of {denoiser.space}; sample it here")
+    if output not in ("velocity", "score", "x0", "eps"):
+        raise Refused(f"output is velocity, score, x0 or eps, got {output!r}")
+    if data_at not in (0, 1) or (data_at == 1 and schedule != RectifiedFlow()):
+        raise Refused(f"data_at is 0, or 1 on RectifiedFlow(), got {data_at} on {schedule}")
+    if output == "velocity" and isinstance(schedule, DDPM):
+        raise Refused(f"{schedule} has timesteps, no continuous clock to take a velocity on; export eps")
+
+    def one(x, t, cond):
+        t = jnp.asarray(t, jnp.result_type(float))
+        level, rates = jax.jvp(schedule, (1 - t if data_at else t,), (jnp.ones_like(t),))
+        state = denoiser.init(x)
+        if jax.tree.leaves(state):
+            raise Refused(f"{type(denoiser).__name__} remembers from step to step; sample it here, with generate")
+        level = Level(*(jnp.asarray(a, x.dtype) for a in level))
+        pred, _ = denoiser(x, level, cond, state, jax.random.key(0))
+        if output == "velocity":
+            found = rates.alpha.astype(x.dtype) * pred.x0 + rates.sigma.astype(x.dtype) * pred.eps
+            return -found if data_at else found
+        return {"score": -pred.eps / level.sigma, "x0": pred.x0, "eps": pred.eps}[output]
+
+    def single(x, t, cond=None):
+        return one(jnp.asarray(x), t, cond)
+
+    def many(x, t, cond=None):
+        x = jnp.asarray(x)
+        return jax.vmap(one, in_axes=(0, 0 if jnp.ndim(t) else None, None if cond is None else 0))(x, t, cond)
+
+    return many if batched else single
