@@ -11,7 +11,7 @@
 What everyone needs is here; the rest is one word further:
 
     schedules  parameterizations  models  solvers  guidance  operators  kernels  particles  resampling
-    discrete  text  embeddings  oracles  diagnostics         and `core`, for methods of your own
+    discrete  text  embeddings  oracles  diagnostics  examples         and `core`, for methods of your own
 """
 
 from guidance_jax import (
@@ -19,6 +19,7 @@ from guidance_jax import (
     diagnostics,
     discrete,
     embeddings,
+    examples,
     guidance,
     kernels,
     models,
@@ -75,6 +76,7 @@ __all__ = [
     "diagnostics",
     "discrete",
     "embeddings",
+    "examples",
     "guidance",
     "kernels",
     "models",

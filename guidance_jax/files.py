@@ -10,6 +10,8 @@ from typing import Any
 from guidance_jax.core import Refused
 
 PART = ".part-"  # files that are being written
+UMASK = os.umask(0)  # it can only be read by setting it
+os.umask(UMASK)
 
 
 def write_whole(path: Path, fill: Callable[[Any], Any]) -> None:
@@ -28,7 +30,25 @@ def write_whole(path: Path, fill: Callable[[Any], Any]) -> None:
             except BaseException:
                 os.unlink(file.name)
                 raise
+        os.chmod(file.name, 0o666 & ~UMASK)
         os.replace(file.name, path)
     except OSError as error:
-        what = "the disk is full" if error.errno == errno.ENOSPC else f"it cannot be written ({error.strerror})"
-        raise Refused(f"{path}: {what}; what is written already is kept; start again when it is mended") from None
+        raise Refused(f"{path}: {reason(error)}; no part of it was written: mend that and start again") from None
+
+
+def reason(error: OSError) -> str:
+    """In words: why something cannot be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "the disk is full" if full else f"it cannot be written ({error.strerror or error})"
+
+
+def check_writable(path: Path) -> None:
+    """Raise `Refused` now, not after hours, if a file could not be written at `path`."""
+    try:
+        if path.is_dir():
+            raise Refused(f"{path} is a folder; give the name of a file in it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=PART):
+            pass
+    except OSError as error:
+        raise Refused(f"{path}: {reason(error)}; choose another place") from None

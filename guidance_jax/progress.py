@@ -1,6 +1,9 @@
-"""A progress bar with the time left, on standard error, where it is wanted."""
+"""A progress bar with the time left, on standard error, where it is wanted; lines now and then where nobody watches."""
 
 import sys
+import time
+
+EVERY = 15.0  # seconds between lines
 
 
 class Bar:
@@ -8,7 +11,10 @@ class Bar:
 
     def __init__(self, title: str | None, total: int, first: int, noun: str):
         self.bar = None
-        if title is not None:
+        self.lines = title is not None and not sys.stderr.isatty()
+        self.title, self.total, self.first, self.noun = title, total, first, noun
+        self.begin = self.last = time.monotonic()
+        if title is not None and not self.lines:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -26,6 +32,15 @@ class Bar:
         """Move to `done` and show `value`."""
         if self.bar is not None:
             self.bar.update(self.task, completed=done, value=f"{value:.4g}")
+        now = time.monotonic()
+        if self.lines and (now - self.last > EVERY or done >= self.total):
+            self.last = now
+            left = (now - self.begin) / max(done - self.first, 1) * (self.total - done)
+            print(
+                f"{self.title} {done}/{self.total}, {self.noun} {value:.4g}, {left:.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def __exit__(self, *_):
         if self.bar is not None:

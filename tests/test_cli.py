@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from guidance_jax.app import cli
+from guidance_jax.app import cli, parts
 from guidance_jax.datasets import splice
 
 
@@ -68,7 +68,8 @@ def test_train_sample_evaluate(run):
     trained = run("train", "--out", "models", *sizes)
     assert trained.returncode == 0, trained.stderr
     assert "Noisy classifier, held out" in trained.stdout
-    assert {p.name for p in (run.folder / "models").iterdir()} == {"denoiser", "classifier", "judge"}
+    assert {p.name for p in (run.folder / "models").iterdir()} == {"denoiser", "classifier", "judge", "data.json"}
+    assert {"progress.png", "loss.png"} < {p.name for p in (run.folder / "models" / "denoiser").iterdir()}
 
     common = ("sample", "--models", "models", "--n", 20, "--steps", 4)
     for options in (("--out", "a.npz", "--batch", 7), ("--out", "job", "--batch", 4, "--shard", 6)):
@@ -89,7 +90,7 @@ def test_train_sample_evaluate(run):
 
     for arguments, message in (
         (("train", "--out", "models", *sizes[:-1], 32), "batch: 16 there, 32 here"),
-        (("sample", "--models", "models", "--out", "c.npz", "--algorithm", "magic"), "got 'magic'"),
+        (("sample", "--models", "models", "--out", "c.npz", "--method", "magic"), "there is no method called 'magic'"),
         (("sample", "--models", "models", "--out", "c.npz", "--label", 12), "got 12"),
         (("sample", "--models", "models", "--out", "c.txt"), "write --out c.npz"),
         ((*common, "--out", "job", "--shard", 6, "--seed", 1), "another job (seed: 0 there, 1 here)"),
@@ -112,3 +113,183 @@ def test_missing_models_and_data_are_one_line(run):
         assert refused.returncode == 2
         assert message in refused.stderr
         assert len(refused.stderr.strip().splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A folder as `train` leaves it, of the digits that ship with the package and a judge of some seconds."""
+    from guidance_jax.app.data import remember
+    from guidance_jax.checkpoints.load import save
+    from guidance_jax.datasets.digits import digits
+    from guidance_jax.examples import digits as example
+    from guidance_jax.training.recipe import Recipe, train_judge
+
+    folder = tmp_path_factory.mktemp("models")
+    model, classifier = example()
+    save(folder / "denoiser", model)
+    save(folder / "classifier", classifier)
+    data = digits()
+    train_judge(folder / "judge", data.split()[0], Recipe(judge_steps=60))
+    remember(folder, "digits", 32, ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"))
+    return folder
+
+
+def test_methods_are_listed_from_the_classes_themselves(run):
+    """Each with its first sentence and its options; one alone with its whole documentation."""
+    listed = run("methods")
+    assert listed.returncode == 0
+    names = [name for name in parts.methods() if f"  {name}  " in listed.stdout]
+    assert names == [*parts.methods()]
+    assert len(names) >= 40
+    assert "radius=15.0" in listed.stdout
+    assert "Sadat" in run("methods", "apg").stdout
+    assert "did you mean" in run("methods", "afg").stderr
+
+
+def test_a_method_by_flags_and_by_file_draws_the_same(run, models):
+    common = ("sample", "--models", models, "--n", 3, "--out")
+    flags = ("--method", "cfg", "--set", "scale.name=Window", "--set", "scale.scale=3", "--set", "scale.lo=0.3")
+    flags += ("--set", "scale.hi=5", "--solver", "ddim", "--set", "solver.eta=0.5", "--steps", 3, "--label", "seven")
+    assert run(*common, "a.npz", *flags).returncode == 0
+    (run.folder / "ask.toml").write_text(
+        'steps = 3\nlabels = ["seven"]\n[method]\nname = "CFG"\n[method.scale]\nname = "Window"\nscale = 3.0\n'
+        'lo = 0.3\nhi = 5.0\n[solver]\nname = "DDIM"\neta = 0.5\n'
+    )
+    left = run(*common, "b.npz", "--config", "ask.toml")
+    assert left.returncode == 0, left.stderr
+    a, b = np.load(run.folder / "a.npz"), np.load(run.folder / "b.npz")
+    np.testing.assert_array_equal(a["arr_0"], b["arr_0"])
+    assert a["arr_1"].tolist() == [7, 7, 7]
+    assert (run.folder / "a.npz").stat().st_mode & 0o444 == 0o444 & ~os.umask(os.umask(0o22))
+
+
+def test_a_measurement_and_a_population(run, models):
+    np.save(run.folder / "y.npy", np.zeros((4, 4, 1), np.float32))
+    measured = ("--set", "measurement.operator.name=Downsample", "--set", "measurement.operator.factor=2")
+    measured += ("--set", "measurement.observed=y.npy", "--set", "measurement.std=0.1")
+    common = ("sample", "--models", models, "--n", 2, "--steps", 3, "--out")
+    assert run(*common, "a.npz", "--method", "MMPS", *measured).returncode == 0
+    left = run(*common, "b.npz", "--method", "Twisted", "--particles", 4, "--set", "smc.threshold=0.9")
+    assert left.returncode == 0, left.stderr
+    assert np.load(run.folder / "b.npz")["arr_0"].shape == (2, 8, 8, 1)
+
+
+WRONG = {
+    "an unknown method": (("--method", "CGF"), "did you mean CFG"),
+    "an unknown option": (("--method", "APG", "--set", "radus=3"), "did you mean radius? its options are inner, null"),
+    "an unknown solver": (("--solver", "DPM3"), "there is no solver called 'DPM3'; did you mean DPM2"),
+    "an unknown grid": (("--grid", "cosine"), "known are uniform, karras, log_snr_uniform"),
+    "an option of no grid": (("--grid", "karras", "--set", "grid.low=1"), "the grid karras has no options low"),
+    "an unknown class": (("--label", "sevn"), "did you mean seven?"),
+    "a class out of range": (("--label", "12"), "got 12"),
+    "no assignment": (("--set", "scale"), "write --set scale=2.0"),
+    "a value and a table": (("--set", "scale=1", "--set", "scale.name=Window"), "gives scale twice"),
+    "not a number": (("--scale", "nan"), "--scale is a finite number, got nan"),
+    "a strange type": (("--dtype", "foo"), "--dtype is float32, bfloat16 or float16, got 'foo'"),
+    "no measurement": (("--method", "MMPS"), "MMPS needs operator"),
+    "options of nothing": (("--method", "none", "--set", "scale=2"), "no guidance has no options"),
+    "particles of no population": (
+        ("--method", "CFG", "--set", "smc.threshold=1"),
+        "smc options are of particle methods",
+    ),
+    "a missing file": (("--config", "none.toml"), "cannot read none.toml"),
+    "a file that is no TOML": (("--config", "bad.toml"), "bad.toml is no TOML"),
+    "a wrong key": (("--config", "key.toml"), "a configuration has no key 'scael'; did you mean scale? its keys are"),
+    "a folder for a file": (("--out", "folder.npz"), "is a folder"),
+    "a file for a folder": (("--out", "plain"), "plain is a file"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_wrong_requests_are_one_line_and_cost_nothing(run, models, what):
+    flags, words = WRONG[what]
+    (run.folder / "bad.toml").write_text("method = [")
+    (run.folder / "key.toml").write_text("scael = 2.0")
+    (run.folder / "folder.npz").mkdir()
+    (run.folder / "plain").write_text("")
+    where = () if "--out" in flags else ("--out", "x.npz")
+    left = run("sample", "--models", models, "--n", 2, "--steps", 2, *where, *flags)
+    assert left.returncode == 2
+    assert words in left.stderr
+    assert len(left.stderr.strip().splitlines()) == 1
+    assert not (run.folder / "x.npz").exists()
+
+
+def test_wrong_training_is_one_line_and_leaves_nothing(run):
+    from PIL import Image
+
+    (run.folder / "photos" / "cat").mkdir(parents=True)
+    Image.new("RGB", (9, 9)).save(run.folder / "photos" / "cat" / "a.png")
+    (run.folder / "file").write_text("")
+    for flags, words in (
+        (("--width", 20), "widths are multiples of 8, got 20; write --width 16"),
+        (("--preset", "huge"), "--preset is one of quick, small, standard"),
+        (("--data", "photos"), "photos has one class, cat"),
+        (("--dtype", "foo"), "got 'foo'"),
+        (("--out", "file"), "file"),
+    ):
+        left = run("train", *(() if "--out" in flags else ("--out", "m")), *flags)
+        assert left.returncode == 2, words
+        assert words in left.stderr
+        assert len(left.stderr.strip().splitlines()) == 1
+    (run.folder / "photos" / "dog").mkdir()
+    (run.folder / "photos" / "dog" / "broken.png").write_text("no picture")
+    assert "broken.png" in run("train", "--out", "m", "--data", "photos").stderr
+    for steps in (0, -3):
+        assert run("train", "--out", "m", "--steps", steps).returncode == 2
+    assert "temporary" in run("train", "--out", "m", "--estimate").stdout
+
+
+def test_evaluate_takes_what_it_can_measure(run, models):
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 255, (20, 8, 8, 1)).astype(np.uint8), np.arange(20) % 10
+    for name, arrays, words in (
+        ("floats", (images / 127.5 - 1, labels), "evaluate takes uint8 NHWC images"),
+        ("range", (images, labels + 5), "labels go from 0 to 9, got 14"),
+        ("float labels", (images, labels / 2), "labels are integers, got float64"),
+        ("size", (np.zeros((20, 4, 4, 1), np.uint8), labels), "samples must be (n, 8, 8, 1)"),
+    ):
+        np.savez(run.folder / "s.npz", arr_0=arrays[0], arr_1=arrays[1])
+        left = run("evaluate", "--models", models, "--samples", "s.npz")
+        assert (left.returncode, len(left.stderr.strip().splitlines())) == (2, 1), name
+        assert words in left.stderr
+    np.savez(run.folder / "s.npz", arr_0=images, arr_1=labels)
+    left = run("evaluate", "--models", models, "--samples", "s.npz", "--out", "/proc/x/y.json")
+    assert left.returncode == 2
+    assert len(left.stderr.strip().splitlines()) == 1
+    assert run("evaluate", "--models", models, "--samples", "s.npz", "--out", "m.json").returncode == 0
+
+
+def test_a_full_disk_and_an_interruption_are_one_line(run, models, monkeypatch):
+    import errno
+
+    from guidance_jax import files
+    from guidance_jax.app import request
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    asked = ("sample", "--models", models, "--n", 2, "--steps", 2, "--method", "none", "--out", "x.npz")
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fsync", full)
+        left = run(*asked)
+    assert left.returncode == 2
+    assert left.stderr.strip().endswith("the disk is full; no part of it was written: mend that and start again")
+    assert [p.name for p in run.folder.iterdir() if p.name != "cache"] == []
+    with monkeypatch.context() as patch:
+        patch.setattr(request.Plan, "draw", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+        left = run(*asked)
+    assert left.returncode == 130
+    assert left.stderr.strip().splitlines() == [
+        "interrupted: what was saved is kept, and the same command goes on from there"
+    ]
+
+
+@pytest.mark.slow
+def test_every_method_for_images_is_compared_on_the_digits_in_one_run(run, models):
+    left = run("compare", "--models", models, "--out", "all", "--n", 6, "--steps", 3, "--particles", 4)
+    assert left.returncode == 0, left.stderr
+    rows = json.loads((run.folder / "all" / "comparison.json").read_text())["rows"]
+    assert [row["name"] for row in rows if row["refused"]] == []
+    assert len(rows) >= 35
+    assert (run.folder / "all" / "comparison.png").exists()

@@ -347,33 +347,37 @@ def test_openai_s_pair_is_converted_and_sampled_by_the_command_line(tmp_path):
     assert (
         run("convert", tmp_path / "guide.safetensors", "--out", models, *untold, "--old-attention-order").exit_code == 0
     )
-    for algorithm, more in (("mean", []), ("score", ["--microbatch", 2, "--remat"])):
-        out = tmp_path / f"{algorithm}.npz"
-        done = run("sample", "--models", models, "--out", out, "--n", 3, "--steps", 3, "--algorithm", algorithm, *more)
+    for method, more in (("MeanShift", []), ("Classifier", ["--microbatch", 2, "--remat"])):
+        out = tmp_path / f"{method}.npz"
+        asked = ("sample", "--models", models, "--out", out, "--n", 3, "--steps", 3, "--method", method, *more)
+        assert "MiB on a device" in run(*asked, "--estimate").output
+        done = run(*asked)
         assert done.exit_code == 0, done.output
-        assert "MiB on a device" in done.output
         with np.load(out) as file:
             assert file["arr_0"].shape == (3, 16, 16, 3)
         about = json.loads(out.with_suffix(".json").read_text())
-        assert about["calls"] == {"model": 3, "classifier gradient": 3}
-    refused = run("sample", "--models", models, "--out", tmp_path / "x.npz", "--algorithm", "cfg")
-    assert "cfg needs a model with a null label" in str(refused.exception)
-    refused = run("sample", "--models", models, "--out", tmp_path / "x.npz", "--algorithm", "plain", "--microbatch", 2)
+        assert about["method"] == {"name": method}
+    refused = run("sample", "--models", models, "--out", tmp_path / "x.npz", "--method", "cfg")
+    assert "CFG needs a model with a null label" in str(refused.exception)
+    refused = run("sample", "--models", models, "--out", tmp_path / "x.npz", "--method", "Recur", "--microbatch", 2)
     assert "--microbatch is of a classifier's gradient" in str(refused.exception)
+
+
+UNGUIDED = {"name": "none"}
 
 
 def test_edm_is_sampled_on_its_grid(tmp_path):
     """18 steps: from 80 to 0.002, then to 0 (Karras et al. 2022, eq. 5)."""
     save_file({k: np.ascontiguousarray(v) for k, v in edm_state().items()}, tmp_path / "edm.safetensors")
     converted(tmp_path / "edm.safetensors", tmp_path)
-    levels = Request(str(tmp_path), "plain", steps="18").plan(2).levels
+    levels = Request(str(tmp_path), UNGUIDED, steps="18").plan(2).levels
     np.testing.assert_allclose(levels.sigma[np.array([0, 9, 17, 18])], [80, 1.9233, 0.002, 0], rtol=1e-4)
     with pytest.raises(ValueError, match="--steps is a number"):
-        Request(str(tmp_path), "plain", steps="ddim25").plan(2)
+        Request(str(tmp_path), UNGUIDED, steps="ddim25").plan(2)
 
 
 def test_captions_are_for_generate(tmp_path):
     save_file(state(GLIDE_SHAPES["text"], 0.05), tmp_path / "glide.safetensors")
     converted(tmp_path / "glide.safetensors", tmp_path, known=KNOWN)
     with pytest.raises(ValueError, match="conditional on captions; pass tokens to generate"):
-        Request(str(tmp_path), "plain").plan(2)
+        Request(str(tmp_path), UNGUIDED).plan(2)

@@ -1,4 +1,4 @@
-"""Nothing public is missing from the tables of laws, the README or its docstring; the house keeps its layers."""
+"""Nothing public is missing from the tables of laws, the pages or its docstring; the house keeps its layers."""
 
 import ast
 import dataclasses
@@ -78,11 +78,11 @@ def test_every_method_is_paired_with_all_others():
     assert len(parts.METHODS) > 35
 
 
-def test_every_method_is_in_the_readme():
-    readme = (PACKAGE.parent / "README.md").read_text()
+def test_every_method_is_in_the_list_of_laws():
+    listed = (PACKAGE.parent / "docs" / "methods" / "index.md").read_text()
     methods = rows(table.GUIDANCE) | rows(table.SOLVERS) | rows(table.KERNELS) | rows(table.POPULATIONS)
     methods |= rows(token_table.ROWS)
-    assert [c.__name__ for c in methods if f"`{c.__name__}`" not in readme] == []
+    assert [c.__name__ for c in methods if f"`{c.__name__}`" not in listed] == []
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
@@ -197,7 +197,7 @@ def test_what_is_sniffed_is_little_and_has_its_reason_beside_it():
     assert [line for line in lines if "#" not in line] == []
 
 
-def test_the_readme_s_tables_are_the_results():
-    script = PACKAGE.parent / "benchmarks" / "readme.py"
+def test_the_tables_of_the_pages_are_the_results():
+    script = PACKAGE.parent / "benchmarks" / "tables.py"
     done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

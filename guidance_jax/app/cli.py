@@ -1,10 +1,14 @@
-"""`guidance-jax demo | train | convert | sample | evaluate`."""
+"""`guidance-jax demo | train | convert | methods | sample | compare | evaluate`."""
 
+import dataclasses
+import inspect
 import json
 import os
 import sys
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 from zipfile import BadZipFile
 
 try:
@@ -17,48 +21,71 @@ except ModuleNotFoundError:
 import jax
 import numpy as np
 
+from guidance_jax.app import parts
+from guidance_jax.app.compare import compared, every_method, halved, inverse, track, write
+from guidance_jax.app.data import classes_of, judged, read, remember
 from guidance_jax.app.demos.digits import demo as run_demo
-from guidance_jax.app.pictures import save_grid
-from guidance_jax.app.request import Request, schedule_of
+from guidance_jax.app.pictures import contact_sheet
+from guidance_jax.app.request import GRIDS, NONE, Request, read_config_file, schedule_of, take, type_named
+from guidance_jax.app.watch import drawn
 from guidance_jax.checkpoints.adm import Options
 from guidance_jax.checkpoints.convert import converted, schedule_named
-from guidance_jax.checkpoints.load import load
-from guidance_jax.core import Refused
-from guidance_jax.datasets.digits import digits
-from guidance_jax.datasets.idx import idx
-from guidance_jax.datasets.image_folder import image_folder
-from guidance_jax.datasets.images import Images, to_uint8
+from guidance_jax.core import Refused, Solver
+from guidance_jax.datasets.images import to_uint8
+from guidance_jax.files import check_writable, reason, write_whole
+from guidance_jax.guidance.operators import Operator
+from guidance_jax.guidance.scales import Scale
 from guidance_jax.jobs import Job, write_arrays
 from guidance_jax.metrics.calibration import by_level
 from guidance_jax.metrics.fidelity import Reference, measure_images, protocol
 from guidance_jax.metrics.inception import load_inception
 from guidance_jax.metrics.report import Report
-from guidance_jax.metrics.report import evaluate as measure
-from guidance_jax.networks.judge import TrainedJudge
 from guidance_jax.sample import keys
-from guidance_jax.sharding import generate_on, memory, sample_mesh
-from guidance_jax.training.recipe import Recipe
+from guidance_jax.sharding import memory, not_finite, sample_mesh
+from guidance_jax.training.recipe import PRESETS, Recipe, step_memory
 from guidance_jax.training.recipe import train as train_models
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Guidance for diffusion models in JAX.")
+
+
+def command(panel: str) -> Callable[[Callable], Callable]:
+    """A command in that panel of the help; Ctrl-C ends it with one line, wherever it comes."""
+
+    def register(f):
+        @wraps(f)
+        def run(*args, **kwargs):
+            try:
+                return f(*args, **kwargs)
+            except KeyboardInterrupt:
+                complain("interrupted: what was saved is kept, and the same command goes on from there", 130)
+
+        return app.command(rich_help_panel=panel)(run)
+
+    return register
+
+
 # as wide as its tables where nobody looks at a terminal
 console = Console(width=None if sys.stdout.isatty() else 120)
 Data = Annotated[str, typer.Option(help='"digits", a folder of IDX files, or a folder of images by class.')]
+OtherData = Annotated[str | None, typer.Option(help="Held-out data; by default those of the models.")]
+OtherSize = Annotated[int | None, typer.Option(help="Side that they are resized to.")]
 Size = Annotated[int, typer.Option(help="Side that images of a folder are resized to.")]
 
 
-def read(data: str, size: int) -> Images:
-    if data == "digits":
-        return digits()
-    folder = Path(data)
-    if not folder.is_dir():
-        raise Refused(f'--data is "digits" or a folder, got {data!r}; write --data digits')
-    if not any(folder.glob("*-ubyte*")):
-        return image_folder(folder, size)
-    images = idx(folder)
-    pad = -images.shape[0] % 4, -images.shape[1] % 4
-    edges = ((0, 0), *((p // 2, p - p // 2) for p in pad), (0, 0))
-    return Images(np.pad(images.images, edges, constant_values=-1), images.labels, images.names)
+def short(report: Report) -> list[str]:
+    """The measures to two places, for long tables."""
+    measures = (report.accuracy, report.diversity, report.frechet, report.precision, report.recall)
+    return [f"{m.value:.2f} ± {m.error:.2f}" for m in measures]
+
+
+# fields that the models, the solver and the measurement fill: no options of a user
+GIVEN = (
+    *("inner", "model", "kernel", "null", "classifier", "solver", "schedule", "operator", "std", "observed", "mask"),
+    *("log_likelihood", "log_twist", "reward", "value", "future", "attribute", "move"),
+)
+PARTS = ("solver", "grid", "measurement", "clip")
+MEANS = "Means (they change no sample)"
+COLUMNS = ("accuracy", "diversity", "Frechet distance", "precision", "recall", "not finite")
 
 
 def cells(report: Report) -> list[str]:
@@ -66,10 +93,7 @@ def cells(report: Report) -> list[str]:
     return [*map(str, measures), str(report.not_finite)]
 
 
-COLUMNS = ("accuracy", "diversity", "Frechet distance", "precision", "recall", "not finite")
-
-
-@app.command()
+@command("Start here")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for models, pictures and results.")] = Path("guidance_jax_demo"),
     task: Annotated[str, typer.Option(help="digits, splice (RNA splice sites) or text (film reviews).")] = "digits",
@@ -130,31 +154,50 @@ def text_demo(out: Path, data: Path | None, samples: int, quick: bool) -> None:
     console.print(f"{out}/text.json")
 
 
-@app.command()
+@command("Models")
 def train(
     out: Annotated[Path, typer.Option(help="Folder for the three checkpoints.")],
     data: Data = "digits",
     size: Size = 32,
-    width: Annotated[int, typer.Option(help="Channels of the diffusion model, a multiple of 8.")] = Recipe.width,
-    steps: Annotated[int, typer.Option(help="Training steps of the diffusion model.")] = Recipe.steps,
-    classifier_steps: Annotated[int, typer.Option()] = Recipe.classifier_steps,
-    judge_steps: Annotated[int, typer.Option()] = Recipe.judge_steps,
-    batch: Annotated[int, typer.Option()] = Recipe.batch,
-    label_dropout: Annotated[float, typer.Option(min=0.0, max=1.0)] = Recipe.label_dropout,
-    seed: Annotated[int, typer.Option()] = Recipe.seed,
+    preset: Annotated[str, typer.Option(help="quick, small (two CPU cores) or standard (an accelerator).")] = "small",
+    width: Annotated[int | None, typer.Option(min=8, help="Channels of the diffusion model, a multiple of 8.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps of the diffusion model.")] = None,
+    classifier_steps: Annotated[int | None, typer.Option(min=1, help="Of the noisy classifier.")] = None,
+    judge_steps: Annotated[int | None, typer.Option(min=1, help="Of the judge.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images a step.")] = None,
+    rate: Annotated[float | None, typer.Option(min=1e-8, help="Peak learning rate of the diffusion model.")] = None,
+    ema: Annotated[float | None, typer.Option(min=0.0, max=0.999999, help="Decay of the average of weights.")] = None,
+    label_dropout: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Share of labels dropped.")] = None,
+    flip: Annotated[bool | None, typer.Option(help="Mirror images left to right, by chance.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="bfloat16: networks compute in it, weights float32.")] = None,
+    save_every: Annotated[int | None, typer.Option(min=1, help="Steps between checkpoints and pictures.")] = None,
+    devices: Annotated[int | None, typer.Option(min=1, help="Devices that share a batch; by default one.")] = None,
+    estimate: Annotated[bool, typer.Option(help="Print the memory a step needs, train nothing.")] = False,
+    seed: Annotated[int | None, typer.Option(help="Of initialisation and batches.")] = None,
 ) -> None:
-    """Train a diffusion model, a noisy classifier and a judge; resume if interrupted. A fifth is held out."""
-    recipe = Recipe(
-        width=width,
-        steps=steps,
-        classifier_steps=classifier_steps,
-        judge_steps=judge_steps,
-        batch=batch,
-        label_dropout=label_dropout,
-        seed=seed,
+    """Train a diffusion model, a noisy classifier and a judge; resume if interrupted. A fifth is held out.
+
+    OUT/denoiser/progress.png (samples) and loss.png are drawn at every save.
+    """
+    if preset not in PRESETS:
+        raise Refused(f"--preset is one of {', '.join(PRESETS)}, got {preset!r}")
+    given: dict[str, Any] = dict(
+        width=width, steps=steps, classifier_steps=classifier_steps, judge_steps=judge_steps, batch=batch
     )
-    seen, held_out = read(data, size).split()
-    model, classifier, judge = train_models(out, seen, recipe, progress=True)
+    given |= dict(rate=rate, ema=ema, label_dropout=label_dropout, flip=flip, dtype=type_named(dtype), seed=seed)
+    given |= dict(save_every=save_every)
+    recipe = dataclasses.replace(PRESETS[preset], **{k: v for k, v in given.items() if v is not None})
+    every = read(data, size)
+    if len(every.names) < 2:
+        raise Refused(f"{data} has one class, {every.names[0]}; a classifier needs two or more sub-folders of images")
+    seen, held_out = every.split()
+    if estimate:
+        console.print(f"memory of a training step: {step_memory(seen, recipe)}")
+        return
+    mesh = None if devices is None else sample_mesh(devices)
+    remember(out, data, size, every.names)
+    watch = drawn(out / "denoiser", seen, recipe)
+    model, classifier, judge = train_models(out, seen, recipe, progress=True, mesh=mesh, watch=watch)
     correct = judge(held_out.images)[0] == held_out.labels
     console.print(f"judge: {np.mean(correct):.1%} of {len(held_out)} held-out images")
     columns = ("sigma / alpha", "accuracy", "loss (nats)", "calibration error", "roughness", "suggested scale")
@@ -170,7 +213,7 @@ def train(
     console.print(f"Next: guidance-jax sample --models {out} --out samples.npz")
 
 
-@app.command()
+@command("Models")
 def convert(
     files: Annotated[
         list[Path], typer.Argument(help="A .pt or .safetensors state dict of OpenAI's, or a checkpoint folder of ours.")
@@ -197,95 +240,260 @@ def convert(
     console.print(f"Next: guidance-jax sample --models {out} --out samples.npz")
 
 
-@app.command()
+@command("Sampling")
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One method or part: its whole documentation.")] = None,
+) -> None:
+    """List every way to guide, with its options; and solvers, scales, operators and grids."""
+    if name is not None:
+        cls = parts.named(name, parts.EVERY, "method or part")
+        console.print(f"{cls.__name__}({parts.options(cls, {})})\n", highlight=False, markup=False)
+        console.print(inspect.getdoc(cls) or "", highlight=False, markup=False)
+        return
+    groups: dict[str, list[type]] = {}
+    for cls in parts.methods().values():
+        groups.setdefault(parts.family(cls), []).append(cls)
+    for kind, title in ((Solver, "solvers"), (Scale, "scales"), (Operator, "operators of a measurement")):
+        groups[title] = list(parts.catalogue(kind).values())
+    for title, classes in groups.items():
+        console.print(f"\n[bold]{title}[/bold]")
+        for cls in classes:
+            console.print(f"  {cls.__name__}", style="cyan", end="", highlight=False)
+            console.print(f"  {parts.summary(cls)}", highlight=False, markup=False)
+            given = parts.options(cls, {} if issubclass(cls, Operator) else dict.fromkeys(GIVEN))
+            if given:
+                console.print(f"      {given}", style="dim", highlight=False, markup=False)
+    console.print(f"\n[bold]grids[/bold]\n  {', '.join(GRIDS)}")
+    console.print("\n--method none samples the model as it is; --set OPTION=VALUE sets an option of the method.")
+
+
+def requested(
+    models: Path,
+    config: Path | None,
+    method: str | None,
+    assignments: list[str] | None,
+    **flags: Any,
+) -> Request:
+    """A request from a configuration file, over which flags go."""
+    table = {} if config is None else read_config_file(config)
+    table = {"models": str(models), **table, **{k: v for k, v in flags.items() if v is not None}}
+    own = parts.parsed(assignments or [])
+    if method is not None:
+        table["method"] = {"name": method}
+    if isinstance(table.get("method"), str):
+        table["method"] = {"name": table["method"]}
+    for part in ("solver", "grid", "measurement"):
+        if isinstance(given := own.pop(part, None), dict):
+            before = table.get(part)
+            table[part] = {**({"name": before} if isinstance(before, str) else before or {}), **given}
+        elif given is not None:
+            table[part] = given
+    if "clip" in own:
+        table["clip"] = own.pop("clip")
+    if own:
+        table["method"] = {**table.get("method", {"name": "Classifier"}), **own}
+    if table.get("clip") in (0, "none", False):
+        table["clip"] = None
+    if isinstance(labels := table.get("labels"), str):
+        table["labels"] = tuple(part.strip() for part in labels.split(","))
+    return Request.of(table)
+
+
+Config = Annotated[
+    Path | None, typer.Option(help="TOML file: models, method, solver, grid, measurement, ... (flags go over it).")
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="option=value of the method; solver.eta=1, scale.name=Window; any number of times."),
+]
+Method = Annotated[str | None, typer.Option(help="Name from `guidance-jax methods`, or none. [Classifier]")]
+Scaled = Annotated[float | None, typer.Option(help="Strength; 0 unconditional, 1 conditional. [2]")]
+Solving = Annotated[str | None, typer.Option(help="Name of a solver; by default the method's usual one.")]
+Grid = Annotated[str | None, typer.Option(help="uniform, karras or log_snr_uniform. [uniform; karras for EDM]")]
+Steps = Annotated[str | None, typer.Option(help='A number, or OpenAI\'s respacing, such as "ddim25". [50]')]
+Labels = Annotated[str | None, typer.Option(help="Class by number or name; several: Compose. [all in turn]")]
+Particles = Annotated[int | None, typer.Option(min=2, help="Size of a population, of particle methods. [8]")]
+Type = Annotated[str | None, typer.Option(help="bfloat16: networks compute in it, guidance in float32.")]
+
+
+@command("Sampling")
 def sample(
     models: Annotated[Path, typer.Option(help="Folder written by train or convert.")],
-    out: Annotated[
-        Path, typer.Option(help="An .npz file (arr_0 uint8 NHWC, labels arr_1), or a folder for a long job.")
-    ],
-    n: Annotated[int, typer.Option("--n", min=1)] = 100,
-    scale: Annotated[float, typer.Option(help="0 unconditional, 1 conditional.")] = 2.0,
-    algorithm: Annotated[str, typer.Option(help="score, mean (classifier guidance), cfg or plain.")] = "score",
-    label: Annotated[int | None, typer.Option(help="One class; by default all in turn.")] = None,
-    steps: Annotated[str, typer.Option(help='A number, or OpenAI\'s respacing, such as "ddim25".')] = "50",
-    dtype: Annotated[str | None, typer.Option(help="bfloat16: networks compute in it, guidance in float32.")] = None,
-    remat: Annotated[bool, typer.Option(help="Compute blocks again in gradients: less memory.")] = False,
-    microbatch: Annotated[int | None, typer.Option(min=1, help="Samples a classifier gradient is taken of.")] = None,
-    split: Annotated[bool, typer.Option(help="Split large parameters over the devices too.")] = False,
-    batch: Annotated[int, typer.Option(min=1, help="Samples at a time; does not change them.")] = 250,
-    seed: Annotated[int, typer.Option()] = 0,
-    devices: Annotated[
-        int | None, typer.Option(min=1, help="Devices to split the samples over; by default all.")
+    out: Annotated[Path, typer.Option(help="An .npz file (arr_0 NHWC uint8, arr_1 labels), or a folder: a long job.")],
+    n: Annotated[int, typer.Option("--n", min=1, help="Samples.")] = 100,
+    method: Method = None,
+    scale: Scaled = None,
+    set_: Set = None,
+    config: Config = None,
+    label: Labels = None,
+    solver: Solving = None,
+    grid: Grid = None,
+    steps: Steps = None,
+    particles: Particles = None,
+    dtype: Type = None,
+    seed: Annotated[int | None, typer.Option(help="Of the keys. [0]")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Samples at a time; changes none.", rich_help_panel=MEANS)] = 250,
+    devices: Annotated[int | None, typer.Option(min=1, help="Devices; by default all.", rich_help_panel=MEANS)] = None,
+    split: Annotated[bool, typer.Option(help="Split parameters over devices.", rich_help_panel=MEANS)] = False,
+    remat: Annotated[bool, typer.Option(help="Less memory in gradients, more time.", rich_help_panel=MEANS)] = False,
+    microbatch: Annotated[
+        int | None, typer.Option(min=1, help="Samples a classifier gradient is taken of.", rich_help_panel=MEANS)
     ] = None,
-    shard: Annotated[int, typer.Option(min=1, help="Samples a file of a long job.")] = 500,
+    shard: Annotated[int, typer.Option(min=1, help="Samples a file of a long job.", rich_help_panel=MEANS)] = 500,
+    estimate: Annotated[bool, typer.Option(help="Say what memory it needs.", rich_help_panel=MEANS)] = False,
 ) -> None:
-    """Draw guided samples; write them as ADM's evaluator reads them, and a picture beside.
+    """Draw guided samples; write them as ADM's evaluator reads them, and a labelled picture beside.
 
     Into a folder, the job may be killed at any instant and started again, with another batch size or number of devices.
     """
     if out.suffix and out.suffix != ".npz":
         raise Refused(f"--out is an .npz file or a folder, got {out}; write --out {out.with_suffix('.npz')}")
-    request = Request(str(models), algorithm, scale, label, steps, seed, dtype)
-    kernel, levels, shape, labels, classes = request.plan(n, remat=remat, microbatch=microbatch)
-    mesh, batch = sample_mesh(devices), min(batch, n)
-    first = keys(seed, batch), kernel, levels, shape, np.resize(labels, batch)
-    console.print(f"memory: {memory(mesh, *first, split=split)}")
+    if not out.suffix and out.is_file():
+        raise Refused(f"{out} is a file; a long job needs a folder: choose another name")
+    if out.suffix:
+        check_writable(out)
+    flags: dict[str, Any] = dict(scale=scale, labels=label, solver=solver, grid=grid, steps=steps, particles=particles)
+    request = requested(models, config, method, set_, **flags, dtype=dtype, seed=seed)
+    plan, mesh = request.plan(n, remat=remat, microbatch=microbatch), sample_mesh(devices)
+    batch = min(batch, n)
+    if estimate:
+        index = np.arange(batch)
+        given = keys(request.seed, batch), plan.kernel, plan.levels, plan.shape, take(plan.cond, index)
+        console.print(f"memory: {memory(mesh, *given, split=split)}")
+        return
 
     def draw(indices: range) -> tuple[np.ndarray, np.ndarray]:
-        parts = []
-        for i in range(indices.start, indices.stop, batch):
-            # the last batch is filled up and cut, so that there is one program
-            own = np.resize(labels[i : min(i + batch, indices.stop)], batch)
-            one = generate_on(mesh, keys(seed, batch, start=i), kernel, levels, shape, own, split=split)
-            parts.append(one[: indices.stop - i])
-        return np.concatenate(parts), labels[indices.start : indices.stop]
+        own = keys(request.seed, len(indices), start=indices.start)
+        found = plan.draw(mesh, own, np.arange(indices.start, indices.stop), split=split, batch=batch)
+        return found, plan.labels[indices.start : indices.stop]
 
+    images = len(plan.shape) == 3
+    encode = to_uint8 if images else np.asarray
     if not out.suffix:
-        job = Job(out, n, request.about(), shard)
-        path, bad = job.run(draw, to_uint8, progress="sampling")
+        path, bad = Job(out, n, request.about(), shard).run(draw, encode, progress="sampling")
         console.print(f"{n} samples, {bad} of those drawn now not finite: {path}")
         return
-    images, _ = draw(range(n))
-    bad = int((~np.isfinite(images.reshape(n, -1)).all(1)).sum())
-    write_arrays(out, to_uint8(images), labels)
-    out.with_suffix(".json").write_text(json.dumps({"n": n, **request.about()}, indent=1))
-    columns = classes if classes is not None and 5 <= classes <= 20 and label is None else 10
-    save_grid(out.with_suffix(".png"), images[:100], columns=columns)
-    console.print(f"{n} samples, {bad} not finite: {out}, {out.with_suffix('.png')}")
+    found, labels = draw(range(n))
+    write_arrays(out, encode(found), labels)
+    about = json.dumps({"n": n, **request.about()}, indent=1, default=str).encode()
+    write_whole(out.with_suffix(".json"), lambda file: file.write(about))
+    console.print(f"{n} samples, {not_finite(found)} not finite: {out}", soft_wrap=True)
+    if images:
+        names = classes_of(models)
+        sheet = {}
+        for row in range(min(10, -(-n // 10))):
+            own = labels[row * 10 : row * 10 + 10].reshape(-1)[:10]
+            said = sorted({names[i] if i < len(names) else str(i) for i in own.tolist()})
+            sheet[f"{row * 10}: {said[0]}" if len(said) == 1 else f"{row * 10}: {said[0]} to {said[-1]}"] = found[
+                row * 10 : row * 10 + 10
+            ]
+        contact_sheet(out.with_suffix(".png"), sheet)
+        console.print(f"picture: {out.with_suffix('.png')}", soft_wrap=True)
 
 
-@app.command()
+@command("Sampling")
+def compare(
+    models: Annotated[Path, typer.Option(help="Folder written by train or convert.")],
+    out: Annotated[Path, typer.Option(help="Folder for comparison.png, comparison.json, trade_off.png.")],
+    method: Annotated[
+        list[str] | None, typer.Option(help="A name, or name:option=value,option=value; any number of times. [all]")
+    ] = None,
+    scales: Annotated[str, typer.Option(help="Numbers with commas; each method at each.")] = "2",
+    n: Annotated[int, typer.Option("--n", min=2, help="Samples of each.")] = 100,
+    config: Config = None,
+    set_: Set = None,
+    label: Labels = None,
+    solver: Solving = None,
+    grid: Grid = None,
+    steps: Steps = None,
+    particles: Particles = None,
+    seed: Annotated[int | None, typer.Option(help="Of the keys, the same for all. [0]")] = None,
+    data: OtherData = None,
+    size: OtherSize = None,
+) -> None:
+    """Draw the same seeds with several methods: one labelled picture, a table, the trade-off curve.
+
+    With a judge beside the models (guidance-jax train makes one) samples are measured against held-out data. Methods
+    of inverse problems are given a measurement of held-out images: --set measurement.operator.name=Downsample ...,
+    Downsample by 2 unless it is given.
+    """
+    check_writable(out / "comparison.json")
+    measure, held_out = judged(models, data, size)
+    entries = []
+    try:
+        numbers = [float(part) for part in scales.split(",")]
+    except ValueError:
+        raise Refused(f"--scales takes numbers with commas, got {scales!r}; write --scales 1,2,4") from None
+    flags: dict[str, Any] = dict(labels=label, solver=solver, grid=grid, steps=steps, particles=particles, seed=seed)
+    wanted = []
+    base = requested(models, config, None, set_, **flags)
+    for text in method or every_method(base.kind()):
+        name, _, own = text.partition(":")
+        assignments = [*(a for a in own.split(",") if a), *(a for a in set_ or [] if a.split(".")[0] in PARTS)]
+        for scale in numbers if name != NONE else numbers[:1]:
+            one = requested(models, config, name, assignments, **flags, scale=scale)
+            if one.measurement is None and base.measurement is None and held_out is not None and inverse(name):
+                one = dataclasses.replace(one, measurement=halved(name, held_out.images[np.arange(n) % len(held_out)]))
+            wanted.append(one)
+    table = Table("method", "scale", *COLUMNS, "s", title=f"{n} samples each, the same seeds")
+    for entry in track(compared(wanted, n, measure), len(wanted)):
+        entries.append(entry)
+        if entry.refused is None:
+            values = short(entry.report) if entry.report else ["-"] * (len(COLUMNS) - 1)
+            table.add_row(entry.name, f"{entry.scale:g}", *values, str(entry.not_finite), f"{entry.seconds:.1f}")
+    files = write(out, entries, min(n, 20), {"models": str(models), "n": n}, classes_of(models))
+    console.print(table)
+    for entry in entries:
+        if entry.refused is not None:
+            console.print(f"{entry.name} {entry.scale:g} refused: {entry.refused}", markup=False, soft_wrap=True)
+    console.print(f"{sum(e.refused is None for e in entries)} of {len(entries)} drawn: {', '.join(map(str, files))}")
+
+
+@command("Sampling")
 def evaluate(
     samples: Annotated[Path, typer.Option(help="File written by sample, or any .npz with uint8 NHWC arr_0.")],
     models: Annotated[Path | None, typer.Option(help="Folder written by train: its judge measures.")] = None,
-    data: Data = "digits",
-    size: Size = 32,
+    data: OtherData = None,
+    size: OtherSize = None,
     reference: Annotated[Path | None, typer.Option(help="A reference batch of ADM's (.npz): FID and its like.")] = None,
     inception: Annotated[Path | None, typer.Option(help="Inception weights (.pth or .safetensors).")] = None,
     measures: Annotated[str | None, typer.Option(help="fid,sfid,is,precision,...; by default all possible.")] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for the measures.")] = None,
 ) -> None:
-    """Measure samples, against held-out data by a judge, or against a reference batch by Inception, as ADM does."""
+    """Measure samples, against held-out data by a judge, or against a reference batch by Inception, as ADM does.
+
+    The held-out data are those that the models were trained on, unless --data names others.
+    """
     if (models is None) == (reference is None):
         raise Refused("give --reference FILE.npz (FID and its like) or --models FOLDER (its judge), one of the two")
+    if out is not None:
+        check_writable(out)
     try:
         with np.load(samples) as file:
             images = file["arr_0"]
             labels = file["arr_1"] if "arr_1" in file.files else np.zeros(len(images), np.int32)
     except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise Refused(f"{samples} is not a sample file ({error}); write one with guidance-jax sample") from None
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise Refused(
+            f"{samples} holds {images.dtype} of shape {images.shape}; evaluate takes uint8 NHWC images, 0 to 255: "
+            "those in [-1, 1] become (127.5 * x + 127.5).round().astype(numpy.uint8)"
+        )
     if reference is not None:
         record = by_inception(images, labels, samples, reference, inception, measures)
     else:
         assert models is not None
-        _, held_out = read(data, size).split()
-        report = measure(images.astype(np.float32) / 127.5 - 1, labels, held_out, load(models / "judge", TrainedJudge))
+        measure, held_out = judged(models, data, size)
+        if measure is None or held_out is None:
+            raise Refused(f"{models} has no judge; guidance-jax train makes one, or give --reference")
+        report = measure(images.astype(np.float32) / 127.5 - 1, labels)
         table = Table(*COLUMNS[:-1], title=f"{report.samples} samples against {len(held_out)} held-out images")
         table.add_row(*cells(report)[:-1])
         console.print(table)
         record = report.json() | {"samples_file": str(samples), "jax": jax.__version__}
     if out is not None:
-        out.write_text(json.dumps(record, indent=1))
+        text = json.dumps(record, indent=1).encode()
+        write_whole(out, lambda file: file.write(text))
 
 
 def by_inception(
@@ -316,8 +524,15 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except Refused as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
+        complain(f"error: {error}", 2)
+    except OSError as error:
+        complain(f"error: {error.filename or 'a file'}: {reason(error)}", 2)
+
+
+def complain(text: str, code: int) -> NoReturn:
+    """One line on standard error, and the end."""
+    Console(stderr=True).print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

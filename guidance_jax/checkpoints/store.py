@@ -8,6 +8,7 @@ orbax writes a step beside and renames it, so a kill at any moment leaves the st
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ class Run:
 
     def __init__(self, directory: str | Path, config: dict):
         self.directory = Path(directory).absolute()
+        if self.directory.is_file():
+            raise Refused(f"{self.directory} is a file; a checkpoint is a folder: choose another name")
         self.config = json.loads(json.dumps(config))
         if self.directory.exists() and any(not p.name.startswith(PART) for p in self.directory.iterdir()):
             different = difference(today(read_config(self.directory)), self.config)
@@ -51,11 +54,33 @@ class Run:
         return (state, []) if step is None else _restore(self.manager, step, state)
 
     def save(self, step: int, state: Any, losses: list) -> None:
-        if self.latest() != step:
+        """Keep `state` and `losses`; a save that fails leaves the step before as it was.
+
+        Raises:
+          Refused: a disk that is full, a folder that cannot be written to.
+        """
+        if self.latest() == step:
+            return
+        try:
             self.manager.save(
                 step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), losses=ocp.args.JsonSave(losses))
             )
             self.manager.wait_until_finished()
+        except Exception as error:  # orbax wraps what tensorstore says in types of its own
+            before = self.latest()
+            for left in self.directory.glob(f"{step}.*tmp*"):
+                shutil.rmtree(left, ignore_errors=True)
+            full = "the disk is full" if shutil.disk_usage(self.directory).free < 2**20 else one_line(error)
+            kept = f"step {before} is kept" if before is not None else "no step was kept"
+            raise Refused(
+                f"{self.directory}/{step} cannot be written ({full}); {kept}: mend that and start again"
+            ) from None
+
+
+def one_line(error: Exception) -> str:
+    """The first line of an error, or its type."""
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__
 
 
 def _manager(directory: Path) -> ocp.CheckpointManager:
@@ -78,9 +103,8 @@ def _restore(manager: ocp.CheckpointManager, step: int, state: Any) -> tuple[Any
             step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target), losses=ocp.args.JsonRestore())
         )
     except Exception as error:  # orbax has no common type for damage
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise Refused(
-            f"the checkpoint {manager.directory}/{step} cannot be read ({reason}); nothing was changed: "
+            f"the checkpoint {manager.directory}/{step} cannot be read ({one_line(error)}); nothing was changed: "
             "restore it, or delete that folder to train again"
         ) from None
     return restored["state"], restored["losses"]

@@ -50,6 +50,11 @@ def evaluate(
             f"samples must be (n, {', '.join(map(str, held_out.shape))}) with a label each, got {samples.shape} and "
             f"{labels.shape}; pass what generate returned"
         )
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise Refused(f"labels are integers, got {labels.dtype}; write labels.astype(int)")
+    if labels.min() < 0 or labels.max() >= len(held_out.names):
+        wrong = labels.min() if labels.min() < 0 else labels.max()
+        raise Refused(f"labels go from 0 to {len(held_out.names) - 1}, got {wrong}: samples of another model, or data")
     finite = np.isfinite(samples.reshape(len(samples), -1)).all(1)
     bad = int((~finite).sum())
     if bad == len(samples):

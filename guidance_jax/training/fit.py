@@ -1,6 +1,6 @@
 """The training loop: optax steps on the host, resumable at any step, bit for bit."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from guidance_jax.checkpoints.store import Run
 from guidance_jax.core import Refused
@@ -53,10 +54,28 @@ def batches(size: int, batch: int, seed: int, start: int) -> Iterator[np.ndarray
         step += 1
 
 
+def indexed(data: Images | Sequences, batch: int, seed: int, start: int) -> Iterator[tuple[Any, Any]]:
+    """(samples, labels) of the batches from step `start` on."""
+    for index in batches(len(data), batch, seed, start):
+        yield data.samples[index], data.labels[index]
+
+
+def streamed(data: Iterable, start: int) -> Iterator[tuple[Any, Any]]:
+    """The batches of an iterable from step `start` on."""
+    for i, (samples, labels) in enumerate(data):
+        if i >= start:
+            yield np.asarray(samples), np.asarray(labels)
+
+
+def mirrored(samples: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Images (n, H, W, C), every other one mirrored left to right, by chance: for `augment`."""
+    return np.where(generator.random(len(samples))[:, None, None, None] < 0.5, samples, samples[:, :, ::-1])
+
+
 def fit(
     loss: Callable[..., Any],
     params: Any,
-    data: Images | Sequences,
+    data: Images | Sequences | Iterable,
     *,
     steps: int,
     batch: int = 128,
@@ -66,6 +85,9 @@ def fit(
     run: Run | None = None,
     save_every: int = 500,
     progress: str | None = None,
+    augment: Callable[[np.ndarray, np.random.Generator], np.ndarray] | None = None,
+    mesh: Mesh | None = None,
+    watch: Callable[[int, Any, list], None] | None = None,
 ) -> tuple[Any, np.ndarray]:
     """Minimise the mean of `loss(params, key, x0, label)` over the data; return (EMA parameters, loss per step).
 
@@ -74,18 +96,30 @@ def fit(
 
     Args:
       loss: a loss for one sample, such as `Denoising`; hashable.
-      params: the initial parameters.
-      data: labelled images or sequences.
-      steps, batch, optimizer, ema, seed: the usual; `optimizer` is any optax transformation.
+      params: the initial parameters, of any network.
+      data: labelled images or sequences, whose arrays may be memory-mapped; or, for data of any size, an iterable of
+        batches (samples, labels), such as a `grain` loader or `tf.data`. A resumed run passes over what it has seen.
+      steps, batch, optimizer, ema, seed: the usual; `optimizer` is any optax transformation: clipping, schedules and
+        accumulation are there. `batch` is not for iterables, which make their own.
       run: where to keep checkpoints; None keeps none.
-      save_every: steps between checkpoints.
+      save_every: steps between checkpoints, and between calls of `watch`.
       progress: the title of a progress bar on standard error; None for none.
+      augment: augment(samples, generator) -> samples, on the host; the generator depends on seed and step.
+      mesh: split every batch over these devices, `sample_mesh()` for all; None for the default device.
+      watch: watch(step, EMA parameters, losses so far) at every save: for pictures, curves, early looks.
 
     Raises:
-      Refused: a batch larger than the data, a loss that is not finite, or whatever `run` refuses.
+      Refused: a batch larger than the data, or one that the devices do not divide; data that end too early; a loss
+        that is not finite; or whatever `run` refuses.
     """
-    if not 1 <= batch <= len(data):
+    if steps < 1 or save_every < 1:
+        raise Refused(f"training takes at least one step, and one between saves, got {steps} and {save_every}")
+    if isinstance(data, Images | Sequences) and not 1 <= batch <= len(data):
         raise Refused(f"a batch takes 1 to {len(data)} samples, got batch={batch}; write batch={len(data)}")
+    if mesh is not None and batch % mesh.size:
+        raise Refused(
+            f"{mesh.size} devices do not divide a batch of {batch}; write batch={batch // mesh.size * mesh.size}"
+        )
     params = jax.tree.map(jnp.array, params)  # copies: the step gives its buffers up
     state = State(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.array, params), optimizer.init(params))
     losses: list[Any] = []
@@ -94,22 +128,36 @@ def fit(
         losses = [*saved]
     first = int(state.step)
     key = jax.random.key(seed)
-    order = batches(len(data), batch, seed, first)
+    stream = indexed(data, batch, seed, first) if isinstance(data, Images | Sequences) else streamed(data, first)
+    if mesh is not None:
+        state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
     with Bar(progress, steps, first, "loss") as advance:
         for step in range(first, steps):
-            index = next(order)
-            state, value = _step(state, key, data.samples[index], data.labels[index], ema, loss, optimizer)
+            found = next(stream, None)
+            if found is None:
+                raise Refused(f"the data ended after {step} of {steps} steps; repeat them, or train for {step}")
+            samples, labels = found
+            if augment is not None:
+                samples = augment(samples, np.random.default_rng((seed, step)))
+            if mesh is not None:
+                samples, labels = jax.device_put(
+                    (samples, labels), NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
+                )
+            state, value = _step(state, key, samples, labels, ema, loss, optimizer)
             losses.append(value)
             done = step + 1
             if done % 100 == 0 or done == steps:  # the host waits for the device here only
                 advance(done, float(value))
-            if run is not None and (done % save_every == 0 or done == steps):
+            if (run is not None or watch is not None) and (done % save_every == 0 or done == steps):
                 losses = [*map(float, losses)]
                 if not np.isfinite(losses).all():
                     raise Refused(
                         f"the loss was not finite at step {int(np.argmin(np.isfinite(losses)))}; lower the rate"
                     )
-                run.save(done, state, losses)
+                if run is not None:
+                    run.save(done, state, losses)
+                if watch is not None:
+                    watch(done, state.ema, losses)
     values = np.asarray(losses, np.float64)
     if not np.isfinite(values).all():
         raise Refused(f"the loss was not finite at step {int(np.argmin(np.isfinite(values)))}; lower the rate")

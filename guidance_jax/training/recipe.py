@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from guidance_jax.checkpoints.config import config
 from guidance_jax.checkpoints.load import load
@@ -23,7 +24,7 @@ from guidance_jax.models.network import Network, NoisyClassifier
 from guidance_jax.networks.adm import ADMClassifier, ADMUNet
 from guidance_jax.networks.judge import Judge, TrainedJudge
 from guidance_jax.schedules import Cosine
-from guidance_jax.training.fit import fit
+from guidance_jax.training.fit import State, _step, fit, mirrored
 from guidance_jax.training.losses import Denoising, JudgeCrossEntropy, NoisyCrossEntropy
 
 
@@ -40,17 +41,40 @@ class Recipe:
     batch: int = 64
     label_dropout: float = 0.2
     seed: int = 0
+    rate: float = 3e-3
+    ema: float = 0.995
+    flip: bool = False
+    dtype: str | None = None
+    save_every: int = 500
 
 
 DEFAULT = Recipe()
+PRESETS = {
+    "quick": Recipe(steps=30, classifier_steps=30, judge_steps=60),
+    "small": DEFAULT,
+    "standard": Recipe(
+        width=96,
+        classifier_width=64,
+        steps=50_000,
+        classifier_steps=10_000,
+        judge_steps=4_000,
+        judge_width=64,
+        batch=128,
+        rate=3e-4,
+        ema=0.9999,
+        save_every=1000,
+    ),
+}
 
 
 def networks(shape: tuple[int, ...], classes: int, recipe: Recipe) -> tuple[ADMUNet, ADMClassifier]:
     """An ADM U-Net and classifier for images of `shape`: as many resolutions as halve the sides down to 4.
 
     Raises:
-      Refused: sides that cannot be halved even once.
+      Refused: sides that cannot be halved even once; a width that the groups of the normalisation do not divide.
     """
+    if recipe.width % 8 or recipe.classifier_width % 8:
+        raise Refused(f"widths are multiples of 8, got {recipe.width}; write --width {max(recipe.width // 8 * 8, 8)}")
     halvings = 0
     sides = shape[:2]
     while all(side % 2 == 0 and side >= 8 for side in sides) and halvings < 3:
@@ -63,28 +87,48 @@ def networks(shape: tuple[int, ...], classes: int, recipe: Recipe) -> tuple[ADMU
         channel_mult=(1, *[2] * halvings),
         groups=8,
         time_scale=1000.0,
+        dtype=None if recipe.dtype is None else jnp.dtype(recipe.dtype),
     )
     unet = ADMUNet(recipe.width, shape[-1], num_classes=classes + 1, **common)
     return unet, ADMClassifier(recipe.classifier_width, classes, **common)
 
 
 def train(
-    directory: str | Path, data: Images, recipe: Recipe = DEFAULT, *, progress: bool = False
+    directory: str | Path,
+    data: Images,
+    recipe: Recipe = DEFAULT,
+    *,
+    progress: bool = False,
+    mesh: Mesh | None = None,
+    watch: Callable[[int, Any, list], None] | None = None,
 ) -> tuple[Network, NoisyClassifier, TrainedJudge]:
     """Train, or load what is already trained, into `directory`/denoiser, /classifier and /judge.
+
+    Args:
+      directory, data, recipe, progress: what it says.
+      mesh: the devices that share a batch.
+      watch: of the denoiser, as in `fit`.
 
     Returns:
       (denoiser, noisy classifier, judge).
     """
     directory = Path(directory)
     return (
-        train_denoiser(directory / "denoiser", data, recipe, progress=progress),
-        train_classifier(directory / "classifier", data, recipe, progress=progress),
+        train_denoiser(directory / "denoiser", data, recipe, progress=progress, mesh=mesh, watch=watch),
+        train_classifier(directory / "classifier", data, recipe, progress=progress, mesh=mesh),
         train_judge(directory / "judge", data, recipe, progress=progress),
     )
 
 
-def train_denoiser(directory: Path, data: Images, recipe: Recipe, *, progress: bool = False) -> Network:
+def train_denoiser(
+    directory: Path,
+    data: Images,
+    recipe: Recipe,
+    *,
+    progress: bool = False,
+    mesh: Mesh | None = None,
+    watch: Callable[[int, Any, list], None] | None = None,
+) -> Network:
     """A class-conditional U-Net, trained with conditioning dropout.
 
     It serves alone, with CFG, and, asked for the null label, as the unconditional model of classifier guidance.
@@ -109,14 +153,21 @@ def train_denoiser(directory: Path, data: Images, recipe: Recipe, *, progress: b
         data,
         batch=recipe.batch,
         steps=recipe.steps,
-        rate=3e-3,
+        rate=recipe.rate,
         seed=recipe.seed,
         progress="diffusion model " if progress else None,
+        ema=recipe.ema,
+        augment=mirrored if recipe.flip else None,
+        mesh=mesh,
+        watch=watch,
+        save_every=recipe.save_every,
     )
     return load(directory, Network)
 
 
-def train_classifier(directory: Path, data: Images, recipe: Recipe, *, progress: bool = False) -> NoisyClassifier:
+def train_classifier(
+    directory: Path, data: Images, recipe: Recipe, *, progress: bool = False, mesh: Mesh | None = None
+) -> NoisyClassifier:
     """A classifier of noisy images, log p(y | x_t)."""
     schedule, seed = Cosine(), recipe.seed + 1
     _, classifier = networks(data.shape, len(data.names), recipe)
@@ -137,6 +188,9 @@ def train_classifier(directory: Path, data: Images, recipe: Recipe, *, progress:
         rate=2e-3,
         seed=seed,
         progress="noisy classifier" if progress else None,
+        augment=mirrored if recipe.flip else None,
+        mesh=mesh,
+        save_every=recipe.save_every,
     )
     return load(directory, NoisyClassifier)
 
@@ -156,6 +210,8 @@ def train_judge(directory: Path, data: Images, recipe: Recipe, *, progress: bool
         rate=3e-3,
         seed=seed,
         progress="judge           " if progress else None,
+        augment=mirrored if recipe.flip else None,
+        save_every=recipe.save_every,
     )
     return load(directory, TrainedJudge)
 
@@ -172,12 +228,14 @@ def fit_into(
     rate: float,
     seed: int,
     progress: str | None,
+    ema: float = 0.995,
+    **options: Any,
 ) -> None:
     """AdamW with warm-up and cosine decay into `directory`, unless it is complete."""
     run = Run(directory, {**setup, "data": fingerprint(data)})
     if run.latest() == steps:
         return
-    options: dict[str, Any] = dict(optimizer=adamw(steps, rate), ema=0.995, seed=seed, run=run, progress=progress)
+    options |= dict(optimizer=adamw(steps, rate), ema=ema, seed=seed, run=run, progress=progress)
     fit(loss, jax.jit(init)(jax.random.key(seed)), data, steps=steps, batch=min(batch, len(data)), **options)
 
 
@@ -190,3 +248,23 @@ def fingerprint(data: Images | Sequences) -> str:
     """A short hash of the data: a checkpoint trained on other data is not taken for one trained on these."""
     digest = hashlib.sha256(np.ascontiguousarray(data.samples).tobytes() + data.labels.tobytes())
     return f"{len(data)} {type(data).__name__.lower()} {digest.hexdigest()[:16]}"
+
+
+def step_memory(data: Images, recipe: Recipe) -> str:
+    """What a training step of the denoiser needs on one device, by compiling it; nothing is trained."""
+    unet, _ = networks(data.shape, len(data.names), recipe)
+    loss = Denoising(unet.apply, Cosine(), parameterizations.v, null=len(data.names), dropout=recipe.label_dropout)
+    optimizer = adamw(recipe.steps, recipe.rate)
+
+    def init(key):
+        params = unet.init(key, jnp.zeros(data.shape), jnp.zeros(()), jnp.zeros((), jnp.int32))
+        return State(jnp.zeros((), jnp.int32), params, params, optimizer.init(params))
+
+    state = jax.eval_shape(init, jax.random.key(0))
+    batch = min(recipe.batch, len(data))
+    images = jax.ShapeDtypeStruct((batch, *data.shape), jnp.float32)
+    labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    found = _step.lower(state, jax.random.key(0), images, labels, recipe.ema, loss, optimizer).compile()
+    sizes = found.memory_analysis()
+    parts = {"weights and optimizer": sizes.argument_size_in_bytes, "temporary": sizes.temp_size_in_bytes}
+    return ", ".join(f"{name} {size / 2**20:,.1f} MiB" for name, size in parts.items())

@@ -9,12 +9,13 @@ import numpy as np
 
 from guidance_jax.app.demos.table import versions
 from guidance_jax.app.pictures import save_grid, save_trade_off
-from guidance_jax.app.request import named, schedule_of
+from guidance_jax.app.request import Request, schedule_of
 from guidance_jax.datasets.digits import digits
 from guidance_jax.metrics.report import Report, evaluate
 from guidance_jax.sample import generate, keys
 from guidance_jax.training.recipe import DEFAULT, Recipe, train
 
+NAMES = {"score": "Classifier", "mean": "MeanShift", "cfg": "CFG"}
 SCALES = (0.0, 1.0, 2.0, 5.0, 10.0)
 
 
@@ -38,20 +39,20 @@ def demo(
 ) -> list[Row]:
     """Train (or reuse `out`/models), sample every digit at all scales, write pictures and `results.json` to `out`."""
     seen, held_out = digits().split()
-    model, classifier, judge = train(out / "models", seen, recipe, progress=progress)
+    model, _, judge = train(out / "models", seen, recipe, progress=progress)
     schedule = schedule_of(model)
-    levels = schedule.levels(steps)
     labels = np.arange(samples, dtype=np.int32) % 10
     rows, grids = [], {}
-    for algorithm in ("score", "mean", "cfg"):
+    for algorithm in NAMES:
         for scale in SCALES:
             begin = time.perf_counter()
-            kernel = named(algorithm, model, classifier, scale, levels)
-            images = np.asarray(generate(keys(0, samples), kernel, levels, seen.shape, labels))
+            request = Request(str(out / "models"), {"name": NAMES[algorithm]}, scale=scale, steps=str(steps))
+            plan = request.plan(samples)
+            images = np.asarray(generate(keys(0, samples), plan.kernel, plan.levels, seen.shape, labels))
             seconds = time.perf_counter() - begin
             rows.append(Row(algorithm, scale, evaluate(images, labels, held_out, judge), seconds))
             grids[algorithm, scale] = images
-    for algorithm in ("score", "mean", "cfg"):
+    for algorithm in NAMES:
         # a row of digits 0 to 9 per scale, two samples of each
         images = np.concatenate([grids[algorithm, scale][:20] for scale in SCALES])
         save_grid(out / f"{algorithm}.png", images, columns=20)

@@ -1,4 +1,4 @@
-"""Writes the README's tables of speed and checkpoints from `results/`.  python benchmarks/readme.py [--check]"""
+"""Writes the tables of speed and checkpoints in `docs` from `results/`.  python benchmarks/tables.py [--check]"""
 
 import argparse
 import json
@@ -6,7 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-RESULTS, README = Path(__file__).parent / "results", Path(__file__).parent.parent / "README.md"
+RESULTS, DOCS = Path(__file__).parent / "results", Path(__file__).parent.parent / "docs"
 TASKS = {
     "adm": "classifier guidance, ADM of 8 M + 0.8 M, 32 x 32, batch 8",
     "small 32": "classifier guidance, 7 convolutions of 32 channels, 64 of 8 x 8",
@@ -53,24 +53,27 @@ def checkpoints():
     return table(["network", "parameters", "largest difference / largest entry"], rows)
 
 
-def filled(text):
-    for name, make in {"speed": speed, "checkpoints": checkpoints}.items():
-        pattern = rf"(<!-- {name}: benchmarks/readme.py -->\n).*?(<!-- end -->)"
-        text, found = re.subn(pattern, lambda m, make=make: m[1] + make() + "\n" + m[2], text, flags=re.DOTALL)
-        if found != 1:
-            raise ValueError(f"README.md has {found} places for the table {name}, expected one")
+TABLES = {"benchmarks.md": ("speed", speed), "checkpoints.md": ("checkpoints", checkpoints)}
+
+
+def filled(text, name, make):
+    pattern = rf"(<!-- {name}: benchmarks/tables.py -->\n).*?(<!-- end -->)"
+    text, found = re.subn(pattern, lambda m: m[1] + make() + "\n" + m[2], text, flags=re.DOTALL)
+    if found != 1:
+        raise ValueError(f"there are {found} places for the table {name}, expected one")
     return text
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="only say whether the README is what it would write")
+    parser.add_argument("--check", action="store_true", help="only say whether the pages are what it would write")
     args = parser.parse_args()
-    old = README.read_text()
-    new = filled(old)
-    if args.check:
-        sys.exit(old != new and "the README's tables are not those of benchmarks/results; run benchmarks/readme.py")
-    README.write_text(new)
+    for page, (name, make) in TABLES.items():
+        old = (DOCS / page).read_text()
+        new = filled(old, name, make)
+        if args.check and old != new:
+            sys.exit(f"docs/{page} has another table than benchmarks/results; run benchmarks/tables.py")
+        (DOCS / page).write_text(new)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,124 @@
+"""Several methods on the same seeds: one labelled picture, one table, one trade-off curve."""
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from guidance_jax.app.data import Measure
+from guidance_jax.app.demos.table import versions
+from guidance_jax.app.parts import METHODS, methods, named, needs
+from guidance_jax.app.pictures import contact_sheet, save_trade_off
+from guidance_jax.app.request import NONE, Plan, Request
+from guidance_jax.core import Refused
+from guidance_jax.guidance.operators import Downsample, Mask
+from guidance_jax.kernels.reverse import Reverse
+from guidance_jax.metrics.report import Report
+from guidance_jax.progress import Bar
+from guidance_jax.sample import keys
+from guidance_jax.sharding import not_finite, sample_mesh
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method at one scale: its samples and what they measure, or why it refused."""
+
+    name: str
+    scale: float
+    seconds: float
+    samples: np.ndarray | None
+    labels: np.ndarray | None
+    not_finite: int
+    report: Report | None
+    refused: str | None = None
+
+    def title(self) -> str:
+        """Its name in a picture."""
+        return self.name if self.name == NONE else f"{self.name} {self.scale:g}"
+
+    def json(self) -> dict[str, Any]:
+        """For the file: everything but the samples."""
+        found = {k: getattr(self, k) for k in ("name", "scale", "seconds", "not_finite", "refused")}
+        return found | {"algorithm": self.name, "report": None if self.report is None else self.report.json()}
+
+
+def compared(requests: list[Request], n: int, measure: Measure | None) -> Iterator[Entry]:
+    """Every request with the keys of its seed, one after another; a refusal is an entry too."""
+    mesh = sample_mesh()
+    for request in requests:
+        name = str(request.method.get("name", NONE))
+        begin = time.perf_counter()
+        try:
+            plan: Plan = request.plan(n)
+            samples = plan.draw(mesh, keys(request.seed, n), np.arange(n))
+        except Refused as error:
+            yield Entry(name, request.scale, time.perf_counter() - begin, None, None, 0, None, str(error))
+            continue
+        seconds, bad = time.perf_counter() - begin, not_finite(samples)
+        fits = measure is not None and bad < n and plan.labels.ndim == 1
+        report = measure(samples, plan.labels) if measure is not None and fits else None
+        yield Entry(name, request.scale, seconds, samples, plan.labels, bad, report)
+
+
+def track(items: Iterable[Entry], total: int) -> Iterator[Entry]:
+    """The same, with progress on standard error."""
+    with Bar("comparing", total, 0, "seconds") as advance:
+        for i, item in enumerate(items):
+            advance(i + 1, item.seconds)
+            yield item
+
+
+def inverse(name: str) -> bool:
+    """Whether a method cannot do without a measurement."""
+    cls = named(name, METHODS, "method") if name != NONE else Reverse
+    return needs(cls, "operator") or needs(cls, "mask")
+
+
+def halved(name: str, images: np.ndarray) -> dict[str, Any]:
+    """The measurement that `compare` gives to methods of inverse problems: every other row, or half the resolution."""
+    if needs(named(name, METHODS, "method"), "mask"):
+        mask = np.zeros(images.shape[1:], np.float32)
+        mask[::2] = 1
+        return {"operator": Mask(mask), "std": 0.05, "observed": images * mask}
+    n, h, w, c = images.shape
+    return {"operator": Downsample(2), "std": 0.05, "observed": images.reshape(n, h // 2, 2, w // 2, 2, c).mean((2, 4))}
+
+
+def every_method(kinds: str = "images") -> list[str]:
+    """The names of all methods for images, tokens or text, the unguided model first."""
+    groups = {
+        "images": ("guidance", "kernels", "particles"),
+        "tokens": ("guidance", "particles", "discrete"),
+        "text": ("guidance", "particles", "text"),
+    }
+    found = [name for name, cls in methods().items() if cls.__module__.split(".")[1] in groups[kinds]]
+    return [NONE, *found]
+
+
+def write(
+    out: Path, entries: list[Entry], columns: int, about: dict[str, Any], names: tuple[str, ...] = ()
+) -> list[Path]:
+    """`comparison.json`, `comparison.png` and, where there are measures, `trade_off.png` into `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    files = [out / "comparison.json"]
+    rows = [entry.json() for entry in entries]
+    files[0].write_text(json.dumps({"about": versions() | about, "rows": rows}, indent=1, default=str) + "\n")
+    drawn = [e for e in entries if e.samples is not None and e.samples.ndim == 4]
+    if drawn:
+        files.append(out / "comparison.png")
+        sheet = {e.title(): e.samples[:columns] for e in drawn if e.samples is not None}
+        asked = [e.labels[:columns].reshape(-1).tolist() for e in drawn if e.labels is not None]
+        same = asked[0] if all(labels == asked[0] for labels in asked) else None
+        heads = None if same is None else [names[i][:6] if i < len(names) else str(i) for i in same]
+        contact_sheet(files[-1], sheet, heads)
+    measured = [row for row in rows if row["report"]]
+    if len(measured) > 1:
+        files.append(out / "trade_off.png")
+        save_trade_off(files[-1], measured)
+    jax.clear_caches()  # a program for each method
+    return files

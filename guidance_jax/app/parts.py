@@ -1,0 +1,196 @@
+"""Every part of the library by its name and with its own options, for flags and configuration files.
+
+There is no list: the names are the public classes of the groups, the options their fields, the help their docstrings.
+"""
+
+import dataclasses
+import difflib
+import inspect
+import tomllib
+from collections.abc import Callable, Mapping
+from types import FunctionType, ModuleType
+from typing import Any
+
+import jax.numpy as jnp
+
+from guidance_jax import discrete, guidance, kernels, particles, solvers, text
+from guidance_jax.core import Guide, Kernel, KernelWrapper, Move, Refused, Solver
+from guidance_jax.guidance import Contrast, Guidance, Scale, operators
+from guidance_jax.guidance.operators import Operator
+from guidance_jax.kernels import Reverse
+from guidance_jax.particles import resampling
+
+GROUPS: tuple[ModuleType, ...] = (guidance, kernels, particles, discrete, text, solvers, operators)
+FUNCTIONS: tuple[ModuleType, ...] = (particles, resampling, solvers)
+# what a method may be: a guided denoiser, a kernel, or a move of particles
+METHODS = (Guidance, Kernel, Move)
+EVERY = (*METHODS, Solver, Scale, Operator)
+# no guidance of their own: the plain step, the padding of grids, the machinery around a move
+PLUMBING = ("Reverse", "Padded", "SMC")
+# what these are made from, unless a table says so
+INSIDE = {"LaMBO": "NOS", "Corrected": "CFG", "Reuse": "Classifier", "Clip": "CFG", "DynamicClip": "CFG"}
+# fields that hold what steers: the model beside them is the unconditional one
+STEERING = ("classifier", "operator", "log_likelihood", "reward", "log_twist", "value", "future", "attribute")
+# plain numbers for fields that have no default, where a comparison needs some
+USUAL: dict[str, Any] = {
+    "scale": 2.0,
+    "weak_scale": 1.5,
+    "weights": [1.0],
+    "rho": 1.0,
+    "mu": 0.5,
+    "rate": 0.1,
+    "repeats": 2,
+    "std": 0.1,
+}
+
+
+def catalogue(kinds: type | tuple[type, ...]) -> dict[str, type]:
+    """The public classes of those kinds, by name."""
+    found = {}
+    for group in GROUPS:
+        for name in vars(group).get("__all__", vars(group)):  # operators is a single file, without
+            cls = vars(group).get(name)
+            if isinstance(cls, type) and issubclass(cls, kinds) and dataclasses.is_dataclass(cls):
+                found[name] = cls
+    return found
+
+
+def methods() -> dict[str, type]:
+    """Every way to guide."""
+    return {name: cls for name, cls in catalogue(METHODS).items() if name not in PLUMBING}
+
+
+def named(name: str, kinds: type | tuple[type, ...], what: str) -> type:
+    """The class called `name`, in any case.
+
+    Raises:
+      Refused: no such name; the nearest ones are offered.
+    """
+    known = methods() if kinds == METHODS else catalogue(kinds)
+    lower = {k.lower(): k for k in known}
+    if name.lower() not in lower:
+        near = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(lower[n] for n in near)}?" if near else f"known are {', '.join(known)}"
+        raise Refused(f"there is no {what} called {name!r}; {hint}")
+    return known[lower[name.lower()]]
+
+
+def fields(cls: Any) -> list[dataclasses.Field]:
+    """The options of a class, in its order."""
+    return list(dataclasses.fields(cls))
+
+
+def summary(cls: type) -> str:
+    """The first sentence of a class, on one line."""
+    first = (inspect.getdoc(cls) or "").split("\n\n")[0]
+    return " ".join(first.split())
+
+
+def options(cls: type, given: Mapping[str, Any]) -> str:
+    """Its options in words: `scale, radius=15.0`; what is `given` by the context is not an option."""
+    parts = []
+    for field in fields(cls):
+        if field.name in given:
+            continue
+        default = field.default
+        shown = default.__name__ if isinstance(default, FunctionType) else repr(default)
+        parts.append(field.name if default is dataclasses.MISSING else f"{field.name}={shown}")
+    return ", ".join(parts)
+
+
+def parsed(assignments: list[str]) -> dict[str, Any]:
+    """`["radius=10", "scale.name=Window"]` as nested tables; values are those of TOML, words need no quotes.
+
+    Raises:
+      Refused: an assignment without "=", or two that contradict each other.
+    """
+    found: dict[str, Any] = {}
+    for text_ in assignments:
+        key, equals, value = text_.partition("=")
+        if not equals or not key.strip():
+            raise Refused(f"--set takes option=value, got {text_!r}; write --set scale=2.0")
+        try:
+            value = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = value.strip()
+        *path, last = key.strip().split(".")
+        node = found
+        for part in path:
+            node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise Refused(f"--set gives {part} twice, once as a value and once as a table ({text_})")
+        if isinstance(node.get(last), dict):
+            raise Refused(f"--set gives {last} twice, once as a value and once as a table ({text_})")
+        node[last] = value
+    return found
+
+
+class Builder:
+    """Builds parts from tables `{"name": ..., option: ...}`; `context` has what a field holds if no table says so.
+
+    Attributes:
+      context: by the field's name, a function of the class that is being built.
+    """
+
+    def __init__(self, context: Mapping[str, Callable[[type], Any]]):
+        self.context = context
+
+    def make(self, table: Mapping[str, Any], kinds: type | tuple[type, ...] = object, what: str = "part") -> Any:
+        """The part that `table` names.
+
+        Raises:
+          Refused: an unknown name or option (the allowed ones are listed), or one that is needed and missing.
+        """
+        if "name" not in table:
+            raise Refused(f'the {what} has no name; write name = "..."')
+        cls = named(str(table["name"]), kinds, what)
+        known = [f.name for f in fields(cls)]
+        for key in table:
+            if key != "name" and key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"did you mean {near[0]}? " if near else ""
+                raise Refused(f"{cls.__name__} has no option {key!r}; {hint}its options are {', '.join(known)}")
+        values = {}
+        for field in fields(cls):
+            if field.name in table:
+                values[field.name] = self.value(table[field.name], cls, field.name)
+            elif field.name in self.context and (found := self.context[field.name](cls)) is not None:
+                values[field.name] = found
+            elif field.default is dataclasses.MISSING:
+                raise Refused(f"{cls.__name__} needs {field.name}; write --set {field.name}=...")
+        return cls(**values)
+
+    def value(self, value: Any, cls: type, field: str) -> Any:
+        """A number, a list of them, a table of a part, or a function by its name."""
+        if isinstance(value, Mapping):
+            part = self.make(value, (Guide, *EVERY), field)
+            wants_kernel = (issubclass(cls, KernelWrapper) and field == "inner") or field == "kernel"
+            if wants_kernel and isinstance(part, Guidance):
+                return Reverse(part, self.context["solver"](Reverse))
+            return part
+        if isinstance(value, list):
+            return jnp.asarray(value)
+        if isinstance(value, str):
+            for group in FUNCTIONS:
+                if callable(vars(group).get(value)):
+                    return vars(group)[value]
+        return value
+
+
+def needs(cls: type, name: str) -> bool:
+    """Whether a method has such a field."""
+    return name in {f.name for f in fields(cls)}
+
+
+def family(cls: Any) -> str:
+    """Where a method belongs in a list."""
+    group = cls.__module__.split(".")[1]
+    if group in ("discrete", "text", "embeddings"):
+        return {"discrete": "tokens", "text": "text", "embeddings": "embeddings"}[group]
+    if issubclass(cls, Move) or group == "particles":
+        return "particles: a population for each sample"
+    if issubclass(cls, Kernel):
+        return "kernels: change the step"
+    if (issubclass(cls, Contrast) and not needs(cls, "classifier")) or needs(cls, "null"):
+        return "contrasts of two predictions"
+    return "gradients, and wrappers"
