@@ -248,7 +248,8 @@ def methods(
     if name is not None:
         cls = parts.named(name, parts.EVERY, "method or part")
         console.print(f"{cls.__name__}({parts.options(cls, {})})\n", highlight=False, markup=False)
-        console.print(inspect.getdoc(cls) or "", highlight=False, markup=False)
+        for text in (inspect.getdoc(cls), sys.modules[cls.__module__].__doc__):  # the formula is in the file's
+            console.print(f"{(text or '').strip()}\n", highlight=False, markup=False)
         return
     groups: dict[str, list[type]] = {}
     for cls in parts.methods().values():

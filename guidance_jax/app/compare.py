@@ -43,7 +43,7 @@ class Entry:
 
     def json(self) -> dict[str, Any]:
         """For the file: everything but the samples."""
-        found = {k: getattr(self, k) for k in ("name", "scale", "seconds", "not_finite", "refused")}
+        found = {k: vars(self)[k] for k in ("name", "scale", "seconds", "not_finite", "refused")}
         return found | {"algorithm": self.name, "report": None if self.report is None else self.report.json()}
 
 

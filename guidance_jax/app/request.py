@@ -159,7 +159,7 @@ class Request:
         values = dict(table)
         if "labels" in values:
             found = values["labels"]
-            values["labels"] = tuple(found) if isinstance(found, list) else (found,)
+            values["labels"] = tuple(found) if isinstance(found, list | tuple) else (found,)
         if "steps" in values:
             values["steps"] = str(values["steps"])
         for key in ("method", "solver", "grid"):
