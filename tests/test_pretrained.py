@@ -239,6 +239,7 @@ def test_a_converted_checkpoint_is_openai_s_network_in_both_formats(tmp_path):
         converted(tmp_path / "weights.safetensors", tmp_path / "flat", known=KNOWN)
 
 
+@pytest.mark.slow
 def test_half_precision_inside_leaves_guidance_in_float32(tmp_path):
     save_file(openai("classifier_attention"), tmp_path / "weights.safetensors")
     name, _, domain = converted(tmp_path / "weights.safetensors", tmp_path, known=KNOWN)

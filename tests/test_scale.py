@@ -148,3 +148,36 @@ def test_the_longest_axis_that_devices_divide_is_split():
     tree = {"large": jnp.zeros((4, 128, 64)), "small": jnp.zeros(8)}
     specs = jax.tree.map(lambda s: tuple(s.spec), split_params(tree, mesh))
     assert specs == {"large": (None, "samples", None), "small": (None,)}
+
+
+TRAIN = """
+import sys
+import jax, jax.numpy as jnp, numpy as np, optax
+import guidance_jax as gj
+from guidance_jax.datasets.images import Images
+from guidance_jax.training.fit import fit
+
+def loss(params, key, x0, label):
+    return jnp.mean((params * x0 - 2 * x0 - jax.random.normal(key, x0.shape)) ** 2)
+
+x = np.random.default_rng(0).normal(size=(64, 4, 4, 1)).astype(np.float32)
+data = Images(x, np.zeros(64, np.int32), ("all",))
+common = dict(steps=5, batch=32, optimizer=optax.adam(0.1))
+alone, split = (fit(loss, jnp.ones(()), data, mesh=mesh, **common) for mesh in (None, gj.sample_mesh()))
+np.testing.assert_allclose(split[0], alone[0], rtol=1e-5)
+np.testing.assert_allclose(split[1], alone[1], rtol=1e-5)
+try:
+    fit(loss, jnp.ones(()), data, steps=1, batch=20, optimizer=optax.adam(0.1), mesh=gj.sample_mesh())
+except gj.Refused as error:
+    assert "8 devices do not divide a batch of 20; write batch=16" in str(error), error
+else:
+    sys.exit("it should have been refused")
+"""
+
+
+@pytest.mark.slow
+def test_training_on_eight_devices_is_training_on_one():
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN], env=environment(8), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]

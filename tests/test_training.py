@@ -26,7 +26,7 @@ from guidance_jax.metrics.calibration import by_level, expected_calibration_erro
 from guidance_jax.models.parameterizations import EDM, LearnedRange
 from guidance_jax.networks.adm import ADMUNet
 from guidance_jax.schedules import LinearVP
-from guidance_jax.training.fit import batches, fit
+from guidance_jax.training.fit import batches, fit, mirrored
 from guidance_jax.training.losses import Denoising, LogNormal, NoisyCrossEntropy, draw, drop
 
 NETWORK = ADMUNet(8, 1, 1, (2,), (1, 2), groups=4, time_scale=1000.0, num_classes=11)
@@ -266,9 +266,9 @@ def test_a_batch_larger_than_the_data_is_refused(data, params):
         fit(LOSS, params, data, steps=1, batch=500, optimizer=OPTIMIZER)
 
 
-def test_a_loss_that_explodes_is_an_error(data, params):
+def test_a_loss_that_explodes_is_an_error(data):
     with pytest.raises(ValueError, match="not finite at step"):
-        fit(LOSS, params, data, steps=6, batch=16, optimizer=optax.sgd(1e20))
+        fit(scaled, START, data, steps=6, batch=16, optimizer=optax.sgd(1e20))
 
 
 def test_calibration_error_by_hand():
@@ -288,3 +288,79 @@ def test_an_exact_classifier_is_calibrated():
     reports = by_level(gj.NoisyClassifier((), logits), data, gj.Cosine(), (0.5, 2.0))
     assert reports[0].accuracy > reports[1].accuracy > 0.6
     assert max(r.calibration_error for r in reports) < 0.02
+
+
+def scaled(params, key, x0, label):
+    """|| w x - 2 x ||^2 of `Learned`: a loss without networks of any size."""
+    return jnp.mean((params["params"]["w"] * x0 - 2 * x0) ** 2)
+
+
+START = {"params": {"w": jnp.zeros(())}}
+
+
+def test_batches_of_any_source_train_the_same(data):
+    """A loader that yields what `batches` would choose; it is passed over, not lost, when a run goes on."""
+
+    def loader():
+        for index in batches(len(data), 16, 0, 0):
+            yield data.samples[index], data.labels[index]
+
+    common = dict(steps=6, optimizer=OPTIMIZER)
+    own, first = fit(scaled, START, data, batch=16, **common)
+    streamed, second = fit(scaled, START, loader(), **common)
+    assert identical(own, streamed)
+    np.testing.assert_array_equal(first, second)
+    with pytest.raises(gj.Refused, match="the data ended after 3 of 6 steps; repeat them, or train for 3"):
+        fit(scaled, START, [next(loader())] * 3, **common)
+
+
+def test_a_resumed_run_passes_over_the_batches_that_it_has_seen(tmp_path, data):
+    def loader():
+        for index in batches(len(data), 16, 0, 0):
+            yield data.samples[index], data.labels[index]
+
+    common = dict(optimizer=OPTIMIZER, save_every=3)
+    whole, _ = fit(scaled, START, loader(), steps=6, **common)
+    fit(scaled, START, loader(), steps=3, run=Run(tmp_path / "run", CONFIG), **common)
+    again, _ = fit(scaled, START, loader(), steps=6, run=Run(tmp_path / "run", CONFIG), **common)
+    assert identical(whole, again)
+
+
+def test_augmentation_depends_on_seed_and_step_and_watching_sees_every_save(data):
+    seen, watched = [], []
+
+    def augment(samples, generator):
+        seen.append(generator.random())
+        return mirrored(samples, generator)
+
+    options = dict(steps=5, batch=16, optimizer=OPTIMIZER, augment=augment, save_every=2)
+    fit(scaled, START, data, watch=lambda step, ema, losses: watched.append((step, len(losses))), **options)
+    fit(scaled, START, data, **options)
+    assert seen[:5] == seen[5:]
+    assert len(set(seen[:5])) == 5
+    assert watched == [(2, 2), (4, 4), (5, 5)]
+    images = np.arange(24.0).reshape(2, 2, 3, 2)
+    flipped = mirrored(images, np.random.default_rng(0))
+    assert all((f == i).all() or (f == i[:, ::-1]).all() for f, i in zip(flipped, images, strict=True))
+
+
+def test_a_batch_over_devices_is_the_same_batch(data):
+    """On one device here; `tests/test_scale.py` has eight. A batch that they do not divide is refused."""
+    common = dict(steps=4, optimizer=OPTIMIZER)
+    alone, _ = fit(scaled, START, data, batch=16, **common)
+    meshed, _ = fit(scaled, START, data, batch=16, mesh=gj.sample_mesh(1), **common)
+    assert identical(alone, meshed)
+
+
+def test_a_full_disk_while_training_is_one_line_and_keeps_the_step_before(tmp_path, data, monkeypatch):
+    run = Run(tmp_path / "run", CONFIG)
+    fit(scaled, START, data, steps=2, batch=16, optimizer=OPTIMIZER, run=run, save_every=2)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run.manager, "save", full)
+    with pytest.raises(gj.Refused, match=r"cannot be written .*; step 2 is kept: mend that and start again"):
+        fit(scaled, START, data, steps=4, batch=16, optimizer=OPTIMIZER, run=run, save_every=2)
+    monkeypatch.undo()
+    assert Run(tmp_path / "run", CONFIG).latest() == 2

@@ -12,7 +12,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import Guide, HiddenStates, as_guide, converted, kl_divergence, log_softmax, need, pytree, static
+from guidance_jax.core import (
+    Guide,
+    HiddenStates,
+    Refused,
+    Space,
+    as_guide,
+    converted,
+    innermost,
+    kl_divergence,
+    log_softmax,
+    need,
+    pytree,
+    static,
+)
 from guidance_jax.guidance.base import Guidance
 from guidance_jax.guidance.scales import active, strength, when
 from guidance_jax.models.network import Parametrized
@@ -51,7 +64,7 @@ class NOS(Guidance):
       adagrad: as published; otherwise plain gradient steps, for which noise is Langevin's.
 
     Raises:
-      Refused: a model without hidden states; a value that is not one number.
+      Refused: a model without hidden states; a value that is not one number, or of samples.
     """
 
     inner: Any
@@ -67,6 +80,8 @@ class NOS(Guidance):
 
     def check(self, levels, shape, cond):
         need(self, self.value, Guide, "the value")
+        if (own := innermost(self.value)).takes is not Space:
+            raise Refused(f"the value of NOS is of hidden states, got {type(own).__name__}, which judges samples")
         super().check(levels, shape, cond)
 
     def __call__(self, x, level, cond, state, key):

@@ -27,7 +27,19 @@ def draw(row, kernel, order=None, seed=0):
     return np.asarray(gj.generate(keys[order], kernel, row.levels, row.shape, labels[order]))
 
 
-@pytest.mark.parametrize("name", ROWS, ids=str)
+# one of each mechanism: log p, rates, a solver, wrappers of predictions and of kernels, hidden states, a cache
+MECHANISMS = [
+    "CFG, uniform",
+    gj.discrete.TAG,
+    gj.Ancestral,
+    gj.discrete.Forbid,
+    gj.Infill,
+    gj.discrete.NOS,
+    gj.text.FUDGE,
+]
+
+
+@pytest.mark.parametrize("name", first([*MECHANISMS, "CFG of embeddings"], ROWS), ids=str)
 def test_laws_of_a_row(name):
     """One program for all strengths; the type is kept; a sample depends on its own key alone; off is the identity."""
     row = ROWS[name]
