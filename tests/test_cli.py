@@ -264,7 +264,7 @@ def test_a_full_disk_and_an_interruption_are_one_line(run, models, monkeypatch):
     import errno
 
     from guidance_jax import files
-    from guidance_jax.app import request
+    from guidance_jax.app.plan import Plan
 
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -277,7 +277,7 @@ def test_a_full_disk_and_an_interruption_are_one_line(run, models, monkeypatch):
     assert left.stderr.strip().endswith("the disk is full; no part of it was written: mend that and start again")
     assert [p.name for p in run.folder.iterdir() if p.name != "cache"] == []
     with monkeypatch.context() as patch:
-        patch.setattr(request.Plan, "draw", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(Plan, "draw", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
         left = run(*asked)
     assert left.returncode == 130
     assert left.stderr.strip().splitlines() == [

@@ -14,6 +14,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import guidance_jax as gj
+from guidance_jax.app.plan import plan
 from guidance_jax.app.request import Request
 from guidance_jax.checkpoints.adm import Options, architecture
 from guidance_jax.checkpoints.convert import converted, recognised
@@ -371,14 +372,14 @@ def test_edm_is_sampled_on_its_grid(tmp_path):
     """18 steps: from 80 to 0.002, then to 0 (Karras et al. 2022, eq. 5)."""
     save_file({k: np.ascontiguousarray(v) for k, v in edm_state().items()}, tmp_path / "edm.safetensors")
     converted(tmp_path / "edm.safetensors", tmp_path)
-    levels = Request(str(tmp_path), UNGUIDED, steps="18").plan(2).levels
+    levels = plan(Request(str(tmp_path), UNGUIDED, steps="18"), 2).levels
     np.testing.assert_allclose(levels.sigma[np.array([0, 9, 17, 18])], [80, 1.9233, 0.002, 0], rtol=1e-4)
     with pytest.raises(ValueError, match="--steps is a number"):
-        Request(str(tmp_path), UNGUIDED, steps="ddim25").plan(2)
+        plan(Request(str(tmp_path), UNGUIDED, steps="ddim25"), 2)
 
 
 def test_captions_are_for_generate(tmp_path):
     save_file(state(GLIDE_SHAPES["text"], 0.05), tmp_path / "glide.safetensors")
     converted(tmp_path / "glide.safetensors", tmp_path, known=KNOWN)
     with pytest.raises(ValueError, match="conditional on captions; pass tokens to generate"):
-        Request(str(tmp_path), UNGUIDED).plan(2)
+        plan(Request(str(tmp_path), UNGUIDED), 2)

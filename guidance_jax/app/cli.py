@@ -26,7 +26,8 @@ from guidance_jax.app.compare import compared, every_method, halved, inverse, tr
 from guidance_jax.app.data import classes_of, judged, read, remember
 from guidance_jax.app.demos.digits import demo as run_demo
 from guidance_jax.app.pictures import contact_sheet
-from guidance_jax.app.request import GRIDS, NONE, Request, read_config_file, schedule_of, take, type_named
+from guidance_jax.app.plan import plan, schedule_of, take
+from guidance_jax.app.request import GRIDS, NONE, Request, read_config_file, type_named
 from guidance_jax.app.watch import drawn
 from guidance_jax.checkpoints.adm import Options
 from guidance_jax.checkpoints.convert import converted, schedule_named
@@ -265,7 +266,9 @@ def methods(
             if given:
                 console.print(f"      {given}", style="dim", highlight=False, markup=False)
     console.print(f"\n[bold]grids[/bold]\n  {', '.join(GRIDS)}")
-    console.print("\n--method none samples the model as it is; --set OPTION=VALUE sets an option of the method.")
+    console.print(
+        "\n--method none samples the model as it is; --set OPTION=VALUE sets an option, [in brackets] what it is without."
+    )
 
 
 def requested(
@@ -355,20 +358,20 @@ def sample(
         check_writable(out)
     flags: dict[str, Any] = dict(scale=scale, labels=label, solver=solver, grid=grid, steps=steps, particles=particles)
     request = requested(models, config, method, set_, **flags, dtype=dtype, seed=seed)
-    plan, mesh = request.plan(n, remat=remat, microbatch=microbatch), sample_mesh(devices)
+    asked, mesh = plan(request, n, remat=remat, microbatch=microbatch), sample_mesh(devices)
     batch = min(batch, n)
     if estimate:
         index = np.arange(batch)
-        given = keys(request.seed, batch), plan.kernel, plan.levels, plan.shape, take(plan.cond, index)
+        given = keys(request.seed, batch), asked.kernel, asked.levels, asked.shape, take(asked.cond, index)
         console.print(f"memory: {memory(mesh, *given, split=split)}")
         return
 
     def draw(indices: range) -> tuple[np.ndarray, np.ndarray]:
         own = keys(request.seed, len(indices), start=indices.start)
-        found = plan.draw(mesh, own, np.arange(indices.start, indices.stop), split=split, batch=batch)
-        return found, plan.labels[indices.start : indices.stop]
+        found = asked.draw(mesh, own, np.arange(indices.start, indices.stop), split=split, batch=batch)
+        return found, asked.labels[indices.start : indices.stop]
 
-    images = len(plan.shape) == 3
+    images = len(asked.shape) == 3
     encode = to_uint8 if images else np.asarray
     if not out.suffix:
         path, bad = Job(out, n, request.about(), shard).run(draw, encode, progress="sampling")

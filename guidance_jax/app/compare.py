@@ -14,7 +14,8 @@ from guidance_jax.app.data import Measure
 from guidance_jax.app.demos.table import versions
 from guidance_jax.app.parts import METHODS, methods, named, needs
 from guidance_jax.app.pictures import contact_sheet, save_trade_off
-from guidance_jax.app.request import NONE, Plan, Request
+from guidance_jax.app.plan import plan
+from guidance_jax.app.request import NONE, Request
 from guidance_jax.core import Refused
 from guidance_jax.guidance.operators import Downsample, Mask
 from guidance_jax.kernels.reverse import Reverse
@@ -54,15 +55,15 @@ def compared(requests: list[Request], n: int, measure: Measure | None) -> Iterat
         name = str(request.method.get("name", NONE))
         begin = time.perf_counter()
         try:
-            plan: Plan = request.plan(n)
-            samples = plan.draw(mesh, keys(request.seed, n), np.arange(n))
+            asked = plan(request, n)
+            samples = asked.draw(mesh, keys(request.seed, n), np.arange(n))
         except Refused as error:
             yield Entry(name, request.scale, time.perf_counter() - begin, None, None, 0, None, str(error))
             continue
         seconds, bad = time.perf_counter() - begin, not_finite(samples)
-        fits = measure is not None and bad < n and plan.labels.ndim == 1
-        report = measure(samples, plan.labels) if measure is not None and fits else None
-        yield Entry(name, request.scale, seconds, samples, plan.labels, bad, report)
+        fits = measure is not None and bad < n and asked.labels.ndim == 1
+        report = measure(samples, asked.labels) if measure is not None and fits else None
+        yield Entry(name, request.scale, seconds, samples, asked.labels, bad, report)
 
 
 def track(items: Iterable[Entry], total: int) -> Iterator[Entry]:

@@ -94,7 +94,10 @@ def options(cls: type, given: Mapping[str, Any]) -> str:
             continue
         default = field.default
         shown = default.__name__ if isinstance(default, FunctionType) else repr(default)
-        parts.append(field.name if default is dataclasses.MISSING else f"{field.name}={shown}")
+        if default is dataclasses.MISSING:
+            parts.append(f"{field.name} [{USUAL[field.name]}]" if field.name in USUAL else field.name)
+        else:
+            parts.append(f"{field.name}={shown}")
     return ", ".join(parts)
 
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from guidance_jax.app.demos.table import versions
 from guidance_jax.app.pictures import save_grid, save_trade_off
-from guidance_jax.app.request import Request, schedule_of
+from guidance_jax.app.plan import plan, schedule_of
+from guidance_jax.app.request import Request
 from guidance_jax.datasets.digits import digits
 from guidance_jax.metrics.report import Report, evaluate
 from guidance_jax.sample import generate, keys
@@ -47,8 +48,8 @@ def demo(
         for scale in SCALES:
             begin = time.perf_counter()
             request = Request(str(out / "models"), {"name": NAMES[algorithm]}, scale=scale, steps=str(steps))
-            plan = request.plan(samples)
-            images = np.asarray(generate(keys(0, samples), plan.kernel, plan.levels, seen.shape, labels))
+            asked = plan(request, samples)
+            images = np.asarray(generate(keys(0, samples), asked.kernel, asked.levels, seen.shape, labels))
             seconds = time.perf_counter() - begin
             rows.append(Row(algorithm, scale, evaluate(images, labels, held_out, judge), seconds))
             grids[algorithm, scale] = images
