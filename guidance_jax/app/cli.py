@@ -266,8 +266,9 @@ def methods(
             if given:
                 console.print(f"      {given}", style="dim", highlight=False, markup=False)
     console.print(f"\n[bold]grids[/bold]\n  {', '.join(GRIDS)}")
+    console.print("\n--method none samples the model as it is; --set OPTION=VALUE sets an option.", markup=False)
     console.print(
-        "\n--method none samples the model as it is; --set OPTION=VALUE sets an option, [in brackets] what it is without."
+        "Options [in brackets] have no default in the library; the command line takes that number.", markup=False
     )
 
 
