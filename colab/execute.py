@@ -4,6 +4,7 @@ Without a name all of them; `--short` runs them at tiny size, as the tests do, a
 """
 
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ from nbclient import NotebookClient
 
 # Where `pip` finds this repository from a machine that has no clone of it: the one place where it is written.
 REPOSITORY = ""
-FIRST = '''# From a clone of the repository nothing is fetched; elsewhere, on Colab for example, REPOSITORY must be its address.
+FIRST = """# From a clone of the repository nothing is fetched; elsewhere, on Colab for example, REPOSITORY must be its address.
 REPOSITORY = "{repository}"
 try:
     import guidance_jax as gj
@@ -26,7 +27,7 @@ except ModuleNotFoundError:
     source = f"{{clone}}[{extras}]" if clone else f"guidance_jax[{extras}] @ git+{{REPOSITORY}}"
     %pip install -q "{{source}}"  # keeps the JAX that is there
     import guidance_jax as gj
-'''
+"""
 END = "    import guidance_jax as gj\n"
 
 
@@ -34,6 +35,19 @@ def first_cell(source: str, extras: str) -> str:
     """The cell with the installation as it is today, what follows it kept."""
     rest = source.split(END, 2)[-1] if source.count(END) >= 2 else source.split(END, 1)[-1]
     return FIRST.format(repository=REPOSITORY, extras=extras) + rest
+
+
+def warned(out) -> bool:
+    """Whether an output is a warning of the kernel's, which says where the machine keeps its files."""
+    return out.output_type == "stream" and "Warning" in out.text and out.name == "stderr"
+
+
+def cleaned(out):
+    """The same without colours of a terminal and without the names of temporary folders."""
+    if out.output_type == "stream":
+        out.text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.text)
+        out.text = re.sub(r"/tmp/tmp\w+", "FOLDER", out.text)
+    return out
 
 
 def main() -> None:
@@ -57,6 +71,8 @@ def main() -> None:
         if not short:
             for one in notebook.cells:
                 one.metadata.pop("execution", None)
+                if one.cell_type == "code":
+                    one.outputs = [cleaned(out) for out in one.outputs if not warned(out)]
             nbformat.write(notebook, path)
 
 

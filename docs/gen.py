@@ -1,23 +1,16 @@
-"""Pages that are made, not written: the reference, one page a public name, and the pictures of the benchmarks."""
+"""Pages that are made, not written: the reference, one page a public name."""
 
 import inspect
-from pathlib import Path
 
 import mkdocs_gen_files
 
 import guidance_jax as gj
-
-ROOT = Path(__file__).parent.parent
 
 
 def page(path, text):
     with mkdocs_gen_files.open(path, "w") as file:
         file.write(text)
 
-
-for picture in sorted((ROOT / "benchmarks" / "results").glob("*.png")):
-    with mkdocs_gen_files.open(f"pictures/{picture.name}", "wb") as file:
-        file.write(picture.read_bytes())
 
 nav = ["* [Overview](index.md)"]
 overview = ["# Reference\n", "Everything public, by group. What everyone needs is in `guidance_jax` itself.\n"]

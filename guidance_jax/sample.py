@@ -129,6 +129,10 @@ def checked(keys: Any, kernel: Any, levels: Level, shape: tuple[int, ...], cond:
     Raises:
       Refused: keys that are not a vector of them, conditions that are not one per key, or what a part refuses.
     """
+    if not isinstance(keys, jax.Array | np.ndarray):
+        raise Refused(f"keys are a vector, one per sample, got {keys!r}; write keys(0, n)")
+    if not isinstance(levels, Level):
+        raise Refused(f"levels are a Level, got {levels!r}; write Cosine().levels(30), of the schedule of the model")
     typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
     if jnp.ndim(keys) != (1 if typed else 2):
         raise Refused(f"keys are a vector, one per sample, got {keys.dtype} of shape {keys.shape}; write keys(0, n)")

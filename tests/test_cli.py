@@ -107,7 +107,7 @@ def test_train_sample_evaluate(run):
 def test_missing_models_and_data_are_one_line(run):
     for arguments, message in (
         (("sample", "--models", "nowhere", "--out", "x.npz"), "not a guidance_jax checkpoint"),
-        (("train", "--out", "m", "--data", "nowhere"), "write --data digits"),
+        (("train", "--out", "m", "--data", "nowhere"), "there is no folder 'nowhere'"),
     ):
         refused = run(*arguments)
         assert refused.returncode == 2

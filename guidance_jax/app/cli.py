@@ -21,6 +21,7 @@ except ModuleNotFoundError:
 import jax
 import numpy as np
 
+import guidance_jax
 from guidance_jax.app import parts
 from guidance_jax.app.compare import compared, every_method, halved, inverse, track, write
 from guidance_jax.app.data import classes_of, judged, read, remember
@@ -63,6 +64,13 @@ def command(panel: str) -> Callable[[Callable], Callable]:
         return app.command(rich_help_panel=panel)(run)
 
     return register
+
+
+@app.callback(invoke_without_command=True)
+def about(version: Annotated[bool, typer.Option("--version", help="Print the versions and stop.")] = False) -> None:
+    if version:
+        console.print(f"guidance_jax {guidance_jax.__version__}, JAX {jax.__version__}", highlight=False)
+        raise typer.Exit
 
 
 # as wide as its tables where nobody looks at a terminal
@@ -160,7 +168,10 @@ def train(
     out: Annotated[Path, typer.Option(help="Folder for the three checkpoints.")],
     data: Data = "digits",
     size: Size = 32,
-    preset: Annotated[str, typer.Option(help="quick, small (two CPU cores) or standard (an accelerator).")] = "small",
+    preset: Annotated[
+        str,
+        typer.Option(help="quick (30 steps: tries the machinery), small (2,000: two CPU cores), standard (50,000)."),
+    ] = "small",
     width: Annotated[int | None, typer.Option(min=8, help="Channels of the diffusion model, a multiple of 8.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Training steps of the diffusion model.")] = None,
     classifier_steps: Annotated[int | None, typer.Option(min=1, help="Of the noisy classifier.")] = None,
@@ -169,7 +180,7 @@ def train(
     rate: Annotated[float | None, typer.Option(min=1e-8, help="Peak learning rate of the diffusion model.")] = None,
     ema: Annotated[float | None, typer.Option(min=0.0, max=0.999999, help="Decay of the average of weights.")] = None,
     label_dropout: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Share of labels dropped.")] = None,
-    flip: Annotated[bool | None, typer.Option(help="Mirror images left to right, by chance.")] = None,
+    flip: Annotated[bool | None, typer.Option(help="Mirror images left to right, by chance. (no)")] = None,
     dtype: Annotated[str | None, typer.Option(help="bfloat16: networks compute in it, weights float32.")] = None,
     save_every: Annotated[int | None, typer.Option(min=1, help="Steps between checkpoints and pictures.")] = None,
     devices: Annotated[int | None, typer.Option(min=1, help="Devices that share a batch; by default one.")] = None,
@@ -273,7 +284,7 @@ def methods(
 
 
 def requested(
-    models: Path,
+    models: Path | None,
     config: Path | None,
     method: str | None,
     assignments: list[str] | None,
@@ -281,7 +292,10 @@ def requested(
 ) -> Request:
     """A request from a configuration file, over which flags go."""
     table = {} if config is None else read_config_file(config)
-    table = {"models": str(models), **table, **{k: v for k, v in flags.items() if v is not None}}
+    given = flags | {"models": None if models is None else str(models)}
+    table |= {k: v for k, v in given.items() if v is not None}
+    if "models" not in table:
+        raise Refused("which models? write --models FOLDER, or models = ... in the configuration file")
     own = parts.parsed(assignments or [])
     if method is not None:
         table["method"] = {"name": method}
@@ -297,6 +311,10 @@ def requested(
         table["clip"] = own.pop("clip")
     if own:
         table["method"] = {**table.get("method", {"name": "Classifier"}), **own}
+    asked, scale = table.get("method"), flags.get("scale")
+    if scale is not None and isinstance(asked, dict) and "scale" in asked:
+        inside = asked["scale"]  # a flag goes over a file, and into a part that has a scale of its own
+        table["method"] = {**asked, "scale": {**inside, "scale": scale} if isinstance(inside, dict) else scale}
     if table.get("clip") in (0, "none", False):
         table["clip"] = None
     if isinstance(labels := table.get("labels"), str):
@@ -307,24 +325,26 @@ def requested(
 Config = Annotated[
     Path | None, typer.Option(help="TOML file: models, method, solver, grid, measurement, ... (flags go over it).")
 ]
+Models = Annotated[Path | None, typer.Option(help="Folder written by train or convert; or models = ... in the file.")]
+Clipped = Annotated[float | None, typer.Option("--clip", min=0, help="Largest |x0| of images; 0 does not clip. (1)")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="option=value of the method; solver.eta=1, scale.name=Window; any number of times."),
 ]
-Method = Annotated[str | None, typer.Option(help="Name from `guidance-jax methods`, or none. [Classifier]")]
-Scaled = Annotated[float | None, typer.Option(help="Strength; 0 unconditional, 1 conditional. [2]")]
+Method = Annotated[str | None, typer.Option(help="Name from `guidance-jax methods`, or none. (Classifier)")]
+Scaled = Annotated[float | None, typer.Option(help="Strength; 0 unconditional, 1 conditional. (2)")]
 Solving = Annotated[str | None, typer.Option(help="Name of a solver; by default the method's usual one.")]
-Grid = Annotated[str | None, typer.Option(help="uniform, karras or log_snr_uniform. [uniform; karras for EDM]")]
-Steps = Annotated[str | None, typer.Option(help='A number, or OpenAI\'s respacing, such as "ddim25". [50]')]
-Labels = Annotated[str | None, typer.Option(help="Class by number or name; several: Compose. [all in turn]")]
-Particles = Annotated[int | None, typer.Option(min=2, help="Size of a population, of particle methods. [8]")]
+Grid = Annotated[str | None, typer.Option(help="uniform, karras or log_snr_uniform. (uniform; karras for EDM)")]
+Steps = Annotated[str | None, typer.Option(help='A number, or OpenAI\'s respacing, such as "ddim25". (50)')]
+Labels = Annotated[str | None, typer.Option(help="Classes by number or name, with commas, in turn. (all)")]
+Particles = Annotated[int | None, typer.Option(min=2, help="Size of a population, of particle methods. (8)")]
 Type = Annotated[str | None, typer.Option(help="bfloat16: networks compute in it, guidance in float32.")]
 
 
 @command("Sampling")
 def sample(
-    models: Annotated[Path, typer.Option(help="Folder written by train or convert.")],
     out: Annotated[Path, typer.Option(help="An .npz file (arr_0 NHWC uint8, arr_1 labels), or a folder: a long job.")],
+    models: Models = None,
     n: Annotated[int, typer.Option("--n", min=1, help="Samples.")] = 100,
     method: Method = None,
     scale: Scaled = None,
@@ -335,8 +355,9 @@ def sample(
     grid: Grid = None,
     steps: Steps = None,
     particles: Particles = None,
+    clip: Clipped = None,
     dtype: Type = None,
-    seed: Annotated[int | None, typer.Option(help="Of the keys. [0]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the keys. (0)")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Samples at a time; changes none.", rich_help_panel=MEANS)] = 250,
     devices: Annotated[int | None, typer.Option(min=1, help="Devices; by default all.", rich_help_panel=MEANS)] = None,
     split: Annotated[bool, typer.Option(help="Split parameters over devices.", rich_help_panel=MEANS)] = False,
@@ -358,7 +379,7 @@ def sample(
     if out.suffix:
         check_writable(out)
     flags: dict[str, Any] = dict(scale=scale, labels=label, solver=solver, grid=grid, steps=steps, particles=particles)
-    request = requested(models, config, method, set_, **flags, dtype=dtype, seed=seed)
+    request = requested(models, config, method, set_, **flags, clip=clip, dtype=dtype, seed=seed)
     asked, mesh = plan(request, n, remat=remat, microbatch=microbatch), sample_mesh(devices)
     batch = min(batch, n)
     if estimate:
@@ -384,7 +405,7 @@ def sample(
     write_whole(out.with_suffix(".json"), lambda file: file.write(about))
     console.print(f"{n} samples, {not_finite(found)} not finite: {out}", soft_wrap=True)
     if images:
-        names = classes_of(models)
+        names = classes_of(request.models)
         sheet = {}
         for row in range(min(10, -(-n // 10))):
             own = labels[row * 10 : row * 10 + 10].reshape(-1)[:10]
@@ -398,10 +419,10 @@ def sample(
 
 @command("Sampling")
 def compare(
-    models: Annotated[Path, typer.Option(help="Folder written by train or convert.")],
     out: Annotated[Path, typer.Option(help="Folder for comparison.png, comparison.json, trade_off.png.")],
+    models: Models = None,
     method: Annotated[
-        list[str] | None, typer.Option(help="A name, or name:option=value,option=value; any number of times. [all]")
+        list[str] | None, typer.Option(help="A name, or name:option=value,option=value; any number of times. (all)")
     ] = None,
     scales: Annotated[str, typer.Option(help="Numbers with commas; each method at each.")] = "2",
     n: Annotated[int, typer.Option("--n", min=2, help="Samples of each.")] = 100,
@@ -412,7 +433,7 @@ def compare(
     grid: Grid = None,
     steps: Steps = None,
     particles: Particles = None,
-    seed: Annotated[int | None, typer.Option(help="Of the keys, the same for all. [0]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the keys, the same for all. (0)")] = None,
     data: OtherData = None,
     size: OtherSize = None,
 ) -> None:
@@ -423,7 +444,6 @@ def compare(
     Downsample by 2 unless it is given.
     """
     check_writable(out / "comparison.json")
-    measure, held_out = judged(models, data, size)
     entries = []
     try:
         numbers = [float(part) for part in scales.split(",")]
@@ -432,6 +452,7 @@ def compare(
     flags: dict[str, Any] = dict(labels=label, solver=solver, grid=grid, steps=steps, particles=particles, seed=seed)
     wanted = []
     base = requested(models, config, None, set_, **flags)
+    measure, held_out = judged(Path(base.models), data, size)
     for text in method or every_method(base.kind()):
         name, _, own = text.partition(":")
         assignments = [*(a for a in own.split(",") if a), *(a for a in set_ or [] if a.split(".")[0] in PARTS)]
@@ -446,7 +467,7 @@ def compare(
         if entry.refused is None:
             values = short(entry.report) if entry.report else ["-"] * (len(COLUMNS) - 1)
             table.add_row(entry.name, f"{entry.scale:g}", *values, str(entry.not_finite), f"{entry.seconds:.1f}")
-    files = write(out, entries, min(n, 20), {"models": str(models), "n": n}, classes_of(models))
+    files = write(out, entries, min(n, 20), {"models": base.models, "n": n}, classes_of(base.models))
     console.print(table)
     for entry in entries:
         if entry.refused is not None:
@@ -473,6 +494,8 @@ def evaluate(
         raise Refused("give --reference FILE.npz (FID and its like) or --models FOLDER (its judge), one of the two")
     if out is not None:
         check_writable(out)
+    if samples.suffix != ".npz":
+        raise Refused(f"{samples} is no .npz file; write one with guidance-jax sample")
     try:
         with np.load(samples) as file:
             images = file["arr_0"]

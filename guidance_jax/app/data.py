@@ -28,7 +28,7 @@ def read(data: str, size: int) -> Images:
         return digits()
     folder = Path(data)
     if not folder.is_dir():
-        raise Refused(f'--data is "digits" or a folder, got {data!r}; write --data digits')
+        raise Refused(f'there is no folder {data!r}; --data is a folder of images by class, or "digits"')
     if not any(folder.glob("*-ubyte*")):
         return image_folder(folder, size)
     images = idx(folder)

@@ -29,6 +29,11 @@ EVERY = (*METHODS, Solver, Scale, Operator)
 PLUMBING = ("Reverse", "Padded", "SMC")
 # what these are made from, unless a table says so
 INSIDE = {"LaMBO": "NOS", "Corrected": "CFG", "Reuse": "Classifier", "Clip": "CFG", "DynamicClip": "CFG"}
+# what a measurement gives, and how it is asked for
+MEASURED = ("operator", "mask", "std", "observed")
+MEASURE = (
+    "--set measurement.operator.name=Downsample --set measurement.operator.factor=2 --set measurement.observed=y.npy"
+)
 # fields that hold what steers: the model beside them is the unconditional one
 STEERING = ("classifier", "operator", "log_likelihood", "reward", "log_twist", "value", "future", "attribute")
 # plain numbers for fields that have no default, where a comparison needs some
@@ -69,6 +74,9 @@ def named(name: str, kinds: type | tuple[type, ...], what: str) -> type:
     known = methods() if kinds == METHODS else catalogue(kinds)
     lower = {k.lower(): k for k in known}
     if name.lower() not in lower:
+        for other, word in ((Solver, "solver"), (Scale, "scale"), (Operator, "operator"), (METHODS, "method")):
+            if what != word and name.lower() in {n.lower() for n in catalogue(other)}:
+                raise Refused(f"{name} is a {word}, not a {what}; guidance-jax methods {name} says how it is used")
         near = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(lower[n] for n in near)}?" if near else f"known are {', '.join(known)}"
         raise Refused(f"there is no {what} called {name!r}; {hint}")
@@ -138,8 +146,10 @@ class Builder:
     def __init__(self, context: Mapping[str, Callable[[type], Any]]):
         self.context = context
 
-    def make(self, table: Mapping[str, Any], kinds: type | tuple[type, ...] = object, what: str = "part") -> Any:
-        """The part that `table` names.
+    def make(
+        self, table: Mapping[str, Any], kinds: type | tuple[type, ...] = object, what: str = "part", path: str = ""
+    ) -> Any:
+        """The part that `table` names; `path` is what comes before its options on the command line.
 
         Raises:
           Refused: an unknown name or option (the allowed ones are listed), or one that is needed and missing.
@@ -156,17 +166,19 @@ class Builder:
         values = {}
         for field in fields(cls):
             if field.name in table:
-                values[field.name] = self.value(table[field.name], cls, field.name)
+                values[field.name] = self.value(table[field.name], cls, field.name, path)
             elif field.name in self.context and (found := self.context[field.name](cls)) is not None:
                 values[field.name] = found
             elif field.default is dataclasses.MISSING:
-                raise Refused(f"{cls.__name__} needs {field.name}; write --set {field.name}=...")
+                if field.name in MEASURED and not path:
+                    raise Refused(f"{cls.__name__} needs {field.name}, of a measurement; write {MEASURE}")
+                raise Refused(f"{cls.__name__} needs {field.name}; write --set {path}{field.name}=...")
         return cls(**values)
 
-    def value(self, value: Any, cls: type, field: str) -> Any:
+    def value(self, value: Any, cls: type, field: str, path: str = "") -> Any:
         """A number, a list of them, a table of a part, or a function by its name."""
         if isinstance(value, Mapping):
-            part = self.make(value, (Guide, *EVERY), field)
+            part = self.make(value, (Guide, *EVERY), field, f"{path}{field}.")
             wants_kernel = (issubclass(cls, KernelWrapper) and field == "inner") or field == "kernel"
             if wants_kernel and isinstance(part, Guidance):
                 return Reverse(part, self.context["solver"](Reverse))
@@ -177,6 +189,8 @@ class Builder:
             for group in FUNCTIONS:
                 if callable(vars(group).get(value)):
                     return vars(group)[value]
+            if field != "observed":
+                raise Refused(f"{path}{field} is a number, or a part (--set {path}{field}.name=...), got {value!r}")
         return value
 
 

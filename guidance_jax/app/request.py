@@ -39,7 +39,7 @@ class Request:
       measurement: of an inverse problem, {"operator": table, "std": number, "observed": file}; None without.
       scale: what every `scale` is that no table gives.
       clip: the radius of the clean estimate, for images; None for no clipping.
-      labels: one class or none for all in turn; several for `Compose`, by number or by name.
+      labels: the classes asked for in turn, by number or name, none for all; `Compose` asks for all at once.
       steps: a number, or OpenAI's respacing such as "ddim25" for their schedules.
       particles: of a population, for particle methods.
       seed: of the keys.

@@ -38,10 +38,11 @@ def strength(scale: Any, level: Level, cond: Any, off: float, shape: tuple[int, 
     value = scale(level) if callable(scale) else scale
     if isinstance(scale, Scale):
         value = scale.strength(level, cond, off)
-    if jnp.shape(value) != shape:
+    if isinstance(value, list | tuple) or jnp.shape(value) != shape:
+        got = "a list" if isinstance(value, list | tuple) else f"shape {jnp.shape(value)}"
         raise Refused(
             f"the strength of guidance is {'one number' if shape == () else f'of shape {shape}'} for one sample, got "
-            f"shape {jnp.shape(value)}; one per class is PerClass(table), one per sample PerSample(scales)"
+            f"{got}; one per class is PerClass(table), one per sample PerSample(scales)"
         )
     return value
 

@@ -1,8 +1,8 @@
 """One line from a trained module of any library to a `Network`: Linen, NNX, Equinox, or a plain velocity field."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -50,6 +50,9 @@ def from_linen(
       batched: True for a module of batches, as most Linen modules are.
       options: passed to every call, for example `train=False` or `deterministic=True`.
     """
+    if isinstance(variables, Mapping) and "params" not in variables:
+        names = ", ".join(map(str, variables))
+        raise Refused(f'the variables of a module are {{"params": ...}}, as init returns them, got entries {names}')
     return Network(variables, call(module.apply, options), parameterization, domain, None, batched)
 
 
@@ -141,7 +144,14 @@ def from_velocity(
     if domain is not None and domain.schedule not in (None, RectifiedFlow()):
         raise Refused(f"a velocity field lives on RectifiedFlow(), got a domain on {domain.schedule}; name that one")
     field = Field(v, isinstance(params, tuple) and not params, bool(data_at))
-    return Network(params, field, parameterizations.velocity, domain, None, batched)
+    return Network(params, field, OnFlow(), domain, None, batched)
+
+
+@dataclass(frozen=True)
+class OnFlow(parameterizations.Velocity):
+    """The velocity of a field whose clock is that of `RectifiedFlow`: levels of another schedule are refused."""
+
+    schedule: ClassVar[Any] = RectifiedFlow()
 
 
 @dataclass(frozen=True)

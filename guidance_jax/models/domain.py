@@ -75,8 +75,7 @@ class Domain:
             if bad.any():
                 null = "" if self.null_label is None else f" (or {self.null_label}, unconditional)"
                 raise Refused(
-                    f"labels go from 0 to {self.num_classes - 1}{null}, got {values[bad].flat[0]}; "
-                    f"use a label below {self.num_classes}"
+                    f"labels go from 0 to {self.num_classes - 1}{null}, got {values[bad].flat[0]}; use one of those"
                 )
 
     def check_levels(self, levels: Level) -> None:

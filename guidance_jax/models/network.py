@@ -58,6 +58,18 @@ class Network(Parametrized, Denoiser):
     perturbation: Any = None
     batched: bool | None = static(default=None)
 
+    def __post_init__(self):
+        if not isinstance(self.parameterization, Parameterization):
+            raise Refused(
+                f"a parameterization says what the output means, got {self.parameterization!r}; "
+                "write gj.parameterizations.eps, x0, v, velocity, score or EDM(...)"
+            )
+
+    def check(self, levels, shape, cond):
+        super().check(levels, shape, cond)
+        if self.parameterization.schedule is not None:
+            self.parameterization.schedule.check(levels, "the velocity field lives on")
+
     def __call__(self, x, level, cond, state, key):
         if self.domain is not None:
             self.domain.check_shape(x.shape)

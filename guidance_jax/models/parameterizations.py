@@ -11,7 +11,7 @@
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
@@ -19,7 +19,12 @@ from guidance_jax.core import Level, Prediction, Refused
 
 
 class Parameterization:
-    """Base: the network is told `x` and `level.t`; `predict` reads its output, `target` is what to train it on."""
+    """Base: the network is told `x` and `level.t`; `predict` reads its output, `target` is what to train it on.
+
+    `schedule` is the only one on which the output means that, None if all will do.
+    """
+
+    schedule: ClassVar[Any] = None
 
     def inputs(self, x: Any, level: Level) -> tuple[Any, Any]:
         """What the network is given for (x_t, t)."""

@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.core import Normal, Stochastic, concrete, posterior_variance, pytree
+from guidance_jax.core import Normal, Refused, Stochastic, concrete, posterior_variance, pytree
 
 
 @pytree
@@ -20,9 +20,17 @@ class DDIM(Stochastic):
 
     Attributes:
       eta: the share of fresh noise, from 0 to 1.
+
+    Raises:
+      Refused: another eta.
     """
 
     eta: Any = 0.0
+
+    def check(self, levels, shape, cond):
+        super().check(levels, shape, cond)
+        if concrete(self.eta) and not np.all((np.asarray(self.eta) >= 0) & (np.asarray(self.eta) <= 1)):
+            raise Refused(f"eta is a share of fresh noise, 0 to 1, got {self.eta}; write DDIM(1.0) for the most")
 
     @property
     def deterministic(self):

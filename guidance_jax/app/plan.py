@@ -1,0 +1,341 @@
+"""From a request to what sampling needs: every part that its method asks for, made from the checkpoints beside it."""
+
+import difflib
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from guidance_jax.app.data import classes_of
+from guidance_jax.app.parts import INSIDE, MEASURE, METHODS, STEERING, USUAL, Builder, named, needs
+from guidance_jax.app.request import NONE, Request, denoiser_in
+from guidance_jax.checkpoints.config import read_config
+from guidance_jax.checkpoints.load import load
+from guidance_jax.core import Guide, Kernel, KernelWrapper, Level, Move, Refused, Solver
+from guidance_jax.datasets.images import from_uint8
+from guidance_jax.discrete.ancestral import Ancestral
+from guidance_jax.discrete.first_hitting import FirstHitting
+from guidance_jax.discrete.network import HiddenNetwork
+from guidance_jax.discrete.process import Absorbing
+from guidance_jax.guidance.clip import Clip
+from guidance_jax.guidance.likelihoods import GaussianLikelihood
+from guidance_jax.guidance.operators import Mask, Operator
+from guidance_jax.guidance.perturbed import perturbed
+from guidance_jax.kernels.mean_shift import MeanShift
+from guidance_jax.kernels.reverse import Reverse
+from guidance_jax.models.adapters import Conditioned, Microbatched, Unconditional
+from guidance_jax.models.network import Network
+from guidance_jax.models.parameterizations import LearnedRange
+from guidance_jax.networks.sequence_models import value_head
+from guidance_jax.particles.populations import populations
+from guidance_jax.schedules import RectifiedFlow, Schedule
+from guidance_jax.sharding import generate_on
+from guidance_jax.solvers.ddim import DDIM
+from guidance_jax.solvers.ddpm import DDPM, fixed_small, learned_range
+from guidance_jax.text.language_model import LanguageModel
+
+
+def schedule_of(model: Any) -> Schedule:
+    """The schedule that a network was trained on.
+
+    Raises:
+      Refused: a network that does not say.
+    """
+    if model.domain is None or model.domain.schedule is None:
+        raise Refused("the network does not say which schedule it was trained on; give it a Domain with one")
+    return model.domain.schedule
+
+
+def loaded(folder: Path, dtype: str | None, remat: bool) -> Any:
+    """The network in a folder; the same object while the folder stays the same, so that a sweep compiles once."""
+    read_config(folder)  # says what is wrong with a folder that has none
+    return _loaded(folder.absolute(), dtype, remat, max(p.stat().st_mtime_ns for p in (folder, *folder.iterdir())))
+
+
+@lru_cache(maxsize=4)
+def _loaded(folder: Path, dtype: str | None, remat: bool, changed: int) -> Any:
+    return load(folder, None, dtype, remat)
+
+
+class Plan(NamedTuple):
+    """What sampling needs beside keys; `cond` holds a row for each sample."""
+
+    kernel: Any
+    levels: Level
+    shape: tuple[int, ...]
+    cond: Any
+    labels: np.ndarray
+    particles: int
+
+    def draw(self, mesh: Any, keys: Any, index: Any, *, split: bool = False, batch: int | None = None) -> np.ndarray:
+        """The samples `index` by their keys; one particle of each population, by weight."""
+        cond = take(self.cond, index)
+        if not self.kernel.population:
+            return generate_on(mesh, keys, self.kernel, self.levels, self.shape, cond, split=split, batch=batch)
+        size = min(batch or len(index), len(index))
+        parts = []
+        for i in range(0, len(index), size):
+            own = np.resize(np.arange(i, min(i + size, len(index))), size)  # the last batch is filled up
+            some = take(cond, own)
+            found = populations(keys[own], self.kernel, self.levels, self.shape, self.particles, some)
+            parts.append(np.asarray(one_of_each(keys[own], found.x, found.log_w))[: min(size, len(index) - i)])
+        return np.concatenate(parts)
+
+
+def plan(request: Request, n: int, *, remat: bool = False, microbatch: int | None = None) -> Plan:
+    """The kernel, levels and conditions of `n` samples; `remat` and `microbatch` save memory, change no sample.
+
+    Raises:
+      Refused: checkpoints that are missing or do not fit together, or a request that they cannot honour.
+    """
+    return Parts(request, remat, microbatch).plan(n)
+
+
+def usual(name: str, cls: type) -> Any:
+    """The number, or numbers, of a field that has no default."""
+    return jnp.asarray(USUAL[name]) if isinstance(USUAL[name], list) else USUAL[name]
+
+
+def take(tree: Any, index: Any) -> Any:
+    """The rows `index` of every array."""
+    return jax.tree.map(lambda a: a[index], tree)
+
+
+@jax.jit
+@jax.vmap
+def one_of_each(key: Any, x: Any, log_w: Any) -> Any:
+    """One particle of a population, by weight."""
+    return x[jax.random.categorical(jax.random.fold_in(key, 1), log_w)]
+
+
+class Parts:
+    """What the checkpoints of a request offer to its method."""
+
+    def __init__(self, request: Request, remat: bool = False, microbatch: int | None = None):
+        self.request, self.remat, self.microbatch = request, remat, microbatch
+        self.folder = Path(request.models)
+        model: Any = loaded(denoiser_in(request.models), request.dtype, remat)
+        if not isinstance(model, Network | HiddenNetwork | LanguageModel):
+            raise Refused(f"{denoiser_in(request.models)} holds a {type(model).__name__}, no denoiser")
+        if isinstance(model, Network):
+            schedule_of(model)
+        self.model: Any = model
+        self.domain: Any = vars(model)["domain"]
+        if self.domain.text_length is not None:
+            raise Refused("the model is conditional on captions; pass tokens to generate, one row a sample")
+        self.images, self.text = isinstance(model, Network), isinstance(model, LanguageModel)
+        self.schedule = None if self.text else self.domain.schedule or RectifiedFlow()
+        self.levels = request.levels(self.schedule, self.domain.shape)
+        self._classifier: Any = None
+        self.operator, self.std, self.y = self.measured()
+
+    # what a method may be given
+
+    def free(self, cls: type) -> Any:
+        """The model that a gradient steers: unconditional where it can be, else with its label, as OpenAI's are."""
+        if self.domain.null_label is not None:
+            return Unconditional(self.model, np.int32(self.domain.null_label))
+        return Conditioned(self.model, "label") if self.uses_measurement(cls) else self.model
+
+    def null(self, cls: type) -> Any:
+        if self.domain.null_label is None:
+            raise Refused(
+                f"{cls.__name__} needs a model with a null label, trained with conditioning dropout; write "
+                "--method Classifier"
+            )
+        return np.int32(self.domain.null_label)
+
+    def classifier(self, cls: type | None = None) -> Any:
+        """The classifier beside the denoiser."""
+        if self._classifier is None:
+            folder = self.folder / "classifier"
+            if not folder.exists():
+                name = "it" if cls is None else cls.__name__
+                raise Refused(f"{name} needs a classifier beside the denoiser ({folder}); write --method none")
+            self._classifier = loaded(folder, self.request.dtype, self.remat)
+            if self.microbatch is not None:
+                self._classifier = Microbatched(self._classifier, self.microbatch)
+        return self._classifier
+
+    def likelihood(self, cls: type) -> Any:
+        """Of a clean estimate: of the measurement if there is one, else of the noisy classifier at the last level."""
+        if self.operator is not None:
+            return GaussianLikelihood(self.operator, self.std, "y")
+        if not self.images:
+            return self.classifier(cls)
+        last = self.levels.at(-2)
+        return jax.tree_util.Partial(at_level, self.classifier(cls), last)
+
+    def measured(self) -> tuple[Any, Any, Any]:
+        table = self.request.measurement
+        if table is None:
+            return None, None, None
+        for key in table:
+            if key not in ("operator", "std", "observed"):
+                raise Refused(f"a measurement has operator, std and observed, got {key!r}")
+        if "operator" not in table or "observed" not in table:
+            raise Refused(f"a measurement needs an operator and what was observed; write {MEASURE}")
+        operator = table["operator"]
+        if isinstance(operator, Mapping):
+            operator = Builder({}).make(operator, Operator, "operator", "measurement.operator.")
+        y = table["observed"]
+        return operator, float(table.get("std", USUAL["std"])), read_array(y) if isinstance(y, str) else np.asarray(y)
+
+    def uses_measurement(self, cls: type) -> bool:
+        return self.operator is not None and any(
+            needs(cls, name) for name in ("operator", "mask", "log_likelihood", "log_twist", "reward")
+        )
+
+    def solver(self, cls: type) -> Any:
+        """What the request says, else the usual one for that kind of method."""
+        if self.request.solver is not None:
+            builder = Builder({"schedule": lambda _: self.schedule})
+            return builder.make(self.request.solver, Solver, "solver", "solver.")
+        if self.text:
+            return Ancestral()
+        if not self.images:
+            return FirstHitting() if isinstance(self.model.process, Absorbing) else Ancestral()
+        if issubclass(cls, MeanShift):
+            learned = isinstance(self.model.parameterization, LearnedRange)
+            return DDPM.like_openai(self.levels, learned_range) if learned else DDPM(fixed_small)
+        # particles are weighed by their transitions, and DPS' step needs the noise
+        return DDIM(1.0) if issubclass(cls, Move) or (needs(cls, "operator") and issubclass(cls, Kernel)) else DDIM()
+
+    def inside(self, cls: type) -> Any:
+        """What a method of that class is made from."""
+        if cls.__name__ in INSIDE:
+            return Builder(self.context()).make({"name": INSIDE[cls.__name__]}, METHODS, "inside")
+        if issubclass(cls, KernelWrapper):
+            return Reverse(self.clipped(self.free(cls) if self.uses_measurement(cls) else self.model), self.solver(cls))
+        steered = any(needs(cls, field) for field in STEERING) and not needs(cls, "null")
+        model = self.free(cls) if steered else self.model
+        return self.clipped(model) if issubclass(cls, Kernel) else model
+
+    def context(self) -> dict[str, Callable[[type], Any]]:
+        """What fields hold by their names, if the request does not say."""
+        scale = self.request.scale
+        return {
+            "inner": self.inside,
+            "model": lambda cls: self.model if issubclass(cls, KernelWrapper) else self.inside(cls),
+            "kernel": lambda cls: Reverse(self.free(cls), self.solver(cls)),
+            "null": self.null,
+            "classifier": self.classifier,
+            "future": self.classifier,
+            "attribute": self.classifier,
+            "value": lambda cls: value_head(self.model),
+            "log_likelihood": self.likelihood,
+            "log_twist": self.likelihood,
+            "reward": self.likelihood,
+            "weak": lambda cls: perturbed(self.model, attention=1.0) if self.images else self.free(cls),
+            "solver": self.solver,
+            "schedule": lambda cls: self.schedule,
+            "operator": lambda cls: self.operator,
+            "std": lambda cls: self.std,
+            "mask": lambda cls: self.operator.mask if isinstance(self.operator, Mask) else None,
+            "observed": lambda cls: "y" if self.uses_measurement(cls) else None,
+            "scale": lambda cls: scale,
+            "table": lambda cls: np.full(self.domain.num_classes or 1, scale, np.float32),
+            "weights": lambda cls: jnp.ones(max(len(self.request.labels), 1)),
+            **{k: partial(usual, k) for k in USUAL if k not in ("scale", "std", "weights")},
+        }
+
+    def clipped(self, model: Any) -> Any:
+        return Clip(model, self.request.clip) if self.images and self.request.clip is not None else model
+
+    def kernel(self) -> Any:
+        """The kernel that the request names."""
+        table = dict(self.request.method)
+        name = str(table.get("name", NONE))
+        if name.lower() == NONE:
+            if len(table) > 1:
+                raise Refused(f"no guidance has no options, got {', '.join(k for k in table if k != 'name')}")
+            return Reverse(self.clipped(self.model), self.solver(Reverse))
+        cls = named(name, METHODS, "method")
+        if self.microbatch is not None and not any(needs(cls, f) for f in ("classifier", "log_likelihood", "reward")):
+            raise Refused(f"--microbatch is of a classifier's gradient, got --method {cls.__name__}")
+        smc = table.pop("smc", {})
+        part = Builder(self.context()).make(table, METHODS, "method")
+        if isinstance(part, Move):
+            return Builder({"move": lambda _: part}).make({"name": "SMC", **smc}, Kernel, "smc", "smc.")
+        if smc:
+            raise Refused(f"smc options are of particle methods, got --method {cls.__name__}")
+        if isinstance(part, Kernel):
+            return part
+        return Reverse(self.clipped(part), self.solver(type(part)))
+
+    def plan(self, n: int) -> Plan:
+        """Everything, for `n` samples."""
+        kernel, labels = self.kernel(), self.labels(n)
+        cls = named(str(self.request.method.get("name")), METHODS, "method") if self.guided() else Reverse
+        cond: Any = labels
+        if self.uses_measurement(cls):
+            y = np.asarray(self.y, np.float32)
+            if y.shape[:1] != (n,):
+                y = np.broadcast_to(y, (n, *y.shape))
+            cond = {"label": labels, "y": y}
+        return Plan(kernel, self.levels, self.domain.shape, cond, labels, self.request.particles)
+
+    def guided(self) -> bool:
+        return str(self.request.method.get("name", NONE)).lower() != NONE
+
+    def labels(self, n: int) -> np.ndarray:
+        """(n,), the classes asked for in turn; (n, K), all of them at once, for `Compose`."""
+        classes = self.domain.num_classes
+        if classes is None and (self.folder / "classifier").exists() and self.guided():
+            own = self.classifier().domain
+            classes = None if own is None else own.num_classes
+        names = classes_of(self.request.models)
+        chosen = [number_of(label, names) for label in self.request.labels]
+        if self.guided() and named_compose(self.request.method) and chosen:
+            return np.tile(np.asarray(chosen, np.int32), (n, 1))
+        some = np.asarray(chosen or range(classes or 1), np.int32)
+        rows = some[np.arange(n) % len(some)]
+        return rows[:, None] if self.guided() and named_compose(self.request.method) else rows
+
+
+def named_compose(method: Mapping[str, Any]) -> bool:
+    """Whether a method takes several conditions a sample."""
+    return needs(named(str(method["name"]), METHODS, "method"), "weights")
+
+
+def number_of(label: int | str, names: tuple[str, ...]) -> int:
+    """A label by number or by the name of its class.
+
+    Raises:
+      Refused: a name that the model does not know.
+    """
+    text = str(label)
+    if text in names:
+        return names.index(text)
+    if text.lstrip("-").isdigit():
+        return int(text)
+    near = difflib.get_close_matches(text, names, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise Refused(f"there is no class called {text!r}; {hint}known are {', '.join(names) or 'numbers alone'}")
+
+
+def at_level(classifier: Guide, at: Level, x: Any, level: Level, cond: Any) -> Any:
+    """log p(cond | x) of a noisy classifier asked at one level, whatever the sampler's is."""
+    return classifier.log_prob(x, at, cond)
+
+
+def read_array(path: str) -> np.ndarray:
+    """A measurement: a NumPy file, or a picture with values in [-1, 1].
+
+    Raises:
+      Refused: a missing or unreadable file.
+    """
+    try:
+        if path.endswith((".npy", ".npz")):
+            found = np.load(path)
+            return np.asarray(found if isinstance(found, np.ndarray) else found[found.files[0]], np.float32)
+        from PIL import Image
+
+        with Image.open(path) as image:
+            return from_uint8(np.asarray(image)[None])[0]
+    except (OSError, ValueError, IndexError) as error:
+        raise Refused(f"cannot read the measurement {path} ({error}); give an .npy file or a picture") from None
