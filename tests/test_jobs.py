@@ -252,7 +252,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_there_is(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with pytest.raises(ValueError, match=r"the disk is full; what is written already is kept") as caught:
+    with pytest.raises(ValueError, match=r"the disk is full; no part of it was written") as caught:
         job.run(slow_draw)
     assert "\n" not in str(caught.value)
     assert job.missing() == [2, 3]

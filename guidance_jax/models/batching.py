@@ -78,6 +78,9 @@ def check_form(apply: Callable, batched: bool | None, tree: Any, shapes: tuple) 
             got = [a.shape for a in jax.tree.leaves(two)]
             raise Refused(f"batched=True, but of two samples the network made {got}; write batched=False")
     one = traced(())
+    if not fails(one) and sensible:  # what it makes of two has an axis more than what it makes of one
+        pairs = zip(jax.tree.leaves(two), jax.tree.leaves(one), strict=True)
+        sensible = all(a.shape == (2, *b.shape) for a, b in pairs)
     if fails(one):
         if not batched and sensible:
             raise Refused(f"the network is written for batches ({of(one)} for one sample); write batched=True")
