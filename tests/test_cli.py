@@ -293,3 +293,32 @@ def test_every_method_for_images_is_compared_on_the_digits_in_one_run(run, model
     assert [row["name"] for row in rows if row["refused"]] == []
     assert len(rows) >= 35
     assert (run.folder / "all" / "comparison.png").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["tokens", "text"])
+def test_methods_for_sequences_are_compared_in_one_run(run, kind):
+    """Models of seconds: what needs no option of its own is drawn; the others say which option."""
+    from guidance_jax.datasets.sequences import Sequences
+    from guidance_jax.discrete.process import Absorbing
+    from guidance_jax.training import sequence_recipe as recipe
+
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(0, 4, (200, 6)).astype(np.int32)
+    data = Sequences(tokens, (tokens.sum(1) > 9).astype(np.int32), ("low", "high"), tuple("abcd"))
+    small = dict(width=16, steps=5, batch=32)
+    if kind == "tokens":
+        recipe.train_tokens(run.folder / "m" / "denoiser", data, Absorbing(4), depth=2, value_weight=0.3, **small)
+        recipe.train_token_classifier(run.folder / "m" / "classifier", data, Absorbing(4), depth=1, **small)
+    else:
+        recipe.train_language_model(run.folder / "m" / "denoiser", data, depth=2, **small)
+        recipe.train_prefix_classifier(run.folder / "m" / "classifier", data, depth=1, **small)
+    left = run("compare", "--models", "m", "--out", "all", "--n", 4, "--steps", 4, "--particles", 4)
+    assert left.returncode == 0, left.stderr
+    rows = json.loads((run.folder / "all" / "comparison.json").read_text())["rows"]
+    refused = {row["name"]: row["refused"] for row in rows if row["refused"]}
+    assert {*refused} == {"Forbid", "Infill"} if kind == "tokens" else set(), refused
+    assert all("needs" in reason for reason in refused.values())
+    asked = ("sample", "--models", "m", "--n", 4, "--out", "x.npz", "--label", 1, "--method", "CFG")
+    assert run(*asked).returncode == 0
+    assert np.load(run.folder / "x.npz")["arr_0"].dtype == np.int32

@@ -453,7 +453,7 @@ def compare(
     wanted = []
     base = requested(models, config, None, set_, **flags)
     measure, held_out = judged(Path(base.models), data, size)
-    for text in method or every_method(base.kind()):
+    for text in method or every_method(base.models):
         name, _, own = text.partition(":")
         assignments = [*(a for a in own.split(",") if a), *(a for a in set_ or [] if a.split(".")[0] in PARTS)]
         for scale in numbers if name != NONE else numbers[:1]:

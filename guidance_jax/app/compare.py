@@ -14,9 +14,9 @@ from guidance_jax.app.data import Measure
 from guidance_jax.app.demos.table import versions
 from guidance_jax.app.parts import METHODS, methods, named, needs
 from guidance_jax.app.pictures import contact_sheet, save_trade_off
-from guidance_jax.app.plan import plan
+from guidance_jax.app.plan import Parts, plan
 from guidance_jax.app.request import NONE, Request
-from guidance_jax.core import Refused
+from guidance_jax.core import GaussianDiffusion, Refused, Space
 from guidance_jax.guidance.operators import Downsample, Mask
 from guidance_jax.kernels.reverse import Reverse
 from guidance_jax.metrics.report import Report
@@ -90,15 +90,25 @@ def halved(name: str, images: np.ndarray) -> dict[str, Any]:
     return {"operator": Downsample(2), "std": 0.05, "observed": images.reshape(n, h // 2, 2, w // 2, 2, c).mean((2, 4))}
 
 
-def every_method(kinds: str = "images") -> list[str]:
-    """The names of all methods for images, tokens or text, the unguided model first."""
-    groups = {
-        "images": ("guidance", "kernels", "particles"),
-        "tokens": ("guidance", "particles", "discrete"),
-        "text": ("guidance", "particles", "text"),
-    }
-    found = [name for name, cls in methods().items() if cls.__module__.split(".")[1] in groups[kinds]]
-    return [NONE, *found]
+def every_method(models: str) -> list[str]:
+    """The names of all methods for what these models sample, the unguided model first."""
+    space = Parts(Request(models)).model.space
+    foreign = () if isinstance(space, GaussianDiffusion) else ("kernels",)
+    own = {"Absorbing": "discrete", "Uniform": "discrete", "LeftToRight": "text"}.get(type(space).__name__)
+    groups = {"guidance", "kernels", "particles", own} - {*foreign}
+    known = methods().items()
+    return [NONE, *(n for n, cls in known if cls.__module__.split(".")[1] in groups and fits(cls, space))]
+
+
+def fits(cls: Any, space: Space) -> bool:
+    """Whether a method takes samples of that space, as far as its class says."""
+    taken = vars_of(cls, "takes")
+    return taken is None or isinstance(space, taken)
+
+
+def vars_of(cls: type, name: str) -> Any:
+    """The attribute of a class, or of the nearest base that has it."""
+    return next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
 
 
 def write(

@@ -19,7 +19,7 @@ from guidance_jax.core import Guide, Kernel, KernelWrapper, Level, Move, Refused
 from guidance_jax.datasets.images import from_uint8
 from guidance_jax.discrete.ancestral import Ancestral
 from guidance_jax.discrete.first_hitting import FirstHitting
-from guidance_jax.discrete.network import HiddenNetwork
+from guidance_jax.discrete.network import TokenModel
 from guidance_jax.discrete.process import Absorbing
 from guidance_jax.guidance.clip import Clip
 from guidance_jax.guidance.likelihoods import GaussianLikelihood
@@ -119,7 +119,7 @@ class Parts:
         self.request, self.remat, self.microbatch = request, remat, microbatch
         self.folder = Path(request.models)
         model: Any = loaded(denoiser_in(request.models), request.dtype, remat)
-        if not isinstance(model, Network | HiddenNetwork | LanguageModel):
+        if not isinstance(model, Network | TokenModel | LanguageModel):
             raise Refused(f"{denoiser_in(request.models)} holds a {type(model).__name__}, no denoiser")
         if isinstance(model, Network):
             schedule_of(model)

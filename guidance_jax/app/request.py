@@ -92,12 +92,6 @@ class Request:
         """The request and the model's configuration: for manifests and protocols."""
         return vars(self) | {"configuration": read_config(denoiser_in(self.models))}
 
-    def kind(self) -> str:
-        """What is sampled: "images", "tokens" or "text"."""
-        found = read_config(denoiser_in(self.models))
-        process = (found.get("process") or {}).get("type")
-        return "images" if process is None else "text" if process == "LeftToRight" else "tokens"
-
     def levels(self, schedule: Schedule | None, shape: tuple[int, ...]) -> Level:
         """The levels of `steps` on the model's schedule; EDM's grid where noise is unbounded (`VE`).
 
