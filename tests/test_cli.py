@@ -95,7 +95,7 @@ def test_train_sample_evaluate(run):
         (("sample", "--models", "models", "--out", "c.txt"), "write --out c.npz"),
         ((*common, "--out", "job", "--shard", 6, "--seed", 1), "another job (seed: 0 there, 1 here)"),
         ((*common, "--out", "c.npz", "--devices", 99), "got devices=99"),
-        (("evaluate", "--models", "models", "--samples", "measures.json"), "not a sample file"),
+        (("evaluate", "--models", "models", "--samples", "measures.json"), "measures.json is no .npz file"),
     ):
         refused = run(*arguments)
         assert refused.returncode == 2
@@ -317,8 +317,10 @@ def test_methods_for_sequences_are_compared_in_one_run(run, kind):
     assert left.returncode == 0, left.stderr
     rows = json.loads((run.folder / "all" / "comparison.json").read_text())["rows"]
     refused = {row["name"]: row["refused"] for row in rows if row["refused"]}
-    assert {*refused} == {"Forbid", "Infill"} if kind == "tokens" else set(), refused
-    assert all("needs" in reason for reason in refused.values())
+    options = {"tokens": {"Forbid": "banned", "Infill": "known"}, "text": {"PPLM": "attribute"}}[kind]
+    assert {name: reason.split(";")[0] for name, reason in refused.items()} == {
+        name: f"{name} needs {option}" for name, option in options.items()
+    }
     asked = ("sample", "--models", "m", "--n", 4, "--out", "x.npz", "--label", 1, "--method", "CFG")
     assert run(*asked).returncode == 0
     assert np.load(run.folder / "x.npz")["arr_0"].dtype == np.int32

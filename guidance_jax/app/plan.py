@@ -198,7 +198,8 @@ class Parts:
         if self.text:
             return Ancestral()
         if not self.images:
-            return FirstHitting() if isinstance(self.model.process, Absorbing) else Ancestral()
+            each = len(self.levels.t) - 1 == self.domain.shape[0]  # as many steps as tokens: one token a step is exact
+            return FirstHitting() if each and isinstance(self.model.process, Absorbing) else Ancestral()
         if issubclass(cls, MeanShift):
             learned = isinstance(self.model.parameterization, LearnedRange)
             return DDPM.like_openai(self.levels, learned_range) if learned else DDPM(fixed_small)
@@ -225,7 +226,6 @@ class Parts:
             "null": self.null,
             "classifier": self.classifier,
             "future": self.classifier,
-            "attribute": self.classifier,
             "value": lambda cls: value_head(self.model),
             "log_likelihood": self.likelihood,
             "log_twist": self.likelihood,
