@@ -2,7 +2,7 @@
 
 Every method gets the same budget of network evaluations per sample and takes as many steps as it can afford: an
 evaluation of another network counts by its floating-point operations, a pull-back to the input as one evaluation more.
-The judge has seen neither guide nor samples. `--table FILE` prints a result as the README has it.
+The judge has seen neither guide nor samples. `--table FILE` prints a result as `docs/benchmarks.md` has it.
 """
 
 import argparse
@@ -169,7 +169,7 @@ def draw(kernel, steps, n, batch):
 
 
 def table(result: dict) -> str:
-    """The README's table: one line a method, a value for each budget, nearest to the data at the largest one first."""
+    """The table of `docs/benchmarks.md`: one line a method, a value for each budget, nearest to the data at the largest one first."""
     budgets = sorted(result["settings"]["budgets"])
     rows = {(r["method"], r["budget"]): r for r in result["rows"]}
     methods = [m for m in dict.fromkeys(m for m, _ in rows) if all((m, b) in rows for b in budgets)]
