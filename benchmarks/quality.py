@@ -169,7 +169,7 @@ def draw(kernel, steps, n, batch):
 
 
 def table(result: dict) -> str:
-    """The table of `docs/benchmarks.md`: a line a method, a value a budget, nearest to the data at the largest first."""
+    """The table of `docs/benchmarks.md`: a line a method, a value a budget, nearest at the largest first."""
     budgets = sorted(result["settings"]["budgets"])
     rows = {(r["method"], r["budget"]): r for r in result["rows"]}
     methods = [m for m in dict.fromkeys(m for m, _ in rows) if all((m, b) in rows for b in budgets)]
