@@ -6,6 +6,7 @@ Without a name all of them; `--short` runs them at tiny size, as the tests do, a
 import os
 import re
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def cleaned(out):
     """The same without colours of a terminal and without the names of temporary folders."""
     if out.output_type == "stream":
         out.text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.text)
-        out.text = re.sub(r"/tmp/tmp\w+", "FOLDER", out.text)
+        out.text = re.sub(re.escape(tempfile.gettempdir()) + r"/tmp\w+", "FOLDER", out.text)
     return out
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from guidance_jax.core import Refused
 from guidance_jax.files import PART, write_whole
 from guidance_jax.progress import Bar
+from guidance_jax.sharding import not_finite
 
 FORMAT = "guidance_jax samples/1"
 
@@ -96,7 +97,7 @@ class Job:
         with Bar(progress, self.shards, done, "not finite") as advance:
             for index in missing:
                 samples, labels = draw(self.span(index))
-                bad += int((~np.isfinite(np.asarray(samples, np.float32).reshape(len(samples), -1)).all(1)).sum())
+                bad += not_finite(samples)
                 write_arrays(self.path(index), encode(samples), labels)
                 done += 1
                 advance(done, bad)

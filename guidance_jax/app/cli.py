@@ -38,13 +38,14 @@ from guidance_jax.files import check_writable, reason, write_whole
 from guidance_jax.guidance.operators import Operator
 from guidance_jax.guidance.scales import Scale
 from guidance_jax.jobs import Job, write_arrays
+from guidance_jax.metrics.bootstrap import Estimate
 from guidance_jax.metrics.calibration import by_level
 from guidance_jax.metrics.fidelity import Reference, measure_images, protocol
 from guidance_jax.metrics.inception import load_inception
 from guidance_jax.metrics.report import Report
 from guidance_jax.sample import keys
 from guidance_jax.sharding import memory, not_finite, sample_mesh
-from guidance_jax.training.recipe import PRESETS, Recipe, step_memory
+from guidance_jax.training.recipe import PRESETS, step_memory
 from guidance_jax.training.recipe import train as train_models
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Guidance for diffusion models in JAX.")
@@ -81,25 +82,29 @@ OtherSize = Annotated[int | None, typer.Option(help="Side that they are resized 
 Size = Annotated[int, typer.Option(help="Side that images of a folder are resized to.")]
 
 
-def short(report: Report) -> list[str]:
-    """The measures to two places, for long tables."""
-    measures = (report.accuracy, report.diversity, report.frechet, report.precision, report.recall)
-    return [f"{m.value:.2f} ± {m.error:.2f}" for m in measures]
-
-
 # fields that the models, the solver and the measurement fill: no options of a user
 GIVEN = (
     *("inner", "model", "kernel", "null", "classifier", "solver", "schedule", "operator", "std", "observed", "mask"),
-    *("log_likelihood", "log_twist", "reward", "value", "future", "attribute", "move"),
+    *("log_likelihood", "log_twist", "reward", "value", "future", "move"),
 )
 PARTS = ("solver", "grid", "measurement", "clip")
 MEANS = "Means (they change no sample)"
 COLUMNS = ("accuracy", "diversity", "Frechet distance", "precision", "recall", "not finite")
 
 
+def measures_of(report: Report) -> tuple[Estimate, ...]:
+    """What the first columns show."""
+    return report.accuracy, report.diversity, report.frechet, report.precision, report.recall
+
+
+def short(report: Report) -> list[str]:
+    """The measures to two places, for long tables."""
+    return [f"{m.value:.2f} ± {m.error:.2f}" for m in measures_of(report)]
+
+
 def cells(report: Report) -> list[str]:
-    measures = (report.accuracy, report.diversity, report.frechet, report.precision, report.recall)
-    return [*map(str, measures), str(report.not_finite)]
+    """The measures as they print themselves, and how many samples were not finite."""
+    return [*map(str, measures_of(report)), str(report.not_finite)]
 
 
 @command("Start here")
@@ -121,7 +126,7 @@ def demo(
     if task in others:
         others[task](out, data, samples, quick)
         return
-    recipe = Recipe(steps=30, classifier_steps=30, judge_steps=60) if quick else Recipe()
+    recipe = PRESETS["quick" if quick else "small"]
     table = Table("algorithm", "scale", *COLUMNS, "s", title="Guided digits, judged by an independent classifier")
     for row in run_demo(out, recipe=recipe, samples=samples, steps=steps):
         table.add_row(row.algorithm, f"{row.scale:g}", *cells(row.report), f"{row.seconds:.1f}")

@@ -102,13 +102,8 @@ def every_method(models: str) -> list[str]:
 
 def fits(cls: Any, space: Space) -> bool:
     """Whether a method takes samples of that space, as far as its class says."""
-    taken = vars_of(cls, "takes")
-    return taken is None or isinstance(space, taken)
-
-
-def vars_of(cls: type, name: str) -> Any:
-    """The attribute of a class, or of the nearest base that has it."""
-    return next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
+    taken = next((vars(base)["takes"] for base in cls.__mro__ if "takes" in vars(base)), Space)
+    return isinstance(space, taken)
 
 
 def write(

@@ -32,10 +32,11 @@ def called(apply: Callable, batched: bool | None, params: Any, *inputs: Any, **o
     Raises:
       Refused: a network that is evidently written the other way.
     """
-    shapes, tree = jax.tree.flatten(
-        jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)), (params, inputs, options))
-    )
     if batched is not False:
+        given = (params, inputs, options)
+        shapes, tree = jax.tree.flatten(
+            jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)), given)
+        )
         check_form(apply, batched, tree, tuple(shapes))
     if not batched:
         return apply(params, *inputs, **options)
