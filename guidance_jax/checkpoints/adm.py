@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
+from guidance_jax.checkpoints.safetensors_file import shapes_of
 from guidance_jax.checkpoints.tensors import fitted
 from guidance_jax.core import Refused
 from guidance_jax.models import parameterizations
@@ -23,13 +23,17 @@ from guidance_jax.schedules import CosineBetas, LinearBetas, Schedule
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a state dict does not say. `None` is unknown; one of the two counts of heads is enough."""
+    """What a state dict does not say. `None` is unknown; one of the two counts of heads is enough.
+
+    `family` tells latent transformers apart: DiT, SiT, REPA or LightningDiT.
+    """
 
     image_size: int | None = None
     schedule: Schedule | None = None
     num_heads: int | None = None
     num_head_channels: int | None = None
     use_new_attention_order: bool | None = None
+    family: str | None = None
 
     def filled(self, other: "Options") -> "Options":
         """Fields that are None here come from `other`; heads and their channels count as one field."""
@@ -76,7 +80,7 @@ def adm(state: Mapping[str, Any], known: Options = UNKNOWN) -> Found:
     Raises:
       Refused: an upsampler, a foreign or incomplete state dict, a tensor of the wrong shape, or what is not known.
     """
-    shapes = {k: tuple(np.shape(v)) for k, v in state.items()}
+    shapes = shapes_of(state)
     classifier = _is_classifier(shapes)
     fields, image_channels = architecture(shapes)
     known = known.filled((CLASSIFIERS if classifier else UNETS).get(signature(fields), UNKNOWN))
@@ -157,7 +161,8 @@ def _blocks(shapes: Mapping[str, tuple[int, ...]], group: str) -> list[_Block]:
     while any(k.startswith(f"{group}.{i}.") for k in shapes):
         plain = f"{group}.{i}.0.op.weight" in shapes
         out, into, *_ = shape_of(shapes, f"{group}.{i}.0.{'op' if plain else 'in_layers.2'}.weight", 4)
-        found.append(_Block(out, f"{group}.{i}.1.qkv.weight" in shapes, plain, out == into))
+        attention = any(f"{group}.{i}.1.{name}.weight" in shapes for name in ("qkv", "proj_in"))
+        found.append(_Block(out, attention, plain, out == into))
         i += 1
     return found
 

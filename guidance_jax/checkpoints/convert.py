@@ -8,8 +8,9 @@ import numpy as np
 from guidance_jax.checkpoints.adm import UNKNOWN, Found, Options, adm
 from guidance_jax.checkpoints.config import build, config, read_config
 from guidance_jax.checkpoints.edm import edm, is_edm
-from guidance_jax.checkpoints.flat import read_safetensors, save_flat
+from guidance_jax.checkpoints.flat import save_flat
 from guidance_jax.checkpoints.glide import glide, is_glide
+from guidance_jax.checkpoints.safetensors_file import Tensors
 from guidance_jax.checkpoints.store import read_params, save_params
 from guidance_jax.checkpoints.torch_file import read_torch
 from guidance_jax.core import Refused
@@ -33,7 +34,7 @@ def read_state(path: str | Path) -> dict[str, np.ndarray]:
       Refused: a missing, truncated, foreign or malicious file.
     """
     path = Path(path)
-    return read_safetensors(path) if path.suffix == ".safetensors" and path.is_file() else read_torch(path)
+    return Tensors(path) if path.suffix == ".safetensors" and path.is_file() else read_torch(path)
 
 
 def recognised(state: dict[str, Any], known: Options = UNKNOWN) -> Found:

@@ -11,33 +11,12 @@ from typing import Any
 import jax
 import numpy as np
 
+from guidance_jax.checkpoints.safetensors_file import Tensors, package
+from guidance_jax.checkpoints.tensors import nested
 from guidance_jax.core import Refused
 from guidance_jax.files import write_whole
 
 WEIGHTS = "model.safetensors"
-
-
-def _package() -> Any:
-    try:
-        import safetensors.flax
-        import safetensors.numpy
-    except ModuleNotFoundError:
-        raise Refused('safetensors files need their package; pip install "guidance_jax[pretrained]"') from None
-    return safetensors
-
-
-def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
-    """The tensors of a file, by name.
-
-    Raises:
-      Refused: a truncated or foreign file.
-    """
-    try:
-        return {k: np.asarray(v) for k, v in _package().flax.load_file(path).items()}
-    except Refused:
-        raise
-    except Exception as error:  # safetensors has its own exception type, which flax's front end does not export
-        raise Refused(f"{path} is truncated or no safetensors file ({type(error).__name__})") from None
 
 
 def save_flat(directory: str | Path, params: Any, config: dict) -> None:
@@ -51,18 +30,11 @@ def save_flat(directory: str | Path, params: Any, config: dict) -> None:
         raise Refused(f"{directory} is not empty; convert into another folder")
     leaves = jax.tree_util.tree_leaves_with_path(params)
     tensors = {"/".join(str(p.key) for p in path): np.asarray(leaf) for path, leaf in leaves}
-    serialise = _package().numpy.save
+    serialise = package().numpy.save
     write_whole(directory / WEIGHTS, lambda file: file.write(serialise(tensors)))
     write_whole(directory / "config.json", lambda file: file.write(json.dumps(config, indent=1).encode()))
 
 
 def load_flat(directory: str | Path) -> Any:
     """The parameters that `save_flat` wrote, as nested dictionaries of NumPy arrays."""
-    tree: dict = {}
-    for name, value in read_safetensors(Path(directory) / WEIGHTS).items():
-        *modules, leaf = name.split("/")
-        node = tree
-        for module in modules:
-            node = node.setdefault(module, {})
-        node[leaf] = value
-    return tree
+    return nested(Tensors(Path(directory) / WEIGHTS))

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from guidance_jax.checkpoints.adm import (
     UNKNOWN,
@@ -16,6 +15,7 @@ from guidance_jax.checkpoints.adm import (
     shape_of,
     signature,
 )
+from guidance_jax.checkpoints.safetensors_file import shapes_of
 from guidance_jax.checkpoints.tensors import fitted
 from guidance_jax.models.domain import Domain
 from guidance_jax.networks.glide import GLIDEUNet
@@ -38,7 +38,7 @@ def glide(state: Mapping[str, Any], known: Options = UNKNOWN) -> Found:
     Raises:
       Refused: an upsampler, a foreign or incomplete state dict, a tensor of the wrong shape, or what is not known.
     """
-    shapes = {k: tuple(np.shape(v)) for k, v in state.items()}
+    shapes = shapes_of(state)
     fields, channels = architecture(shapes, (IMAGE, INPAINT))
     known = known.filled(RELEASES.get(signature(fields), UNKNOWN))
     size, schedule, more = completed(known, fields)

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.checkpoints.flat import WEIGHTS, read_safetensors
+from guidance_jax.checkpoints.flat import WEIGHTS
+from guidance_jax.checkpoints.safetensors_file import Tensors
 from guidance_jax.core import Refused
 from guidance_jax.networks.sequence_models import language_model
 from guidance_jax.networks.transformer import GPT2
@@ -78,6 +79,6 @@ def load_gpt2(folder: str | Path, first: int | None = None) -> LanguageModel:
     if config.get("model_type") != "gpt2" or config.get("activation_function", "gelu_new") != "gelu_new":
         raise Refused(f"{folder}/config.json is of a {config.get('model_type')!r} model, expected gpt2 with gelu_new")
     network = GPT2(config["vocab_size"], config["n_positions"], config["n_embd"], config["n_layer"], config["n_head"])
-    params = gpt2_params(read_safetensors(folder / WEIGHTS), network)
+    params = gpt2_params(Tensors(folder / WEIGHTS), network)
     start = config.get("bos_token_id", 0) if first is None else first
     return language_model(network, params, int(start or 0))

@@ -1,58 +1,121 @@
 """From the names and layouts of PyTorch modules to the parameters of a Flax network of the same module names."""
 
+import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from guidance_jax.core import Refused
 
+# lists of equal blocks that a network may hold stacked, as `nn.scan` does: blocks.3.x is the row 3 of blocks/x
+STACKS = re.compile(r"(?:^|_)(blocks|transformer_blocks|layers)_(\d+)(?=_|$)")
 
-def from_torch(state: Mapping[str, Any]) -> dict:
-    """The Flax parameters of a state dict (name -> array, PyTorch layout) of guided-diffusion or GLIDE.
 
-    Names map one to one (`input_blocks.1.0.in_layers.2.weight` is `input_blocks_1_0 / in_layers_2 / kernel`); kernels
-    go from (out, in, h, w) to (h, w, in, out), linear maps and 1 x 1 ones to (in, out).
+class Place(NamedTuple):
+    """Where a tensor goes: the path of a parameter, and its row if that parameter is stacked."""
 
-    Raises:
-      Refused: a tensor of a kind that these networks do not have.
-    """
-    params: dict = {}
-    for key, tensor in state.items():
-        *modules, name = _path(key)
-        node = params
-        for module in modules:
-            node = node.setdefault(module, {})
-        leaf, value = _leaf(modules[-1] if modules else "", name, np.asarray(tensor), key)
-        node[leaf] = value
-    return {"params": params}
+    path: str
+    row: int | None = None
 
 
 def fitted(state: Mapping[str, Any], network: Any, *inputs: Any) -> dict:
-    """The parameters of `network`, each of the shape that it has on `inputs`, in float32.
+    """The parameters of `network`, each of the shape that it has on `inputs`, in float32, from a state dict.
+
+    Names map one to one, dots and slashes become underscores (`input_blocks.1.0.in_layers.2.weight` is
+    `input_blocks_1_0 / in_layers_2 / kernel`); kernels go from (out, in, h, w) to (h, w, in, out), linear maps and
+    convolutions of single patches to (in, out).
+
+    Args:
+      state: name -> array, in PyTorch's layout; every tensor is asked for once.
+      network: the Flax module.
+      inputs: what `network.init` takes beside the key.
 
     Raises:
       Refused: a tensor that is missing, left over or of another shape; its name and both shapes are given.
     """
-    expected = jax.eval_shape(network.init, jax.random.key(0), *inputs)
+    expected = jax.eval_shape(network.init, jax.random.key(0), *inputs)["params"]
     wanted = {_text(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(expected)}
-    for key, tensor in state.items():
-        one = jax.tree_util.tree_leaves_with_path(from_torch({key: tensor}))
-        path, value = _text(one[0][0]), one[0][1]
-        if path not in wanted:
-            raise Refused(f"the tensor {key} of shape {np.shape(tensor)} belongs to nothing in {kind(network)}")
-        if wanted[path] != value.shape:
-            expected_shape = _torch_shape(np.shape(tensor), wanted[path])
+    names = {flat(path): path for path in wanted}
+    found: dict[str, Any] = {}
+    for key in state:
+        place = place_of(key, names)
+        if place is None:
+            shape = np.shape(state[key])
+            raise Refused(f"the tensor {key} of shape {shape} belongs to nothing in {kind(network)}")
+        shape = wanted[place.path] if place.row is None else wanted[place.path][1:]
+        tensor = np.asarray(state[key])
+        value = arranged(tensor, place.path, len(shape))
+        if value.shape != shape:
             raise Refused(
-                f"the tensor {key} has shape {np.shape(tensor)}, expected {expected_shape} by the other tensors of "
-                f"this {kind(network)}"
+                f"the tensor {key} has shape {tensor.shape}, expected {_torch_shape(tensor.shape, shape)} by the other "
+                f"tensors of this {kind(network)}"
             )
-        del wanted[path]
-    if wanted:
-        path = next(iter(wanted))
-        raise Refused(f"the checkpoint has no tensor for {path} of shape {wanted[path]}, {len(wanted)} are missing")
-    return jax.tree.map(lambda a: np.ascontiguousarray(a, np.float32), from_torch(state))
+        if place.row is None:
+            found[place.path] = np.ascontiguousarray(value, np.float32)
+            continue
+        rows, filled = found.setdefault(place.path, (np.empty(wanted[place.path], np.float32), set()))
+        if place.row >= len(rows):
+            raise Refused(f"the tensor {key} belongs to nothing in {kind(network)}, which has {len(rows)} such blocks")
+        rows[place.row] = value
+        filled.add(place.row)
+    for path, value in found.items():
+        if isinstance(value, tuple):
+            found[path], filled = value
+            missing = set(range(len(value[0]))) - filled
+            if missing:
+                raise Refused(f"the checkpoint has no tensor for the block {min(missing)} of {path}")
+    missing = [path for path in wanted if path not in found]
+    if missing:
+        path = missing[0]
+        raise Refused(f"the checkpoint has no tensor for {path} of shape {wanted[path]}, {len(missing)} are missing")
+    return {"params": nested(found)}
+
+
+def nested(flat: Mapping[str, Any]) -> dict:
+    """Values by the parts of their paths: {"a/b": v} is {"a": {"b": v}}."""
+    tree: dict = {}
+    for path, value in flat.items():
+        *modules, leaf = path.split("/")
+        node = tree
+        for module in modules:
+            node = node.setdefault(module, {})
+        node[leaf] = value
+    return tree
+
+
+def place_of(key: str, wanted: Mapping[str, str]) -> Place | None:
+    """The parameter that a tensor of that name holds, among those `wanted` (by `flat`); None if there is none."""
+    module, _, name = key.rpartition(".")
+    stem = flat(module)
+    places = [(stem, None)]
+    for match in STACKS.finditer(stem):
+        places.append((stem[: match.start(2)].removesuffix("_") + stem[match.end(2) :], int(match[2])))
+    for stem, row in places:
+        for leaf in ("kernel", "scale", "embedding") if name == "weight" else (name.removeprefix("running_"),):
+            path = wanted.get(f"{stem}_{leaf}" if stem else leaf)
+            if path is not None:
+                return Place(path, row)
+    return None
+
+
+def flat(name: str) -> str:
+    """A path of modules as one word, which PyTorch's dots, Flax's slashes and lists all lead to."""
+    return name.replace(".", "_").replace("/", "_")
+
+
+def arranged(a: np.ndarray, path: str, rank: int) -> np.ndarray:
+    """A tensor of PyTorch's layout as the parameter at `path`, which has `rank` axes."""
+    *modules, leaf = path.split("/")
+    if leaf == "kernel":
+        if a.ndim == 4 and rank == 4:
+            return a.transpose(2, 3, 1, 0)
+        if a.ndim >= 2:  # a linear map, or a convolution of single pixels or of patches that do not overlap
+            return a.reshape(len(a), -1).T
+    if leaf == "positional_embedding" and modules:  # of OpenAI's attention pool; GLIDE's own are as here
+        return a.T
+    return a[0] if a.ndim == rank + 1 and a.shape[0] == 1 else a
 
 
 def kind(network: Any) -> str:
@@ -60,7 +123,7 @@ def kind(network: Any) -> str:
 
 
 def _text(path: Any) -> str:
-    return "/".join(str(p.key) for p in path[1:])
+    return "/".join(str(p.key) for p in path)
 
 
 def _torch_shape(found: tuple[int, ...], flax: tuple[int, ...]) -> tuple[int, ...]:
@@ -68,38 +131,3 @@ def _torch_shape(found: tuple[int, ...], flax: tuple[int, ...]) -> tuple[int, ..
     if len(flax) == 4:
         return (flax[3], flax[2], flax[0], flax[1])
     return (*flax[::-1], *(1,) * (len(found) - 2)) if len(flax) == 2 else flax
-
-
-def _path(key: str) -> list[str]:
-    """Numbers belong to the name before them, a resampler's `op` and `conv` and the maps of `attn` and `mlp` too."""
-    joined: list[str] = []
-    for part in key.split("."):
-        resampler = part in ("op", "conv") and bool(joined) and "put_blocks" in joined[-1]
-        if joined and (part.isdigit() or resampler or joined[-1] in ("attn", "mlp")):
-            joined[-1] += f"_{part}"
-        else:
-            joined.append(part)
-    return joined
-
-
-def _leaf(module: str, leaf: str, a: np.ndarray, key: str) -> tuple[str, np.ndarray]:
-    if not module:  # GLIDE's positions and paddings, (L, C)
-        return leaf, a
-    if leaf == "positional_embedding":
-        return leaf, a.T
-    if leaf in ("bias", "running_mean", "running_var") and a.ndim == 1:
-        return leaf.removeprefix("running_"), a
-    if leaf == "weight":
-        if module in ("label_emb", "token_embedding"):
-            return "embedding", a
-        if a.ndim == 1:
-            return "scale", a
-        if a.ndim == 2:
-            return "kernel", a.T
-        if a.ndim == 3 and a.shape[2] == 1:
-            return "kernel", a[:, :, 0].T
-        if a.ndim == 4 and module == "out_3":  # the adaptive pool's 1 x 1 convolution of one pixel
-            return "kernel", a[:, :, 0, 0].T
-        if a.ndim == 4:
-            return "kernel", a.transpose(2, 3, 1, 0)
-    raise Refused(f"{key} of shape {a.shape} belongs to no network that can be converted")

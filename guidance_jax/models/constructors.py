@@ -143,26 +143,24 @@ def from_velocity(
         raise Refused(f"the clock of a velocity field is 0 or 1 at the data, got data_at={data_at}; write data_at=1")
     if domain is not None and domain.schedule not in (None, RectifiedFlow()):
         raise Refused(f"a velocity field lives on RectifiedFlow(), got a domain on {domain.schedule}; name that one")
-    field = Field(v, isinstance(params, tuple) and not params, bool(data_at))
-    return Network(params, field, OnFlow(), domain, None, batched)
+    field = Field(v, isinstance(params, tuple) and not params)
+    meaning = parameterizations.velocity_to_data if data_at else OnFlow()
+    return Network(params, field, meaning, domain, None, batched)
 
 
 @dataclass(frozen=True)
 class OnFlow(parameterizations.Velocity):
-    """The velocity of a field whose clock is that of `RectifiedFlow`: levels of another schedule are refused."""
+    """The velocity of a field told the clock of `RectifiedFlow`: levels of another schedule are refused."""
 
     schedule: ClassVar[Any] = RectifiedFlow()
 
 
 @dataclass(frozen=True)
 class Field:
-    """`apply(params, x, t, cond)` of a velocity field v, turned round if its clock is 1 at the data."""
+    """`apply(params, x, t, cond)` of a velocity field v, which takes no parameters if it is `bare`."""
 
     v: Callable
     bare: bool
-    reverse: bool
 
     def __call__(self, params, x, t, cond):
-        inputs = (1 - t, x, cond) if self.reverse else (t, x, cond)
-        found = self.v(*inputs) if self.bare else self.v(params, *inputs)
-        return -found if self.reverse else found
+        return self.v(t, x, cond) if self.bare else self.v(params, t, x, cond)

@@ -7,6 +7,8 @@
     velocity  eps - x0               (x - sigma v) / n         (x + alpha v) / n          n = alpha + sigma
     score     -eps / sigma           (x + sigma^2 s) / alpha   -sigma s
 
+`velocity_to_data` is minus `velocity`, of a network that is told 1 - t.
+
 `v` is that of Salimans & Ho 2022 (arXiv 2202.00512), `velocity` that of rectified flow (2209.03003).
 """
 
@@ -16,6 +18,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 
 from guidance_jax.core import Level, Prediction, Refused
+from guidance_jax.schedules import RectifiedFlow
 
 
 class Parameterization:
@@ -84,6 +87,26 @@ class Velocity(Parameterization):
 
     def target(self, x0, eps, level):
         return eps - x0
+
+
+@dataclass(frozen=True)
+class VelocityToData(Velocity):
+    """The velocity of the reversed clock, 0 at the noise and 1 at the data: the output is x0 - eps, told 1 - t.
+
+    SiT, LightningDiT and flow matching after Lipman et al. 2023 (arXiv 2210.02747), on `RectifiedFlow`: levels of
+    another schedule are refused.
+    """
+
+    schedule: ClassVar[Any] = RectifiedFlow()
+
+    def inputs(self, x, level):
+        return x, 1 - level.t
+
+    def predict(self, output, x, level):
+        return super().predict(-output, x, level)
+
+    def target(self, x0, eps, level):
+        return x0 - eps
 
 
 @dataclass(frozen=True)
@@ -164,3 +187,4 @@ class LearnedRange(Parameterization):
 
 
 eps, x0, v, velocity, score = Eps(), X0(), V(), Velocity(), Score()
+velocity_to_data = VelocityToData()

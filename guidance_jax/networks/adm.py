@@ -51,11 +51,15 @@ class ADM(nn.Module):
             int(features), resample, self.use_scale_shift_norm, self.dropout, self.groups, self.dtype, name=name
         )
 
-    def attention(self, channels, name, heads=None):
-        heads = heads or self.num_heads
-        if self.num_head_channels != -1:
-            heads = channels // self.num_head_channels
-        return AttentionBlock(heads, self.use_new_attention_order, self.groups, self.dtype, name=name)
+    def heads(self, channels, heads=None):
+        """How many heads an attention over that many channels has; `heads` where channels do not decide."""
+        return (heads or self.num_heads) if self.num_head_channels == -1 else channels // self.num_head_channels
+
+    def attention(self, channels, name, level, heads=None):
+        """What attends in the feature maps of a level."""
+        return AttentionBlock(
+            self.heads(channels, heads), self.use_new_attention_order, self.groups, self.dtype, name=name
+        )
 
     def embed(self, t):
         emb = timestep_embedding(self.time_scale * t, self.model_channels)
@@ -79,7 +83,7 @@ class ADM(nn.Module):
             for _ in range(self.num_res_blocks):
                 h = self.res(mult * self.model_channels, f"input_blocks_{block}_0")(h, emb, train)
                 if ds in self.attention_resolutions:
-                    h = self.attention(h.shape[-1], f"input_blocks_{block}_1")(h, perturbation, context)
+                    h = self.attention(h.shape[-1], f"input_blocks_{block}_1", level)(h, perturbation, context)
                 hs.append(h)
                 block += 1
             if level != len(self.channel_mult) - 1:
@@ -92,7 +96,7 @@ class ADM(nn.Module):
                 ds *= 2
         before = h
         h = self.res(h.shape[-1], "middle_block_0")(h, emb, train)
-        h = self.attention(h.shape[-1], "middle_block_1")(h, perturbation, context)
+        h = self.attention(h.shape[-1], "middle_block_1", level)(h, perturbation, context)
         h = self.res(h.shape[-1], "middle_block_2")(h, emb, train)
         if perturbation is not None:
             h = h + jnp.asarray(perturbation.skip, h.dtype) * (before - h)
@@ -115,7 +119,8 @@ class UNet(ADM):
                 h = self.res(mult * self.model_channels, f"output_blocks_{block}_0")(h, emb, train)
                 after = 1
                 if ds in self.attention_resolutions:
-                    h = self.attention(h.shape[-1], f"output_blocks_{block}_1", heads)(h, perturbation, context)
+                    attend = self.attention(h.shape[-1], f"output_blocks_{block}_1", level, heads)
+                    h = attend(h, perturbation, context)
                     after = 2
                 if level and i == self.num_res_blocks:
                     name = f"output_blocks_{block}_{after}"
@@ -164,5 +169,4 @@ class ADMClassifier(ADM):
             return Dense(self.out_channels, kernel_init=zeros, dtype=self.dtype, name="out_3")(jnp.mean(h, (0, 1)))
         if self.pool != "attention":
             raise Refused(f'pool is "attention" or "adaptive", got {self.pool!r}; write pool="attention"')
-        heads = self.num_heads if self.num_head_channels == -1 else h.shape[-1] // self.num_head_channels
-        return AttentionPool(self.out_channels, heads, self.dtype, name="out_2")(h)
+        return AttentionPool(self.out_channels, self.heads(h.shape[-1]), self.dtype, name="out_2")(h)

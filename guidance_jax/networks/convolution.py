@@ -79,7 +79,10 @@ ad.primitive_transposes[_conv_p] = _transpose
 batching.primitive_batchers[_conv_p] = _batch
 
 
-def conv2d(x: Any, w: Any, stride: int = 1) -> Any:
-    """Convolve one image `x` (H, W, C) with `w` (k, k, C, D), k odd, zero padding k // 2 as in PyTorch."""
-    pads = tuple((k // 2, k // 2) for k in w.shape[:2])
+def conv2d(x: Any, w: Any, stride: int = 1, pad: tuple[int, int] | None = None) -> Any:
+    """Convolve one image `x` (H, W, C) with `w` (k, k, C, D), k odd, zero padding k // 2 as in PyTorch.
+
+    `pad` is (before, after) of both axes if it is another.
+    """
+    pads = tuple(pad or (k // 2, k // 2) for k in w.shape[:2])
     return _conv_p.bind(x[None], w, stride=stride, pads=pads)[0]

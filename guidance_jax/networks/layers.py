@@ -28,22 +28,24 @@ class Conv(nn.Module):
     stride: int = 1
     kernel_init: Any = torch_default
     dtype: Any = None
+    pad: tuple[int, int] | None = None  # before and after, if not half the size
 
     @nn.compact
     def __call__(self, x):
         w = self.param("kernel", self.kernel_init, (self.size, self.size, x.shape[-1], self.features))
         b = self.param("bias", zeros, (self.features,))
         x, w, b = nn.dtypes.promote_dtype(x, w, b, dtype=self.dtype)
-        return conv2d(x, w, self.stride) + b
+        return conv2d(x, w, self.stride, self.pad) + b
 
 
 class GroupNorm(nn.Module):
     """Group normalisation over one sample by per-channel sums, in one pass over the data.
 
-    Each group is (x - mean) / sqrt(var + 1e-5), var = E x^2 - mean^2; then scale and shift per channel.
+    Each group is (x - mean) / sqrt(var + epsilon), var = E x^2 - mean^2; then scale and shift per channel.
     """
 
     groups: int = 32
+    epsilon: float = 1e-5
 
     @nn.compact
     def __call__(self, x):
@@ -54,16 +56,19 @@ class GroupNorm(nn.Module):
         axes = tuple(range(x.ndim - 1))
         moments = jnp.stack([jnp.mean(wide, axes), jnp.mean(wide**2, axes)])
         mean, square = jnp.mean(moments.reshape(2, self.groups, -1), -1)
-        inverse = jax.lax.rsqrt(jnp.maximum(square - mean**2, 0) + 1e-5)
+        inverse = jax.lax.rsqrt(jnp.maximum(square - mean**2, 0) + self.epsilon)
         mean, inverse = (jnp.repeat(a, channels // self.groups) for a in (mean, inverse))
         gain = inverse * scale
         return (wide * gain + (bias - mean * gain)).astype(x.dtype)
 
 
-def timestep_embedding(t: Any, size: int, max_period: float = 10000.0) -> jax.Array:
-    """[cos, sin] of t times `size // 2` frequencies falling geometrically from 1 to 1 / max_period."""
+def timestep_embedding(t: Any, size: int, max_period: float = 10000.0, shift: int = 0) -> jax.Array:
+    """[cos, sin] of t times `size // 2` frequencies falling geometrically from 1 to 1 / max_period.
+
+    The last frequency reaches 1 / max_period with `shift` 1, and is one ratio short of it with 0.
+    """
     half = size // 2
-    frequencies = jnp.exp(-jnp.log(max_period) * jnp.arange(half) / half)
+    frequencies = jnp.exp(-jnp.log(max_period) * jnp.arange(half) / (half - shift))
     angles = t * frequencies
     return jnp.pad(jnp.concatenate([jnp.cos(angles), jnp.sin(angles)]), (0, size % 2))
 
@@ -80,12 +85,36 @@ def downsample(x: jax.Array) -> jax.Array:
     return jnp.mean(x.reshape(h // 2, 2, w // 2, 2, c), (1, 3))
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-    """Attention over (L, heads, channels), softmax in float32; q and k are each scaled by channels^(-1/4)."""
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, seen: jax.Array | None = None) -> jax.Array:
+    """Attention over (L, heads, channels), softmax in float32 or better: all attention of all networks.
+
+    Query i takes part in key j where `seen` (queries, keys) is True; everywhere without it. Accelerators take JAX's own
+    attention, which has fused kernels there; on a CPU that has none and is slower than these three lines, in which q
+    and k are each scaled by channels^(-1/4).
+    """
+    if jax.default_backend() != "cpu":
+        return jax.nn.dot_product_attention(q, k, v, mask=None if seen is None else seen[None])
     scale = q.shape[-1] ** -0.25
     logits = jnp.einsum("qhc,khc->hqk", q * scale, k * scale)
-    weights = jax.nn.softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)))
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    weights = jax.nn.softmax(logits if seen is None else jnp.where(seen, logits, -jnp.inf))
     return jnp.einsum("hqk,khc->qhc", weights.astype(v.dtype), v)
+
+
+def causal(length: int) -> jax.Array:
+    """What each of `length` positions sees if it sees itself and those before it."""
+    return jnp.tril(jnp.ones((length, length), bool))
+
+
+def perturbed_attention(q: jax.Array, k: jax.Array, v: jax.Array, own: jax.Array, sides: Any, how: Any) -> jax.Array:
+    """Self-attention of a feature map of `sides`, made worse as `how` says (a `Perturbation`; None for not at all).
+
+    `own` are the values of the map itself, which an identity in the place of its attention returns.
+    """
+    if how is None:
+        return attend(q, k, v)
+    out = attend(blurred(q, sides, how.blur), k, v)
+    return out + jnp.asarray(how.attention, out.dtype) * (own - out)
 
 
 def blurred(q: jax.Array, sides: tuple[int, int], std: Any) -> jax.Array:
@@ -157,11 +186,7 @@ class AttentionBlock(nn.Module):
         if context is not None:
             pair = Dense(2 * c, dtype=self.dtype, name="encoder_kv")(context).reshape(len(context), self.heads, 2, -1)
             k, v = (jnp.concatenate([pair[:, :, i], a]) for i, a in enumerate((k, v)))
-        if perturbation is None:
-            out = attend(q, k, v)
-        else:
-            out = attend(blurred(q, (h, w), perturbation.blur), k, v)
-            out = out + jnp.asarray(perturbation.attention, out.dtype) * (own - out)
+        out = perturbed_attention(q, k, v, own, (h, w), perturbation)
         out = Dense(c, kernel_init=zeros, dtype=self.dtype, name="proj_out")(out.reshape(h * w, c))
         return x + out.reshape(h, w, c)
 

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.networks.layers import attend, timestep_embedding
+from guidance_jax.networks.layers import attend, causal, timestep_embedding
 
 small = nn.initializers.normal(0.02)
 
@@ -42,26 +42,15 @@ class Block(nn.Module):
         norm = nn.LayerNorm(epsilon=1e-5, name="ln_1")(x)
         q, k, v = jnp.moveaxis(dense(3 * self.width, "attn_c_attn")(norm).reshape(len(x), 3, self.heads, -1), 1, 0)
         if cache is None:
-            out = self.attention(q, k, v, jnp.arange(len(x)) if self.causal else None)
+            out = attend(q, k, v, causal(len(x)) if self.causal else None)
         else:
             cache = jax.lax.dynamic_update_slice(cache, jnp.stack([k, v]).astype(cache.dtype), (0, position, 0, 0))
-            out = self.attention(q, cache[0], cache[1], jnp.asarray(position)[None])
+            out = attend(q, cache[0], cache[1], (jnp.arange(cache.shape[1]) <= position)[None])
         x = x + dense(self.width, "attn_c_proj", residual)(out.reshape(len(x), self.width))
         norm = nn.LayerNorm(epsilon=1e-5, name="ln_2")(x)
         hidden = nn.gelu(dense(4 * self.width, "mlp_c_fc")(norm), approximate=True)
         x = x + dense(self.width, "mlp_c_proj", residual)(hidden)
         return x if cache is None else (x, cache)
-
-    def attention(self, q, k, v, until):
-        """Softmax attention; query i sees the keys up to position `until[i]`, all of them if None."""
-        if until is None:
-            return attend(q, k, v)
-        scale = q.shape[-1] ** -0.5
-        logits = jnp.einsum("qhc,khc->hqk", q, k) * scale
-        seen = jnp.arange(len(k)) <= until[:, None]
-        wide = jnp.promote_types(logits.dtype, jnp.float32)
-        weights = jax.nn.softmax(jnp.where(seen, logits.astype(wide), -jnp.inf))
-        return jnp.einsum("hqk,khc->qhc", weights.astype(v.dtype), v)
 
 
 class Transformer(nn.Module):

@@ -1,0 +1,81 @@
+"""safetensors files as NumPy arrays, read one at a time, under other names if need be."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from guidance_jax.core import Refused
+
+
+def package() -> Any:
+    try:
+        import safetensors
+        import safetensors.numpy
+    except ModuleNotFoundError:
+        raise Refused('safetensors files need their package; pip install "guidance_jax[pretrained]"') from None
+    return safetensors
+
+
+class Tensors(Mapping):
+    """The tensors of safetensors files by name, each read when it is asked for: a large file never lies in memory.
+
+    Raises:
+      Refused: a missing, truncated or foreign file; a name that is in none.
+    """
+
+    def __init__(self, *paths: Path):
+        self.files: dict[str, Any] = {}
+        for path in paths:
+            try:
+                file = package().safe_open(path, framework="flax")
+                self.files |= dict.fromkeys(file.keys(), file)
+            except Refused:
+                raise
+            except Exception as error:  # safetensors' own exception is not exported by its front ends
+                raise Refused(f"{path} is truncated or no safetensors file ({type(error).__name__})") from None
+
+    def __getitem__(self, name):
+        return np.asarray(self.files[name].get_tensor(name))
+
+    def __iter__(self):
+        return iter(self.files)
+
+    def __len__(self):
+        return len(self.files)
+
+    def __contains__(self, name):
+        return name in self.files
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes by name; nothing else is read."""
+        return {name: tuple(file.get_slice(name).get_shape()) for name, file in self.files.items()}
+
+
+class Renamed(Mapping):
+    """The tensors of `state` under other names: `names` has the old one by the new one. Nothing is read before."""
+
+    def __init__(self, state: Mapping[str, Any], names: Mapping[str, str]):
+        self.state, self.names = state, names
+
+    def __getitem__(self, name):
+        return self.state[self.names[name]]
+
+    def __iter__(self):
+        return iter(self.names)
+
+    def __len__(self):
+        return len(self.names)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes by name."""
+        found = shapes_of(self.state)
+        return {new: found[old] for new, old in self.names.items()}
+
+
+def shapes_of(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The shapes of a state dict by name; tensors of files are not read for it."""
+    if isinstance(state, Tensors | Renamed):
+        return state.shapes()
+    return {name: tuple(np.shape(value)) for name, value in state.items()}

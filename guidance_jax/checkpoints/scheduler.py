@@ -1,0 +1,121 @@
+"""diffusers' scheduler files as a schedule, what the network predicts, and the grid of timesteps."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from guidance_jax.core import Refused
+from guidance_jax.models import parameterizations
+from guidance_jax.models.parameterizations import Parameterization
+from guidance_jax.schedules import CosineBetas, LinearBetas, ScaledLinearBetas, Schedule
+
+# what a file need not say: shared defaults, then those of each scheduler
+DEFAULTS: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "prediction_type": "epsilon",
+    "steps_offset": 0,
+    "timestep_spacing": "linspace",
+    "set_alpha_to_one": True,
+    "clip_sample": False,
+    "clip_sample_range": 1.0,
+    "rescale_betas_zero_snr": False,
+    "use_karras_sigmas": False,
+}
+SCHEDULERS: dict[str, dict[str, Any]] = {
+    "DDIMScheduler": {"timestep_spacing": "leading", "clip_sample": True},
+    "DDPMScheduler": {"timestep_spacing": "leading", "clip_sample": True},
+    "PNDMScheduler": {"timestep_spacing": "leading", "set_alpha_to_one": False},
+    "EulerDiscreteScheduler": {},
+    "EulerAncestralDiscreteScheduler": {},
+    "HeunDiscreteScheduler": {},
+    "LMSDiscreteScheduler": {},
+    "KDPM2DiscreteScheduler": {},
+    "DPMSolverMultistepScheduler": {},
+    "DPMSolverSinglestepScheduler": {},
+    "UniPCMultistepScheduler": {},
+}
+# what would change the process or the grid, and the only values of it that are known here
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "trained_betas": (None,),
+    "thresholding": (False,),
+    "interpolation_type": ("linear",),
+    "timestep_type": ("discrete",),
+    "final_sigmas_type": ("zero",),
+    "use_exponential_sigmas": (False, None),
+    "use_beta_sigmas": (False, None),
+    "use_flow_sigmas": (False, None),
+    "use_dynamic_shifting": (False, None),
+    "flow_shift": (None, 1.0),
+    "use_lu_lambdas": (False, None),
+    "sigma_min": (None,),
+    "sigma_max": (None,),
+}
+# what belongs to the solver, which is chosen here, or to an option that is off
+SOLVER = (
+    *("dynamic_thresholding_ratio", "sample_max_value", "skip_prk_steps", "variance_type", "algorithm_type"),
+    *("solver_order", "solver_type", "lower_order_final", "euler_at_final", "lambda_min_clipped", "predict_x0"),
+    *("disable_corrector", "solver_p", "time_shift_type", "sigma_data"),
+)
+PREDICTIONS = {
+    "epsilon": parameterizations.eps,
+    "sample": parameterizations.x0,
+    "v_prediction": parameterizations.v,
+}
+
+
+class Process(NamedTuple):
+    """What a scheduler file says of a model.
+
+    Attributes:
+      schedule: that it was trained on.
+      parameterization: what its output means.
+      grid: the timesteps that are sampled, a table of a function of `schedules`.
+      clip: the radius of the clean estimate, None for no clipping.
+    """
+
+    schedule: Schedule
+    parameterization: Parameterization
+    grid: dict[str, Any]
+    clip: float | None
+
+
+def process(about: Mapping[str, Any]) -> Process:
+    """The schedule, the parameterization and the grid of a `scheduler_config.json`.
+
+    Raises:
+      Refused: a scheduler, an option or a value that is not known here; it is named.
+    """
+    name = about.get("_class_name")
+    if name not in SCHEDULERS:
+        raise Refused(f"the scheduler {name} is not supported; known are {', '.join(SCHEDULERS)}")
+    known = DEFAULTS | SCHEDULERS[name]
+    for key, value in about.items():
+        if key.startswith("_") or key in known or key in SOLVER:
+            continue
+        if value not in NEUTRAL.get(key, (None,)):
+            raise Refused(f"the scheduler file asks for {key} = {value!r}, which is not supported")
+    asked = {**known, **{k: v for k, v in about.items() if k in known}}
+    steps, first, last = asked["num_train_timesteps"], asked["beta_start"], asked["beta_end"]
+    zero = bool(asked["rescale_betas_zero_snr"])
+    schedules: dict[str, Schedule] = {
+        "linear": LinearBetas(steps, zero, round(first * steps, 12), round(last * steps, 12)),
+        "scaled_linear": ScaledLinearBetas(steps, zero, first, last),
+        "squaredcos_cap_v2": CosineBetas(steps, zero),
+    }
+    for key, choices in (("beta_schedule", schedules), ("prediction_type", PREDICTIONS)):
+        if asked[key] not in choices:
+            raise Refused(f"the scheduler file asks for {key} = {asked[key]!r}, known are {', '.join(choices)}")
+    grid = {
+        "name": "spaced",
+        "spacing": asked["timestep_spacing"],
+        "offset": asked["steps_offset"] if asked["timestep_spacing"] == "leading" else 0,
+        "clean": bool(asked["set_alpha_to_one"]),
+    }
+    schedule = schedules[asked["beta_schedule"]]
+    if asked["use_karras_sigmas"]:
+        ratios = schedule(0.0).ratio, schedule(float(steps - 1)).ratio
+        grid = {"name": "karras", "lo": float(ratios[0]), "hi": float(ratios[1])}
+    clip = float(asked["clip_sample_range"]) if asked["clip_sample"] else None
+    return Process(schedule, PREDICTIONS[asked["prediction_type"]], grid, clip)

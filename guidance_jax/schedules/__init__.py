@@ -1,0 +1,28 @@
+"""Noise schedules, x_t = alpha(t) x_0 + sigma(t) eps, and grids of levels on them.
+
+A schedule maps its clock `t` to a `Level` and a log-SNR, log(alpha^2 / sigma^2), back to `t`. Grids end with the clean
+level (alpha 1, sigma 0). Schedules are hashable values without arrays: checkpoints store them, equality compares them.
+"""
+
+from guidance_jax.schedules.base import Schedule
+from guidance_jax.schedules.betas import DDPM, CosineBetas, LinearBetas, ScaledLinearBetas, respace
+from guidance_jax.schedules.continuous import VE, Cosine, LinearVP, RectifiedFlow
+from guidance_jax.schedules.grids import dynamic_shift, karras, log_snr_uniform, shifted, spaced
+
+__all__ = [
+    "Cosine",
+    "CosineBetas",
+    "DDPM",
+    "LinearBetas",
+    "LinearVP",
+    "RectifiedFlow",
+    "ScaledLinearBetas",
+    "Schedule",
+    "VE",
+    "dynamic_shift",
+    "karras",
+    "log_snr_uniform",
+    "respace",
+    "shifted",
+    "spaced",
+]

@@ -1,0 +1,55 @@
+"""What every schedule gives: levels by its clock, its clock by log-SNR, and whether levels are on it."""
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from guidance_jax.core.levels import Level, Refused
+from guidance_jax.core.pytrees import concrete
+
+
+class Schedule:
+    """Base of the schedules; a new one gives `__call__` and `at_log_snr`."""
+
+    start: ClassVar[float] = 0.999  # the noisiest t that `levels` uses unless told otherwise
+
+    def __call__(self, t: Any) -> Level:
+        raise NotImplementedError
+
+    def at_log_snr(self, log_snr: Any) -> Any:
+        """The clock t at which log(alpha^2 / sigma^2) is `log_snr`."""
+        raise NotImplementedError
+
+    def levels(self, steps: int, start: float | None = None) -> Level:
+        """`steps + 1` levels, uniform in t from `start` to the clean level."""
+        return self(jnp.linspace(self.start if start is None else start, 0.0, steps + 1))
+
+    def check(self, levels: Level, what: str) -> None:
+        """Raise `Refused` unless the noisy ones of `levels` are on this schedule, as far as their numbers are known.
+
+        `what` says of whom: "the network was trained on", for example.
+        """
+        if not concrete(levels):
+            return
+        with jax.ensure_compile_time_eval():  # the caller may be inside a jit of its own
+            noisy = np.asarray(levels.sigma) > 0
+            if not noisy.any():
+                return
+            got = Level(*(np.asarray(a)[noisy] for a in levels))
+            own = self(got.t)
+        off = max(
+            float(np.max(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)) / np.maximum(np.abs(b), 1)))
+            for a, b in zip(got[1:], own[1:], strict=True)
+        )
+        if off > 1e-3:
+            raise Refused(
+                f"{what} {self}, the levels are on another schedule (off by {off:.2g}); "
+                f"write {self}.levels(...) or OnSchedule(model, {self})"
+            )
+
+    def by_ratio(self, ratios: Any) -> Level:
+        """The levels at which sigma / alpha takes the values `ratios` (positive, falling), then the clean level."""
+        t = self.at_log_snr(-2 * jnp.log(jnp.asarray(ratios)))
+        return self(jnp.append(t, jnp.zeros((), t.dtype)))
