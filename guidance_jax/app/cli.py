@@ -28,7 +28,7 @@ from guidance_jax.app.data import classes_of, judged, read, remember
 from guidance_jax.app.demos.digits import demo as run_demo
 from guidance_jax.app.pictures import contact_sheet
 from guidance_jax.app.plan import plan, schedule_of, take
-from guidance_jax.app.request import GRIDS, NONE, Request, read_config_file, type_named
+from guidance_jax.app.request import NONE, Request, read_config_file, type_named
 from guidance_jax.app.watch import drawn
 from guidance_jax.checkpoints.adm import Options
 from guidance_jax.checkpoints.convert import converted, schedule_named
@@ -44,6 +44,7 @@ from guidance_jax.metrics.fidelity import Reference, measure_images, protocol
 from guidance_jax.metrics.inception import load_inception
 from guidance_jax.metrics.report import Report
 from guidance_jax.sample import keys
+from guidance_jax.schedules import GRIDS
 from guidance_jax.sharding import memory, not_finite, sample_mesh
 from guidance_jax.training.recipe import PRESETS, step_memory
 from guidance_jax.training.recipe import train as train_models

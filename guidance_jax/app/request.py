@@ -3,20 +3,18 @@
 import dataclasses
 import difflib
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from guidance_jax import schedules
 from guidance_jax.checkpoints.config import read_config
 from guidance_jax.core import Level, Refused
 from guidance_jax.schedules import DDPM as Betas
-from guidance_jax.schedules import VE, Schedule
+from guidance_jax.schedules import VE, Schedule, grid
 from guidance_jax.text.sequence import positions
 
-GRIDS = ("uniform", "karras", "log_snr_uniform")
 NONE = "none"  # the method that does not guide
 
 
@@ -35,7 +33,7 @@ class Request:
       models: the folder.
       method: a table with the method's name and options; the name "none" samples the model as it is.
       solver: the same of a solver; None for the method's usual one.
-      grid: "uniform" (in the clock), "karras" or "log_snr_uniform", with its options; None for the model's usual one.
+      grid: a grid of `schedules` with its options; None for the model's usual one.
       measurement: of an inverse problem, {"operator": table, "std": number, "observed": file}; None without.
       scale: what every `scale` is that no table gives.
       clip: the radius of the clean estimate, for images; None for no clipping.
@@ -92,34 +90,20 @@ class Request:
         """The request and the model's configuration: for manifests and protocols."""
         return vars(self) | {"configuration": read_config(denoiser_in(self.models))}
 
-    def levels(self, schedule: Schedule | None, shape: tuple[int, ...]) -> Level:
-        """The levels of `steps` on the model's schedule; EDM's grid where noise is unbounded (`VE`).
+    def levels(self, schedule: Schedule | None, shape: tuple[int, ...], own: Mapping[str, Any] | None = None) -> Level:
+        """The levels of `steps` on the model's schedule: its `own` grid, or EDM's where noise is unbounded (`VE`).
 
         Raises:
           Refused: a respacing for a continuous schedule, an unknown grid or option of one.
         """
         if schedule is None:
             return positions(*shape)
-        table = dict(self.grid or {"name": "karras" if isinstance(schedule, VE) else "uniform"})
-        name = table.pop("name", "uniform")
-        if name not in GRIDS:
-            raise Refused(f"there is no grid called {name!r}; known are {', '.join(GRIDS)}")
-        if isinstance(schedule, Betas) and name == "uniform":
+        table = self.grid or own or {"name": "karras" if isinstance(schedule, VE) else "uniform"}
+        if isinstance(schedule, Betas) and not self.steps.isdigit():
             return schedule.levels(self.steps)
         if not self.steps.isdigit() or int(self.steps) < 1:
             raise Refused(f"--steps is a number for a model on {schedule}, got {self.steps!r}; write --steps 50")
-        grid: Callable = schedule.levels if name == "uniform" else _on(schedule, name)
-        try:
-            return grid(int(self.steps), **table)
-        except TypeError:
-            raise Refused(f"the grid {name} has no options {', '.join(table)}; see guidance-jax methods") from None
-
-
-def _on(schedule: Schedule, name: str) -> Callable:
-    def grid(steps: int, **options: Any) -> Level:
-        return vars(schedules)[name](schedule, steps, **options)
-
-    return grid
+        return grid(schedule, int(self.steps), table)
 
 
 def denoiser_in(models: str | Path) -> Path:

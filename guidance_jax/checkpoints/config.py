@@ -16,8 +16,12 @@ from guidance_jax.discrete.process import Absorbing, Uniform
 from guidance_jax.models import parameterizations
 from guidance_jax.models.domain import Domain
 from guidance_jax.networks import adm
+from guidance_jax.networks.autoencoder import AutoencoderKL
+from guidance_jax.networks.clip_text import CLIPText
+from guidance_jax.networks.dit import DiT
 from guidance_jax.networks.glide import GLIDEUNet
 from guidance_jax.networks.judge import Judge
+from guidance_jax.networks.sd_unet import StableDiffusionUNet
 from guidance_jax.networks.transformer import GPT2, Transformer
 from guidance_jax.text.sequence import LeftToRight
 
@@ -27,11 +31,13 @@ KNOWN: dict[str, Any] = {
     c.__name__: c
     for c in (
         *(adm.ADMUNet, adm.ADMClassifier, GLIDEUNet, Judge, Domain),
+        *(DiT, StableDiffusionUNet, AutoencoderKL, CLIPText),
         *(Transformer, GPT2, Absorbing, Uniform, LeftToRight),
         *(schedules.Cosine, schedules.LinearVP, schedules.VE, schedules.RectifiedFlow),
-        *(schedules.LinearBetas, schedules.CosineBetas),
+        *(schedules.LinearBetas, schedules.CosineBetas, schedules.ScaledLinearBetas),
         *(parameterizations.Eps, parameterizations.X0, parameterizations.V, parameterizations.Velocity),
         *(parameterizations.Score, parameterizations.EDM, parameterizations.LearnedRange),
+        parameterizations.VelocityToData,
     )
 }
 

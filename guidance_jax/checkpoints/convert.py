@@ -1,9 +1,8 @@
 """From a file of someone else's weights to a checkpoint of ours, and from one format of ours to the other."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from guidance_jax.checkpoints.adm import UNKNOWN, Found, Options, adm
 from guidance_jax.checkpoints.config import build, config, read_config
@@ -27,7 +26,7 @@ def schedule_named(name: str | None) -> Schedule | None:
     return None if name is None else SCHEDULES[name]
 
 
-def read_state(path: str | Path) -> dict[str, np.ndarray]:
+def read_state(path: str | Path) -> Mapping[str, Any]:
     """The state dict of a `.safetensors` or `.pt` file; reading executes nothing.
 
     Raises:
@@ -37,7 +36,7 @@ def read_state(path: str | Path) -> dict[str, np.ndarray]:
     return Tensors(path) if path.suffix == ".safetensors" and path.is_file() else read_torch(path)
 
 
-def recognised(state: dict[str, Any], known: Options = UNKNOWN) -> Found:
+def recognised(state: Mapping[str, Any], known: Options = UNKNOWN) -> Found:
     """The network that a state dict belongs to: an ADM U-Net or classifier, GLIDE's U-Net or EDM's of ADM's kind.
 
     Raises:

@@ -12,7 +12,10 @@ from guidance_jax.checkpoints.store import read_params, save_params
 from guidance_jax.core import Refused
 from guidance_jax.discrete.network import HiddenNetwork, TokenNetwork
 from guidance_jax.models.constructors import Call
+from guidance_jax.models.latent import Autoencoder, TextEncoder
 from guidance_jax.models.network import Network, NoisyClassifier
+from guidance_jax.networks.autoencoder import AutoencoderKL
+from guidance_jax.networks.clip_text import CLIPText
 from guidance_jax.networks.judge import Judge, TrainedJudge
 from guidance_jax.networks.sequence_models import language_model, prefix_classifier, token_classifier, token_model
 from guidance_jax.networks.transformer import GPT2, Transformer
@@ -34,7 +37,16 @@ def load(directory: str | Path, kind: type[T] | None = None, dtype: str | None =
     Raises:
       Refused: a missing, foreign, damaged or unfinished checkpoint, or one of another kind.
     """
-    found = read_config(directory)
+    loaded = restored(directory, read_config(directory), read_params(directory), dtype, remat)
+    if kind is not None and not isinstance(loaded, kind):
+        raise Refused(
+            f"{directory} holds a {type(loaded).__name__}, expected a {kind.__name__}; pass the folder of that"
+        )
+    return loaded
+
+
+def restored(directory: Any, found: dict, params: Any, dtype: str | None = None, remat: bool = False) -> Any:
+    """What a configuration and its parameters are; `directory` names them in refusals, the rest is as in `load`."""
     network, domain = build(found["network"]), build(found["domain"])
     changes = ({"dtype": jax.numpy.dtype(dtype)} if dtype else {}) | ({"remat": True} if remat else {})
     for field in changes:
@@ -42,11 +54,16 @@ def load(directory: str | Path, kind: type[T] | None = None, dtype: str | None =
         if field not in choices:
             raise Refused(f"{directory} holds a {type(network).__name__}, which has no choice of {field}")
     network = dataclasses.replace(network, **changes) if changes else network
-    params = jax.tree.map(jax.numpy.asarray, read_params(directory))
+    params = jax.tree.map(jax.numpy.asarray, params)
     loaded: Any
     process = build(found.get("process"))
     if isinstance(network, Judge):
         loaded = TrainedJudge(params, network.apply)
+    elif isinstance(network, AutoencoderKL):
+        latents = {k: jax.numpy.asarray(v, "float32") for k, v in found["training"]["latents"].items()}
+        loaded = Autoencoder(params, network, **latents)
+    elif isinstance(network, CLIPText):
+        loaded = TextEncoder(params, network)
     elif isinstance(network, GPT2):
         if network.outputs:
             loaded = prefix_classifier(network, params)
@@ -63,10 +80,6 @@ def load(directory: str | Path, kind: type[T] | None = None, dtype: str | None =
         parameterization = build(found["parameterization"])
         loaded = Network(
             params, apply_of(network, found), parameterization, domain, batched=found.get("batched", False)
-        )
-    if kind is not None and not isinstance(loaded, kind):
-        raise Refused(
-            f"{directory} holds a {type(loaded).__name__}, expected a {kind.__name__}; pass the folder of that"
         )
     return loaded
 

@@ -123,11 +123,9 @@ def unet(
     levels = len(fields["channel_mult"])
     depth = [0] * levels
     for k in keys:
-        block, number = re.match(r"(\w+\.\d+)\.\d+\.transformer_blocks\.(\d+)", k).groups()  # type: ignore[union-attr]
-        group, _, index = block.partition(".")
-        if group == "input_blocks":
-            level = (int(index) - 1) // (fields["num_res_blocks"] + 1)
-            depth[level] = max(depth[level], int(number) + 1)
+        if found := re.match(r"input_blocks\.(\d+)\.1\.transformer_blocks\.(\d+)\.", k):
+            level = (int(found[1]) - 1) // (fields["num_res_blocks"] + 1)
+            depth[level] = max(depth[level], int(found[2]) + 1)
     middle = 1 + max(int(k.split(".")[3]) for k in keys if k.startswith("middle_block"))
     depth[-1] = depth[-1] or middle
     if heads is None:

@@ -25,6 +25,7 @@ class Domain:
       num_classes: how many labels there are, 0 to num_classes - 1; None for a model without labels.
       null_label: the label that means "unconditional" (conditioning dropout); None if the model has none.
       text_length: how many tokens a caption has, for a model of text, which has no classes; None without text.
+      context: the shapes of an encoded condition by name, (("context", (77, 768)),) for example; None without one.
       guided_channels: how many leading channels contrasts guide, the others staying conditional; None for all (DiT
         guides three of four, for example).
 
@@ -38,6 +39,7 @@ class Domain:
     null_label: int | None = None
     guided_channels: int | None = None
     text_length: int | None = None
+    context: tuple[tuple[str, tuple[int, ...]], ...] | None = None
 
     def check(self, levels: Level, shape: tuple[int, ...], cond: Any) -> None:
         """Raise unless samples of `shape` with the labels `cond` on `levels` are what the network was made for."""
@@ -52,7 +54,9 @@ class Domain:
 
     def check_label(self, label: Any) -> None:
         """Raise unless `label` (any shape) holds labels, or captions, of this domain; nothing to check without."""
-        if self.text_length is not None:
+        if self.context is not None and (self.text_length is None or (isinstance(label, dict) and "context" in label)):
+            self.check_context(label)
+        elif self.text_length is not None:
             tokens = label.get("tokens") if isinstance(label, dict) else label
             if tokens is None or jnp.shape(tokens)[-1:] != (self.text_length,):
                 got = None if tokens is None else jnp.shape(tokens)
@@ -78,6 +82,16 @@ class Domain:
                     f"labels go from 0 to {self.num_classes - 1}{null}, got {values[bad].flat[0]}; use one of those"
                 )
 
+    def check_context(self, cond: Any) -> None:
+        """Raise unless `cond` holds the encoded condition that the model knows."""
+        shapes = dict(self.context or ())
+        got = {k: jnp.shape(v) for k, v in cond.items()} if isinstance(cond, dict) else type(cond).__name__
+        fits = isinstance(got, dict) and got.keys() == shapes.keys()
+        if not fits or any(got[k][-len(shape) :] != shape for k, shape in shapes.items()):  # type: ignore[index]
+            raise Refused(
+                f"the model is conditional on encoded captions {shapes}, got {got}; write pipeline.conditions([...])"
+            )
+
     def check_levels(self, levels: Level) -> None:
         """Raise if `levels` are not on the schedule whose clock the network knows."""
         if self.schedule is not None:
@@ -86,7 +100,7 @@ class Domain:
 
 def network_condition(domain: Domain | None, cond: Any) -> Any:
     """`cond` as the network gets it: None if its domain has no classes and no text, and only a guide needs it."""
-    if domain is not None and domain.num_classes is None and domain.text_length is None:
+    if domain is not None and (domain.num_classes, domain.text_length, domain.context) == (None, None, None):
         return None
     return jax.tree.map(jnp.asarray, cond)
 

@@ -5,8 +5,8 @@
     h = h + gate_1 attention(norm(h) (1 + scale_1) + shift_1),  h = h + gate_2 mlp(norm(h) (1 + scale_2) + shift_2)
 
 Peebles & Xie 2023 (arXiv 2212.09748); SiT (2401.08740) is the same network told another clock; LightningDiT
-(2501.01423) has RMS norms, a gated MLP, rotary positions and normalised queries and keys. Sub-modules carry the names of
-the published code; the blocks are one module run by `nn.scan`, so that a network compiles in the time of one block.
+(2501.01423) has RMS norms, a gated MLP, rotary positions and normalised queries and keys. Sub-modules carry the names
+of the published code; the blocks are one module run by `nn.scan`, so that a network compiles in the time of one block.
 """
 
 import dataclasses
@@ -21,6 +21,7 @@ from guidance_jax.core import Refused
 from guidance_jax.networks.layers import perturbed_attention, timestep_embedding, zeros
 
 EPSILON = 1e-6
+xavier = nn.initializers.xavier_uniform()
 
 
 class RMSNorm(nn.Module):
@@ -46,7 +47,7 @@ class Layers(nn.Module):
     mlp_epsilon: float = EPSILON
     dtype: Any = None
 
-    def dense(self, features, name, kernel_init=nn.initializers.xavier_uniform()):
+    def dense(self, features, name, kernel_init=xavier):
         return nn.Dense(features, dtype=self.dtype, kernel_init=kernel_init, name=name)
 
     def norm(self, h, name, epsilon=EPSILON):

@@ -1,9 +1,11 @@
-"""Grids of levels on a schedule, from noise to the clean level (alpha 1, sigma 0): functions (schedule, steps, options).
+"""Grids of levels on a schedule, from noise to the clean level (alpha 1, sigma 0), as functions of both and options.
 
 Karras et al. 2022 (arXiv 2206.00364, eq. 5); Esser et al. 2024 (2403.03206, section 5.3.2: shifted by resolution).
 """
 
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -34,6 +36,27 @@ def log_snr_uniform(schedule: Schedule, steps: int, lo: float = 0.002, hi: float
     """
     _check_range(steps, lo, hi)
     return schedule.by_ratio(jnp.exp(jnp.linspace(jnp.log(hi), jnp.log(lo), steps)))
+
+
+def grid(schedule: Schedule, steps: int, table: Mapping[str, Any] | None = None) -> Level:
+    """`steps` steps on `schedule`, on the grid that `table` names, with its options: {"name": "shifted", "shift": 3}.
+
+    Raises:
+      Refused: an unknown grid or option of one.
+    """
+    options = dict(table or {})
+    name = options.pop("name", "uniform")
+    if name not in GRIDS:
+        raise Refused(f"there is no grid called {name!r}; known are {', '.join(GRIDS)}")
+    try:
+        return GRIDS[name](schedule, steps, **options)
+    except TypeError:
+        raise Refused(f"the grid {name} has no options {', '.join(options)}; see guidance-jax methods") from None
+
+
+def uniform(schedule: Schedule, steps: Any, **options: Any) -> Level:
+    """Levels uniform in the clock: `schedule.levels`."""
+    return schedule.levels(steps, **options)
 
 
 def shifted(schedule: Schedule, steps: int, shift: float = 3.0, start: float | None = None) -> Level:
@@ -104,6 +127,9 @@ def spaced(schedule: DDPM, steps: int, spacing: str = "leading", offset: int = 0
     if not clean and chosen[-1] > 0:  # a last step from timestep 0 to itself would do nothing
         chosen = np.append(chosen, 0)
     return schedule.at(chosen, clean)
+
+
+GRIDS: dict[str, Callable[..., Level]] = {f.__name__: f for f in (uniform, karras, log_snr_uniform, shifted, spaced)}
 
 
 def _check_range(steps: int, lo: float, hi: float) -> None:

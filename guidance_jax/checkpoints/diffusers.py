@@ -1,0 +1,219 @@
+"""Folders that diffusers' pipelines are downloaded as: which parts they hold, and what those say of themselves."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from guidance_jax.checkpoints import stable_diffusion
+from guidance_jax.checkpoints.config import config
+from guidance_jax.checkpoints.dit import dit_of_diffusers
+from guidance_jax.checkpoints.pipeline import Parts
+from guidance_jax.checkpoints.safetensors_file import Renamed, Tensors
+from guidance_jax.checkpoints.scheduler import Process, process
+from guidance_jax.checkpoints.torch_file import read_torch
+from guidance_jax.core import Refused
+from guidance_jax.models.domain import Domain
+from guidance_jax.models.parameterizations import LearnedRange
+from guidance_jax.models.tokenizer import Tokenizer
+
+INDEX = "model_index.json"
+XL = "StableDiffusionXLPipeline"
+PIPELINES = ("DiTPipeline", "StableDiffusionPipeline", XL)
+CLASSES = {
+    "unet": "UNet2DConditionModel",
+    "transformer": "DiTTransformer2DModel",
+    "vae": "AutoencoderKL",
+}
+# parts that do not change what is sampled
+BESIDE = ("safety_checker", "feature_extractor", "image_encoder", "requires_safety_checker")
+# options of networks: those that are read, and the only values known of the others
+READ = {
+    "unet": (
+        *("sample_size", "in_channels", "out_channels", "down_block_types", "up_block_types", "block_out_channels"),
+        *("layers_per_block", "norm_num_groups", "cross_attention_dim", "transformer_layers_per_block"),
+        *("attention_head_dim", "use_linear_projection", "addition_embed_type", "addition_time_embed_dim"),
+        *("projection_class_embeddings_input_dim", "upcast_attention", "dropout", "addition_embed_type_num_heads"),
+    ),
+    "transformer": (
+        *("num_attention_heads", "attention_head_dim", "in_channels", "out_channels", "num_layers", "sample_size"),
+        *("patch_size", "num_embeds_ada_norm", "norm_eps", "upcast_attention", "dropout", "norm_num_groups"),
+    ),
+    "vae": (
+        *("in_channels", "out_channels", "down_block_types", "up_block_types", "block_out_channels"),
+        *("layers_per_block", "latent_channels", "norm_num_groups", "sample_size", "scaling_factor", "shift_factor"),
+        *("latents_mean", "latents_std", "force_upcast", "use_quant_conv", "use_post_quant_conv"),
+        "mid_block_add_attention",
+    ),
+}
+NEUTRAL: dict[str, dict[str, Any]] = {
+    "unet": {
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "downsample_padding": 1,
+        "mid_block_scale_factor": 1,
+        "act_fn": "silu",
+        "norm_eps": 1e-5,
+        "resnet_time_scale_shift": "default",
+        "resnet_out_scale_factor": 1.0,
+        "time_embedding_type": "positional",
+        "conv_in_kernel": 3,
+        "conv_out_kernel": 3,
+        "attention_type": "default",
+    },
+    "transformer": {
+        "attention_bias": True,
+        "activation_fn": "gelu-approximate",
+        "norm_type": "ada_norm_zero",
+        "norm_elementwise_affine": False,
+    },
+    "vae": {"act_fn": "silu"},
+}
+
+
+def read_diffusers(folder: str | Path, size: tuple[int, int] | None = None) -> Parts:
+    """The parts of a folder: `unet` or `transformer`, `vae`, `text_encoder`, `tokenizer`, `scheduler`.
+
+    Args:
+      folder: with `model_index.json`.
+      size: height and width of the pictures; by default those that the denoiser was trained for.
+
+    Raises:
+      Refused: what is not supported: a pipeline, a network, an option of one, a scheduler; it is named.
+    """
+    folder = Path(folder)
+    index = read_json(folder, INDEX)
+    pipeline = index.get("_class_name")
+    if pipeline not in PIPELINES:
+        raise Refused(f"{folder} holds a {pipeline}, which is not supported; known are {', '.join(PIPELINES)}")
+    parts = {k: v[1] for k, v in index.items() if isinstance(v, list) and len(v) == 2 and v[1] is not None}
+    for part, cls in parts.items():
+        loaded = part in CLASSES or part.startswith(("text_encoder", "tokenizer", "scheduler"))
+        if CLASSES.get(part, cls) != cls or not (loaded or part in BESIDE):
+            raise Refused(f"{folder / part} holds a {cls}, which is not supported")
+    told = process(read_json(folder / "scheduler", "scheduler_config.json"))
+    found = Parts({"grid": told.grid, "clip": told.clip})
+    factor = 1
+    if "vae" in parts:
+        about = options(folder, "vae")
+        levels = len(about["block_out_channels"])
+        factor = 2 ** (levels - 1)
+        state = weights(folder / "vae")
+        named = Renamed(state, {stable_diffusion.autoencoder_name(k, levels): k for k in state})
+        network, params = stable_diffusion.autoencoder(named, int(about.get("norm_num_groups", 32)))
+        latents = {
+            "mean": about.get("latents_mean") or about.get("shift_factor") or 0.0,
+            "std": about.get("latents_std") or 1 / about.get("scaling_factor", 0.18215),
+        }
+        found.parts["autoencoder"] = config(network, None, latents=latents), params
+    kind = "transformer" if "transformer" in parts else "unet"
+    about, state = options(folder, kind), weights(folder / kind)
+    sides = about["sample_size"]
+    sides = [sides, sides] if isinstance(sides, int) else list(sides)
+    if size is not None:
+        if any(n % (8 * factor) for n in size):
+            raise Refused(f"height and width are multiples of {8 * factor}, got {size[0]} x {size[1]}")
+        sides = [n // factor for n in size]
+    if kind == "transformer":
+        transformer(found, state, about, sides, told, index.get("id2label") or {})
+    else:
+        for part in sorted(p for p in parts if p.startswith("text_encoder")):
+            number = part.removeprefix("text_encoder")
+            text = options(folder, part)
+            network, params = stable_diffusion.clip_text(weights(folder / part), text, int(pipeline == XL))
+            found.parts[f"text{number}"] = config(network, None), params
+            found.tokenizers[f"text{number}"] = Tokenizer.clip(folder / f"tokenizer{number}", network.length)
+        unet(found, state, about, sides, told)
+        found.pipeline["zero_empty"] = bool(index.get("force_zeros_for_empty_prompt", False))
+    return found
+
+
+def transformer(
+    found: Parts, state: Any, about: Any, sides: list[int], told: Process, names: Mapping[str, str]
+) -> None:
+    """Add a DiT to `found`."""
+    dit = dit_of_diffusers(state, about)
+    if sides != list(dit.domain.shape[:2]):
+        raise Refused("a DiT makes pictures of the size it was trained for; leave the size out")
+    learned = isinstance(dit.parameterization, LearnedRange)
+    parameterization = LearnedRange(told.parameterization) if learned else told.parameterization
+    domain = dataclasses.replace(dit.domain, schedule=told.schedule)
+    found.parts["denoiser"] = config(dit.network, domain, parameterization), dit.params
+    found.pipeline["classes"] = [names[k] for k in sorted(names, key=int)]
+
+
+def unet(found: Parts, state: Any, about: Any, sides: list[int], told: Process) -> None:
+    """Add Stable Diffusion's U-Net to `found`."""
+    network, params = stable_diffusion.unet_of_diffusers(state, about)
+    length = found.parts["text"][0]["network"]["length"]
+    context: tuple = (("context", (length, int(about["cross_attention_dim"]))),)
+    if network.added:
+        context += (("vector", (int(about["projection_class_embeddings_input_dim"]),)),)
+        found.pipeline["sizes"] = int(about["addition_time_embed_dim"])
+    domain = Domain((*sides, int(about["in_channels"])), told.schedule, context=context)
+    found.parts["denoiser"] = config(network, domain, told.parameterization), params
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """A JSON file of a folder.
+
+    Raises:
+      Refused: a folder of adapters, a missing or damaged file.
+    """
+    path = folder / name
+    if not path.exists():
+        adapters = [p.name for p in folder.glob("*lora*.safetensors")] + [
+            p.name for p in folder.glob("adapter_config.json")
+        ]
+        if adapters:
+            raise Refused(f"{folder} holds an adapter (LoRA, {adapters[0]}), which is not supported; merge it first")
+        raise Refused(f"{folder} is no folder of diffusers': it has no {name}")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise Refused(f"{path} is damaged ({error})") from None
+
+
+def options(folder: Path, part: str) -> dict[str, Any]:
+    """The `config.json` of a network.
+
+    Raises:
+      Refused: a quantised network, an option or a value of one that is not known here.
+    """
+    about = read_json(folder / part, "config.json")
+    if "quantization_config" in about:
+        raise Refused(f"{folder / part} is quantised, which is not supported; fetch the float16 or float32 weights")
+    if part in READ:
+        for key, value in about.items():
+            if key.startswith("_") or key in READ[part] or (value in (None, False) and key not in NEUTRAL[part]):
+                continue
+            if key not in NEUTRAL[part] or value != NEUTRAL[part][key]:
+                raise Refused(f"{folder / part} asks for {key} = {value!r}, which is not supported")
+    if about.get("addition_embed_type") not in (None, "text_time"):
+        raise Refused(
+            f"{folder / part} asks for addition_embed_type = {about['addition_embed_type']!r}; known is text_time"
+        )
+    return about
+
+
+def weights(folder: Path) -> Mapping[str, Any]:
+    """The tensors of a part: safetensors in one file or in several, else PyTorch's, read without running it.
+
+    Raises:
+      Refused: none of them, or weights of whole numbers, which are quantised.
+    """
+    for stem in ("diffusion_pytorch_model", "model"):
+        for variant in ("", ".fp16"):
+            many = folder / f"{stem}.safetensors.index{variant}.json"
+            if many.exists():
+                names = sorted(set(json.loads(many.read_text())["weight_map"].values()))
+                return Tensors(*(folder / name for name in names))
+            if (one := folder / f"{stem}{variant}.safetensors").exists():
+                return Tensors(one)
+    for stem in ("diffusion_pytorch_model", "pytorch_model"):
+        if (one := folder / f"{stem}.bin").exists():
+            return read_torch(one)
+    found = ", ".join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else "nothing"
+    raise Refused(f"{folder} has no weights that can be read (safetensors or .bin); it holds {found}")
