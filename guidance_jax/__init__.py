@@ -30,6 +30,7 @@ from guidance_jax import (
     text,
 )
 from guidance_jax.checkpoints.config import register
+from guidance_jax.checkpoints.diffusers import load_diffusers
 from guidance_jax.checkpoints.load import load, save
 from guidance_jax.core import Denoiser, Guide, Kernel, Level, Move, Prediction, Refused, Solver, pytree, static
 from guidance_jax.discrete import Absorbing, Ancestral, Infill, TokenNetwork, Uniform
@@ -113,6 +114,7 @@ __all__ = [
     "from_nnx",
     "from_velocity",
     "load",
+    "load_diffusers",
     "register",
     "save",
     # noise

@@ -26,14 +26,15 @@ from guidance_jax.app import parts
 from guidance_jax.app.compare import compared, every_method, halved, inverse, track, write
 from guidance_jax.app.data import classes_of, judged, read, remember
 from guidance_jax.app.demos.digits import demo as run_demo
+from guidance_jax.app.models import schedule_of
 from guidance_jax.app.pictures import contact_sheet
-from guidance_jax.app.plan import plan, schedule_of, take
-from guidance_jax.app.request import NONE, Request, read_config_file, type_named
+from guidance_jax.app.plan import plan
+from guidance_jax.app.request import NONE, Request, read_config_file, type_named, usual_method
 from guidance_jax.app.watch import drawn
 from guidance_jax.checkpoints.adm import Options
 from guidance_jax.checkpoints.convert import converted, schedule_named
 from guidance_jax.core import Refused, Solver
-from guidance_jax.datasets.images import to_uint8
+from guidance_jax.datasets.images import from_uint8, to_uint8
 from guidance_jax.files import check_writable, reason, write_whole
 from guidance_jax.guidance.operators import Operator
 from guidance_jax.guidance.scales import Scale
@@ -234,7 +235,7 @@ def train(
 @command("Models")
 def convert(
     files: Annotated[
-        list[Path], typer.Argument(help="A .pt or .safetensors state dict of OpenAI's, or a checkpoint folder of ours.")
+        list[Path], typer.Argument(help="A .pt or .safetensors file, a folder of diffusers, or a checkpoint of ours.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for models: out/denoiser, out/classifier.")],
     to: Annotated[str, typer.Option(help="safetensors or orbax.")] = "safetensors",
@@ -245,16 +246,25 @@ def convert(
     new_attention_order: Annotated[
         bool | None, typer.Option("--new-attention-order/--old-attention-order", help="As the network was trained.")
     ] = None,
+    family: Annotated[str | None, typer.Option(help="DiT, SiT, REPA or LightningDiT, of a latent transformer.")] = None,
+    key: Annotated[str | None, typer.Option(help="Which network of a file that holds several: ema.")] = None,
+    prediction: Annotated[
+        str | None, typer.Option(help="epsilon or v_prediction, of a single file of Stable Diffusion 2.")
+    ] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Folder of CLIP's tokenizer, for a single file.")] = None,
 ) -> None:
-    """Convert checkpoints of guided-diffusion, GLIDE and EDM. Tensors tell the architecture; no code of a file runs.
+    """Convert what others have trained; no code of a file runs. Folders of diffusers; files of guided-diffusion, GLIDE,
+    EDM, DiT, SiT, REPA, LightningDiT and Stable Diffusion.
 
     The options say what tensors do not, and are needed only for networks that are none of OpenAI's releases.
     """
-    known = Options(image_size, schedule_named(schedule), heads, head_channels, new_attention_order)
+    known = Options(image_size, schedule_named(schedule), heads, head_channels, new_attention_order, family)
     for file in files:
-        name, network, domain = converted(file, out, to, known)
-        what = f"{type(network).__name__}, {domain}"
-        console.print(f"{file} -> {out / name}: {what}", highlight=False, markup=False, soft_wrap=True)
+        for name, network, domain in converted(
+            file, out, to, known, key=key, prediction=prediction, tokenizer=tokenizer
+        ):
+            what = type(network).__name__ if domain is None else f"{type(network).__name__}, {domain}"
+            console.print(f"{file} -> {out / name}: {what}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"Next: guidance-jax sample --models {out} --out samples.npz")
 
 
@@ -316,7 +326,7 @@ def requested(
     if "clip" in own:
         table["clip"] = own.pop("clip")
     if own:
-        table["method"] = {**table.get("method", {"name": "Classifier"}), **own}
+        table["method"] = {**(table.get("method") or usual_method(table["models"])), **own}
     asked, scale = table.get("method"), flags.get("scale")
     if scale is not None and isinstance(asked, dict) and "scale" in asked:
         inside = asked["scale"]  # a flag goes over a file, and into a part that has a scale of its own
@@ -331,18 +341,30 @@ def requested(
 Config = Annotated[
     Path | None, typer.Option(help="TOML file: models, method, solver, grid, measurement, ... (flags go over it).")
 ]
-Models = Annotated[Path | None, typer.Option(help="Folder written by train or convert; or models = ... in the file.")]
-Clipped = Annotated[float | None, typer.Option("--clip", min=0, help="Largest |x0| of images; 0 does not clip. (1)")]
+Models = Annotated[
+    Path | None, typer.Option(help="Folder of train, convert or diffusers; or models = ... in the file.")
+]
+Clipped = Annotated[
+    float | None, typer.Option("--clip", min=0, help="Largest |x0| of images; 0 does not clip. (1; none of latents)")
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="option=value of the method; solver.eta=1, scale.name=Window; any number of times."),
 ]
-Method = Annotated[str | None, typer.Option(help="Name from `guidance-jax methods`, or none. (Classifier)")]
+Method = Annotated[
+    str | None, typer.Option(help="Name from `guidance-jax methods`, or none. (Classifier; CFG of latents)")
+]
 Scaled = Annotated[float | None, typer.Option(help="Strength; 0 unconditional, 1 conditional. (2)")]
 Solving = Annotated[str | None, typer.Option(help="Name of a solver; by default the method's usual one.")]
-Grid = Annotated[str | None, typer.Option(help="uniform, karras or log_snr_uniform. (uniform; karras for EDM)")]
+Grid = Annotated[
+    str | None, typer.Option(help="A grid from `guidance-jax methods`. (the model's own, else uniform; karras for EDM)")
+]
 Steps = Annotated[str | None, typer.Option(help='A number, or OpenAI\'s respacing, such as "ddim25". (50)')]
 Labels = Annotated[str | None, typer.Option(help="Classes by number or name, with commas, in turn. (all)")]
+Prompt = Annotated[
+    list[str] | None, typer.Option(help="Caption, of a model of captions; several in turn, any number of times.")
+]
+Negative = Annotated[str | None, typer.Option(help="Caption in the place of the null condition. (empty)")]
 Particles = Annotated[int | None, typer.Option(min=2, help="Size of a population, of particle methods. (8)")]
 Type = Annotated[str | None, typer.Option(help="bfloat16: networks compute in it, guidance in float32.")]
 
@@ -357,6 +379,8 @@ def sample(
     set_: Set = None,
     config: Config = None,
     label: Labels = None,
+    prompt: Prompt = None,
+    negative: Negative = None,
     solver: Solving = None,
     grid: Grid = None,
     steps: Steps = None,
@@ -385,12 +409,13 @@ def sample(
     if out.suffix:
         check_writable(out)
     flags: dict[str, Any] = dict(scale=scale, labels=label, solver=solver, grid=grid, steps=steps, particles=particles)
+    flags |= dict(prompts=prompt or None, negative=negative)
     request = requested(models, config, method, set_, **flags, clip=clip, dtype=dtype, seed=seed)
     asked, mesh = plan(request, n, remat=remat, microbatch=microbatch), sample_mesh(devices)
     batch = min(batch, n)
     if estimate:
         index = np.arange(batch)
-        given = keys(request.seed, batch), asked.kernel, asked.levels, asked.shape, take(asked.cond, index)
+        given = keys(request.seed, batch), asked.kernel, asked.levels, asked.shape, asked.conditions(index)
         console.print(f"memory: {memory(mesh, *given, split=split)}")
         return
 
@@ -400,23 +425,28 @@ def sample(
         return found, asked.labels[indices.start : indices.stop]
 
     images = len(asked.shape) == 3
-    encode = to_uint8 if images else np.asarray
+
+    def encode(found: np.ndarray) -> np.ndarray:
+        return to_uint8(asked.pictures(found)) if images else np.asarray(found)
+
     if not out.suffix:
         path, bad = Job(out, n, request.about(), shard).run(draw, encode, progress="sampling")
         console.print(f"{n} samples, {bad} of those drawn now not finite: {path}")
         return
     found, labels = draw(range(n))
-    write_arrays(out, encode(found), labels)
+    stored = encode(found)
+    write_arrays(out, stored, labels)
     about = json.dumps({"n": n, **request.about()}, indent=1, default=str).encode()
     write_whole(out.with_suffix(".json"), lambda file: file.write(about))
     console.print(f"{n} samples, {not_finite(found)} not finite: {out}", soft_wrap=True)
     if images:
-        names = classes_of(request.models)
-        sheet = {}
+        known = () if asked.pipeline is None else asked.pipeline.classes
+        names = tuple(p[:40] for p in request.prompts) or classes_of(request.models) or known
+        shown, sheet = from_uint8(stored[:100]), {}
         for row in range(min(10, -(-n // 10))):
             own = labels[row * 10 : row * 10 + 10].reshape(-1)[:10]
             said = sorted({names[i] if i < len(names) else str(i) for i in own.tolist()})
-            sheet[f"{row * 10}: {said[0]}" if len(said) == 1 else f"{row * 10}: {said[0]} to {said[-1]}"] = found[
+            sheet[f"{row * 10}: {said[0]}" if len(said) == 1 else f"{row * 10}: {said[0]} to {said[-1]}"] = shown[
                 row * 10 : row * 10 + 10
             ]
         contact_sheet(out.with_suffix(".png"), sheet)
@@ -435,6 +465,8 @@ def compare(
     config: Config = None,
     set_: Set = None,
     label: Labels = None,
+    prompt: Prompt = None,
+    negative: Negative = None,
     solver: Solving = None,
     grid: Grid = None,
     steps: Steps = None,
@@ -456,6 +488,7 @@ def compare(
     except ValueError:
         raise Refused(f"--scales takes numbers with commas, got {scales!r}; write --scales 1,2,4") from None
     flags: dict[str, Any] = dict(labels=label, solver=solver, grid=grid, steps=steps, particles=particles, seed=seed)
+    flags |= dict(prompts=prompt or None, negative=negative)
     wanted = []
     base = requested(models, config, None, set_, **flags)
     measure, held_out = judged(Path(base.models), data, size)

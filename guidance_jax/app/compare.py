@@ -56,7 +56,7 @@ def compared(requests: list[Request], n: int, measure: Measure | None) -> Iterat
         begin = time.perf_counter()
         try:
             asked = plan(request, n)
-            samples = asked.draw(mesh, keys(request.seed, n), np.arange(n))
+            samples = asked.pictures(asked.draw(mesh, keys(request.seed, n), np.arange(n)))
         except Refused as error:
             yield Entry(name, request.scale, time.perf_counter() - begin, None, None, 0, None, str(error))
             continue

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Mapping
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax.app.data import classes_of
+from guidance_jax.app.models import denoiser_in, loaded, models_in
 from guidance_jax.app.parts import INSIDE, MEASURE, METHODS, STEERING, USUAL, Builder, named, needs
-from guidance_jax.app.request import NONE, Request, denoiser_in
-from guidance_jax.checkpoints.config import read_config
-from guidance_jax.checkpoints.load import load
+from guidance_jax.app.request import NONE, Request
 from guidance_jax.core import Guide, Kernel, KernelWrapper, Level, Move, Refused, Solver
 from guidance_jax.datasets.images import from_uint8
 from guidance_jax.discrete.ancestral import Ancestral
@@ -30,39 +29,18 @@ from guidance_jax.kernels.reverse import Reverse
 from guidance_jax.models.adapters import Conditioned, Microbatched, Unconditional
 from guidance_jax.models.network import Network
 from guidance_jax.models.parameterizations import LearnedRange
+from guidance_jax.models.pipeline import Pipeline
 from guidance_jax.networks.sequence_models import value_head
 from guidance_jax.particles.populations import populations
-from guidance_jax.schedules import RectifiedFlow, Schedule
+from guidance_jax.schedules import RectifiedFlow
 from guidance_jax.sharding import generate_on
 from guidance_jax.solvers.ddim import DDIM
 from guidance_jax.solvers.ddpm import DDPM, fixed_small, learned_range
 from guidance_jax.text.language_model import LanguageModel
 
 
-def schedule_of(model: Any) -> Schedule:
-    """The schedule that a network was trained on.
-
-    Raises:
-      Refused: a network that does not say.
-    """
-    if model.domain is None or model.domain.schedule is None:
-        raise Refused("the network does not say which schedule it was trained on; give it a Domain with one")
-    return model.domain.schedule
-
-
-def loaded(folder: Path, dtype: str | None, remat: bool) -> Any:
-    """The network in a folder; the same object while the folder stays the same, so that a sweep compiles once."""
-    read_config(folder)  # says what is wrong with a folder that has none
-    return _loaded(folder.absolute(), dtype, remat, max(p.stat().st_mtime_ns for p in (folder, *folder.iterdir())))
-
-
-@lru_cache(maxsize=4)
-def _loaded(folder: Path, dtype: str | None, remat: bool, changed: int) -> Any:
-    return load(folder, None, dtype, remat)
-
-
 class Plan(NamedTuple):
-    """What sampling needs beside keys; `cond` holds a row for each sample."""
+    """What sampling needs beside keys; `cond` holds a row for each sample, or for each caption: `rows` says which."""
 
     kernel: Any
     levels: Level
@@ -70,10 +48,20 @@ class Plan(NamedTuple):
     cond: Any
     labels: np.ndarray
     particles: int
+    pipeline: Pipeline | None = None
+    rows: np.ndarray | None = None
+
+    def conditions(self, index: Any) -> Any:
+        """The conditions of the samples `index`."""
+        return take(self.cond, index if self.rows is None else self.rows[index])
+
+    def pictures(self, samples: np.ndarray) -> np.ndarray:
+        """What samples are shown as: decoded latents, or the samples themselves."""
+        return samples if self.pipeline is None else self.pipeline.decode(samples)
 
     def draw(self, mesh: Any, keys: Any, index: Any, *, split: bool = False, batch: int | None = None) -> np.ndarray:
         """The samples `index` by their keys; one particle of each population, by weight."""
-        cond = take(self.cond, index)
+        cond = self.conditions(index)
         if not self.kernel.population:
             return generate_on(mesh, keys, self.kernel, self.levels, self.shape, cond, split=split, batch=batch)
         size = min(batch or len(index), len(index))
@@ -118,18 +106,23 @@ class Parts:
     def __init__(self, request: Request, remat: bool = False, microbatch: int | None = None):
         self.request, self.remat, self.microbatch = request, remat, microbatch
         self.folder = Path(request.models)
-        model: Any = loaded(denoiser_in(request.models), request.dtype, remat)
-        if not isinstance(model, Network | TokenModel | LanguageModel):
-            raise Refused(f"{denoiser_in(request.models)} holds a {type(model).__name__}, no denoiser")
-        if isinstance(model, Network):
-            schedule_of(model)
-        self.model: Any = model
-        self.domain: Any = vars(model)["domain"]
-        if self.domain.text_length is not None:
-            raise Refused("the model is conditional on captions; pass tokens to generate, one row a sample")
-        self.images, self.text = isinstance(model, Network), isinstance(model, LanguageModel)
+        found: Any = models_in(request.models, request.dtype, remat)
+        self.pipeline = found if isinstance(found, Pipeline) else None
+        self.model: Any = found if self.pipeline is None else self.pipeline.model
+        if not isinstance(self.model, Network | TokenModel | LanguageModel):
+            raise Refused(f"{denoiser_in(request.models)} holds a {type(self.model).__name__}, no denoiser")
+        self.domain: Any = vars(self.model)["domain"]
+        self.images, self.text = isinstance(self.model, Network), isinstance(self.model, LanguageModel)
+        self.captions = self.pipeline is not None and bool(self.pipeline.text)
+        if self.domain.text_length is not None and not self.captions:
+            raise Refused(
+                "the model is conditional on captions and came without a tokenizer; see the page on checkpoints"
+            )
+        if (request.prompts or request.negative) and not self.captions:
+            raise Refused("prompts are for models of captions; write --label for the classes of this one")
         self.schedule = None if self.text else self.domain.schedule or RectifiedFlow()
-        self.levels = request.levels(self.schedule, self.domain.shape)
+        grid = None if self.pipeline is None else self.pipeline.grid
+        self.levels = request.levels(self.schedule, self.domain.shape, grid)
         self._classifier: Any = None
         self.operator, self.std, self.y = self.measured()
 
@@ -137,11 +130,13 @@ class Parts:
 
     def free(self, cls: type) -> Any:
         """The model that a gradient steers: unconditional where it can be, else with its label, as OpenAI's are."""
-        if self.domain.null_label is not None:
-            return Unconditional(self.model, np.int32(self.domain.null_label))
+        if self.domain.null_label is not None or self.captions:
+            return Unconditional(self.model, self.null(cls))
         return Conditioned(self.model, "label") if self.uses_measurement(cls) else self.model
 
     def null(self, cls: type) -> Any:
+        if self.captions and self.pipeline is not None:
+            return self.pipeline.null(self.request.negative)
         if self.domain.null_label is None:
             raise Refused(
                 f"{cls.__name__} needs a model with a null label, trained with conditioning dropout; write "
@@ -244,7 +239,9 @@ class Parts:
         }
 
     def clipped(self, model: Any) -> Any:
-        return Clip(model, self.request.clip) if self.images and self.request.clip is not None else model
+        usual = None if self.pipeline is None else self.pipeline.clip
+        radius = usual if self.request.clip == "usual" else self.request.clip
+        return Clip(model, radius) if self.images and radius is not None else model
 
     def kernel(self) -> Any:
         """The kernel that the request names."""
@@ -270,25 +267,34 @@ class Parts:
     def plan(self, n: int) -> Plan:
         """Everything, for `n` samples."""
         kernel, labels = self.kernel(), self.labels(n)
-        cls = named(str(self.request.method.get("name")), METHODS, "method") if self.guided() else Reverse
         cond: Any = labels
+        if self.captions and self.pipeline is not None:
+            if not self.request.prompts:
+                raise Refused('the model is conditional on captions; write --prompt "a red cat"')
+            cond = self.pipeline.conditions(self.request.prompts)
+            shape = self.domain.shape
+            return Plan(kernel, self.levels, shape, cond, labels, self.request.particles, self.pipeline, labels)
+        cls = named(str(self.request.method.get("name")), METHODS, "method") if self.guided() else Reverse
         if self.uses_measurement(cls):
             y = np.asarray(self.y, np.float32)
             if y.shape[:1] != (n,):
                 y = np.broadcast_to(y, (n, *y.shape))
             cond = {"label": labels, "y": y}
-        return Plan(kernel, self.levels, self.domain.shape, cond, labels, self.request.particles)
+        return Plan(kernel, self.levels, self.domain.shape, cond, labels, self.request.particles, self.pipeline)
 
     def guided(self) -> bool:
         return str(self.request.method.get("name", NONE)).lower() != NONE
 
     def labels(self, n: int) -> np.ndarray:
         """(n,), the classes asked for in turn; (n, K), all of them at once, for `Compose`."""
+        if self.captions:
+            return np.arange(n, dtype=np.int32) % max(len(self.request.prompts), 1)
         classes = self.domain.num_classes
         if classes is None and (self.folder / "classifier").exists() and self.guided():
             own = self.classifier().domain
             classes = None if own is None else own.num_classes
-        names = classes_of(self.request.models)
+        own = () if self.pipeline is None else self.pipeline.classes
+        names = classes_of(self.request.models) or own
         chosen = [number_of(label, names) for label in self.request.labels]
         if self.guided() and named_compose(self.request.method) and chosen:
             return np.tile(np.asarray(chosen, np.int32), (n, 1))

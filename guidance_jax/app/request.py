@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from guidance_jax.checkpoints.config import read_config
+from guidance_jax.app.models import about, is_pipeline
 from guidance_jax.core import Level, Refused
 from guidance_jax.schedules import DDPM as Betas
 from guidance_jax.schedules import VE, Schedule, grid
@@ -31,13 +31,17 @@ class Request:
 
     Attributes:
       models: the folder.
-      method: a table with the method's name and options; the name "none" samples the model as it is.
+      method: a table with the method's name and options; the name "none" samples the model as it is. Empty
+        for the usual one: CFG of a model of latents, else Classifier.
       solver: the same of a solver; None for the method's usual one.
       grid: a grid of `schedules` with its options; None for the model's usual one.
       measurement: of an inverse problem, {"operator": table, "std": number, "observed": file}; None without.
       scale: what every `scale` is that no table gives.
-      clip: the radius of the clean estimate, for images; None for no clipping.
+      clip: the radius of the clean estimate, for images; None for no clipping, "usual" for 1 of pictures and what a
+        model of latents says of itself.
       labels: the classes asked for in turn, by number or name, none for all; `Compose` asks for all at once.
+      prompts: the captions asked for in turn, of a model of captions.
+      negative: the caption in the place of the null condition.
       steps: a number, or OpenAI's respacing such as "ddim25" for their schedules.
       particles: of a population, for particle methods.
       seed: of the keys.
@@ -45,13 +49,15 @@ class Request:
     """
 
     models: str
-    method: Mapping[str, Any] = dataclasses.field(default_factory=lambda: {"name": "Classifier"})
+    method: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     solver: Mapping[str, Any] | None = None
     grid: Mapping[str, Any] | None = None
     measurement: Mapping[str, Any] | None = None
     scale: float = 2.0
-    clip: float | None = 1.0
+    clip: float | None | str = "usual"
     labels: tuple[int | str, ...] = ()
+    prompts: tuple[str, ...] = ()
+    negative: str = ""
     steps: str = "50"
     particles: int = 8
     seed: int = 0
@@ -61,6 +67,8 @@ class Request:
         if not np.isfinite(self.scale):
             raise Refused(f"--scale is a finite number, got {self.scale}; write --scale 2")
         type_named(self.dtype)
+        if not self.method:
+            object.__setattr__(self, "method", usual_method(self.models))
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> "Request":
@@ -76,9 +84,10 @@ class Request:
                 hint = f"did you mean {near[0]}? " if near else ""
                 raise Refused(f"a configuration has no key {key!r}; {hint}its keys are {', '.join(known)}")
         values = dict(table)
-        if "labels" in values:
-            found = values["labels"]
-            values["labels"] = tuple(found) if isinstance(found, list | tuple) else (found,)
+        for key in ("labels", "prompts"):
+            if key in values:
+                found = values[key]
+                values[key] = tuple(found) if isinstance(found, list | tuple) else (found,)
         if "steps" in values:
             values["steps"] = str(values["steps"])
         for key in ("method", "solver", "grid"):
@@ -88,7 +97,7 @@ class Request:
 
     def about(self) -> dict[str, Any]:
         """The request and the model's configuration: for manifests and protocols."""
-        return vars(self) | {"configuration": read_config(denoiser_in(self.models))}
+        return vars(self) | {"configuration": about(self.models)}
 
     def levels(self, schedule: Schedule | None, shape: tuple[int, ...], own: Mapping[str, Any] | None = None) -> Level:
         """The levels of `steps` on the model's schedule: its `own` grid, or EDM's where noise is unbounded (`VE`).
@@ -106,10 +115,9 @@ class Request:
         return grid(schedule, int(self.steps), table)
 
 
-def denoiser_in(models: str | Path) -> Path:
-    """The folder of the denoiser among trained models: `denoiser`, or `model` of sequences."""
-    folder = Path(models)
-    return folder / "model" if (folder / "model" / "config.json").exists() else folder / "denoiser"
+def usual_method(models: str) -> dict[str, Any]:
+    """How models are guided unless somebody says."""
+    return {"name": "CFG" if is_pipeline(models) else "Classifier"}
 
 
 def read_config_file(path: Path) -> dict[str, Any]:

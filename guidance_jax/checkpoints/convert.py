@@ -1,4 +1,4 @@
-"""From a file of someone else's weights to a checkpoint of ours, and from one format of ours to the other."""
+"""From a file or folder of someone else's weights to checkpoints of ours, and from one format of ours to the other."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,17 +6,21 @@ from typing import Any
 
 from guidance_jax.checkpoints.adm import UNKNOWN, Found, Options, adm
 from guidance_jax.checkpoints.config import build, config, read_config
+from guidance_jax.checkpoints.diffusers import INDEX, read_diffusers
+from guidance_jax.checkpoints.dit import dit, is_dit
 from guidance_jax.checkpoints.edm import edm, is_edm
-from guidance_jax.checkpoints.flat import save_flat
 from guidance_jax.checkpoints.glide import glide, is_glide
-from guidance_jax.checkpoints.safetensors_file import Tensors
-from guidance_jax.checkpoints.store import read_params, save_params
+from guidance_jax.checkpoints.pipeline import ABOUT, WRITERS, Parts
+from guidance_jax.checkpoints.safetensors_file import Renamed, Tensors
+from guidance_jax.checkpoints.stable_diffusion import is_single_file, single_file
+from guidance_jax.checkpoints.store import read_params
 from guidance_jax.checkpoints.torch_file import read_torch
 from guidance_jax.core import Refused
+from guidance_jax.models.tokenizer import Tokenizer
 from guidance_jax.schedules import CosineBetas, LinearBetas, Schedule
 
 SCHEDULES = {"cosine": CosineBetas(1000), "linear": LinearBetas(1000)}
-WRITERS = {"safetensors": save_flat, "orbax": save_params}
+WRAPPERS = ("module.", "_orig_mod.")  # of PyTorch's parallel and compiled networks
 
 
 def schedule_named(name: str | None) -> Schedule | None:
@@ -26,45 +30,96 @@ def schedule_named(name: str | None) -> Schedule | None:
     return None if name is None else SCHEDULES[name]
 
 
-def read_state(path: str | Path) -> Mapping[str, Any]:
+def read_state(path: str | Path, key: str | None = None) -> Mapping[str, Any]:
     """The state dict of a `.safetensors` or `.pt` file; reading executes nothing.
 
+    Args:
+      path: the file.
+      key: of a file that holds several networks, "ema" for example: their entry in a `.pt`, or what comes before their
+        names in a `.safetensors`.
+
     Raises:
-      Refused: a missing, truncated, foreign or malicious file.
+      Refused: a missing, truncated, foreign or malicious file; an entry that it does not have.
     """
     path = Path(path)
-    return Tensors(path) if path.suffix == ".safetensors" and path.is_file() else read_torch(path)
+    state: Mapping[str, Any]
+    if path.suffix == ".safetensors" and path.is_file():
+        state = Tensors(path)
+        if key is not None:
+            state = Renamed(state, {k.removeprefix(f"{key}."): k for k in state if k.startswith(f"{key}.")})
+            if not state:
+                raise Refused(f"{path} has no tensor whose name begins with {key}.")
+    else:
+        state = read_torch(path, key)
+    for wrapper in WRAPPERS:
+        if all(k.startswith(wrapper) for k in state):
+            state = Renamed(state, {k.removeprefix(wrapper): k for k in state})
+    return state
 
 
 def recognised(state: Mapping[str, Any], known: Options = UNKNOWN) -> Found:
-    """The network that a state dict belongs to: an ADM U-Net or classifier, GLIDE's U-Net or EDM's of ADM's kind.
+    """The network that a state dict belongs to: ADM's, GLIDE's, EDM's of ADM's kind, or a latent transformer.
 
     Raises:
-      Refused: none of them, or an incomplete one; see `adm`, `glide` and `edm`.
+      Refused: none of them, or an incomplete one; see `adm`, `glide`, `edm` and `dit`.
     """
-    if is_edm(state):
-        return edm(state)
-    return glide(state, known) if is_glide(state) else adm(state, known)
+    for test, read in ((is_dit, dit), (is_glide, glide)):
+        if test(state):
+            return read(state, known)
+    return edm(state) if is_edm(state) else adm(state, known)
 
 
-def converted(source: Path, out: Path, to: str = "safetensors", known: Options = UNKNOWN) -> tuple[str, Any, Any]:
-    """Write `source`, a state dict or a checkpoint folder, into `out`/denoiser or `out`/classifier.
+def converted(
+    source: Path,
+    out: Path,
+    to: str = "safetensors",
+    known: Options = UNKNOWN,
+    *,
+    key: str | None = None,
+    prediction: str | None = None,
+    tokenizer: Path | None = None,
+) -> list[tuple[str, Any, Any]]:
+    """Write `source` into folders of `out`: `denoiser` or `classifier`, and the other parts of a pipeline.
+
+    Args:
+      source: a state dict, a single file of Stable Diffusion, a folder of diffusers, or a checkpoint of ours.
+      out: the folder.
+      to: safetensors or orbax.
+      known: what tensors do not say.
+      key: as in `read_state`.
+      prediction: of a single file of Stable Diffusion 2, "epsilon" or "v_prediction".
+      tokenizer: a folder with CLIP's, which single files do not carry.
 
     Returns:
-      (the folder's name, the network, its domain).
+      (the folder's name, the network, its domain) of each.
 
     Raises:
       Refused: what cannot be read or recognised, or a folder that is not empty; nothing is written then.
     """
     if to not in WRITERS:
         raise Refused(f"to is one of {', '.join(WRITERS)}, got {to!r}")
-    if source.is_dir():
+    parts = None
+    if (source / INDEX).exists():
+        parts = read_diffusers(source)
+    elif (source / ABOUT).exists():
+        parts = Parts.read(source)
+    elif source.is_dir():
         about, params = read_config(source), read_params(source)
+        WRITERS[to](out / source.name, params, about)
+        return [(source.name, build(about["network"]), build(about["domain"]))]
     else:
-        found = recognised(read_state(source), known)
-        about = config(found.network, found.domain, found.parameterization, source=source.name)
-        params = found.params
-    network, domain = build(about["network"]), build(about["domain"])
-    name = source.name if source.is_dir() else "classifier" if about["parameterization"] is None else "denoiser"
-    WRITERS[to](out / name, params, about)
-    return name, network, domain
+        state = read_state(source, key)
+        if is_single_file(state):
+            parts = single_file(state, prediction, known.image_size)
+            for name in [n for n in parts.parts if n.startswith("text") and tokenizer]:
+                rule = Tokenizer.clip(str(tokenizer), parts.parts[name][0]["network"]["length"])
+                rule.pad = 0 if name == "text_2" else rule.pad  # XL's second encoder is padded with "!"
+                parts.tokenizers[name] = rule
+    if parts is not None:
+        parts.write(out, to)
+        return [(n, build(about["network"]), build(about["domain"])) for n, (about, _) in parts.parts.items()]
+    found = recognised(state, known)
+    about = config(found.network, found.domain, found.parameterization, source=source.name)
+    name = "classifier" if found.parameterization is None else "denoiser"
+    WRITERS[to](out / name, found.params, about)
+    return [(name, found.network, found.domain)]

@@ -16,6 +16,7 @@ from guidance_jax.checkpoints.torch_file import read_torch
 from guidance_jax.core import Refused
 from guidance_jax.models.domain import Domain
 from guidance_jax.models.parameterizations import LearnedRange
+from guidance_jax.models.pipeline import Pipeline
 from guidance_jax.models.tokenizer import Tokenizer
 
 INDEX = "model_index.json"
@@ -71,6 +72,24 @@ NEUTRAL: dict[str, dict[str, Any]] = {
     },
     "vae": {"act_fn": "silu"},
 }
+
+
+def load_diffusers(
+    folder: str | Path, dtype: str | None = None, size: tuple[int, int] | None = None, remat: bool = False
+) -> Pipeline:
+    """A model downloaded as a folder of diffusers: DiT, Stable Diffusion 1, 2 or XL.
+
+    Args:
+      folder: with `model_index.json`, `unet` or `transformer`, `vae`, `text_encoder`, `tokenizer`, `scheduler`.
+      dtype: the type of the denoiser and of the text encoders, "bfloat16" for example; None for float32. The
+        autoencoder and all sampling stay float32.
+      size: height and width of the pictures; by default those that the denoiser was trained for.
+      remat: blocks of the denoiser are computed again in gradients through it.
+
+    Raises:
+      Refused: what is not supported: a pipeline, a network, an option of one, a scheduler; it is named.
+    """
+    return read_diffusers(folder, size).assembled(dtype, remat)
 
 
 def read_diffusers(folder: str | Path, size: tuple[int, int] | None = None) -> Parts:

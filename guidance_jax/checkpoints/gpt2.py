@@ -1,6 +1,7 @@
 """GPT-2 weights in the Hugging Face layout: `config.json` and `model.safetensors` of one folder."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from guidance_jax.networks.transformer import GPT2
 from guidance_jax.text.language_model import LanguageModel
 
 
-def gpt2_params(tensors: dict[str, Any], network: GPT2) -> dict:
+def gpt2_params(tensors: Mapping[str, Any], network: GPT2) -> dict:
     """The parameters of `network` from a state dict with GPT-2's names, with or without the prefix `transformer.`.
 
     Its "Conv1D" weights are (in, out) already. Attention masks and the tied output are passed over.

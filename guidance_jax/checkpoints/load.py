@@ -45,8 +45,13 @@ def load(directory: str | Path, kind: type[T] | None = None, dtype: str | None =
     return loaded
 
 
-def restored(directory: Any, found: dict, params: Any, dtype: str | None = None, remat: bool = False) -> Any:
-    """What a configuration and its parameters are; `directory` names them in refusals, the rest is as in `load`."""
+def restored(
+    directory: Any, found: dict, params: Any, dtype: str | None = None, remat: bool = False, cast: bool = False
+) -> Any:
+    """What a configuration and its parameters are; `directory` names them in refusals, the rest is as in `load`.
+
+    `params`, nested dictionaries, are used up: each array moves to the device, where it has the type `dtype` if `cast`.
+    """
     network, domain = build(found["network"]), build(found["domain"])
     changes = ({"dtype": jax.numpy.dtype(dtype)} if dtype else {}) | ({"remat": True} if remat else {})
     for field in changes:
@@ -54,7 +59,7 @@ def restored(directory: Any, found: dict, params: Any, dtype: str | None = None,
         if field not in choices:
             raise Refused(f"{directory} holds a {type(network).__name__}, which has no choice of {field}")
     network = dataclasses.replace(network, **changes) if changes else network
-    params = jax.tree.map(jax.numpy.asarray, params)
+    move(params, dtype if cast else None)
     loaded: Any
     process = build(found.get("process"))
     if isinstance(network, Judge):
@@ -82,6 +87,15 @@ def restored(directory: Any, found: dict, params: Any, dtype: str | None = None,
             params, apply_of(network, found), parameterization, domain, batched=found.get("batched", False)
         )
     return loaded
+
+
+def move(params: dict, dtype: str | None) -> None:
+    """Put every array of nested dictionaries on the device, one after the other, in the place of that on the host."""
+    for name, value in params.items():
+        if isinstance(value, dict):
+            move(value, dtype)
+        else:
+            params[name] = jax.numpy.asarray(value, dtype)
 
 
 def apply_of(network: Any, found: dict) -> Any:

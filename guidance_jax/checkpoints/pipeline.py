@@ -39,14 +39,21 @@ class Parts:
     tokenizers: dict[str, Tokenizer] = dataclasses.field(default_factory=dict)
 
     def assembled(self, dtype: str | None = None, remat: bool = False) -> Pipeline:
-        """The pipeline; `dtype` and `remat` are those of `load`, of the denoiser and the text encoders.
+        """The pipeline, once: the arrays of the parts are used up.
+
+        Args:
+          dtype: the type of the denoiser and of the text encoders, parameters and computation; None for float32. The
+            autoencoder stays float32: those of Stable Diffusion overflow in less.
+          remat: blocks of the denoiser are computed again in gradients through it.
 
         Raises:
           Refused: no denoiser among the parts.
         """
         found: dict[str, Any] = {}
-        for name, (about, params) in self.parts.items():
-            found[name] = restored(name, about, params, None if name == "autoencoder" else dtype, remat)
+        for name in list(self.parts):
+            about, params = self.parts.pop(name)
+            own = None if name == "autoencoder" else dtype
+            found[name] = restored(name, about, params, own, remat and name == "denoiser", cast=True)
         model, autoencoder = found.get("denoiser"), found.get("autoencoder")
         if not isinstance(model, Network) or not isinstance(autoencoder, Autoencoder | None):
             raise Refused(f"a pipeline has a denoiser, got {', '.join(found) or 'nothing'}")

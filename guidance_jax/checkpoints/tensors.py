@@ -89,7 +89,7 @@ def place_of(key: str, wanted: Mapping[str, str]) -> Place | None:
     """The parameter that a tensor of that name holds, among those `wanted` (by `flat`); None if there is none."""
     module, _, name = key.rpartition(".")
     stem = flat(module)
-    places = [(stem, None)]
+    places: list[tuple[str, int | None]] = [(stem, None)]
     for match in STACKS.finditer(stem):
         places.append((stem[: match.start(2)].removesuffix("_") + stem[match.end(2) :], int(match[2])))
     for stem, row in places:

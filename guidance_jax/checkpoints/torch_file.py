@@ -7,6 +7,7 @@ the zip archive (`torch.save` since 1.6) and the older sequence of pickles.
 
 import pickle
 import struct
+import types
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -69,6 +70,7 @@ ALLOWED = {
     ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
     ("torch._utils", "_rebuild_parameter"): _parameter,
     ("torch", "Size"): tuple,
+    ("argparse", "Namespace"): types.SimpleNamespace,  # the options of a training run, which only hold values
     **{("torch", name): dtype for name, dtype in DTYPES.items()},
 }
 
@@ -141,8 +143,12 @@ def _arrays(found: Any) -> Any:
     return {k: _arrays(v) for k, v in found.items()} if isinstance(found, dict) else found
 
 
-def read_torch(path: str | Path) -> dict[str, np.ndarray]:
+def read_torch(path: str | Path, key: str | None = None) -> dict[str, np.ndarray]:
     """The state dict of a `.pt` file: name -> array.
+
+    Args:
+      path: the file.
+      key: the entry that is the state dict, "ema" for example, of a file that holds several; "a.b" is b in a.
 
     Raises:
       Refused: a file that is missing, truncated or foreign, that holds something else than named tensors, or whose
@@ -160,12 +166,25 @@ def read_torch(path: str | Path) -> dict[str, np.ndarray]:
             f"{path} is truncated or no PyTorch file ({type(error).__name__}); compare its size with the source and "
             "fetch it again"
         ) from None
+    for part in key.split(".") if key else ():
+        if not isinstance(found, dict) or part not in found:
+            raise Refused(f"{path} has no entry {part!r}; it holds {entries(found)}")
+        found = found[part]
     if not isinstance(found, dict) or not found:
         raise Refused(f"{path} holds a {type(found).__name__}, expected a state dict (name -> tensor)")
     odd = [k for k, v in found.items() if not (isinstance(k, str) and isinstance(v, np.ndarray))]
+    inside = [k for k, v in found.items() if isinstance(v, dict) and v]
+    if inside:
+        raise Refused(f"{path} holds several things, {entries(found)}; say which is the network: key={inside[-1]!r}")
     if odd:
         raise Refused(
             f"{path} is no plain state dict: {odd[0]!r} is a {type(found[odd[0]]).__name__}; "
             "save model.state_dict() alone"
         )
     return found
+
+
+def entries(found: Any) -> str:
+    """The first names in a dictionary."""
+    names = list(map(str, found)) if isinstance(found, dict) else []
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else type(found).__name__

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from guidance_jax.app.demos.table import versions
+from guidance_jax.app.models import schedule_of
 from guidance_jax.app.pictures import save_grid, save_trade_off
-from guidance_jax.app.plan import plan, schedule_of
+from guidance_jax.app.plan import plan
 from guidance_jax.app.request import Request
 from guidance_jax.datasets.digits import digits
 from guidance_jax.metrics.report import Report, evaluate
