@@ -35,7 +35,7 @@ def denoiser_in(models: str | Path) -> Path:
 def is_pipeline(models: str | Path) -> bool:
     """Whether a folder holds more than networks of pictures or sequences: an autoencoder, text encoders."""
     folder = Path(models)
-    return any((folder / name).exists() for name in (INDEX, ABOUT, "autoencoder"))
+    return any((folder / name).exists() for name in (INDEX, ABOUT, "autoencoder", "denoiser/tokenizer.json"))
 
 
 def about(models: str | Path) -> Any:

@@ -113,7 +113,7 @@ class Parts:
             raise Refused(f"{denoiser_in(request.models)} holds a {type(self.model).__name__}, no denoiser")
         self.domain: Any = vars(self.model)["domain"]
         self.images, self.text = isinstance(self.model, Network), isinstance(self.model, LanguageModel)
-        self.captions = self.pipeline is not None and bool(self.pipeline.text)
+        self.captions = self.pipeline is not None and self.pipeline.captions
         if self.domain.text_length is not None and not self.captions:
             raise Refused(
                 "the model is conditional on captions and came without a tokenizer; see the page on checkpoints"

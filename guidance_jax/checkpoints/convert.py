@@ -88,7 +88,7 @@ def converted(
       known: what tensors do not say.
       key: as in `read_state`.
       prediction: of a single file of Stable Diffusion 2, "epsilon" or "v_prediction".
-      tokenizer: a folder with CLIP's, which single files do not carry.
+      tokenizer: a folder with CLIP's or GLIDE's, which single files do not carry.
 
     Returns:
       (the folder's name, the network, its domain) of each.
@@ -122,4 +122,6 @@ def converted(
     about = config(found.network, found.domain, found.parameterization, source=source.name)
     name = "classifier" if found.parameterization is None else "denoiser"
     WRITERS[to](out / name, found.params, about)
+    if tokenizer is not None and found.domain.text_length is not None:
+        Tokenizer.glide(tokenizer, found.domain.text_length).save(out / name)
     return [(name, found.network, found.domain)]

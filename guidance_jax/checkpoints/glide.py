@@ -33,7 +33,7 @@ def glide(state: Mapping[str, Any], known: Options = UNKNOWN) -> Found:
     """The text-conditional U-Net of a GLIDE state dict. The text transformer has 64 channels a head, as OpenAI's.
 
     Classifier-free guidance is `CFG(model, null=jnp.full(text_ctx, -1), scale)`: it guides the noise, the learned
-    variance stays that of the caption, as in OpenAI's notebooks.
+    variance stays that of the caption, as in OpenAI's notebooks. `model.encoded(tokens)` reads captions once.
 
     Raises:
       Refused: an upsampler, a foreign or incomplete state dict, a tensor of the wrong shape, or what is not known.
@@ -56,4 +56,6 @@ def glide(state: Mapping[str, Any], known: Options = UNKNOWN) -> Found:
     )
     shape = (size, size, IMAGE)
     params = fitted(state, network, jnp.zeros(shape), jnp.zeros(()), jnp.zeros(length, int))
-    return Found(network, params, Domain(shape, schedule, text_length=length), parameterization(fields, IMAGE))
+    context = (("context", (length, width)),)
+    domain = Domain(shape, schedule, text_length=length, context=context)
+    return Found(network, params, domain, parameterization(fields, IMAGE))

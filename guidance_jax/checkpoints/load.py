@@ -16,6 +16,7 @@ from guidance_jax.models.latent import Autoencoder, TextEncoder
 from guidance_jax.models.network import Network, NoisyClassifier
 from guidance_jax.networks.autoencoder import AutoencoderKL
 from guidance_jax.networks.clip_text import CLIPText
+from guidance_jax.networks.glide import GLIDEUNet
 from guidance_jax.networks.judge import Judge, TrainedJudge
 from guidance_jax.networks.sequence_models import language_model, prefix_classifier, token_classifier, token_model
 from guidance_jax.networks.transformer import GPT2, Transformer
@@ -84,7 +85,12 @@ def restored(
     else:
         parameterization = build(found["parameterization"])
         loaded = Network(
-            params, apply_of(network, found), parameterization, domain, batched=found.get("batched", False)
+            params,
+            apply_of(network, found),
+            parameterization,
+            domain,
+            batched=found.get("batched", False),
+            encodes=isinstance(network, GLIDEUNet),
         )
     return loaded
 

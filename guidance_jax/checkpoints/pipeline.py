@@ -63,7 +63,7 @@ class Parts:
             assert isinstance(encoder, TextEncoder)
             text.append(dataclasses.replace(encoder, tokenizer=self.tokenizers.get(name)))
         about = {**self.pipeline, "classes": tuple(self.pipeline.get("classes", ()))}
-        return Pipeline(model, autoencoder, tuple(text), **about)
+        return Pipeline(model, autoencoder, tuple(text), self.tokenizers.get("denoiser"), **about)
 
     def write(self, out: Path, to: str = "safetensors") -> None:
         """Each part into a folder of `out`.
@@ -86,11 +86,13 @@ class Parts:
         Raises:
           Refused: a missing or damaged part.
         """
-        own = cls(json.loads((folder / ABOUT).read_text()))
+        about = folder / ABOUT
+        own = cls(json.loads(about.read_text()) if about.exists() else {})
         for path in sorted(p for p in folder.iterdir() if (p / "config.json").exists()):
             if path.name in ("denoiser", "autoencoder") or path.name.startswith("text"):
-                about = read_config(path)
-                own.parts[path.name] = about, read_params(path)
+                found = read_config(path)
+                own.parts[path.name] = found, read_params(path)
                 if (path / "tokenizer.json").exists():
-                    own.tokenizers[path.name] = Tokenizer.clip(path, about["network"]["length"])
+                    length = found["network"].get("length") or found["domain"]["text_length"]
+                    own.tokenizers[path.name] = Tokenizer.clip(path, length)
         return own

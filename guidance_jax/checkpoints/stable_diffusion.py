@@ -108,14 +108,12 @@ def heads(about: Mapping[str, Any]) -> dict[str, int]:
     return {"num_head_channels": widths[0] // counts[0]}
 
 
-def unet(
-    state: Mapping[str, Any], heads: Mapping[str, int] | None = None, groups: int = 32
-) -> tuple[StableDiffusionUNet, dict]:
+def unet(state: Mapping[str, Any], heads: Mapping[str, int], groups: int = 32) -> tuple[StableDiffusionUNet, dict]:
     """The U-Net of Stable Diffusion by the names of single files, without their prefix.
 
     Args:
       state: name -> array.
-      heads: `num_heads` or `num_head_channels`; by default those of the releases, told by the width of the context.
+      heads: `num_heads` or `num_head_channels`.
       groups: of the norms.
 
     Raises:
@@ -135,8 +133,6 @@ def unet(
             depth[level] = max(depth[level], int(found[2]) + 1)
     middle = 1 + max(int(k.split(".")[3]) for k in keys if k.startswith("middle_block"))
     depth[-1] = depth[-1] or middle
-    if heads is None:
-        heads = {"num_heads": 8} if width == 768 else {"num_head_channels": 64}
     network = StableDiffusionUNet(
         **fields, **heads, transformer_depth=tuple(depth), added="label_emb.0.0.weight" in shapes, groups=groups
     )
@@ -223,15 +219,17 @@ class Release:
     """What a single file does not say, by the width of its context."""
 
     side: int  # of the latents
+    heads: tuple[str, int]
     texts: tuple[tuple[str, int, int | None], ...]  # prefix of a text encoder, states it skips, layers it keeps
 
 
+BY_CHANNELS = ("num_head_channels", 64)
+V1, V2 = "cond_stage_model.transformer.", "cond_stage_model.model."
+XL = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
 RELEASES = {
-    768: Release(64, (("cond_stage_model.transformer.", 0, None),)),
-    1024: Release(64, (("cond_stage_model.model.", 0, -1),)),  # the states before the last layer, normed
-    2048: Release(
-        128, (("conditioner.embedders.0.transformer.", 1, None), ("conditioner.embedders.1.model.", 1, None))
-    ),
+    768: Release(64, ("num_heads", 8), ((V1, 0, None),)),
+    1024: Release(64, BY_CHANNELS, ((V2, 0, -1),)),  # the states before the last layer, normed
+    2048: Release(128, BY_CHANNELS, tuple((prefix, 1, None) for prefix in XL)),
 }
 OPEN_CLIP = {
     "positional_embedding": "embeddings.position_embedding.weight",
@@ -250,19 +248,22 @@ def is_single_file(state: Mapping[str, Any]) -> bool:
     return any(k.startswith(UNET) for k in state)
 
 
-def single_file(state: Mapping[str, Any], prediction: str | None = None, side: int | None = None) -> Parts:
+def single_file(
+    state: Mapping[str, Any], prediction: str | None = None, side: int | None = None, groups: int = 32
+) -> Parts:
     """A single file of Stable Diffusion 1, 2 or XL: U-Net, autoencoder and text encoders; tokenizers it has none.
 
     Args:
       state: name -> array.
       prediction: "epsilon" or "v_prediction"; needed for version 2, which has been trained either way.
       side: of the pictures; by default 512, 768 for version 2 with v, 1024 for XL.
+      groups: of the norms.
 
     Raises:
       Refused: a prediction that is not known, a tensor that is missing, left over or of the wrong shape.
     """
-    network, params = unet(under(state, UNET))
-    width = shapes_of(state)[next(k for k in state if k.startswith(UNET) and k.endswith("attn2.to_k.weight"))][1]
+    keys = [k for k in state if k.startswith(UNET) and k.endswith("attn2.to_k.weight")]
+    width = shapes_of(state)[keys[0]][1] if keys else None
     if width not in RELEASES:
         raise Refused(f"a U-Net with a context {width} wide is none of Stable Diffusion 1, 2 and XL")
     if prediction is None and width == 1024:
@@ -271,6 +272,7 @@ def single_file(state: Mapping[str, Any], prediction: str | None = None, side: i
     if meaning is None:
         raise Refused(f"prediction is one of {', '.join(PREDICTIONS)}, got {prediction!r}")
     release = RELEASES[width]
+    network, params = unet(under(state, UNET), dict([release.heads]), groups)
     latent = side // 8 if side else 96 if prediction == "v_prediction" and width == 1024 else release.side
     context: tuple = (("context", (77, width)),)
     found = Parts({"grid": {"name": "spaced", "spacing": "leading", "offset": 1, "clean": width == 2048}})
@@ -279,7 +281,7 @@ def single_file(state: Mapping[str, Any], prediction: str | None = None, side: i
         found.pipeline |= {"sizes": 256, "zero_empty": True}
     domain = Domain((latent, latent, 4), ScaledLinearBetas(1000), context=context)
     found.parts["denoiser"] = config(network, domain, meaning), params
-    network, params = autoencoder(under(state, AUTOENCODER))
+    network, params = autoencoder(under(state, AUTOENCODER), groups)
     std = 1 / (0.13025 if width == 2048 else 0.18215)
     found.parts["autoencoder"] = config(network, None, latents={"mean": 0.0, "std": std}), params
     for i, (prefix, skip, layers) in enumerate(release.texts):

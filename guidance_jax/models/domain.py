@@ -86,7 +86,7 @@ class Domain:
         """Raise unless `cond` holds the encoded condition that the model knows."""
         shapes = dict(self.context or ())
         got = {k: jnp.shape(v) for k, v in cond.items()} if isinstance(cond, dict) else type(cond).__name__
-        fits = isinstance(got, dict) and got.keys() == shapes.keys()
+        fits = isinstance(got, dict) and got.keys() >= shapes.keys()
         if not fits or any(got[k][-len(shape) :] != shape for k, shape in shapes.items()):  # type: ignore[index]
             raise Refused(
                 f"the model is conditional on encoded captions {shapes}, got {got}; write pipeline.conditions([...])"

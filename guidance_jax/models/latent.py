@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax._typing import Array, Float
 from guidance_jax.core import Refused, normal, pytree, static
 from guidance_jax.models.tokenizer import Tokenizer
 from guidance_jax.networks.autoencoder import AutoencoderKL
@@ -36,13 +35,13 @@ class Autoencoder:
         """How many pixels a latent spans, in each direction."""
         return 2 ** (len(self.network.channels) - 1)
 
-    def decode(self, latents: Float[Array, "n h w c"], tile: int | None = None) -> np.ndarray:
+    def decode(self, latents: Any, tile: int | None = None) -> np.ndarray:
         """Pictures (n, factor h, factor w, 3) in [-1, 1], more or less: nothing is clipped.
 
         One at a time, in one compiled program.
 
         Args:
-          latents: as a denoiser makes them.
+          latents: (n, h, w, channels), as a denoiser makes them.
           tile: the side, in latents, of tiles that are decoded one by one and blended where they overlap, by a quarter
             of it: large pictures then need the memory of a tile. The middle of the network sees its tile alone, so
             pictures differ a little; None decodes a picture as one.
@@ -57,8 +56,8 @@ class Autoencoder:
             raise Refused(f"a tile has 8 latents or more on a side, got {tile}")
         return np.asarray(_decode(self, jnp.asarray(latents, jnp.float32), tile))
 
-    def encode(self, pictures: Float[Array, "n h w 3"], key: Any = None) -> np.ndarray:
-        """Latents of pictures in [-1, 1]: their mean, or a draw if a `key` is given."""
+    def encode(self, pictures: Any, key: Any = None) -> np.ndarray:
+        """Latents of pictures (n, H, W, 3) in [-1, 1]: their mean, or a draw if a `key` is given."""
         return np.asarray(_encode(self, jnp.asarray(pictures, jnp.float32), key))
 
 

@@ -45,6 +45,8 @@ class Network(Parametrized, Denoiser):
       perturbation: what `perturbed` sets, given to `apply` as the argument of that name; None to give none.
       batched: True if `apply` takes a batch axis in front of x, t and cond, as most networks do: it is given batches of
         one, which the loop joins again. None: for one sample, refused where a batch axis would change the numbers.
+      encodes: whether `apply(params, None, None, cond)` of one sample gives the condition in an encoded form, which it
+        takes as well: what is costly and the same at every step, such as GLIDE's caption. See `encoded`.
 
     Raises:
       Refused: samples, labels or levels that `domain` does not allow; an output of another shape than x; a network that
@@ -57,6 +59,7 @@ class Network(Parametrized, Denoiser):
     domain: Domain | None = static(default=None)
     perturbation: Any = None
     batched: bool | None = static(default=None)
+    encodes: bool = static(default=False)
 
     def __post_init__(self):
         if not isinstance(self.parameterization, Parameterization):
@@ -69,6 +72,16 @@ class Network(Parametrized, Denoiser):
         super().check(levels, shape, cond)
         if self.parameterization.schedule is not None:
             self.parameterization.schedule.check(levels, "the velocity field lives on")
+
+    def encoded(self, cond: Any) -> Any:
+        """Conditions (n, ...), encoded once: sampling with them does not encode again at every step.
+
+        Raises:
+          Refused: a network that has nothing to encode.
+        """
+        if not self.encodes:
+            raise Refused("the network takes its conditions as they are; there is nothing to encode")
+        return _encoded(self, jax.tree.map(jnp.asarray, cond))
 
     def __call__(self, x, level, cond, state, key):
         if self.domain is not None:
@@ -83,6 +96,11 @@ class Network(Parametrized, Denoiser):
                 "shape of its input, or more channels"
             )
         return self.parameterization.predict(output.astype(x.dtype), x, level), state
+
+
+@jax.jit
+def _encoded(network: Network, cond: Any) -> Any:
+    return jax.lax.map(lambda one: network.apply(network.params, None, None, one), cond)
 
 
 @pytree

@@ -11,6 +11,7 @@ import numpy as np
 from guidance_jax.core import Level, Refused
 from guidance_jax.models.latent import Autoencoder, TextEncoder
 from guidance_jax.models.network import Network
+from guidance_jax.models.tokenizer import Tokenizer
 from guidance_jax.networks.layers import timestep_embedding
 from guidance_jax.schedules import grid
 
@@ -27,7 +28,8 @@ class Pipeline:
     Attributes:
       model: the denoiser of latents.
       autoencoder: pictures of them; None for a model of pictures.
-      text: the encoders of captions, none for a model of classes.
+      text: the encoders of captions, none for a model of classes, or one that encodes captions itself.
+      tokenizer: of a denoiser that encodes captions itself, GLIDE's.
       grid: the timesteps it is sampled at, a table of a function of `schedules`; None for uniform levels.
       clip: the radius of the clean estimate, None for no clipping.
       classes: the names of the classes, where they are known.
@@ -39,6 +41,7 @@ class Pipeline:
     model: Network
     autoencoder: Autoencoder | None = None
     text: tuple[TextEncoder, ...] = ()
+    tokenizer: Tokenizer | None = None
     grid: Mapping[str, Any] | None = None
     clip: float | None = None
     classes: tuple[str, ...] = ()
@@ -55,6 +58,11 @@ class Pipeline:
         """The shape of one sample of the denoiser."""
         return self.domain.shape
 
+    @property
+    def captions(self) -> bool:
+        """Whether it is conditional on captions."""
+        return bool(self.text) or self.tokenizer is not None
+
     def levels(self, steps: int) -> Level:
         """The levels of `steps` steps on the model's own grid."""
         return grid(self.domain.schedule, steps, self.grid)
@@ -65,10 +73,12 @@ class Pipeline:
         Raises:
           Refused: a caption for a model of classes, a name that it does not know, a caption that is too long.
         """
-        if not self.text:
+        if not self.captions:
             return np.asarray([self.label(one) for one in asked], np.int32)
         if not all(isinstance(one, str) for one in asked):
             raise Refused(f"the model is conditional on captions, got {asked!r}; write conditions(['a red cat'])")
+        if self.tokenizer is not None:
+            return self.model.encoded(self.tokenizer(asked))
         states = [encoder(asked) for encoder in self.text]
         found = {"context": jnp.concatenate([s["context"] for s in states], -1)}
         if self.sizes:
@@ -82,7 +92,7 @@ class Pipeline:
         Raises:
           Refused: a negative caption for a model of classes, or one without a null label.
         """
-        if self.text:
+        if self.captions:
             row = jax.tree.map(lambda a: a[0], self.conditions([negative]))
             if self.zero_empty and not negative:
                 row = jax.tree.map(jnp.zeros_like, row)

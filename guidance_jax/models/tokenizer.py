@@ -1,5 +1,6 @@
 """Byte-pair tokenizers of captions: CLIP's and GLIDE's, by the `tokenizers` package."""
 
+import gzip
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,7 +67,9 @@ class Tokenizer:
                 rule = package().Tokenizer.from_file(str(folder / "tokenizer.json"))
             else:
                 rule = clip_rule(folder / "vocab.json", folder / "merges.txt")
-            pad = None
+            about, pad = folder / "tokenizer_config.json", None
+            if about.exists() and "pad" in (own := json.loads(about.read_text())):  # written by `save`
+                return cls(rule, length, own["pad"])
             for name in ("special_tokens_map.json", "tokenizer_config.json"):
                 if (folder / name).exists():
                     pad = json.loads((folder / name).read_text()).get("pad_token") or pad
@@ -81,17 +84,21 @@ class Tokenizer:
         return cls(rule, length, token)
 
     @classmethod
-    def glide(cls, encoder: str | Path, merges: str | Path, length: int) -> "Tokenizer":
-        """GLIDE's, from its `encoder.json` and `vocab.bpe`: lower case, no marks, padded with -1.
+    def glide(cls, folder: str | Path, length: int) -> "Tokenizer":
+        """GLIDE's, from a folder with its `encoder.json` and `vocab.bpe`: lower case, no marks, padded with -1.
 
         Raises:
           Refused: files that cannot be read, or a missing package.
         """
         kit = package()
         try:
-            rule = kit.Tokenizer(kit.models.BPE.from_file(str(encoder), str(merges)))
+            words = json.loads(text_of(Path(folder) / "encoder.json"))
+            pairs = [tuple(line.split()) for line in text_of(Path(folder) / "vocab.bpe").splitlines()[1:] if line]
+            rule = kit.Tokenizer(kit.models.BPE(words, pairs))
+        except Refused:
+            raise
         except Exception as error:  # as above
-            raise Refused(f"{encoder} and {merges} are no byte-pair files ({error})") from None
+            raise Refused(f"encoder.json and vocab.bpe in {folder} are no byte-pair files ({error})") from None
         rule.normalizer = kit.normalizers.Lowercase()
         rule.pre_tokenizer = kit.pre_tokenizers.ByteLevel(add_prefix_space=False)
         return cls(rule, length, -1)
@@ -99,8 +106,22 @@ class Tokenizer:
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` and what pads into `folder`, as `Tokenizer.clip` reads them."""
         self.rule.save(str(folder / "tokenizer.json"))
-        text = json.dumps({"pad_token": self.rule.id_to_token(self.pad)})
+        text = json.dumps({"pad": self.pad})
         (folder / "tokenizer_config.json").write_text(text)
+
+
+def text_of(path: Path) -> str:
+    """A text file, or the same compressed beside it.
+
+    Raises:
+      Refused: neither is there.
+    """
+    packed = path.with_name(f"{path.name}.gz")
+    if packed.exists():
+        return gzip.decompress(packed.read_bytes()).decode()
+    if not path.exists():
+        raise Refused(f"there is no {path}, nor {packed.name}")
+    return path.read_text()
 
 
 def clip_rule(vocabulary: Path, merges: Path) -> Any:
@@ -123,10 +144,6 @@ def clip_rule(vocabulary: Path, merges: Path) -> Any:
         ]
     )
     rule.add_special_tokens([START, END])
-    rule.post_processor = kit.processors.RobertaProcessing(
-        sep=(END, rule.token_to_id(END)),
-        cls=(START, rule.token_to_id(START)),
-        add_prefix_space=False,
-        trim_offsets=False,
-    )
+    marks = [(mark, rule.token_to_id(mark)) for mark in (END, START)]
+    rule.post_processor = kit.processors.RobertaProcessing(*marks, add_prefix_space=False, trim_offsets=False)
     return rule

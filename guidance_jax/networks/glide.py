@@ -17,7 +17,8 @@ class GLIDEUNet(UNet):
     """`apply(params, x (H, W, C), t, cond) -> (H, W, out_channels)`, for one sample.
 
     `cond` is the tokens (text_ctx,), -1 for padding; or, for the inpainting model, a dict of `tokens`, `image`
-    (H, W, C) and `mask` (H, W, 1), 1 where the image is known.
+    (H, W, C) and `mask` (H, W, 1), 1 where the image is known. `apply(params, None, None, cond)` encodes the tokens of
+    a condition: `context` (text_ctx, xf_width) takes their place, and is understood here as well.
     """
 
     text_ctx: int = 128
@@ -29,23 +30,26 @@ class GLIDEUNet(UNet):
 
     @nn.compact
     def __call__(self, x, t, cond, train=False, perturbation=None):
-        parts = cond if isinstance(cond, dict) else {"tokens": cond}
-        if parts["tokens"] is None or parts["tokens"].shape != (self.text_ctx,):
-            shape = None if parts["tokens"] is None else parts["tokens"].shape
-            raise Refused(
-                f"captions have {self.text_ctx} tokens, -1 for padding, got {shape}; an empty caption is "
-                f"jnp.full({self.text_ctx}, -1)"
-            )
+        parts = dict(cond) if isinstance(cond, dict) else {"tokens": cond}
+        text = parts.pop("context", None)
+        text = self.read(parts.pop("tokens")) if text is None else text
+        if x is None:
+            return {"context": text, **parts}
         if self.inpaint:
             image, mask = parts.get("image", jnp.zeros_like(x)), parts.get("mask", jnp.zeros_like(x[..., :1]))
             x = jnp.concatenate([x, (image * mask).astype(x.dtype), mask.astype(x.dtype)], -1)
-        text = self.read(parts["tokens"])
         emb = self.embed(t)
         emb = emb + Dense(4 * self.model_channels, dtype=self.dtype, name="transformer_proj")(text[-1])
         return self.unet(x, emb, train, perturbation, text)
 
     def read(self, tokens):
         """The transformer's output for a caption, (text_ctx, xf_width)."""
+        if tokens is None or tokens.shape != (self.text_ctx,):
+            shape = None if tokens is None else tokens.shape
+            raise Refused(
+                f"captions have {self.text_ctx} tokens, -1 for padding, got {shape}; an empty caption is "
+                f"jnp.full({self.text_ctx}, -1)"
+            )
         shape = (self.text_ctx, self.xf_width)
         positions = self.param("positional_embedding", nn.initializers.normal(0.01), shape)
         padding = self.param("padding_embedding", nn.initializers.normal(0.01), shape)

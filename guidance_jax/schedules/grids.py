@@ -93,7 +93,7 @@ def dynamic_shift(
     return math.exp(least + slope * (tokens - least_tokens))
 
 
-def spaced(schedule: DDPM, steps: int, spacing: str = "leading", offset: int = 0, clean: bool = True) -> Level:
+def spaced(schedule: Schedule, steps: int, spacing: str = "leading", offset: int = 0, clean: bool = True) -> Level:
     """The timesteps that diffusers' schedulers choose of a schedule of betas.
 
         leading    0, r, 2 r, ... with r = T // steps, plus `offset`

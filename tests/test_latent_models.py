@@ -1,0 +1,480 @@
+"""The models of latents: against the authors' numbers, from folders of diffusers, with captions, by one command."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import guidance_jax as gj
+from guidance_jax.checkpoints import stable_diffusion
+from guidance_jax.checkpoints.adm import Options
+from guidance_jax.checkpoints.convert import converted, read_state, recognised
+from guidance_jax.checkpoints.pipeline import Parts
+from guidance_jax.checkpoints.scheduler import process
+from guidance_jax.core import Refused
+from guidance_jax.guidance import Autoguidance
+from guidance_jax.guidance.perturbed import Perturbation, perturbed
+from guidance_jax.models.latent import tiled
+from guidance_jax.models.tokenizer import Tokenizer
+from guidance_jax.networks.clip_text import CLIPText
+from guidance_jax.networks.dit import DiT
+from guidance_jax.networks.glide import GLIDEUNet
+from guidance_jax.networks.layers import upsample
+from tests.test_networks import relative
+from tests.test_pretrained import GLIDE_SHAPES, KNOWN, state
+
+GOLDEN = Path(__file__).parent / "golden"
+TRANSFORMERS = np.load(GOLDEN / "latent_transformers.npz")
+SHAPES = json.loads((GOLDEN / "latent_transformers.json").read_text())
+CAPTIONS = ["the red cat", "a dog, running!"]
+NAMES = ("sd15", "sd21", "sdxl", "dit")
+
+
+def whole(name, out):
+    """The folder of a pipeline: what is its own over what all share."""
+    shared = ("vae",) if name == "dit" else ("vae", "text_encoder", "tokenizer")
+    for part in shared:
+        shutil.copytree(GOLDEN / "pipelines/sd15" / part, out / part)
+    shutil.copytree(GOLDEN / "pipelines" / name, out, dirs_exist_ok=True)
+    return out
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return {name: whole(name, tmp_path_factory.mktemp("pipelines") / name) for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def pipelines(folders):
+    return {name: gj.load_diffusers(folder) for name, folder in folders.items()}
+
+
+def first(a):
+    return np.moveaxis(np.asarray(a), -1, 1)
+
+
+def last(a):
+    return np.moveaxis(np.asarray(a), 1, -1)
+
+
+@pytest.mark.parametrize("family", list(SHAPES))
+def test_a_latent_transformer_is_the_authors_s(family):
+    told = {"DiT": "DiT", "SiT": "SiT"}.get(family)
+    found = recognised(state(SHAPES[family], 0.05), Options(num_heads=4, family=told))
+    x, t, y, want = (TRANSFORMERS[f"{family}/{name}"] for name in ("x", "t", "y", "out"))
+    got = jax.jit(jax.vmap(found.network.apply, in_axes=(None, 0, 0, 0)))(found.params, last(x), t, y)
+    assert relative(first(got), want) < 1e-5
+    assert found.domain.guided_channels == (None if family == "REPA" else 3)
+    assert (found.domain.num_classes, found.domain.null_label) == (10, 10)
+
+
+def test_what_a_transformer_predicts_must_be_said_where_tensors_do_not():
+    with pytest.raises(Refused, match="DiT and SiT files hold the same tensors"):
+        recognised(state(SHAPES["SiT"], 0.05), Options(num_heads=4))
+    with pytest.raises(Refused, match="48 wide is none of the published sizes; give num_heads"):
+        recognised(state(SHAPES["SiT"], 0.05), Options(family="SiT"))
+    with pytest.raises(Refused, match="family is one of"):
+        recognised(state(SHAPES["SiT"], 0.05), Options(num_heads=4, family="sit"))
+
+
+def test_a_tensor_of_a_stacked_block_is_named():
+    wrong = state(SHAPES["DiT"], 0.05)
+    wrong["blocks.1.mlp.fc2.weight"] = np.zeros((48, 7), np.float32)
+    with pytest.raises(Refused, match=r"blocks\.1\.mlp\.fc2\.weight has shape \(48, 7\), expected \(48, 192\)"):
+        recognised(wrong, Options(num_heads=4, family="DiT"))
+    del wrong["blocks.1.mlp.fc2.weight"]
+    with pytest.raises(Refused, match="no tensor for the block 1 of blocks/mlp_fc2/kernel"):
+        recognised(wrong, Options(num_heads=4, family="DiT"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ten_guided_steps_are_those_of_diffusers(name, pipelines):
+    """The same noise through the scheduler's own timesteps: latents, and pictures of them."""
+    pipeline, want = pipelines[name], np.load(GOLDEN / f"pipelines/{name}.npz")
+    if name == "dit":
+        cond, null, scale = pipeline.conditions([3, "7"]), pipeline.null(), 4.0
+        apply = jax.vmap(pipeline.model.apply, in_axes=(None, 0, 0, 0))
+        net = apply(pipeline.model.params, last(want["noise"]), jnp.array([500.0, 20.0]), jnp.array([3, 1000]))
+        assert relative(first(net), want["net"]) < 1e-5
+    else:
+        cond, null, scale = pipeline.conditions(CAPTIONS), pipeline.null("the dog"), 5.0
+        assert relative(cond["context"], want["context"]) < 1e-5
+        assert relative(null["context"], want["null"][0]) < 1e-5
+    kernel = gj.Reverse(gj.CFG(pipeline.model, null, scale), gj.DDIM())
+    given = pipeline.levels(10), pipeline.shape, cond, last(want["noise"])
+    latents = gj.generate(gj.keys(0, 2), kernel, *given)
+    assert relative(first(latents), want["latents"]) < 1e-4
+    assert np.abs(np.clip(pipeline.decode(latents) / 2 + 0.5, 0, 1) - want["images"]).max() < 1e-4
+    if name == "sdxl":
+        assert relative(cond["vector"][:, :12], want["pooled"]) < 1e-5
+        kernel = gj.Reverse(gj.CFG(pipeline.model, pipeline.null(), scale), gj.DDIM())
+        assert relative(first(gj.generate(gj.keys(0, 2), kernel, *given)), want["empty"]) < 1e-4
+
+
+def test_the_autoencoder_s_encoder_is_diffusers(pipelines):
+    want = np.load(GOLDEN / "pipelines/sd15.npz")
+    own = pipelines["sd15"].autoencoder
+    mean = own.encode(last(want["picture"])) / 0.18215
+    assert relative(first(mean), want["mean"]) < 1e-5
+    draws = np.stack([own.encode(last(want["picture"]), jax.random.key(i)) / 0.18215 for i in range(200)])
+    deviation = np.exp(np.clip(want["logvar"], -30, 20) / 2)
+    ratio = first(draws.std(0)) / np.maximum(deviation, 1e-12)
+    assert np.abs(np.median(ratio) - 1) < 0.05
+
+
+def test_tiles_of_a_local_decoder_are_the_whole():
+    z = jax.random.normal(jax.random.key(0), (13, 21, 4))
+    np.testing.assert_allclose(tiled(upsample, z, 8, 2), upsample(z), atol=1e-6)
+
+
+def test_a_large_picture_is_decoded_in_tiles(pipelines):
+    own = pipelines["sd15"].autoencoder
+    z = jax.random.normal(jax.random.key(0), (1, 12, 16, 4))
+    whole, tiles = own.decode(z), own.decode(z, tile=8)
+    assert whole.shape == tiles.shape == (1, 24, 32, 3)
+    np.testing.assert_allclose(own.decode(z, tile=16), whole, atol=1e-6)
+    assert np.isfinite(tiles).all()
+    with pytest.raises(Refused, match="a tile has 8 latents or more"):
+        own.decode(z, tile=4)
+    with pytest.raises(Refused, match="latents have 4 channels"):
+        own.decode(z[..., :3])
+
+
+def test_captions_are_read_once(pipelines):
+    """One call of each text encoder a caption, however many steps are taken."""
+    calls = []
+
+    class Counting(CLIPText):
+        def __call__(self, tokens):
+            jax.debug.callback(lambda: calls.append(1))
+            return super().__call__(tokens)
+
+    pipeline = pipelines["sdxl"]
+    fields = [f.name for f in dataclasses.fields(CLIPText) if f.name not in ("parent", "name")]
+    text = tuple(
+        dataclasses.replace(e, network=Counting(**{k: vars(e.network)[k] for k in fields})) for e in pipeline.text
+    )
+    pipeline = dataclasses.replace(pipeline, text=text)
+    cond = pipeline.conditions(CAPTIONS)
+    jax.effects_barrier()
+    assert len(calls) == 2 * len(CAPTIONS)
+    kernel = gj.Reverse(gj.CFG(pipeline.model, pipeline.null("the dog"), 5.0), gj.DDIM())
+    gj.generate(gj.keys(0, 2), kernel, pipeline.levels(6), pipeline.shape, cond)
+    jax.effects_barrier()
+    assert len(calls) == 2 * (len(CAPTIONS) + 1)
+
+
+def test_glide_reads_a_caption_once():
+    """The encoded condition gives the samples of the tokens, and the transformer is not run in the loop."""
+    calls = []
+
+    class Counting(GLIDEUNet):
+        def read(self, tokens):
+            jax.debug.callback(lambda _: calls.append(1), tokens)
+            return super().read(tokens)
+
+    found = recognised(state(GLIDE_SHAPES["text"], 0.05), KNOWN)
+    fields = [f.name for f in dataclasses.fields(GLIDEUNet) if f.name not in ("parent", "name")]
+    network = Counting(**{k: vars(found.network)[k] for k in fields})
+    model = gj.Network(found.params, network.apply, found.parameterization, found.domain, batched=False, encodes=True)
+    tokens, null = jnp.array([[3, 7, 9, -1, -1, -1], [4, 1, -1, -1, -1, -1]]), jnp.full((1, 6), -1)
+    levels = found.domain.schedule.levels("3")
+
+    def drawn(cond, null):
+        kernel = gj.Reverse(gj.CFG(model, null, 3.0), gj.DDIM())
+        found = gj.generate(gj.keys(0, 2), kernel, levels, model.domain.shape, cond)
+        jax.effects_barrier()
+        return found
+
+    raw = drawn(tokens, null[0])
+    assert len(calls) == 3 * 2 * 2  # steps, samples, with and without the caption
+    calls.clear()
+    cond, empty = model.encoded(tokens), jax.tree.map(lambda a: a[0], model.encoded(null))
+    np.testing.assert_allclose(drawn(cond, empty), raw, atol=1e-5)
+    assert len(calls) == 3
+    with pytest.raises(Refused, match="nothing to encode"):
+        dataclasses.replace(model, encodes=False).encoded(tokens)
+
+
+def small_dit(**fields):
+    network = DiT(24, 2, 48, depth=3, patch=2, out_channels=4, num_classes=5, **fields)
+    x = jax.random.normal(jax.random.key(1), (8, 8, 4))
+    params = network.init(jax.random.key(0), x, jnp.zeros(()), jnp.zeros((), int))
+    leaves, tree = jax.tree.flatten(params)
+    random = [a + 0.1 * jax.random.normal(jax.random.key(i), a.shape) for i, a in enumerate(leaves)]
+    return network, jax.tree.unflatten(tree, random), x
+
+
+def test_a_skipped_block_is_a_network_without_it():
+    network, params, x = small_dit(perturbed=(1,))
+    given = x, jnp.float32(0.3), jnp.int32(2)
+    skipped = network.apply(params, *given, perturbation=Perturbation(skip=1.0))
+    fewer = jax.tree.map(lambda a: a[np.array([0, 2])], params["params"]["blocks"])
+    short = dataclasses.replace(network, depth=2)
+    want = short.apply({"params": {**params["params"], "blocks": fewer}}, *given)
+    np.testing.assert_allclose(skipped, want, atol=1e-5)
+    plain = network.apply(params, *given)
+    np.testing.assert_allclose(network.apply(params, *given, perturbation=Perturbation()), plain, atol=1e-5)
+    for worse in (Perturbation(attention=1.0), Perturbation(blur=2.0)):
+        assert relative(network.apply(params, *given, perturbation=worse), np.asarray(plain)) > 1e-3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_network_can_be_perturbed(name, pipelines):
+    pipeline = pipelines[name]
+    weak = perturbed(pipeline.model, attention=1.0)
+    cond = pipeline.conditions([3] if name == "dit" else CAPTIONS[:1])
+    levels = pipeline.levels(4)
+
+    def drawn(scale):
+        kernel = gj.Reverse(Autoguidance(pipeline.model, weak, scale), gj.DDIM())
+        return gj.generate(gj.keys(0, 1), kernel, levels, pipeline.shape, cond)
+
+    plain = gj.generate(gj.keys(0, 1), gj.Reverse(pipeline.model, gj.DDIM()), levels, pipeline.shape, cond)
+    np.testing.assert_allclose(drawn(1.0), plain, rtol=1e-4, atol=1e-4 * np.abs(plain).max())
+    assert relative(drawn(3.0), np.asarray(plain)) > 1e-4
+
+
+def test_remat_and_unrolling_change_nothing_and_bfloat16_little():
+    network, params, x = small_dit()
+    given = jnp.float32(0.3), jnp.int32(2)
+
+    def loss(network):
+        return jax.value_and_grad(lambda x: jnp.sum(network.apply(params, x, *given) ** 2))(x)
+
+    want = loss(network)
+    for same in (dict(remat=True), dict(unroll=3)):
+        for a, b in zip(loss(dataclasses.replace(network, **same)), want, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+    half = dataclasses.replace(network, dtype=jnp.bfloat16).apply(params, x, *given)
+    assert half.dtype == jnp.bfloat16
+    assert relative(half.astype(jnp.float32), np.asarray(network.apply(params, x, *given))) < 0.03
+
+
+def test_a_pipeline_in_bfloat16_samples_in_float32(folders):
+    want = gj.load_diffusers(folders["sd15"])
+    half = gj.load_diffusers(folders["sd15"], "bfloat16")
+    assert all(a.dtype == jnp.bfloat16 for a in jax.tree.leaves(half.model.params))
+    found = [
+        gj.generate(
+            gj.keys(0, 2),
+            gj.Reverse(gj.CFG(p.model, p.null(), 2.0), gj.DDIM()),
+            p.levels(3),
+            p.shape,
+            p.conditions(CAPTIONS),
+        )
+        for p in (want, half)
+    ]
+    assert found[1].dtype == jnp.float32
+    assert relative(found[1], np.asarray(found[0])) < 0.1
+
+
+def test_a_picture_of_another_size(folders):
+    pipeline = gj.load_diffusers(folders["sd15"], size=(16, 32))
+    assert pipeline.shape == (8, 16, 4)
+    with pytest.raises(Refused, match="multiples of 16, got 17 x 32"):
+        gj.load_diffusers(folders["sd15"], size=(17, 32))
+    with pytest.raises(Refused, match="of the size it was trained for"):
+        gj.load_diffusers(folders["dit"], size=(32, 32))
+
+
+@pytest.mark.parametrize("name", ["sdxl", "dit"])
+def test_a_converted_folder_samples_the_same(name, folders, pipelines, tmp_path):
+    assert {n for n, _, _ in converted(folders[name], tmp_path / "a")} >= {"denoiser", "autoencoder"}
+    converted(tmp_path / "a", tmp_path / "b", "orbax")
+    for pipeline in (Parts.read(tmp_path / "a").assembled(), Parts.read(tmp_path / "b").assembled()):
+        want = pipelines[name]
+        asked = [3] if name == "dit" else CAPTIONS[:1]
+        assert pipeline.grid == want.grid
+        drawn = [
+            p.decode(
+                gj.generate(
+                    gj.keys(0, 1),
+                    gj.Reverse(gj.CFG(p.model, p.null(), 2.0), gj.DDIM()),
+                    p.levels(2),
+                    p.shape,
+                    p.conditions(asked),
+                )
+            )
+            for p in (pipeline, want)
+        ]
+        np.testing.assert_array_equal(*drawn)
+
+
+def test_a_single_file_holds_what_the_folder_does(folders, pipelines, tmp_path, monkeypatch):
+    """The same tensors by the names of single files. That these are right was checked with diffusers' own converter."""
+    folder = folders["sd15"]
+    unet, vae, text = (
+        load_file(folder / part / name)
+        for part, name in (
+            ("unet", "diffusion_pytorch_model.safetensors"),
+            ("vae", "diffusion_pytorch_model.safetensors"),
+            ("text_encoder", "model.safetensors"),
+        )
+    )
+    tensors = {f"model.diffusion_model.{stable_diffusion.unet_name(k, 1, (False, True))}": v for k, v in unet.items()}
+    tensors |= {f"first_stage_model.{stable_diffusion.autoencoder_name(k, 2)}": v for k, v in vae.items()}
+    tensors |= {f"cond_stage_model.transformer.{k}": v for k, v in text.items()}
+    save_file(tensors, tmp_path / "sd.safetensors")
+    release = stable_diffusion.Release(8, ("num_heads", 2), stable_diffusion.RELEASES[768].texts)
+    monkeypatch.setitem(stable_diffusion.RELEASES, 16, release)
+    parts = stable_diffusion.single_file(read_state(tmp_path / "sd.safetensors"), groups=4)
+    assert parts.parts["text"][0]["network"]["length"] == 16
+    for name, want in (("denoiser", pipelines["sd15"].model), ("autoencoder", pipelines["sd15"].autoencoder)):
+        jax.tree.map(np.testing.assert_array_equal, parts.parts[name][1], dict(want.params))
+
+
+def test_a_tokenizer_of_two_files_is_that_of_one(folders, tmp_path):
+    about = json.loads((folders["sd15"] / "tokenizer/tokenizer.json").read_text())["model"]
+    words = {**about["vocab"], "<|startoftext|>": 520, "<|endoftext|>": 521}
+    (tmp_path / "vocab.json").write_text(json.dumps(words))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n" + "\n".join(map(" ".join, about["merges"])) + "\n")
+    captions = ["The  red CAT's dog", "naïve café, 12!", ""]
+    one, two = Tokenizer.clip(folders["sd15"] / "tokenizer", 40), Tokenizer.clip(tmp_path, 40)
+    np.testing.assert_array_equal(one(captions), two(captions))
+    with pytest.raises(Refused, match="has 18 tokens, 16 are read; shorten it"):
+        Tokenizer.clip(tmp_path, 16)(["x" * 16])
+    with pytest.raises(Refused, match="holds no tokenizer that can be read"):
+        Tokenizer.clip(tmp_path / "nothing", 16)
+
+
+def test_glide_s_tokenizer_pads_with_minus_one(tmp_path):
+    words = {c: i for i, c in enumerate([*"abcdefgh", "ab", "Ġ", "Ġab"])}
+    (tmp_path / "encoder.json").write_text(json.dumps(words))
+    (tmp_path / "vocab.bpe").write_text("#version: 0.2\na b\nĠ ab\n")
+    assert Tokenizer.glide(tmp_path, 6)(["AB ab c"]).tolist() == [[8, 10, 9, 2, -1, -1]]
+
+
+SCHEDULER = {"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear", "clip_sample": False}
+
+
+def test_a_scheduler_file_is_read_or_refused_by_name():
+    found = process(SCHEDULER | {"beta_start": 0.00085, "beta_end": 0.012, "clip_sample": True, "steps_offset": 1})
+    assert found.schedule == gj.schedules.ScaledLinearBetas(1000)
+    assert found.clip == 1.0
+    assert process({"_class_name": "DDIMScheduler"}).schedule == gj.LinearBetas(1000)
+    karras = process(SCHEDULER | {"use_karras_sigmas": True})
+    assert karras.grid["name"] == "karras"
+    for odd, message in (
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, "the scheduler FlowMatchEuler.* is not supported"),
+        ({"beta_schedule": "sigmoid"}, "beta_schedule = 'sigmoid', known are linear"),
+        ({"prediction_type": "flow_prediction"}, "prediction_type = 'flow_prediction'"),
+        ({"thresholding": True}, "thresholding = True, which is not supported"),
+        ({"something_new": 3}, "something_new = 3, which is not supported"),
+        ({"timestep_spacing": "sideways"}, "spacing is leading, trailing or linspace"),
+    ):
+        with pytest.raises(Refused, match=message):
+            gj.schedules.grid(*(lambda p: (p.schedule, 4, p.grid))(process(SCHEDULER | odd)))
+
+
+def change(path, **values):
+    about = json.loads(path.read_text())
+    path.write_text(json.dumps({**about, **values}))
+
+
+@pytest.mark.parametrize(
+    ("where", "values", "message"),
+    [
+        ("model_index.json", {"_class_name": "FluxPipeline"}, "holds a FluxPipeline, which is not supported"),
+        ("model_index.json", {"unet": ["diffusers", "UNet3D"]}, "unet holds a UNet3D, which is not supported"),
+        ("model_index.json", {"controlnet": ["diffusers", "ControlNetModel"]}, "controlnet holds a ControlNetModel"),
+        ("unet/config.json", {"act_fn": "gelu"}, "unet asks for act_fn = 'gelu', which is not supported"),
+        ("unet/config.json", {"quantization_config": {"bits": 4}}, "unet is quantised, which is not supported"),
+        ("unet/config.json", {"dual_cross_attention": True}, "asks for dual_cross_attention = True"),
+        ("text_encoder/config.json", {"hidden_act": "relu"}, "hidden_act = 'relu' is not supported"),
+        ("scheduler/scheduler_config.json", {"_class_name": "Odd"}, "the scheduler Odd is not supported"),
+    ],
+)
+def test_what_a_folder_holds_that_is_not_supported_is_one_line(where, values, message, tmp_path):
+    folder = whole("sd15", tmp_path / "odd")
+    change(folder / where, **values)
+    with pytest.raises(Refused, match=message) as caught:
+        gj.load_diffusers(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_folders_that_are_no_pipelines_are_one_line(tmp_path):
+    with pytest.raises(Refused, match=r"is no folder of diffusers': it has no model_index\.json"):
+        gj.load_diffusers(tmp_path)
+    (tmp_path / "pytorch_lora_weights.safetensors").write_bytes(b"")
+    with pytest.raises(Refused, match=r"holds an adapter \(LoRA, pytorch_lora_weights"):
+        gj.load_diffusers(tmp_path)
+    folder = whole("sd15", tmp_path / "odd")
+    (folder / "unet/diffusion_pytorch_model.safetensors").rename(folder / "unet/model.gguf")
+    with pytest.raises(Refused, match=r"has no weights that can be read .*model\.gguf"):
+        gj.load_diffusers(folder)
+
+
+def test_embedders_that_are_not_tied_are_refused(folders, tmp_path):
+    folder = whole("dit", tmp_path / "odd")
+    file = folder / "transformer/diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    tensors["transformer_blocks.1.norm1.emb.timestep_embedder.linear_1.bias"] += 1
+    save_file(tensors, file)
+    with pytest.raises(Refused, match="differs from that of block 0: embedders of blocks must be tied"):
+        gj.load_diffusers(folder)
+
+
+def test_conditions_of_the_wrong_kind_are_refused(pipelines):
+    text, classes = pipelines["sd15"], pipelines["dit"]
+    with pytest.raises(Refused, match="conditional on captions, got"):
+        text.conditions([3])
+    with pytest.raises(Refused, match="there is no class called 'cat'"):
+        classes.conditions(["cat"])
+    with pytest.raises(Refused, match="a negative caption needs a model of captions"):
+        classes.null("blurry")
+    kernel = gj.Reverse(text.model, gj.DDIM())
+    with pytest.raises(Refused, match="conditional on encoded captions"):
+        gj.generate(gj.keys(0, 2), kernel, text.levels(2), text.shape, jnp.zeros(2, int))
+
+
+def test_levels_of_latent_models():
+    betas = gj.schedules.ScaledLinearBetas(1000)
+    assert gj.schedules.spaced(betas, 5, offset=1).t.tolist() == [801, 601, 401, 201, 1, 0]
+    assert gj.schedules.spaced(betas, 5, "trailing").t.tolist() == [999, 799, 599, 399, 199, 0]
+    assert gj.schedules.spaced(betas, 5, "linspace").t.tolist() == [999, 749, 500, 250, 0, 0]
+    # without a last step from timestep 0 to itself
+    assert gj.schedules.spaced(betas, 5, clean=False).t.tolist() == [800, 600, 400, 200, 0]
+    none = gj.schedules.ScaledLinearBetas(1000, zero_terminal=True)
+    np.testing.assert_allclose(none.levels(2).alpha, [0, np.sqrt(none.alphas_cumprod()[0]), 1], atol=1e-7)
+    np.testing.assert_allclose(none.alphas_cumprod()[0], betas.alphas_cumprod()[0])
+    assert np.isfinite(none(jnp.linspace(0, 999, 50)).alpha).all()
+
+    flow = gj.RectifiedFlow()
+    t = jnp.linspace(0.999, 0, 11)
+    np.testing.assert_allclose(gj.schedules.shifted(flow, 10, 3.0).t, 3 * t / (1 + 2 * t), rtol=1e-5)
+    np.testing.assert_allclose(gj.schedules.shifted(flow, 10, 1.0, 1.0).t, jnp.linspace(1, 0, 11), atol=1e-6)
+    # LightningDiT's 0.3 on its own clock, which is 1 - t
+    s = 1 - t
+    np.testing.assert_allclose(1 - gj.schedules.shifted(flow, 10, 1 / 0.3).t, 0.3 * s / (1 - 0.7 * s), atol=1e-6)
+    assert gj.schedules.dynamic_shift(256) == pytest.approx(np.exp(0.5))
+    with pytest.raises(Refused, match="spaced chooses among the timesteps of betas"):
+        gj.schedules.spaced(flow, 4)
+    with pytest.raises(Refused, match="shift > 0"):
+        gj.schedules.shifted(flow, 4, 0.0)
+
+
+def test_a_velocity_to_data_is_a_velocity_turned_round():
+    target = gj.GaussianMixture(means=jnp.array([[2.0, 0.0], [-1.0, 1.5]]), std=0.5, weights=jnp.array([0.7, 0.3]))
+    flow = gj.RectifiedFlow()
+
+    def to_data(params, x, t, cond):
+        pred, _ = target(x, flow(1 - t), cond, (), None)
+        return pred.x0 - pred.eps
+
+    model = gj.Network((), to_data, gj.parameterizations.velocity_to_data, batched=False)
+    x, level, cond = jnp.array([0.3, -0.7]), flow(jnp.float32(0.4)), jnp.int32(1)
+    got, want = model(x, level, cond, (), None)[0], target(x, level, cond, (), None)[0]
+    np.testing.assert_allclose(got.x0, want.x0, rtol=1e-5)
+    np.testing.assert_allclose(got.eps, want.eps, rtol=1e-5)
+    meaning = gj.parameterizations.velocity_to_data
+    np.testing.assert_allclose(meaning.predict(meaning.target(want.x0, want.eps, level), x, level).x0, want.x0, 1e-5)
+    kernel = gj.Reverse(model, gj.DDIM())
+    with pytest.raises(Refused, match="the velocity field lives on"):
+        gj.generate(gj.keys(0, 1), kernel, gj.Cosine().levels(4), (2,), jnp.zeros(1, int))
