@@ -17,7 +17,7 @@ import guidance_jax as gj
 from guidance_jax.app.plan import plan
 from guidance_jax.app.request import Request
 from guidance_jax.checkpoints.adm import Options, architecture
-from guidance_jax.checkpoints.convert import converted, recognised
+from guidance_jax.checkpoints.convert import converted, read_state, recognised
 from guidance_jax.checkpoints.load import load
 from guidance_jax.checkpoints.torch_file import read_torch
 from guidance_jax.models.parameterizations import EDM, LearnedRange
@@ -54,6 +54,16 @@ def test_both_formats_of_pytorch_are_read(file):
     for name, value in want.items():
         assert found[name].dtype == value.dtype
         np.testing.assert_array_equal(found[name], value)
+
+
+def test_a_network_among_others_is_named_by_a_key():
+    file = FOLDER / "torch_nested.pt"
+    with pytest.raises(ValueError, match=r"holds several things, model, ema, opt, args, steps; .* key='ema'"):
+        read_torch(file)
+    with pytest.raises(ValueError, match=r"no entry 'emma'; it holds model, ema"):
+        read_torch(file, "emma")
+    assert {k: v.tolist() for k, v in read_torch(file, "ema").items()} == {"module.a": [0, 1, 2], "module.b": [1]}
+    assert list(read_state(file, "ema")) == ["a", "b"]  # without the wrapper of a parallel network
 
 
 class Malicious:
@@ -381,5 +391,5 @@ def test_edm_is_sampled_on_its_grid(tmp_path):
 def test_captions_are_for_generate(tmp_path):
     save_file(state(GLIDE_SHAPES["text"], 0.05), tmp_path / "glide.safetensors")
     converted(tmp_path / "glide.safetensors", tmp_path, known=KNOWN)
-    with pytest.raises(ValueError, match="conditional on captions; pass tokens to generate"):
+    with pytest.raises(ValueError, match="conditional on captions and came without a tokenizer"):
         plan(Request(str(tmp_path), UNGUIDED), 2)

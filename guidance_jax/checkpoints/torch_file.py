@@ -173,7 +173,7 @@ def read_torch(path: str | Path, key: str | None = None) -> dict[str, np.ndarray
     if not isinstance(found, dict) or not found:
         raise Refused(f"{path} holds a {type(found).__name__}, expected a state dict (name -> tensor)")
     odd = [k for k, v in found.items() if not (isinstance(k, str) and isinstance(v, np.ndarray))]
-    inside = [k for k, v in found.items() if isinstance(v, dict) and v]
+    inside = [k for k, v in found.items() if isinstance(v, dict) and any(isinstance(a, np.ndarray) for a in v.values())]
     if inside:
         raise Refused(f"{path} holds several things, {entries(found)}; say which is the network: key={inside[-1]!r}")
     if odd:
