@@ -11,7 +11,7 @@
 What everyone needs is here; the rest is one word further:
 
     schedules  parameterizations  models  solvers  guidance  operators  kernels  particles  resampling
-    discrete  text  embeddings  oracles  diagnostics  examples         and `core`, for methods of your own
+    discrete  text  embeddings  pipelines  oracles  diagnostics  examples    and `core`, for methods of your own
 """
 
 from guidance_jax import (
@@ -25,6 +25,7 @@ from guidance_jax import (
     models,
     oracles,
     particles,
+    pipelines,
     schedules,
     solvers,
     text,
@@ -85,6 +86,7 @@ __all__ = [
     "oracles",
     "parameterizations",
     "particles",
+    "pipelines",
     "resampling",
     "schedules",
     "solvers",

@@ -20,12 +20,12 @@ from guidance_jax.checkpoints.scheduler import process
 from guidance_jax.core import Refused
 from guidance_jax.guidance import Autoguidance
 from guidance_jax.guidance.perturbed import Perturbation, perturbed
-from guidance_jax.models.latent import tiled
-from guidance_jax.models.tokenizer import Tokenizer
 from guidance_jax.networks.clip_text import CLIPText
 from guidance_jax.networks.dit import DiT
 from guidance_jax.networks.glide import GLIDEUNet
 from guidance_jax.networks.layers import upsample
+from guidance_jax.pipelines.latent import tiled
+from guidance_jax.pipelines.tokenizer import Tokenizer
 from tests.test_networks import relative
 from tests.test_pretrained import GLIDE_SHAPES, KNOWN, state
 

@@ -11,7 +11,7 @@ from guidance_jax.checkpoints.load import load
 from guidance_jax.checkpoints.pipeline import ABOUT, Parts
 from guidance_jax.core import Refused
 from guidance_jax.models.network import Network
-from guidance_jax.models.pipeline import Pipeline
+from guidance_jax.pipelines.pipeline import Pipeline
 from guidance_jax.schedules import Schedule
 
 

@@ -29,9 +29,9 @@ from guidance_jax.kernels.reverse import Reverse
 from guidance_jax.models.adapters import Conditioned, Microbatched, Unconditional
 from guidance_jax.models.network import Network
 from guidance_jax.models.parameterizations import LearnedRange
-from guidance_jax.models.pipeline import Pipeline
 from guidance_jax.networks.sequence_models import value_head
 from guidance_jax.particles.populations import populations
+from guidance_jax.pipelines.pipeline import Pipeline
 from guidance_jax.schedules import RectifiedFlow
 from guidance_jax.sharding import generate_on
 from guidance_jax.solvers.ddim import DDIM

@@ -16,7 +16,7 @@ from guidance_jax.checkpoints.stable_diffusion import is_single_file, single_fil
 from guidance_jax.checkpoints.store import read_params
 from guidance_jax.checkpoints.torch_file import read_torch
 from guidance_jax.core import Refused
-from guidance_jax.models.tokenizer import Tokenizer
+from guidance_jax.pipelines.tokenizer import Tokenizer
 from guidance_jax.schedules import CosineBetas, LinearBetas, Schedule
 
 SCHEDULES = {"cosine": CosineBetas(1000), "linear": LinearBetas(1000)}

@@ -16,8 +16,8 @@ from guidance_jax.checkpoints.torch_file import read_torch
 from guidance_jax.core import Refused
 from guidance_jax.models.domain import Domain
 from guidance_jax.models.parameterizations import LearnedRange
-from guidance_jax.models.pipeline import Pipeline
-from guidance_jax.models.tokenizer import Tokenizer
+from guidance_jax.pipelines.pipeline import Pipeline
+from guidance_jax.pipelines.tokenizer import Tokenizer
 
 INDEX = "model_index.json"
 XL = "StableDiffusionXLPipeline"

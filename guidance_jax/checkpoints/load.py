@@ -12,7 +12,6 @@ from guidance_jax.checkpoints.store import read_params, save_params
 from guidance_jax.core import Refused
 from guidance_jax.discrete.network import HiddenNetwork, TokenNetwork
 from guidance_jax.models.constructors import Call
-from guidance_jax.models.latent import Autoencoder, TextEncoder
 from guidance_jax.models.network import Network, NoisyClassifier
 from guidance_jax.networks.autoencoder import AutoencoderKL
 from guidance_jax.networks.clip_text import CLIPText
@@ -20,6 +19,7 @@ from guidance_jax.networks.glide import GLIDEUNet
 from guidance_jax.networks.judge import Judge, TrainedJudge
 from guidance_jax.networks.sequence_models import language_model, prefix_classifier, token_classifier, token_model
 from guidance_jax.networks.transformer import GPT2, Transformer
+from guidance_jax.pipelines.latent import Autoencoder, TextEncoder
 from guidance_jax.text.language_model import LanguageModel
 from guidance_jax.text.prefix import PrefixClassifier
 

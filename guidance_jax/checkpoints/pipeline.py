@@ -15,10 +15,10 @@ from guidance_jax.checkpoints.load import restored
 from guidance_jax.checkpoints.store import read_params, save_params
 from guidance_jax.core import Refused
 from guidance_jax.files import write_whole
-from guidance_jax.models.latent import Autoencoder, TextEncoder
 from guidance_jax.models.network import Network
-from guidance_jax.models.pipeline import Pipeline
-from guidance_jax.models.tokenizer import Tokenizer
+from guidance_jax.pipelines.latent import Autoencoder, TextEncoder
+from guidance_jax.pipelines.pipeline import Pipeline
+from guidance_jax.pipelines.tokenizer import Tokenizer
 
 ABOUT = "pipeline.json"
 WRITERS = {"safetensors": save_flat, "orbax": save_params}

@@ -100,10 +100,12 @@ def process(about: Mapping[str, Any]) -> Process:
     steps, first, last = asked["num_train_timesteps"], asked["beta_start"], asked["beta_end"]
     zero = bool(asked["rescale_betas_zero_snr"])
     schedules: dict[str, Schedule] = {
-        "linear": LinearBetas(steps, zero, round(first * steps, 12), round(last * steps, 12)),
-        "scaled_linear": ScaledLinearBetas(steps, zero, first, last),
-        "squaredcos_cap_v2": CosineBetas(steps, zero),
+        "linear": LinearBetas(steps, round(first * steps, 12), round(last * steps, 12)),
+        "scaled_linear": ScaledLinearBetas(steps, first, last, zero),
+        "squaredcos_cap_v2": CosineBetas(steps),
     }
+    if zero and asked["beta_schedule"] != "scaled_linear":
+        raise Refused(f"the scheduler file rescales {asked['beta_schedule']} betas to zero SNR, which is not supported")
     for key, choices in (("beta_schedule", schedules), ("prediction_type", PREDICTIONS)):
         if asked[key] not in choices:
             raise Refused(f"the scheduler file asks for {key} = {asked[key]!r}, known are {', '.join(choices)}")

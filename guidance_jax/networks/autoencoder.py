@@ -79,7 +79,7 @@ class Decoder(Half):
 class AutoencoderKL(nn.Module):
     """`decode`: latents (h, w, latent_channels) to an image (8 h, 8 w, 3); `encode`: back, as mean and log-variance.
 
-    Latents as the network makes them: scale and shift are the affair of `models.Autoencoder`.
+    Latents as the network makes them: scale and shift are the affair of `pipelines.Autoencoder`.
 
     Attributes:
       latent_channels: of the latents.

@@ -24,12 +24,9 @@ class DDPM(Schedule):
 
     Attributes:
       steps: the number of betas.
-      zero_terminal: rescaled to end without any signal, alpha = 0 (Lin et al. 2024, Algorithm 1). A network of noise
-        says nothing there: it must predict v or x0.
     """
 
     steps: int = 1000
-    zero_terminal: bool = False
 
     def betas(self) -> np.ndarray:
         """The forward variances, float64, shape `(steps,)`."""
@@ -37,11 +34,7 @@ class DDPM(Schedule):
 
     def alphas_cumprod(self) -> np.ndarray:
         """The cumulated product of 1 - beta, that is alpha^2, float64, shape `(steps,)`."""
-        squares = np.cumprod(1 - self.betas())
-        if not self.zero_terminal:
-            return squares
-        roots = np.sqrt(squares)
-        return ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
+        return np.cumprod(1 - self.betas())
 
     def _log_snrs(self) -> np.ndarray:
         squares = np.maximum(self.alphas_cumprod(), 1e-16)  # no signal has a log-SNR that can be interpolated
@@ -94,13 +87,27 @@ class LinearBetas(DDPM):
 
 @dataclass(frozen=True)
 class ScaledLinearBetas(DDPM):
-    """Betas whose square roots are linear, from `first` to `last`: latent diffusion, every Stable Diffusion to XL."""
+    """Betas whose square roots are linear, from `first` to `last` in `steps`: every Stable Diffusion to XL.
+
+    Attributes:
+      steps, first, last: how many betas, the first and the last one.
+      zero_terminal: rescaled to end without any signal, alpha = 0 (Lin et al. 2024, Algorithm 1). A network of noise
+        says nothing there: it must predict v or x0.
+    """
 
     first: float = 0.00085
     last: float = 0.012
+    zero_terminal: bool = False
 
     def betas(self) -> np.ndarray:
         return np.linspace(self.first**0.5, self.last**0.5, self.steps) ** 2
+
+    def alphas_cumprod(self) -> np.ndarray:
+        squares = super().alphas_cumprod()
+        if not self.zero_terminal:
+            return squares
+        roots = np.sqrt(squares)
+        return ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
 
 
 @dataclass(frozen=True)

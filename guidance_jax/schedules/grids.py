@@ -84,7 +84,9 @@ def shifted(schedule: Schedule, steps: int, shift: float = 3.0, start: float | N
 def dynamic_shift(
     tokens: int, least: float = 0.5, most: float = 1.15, least_tokens: int = 256, most_tokens: int = 4096
 ) -> float:
-    """FLUX's shift for pictures of that many tokens: its logarithm is linear, `least` at 256, `most` at 4,096.
+    """FLUX's shift for pictures of that many `tokens`, on a logarithmic scale.
+
+    Its logarithm is linear: `least` at `least_tokens`, `most` at `most_tokens`.
 
     >>> round(dynamic_shift(4096), 4)
     3.1582

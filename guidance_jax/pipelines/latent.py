@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax.core import Refused, normal, pytree, static
-from guidance_jax.models.tokenizer import Tokenizer
 from guidance_jax.networks.autoencoder import AutoencoderKL
 from guidance_jax.networks.clip_text import CLIPText
+from guidance_jax.pipelines.tokenizer import Tokenizer
 
 
 @pytree

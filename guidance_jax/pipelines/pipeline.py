@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax.core import Level, Refused
-from guidance_jax.models.latent import Autoencoder, TextEncoder
 from guidance_jax.models.network import Network
-from guidance_jax.models.tokenizer import Tokenizer
 from guidance_jax.networks.layers import timestep_embedding
+from guidance_jax.pipelines.latent import Autoencoder, TextEncoder
+from guidance_jax.pipelines.tokenizer import Tokenizer
 from guidance_jax.schedules import grid
 
 
