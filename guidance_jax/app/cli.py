@@ -416,7 +416,7 @@ def sample(
     if estimate:
         index = np.arange(batch)
         given = keys(request.seed, batch), asked.kernel, asked.levels, asked.shape, asked.conditions(index)
-        console.print(f"memory: {memory(mesh, *given, split=split)}")
+        console.print(f"memory, foretold: {memory(mesh, *given, split=split, compiled=False)}")
         return
 
     def draw(indices: range) -> tuple[np.ndarray, np.ndarray]:

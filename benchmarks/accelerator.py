@@ -1,0 +1,274 @@
+"""What do guided steps cost on whatever is here?   python benchmarks/accelerator.py [--minutes 10] [--out FILE]
+
+On an accelerator the networks have their published sizes: ADM 64 x 64 with its classifier, DiT-XL/2 with CFG, SDXL's
+U-Net with CFG, a token model with CFG; in float32 and bfloat16, from one sample to the largest batch that fits. On a
+CPU the same in a tiny form, in float32 (DiT-S/2 has 33 M parameters). Each row: seconds a step, samples a second (of as
+many steps as the setting says), the share of the largest matrix product measured here, the memory foretold and as
+compiled. Beside it, where PyTorch and diffusers are installed, diffusers' own DiT and U-Net, eager and compiled, on the
+same device, alternately. Then the laws of sampling are run on the device. Weights are random.
+"""
+
+import argparse
+import importlib.util
+import math
+import os
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from timing import alternate, write
+
+import guidance_jax as gj
+from guidance_jax.footprint import inner
+from guidance_jax.networks.adm import ADMClassifier, ADMUNet
+from guidance_jax.networks.dit import DiT
+from guidance_jax.networks.sd_unet import StableDiffusionUNet
+from guidance_jax.networks.sequence_models import token_model
+from guidance_jax.networks.transformer import Transformer
+from guidance_jax.sample import _generate
+
+CPU = jax.default_backend() == "cpu"
+STEPS = 4 if CPU else 20
+SAMPLE_STEPS = 50  # of the sampler that samples a second are quoted for
+
+
+def parameters(network, dtype, *inputs):
+    """Random parameters, made on the device."""
+    shapes = jax.eval_shape(network.init, jax.random.key(0), *inputs)
+    leaves, tree = jax.tree.flatten(shapes)
+    make = jax.jit(lambda key, shape: 0.02 * jax.random.normal(key, shape, dtype), static_argnums=1)
+    return jax.tree.unflatten(tree, [make(jax.random.key(i), a.shape) for i, a in enumerate(leaves)])
+
+
+def adm(dtype):
+    """Classifier guidance: the gradient of the noisy classifier at every step."""
+    width, mult, res = (32, (1, 2), 1) if CPU else (192, (1, 2, 3, 4), 3)
+    shape, channels = ((32, 32, 3), 16) if CPU else ((64, 64, 3), 64)
+    attention = (2,) if CPU else (2, 4, 8)
+    more = dict(num_head_channels=channels, dtype=dtype)
+    network = ADMUNet(width, 6, res, attention, mult, use_new_attention_order=True, num_classes=1000, **more)
+    judge = ADMClassifier(width if CPU else 128, 1000, 1 if CPU else 4, attention, mult, **more)
+    x, t, y = jnp.zeros(shape), jnp.zeros(()), jnp.zeros((), int)
+    domain = gj.Domain(shape, gj.CosineBetas(1000), 1000)
+    learned = gj.parameterizations.LearnedRange()
+    model = gj.Network(parameters(network, dtype, x, t, y), network.apply, learned, domain, batched=False)
+    classifier = gj.NoisyClassifier(parameters(judge, dtype, x, t), judge.apply, domain, batched=False)
+    return gj.Reverse(gj.Classifier(model, classifier, 1.0), gj.DDIM()), domain, lambda n: jnp.arange(n) % 1000
+
+
+def dit(dtype):
+    """Classifier-free guidance, both conditions in one batch."""
+    size = dict(width=384, heads=6, mlp_width=1536, depth=12) if CPU else {}
+    network = DiT(**size, dtype=dtype)
+    shape = (32, 32, 4)
+    domain = gj.Domain(shape, gj.LinearBetas(1000), 1000, 1000, guided_channels=3)
+    params = parameters(network, dtype, jnp.zeros(shape), jnp.zeros(()), jnp.zeros((), int))
+    model = gj.Network(params, network.apply, gj.parameterizations.LearnedRange(), domain, batched=False)
+    return gj.Reverse(gj.CFG(model, 1000, 4.0), gj.DDIM()), domain, lambda n: jnp.arange(n) % 1000
+
+
+def sdxl(dtype):
+    """Classifier-free guidance with a context of 77 states."""
+    width, side, context, vector = (32, 16, 64, 64) if CPU else (320, 128, 2048, 2816)
+    network = StableDiffusionUNet(
+        *(width, 4, 2, (2, 4), (1, 2, 4)), num_head_channels=16 if CPU else 64, transformer_depth=(0, 2, 10),
+        added=True, groups=8 if CPU else 32, dtype=dtype,
+    )  # fmt: skip
+    shape, one = (side, side, 4), {"context": jnp.zeros((77, context)), "vector": jnp.zeros(vector)}
+    known = (("context", (77, context)), ("vector", (vector,)))
+    domain = gj.Domain(shape, gj.schedules.ScaledLinearBetas(1000), context=known)
+    params = parameters(network, dtype, jnp.zeros(shape), jnp.zeros(()), one)
+    model = gj.Network(params, network.apply, gj.parameterizations.eps, domain, batched=False)
+    rows = lambda n: jax.tree.map(lambda a: jnp.ones((n, *a.shape)), one)  # noqa: E731
+    return gj.Reverse(gj.CFG(model, one, 5.0), gj.DDIM()), domain, rows
+
+
+def tokens(dtype):
+    """Classifier-free guidance of masked diffusion."""
+    size = dict(width=128, depth=2, heads=4) if CPU else dict(width=768, depth=12, heads=12)
+    length, vocabulary = (128, 500) if CPU else (1024, 32000)
+    network = Transformer(vocabulary + 1, vocabulary, length, num_classes=11, **size)
+    domain = gj.Domain((length,), gj.RectifiedFlow(), 10, 10)
+    params = parameters(network, dtype, jnp.zeros(length, int), jnp.zeros(()), jnp.zeros((), int))
+    model = token_model(network, params, gj.Absorbing(vocabulary), domain)
+    return gj.Reverse(gj.CFG(model, 10, 2.0), gj.Ancestral()), domain, lambda n: jnp.arange(n) % 10
+
+
+CASES = {"ADM 64 with classifier": adm, "DiT with CFG": dit, "SDXL U-Net with CFG": sdxl, "tokens with CFG": tokens}
+
+
+def flops(program):
+    """Of the matrix products and convolutions in a program, loops counted as often as they run."""
+    total = 0
+    for equation in program.eqns:
+        name, out = equation.primitive.name, math.prod(getattr(equation.outvars[0].aval, "shape", ()))
+        if name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            total += 2 * out * math.prod(equation.invars[0].aval.shape[i] for i in contracted)
+        elif name in ("conv_general_dilated", "conv2d_in_scan"):
+            total += 2 * out * math.prod(equation.invars[1].aval.shape[:-1])
+        within = [flops(body) for body in inner(equation)]
+        total += (max(within) if name == "cond" else sum(within)) * equation.params.get("length", 1) if within else 0
+    return total
+
+
+def median(call, seconds):
+    """Median time of `call`, run for about so many seconds, at least twice."""
+    jax.block_until_ready(call())
+    times = []
+    while len(times) < 2 or (sum(times) < seconds and len(times) < 15):
+        begin = time.perf_counter()
+        jax.block_until_ready(call())
+        times.append(time.perf_counter() - begin)
+    return float(np.median(times))
+
+
+def peak(dtype):
+    """Operations a second of a large matrix product."""
+    n = 2048 if CPU else 8192
+    a = jnp.ones((n, n), dtype)
+    product = jax.jit(jnp.matmul)
+    return 2 * n**3 / median(lambda: product(a, a), 1.0)
+
+
+def row(kernel, domain, cond, n, best, seconds):
+    levels = domain.schedule.levels(STEPS)
+    given = gj.sample_mesh(1), gj.keys(0, n), kernel, levels, domain.shape, cond
+    begin = time.perf_counter()
+    compiled = gj.memory(*given)
+    record = {"batch": n, "compile, s": round(time.perf_counter() - begin, 2)}
+    record |= {
+        "memory, MiB": round(sum(compiled) / 2**20),
+        "foretold, MiB": round(sum(gj.memory(*given, compiled=False)) / 2**20),
+    }
+    step = median(lambda: gj.generate(given[1], kernel, levels, domain.shape, cond), seconds) / STEPS
+    program = jax.make_jaxpr(lambda k, c: _generate(given[1], k, levels, domain.shape, c, None))(kernel, cond).jaxpr
+    record |= {"step, s": step, "samples a second": n / step / SAMPLE_STEPS}
+    return record | {"share of the matrix peak": flops(program) / STEPS / step / best}
+
+
+def measure(name, dtype, deadline, best):
+    """Rows of one case, until the next batch does not fit or the time is over."""
+    kernel, domain, rows = CASES[name](dtype)
+    found, n = [], 1
+    while time.perf_counter() < deadline:
+        begin = time.perf_counter()
+        try:
+            found.append(row(kernel, domain, rows(n), n, best, 1.0 if CPU else 2.0))
+        except Exception as error:  # XLA's own exceptions for memory differ from version to version
+            found.append({"batch": n, "stopped": f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"})
+            break
+        print(name, jnp.dtype(dtype).name, found[-1], flush=True)
+        if (CPU and n >= 4) or time.perf_counter() + 1.5 * (time.perf_counter() - begin) > deadline:
+            break
+        n *= 4
+    return found
+
+
+def beside_pytorch(name, dtype, n):
+    """A guided step of n samples beside diffusers' own network on the same device, alternately: seconds."""
+    if name not in ("DiT with CFG", "SDXL U-Net with CFG") or importlib.util.find_spec("diffusers") is None:
+        return {}
+    import diffusers
+    import torch
+
+    cuda = torch.cuda.is_available()
+    if not CPU and not cuda:
+        return {}
+    place = {"device": "cuda" if cuda and not CPU else "cpu", "dtype": getattr(torch, jnp.dtype(dtype).name)}
+    if name.startswith("DiT"):
+        size = dict(num_attention_heads=6, attention_head_dim=64, num_layers=12) if CPU else {}
+        network = diffusers.DiTTransformer2DModel(sample_size=32, out_channels=8, **size)
+        x, more = torch.zeros(2 * n, 4, 32, 32, **place), {}
+        more["class_labels"] = torch.zeros(2 * n, dtype=torch.long, device=place["device"])
+    else:
+        width, side, context, vector = (32, 16, 64, 64) if CPU else (320, 128, 2048, 2816)
+        network = diffusers.UNet2DConditionModel(
+            sample_size=side, block_out_channels=(width, 2 * width, 4 * width),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), norm_num_groups=8 if CPU else 32,
+            transformer_layers_per_block=(1, 2, 10),
+            attention_head_dim=[w * width // (16 if CPU else 64) for w in (1, 2, 4)],
+            cross_attention_dim=context, use_linear_projection=True, addition_embed_type="text_time",
+            addition_time_embed_dim=4 if CPU else 256, projection_class_embeddings_input_dim=vector,
+        )  # fmt: skip
+        pooled = vector - 6 * (4 if CPU else 256)
+        x = torch.zeros(2 * n, 4, side, side, **place)
+        added = {"text_embeds": torch.zeros(2 * n, pooled, **place), "time_ids": torch.zeros(2 * n, 6, **place)}
+        more = {"encoder_hidden_states": torch.zeros(2 * n, 77, context, **place), "added_cond_kwargs": added}
+    network = network.to(**place).eval()
+    t = torch.full((2 * n,), 500, device=place["device"])
+
+    def step(call):
+        def run():
+            with torch.no_grad():
+                c, u = call(x, timestep=t, **more).sample[:, :4].chunk(2)
+                found = u + 4.0 * (c - u)
+            if place["device"] == "cuda":
+                torch.cuda.synchronize()
+            return found.shape
+
+        return run
+
+    kernel, domain, rows = CASES[name](dtype)
+    levels, keys, cond = domain.schedule.levels(STEPS), gj.keys(0, n), rows(n)
+    calls = {
+        f"this library, {STEPS} steps": lambda: gj.generate(keys, kernel, levels, domain.shape, cond),
+        "diffusers, eager": step(network),
+        "diffusers, compiled": step(torch.compile(network)),
+    }
+    try:
+        calls["diffusers, compiled"]()
+    except Exception:  # without a compiler on this machine, for example
+        del calls["diffusers, compiled"]
+    found = alternate(calls, 5 if CPU else 9)
+    found = {k.split(",")[0] if "steps" in k else k: v / STEPS if "steps" in k else v for k, v in found.items()}
+    return {"batch": n, "seconds a step": found}
+
+
+def laws():
+    """The laws of sampling on this device: how many passed."""
+    environment = os.environ | ({} if CPU else {"JAX_PLATFORMS": jax.default_backend()})
+    files = ["tests/laws/test_sampling.py", "tests/test_latent_models.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", *files, "-k", "not wrong and not refused"]
+    if importlib.util.find_spec("pytest") is None or importlib.util.find_spec("beartype") is None:
+        return "not run: needs the test extra"
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return (done.stdout.strip().splitlines() or ["no output"])[-1]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--only", nargs="*", default=list(CASES))
+    parser.add_argument("--skip-laws", action="store_true")
+    parser.add_argument("--out")
+    args = parser.parse_args()
+    begin = time.perf_counter()
+    types = [jnp.float32] if CPU else [jnp.float32, jnp.bfloat16]
+    best = {jnp.dtype(t).name: peak(t) for t in types}
+    rows, torch_rows = {}, {}
+    jobs = [(name, t) for name in args.only for t in types]
+    about = {"form": "tiny, on a CPU" if CPU else "full", "steps": STEPS, "sample steps": SAMPLE_STEPS}
+
+    def save(**more):
+        write(args.out, settings=vars(args) | about, matrix_peak=best, rows=rows, pytorch=torch_rows, **more)
+
+    for i, (name, dtype) in enumerate(jobs):
+        left = 60 * args.minutes * (0.8 if not args.skip_laws else 1.0) - (time.perf_counter() - begin)
+        key, share = f"{name}, {jnp.dtype(dtype).name}", max(left, 0) / (len(jobs) - i)
+        rows[key] = measure(name, dtype, time.perf_counter() + 0.7 * share, best[jnp.dtype(dtype).name])
+        whole = [r for r in rows[key] if "step, s" in r]
+        if whole:
+            torch_rows[key] = beside_pytorch(name, dtype, whole[min(1, len(whole) - 1)]["batch"])
+            print("PyTorch", key, torch_rows[key], flush=True)
+        save()
+    left = 60 * args.minutes - (time.perf_counter() - begin)
+    save(laws="skipped" if args.skip_laws or left < 30 else laws(), seconds=round(time.perf_counter() - begin, 1))
+
+
+if __name__ == "__main__":
+    main()
