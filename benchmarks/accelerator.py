@@ -257,17 +257,23 @@ def main():
     def save(**more):
         write(args.out, settings=vars(args) | about, matrix_peak=best, rows=rows, pytorch=torch_rows, **more)
 
+    def left(share):
+        """Seconds until that share of the time is over."""
+        return 60 * args.minutes * share - (time.perf_counter() - begin)
+
     for i, (name, dtype) in enumerate(jobs):
-        left = 60 * args.minutes * (0.8 if not args.skip_laws else 1.0) - (time.perf_counter() - begin)
-        key, share = f"{name}, {jnp.dtype(dtype).name}", max(left, 0) / (len(jobs) - i)
-        rows[key] = measure(name, dtype, time.perf_counter() + 0.7 * share, best[jnp.dtype(dtype).name])
+        key = f"{name}, {jnp.dtype(dtype).name}"
+        until = time.perf_counter() + max(left(0.6), 0) / (len(jobs) - i)
+        rows[key] = measure(name, dtype, until, best[jnp.dtype(dtype).name])
+        save()
+    for name, dtype in jobs:
+        key = f"{name}, {jnp.dtype(dtype).name}"
         whole = [r for r in rows[key] if "step, s" in r]
-        if whole:
+        if whole and left(0.85) > 0:
             torch_rows[key] = beside_pytorch(name, dtype, whole[min(1, len(whole) - 1)]["batch"])
             print("PyTorch", key, torch_rows[key], flush=True)
-        save()
-    left = 60 * args.minutes - (time.perf_counter() - begin)
-    save(laws="skipped" if args.skip_laws or left < 30 else laws(), seconds=round(time.perf_counter() - begin, 1))
+            save()
+    save(laws="skipped" if args.skip_laws or left(1) < 30 else laws(), seconds=round(time.perf_counter() - begin, 1))
 
 
 if __name__ == "__main__":
