@@ -53,7 +53,25 @@ def checkpoints():
     return table(["network", "parameters", "largest difference / largest entry"], rows)
 
 
-TABLES = {"benchmarks.md": ("speed", speed), "checkpoints.md": ("checkpoints", checkpoints)}
+def latent():
+    found = json.loads((RESULTS / "latent_models.json").read_text())["rows"]
+    parts = ("network", "text", "encoder", "decoder", "10 guided steps")
+    rows = [
+        [
+            f"`{name}`",
+            f"{row['parameters'] / 1e6:,.0f} M",
+            *(f"{v:.0e}" if v else "" for v in map(row["agreement"].get, parts)),
+        ]
+        for name, row in found.items()
+    ]
+    return table(["model", "parameters", *parts], rows)
+
+
+TABLES = [
+    ("benchmarks.md", "speed", speed),
+    ("checkpoints.md", "checkpoints", checkpoints),
+    ("checkpoints.md", "latent", latent),
+]
 
 
 def filled(text, name, make):
@@ -68,7 +86,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="only say whether the pages are what it would write")
     args = parser.parse_args()
-    for page, (name, make) in TABLES.items():
+    for page, name, make in TABLES:
         old = (DOCS / page).read_text()
         new = filled(old, name, make)
         if args.check and old != new:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import guidance_jax as gj
+from tests.test_latent_models import whole
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -44,7 +45,9 @@ WITH_CODE = [p for p in PAGES[1:] if blocks(p, "python")]
 @pytest.mark.slow
 @pytest.mark.parametrize("path", WITH_CODE, ids=lambda p: p.stem)
 def test_pages_run_as_they_stand(path, tmp_path):
-    assert len(WITH_CODE) >= 8
+    assert len(WITH_CODE) >= 9
+    if path.stem == "latent_models":
+        whole("sd15", tmp_path / "stable-diffusion")
     run_page(path, tmp_path)
 
 
@@ -59,11 +62,13 @@ def test_the_commands_of_the_readme_run(tmp_path):
         for i in range(20):
             pixels = rng.integers(level - 40, level + 40, (20 + i, 24, 3)).astype(np.uint8)  # of mixed sizes
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
+    whole("sd15", tmp_path / "stable-diffusion-v1-5")
     more = {"train": "--preset quick --width 8 --size 8 --batch 8", "compare": "--n 12 --steps 2", "demo": None}
+    more["sample"] = "--n 2 --steps 2"
     commands = [
         c for block in blocks(ROOT / "README.md", "") for c in block.splitlines() if c.startswith("guidance-jax")
     ]
-    assert len(commands) >= 2
+    assert len(commands) >= 3
     for command in commands:
         words = shlex.split(command.split("#")[0])
         words = [sys.executable, "-m", "guidance_jax.app.cli", *words[1:], *shlex.split(more[words[1]])]
