@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import guidance_jax as gj
-from guidance_jax.checkpoints import stable_diffusion
+from guidance_jax.checkpoints import single_file, stable_diffusion
 from guidance_jax.checkpoints.adm import Options
 from guidance_jax.checkpoints.convert import converted, read_state, recognised
 from guidance_jax.checkpoints.pipeline import Parts
@@ -322,9 +322,9 @@ def test_a_single_file_holds_what_the_folder_does(folders, pipelines, tmp_path, 
     tensors |= {f"first_stage_model.{stable_diffusion.autoencoder_name(k, 2)}": v for k, v in vae.items()}
     tensors |= {f"cond_stage_model.transformer.{k}": v for k, v in text.items()}
     save_file(tensors, tmp_path / "sd.safetensors")
-    release = stable_diffusion.Release(8, ("num_heads", 2), stable_diffusion.RELEASES[768].texts)
-    monkeypatch.setitem(stable_diffusion.RELEASES, 16, release)
-    parts = stable_diffusion.single_file(read_state(tmp_path / "sd.safetensors"), groups=4)
+    release = single_file.Release(8, ("num_heads", 2), single_file.RELEASES[768].texts)
+    monkeypatch.setitem(single_file.RELEASES, 16, release)
+    parts = single_file.single_file(read_state(tmp_path / "sd.safetensors"), groups=4)
     assert parts.parts["text"][0]["network"]["length"] == 16
     for name, want in (("denoiser", pipelines["sd15"].model), ("autoencoder", pipelines["sd15"].autoencoder)):
         jax.tree.map(np.testing.assert_array_equal, parts.parts[name][1], dict(want.params))

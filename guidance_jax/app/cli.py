@@ -29,7 +29,7 @@ from guidance_jax.app.demos.digits import demo as run_demo
 from guidance_jax.app.models import schedule_of
 from guidance_jax.app.pictures import contact_sheet
 from guidance_jax.app.plan import plan
-from guidance_jax.app.request import NONE, Request, read_config_file, type_named, usual_method
+from guidance_jax.app.request import NONE, requested, type_named
 from guidance_jax.app.watch import drawn
 from guidance_jax.checkpoints.adm import Options
 from guidance_jax.checkpoints.convert import converted, schedule_named
@@ -297,45 +297,6 @@ def methods(
     console.print(
         "Options [in brackets] have no default in the library; the command line takes that number.", markup=False
     )
-
-
-def requested(
-    models: Path | None,
-    config: Path | None,
-    method: str | None,
-    assignments: list[str] | None,
-    **flags: Any,
-) -> Request:
-    """A request from a configuration file, over which flags go."""
-    table = {} if config is None else read_config_file(config)
-    given = flags | {"models": None if models is None else str(models)}
-    table |= {k: v for k, v in given.items() if v is not None}
-    if "models" not in table:
-        raise Refused("which models? write --models FOLDER, or models = ... in the configuration file")
-    own = parts.parsed(assignments or [])
-    if method is not None:
-        table["method"] = {"name": method}
-    if isinstance(table.get("method"), str):
-        table["method"] = {"name": table["method"]}
-    for part in ("solver", "grid", "measurement"):
-        if isinstance(given := own.pop(part, None), dict):
-            before = table.get(part)
-            table[part] = {**({"name": before} if isinstance(before, str) else before or {}), **given}
-        elif given is not None:
-            table[part] = given
-    if "clip" in own:
-        table["clip"] = own.pop("clip")
-    if own:
-        table["method"] = {**(table.get("method") or usual_method(table["models"])), **own}
-    asked, scale = table.get("method"), flags.get("scale")
-    if scale is not None and isinstance(asked, dict) and "scale" in asked:
-        inside = asked["scale"]  # a flag goes over a file, and into a part that has a scale of its own
-        table["method"] = {**asked, "scale": {**inside, "scale": scale} if isinstance(inside, dict) else scale}
-    if table.get("clip") in (0, "none", False):
-        table["clip"] = None
-    if isinstance(labels := table.get("labels"), str):
-        table["labels"] = tuple(part.strip() for part in labels.split(","))
-    return Request.of(table)
 
 
 Config = Annotated[

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from guidance_jax.app.models import about, is_pipeline
+from guidance_jax.app.parts import parsed
 from guidance_jax.core import Level, Refused
 from guidance_jax.schedules import DDPM as Betas
 from guidance_jax.schedules import VE, Schedule, grid
@@ -132,3 +133,42 @@ def read_config_file(path: Path) -> dict[str, Any]:
         raise Refused(f"cannot read {path} ({error.strerror})") from None
     except tomllib.TOMLDecodeError as error:
         raise Refused(f"{path} is no TOML ({error})") from None
+
+
+def requested(
+    models: Path | None,
+    config: Path | None,
+    method: str | None,
+    assignments: list[str] | None,
+    **flags: Any,
+) -> Request:
+    """A request from a configuration file, over which flags go."""
+    table = {} if config is None else read_config_file(config)
+    given = flags | {"models": None if models is None else str(models)}
+    table |= {k: v for k, v in given.items() if v is not None}
+    if "models" not in table:
+        raise Refused("which models? write --models FOLDER, or models = ... in the configuration file")
+    own = parsed(assignments or [])
+    if method is not None:
+        table["method"] = {"name": method}
+    if isinstance(table.get("method"), str):
+        table["method"] = {"name": table["method"]}
+    for part in ("solver", "grid", "measurement"):
+        if isinstance(given := own.pop(part, None), dict):
+            before = table.get(part)
+            table[part] = {**({"name": before} if isinstance(before, str) else before or {}), **given}
+        elif given is not None:
+            table[part] = given
+    if "clip" in own:
+        table["clip"] = own.pop("clip")
+    if own:
+        table["method"] = {**(table.get("method") or usual_method(table["models"])), **own}
+    asked, scale = table.get("method"), flags.get("scale")
+    if scale is not None and isinstance(asked, dict) and "scale" in asked:
+        inside = asked["scale"]  # a flag goes over a file, and into a part that has a scale of its own
+        table["method"] = {**asked, "scale": {**inside, "scale": scale} if isinstance(inside, dict) else scale}
+    if table.get("clip") in (0, "none", False):
+        table["clip"] = None
+    if isinstance(labels := table.get("labels"), str):
+        table["labels"] = tuple(part.strip() for part in labels.split(","))
+    return Request.of(table)

@@ -12,7 +12,7 @@ from guidance_jax.checkpoints.edm import edm, is_edm
 from guidance_jax.checkpoints.glide import glide, is_glide
 from guidance_jax.checkpoints.pipeline import ABOUT, WRITERS, Parts
 from guidance_jax.checkpoints.safetensors_file import Renamed, Tensors
-from guidance_jax.checkpoints.stable_diffusion import is_single_file, single_file
+from guidance_jax.checkpoints.single_file import is_single_file, single_file
 from guidance_jax.checkpoints.store import read_params
 from guidance_jax.checkpoints.torch_file import read_torch
 from guidance_jax.core import Refused
