@@ -9,6 +9,7 @@ same device, alternately. Then the laws of sampling are run on the device. Weigh
 """
 
 import argparse
+import importlib.metadata
 import importlib.util
 import math
 import os
@@ -233,7 +234,7 @@ def laws():
     """The laws of sampling on this device: how many passed."""
     environment = os.environ | ({} if CPU else {"JAX_PLATFORMS": jax.default_backend()})
     files = ["tests/laws/test_sampling.py", "tests/test_latent_models.py"]
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", *files, "-k", "not wrong and not refused"]
+    command = [sys.executable, "-m", "pytest", "-n", "0", *files, "-k", "not wrong and not refused"]
     if importlib.util.find_spec("pytest") is None or importlib.util.find_spec("beartype") is None:
         return "not run: needs the test extra"
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -252,10 +253,17 @@ def main():
     best = {jnp.dtype(t).name: peak(t) for t in types}
     rows, torch_rows = {}, {}
     jobs = [(name, t) for name in args.only for t in types]
-    about = {"form": "tiny, on a CPU" if CPU else "full", "steps": STEPS, "sample steps": SAMPLE_STEPS}
+    packages = {n: importlib.metadata.version(n) for n in ("torch", "diffusers") if importlib.util.find_spec(n)}
+    about = {
+        "versions": packages,
+        "form": "tiny, on a CPU" if CPU else "full",
+        "steps": STEPS,
+        "sample steps": SAMPLE_STEPS,
+    }
 
     def save(**more):
-        write(args.out, settings=vars(args) | about, matrix_peak=best, rows=rows, pytorch=torch_rows, **more)
+        settings = {k: v for k, v in vars(args).items() if k != "out"} | about
+        write(args.out, settings=settings, matrix_peak=best, rows=rows, pytorch=torch_rows, **more)
 
     def left(share):
         """Seconds until that share of the time is over."""

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -26,6 +28,7 @@ from guidance_jax.networks.glide import GLIDEUNet
 from guidance_jax.networks.layers import upsample
 from guidance_jax.pipelines.latent import tiled
 from guidance_jax.pipelines.tokenizer import Tokenizer
+from tests.test_jobs import environment
 from tests.test_networks import relative
 from tests.test_pretrained import GLIDE_SHAPES, KNOWN, state
 
@@ -239,6 +242,51 @@ def test_every_network_can_be_perturbed(name, pipelines):
     plain = gj.generate(gj.keys(0, 1), gj.Reverse(pipeline.model, gj.DDIM()), levels, pipeline.shape, cond)
     np.testing.assert_allclose(drawn(1.0), plain, rtol=1e-4, atol=1e-4 * np.abs(plain).max())
     assert relative(drawn(3.0), np.asarray(plain)) > 1e-4
+
+
+SPLIT = """
+import sys
+import jax, jax.numpy as jnp, numpy as np
+import guidance_jax as gj
+from tests.test_latent_models import split_model
+kernel, levels = split_model()
+args = gj.keys(0, 4), kernel, levels, (8, 8, 4), jnp.arange(4)
+np.save(sys.argv[1], gj.generate_on(gj.sample_mesh(), *args, split=True))
+print(gj.memory(gj.sample_mesh(), *args, split=True).arguments / gj.memory(gj.sample_mesh(), *args).arguments)
+"""
+
+
+def split_model():
+    wide = DiT(128, 4, 512, depth=4, patch=2, out_channels=4, num_classes=5)
+    params = wide.init(jax.random.key(0), jnp.zeros((8, 8, 4)), jnp.zeros(()), jnp.zeros((), int))
+    leaves, tree = jax.tree.flatten(params)
+    random = [a + 0.03 * jax.random.normal(jax.random.key(i), a.shape) for i, a in enumerate(leaves)]
+    params = jax.tree.unflatten(tree, random)
+    domain = gj.Domain((8, 8, 4), gj.LinearBetas(1000), 4, 4)
+    model = gj.Network(params, wide.apply, gj.parameterizations.eps, domain, batched=False)
+    return gj.Reverse(gj.CFG(model, 4, 2.0), gj.DDIM()), domain.schedule.levels("4")
+
+
+@pytest.mark.slow
+def test_a_transformer_is_split_over_devices(tmp_path):
+    """Each holds a share of the parameters, of every block, and the samples are those of one device."""
+    command = [sys.executable, "-c", SPLIT, str(tmp_path / "x.npy")]
+    done = subprocess.run(command, env=environment(4), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    kernel, levels = split_model()
+    want = gj.generate(gj.keys(0, 4), kernel, levels, (8, 8, 4), jnp.arange(4))
+    assert relative(np.load(tmp_path / "x.npy"), np.asarray(want)) < 1e-5
+    assert float(done.stdout) < 0.3
+
+
+def test_memory_is_foretold():
+    """Of a transformer within 15 % of what the compiler says; nothing is compiled for it."""
+    kernel, levels = split_model()
+    for n in (1, 16):
+        given = gj.sample_mesh(1), gj.keys(0, n), kernel, levels, (8, 8, 4), jnp.zeros(n, int)
+        compiled, foretold = gj.memory(*given), gj.memory(*given, compiled=False)
+        assert abs(sum(foretold) / sum(compiled) - 1) < 0.15
+        assert (foretold.arguments, foretold.output) == pytest.approx((compiled.arguments, compiled.output), rel=0.01)
 
 
 def test_remat_and_unrolling_change_nothing_and_bfloat16_little():
