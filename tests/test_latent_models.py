@@ -407,6 +407,12 @@ def test_a_scheduler_file_is_read_or_refused_by_name():
     assert found.schedule == gj.schedules.ScaledLinearBetas(1000)
     assert found.clip == 1.0
     assert process({"_class_name": "DDIMScheduler"}).schedule == gj.LinearBetas(1000)
+    # as Stable Diffusion XL comes: options that its scheduler does not look at
+    xl = {"_class_name": "EulerDiscreteScheduler", "set_alpha_to_one": False, "clip_sample": True, "steps_offset": 1}
+    xl = process(
+        SCHEDULER | xl | {"timestep_spacing": "leading", "skip_prk_steps": True, "interpolation_type": "linear"}
+    )
+    assert (xl.grid, xl.clip) == ({"name": "spaced", "spacing": "leading", "offset": 1, "clean": True}, None)
     karras = process(SCHEDULER | {"use_karras_sigmas": True})
     assert karras.grid["name"] == "karras"
     for odd, message in (
@@ -434,6 +440,7 @@ def change(path, **values):
         ("model_index.json", {"controlnet": ["diffusers", "ControlNetModel"]}, "controlnet holds a ControlNetModel"),
         ("unet/config.json", {"act_fn": "gelu"}, "unet asks for act_fn = 'gelu', which is not supported"),
         ("unet/config.json", {"quantization_config": {"bits": 4}}, "unet is quantised, which is not supported"),
+        ("unet/config.json", {"layers_per_block": [1, 2]}, r"asks for layers_per_block = \[1, 2\]"),
         ("unet/config.json", {"dual_cross_attention": True}, "asks for dual_cross_attention = True"),
         ("text_encoder/config.json", {"hidden_act": "relu"}, "hidden_act = 'relu' is not supported"),
         ("scheduler/scheduler_config.json", {"_class_name": "Odd"}, "the scheduler Odd is not supported"),
@@ -445,6 +452,27 @@ def test_what_a_folder_holds_that_is_not_supported_is_one_line(where, values, me
     with pytest.raises(Refused, match=message) as caught:
         gj.load_diffusers(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_an_old_folder_of_a_dit_and_one_without_an_entry(tmp_path):
+    folder = whole("dit", tmp_path / "old")
+    change(folder / "model_index.json", transformer=["diffusers", "Transformer2DModel"], id2label={"0": "a", "1": "b"})
+    assert gj.load_diffusers(folder).classes == ("a", "b")
+    about = json.loads((folder / "transformer/config.json").read_text())
+    del about["patch_size"]
+    (folder / "transformer/config.json").write_text(json.dumps(about))
+    with pytest.raises(Refused, match=r"a configuration file in .* has no entry 'patch_size'"):
+        gj.load_diffusers(folder)
+
+
+def test_whole_numbers_are_quantised(tmp_path):
+    folder = whole("sd15", tmp_path / "odd")
+    file = folder / "unet/diffusion_pytorch_model.safetensors"
+    tensors = load_file(file)
+    tensors["conv_in.weight"] = (100 * tensors["conv_in.weight"]).astype(np.int8)
+    save_file(tensors, file)
+    with pytest.raises(Refused, match="holds whole numbers: quantised weights are not supported"):
+        gj.load_diffusers(folder)
 
 
 def test_folders_that_are_no_pipelines_are_one_line(tmp_path):

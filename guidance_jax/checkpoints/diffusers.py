@@ -23,9 +23,9 @@ INDEX = "model_index.json"
 XL = "StableDiffusionXLPipeline"
 PIPELINES = ("DiTPipeline", "StableDiffusionPipeline", XL)
 CLASSES = {
-    "unet": "UNet2DConditionModel",
-    "transformer": "DiTTransformer2DModel",
-    "vae": "AutoencoderKL",
+    "unet": ("UNet2DConditionModel",),
+    "transformer": ("DiTTransformer2DModel", "Transformer2DModel"),  # the second in folders of before 2024
+    "vae": ("AutoencoderKL",),
 }
 # parts that do not change what is sampled
 BESIDE = ("safety_checker", "feature_extractor", "image_encoder", "requires_safety_checker")
@@ -110,9 +110,19 @@ def read_diffusers(folder: str | Path, size: tuple[int, int] | None = None) -> P
     parts = {k: v[1] for k, v in index.items() if isinstance(v, list) and len(v) == 2 and v[1] is not None}
     for part, cls in parts.items():
         loaded = part in CLASSES or part.startswith(("text_encoder", "tokenizer", "scheduler"))
-        if CLASSES.get(part, cls) != cls or not (loaded or part in BESIDE):
+        if cls not in CLASSES.get(part, (cls,)) or not (loaded or part in BESIDE):
             raise Refused(f"{folder / part} holds a {cls}, which is not supported")
     told = process(read_json(folder / "scheduler", "scheduler_config.json"))
+    try:
+        return parts_of(folder, index, parts, told, size)
+    except KeyError as error:
+        raise Refused(f"a configuration file in {folder} has no entry {error}") from None
+
+
+def parts_of(
+    folder: Path, index: Mapping[str, Any], parts: Mapping[str, str], told: Process, size: tuple[int, int] | None
+) -> Parts:
+    """The networks of a folder whose index and scheduler have been understood."""
     found = Parts({"grid": told.grid, "clip": told.clip})
     factor = 1
     if "vae" in parts:
@@ -138,10 +148,11 @@ def read_diffusers(folder: str | Path, size: tuple[int, int] | None = None) -> P
     if kind == "transformer":
         transformer(found, state, about, sides, told, index.get("id2label") or {})
     else:
+        skip = int(index["_class_name"] == XL)  # states of the layer before the last
         for part in sorted(p for p in parts if p.startswith("text_encoder")):
             number = part.removeprefix("text_encoder")
             text = options(folder, part)
-            network, params = stable_diffusion.clip_text(weights(folder / part), text, int(pipeline == XL))
+            network, params = stable_diffusion.clip_text(weights(folder / part), text, skip)
             found.parts[f"text{number}"] = config(network, None), params
             found.tokenizers[f"text{number}"] = Tokenizer.clip(folder / f"tokenizer{number}", network.length)
         unet(found, state, about, sides, told)
@@ -210,6 +221,9 @@ def options(folder: Path, part: str) -> dict[str, Any]:
                 continue
             if key not in NEUTRAL[part] or value != NEUTRAL[part][key]:
                 raise Refused(f"{folder / part} asks for {key} = {value!r}, which is not supported")
+    for key in ("layers_per_block", "cross_attention_dim"):
+        if not isinstance(about.get(key), int | None):
+            raise Refused(f"{folder / part} asks for {key} = {about[key]!r}, which is not supported")
     if about.get("addition_embed_type") not in (None, "text_time"):
         raise Refused(
             f"{folder / part} asks for addition_embed_type = {about['addition_embed_type']!r}; known is text_time"
@@ -221,7 +235,7 @@ def weights(folder: Path) -> Mapping[str, Any]:
     """The tensors of a part: safetensors in one file or in several, else PyTorch's, read without running it.
 
     Raises:
-      Refused: none of them, or weights of whole numbers, which are quantised.
+      Refused: none of them.
     """
     for stem in ("diffusion_pytorch_model", "model"):
         for variant in ("", ".fp16"):

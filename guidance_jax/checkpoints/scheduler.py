@@ -36,6 +36,8 @@ SCHEDULERS: dict[str, dict[str, Any]] = {
     "DPMSolverSinglestepScheduler": {},
     "UniPCMultistepScheduler": {},
 }
+# options that files of other schedulers carry too, who do not look at them
+ONLY = {"set_alpha_to_one": ("DDIMScheduler", "PNDMScheduler"), "clip_sample": ("DDIMScheduler", "DDPMScheduler")}
 # what would change the process or the grid, and the only values of it that are known here
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "trained_betas": (None,),
@@ -96,7 +98,8 @@ def process(about: Mapping[str, Any]) -> Process:
             continue
         if value not in NEUTRAL.get(key, (None,)):
             raise Refused(f"the scheduler file asks for {key} = {value!r}, which is not supported")
-    asked = {**known, **{k: v for k, v in about.items() if k in known}}
+    ignored = [k for k, names in ONLY.items() if name not in names]
+    asked = {**known, **{k: v for k, v in about.items() if k in known and k not in ignored}}
     steps, first, last = asked["num_train_timesteps"], asked["beta_start"], asked["beta_end"]
     zero = bool(asked["rescale_betas_zero_snr"])
     schedules: dict[str, Schedule] = {

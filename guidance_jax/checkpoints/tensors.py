@@ -46,6 +46,8 @@ def fitted(state: Mapping[str, Any], network: Any, *inputs: Any) -> dict:
             raise Refused(f"the tensor {key} of shape {shape} belongs to nothing in {kind(network)}")
         shape = wanted[place.path] if place.row is None else wanted[place.path][1:]
         tensor = np.asarray(state[key])
+        if np.issubdtype(tensor.dtype, np.integer):
+            raise Refused(f"the tensor {key} holds whole numbers: quantised weights are not supported")
         value = arranged(tensor, place.path, len(shape))
         if value.shape != shape:
             raise Refused(
