@@ -3,7 +3,9 @@
     python benchmarks/footprint.py [--out FILE]
 
 Nothing is run and no parameters are made. Seconds to compile 50 guided steps; memory by the compiler and foretold from
-the program's equations, MiB. On a CPU a long row of attention takes the compiler two copies, which is not foretold.
+the program's equations, MiB. On a CPU (JAX 0.10.2) the compiler does not count all that attention takes: alone over
+4,096 positions, 8 heads and 2 samples it says 30 MiB where the process grows by 2,083, two copies of the weights, of
+which one is foretold.
 """
 
 import argparse

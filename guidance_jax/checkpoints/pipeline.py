@@ -62,7 +62,8 @@ class Parts:
             encoder = found[name]
             assert isinstance(encoder, TextEncoder)
             text.append(dataclasses.replace(encoder, tokenizer=self.tokenizers.get(name)))
-        about = {**self.pipeline, "classes": tuple(self.pipeline.get("classes", ()))}
+        pixels = {"clip": 1.0} if autoencoder is None else {}  # pictures fill [-1, 1]; latents do not say
+        about = {**pixels, **self.pipeline, "classes": tuple(self.pipeline.get("classes", ()))}
         return Pipeline(model, autoencoder, tuple(text), self.tokenizers.get("denoiser"), **about)
 
     def write(self, out: Path, to: str = "safetensors") -> None:
