@@ -88,8 +88,8 @@ def temporaries(program: Any) -> int:
         bodies = inner(equation)
         sliced = 0
         if equation.primitive.name == "scan":
-            first = equation.params["num_consts"] + equation.params["num_carry"]
-            sliced = sum(size(v.aval) for v in bodies[0].invars[first:])
+            pairs = zip(equation.invars, bodies[0].invars, strict=True)
+            sliced = sum(size(v.aval) for whole, v in pairs if whole.aval.shape != v.aval.shape)
         within = sliced + max(map(temporaries, bodies), default=0)
         if equation.primitive.name in CHEAP | COSTLY:  # written over what it is the last to read
             live = {v: n for v, n in live.items() if last.get(v, -1) > i}
