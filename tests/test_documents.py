@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 import guidance_jax as gj
-from tests.test_latent_models import whole
+from tests.test_latent_models import CONTROL, whole
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -48,6 +49,7 @@ def test_pages_run_as_they_stand(path, tmp_path):
     assert len(WITH_CODE) >= 9
     if path.stem == "latent_models":
         whole("sd15", tmp_path / "stable-diffusion")
+        shutil.copytree(CONTROL, tmp_path / "control")
     run_page(path, tmp_path)
 
 

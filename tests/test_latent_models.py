@@ -205,6 +205,50 @@ def test_glide_reads_a_caption_once():
         dataclasses.replace(model, encodes=False).encoded(tokens)
 
 
+CONTROL = GOLDEN / "pipelines/control"
+
+
+def test_a_control_net_is_diffusers(folders):
+    """Ten guided steps, each sample with an image of its own, also beside the negative caption, at strength 0.7."""
+    want = np.load(GOLDEN / "pipelines/control.npz")
+    pipeline = gj.load_diffusers(folders["sd15"], control=CONTROL)
+    kernel = gj.Reverse(gj.CFG(pipeline.model, pipeline.null("the dog"), 5.0), gj.DDIM())
+    given = pipeline.levels(10), pipeline.shape
+
+    image = last(want["image"])
+
+    def drawn(strength, image):
+        cond = pipeline.conditions(CAPTIONS) | {"image": image, "strength": jnp.full(2, strength)}
+        return gj.generate(gj.keys(0, 2), kernel, *given, cond, last(want["noise"]))
+
+    assert relative(first(drawn(0.7, image)), want["latents"]) < 1e-5
+    alone = gj.load_diffusers(folders["sd15"])
+    free = gj.Reverse(gj.CFG(alone.model, alone.null("the dog"), 5.0), gj.DDIM())
+    same = gj.generate(gj.keys(0, 2), free, *given, alone.conditions(CAPTIONS), last(want["noise"]))
+    np.testing.assert_allclose(drawn(0.0, image), same, rtol=1e-4, atol=1e-4 * np.abs(same).max())
+    changed = np.array(image)
+    changed[1] = 0.5
+    assert relative(drawn(0.7, changed)[1], np.asarray(drawn(0.7, image)[1])) > 1e-4
+    np.testing.assert_array_equal(drawn(0.7, changed)[0], drawn(0.7, image)[0])
+    with pytest.raises(Refused, match=r"encoded captions .*'image': "):
+        gj.generate(gj.keys(0, 2), kernel, *given, pipeline.conditions(CAPTIONS))
+    half = gj.load_diffusers(folders["sd15"], "bfloat16", control=CONTROL)
+    assert {a.dtype for a in jax.tree.leaves(half.model.params)} == {jnp.dtype("bfloat16")}
+
+
+def test_control_nets_of_something_else_are_refused(folders, tmp_path):
+    with pytest.raises(Refused, match="holds a UNet2DConditionModel, expected a ControlNetModel"):
+        gj.load_diffusers(folders["sd15"], control=folders["sd15"] / "unet")
+    with pytest.raises(Refused, match=r"is for Stable Diffusion's U-Net, .* was given for a DiT"):
+        gj.load_diffusers(folders["dit"], control=CONTROL)
+    with pytest.raises(Refused, match="belongs to nothing in ControlNet"):
+        gj.load_diffusers(folders["sdxl"], control=CONTROL)
+    shutil.copytree(CONTROL, tmp_path / "odd")
+    change(tmp_path / "odd/config.json", controlnet_conditioning_channel_order="bgr")
+    with pytest.raises(Refused, match="channel_order = 'bgr', which is not supported"):
+        gj.load_diffusers(folders["sd15"], control=tmp_path / "odd")
+
+
 def small_dit(**fields):
     network = DiT(24, 2, 48, depth=3, patch=2, out_channels=4, num_classes=5, **fields)
     x = jax.random.normal(jax.random.key(1), (8, 8, 4))

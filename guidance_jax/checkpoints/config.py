@@ -21,7 +21,7 @@ from guidance_jax.networks.clip_text import CLIPText
 from guidance_jax.networks.dit import DiT
 from guidance_jax.networks.glide import GLIDEUNet
 from guidance_jax.networks.judge import Judge
-from guidance_jax.networks.sd_unet import StableDiffusionUNet
+from guidance_jax.networks.sd_unet import ControlledUNet, ControlNet, StableDiffusionUNet
 from guidance_jax.networks.transformer import GPT2, Transformer
 from guidance_jax.text.sequence import LeftToRight
 
@@ -31,7 +31,7 @@ KNOWN: dict[str, Any] = {
     c.__name__: c
     for c in (
         *(adm.ADMUNet, adm.ADMClassifier, GLIDEUNet, Judge, Domain),
-        *(DiT, StableDiffusionUNet, AutoencoderKL, CLIPText),
+        *(DiT, StableDiffusionUNet, ControlNet, ControlledUNet, AutoencoderKL, CLIPText),
         *(Transformer, GPT2, Absorbing, Uniform, LeftToRight),
         *(schedules.Cosine, schedules.LinearVP, schedules.VE, schedules.RectifiedFlow),
         *(schedules.LinearBetas, schedules.CosineBetas, schedules.ScaledLinearBetas),

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
+
 from guidance_jax.checkpoints import stable_diffusion
-from guidance_jax.checkpoints.config import config
+from guidance_jax.checkpoints.config import build, config
 from guidance_jax.checkpoints.dit import dit_of_diffusers
 from guidance_jax.checkpoints.pipeline import Parts
 from guidance_jax.checkpoints.safetensors_file import Renamed, Tensors
@@ -16,6 +18,7 @@ from guidance_jax.checkpoints.torch_file import read_torch
 from guidance_jax.core import Refused
 from guidance_jax.models.domain import Domain
 from guidance_jax.models.parameterizations import LearnedRange
+from guidance_jax.networks.sd_unet import ControlledUNet, StableDiffusionUNet
 from guidance_jax.pipelines.pipeline import Pipeline
 from guidance_jax.pipelines.tokenizer import Tokenizer
 
@@ -72,10 +75,16 @@ NEUTRAL: dict[str, dict[str, Any]] = {
     },
     "vae": {"act_fn": "silu"},
 }
+READ["control"] = (*READ["unet"], "conditioning_channels", "conditioning_embedding_out_channels")
+NEUTRAL["control"] = NEUTRAL["unet"] | {"controlnet_conditioning_channel_order": "rgb"}
 
 
 def load_diffusers(
-    folder: str | Path, dtype: str | None = None, size: tuple[int, int] | None = None, remat: bool = False
+    folder: str | Path,
+    dtype: str | None = None,
+    size: tuple[int, int] | None = None,
+    remat: bool = False,
+    control: str | Path | None = None,
 ) -> Pipeline:
     """A model downloaded as a folder of diffusers: DiT, Stable Diffusion 1, 2 or XL.
 
@@ -85,11 +94,16 @@ def load_diffusers(
         autoencoder and all sampling stay float32.
       size: height and width of the pictures; by default those that the denoiser was trained for.
       remat: blocks of the denoiser are computed again in gradients through it.
+      control: the folder of a ControlNet for that U-Net. Conditions then have an `image` in [0, 1], (n, H, W, 3), too,
+        and may have a `strength` (n,): `pipeline.conditions(captions) | {"image": images}`.
 
     Raises:
       Refused: what is not supported: a pipeline, a network, an option of one, a scheduler; it is named.
     """
-    return read_diffusers(folder, size).assembled(dtype, remat)
+    found = read_diffusers(folder, size)
+    if control is not None:
+        add_control(found, Path(control))
+    return found.assembled(dtype, remat)
 
 
 def read_diffusers(folder: str | Path, size: tuple[int, int] | None = None) -> Parts:
@@ -126,7 +140,7 @@ def parts_of(
     found = Parts({"grid": told.grid, "clip": told.clip})
     factor = 1
     if "vae" in parts:
-        about = options(folder, "vae")
+        about = options(folder / "vae", "vae")
         levels = len(about["block_out_channels"])
         factor = 2 ** (levels - 1)
         state = weights(folder / "vae")
@@ -138,7 +152,7 @@ def parts_of(
         }
         found.parts["autoencoder"] = config(network, None, latents=latents), params
     kind = "transformer" if "transformer" in parts else "unet"
-    about, state = options(folder, kind), weights(folder / kind)
+    about, state = options(folder / kind, kind), weights(folder / kind)
     sides = about["sample_size"]
     sides = [sides, sides] if isinstance(sides, int) else list(sides)
     if size is not None:
@@ -151,7 +165,7 @@ def parts_of(
         skip = int(index["_class_name"] == XL)  # states of the layer before the last
         for part in sorted(p for p in parts if p.startswith("text_encoder")):
             number = part.removeprefix("text_encoder")
-            text = options(folder, part)
+            text = options(folder / part, "text")
             network, params = stable_diffusion.clip_text(weights(folder / part), text, skip)
             found.parts[f"text{number}"] = config(network, None), params
             found.tokenizers[f"text{number}"] = Tokenizer.clip(folder / f"tokenizer{number}", network.length)
@@ -186,6 +200,30 @@ def unet(found: Parts, state: Any, about: Any, sides: list[int], told: Process) 
     found.parts["denoiser"] = config(network, domain, told.parameterization), params
 
 
+def add_control(found: Parts, folder: Path) -> None:
+    """Make the U-Net of `found` one that the ControlNet in `folder` controls.
+
+    Raises:
+      Refused: something else in the folder, a ControlNet of another U-Net, a model without one.
+    """
+    about = options(folder, "control")
+    if about.get("_class_name") != "ControlNetModel":
+        raise Refused(f"{folder} holds a {about.get('_class_name')}, expected a ControlNetModel")
+    own, params = found.parts["denoiser"]
+    network, domain = build(own["network"]), build(own["domain"])
+    if not isinstance(network, StableDiffusionUNet):
+        raise Refused(
+            f"a ControlNet is for Stable Diffusion's U-Net, {folder} was given for a {type(network).__name__}"
+        )
+    cond = {name: jnp.zeros(shape) for name, shape in domain.context}
+    control, control_params = stable_diffusion.control_of_diffusers(weights(folder), about, network, cond)
+    factor = 2 ** (len(control.hint_channels) - 1)
+    image = ("image", (factor * domain.shape[0], factor * domain.shape[1], 3))
+    domain = dataclasses.replace(domain, context=(*domain.context, image))
+    both = {"params": {"denoiser": params["params"], "control": control_params["params"]}}
+    found.parts["denoiser"] = config(ControlledUNet(network, control), domain, build(own["parameterization"])), both
+
+
 def read_json(folder: Path, name: str) -> dict[str, Any]:
     """A JSON file of a folder.
 
@@ -206,28 +244,26 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
         raise Refused(f"{path} is damaged ({error})") from None
 
 
-def options(folder: Path, part: str) -> dict[str, Any]:
-    """The `config.json` of a network.
+def options(folder: Path, kind: str) -> dict[str, Any]:
+    """The `config.json` of a network; `kind` says which options it may have.
 
     Raises:
       Refused: a quantised network, an option or a value of one that is not known here.
     """
-    about = read_json(folder / part, "config.json")
+    about = read_json(folder, "config.json")
     if "quantization_config" in about:
-        raise Refused(f"{folder / part} is quantised, which is not supported; fetch the float16 or float32 weights")
-    if part in READ:
+        raise Refused(f"{folder} is quantised, which is not supported; fetch the float16 or float32 weights")
+    if kind in READ:
         for key, value in about.items():
-            if key.startswith("_") or key in READ[part] or (value in (None, False) and key not in NEUTRAL[part]):
+            if key.startswith("_") or key in READ[kind] or (value in (None, False) and key not in NEUTRAL[kind]):
                 continue
-            if key not in NEUTRAL[part] or value != NEUTRAL[part][key]:
-                raise Refused(f"{folder / part} asks for {key} = {value!r}, which is not supported")
+            if key not in NEUTRAL[kind] or value != NEUTRAL[kind][key]:
+                raise Refused(f"{folder} asks for {key} = {value!r}, which is not supported")
     for key in ("layers_per_block", "cross_attention_dim"):
         if not isinstance(about.get(key), int | None):
-            raise Refused(f"{folder / part} asks for {key} = {about[key]!r}, which is not supported")
+            raise Refused(f"{folder} asks for {key} = {about[key]!r}, which is not supported")
     if about.get("addition_embed_type") not in (None, "text_time"):
-        raise Refused(
-            f"{folder / part} asks for addition_embed_type = {about['addition_embed_type']!r}; known is text_time"
-        )
+        raise Refused(f"{folder} asks for addition_embed_type = {about['addition_embed_type']!r}; known is text_time")
     return about
 
 

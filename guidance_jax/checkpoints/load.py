@@ -17,6 +17,7 @@ from guidance_jax.networks.autoencoder import AutoencoderKL
 from guidance_jax.networks.clip_text import CLIPText
 from guidance_jax.networks.glide import GLIDEUNet
 from guidance_jax.networks.judge import Judge, TrainedJudge
+from guidance_jax.networks.sd_unet import ControlledUNet
 from guidance_jax.networks.sequence_models import language_model, prefix_classifier, token_classifier, token_model
 from guidance_jax.networks.transformer import GPT2, Transformer
 from guidance_jax.pipelines.latent import Autoencoder, TextEncoder
@@ -55,6 +56,9 @@ def restored(
     """
     network, domain = build(found["network"]), build(found["domain"])
     changes = ({"dtype": jax.numpy.dtype(dtype)} if dtype else {}) | ({"remat": True} if remat else {})
+    if isinstance(network, ControlledUNet):
+        network = ControlledUNet(*(dataclasses.replace(n, **changes) for n in (network.denoiser, network.control)))
+        changes = {}
     for field in changes:
         choices = {f.name for f in dataclasses.fields(network)} if dataclasses.is_dataclass(network) else set()
         if field not in choices:

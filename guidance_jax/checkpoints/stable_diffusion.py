@@ -3,6 +3,7 @@
 The networks here have the names of the published single files; diffusers' are translated to them.
 """
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +16,7 @@ from guidance_jax.checkpoints.tensors import fitted
 from guidance_jax.core import Refused
 from guidance_jax.networks.autoencoder import AutoencoderKL
 from guidance_jax.networks.clip_text import CLIPText
-from guidance_jax.networks.sd_unet import StableDiffusionUNet
+from guidance_jax.networks.sd_unet import ControlNet, StableDiffusionUNet
 
 IMAGE = (4,)  # channels of the latents that go in; inpainting models have 9
 NAMES = {
@@ -30,6 +31,13 @@ NAMES = {
     "mid_block.attentions.0": "middle_block.1",
     "mid_block.resnets.1": "middle_block.2",
 }
+# what only ControlNets have; blocks of the hint follow each other by two
+CONTROL: tuple[tuple[str, Any], ...] = (
+    (r"^controlnet_cond_embedding\.conv_in", "input_hint_block.0"),
+    (r"^controlnet_cond_embedding\.blocks\.(\d+)", lambda m: f"input_hint_block.{2 + 2 * int(m[1])}"),
+    (r"^controlnet_down_blocks\.(\d+)", r"zero_convs.\1.0"),
+    (r"^controlnet_mid_block", "middle_block_out.0"),
+)
 RESNET = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
@@ -86,6 +94,36 @@ def unet_of_diffusers(state: Mapping[str, Any], about: Mapping[str, Any]) -> tup
     attended = tuple(kind.startswith("CrossAttn") for kind in about["up_block_types"])
     named = Renamed(state, {unet_name(k, blocks, attended): k for k in state})
     return unet(named, heads(about), int(about["norm_num_groups"]))
+
+
+def control_of_diffusers(
+    state: Mapping[str, Any], about: Mapping[str, Any], network: StableDiffusionUNet, cond: Mapping[str, Any]
+) -> tuple[ControlNet, dict]:
+    """diffusers' `ControlNetModel` of a U-Net: its encoder has the shape of that of `network`.
+
+    Args:
+      state: name -> array.
+      about: its `config.json`.
+      network: the U-Net that it was trained for.
+      cond: a condition of that.
+
+    Raises:
+      Refused: a tensor that is missing, left over or of the wrong shape: a ControlNet of another U-Net.
+    """
+    hint = tuple(about.get("conditioning_embedding_out_channels", ControlNet.hint_channels))
+    last = (r"^controlnet_cond_embedding\.conv_out", f"input_hint_block.{4 * len(hint) - 2}")
+    names = {}
+    for key in state:
+        name = unet_name(key, network.num_res_blocks, ())
+        for old, new in (*CONTROL, last):
+            name = re.sub(old, new, name)
+        names[name] = key
+    fields = [f.name for f in dataclasses.fields(StableDiffusionUNet) if f.name not in ("parent", "name")]
+    control = ControlNet(**{k: vars(network)[k] for k in fields}, hint_channels=hint)
+    side = 2 ** len(network.channel_mult)
+    image = jnp.zeros((side * 2 ** (len(hint) - 1),) * 2 + (3,))
+    x = jnp.zeros((side, side, 4))
+    return control, fitted(Renamed(state, names), control, x, jnp.zeros(()), cond, image)
 
 
 def heads(about: Mapping[str, Any]) -> dict[str, int]:

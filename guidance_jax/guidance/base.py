@@ -53,12 +53,17 @@ def check_conditions(rule: Any, levels: Level, shape: tuple[int, ...], cond: Any
         )
     rule.inner.check(levels, shape, cond)
     try:
-        rule.inner.check(levels, shape, rule.null)
+        rule.inner.check(levels, shape, completed(rule.null, cond))
     except Refused as error:
         raise Refused(
             f"{name} asks what is inside with its null condition too, which is refused: {error}; "
             "a classifier goes outside: Classifier(CFG(model, ...), classifier, ...)"
         ) from None
+
+
+def completed(null: Any, cond: Any) -> Any:
+    """The null condition of a sample: entries that `null`, a dict, does not have are those of the sample's own."""
+    return {**cond, **null} if isinstance(null, dict) and isinstance(cond, dict) else null
 
 
 def stacked(state: Any, count: int = 2) -> Any:
@@ -72,6 +77,7 @@ def both(model: Any, x: Any, level: Level, cond: Any, null: Any, state: Any, key
     One network call, by `vmap` over the two conditions. Where `on` may be False the two are asked in turn, in a
     loop that inlines the network once, and the unconditional one is skipped: it is then a copy of the conditional.
     """
+    null = completed(null, cond)
     null = jax.tree.map(lambda c, n: jnp.broadcast_to(jnp.asarray(n, jnp.result_type(c)), jnp.shape(c)), cond, null)
     conditions = jax.tree.map(lambda c, n: jnp.stack([c, n]), cond, null)
     if on is None:

@@ -23,7 +23,8 @@ class CFG(Contrast):
 
     Attributes:
       inner: a denoiser trained with conditioning dropout.
-      null: the condition that means "unconditional", of the structure of one sample's `cond` (`domain.null_label`).
+      null: the condition that means "unconditional", of the structure of one sample's `cond` (`domain.null_label`); of
+        a dict, entries that it lacks are the sample's own, such as the image beside a caption.
       scale: a number, `Window`, `PerClass`, or a function of the level.
       in_turn: ask the two conditions one after the other, in half the memory; by default they are one batch (vmapped,
         which is concatenated: a network sees one axis).

@@ -66,10 +66,10 @@ class ADM(nn.Module):
         emb = Dense(4 * self.model_channels, dtype=self.dtype, name="time_embed_0")(emb)
         return Dense(4 * self.model_channels, dtype=self.dtype, name="time_embed_2")(nn.silu(emb))
 
-    def encode(self, x, emb, train, perturbation=None, context=None):
+    def encode(self, x, emb, train, perturbation=None, context=None, hint=None):
         """The feature maps of the encoder, the last one after the middle block; and the last downsampling factor.
 
-        Every attention also attends to `context`, vectors (L, width), if there are any.
+        Every attention also attends to `context`, vectors (L, width), if there are any. A `hint` joins the first map.
         """
         factor = 2 ** (len(self.channel_mult) - 1)
         if x.shape[0] % factor or x.shape[1] % factor:
@@ -78,6 +78,7 @@ class ADM(nn.Module):
                 "use fewer entries in channel_mult"
             )
         h = Conv(int(self.channel_mult[0] * self.model_channels), dtype=self.dtype, name="input_blocks_0_0")(x)
+        h = h if hint is None else h + hint
         hs, ds, block = [h], 1, 1
         for level, mult in enumerate(self.channel_mult):
             for _ in range(self.num_res_blocks):
@@ -108,9 +109,10 @@ class UNet(ADM):
 
     num_heads_upsample: int = -1
 
-    def unet(self, x, emb, train, perturbation=None, context=None):
-        """The network's output for `x` (H, W, C)."""
-        (*hs, h), ds = self.encode(x, emb, train, perturbation, context)
+    def unet(self, x, emb, train, perturbation=None, context=None, control=None):
+        """The network's output for `x` (H, W, C); `control` is added to the maps of the encoder, one to each."""
+        maps, ds = self.encode(x, emb, train, perturbation, context)
+        *hs, h = maps if control is None else [a + b for a, b in zip(maps, control, strict=True)]
         heads = self.num_heads if self.num_heads_upsample == -1 else self.num_heads_upsample
         block = 0
         for level, mult in reversed(list(enumerate(self.channel_mult))):

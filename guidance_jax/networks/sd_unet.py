@@ -5,6 +5,7 @@ context, the states of a text encoder, and an MLP with a gated GELU follows. Sub
 published single files; the blocks of one transformer are one module run by `nn.scan`.
 """
 
+import itertools
 from typing import Any
 
 import flax.linen as nn
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 
 from guidance_jax.core import Refused
 from guidance_jax.networks.adm import UNet
-from guidance_jax.networks.layers import Dense, GroupNorm, attend, perturbed_attention
+from guidance_jax.networks.layers import Conv, Dense, GroupNorm, attend, perturbed_attention, zeros
 
 
 class StableDiffusionUNet(UNet):
@@ -32,7 +33,11 @@ class StableDiffusionUNet(UNet):
     added: bool = False
 
     @nn.compact
-    def __call__(self, x, t, cond, train=False, perturbation=None):
+    def __call__(self, x, t, cond, train=False, perturbation=None, control=None):
+        return self.unet(x, self.conditioned(t, cond), train, perturbation, cond["context"], control)
+
+    def conditioned(self, t, cond):
+        """The embedding of the time, and of the vector if there is one."""
         wanted = {"context", "vector"} if self.added else {"context"}
         if not isinstance(cond, dict) or set(cond) != wanted:
             got = ", ".join(cond) if isinstance(cond, dict) else type(cond).__name__
@@ -41,7 +46,7 @@ class StableDiffusionUNet(UNet):
         if self.added:
             vector = Dense(emb.shape[-1], dtype=self.dtype, name="label_emb_0_0")(cond["vector"])
             emb = emb + Dense(emb.shape[-1], dtype=self.dtype, name="label_emb_0_2")(nn.silu(vector))
-        return self.unet(x, emb, train, perturbation, cond["context"])
+        return emb
 
     def attention(self, channels, name, level, heads=None):
         return SpatialTransformer(
@@ -53,6 +58,61 @@ class StableDiffusionUNet(UNet):
             self.remat,
             name=name,
         )
+
+
+class ControlNet(StableDiffusionUNet):
+    """What an image adds to the feature maps of a U-Net's encoder (Zhang et al. 2023, arXiv 2302.05543).
+
+    `apply(params, x, t, cond, image (8 H, 8 W, 3))` gives one array for each: a copy of the encoder that also sees the
+    image, followed by 1 x 1 convolutions which start at zero. `image` is in [0, 1].
+
+    Attributes:
+      hint_channels: of the convolutions that bring the image to the size of x, halved between each two.
+    """
+
+    hint_channels: tuple[int, ...] = (16, 32, 96, 256)
+
+    @nn.compact
+    def __call__(self, x, t, cond, image):
+        hint, number = self.hint(image, self.hint_channels[0], 0), 2
+        for here, after in itertools.pairwise(self.hint_channels):
+            hint = self.hint(nn.silu(hint), here, number)
+            hint = self.hint(nn.silu(hint), after, number + 2, stride=2)
+            number += 4
+        hint = self.hint(nn.silu(hint), self.model_channels, number)
+        maps, _ = self.encode(x, self.conditioned(t, cond), False, None, cond["context"], hint)
+        names = [*(f"zero_convs_{i}_0" for i in range(len(maps) - 1)), "middle_block_out_0"]
+        return [
+            Conv(h.shape[-1], size=1, kernel_init=zeros, dtype=self.dtype, name=name)(h)
+            for h, name in zip(maps, names, strict=True)
+        ]
+
+    def hint(self, image, features, number, **options):
+        return Conv(features, dtype=self.dtype, name=f"input_hint_block_{number}", **options)(image)
+
+
+class ControlledUNet(nn.Module):
+    """A U-Net and a ControlNet as one network: `cond` has an `image` as well, and may have a `strength` (1).
+
+    Attributes:
+      denoiser: the U-Net.
+      control: the ControlNet.
+    """
+
+    denoiser: StableDiffusionUNet
+    control: ControlNet
+
+    def __call__(self, x, t, cond, train=False, perturbation=None):
+        if not isinstance(cond, dict) or "image" not in cond:
+            raise Refused("a controlled network is conditioned on an image too; write cond | {'image': images}")
+        rest = {k: v for k, v in cond.items() if k not in ("image", "strength")}
+        strength = jnp.asarray(cond.get("strength", 1.0), x.dtype)
+        added = [strength.astype(a.dtype) * a for a in self.control(x, t, rest, cond["image"])]
+        return self.denoiser(x, t, rest, train, perturbation, added)
+
+    @property
+    def out_channels(self) -> int:
+        return self.denoiser.out_channels
 
 
 class SpatialTransformer(nn.Module):
