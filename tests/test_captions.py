@@ -40,6 +40,11 @@ def test_a_caption_becomes_pictures(run):  # noqa: F811
     other = run("sample", "--models", models, "--prompt", "a cat", "--n", 5, "--shard", 2, "--out", "job")
     assert "belongs to another job" in other.stderr
 
+    done(run("sample", "--models", models, *ASKED, "--n", 1, "--size", "32x48", "--tile", 8, "--out", "large.npz"))
+    assert np.load(run.folder / "large.npz")["arr_0"].shape == (1, 32, 48, 3)
+    odd = run("sample", "--models", models, *ASKED, "--size", "32", "--out", "b.npz")
+    assert "--size is height x width, such as 512x768, got '32'" in odd.stderr
+
     unasked = run("sample", "--models", models, "--out", "b.npz")
     assert 'conditional on captions; write --prompt "a red cat"' in unasked.stderr
     long = run("sample", "--models", models, "--prompt", "x" * 40, "--out", "b.npz")

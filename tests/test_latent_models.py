@@ -372,7 +372,7 @@ def test_a_picture_of_another_size(folders):
     assert pipeline.shape == (8, 16, 4)
     with pytest.raises(Refused, match="multiples of 16, got 17 x 32"):
         gj.load_diffusers(folders["sd15"], size=(17, 32))
-    with pytest.raises(Refused, match="of the size it was trained for"):
+    with pytest.raises(Refused, match="pictures of the size it was trained for"):
         gj.load_diffusers(folders["dit"], size=(32, 32))
 
 

@@ -342,6 +342,7 @@ def sample(
     label: Labels = None,
     prompt: Prompt = None,
     negative: Negative = None,
+    size: Annotated[str | None, typer.Option(help="512x768: height x width, of a model of captions. (its own)")] = None,
     solver: Solving = None,
     grid: Grid = None,
     steps: Steps = None,
@@ -355,6 +356,9 @@ def sample(
     remat: Annotated[bool, typer.Option(help="Less memory in gradients, more time.", rich_help_panel=MEANS)] = False,
     microbatch: Annotated[
         int | None, typer.Option(min=1, help="Samples a classifier gradient is taken of.", rich_help_panel=MEANS)
+    ] = None,
+    tile: Annotated[
+        int | None, typer.Option(min=8, help="Latents on a side that are decoded at a time.", rich_help_panel=MEANS)
     ] = None,
     shard: Annotated[int, typer.Option(min=1, help="Samples a file of a long job.", rich_help_panel=MEANS)] = 500,
     estimate: Annotated[bool, typer.Option(help="Say what memory it needs.", rich_help_panel=MEANS)] = False,
@@ -370,7 +374,7 @@ def sample(
     if out.suffix:
         check_writable(out)
     flags: dict[str, Any] = dict(scale=scale, labels=label, solver=solver, grid=grid, steps=steps, particles=particles)
-    flags |= dict(prompts=prompt or None, negative=negative)
+    flags |= dict(prompts=prompt or None, negative=negative, size=size)
     request = requested(models, config, method, set_, **flags, clip=clip, dtype=dtype, seed=seed)
     asked, mesh = plan(request, n, remat=remat, microbatch=microbatch), sample_mesh(devices)
     batch = min(batch, n)
@@ -388,7 +392,7 @@ def sample(
     images = len(asked.shape) == 3
 
     def encode(found: np.ndarray) -> np.ndarray:
-        return to_uint8(asked.pictures(found)) if images else np.asarray(found)
+        return to_uint8(asked.pictures(found, tile)) if images else np.asarray(found)
 
     if not out.suffix:
         path, bad = Job(out, n, request.about(), shard).run(draw, encode, progress="sampling")

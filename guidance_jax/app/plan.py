@@ -55,9 +55,9 @@ class Plan(NamedTuple):
         """The conditions of the samples `index`."""
         return take(self.cond, index if self.rows is None else self.rows[index])
 
-    def pictures(self, samples: np.ndarray) -> np.ndarray:
-        """What samples are shown as: decoded latents, or the samples themselves."""
-        return samples if self.pipeline is None else self.pipeline.decode(samples)
+    def pictures(self, samples: np.ndarray, tile: int | None = None) -> np.ndarray:
+        """What samples are shown as: decoded latents (`tile` by tile), or the samples themselves."""
+        return samples if self.pipeline is None else self.pipeline.decode(samples, tile)
 
     def draw(self, mesh: Any, keys: Any, index: Any, *, split: bool = False, batch: int | None = None) -> np.ndarray:
         """The samples `index` by their keys; one particle of each population, by weight."""
@@ -107,6 +107,11 @@ class Parts:
         self.request, self.remat, self.microbatch = request, remat, microbatch
         self.folder = Path(request.models)
         found: Any = models_in(request.models, request.dtype, remat)
+        sides = request.sides()
+        if sides is not None:
+            if not isinstance(found, Pipeline):
+                raise Refused("--size is for models of captions; leave it out")
+            found = found.resized(*sides)
         self.pipeline = found if isinstance(found, Pipeline) else None
         self.model: Any = found if self.pipeline is None else self.pipeline.model
         if not isinstance(self.model, Network | TokenModel | LanguageModel):

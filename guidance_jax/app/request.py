@@ -43,6 +43,7 @@ class Request:
       labels: the classes asked for in turn, by number or name, none for all; `Compose` asks for all at once.
       prompts: the captions asked for in turn, of a model of captions.
       negative: the caption in the place of the null condition.
+      size: of the pictures of a model of captions, "512x768" (height, width); None for its own.
       steps: a number, or OpenAI's respacing such as "ddim25" for their schedules.
       particles: of a population, for particle methods.
       seed: of the keys.
@@ -59,6 +60,7 @@ class Request:
     labels: tuple[int | str, ...] = ()
     prompts: tuple[str, ...] = ()
     negative: str = ""
+    size: str | None = None
     steps: str = "50"
     particles: int = 8
     seed: int = 0
@@ -95,6 +97,19 @@ class Request:
             if isinstance(values.get(key), str):
                 values[key] = {"name": values[key]}
         return cls(**values)
+
+    def sides(self) -> tuple[int, int] | None:
+        """Height and width that are asked for.
+
+        Raises:
+          Refused: something else than two numbers.
+        """
+        if self.size is None:
+            return None
+        parts = self.size.lower().split("x")
+        if len(parts) != 2 or not all(part.isdigit() for part in parts):
+            raise Refused(f"--size is height x width, such as 512x768, got {self.size!r}")
+        return int(parts[0]), int(parts[1])
 
     def about(self) -> dict[str, Any]:
         """The request and the model's configuration: for manifests and protocols."""

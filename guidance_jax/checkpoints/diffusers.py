@@ -100,18 +100,18 @@ def load_diffusers(
     Raises:
       Refused: what is not supported: a pipeline, a network, an option of one, a scheduler; it is named.
     """
-    found = read_diffusers(folder, size)
+    found = read_diffusers(folder)
     if control is not None:
         add_control(found, Path(control))
-    return found.assembled(dtype, remat)
+    pipeline = found.assembled(dtype, remat)
+    return pipeline if size is None else pipeline.resized(*size)
 
 
-def read_diffusers(folder: str | Path, size: tuple[int, int] | None = None) -> Parts:
+def read_diffusers(folder: str | Path) -> Parts:
     """The parts of a folder: `unet` or `transformer`, `vae`, `text_encoder`, `tokenizer`, `scheduler`.
 
     Args:
       folder: with `model_index.json`.
-      size: height and width of the pictures; by default those that the denoiser was trained for.
 
     Raises:
       Refused: what is not supported: a pipeline, a network, an option of one, a scheduler; it is named.
@@ -128,21 +128,17 @@ def read_diffusers(folder: str | Path, size: tuple[int, int] | None = None) -> P
             raise Refused(f"{folder / part} holds a {cls}, which is not supported")
     told = process(read_json(folder / "scheduler", "scheduler_config.json"))
     try:
-        return parts_of(folder, index, parts, told, size)
+        return parts_of(folder, index, parts, told)
     except KeyError as error:
         raise Refused(f"a configuration file in {folder} has no entry {error}") from None
 
 
-def parts_of(
-    folder: Path, index: Mapping[str, Any], parts: Mapping[str, str], told: Process, size: tuple[int, int] | None
-) -> Parts:
+def parts_of(folder: Path, index: Mapping[str, Any], parts: Mapping[str, str], told: Process) -> Parts:
     """The networks of a folder whose index and scheduler have been understood."""
     found = Parts({"grid": told.grid, "clip": told.clip})
-    factor = 1
     if "vae" in parts:
         about = options(folder / "vae", "vae")
         levels = len(about["block_out_channels"])
-        factor = 2 ** (levels - 1)
         state = weights(folder / "vae")
         named = Renamed(state, {stable_diffusion.autoencoder_name(k, levels): k for k in state})
         network, params = stable_diffusion.autoencoder(named, int(about.get("norm_num_groups", 32)))
@@ -153,14 +149,8 @@ def parts_of(
         found.parts["autoencoder"] = config(network, None, latents=latents), params
     kind = "transformer" if "transformer" in parts else "unet"
     about, state = options(folder / kind, kind), weights(folder / kind)
-    sides = about["sample_size"]
-    sides = [sides, sides] if isinstance(sides, int) else list(sides)
-    if size is not None:
-        if any(n % (8 * factor) for n in size):
-            raise Refused(f"height and width are multiples of {8 * factor}, got {size[0]} x {size[1]}")
-        sides = [n // factor for n in size]
     if kind == "transformer":
-        transformer(found, state, about, sides, told, index.get("id2label") or {})
+        transformer(found, state, about, told, index.get("id2label") or {})
     else:
         skip = int(index["_class_name"] == XL)  # states of the layer before the last
         for part in sorted(p for p in parts if p.startswith("text_encoder")):
@@ -169,18 +159,14 @@ def parts_of(
             network, params = stable_diffusion.clip_text(weights(folder / part), text, skip)
             found.parts[f"text{number}"] = config(network, None), params
             found.tokenizers[f"text{number}"] = Tokenizer.clip(folder / f"tokenizer{number}", network.length)
-        unet(found, state, about, sides, told)
+        unet(found, state, about, told)
         found.pipeline["zero_empty"] = bool(index.get("force_zeros_for_empty_prompt", False))
     return found
 
 
-def transformer(
-    found: Parts, state: Any, about: Any, sides: list[int], told: Process, names: Mapping[str, str]
-) -> None:
+def transformer(found: Parts, state: Any, about: Any, told: Process, names: Mapping[str, str]) -> None:
     """Add a DiT to `found`."""
     dit = dit_of_diffusers(state, about)
-    if sides != list(dit.domain.shape[:2]):
-        raise Refused("a DiT makes pictures of the size it was trained for; leave the size out")
     learned = isinstance(dit.parameterization, LearnedRange)
     parameterization = LearnedRange(told.parameterization) if learned else told.parameterization
     domain = dataclasses.replace(dit.domain, schedule=told.schedule)
@@ -188,8 +174,10 @@ def transformer(
     found.pipeline["classes"] = [names[k] for k in sorted(names, key=int)]
 
 
-def unet(found: Parts, state: Any, about: Any, sides: list[int], told: Process) -> None:
+def unet(found: Parts, state: Any, about: Any, told: Process) -> None:
     """Add Stable Diffusion's U-Net to `found`."""
+    sides = about["sample_size"]
+    sides = [sides, sides] if isinstance(sides, int) else sides
     network, params = stable_diffusion.unet_of_diffusers(state, about)
     length = found.parts["text"][0]["network"]["length"]
     context: tuple = (("context", (length, int(about["cross_attention_dim"]))),)

@@ -67,6 +67,22 @@ class Pipeline:
         """The levels of `steps` steps on the model's own grid."""
         return grid(self.domain.schedule, steps, self.grid)
 
+    def resized(self, height: int, width: int) -> "Pipeline":
+        """The same for pictures of another size, in pixels.
+
+        Raises:
+          Refused: a model of one size alone, sides that its U-Net cannot halve.
+        """
+        if not self.text or self.autoencoder is None:
+            raise Refused("the model makes pictures of the size it was trained for; leave the size out")
+        factor = self.autoencoder.factor
+        if height % (8 * factor) or width % (8 * factor) or min(height, width) < 1:
+            raise Refused(f"height and width are multiples of {8 * factor}, got {height} x {width}")
+        shape = (height // factor, width // factor, self.shape[-1])
+        context = tuple((k, (height, width, 3) if k == "image" else v) for k, v in self.domain.context)
+        domain = dataclasses.replace(self.domain, shape=shape, context=context)
+        return dataclasses.replace(self, model=dataclasses.replace(self.model, domain=domain))
+
     def conditions(self, asked: Sequence[Any]) -> Any:
         """The conditions of captions, one call of the text encoders for each; of classes by number or name, (n,).
 
