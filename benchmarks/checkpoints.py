@@ -69,7 +69,7 @@ def compare(name):
         torch.save(network.state_dict(), file)
         del network
         begin = time.perf_counter()
-        kind, flax, domain = converted(file, Path(folder) / "models")
+        [(kind, flax, domain)] = converted(file, Path(folder) / "models")
         record["convert, s"] = round(time.perf_counter() - begin, 2)
         record["network"], record["domain"] = str(flax), str(domain)
         classifier = kind == "classifier"

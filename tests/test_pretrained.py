@@ -236,7 +236,7 @@ def test_glide_is_guided_in_the_noise_alone():
 def test_a_converted_checkpoint_is_openai_s_network_in_both_formats(tmp_path):
     """safetensors in, ours out, to orbax, and back: the same output as OpenAI's code throughout."""
     save_file(openai("adm_uncond"), tmp_path / "weights.safetensors")
-    name, _, domain = converted(tmp_path / "weights.safetensors", tmp_path / "flat", known=KNOWN)
+    [(name, _, domain)] = converted(tmp_path / "weights.safetensors", tmp_path / "flat", known=KNOWN)
     assert name == "denoiser"
     converted(tmp_path / "flat" / name, tmp_path / "orbax", "orbax")
     converted(tmp_path / "orbax" / name, tmp_path / "again", "safetensors")
@@ -253,7 +253,7 @@ def test_a_converted_checkpoint_is_openai_s_network_in_both_formats(tmp_path):
 @pytest.mark.slow
 def test_half_precision_inside_leaves_guidance_in_float32(tmp_path):
     save_file(openai("classifier_attention"), tmp_path / "weights.safetensors")
-    name, _, domain = converted(tmp_path / "weights.safetensors", tmp_path, known=KNOWN)
+    [(name, _, domain)] = converted(tmp_path / "weights.safetensors", tmp_path, known=KNOWN)
     half, full = (load(tmp_path / name, gj.NoisyClassifier, dtype) for dtype in ("bfloat16", None))
     x, t, _ = golden_inputs("classifier_attention", jnp.float32)
     level = domain.schedule(t[0])
