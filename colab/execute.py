@@ -47,9 +47,8 @@ def cleaned(out):
     """The same without colours of a terminal and without the names of temporary folders."""
     if out.output_type == "stream":
         out.text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", out.text)
-        out.text = re.sub(
-            r"^WARNING: Location .*\n", "", out.text, flags=re.MULTILINE
-        )  # where pip looked on this machine
+        # where pip looked on this machine
+        out.text = re.sub(r"^WARNING: Location .*\n", "", out.text, flags=re.MULTILINE)
         out.text = re.sub(re.escape(tempfile.gettempdir()) + r"/tmp\w+", "FOLDER", out.text)
     return out
 

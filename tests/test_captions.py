@@ -45,6 +45,9 @@ def test_a_caption_becomes_pictures(run):  # noqa: F811
     odd = run("sample", "--models", models, *ASKED, "--size", "32", "--out", "b.npz")
     assert "--size is height x width, such as 512x768, got '32'" in odd.stderr
 
+    measured = run("sample", "--models", models, *ASKED, "--set", "measurement.observed=y.npy", "--out", "b.npz")
+    assert "a measurement is of pictures, and the model makes latents" in measured.stderr
+
     unasked = run("sample", "--models", models, "--out", "b.npz")
     assert 'conditional on captions; write --prompt "a red cat"' in unasked.stderr
     long = run("sample", "--models", models, "--prompt", "x" * 40, "--out", "b.npz")
