@@ -127,7 +127,7 @@ class Parts:
             raise Refused("prompts are for models of captions; write --label for the classes of this one")
         if request.measurement is not None and self.pipeline is not None and self.pipeline.autoencoder is not None:
             raise Refused(
-                "a measurement is of pictures, and the model makes latents; see MMPS(model, operator) in Python"
+                "a measurement is of pictures, and the model makes latents: measure them in Python"
             )
         self.schedule = None if self.text else self.domain.schedule or RectifiedFlow()
         grid = None if self.pipeline is None else self.pipeline.grid
