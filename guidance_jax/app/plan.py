@@ -126,9 +126,7 @@ class Parts:
         if (request.prompts or request.negative) and not self.captions:
             raise Refused("prompts are for models of captions; write --label for the classes of this one")
         if request.measurement is not None and self.pipeline is not None and self.pipeline.autoencoder is not None:
-            raise Refused(
-                "a measurement is of pictures, and the model makes latents: measure them in Python"
-            )
+            raise Refused("a measurement is of pictures, and the model makes latents: measure them in Python")
         self.schedule = None if self.text else self.domain.schedule or RectifiedFlow()
         grid = None if self.pipeline is None else self.pipeline.grid
         self.levels = request.levels(self.schedule, self.domain.shape, grid)
