@@ -1,9 +1,9 @@
-"""How much memory a program will need on a device: as the compiler says, or foretold from its equations alone.
+"""How much memory a program will need on a device, foretold from its equations alone.
 
 The prediction walks the program in its order and adds what lives at the same time. Elementwise results cost nothing
 where compilers fuse them into what reads them; everything else is a buffer from where it is made to where it is read
-last. Loops need their body once; what a loop slices from an array (the parameters of one block, say)
-is a buffer of the body.
+last. Loops need their body once; what a loop slices from an array (the parameters of one block, say) is a buffer of the
+body.
 """
 
 from typing import Any, NamedTuple

@@ -249,13 +249,18 @@ def test_control_nets_of_something_else_are_refused(folders, tmp_path):
         gj.load_diffusers(folders["sd15"], control=tmp_path / "odd")
 
 
+def randomised(params, scale):
+    """Parameters with noise added: fresh ones make a DiT return zero."""
+    leaves, tree = jax.tree.flatten(params)
+    random = [a + scale * jax.random.normal(jax.random.key(i), a.shape) for i, a in enumerate(leaves)]
+    return jax.tree.unflatten(tree, random)
+
+
 def small_dit(**fields):
     network = DiT(24, 2, 48, depth=3, patch=2, out_channels=4, num_classes=5, **fields)
     x = jax.random.normal(jax.random.key(1), (8, 8, 4))
     params = network.init(jax.random.key(0), x, jnp.zeros(()), jnp.zeros((), int))
-    leaves, tree = jax.tree.flatten(params)
-    random = [a + 0.1 * jax.random.normal(jax.random.key(i), a.shape) for i, a in enumerate(leaves)]
-    return network, jax.tree.unflatten(tree, random), x
+    return network, randomised(params, 0.1), x
 
 
 def test_a_skipped_block_is_a_network_without_it():
@@ -303,11 +308,8 @@ print(gj.memory(gj.sample_mesh(), *args, split=True).arguments / gj.memory(gj.sa
 def split_model():
     wide = DiT(128, 4, 512, depth=4, patch=2, out_channels=4, num_classes=5)
     params = wide.init(jax.random.key(0), jnp.zeros((8, 8, 4)), jnp.zeros(()), jnp.zeros((), int))
-    leaves, tree = jax.tree.flatten(params)
-    random = [a + 0.03 * jax.random.normal(jax.random.key(i), a.shape) for i, a in enumerate(leaves)]
-    params = jax.tree.unflatten(tree, random)
     domain = gj.Domain((8, 8, 4), gj.LinearBetas(1000), 4, 4)
-    model = gj.Network(params, wide.apply, gj.parameterizations.eps, domain, batched=False)
+    model = gj.Network(randomised(params, 0.03), wide.apply, gj.parameterizations.eps, domain, batched=False)
     return gj.Reverse(gj.CFG(model, 4, 2.0), gj.DDIM()), domain.schedule.levels("4")
 
 

@@ -90,7 +90,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, seen: jax.Array | None = No
 
     Query i takes part in key j where `seen` (queries, keys) is True; everywhere without it. Accelerators take JAX's own
     attention, which has fused kernels there. On a CPU it has none: here the weights are divided by their sum after they
-    have met the values, so that no second array of (heads, queries, keys) is written: a DiT is a quarter faster for it.
+    have met the values, which spares a pass over (heads, queries, keys): a DiT takes a fifth less time for it.
     """
     if jax.default_backend() != "cpu":
         return jax.nn.dot_product_attention(q, k, v, mask=None if seen is None else seen[None])
