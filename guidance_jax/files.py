@@ -36,6 +36,13 @@ def write_whole(path: Path, fill: Callable[[Any], Any]) -> None:
         raise Refused(f"{path}: {reason(error)}; no part of it was written: mend that and start again") from None
 
 
+def cache(name: str) -> Path:
+    """The folder of that name for what can be made or downloaded again; it is there."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "guidance_jax" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def reason(error: OSError) -> str:
     """In words: why something cannot be written."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -11,6 +11,7 @@ from guidance_jax.discrete import (
     NOS,
     SUNDAE,
     TAG,
+    AnyOrder,
     FirstHitting,
     Forbid,
     LaMBO,
@@ -143,6 +144,7 @@ ROWS = {
         1.0,
         masked(MASKED, FirstHitting()),
     ),
+    AnyOrder: Row(lambda w: AnyOrder(unconditional(MASKED), log_masked, w)),
     MaskPredict: Row(
         lambda w: masked(gj.CFG(MASKED, NULL, w), MaskPredict(1.0)),
         1.0,

@@ -3,7 +3,6 @@
 import dataclasses
 import inspect
 import json
-import os
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -35,7 +34,7 @@ from guidance_jax.checkpoints.adm import Options
 from guidance_jax.checkpoints.convert import converted, schedule_named
 from guidance_jax.core import Refused, Solver
 from guidance_jax.datasets.images import from_uint8, to_uint8
-from guidance_jax.files import check_writable, reason, write_whole
+from guidance_jax.files import cache, check_writable, reason, write_whole
 from guidance_jax.guidance.operators import Operator
 from guidance_jax.guidance.scales import Scale
 from guidance_jax.jobs import Job, write_arrays
@@ -550,8 +549,7 @@ def by_inception(
 
 def main() -> None:
     """Entry point: errors of use are one line and exit code 2; compiled programs are kept between calls."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "guidance_jax" / "compiled"
-    jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_compilation_cache_dir", str(cache("compiled")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     try:
         app(standalone_mode=True)

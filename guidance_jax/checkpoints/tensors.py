@@ -75,6 +75,26 @@ def fitted(state: Mapping[str, Any], network: Any, *inputs: Any) -> dict:
     return {"params": nested(found)}
 
 
+def exact(flat: Mapping[str, Any], network: Any, *inputs: Any) -> dict:
+    """The parameters of `network` from arrays that already have its names and layouts, in float32.
+
+    Args:
+      flat: "module/name" -> array.
+      network: the Flax module.
+      inputs: what `network.init` takes beside the key.
+
+    Raises:
+      Refused: an array that is missing, left over or of another shape; its name and both shapes are given.
+    """
+    expected = jax.eval_shape(network.init, jax.random.key(0), *inputs)["params"]
+    wanted = {_text(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(expected)}
+    for path in sorted({*flat, *wanted}):
+        found, shape = (np.shape(flat[path]) if path in flat else None), wanted.get(path)
+        if found != shape:
+            raise Refused(f"{path} of {kind(network)}: expected shape {shape}, the checkpoint has {found}")
+    return {"params": nested({path: np.ascontiguousarray(a, np.float32) for path, a in flat.items()})}
+
+
 def nested(flat: Mapping[str, Any]) -> dict:
     """Values by the parts of their paths: {"a/b": v} is {"a": {"b": v}}."""
     tree: dict = {}

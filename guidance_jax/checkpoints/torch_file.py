@@ -5,13 +5,14 @@ storages, ordered dictionaries) and refuses every other name before anything run
 the zip archive (`torch.save` since 1.6) and the older sequence of pickles.
 """
 
+import io
 import pickle
 import struct
 import types
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax.numpy as jnp
 import numpy as np
@@ -94,8 +95,8 @@ class _Reader(pickle.Unpickler):
         return self.storage(dtype, str(key), size)
 
 
-def _read_zip(path: Path) -> Any:
-    with zipfile.ZipFile(path) as archive:
+def _read_zip(source: BinaryIO) -> Any:
+    with zipfile.ZipFile(source) as archive:
         names = archive.namelist()
         root = next((n.removesuffix("data.pkl") for n in names if n.endswith("/data.pkl")), None)
         if root is None:
@@ -116,25 +117,25 @@ def _read_zip(path: Path) -> Any:
             return _arrays(_Reader(file, storage).load())
 
 
-def _read_legacy(path: Path) -> Any:
-    with open(path, "rb") as file:
-        none: dict[str, _Storage] = {}
-        if _Reader(file, none.get).load() != LEGACY_MAGIC:
-            raise Refused("it is a pickle, but not PyTorch's")
-        for _ in range(2):  # protocol version and word sizes
-            _Reader(file, none.get).load()
-        read: dict[str, _Storage] = {}
-        found = _Reader(file, lambda dtype, key, size: read.setdefault(key, _Storage(dtype, size))).load()
-        for key in _Reader(file, none.get).load():
-            if key not in read:
-                raise Refused(f"storage {key} belongs to no tensor")
-            storage = read[key]
-            (size,) = struct.unpack("<q", file.read(8))
-            raw = file.read(size * storage.dtype.itemsize)
-            if size != storage.size or len(raw) != size * storage.dtype.itemsize:
-                raise Refused(f"storage {key} is cut short")
-            storage.data = np.frombuffer(raw, storage.dtype)
-        return _arrays(found)
+def _read_legacy(file: BinaryIO) -> Any:
+    file.seek(0)
+    none: dict[str, _Storage] = {}
+    if _Reader(file, none.get).load() != LEGACY_MAGIC:
+        raise Refused("it is a pickle, but not PyTorch's")
+    for _ in range(2):  # protocol version and word sizes
+        _Reader(file, none.get).load()
+    read: dict[str, _Storage] = {}
+    found = _Reader(file, lambda dtype, key, size: read.setdefault(key, _Storage(dtype, size))).load()
+    for key in _Reader(file, none.get).load():
+        if key not in read:
+            raise Refused(f"storage {key} belongs to no tensor")
+        storage = read[key]
+        (size,) = struct.unpack("<q", file.read(8))
+        raw = file.read(size * storage.dtype.itemsize)
+        if size != storage.size or len(raw) != size * storage.dtype.itemsize:
+            raise Refused(f"storage {key} is cut short")
+        storage.data = np.frombuffer(raw, storage.dtype)
+    return _arrays(found)
 
 
 def _arrays(found: Any) -> Any:
@@ -143,22 +144,23 @@ def _arrays(found: Any) -> Any:
     return {k: _arrays(v) for k, v in found.items()} if isinstance(found, dict) else found
 
 
-def read_torch(path: str | Path, key: str | None = None) -> dict[str, np.ndarray]:
+def read_torch(path: str | Path | bytes, key: str | None = None) -> dict[str, np.ndarray]:
     """The state dict of a `.pt` file: name -> array.
 
     Args:
-      path: the file.
+      path: the file, or what is in it.
       key: the entry that is the state dict, "ema" for example, of a file that holds several; "a.b" is b in a.
 
     Raises:
       Refused: a file that is missing, truncated or foreign, that holds something else than named tensors, or whose
         pickle would call anything but the builders of tensors; the name is given, and nothing has run.
     """
-    path = Path(path)
-    if not path.is_file():
+    content, path = (path, "the file") if isinstance(path, bytes) else (None, Path(path))
+    if isinstance(path, Path) and not path.is_file():
         raise Refused(f"there is no file {path}; pass the path of a .pt or .safetensors file")
     try:
-        found = _read_zip(path) if zipfile.is_zipfile(path) else _read_legacy(path)
+        with open(path, "rb") if content is None else io.BytesIO(content) as file:
+            found = _read_zip(file) if zipfile.is_zipfile(file) else _read_legacy(file)
     except Refused as error:
         raise Refused(f"{path} was refused: {error}") from None
     except Exception as error:  # a damaged pickle or archive raises anything

@@ -5,16 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from guidance_jax.datasets.carried import Carried
+from guidance_jax.carried import Carried
 from guidance_jax.datasets.sequences import Sequences, encode
+from guidance_jax.datasets.splice import MAVENN
 
 DNA = ("A", "C", "G", "T")
 SORTSEQ = Carried(
-    "mavenn",
-    "1.1.4",
+    MAVENN,
     "mavenn/examples/datasets/sortseq_data.csv.gz",
     "874d92522535f24517e1c389f21c9e067ab30f43ec34cf951d3efee498324d40",
-    "pip download --no-deps mavenn==1.1.4",
 )
 
 

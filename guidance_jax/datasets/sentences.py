@@ -11,16 +11,19 @@ from pathlib import Path
 
 import numpy as np
 
+from guidance_jax.carried import Carried, Package
 from guidance_jax.core import Refused
-from guidance_jax.datasets.carried import Carried
 from guidance_jax.datasets.sequences import Sequences
 
 RATED = Carried(
-    "vaderSentiment",
-    "3.3.2",
+    Package(
+        "vaderSentiment",
+        "3.3.2",
+        "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9",
+        source=True,
+    ),
     "additional_resources/hutto_ICWSM_2014.tar.gz",
     "d5bb07d87474b3eb8d30b4deccbc23f19d742a6c5718fbacc65485b70b95c5fa",
-    "pip download --no-deps --no-binary=:all: vaderSentiment==3.3.2",
 )
 SOURCES = {"films": "movieReviewSnippets", "editorials": "nytEditorialSnippets", "tweets": "tweets",
            "products": "amazonReviewSnippets"}  # fmt: skip

@@ -8,16 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from guidance_jax.datasets.carried import Carried
+from guidance_jax.carried import Carried, Package
 from guidance_jax.datasets.sequences import Sequences, encode
 
 RNA = ("A", "C", "G", "U")
+MAVENN = Package("mavenn", "1.1.4", "b54077ee40a94892ace26b609b1b6778bc906e14483d7e74f8258c9731871e57")
 MPSA = Carried(
-    "mavenn",
-    "1.1.4",
+    MAVENN,
     "mavenn/examples/datasets/mpsa_data.csv.gz",
     "df1251425d7bae15cbae5922c9b05e7765344fc4bb13970fb44b51370c09cf74",
-    "pip download --no-deps mavenn==1.1.4",
 )
 
 

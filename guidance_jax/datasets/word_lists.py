@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from guidance_jax.carried import Carried, Package
 from guidance_jax.core import Refused
-from guidance_jax.datasets.carried import Carried
 from guidance_jax.datasets.sequences import Sequences
 
+WORDFREQ = Package("wordfreq", "3.1.1", "4b1c6ecffc6198be3396d5cf871c4423ca71c907c231348d352dd54d62b97473")
 SHA256 = {
     "en": "f94a80cba6a3857b260d0666b5432bb7ea9b85315574dee9c306e87f61298247",
     "de": "2115b5bb4adb671a3352555a480b9c2f5b03493e9f7e4047997361d62310017a",
@@ -39,13 +40,7 @@ def word_lists(
         raise Refused(f"the languages are {', '.join(SHA256)}, got {unknown[0]!r}")
     rows, labels = [], []
     for label, language in enumerate(languages):
-        file = Carried(
-            "wordfreq",
-            "3.1.1",
-            f"wordfreq/data/small_{language}.msgpack.gz",
-            SHA256[language],
-            "pip download --no-deps wordfreq==3.1.1",
-        )
+        file = Carried(WORDFREQ, f"wordfreq/data/small_{language}.msgpack.gz", SHA256[language])
         _, *bins = msgpack.unpackb(gzip.decompress(file.read(path)), raw=False)
         found = [
             w for bin in bins for w in bin if 3 <= len(w) <= length and w.isascii() and w.isalpha() and w.islower()

@@ -1,6 +1,7 @@
 """Token sequences: absorbing and uniform diffusion, their solvers, and guidance by rates and hidden states."""
 
 from guidance_jax.discrete.ancestral import Ancestral
+from guidance_jax.discrete.any_order import AnyOrder
 from guidance_jax.discrete.first_hitting import FirstHitting
 from guidance_jax.discrete.forbid import Forbid
 from guidance_jax.discrete.infill import Infill
@@ -20,6 +21,7 @@ from guidance_jax.discrete.tau_leap import TauLeap
 __all__ = [
     "Absorbing",
     "Ancestral",
+    "AnyOrder",
     "FirstHitting",
     "Forbid",
     "HiddenNetwork",

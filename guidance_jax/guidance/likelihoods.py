@@ -6,9 +6,10 @@ Any function f(x0, level, cond) is one too; these are the usual ones.
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import Guide, Refused, converted, function, log_softmax, norm, pytree, quotient, static
+from guidance_jax.core import Guide, Refused, as_guide, converted, function, log_softmax, norm, pytree, quotient, static
 from guidance_jax.guidance.operators import as_operator, check_operator, measured
 from guidance_jax.models.adapters import part_of
 from guidance_jax.models.domain import Domain
@@ -37,6 +38,29 @@ class GaussianLikelihood(Guide):
 
     def log_prob(self, x, level, cond):
         return -0.5 * jnp.sum(measured(self.operator, x, part_of(cond, self.observed)) ** 2) / self.std**2
+
+
+@pytree
+class Decoded(Guide):
+    """A guide of what `decode` makes of a sample: log p(cond | decode(x)), for diffusion of latents.
+
+    Attributes:
+      guide: any `Guide` of clean samples, or f(x, level, cond) -> scalar.
+      decode: a function of one sample, such as an autoencoder's decoder or a generator.
+
+    Raises:
+      Refused: whatever `guide` refuses of decoded samples.
+    """
+
+    guide: Any = converted(as_guide)
+    decode: Any = converted(function)
+
+    def check(self, levels, shape, cond):
+        made = jax.eval_shape(self.decode, jax.ShapeDtypeStruct(shape, jnp.float32))
+        self.guide.check(levels, made.shape, cond)
+
+    def log_prob(self, x, level, cond):
+        return self.guide.value(self.decode(x), level, cond)
 
 
 @pytree

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from guidance_jax.networks.layers import StoredNorm
+
 SIDE = 299
 Kernel = int | tuple[int, int]
 Chain = tuple[tuple[str, int, Kernel], ...]  # convolutions one after another: name, channels, kernel
@@ -36,7 +38,9 @@ class BasicConv(nn.Module):
     @nn.compact
     def __call__(self, x):
         size = (self.kernel, self.kernel) if isinstance(self.kernel, int) else self.kernel
-        return jnp.maximum(_Norm(name="bn")(_Conv(self.features, size, self.stride, self.padded, name="conv")(x)), 0)
+        return jnp.maximum(
+            StoredNorm(1e-3, name="bn")(_Conv(self.features, size, self.stride, self.padded, name="conv")(x)), 0
+        )
 
 
 class _Conv(nn.Module):
@@ -51,15 +55,6 @@ class _Conv(nn.Module):
         pads = [(k // 2, k // 2) if self.padded else (0, 0) for k in self.size]
         labels = ("NHWC", "HWIO", "NHWC")
         return jax.lax.conv_general_dilated(x[None], w, (self.stride, self.stride), pads, dimension_numbers=labels)[0]
-
-
-class _Norm(nn.Module):
-    @nn.compact
-    def __call__(self, x):
-        ones, zeros, shape = nn.initializers.ones_init(), nn.initializers.zeros_init(), x.shape[-1:]
-        mean, var = self.param("mean", zeros, shape), self.param("var", ones, shape)
-        scale, bias = self.param("scale", ones, shape), self.param("bias", zeros, shape)
-        return (x - mean) * (scale * jax.lax.rsqrt(var + 1e-3)) + bias
 
 
 def max_pool(x: jax.Array, stride: int = 2, pad: int = 0) -> jax.Array:

@@ -62,6 +62,19 @@ class GroupNorm(nn.Module):
         return (wide * gain + (bias - mean * gain)).astype(x.dtype)
 
 
+class StoredNorm(nn.Module):
+    """Batch normalisation with the moments of training: (x - mean) / sqrt(var + epsilon), then scale and shift."""
+
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x):
+        ones, shape = nn.initializers.ones_init(), x.shape[-1:]
+        mean, var = self.param("mean", zeros, shape), self.param("var", ones, shape)
+        scale, bias = self.param("scale", ones, shape), self.param("bias", zeros, shape)
+        return (x - mean) * (scale * jax.lax.rsqrt(var + self.epsilon)) + bias
+
+
 def timestep_embedding(t: Any, size: int, max_period: float = 10000.0, shift: int = 0) -> jax.Array:
     """[cos, sin] of t times `size // 2` frequencies falling geometrically from 1 to 1 / max_period.
 

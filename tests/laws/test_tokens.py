@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 import guidance_jax as gj
-from guidance_jax.discrete import SUNDAE, TAG, FirstHitting, MaskPredict, PredictorFree, PredictorGuidance, TauLeap
+from guidance_jax.discrete import (
+    SUNDAE,
+    TAG,
+    AnyOrder,
+    FirstHitting,
+    MaskPredict,
+    PredictorFree,
+    PredictorGuidance,
+    TauLeap,
+)
 from guidance_jax.networks.sequence_models import token_classifier
 from guidance_jax.networks.transformer import Transformer
 from guidance_jax.oracles import Enumerated
@@ -81,11 +90,12 @@ EXACT = {
     "exact rates": lambda w: gj.Reverse(PredictorGuidance(unconditional(MASKED), log_masked, w), FIRST),
     "predictor-free rates": lambda w: gj.Reverse(PredictorFree(MASKED, NULL, w), FIRST),
     "D-CFG": lambda w: gj.Reverse(gj.CFG(MASKED, NULL, w), FIRST),
+    "any order": lambda w: AnyOrder(unconditional(MASKED), log_masked, w),
     "D-CFG, ancestral, token by token": lambda w: gj.Reverse(gj.CFG(MASKED, NULL, w), gj.Ancestral()),
 }
 
 
-@pytest.mark.parametrize("name", list(EXACT)[:3])
+@pytest.mark.parametrize("name", list(EXACT)[:4])
 def test_exact_methods_at_scale_one_are_within_the_floor(name):
     """p(x | y) by total variation, 100,000 samples; no mask is left."""
     label = 1

@@ -38,26 +38,31 @@ class Row:
     seconds: float
 
 
-def samples_of(make: Callable[[Any], Any], levels: Any, shape: tuple[int, ...], label: int) -> Callable:
-    """`draw` by the kernel `make(scale)`, all asked for `label`."""
+def samples_of(make: Callable[[Any], Any], levels: Any, shape: tuple[int, ...], label: Any) -> Callable:
+    """`draw` by the kernel `make(scale)`, all asked for `label`: a number, or any one condition."""
 
     def draw(keys, scale):
-        return generate(keys, make(jnp.float32(scale)), levels, shape, jnp.full(len(keys), label))
+        return generate(keys, make(jnp.float32(scale)), levels, shape, same(label, len(keys)))
 
     return draw
 
 
 def one_of_population(
-    make: Callable[[Any], Any], levels: Any, shape: tuple[int, ...], label: int, particles: int
+    make: Callable[[Any], Any], levels: Any, shape: tuple[int, ...], label: Any, particles: int
 ) -> Callable:
     """`draw` by the move `make(scale)`: one particle of each population, by weight."""
 
     def draw(keys, scale):
         smc = SMC(make(jnp.float32(scale)))
-        found = populations(keys, smc, levels, shape, particles, jnp.full(len(keys), label))
+        found = populations(keys, smc, levels, shape, particles, same(label, len(keys)))
         return found.draw(jax.random.key(1))
 
     return draw
+
+
+def same(cond: Any, n: int) -> Any:
+    """One condition for n samples."""
+    return jax.tree.map(lambda a: jnp.broadcast_to(jnp.asarray(a), (n, *jnp.shape(a))), cond)
 
 
 def compare(

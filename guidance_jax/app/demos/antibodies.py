@@ -1,0 +1,237 @@
+"""Antibodies: a mouse's heavy chain redesigned to look human, by a released language model and its species head, judged by
+another model that no guide sees.
+
+Two tasks: 24 positions of the framework, others for every sample, and the three CDR loops. Every method has the same
+number of calls a sample; a pull-back counts as one more.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from guidance_jax.app.demos.table import Method, Row, compare, real, write_rows
+from guidance_jax.datasets.sequences import text
+from guidance_jax.discrete.ancestral import Ancestral
+from guidance_jax.discrete.any_order import AnyOrder
+from guidance_jax.discrete.infill import Infill
+from guidance_jax.discrete.lambo import LaMBO
+from guidance_jax.discrete.nos import NOS
+from guidance_jax.discrete.tag import TAG
+from guidance_jax.kernels.reverse import Reverse
+from guidance_jax.models.adapters import Conditioned
+from guidance_jax.particles.best_of import BestOf
+from guidance_jax.particles.populations import populations
+from guidance_jax.particles.smc import SMC
+from guidance_jax.particles.twisted import Twisted
+from guidance_jax.released.antibodies import (
+    LETTERS,
+    PROCESS,
+    SPECIES,
+    AntiBERTy,
+    pseudo_log_likelihood,
+    sapiens,
+    tokens_of,
+)
+from guidance_jax.sample import generate
+from guidance_jax.schedules import RectifiedFlow
+
+# the mouse chain that Sapiens' own documentation humanises, and its loops by IMGT
+PARENT = (
+    "QVKLQESGAELARPGASVKLSCKASGYTFTNYWMQWVKQRPGQGLDWIGAIYPGDGNTRYTHKFKGKATLTADKSSSTAYMQLSSLASEDSGVYYC"
+    "ARGEGNYAWFAYWGQGTTVTVSS"
+)
+LOOPS = ("GYTFTNYW", "IYPGDGNT", "ARGEGNYAWFAY")
+HUMAN = SPECIES.index("human")
+FLOW = RectifiedFlow()
+CALLS = 96
+STEPS = 16
+
+
+def in_loops() -> np.ndarray:
+    """Which positions are in a CDR loop, (L,)."""
+    found = np.zeros(len(PARENT), bool)
+    for loop in LOOPS:
+        at = PARENT.index(loop)
+        found[at : at + len(loop)] = True
+    return found
+
+
+@dataclass(frozen=True)
+class Task:
+    """What may change: `free(i)` are the masks of sample i; `fixed` never changes, whatever the sample."""
+
+    name: str
+    fixed: np.ndarray
+    masks: int
+
+    @classmethod
+    def framework(cls, masks: int = 24) -> "Task":
+        return cls("framework", in_loops(), masks)
+
+    @classmethod
+    def loops(cls) -> "Task":
+        return cls("loops", ~in_loops(), int(in_loops().sum()))
+
+    def conditions(self, numbers: Any) -> dict[str, Any]:
+        """One condition a sample: the known tokens, -1 where free, and the label "human"."""
+        parent, known = tokens_of(PARENT)[0], []
+        for number in numbers:
+            free = np.random.default_rng(int(number)).permutation(np.flatnonzero(~self.fixed))[: self.masks]
+            known.append(np.where(np.isin(np.arange(len(parent)), free), -1, parent))
+        return {"known": jnp.asarray(np.stack(known)), "label": jnp.full(len(known), HUMAN)}
+
+    def measure(self, judged: dict[str, Callable]) -> Callable[[np.ndarray], dict[str, float]]:
+        """Means over samples (n, L).
+
+        human: p(human) by the species head, which guides; judge: mean log p a letter by Sapiens, nats, which does not;
+        kept: share of letters that may change and are the parent's; diversity: mean share of differing ones of two samples.
+        """
+        parent, may = tokens_of(PARENT)[0], ~self.fixed
+
+        def measures(x):
+            other = np.random.default_rng(0).permutation(len(x))
+            return {name: float(np.mean(each)) for name, each in self.values(judged, x).items()} | {
+                "kept": float(np.mean(x[:, may] == parent[may])),
+                "diversity": float(np.mean(x[:, may] != x[other][:, may])),
+            }
+
+        return measures
+
+    def values(self, judged: dict[str, Callable], x: np.ndarray) -> dict[str, np.ndarray]:
+        """What each judge says of each sample."""
+        return {name: np.asarray(f(jnp.asarray(x))) for name, f in judged.items()}
+
+
+def judges(network: AntiBERTy, data: str | Path | None = None) -> dict[str, Callable]:
+    """The guide's own p(human), and Sapiens, which has never seen it."""
+    classifier, other = network.classifier("species"), sapiens("heavy", data, download=True)
+    level = jax.tree.map(lambda a: a[-1], FLOW.levels(2))
+    own = jax.jit(lambda x: jax.lax.map(lambda x: jnp.exp(classifier.value(x, level, HUMAN)), x, batch_size=8))
+    return {"human": own, "judge": jax.jit(lambda x: jax.lax.map(partial(pseudo_log_likelihood, other), x))}
+
+
+def methods(network: AntiBERTy, task: Task) -> dict[str, Method]:
+    """Every method at about `CALLS` calls a sample, with the strengths that a sweep tries."""
+    model, solver, shape = network.model, Ancestral(), (len(PARENT),)
+    species, value = (Conditioned(a, "label") for a in (network.classifier("species"), network.value("species")))
+
+    def one(make, steps):
+        def draw(keys, scale):
+            cond = task.conditions(numbers(keys))
+            kernel = Infill(make(jnp.float32(scale)), "known")
+            return in_parts(lambda k, c: generate(k, kernel, FLOW.levels(steps), shape, c), keys, cond)
+
+        return draw
+
+    def population(make, steps, n, best=False):
+        def draw(keys, scale):
+            smc = Infill(SMC(make(jnp.float32(scale)), threshold=0.0 if best else 0.5), "known")
+
+            def part(k, c):
+                found = populations(k, smc, FLOW.levels(steps), shape, n, c)
+                return found.best() if best else found.draw(jax.random.key(1))
+
+            return in_parts(part, keys, task.conditions(numbers(keys)), 4)
+
+        return draw
+
+    def edits(keys, scale):
+        edit = LaMBO(
+            NOS(model, value, jnp.float32(scale), rate=0.5, kl=0.5, steps=4), known=known(task), temperature=1.0
+        )
+        begin, cond = jnp.tile(tokens_of(PARENT), (len(keys), 1)), task.conditions(numbers(keys))
+        start = task.masks / len(PARENT) / 2
+        return in_parts(
+            lambda k, c, x: generate(k, edit, FLOW.levels(6, start=start), shape, c, x), keys, cond, 8, begin
+        )
+
+    def nos(w):
+        return Reverse(NOS(model, value, w, rate=0.5, kl=0.05, steps=3), solver)
+
+    return {
+        "no guidance": Method(one(lambda w: Reverse(model, solver), STEPS), (0.0,), (STEPS, 0)),
+        "best of 6": Method(
+            population(lambda w: BestOf(Reverse(model, solver), species, w), STEPS, 6, True), (1.0,), (6 * STEPS, 6)
+        ),
+        "TAG": Method(one(lambda w: Reverse(TAG(model, species, w), solver), 32), (1.0, 2.0, 4.0, 8.0), (32, 64)),
+        "NOS": Method(one(nos, 12), (1.0, 3.0, 10.0, 30.0), (12 * 4, 12 * 4)),
+        "LaMBO-2, from the parent": Method(edits, (1.0, 10.0), (6 * 8, 6 * 8)),
+        "twisted, 6 particles": Method(
+            population(lambda w: Twisted(model, solver, species, w, noisy=True), 8, 6), (1.0, 2.0, 4.0), (48, 48)
+        ),
+        "any order, 3 candidates": Method(
+            one(lambda w: AnyOrder(model, species, w, top=3, masks=task.masks), task.masks),
+            (1.0, 2.0, 4.0),
+            (task.masks, 3 * task.masks),
+        ),
+    }
+
+
+def exact(network: AntiBERTy, task: Task, scale: float = 1.0) -> Method:
+    """Every candidate at every mask: exact at scale 1, and 20 calls a letter."""
+    species = Conditioned(network.classifier("species"), "label")
+
+    def draw(keys, scale):
+        kernel = Infill(AnyOrder(network.model, species, jnp.float32(scale), masks=task.masks), "known")
+        cond = task.conditions(numbers(keys))
+        levels = FLOW.levels(task.masks)
+        return in_parts(lambda k, c: generate(k, kernel, levels, (len(PARENT),), c), keys, cond, 4)
+
+    return Method(draw, (scale,), (task.masks, 20 * task.masks))
+
+
+def known(task: Task) -> np.ndarray:
+    """The tokens that LaMBO must not change, -1 for the others."""
+    return np.where(task.fixed, tokens_of(PARENT)[0], -1)
+
+
+def numbers(keys: Any) -> np.ndarray:
+    """A number a key, from which the masks of that sample are drawn."""
+    return np.asarray(jax.vmap(lambda k: jax.random.randint(k, (), 0, 2**30))(keys))
+
+
+def in_parts(f: Callable, keys: Any, cond: Any, size: int = 8, *more: Any) -> np.ndarray:
+    """`f` of `size` keys at a time, which bounds the memory."""
+    parts = range(0, len(keys), size)
+    return np.concatenate(
+        [np.asarray(f(*jax.tree.map(lambda a, i=i: a[i : i + size], (keys, cond, *more)))) for i in parts]
+    )
+
+
+# of the strengths that `benchmarks/antibodies.py` tries
+CHOSEN = {"TAG": 2.0, "NOS": 10.0, "LaMBO-2, from the parent": 10.0, "twisted, 6 particles": 2.0}
+
+
+def demo(out: Path, data: str | Path | None = None, *, samples: int = 16) -> tuple[list[Row], dict[str, str]]:
+    """Redesign the chain in every way, both tasks, and write `antibodies.json` to `out`.
+
+    Returns:
+      (the table, one sequence of every line).
+
+    Raises:
+      Refused: a file is missing and cannot be fetched; the message says how to get it.
+    """
+    network = AntiBERTy(data, download=True)
+    judged, rows, examples = judges(network, data), [], {}
+    for task in (Task.framework(), Task.loops()):
+        measure = task.measure(judged)
+        for name, method in methods(network, task).items():
+            scale = CHOSEN.get(name, method.scales[0])
+            chosen = {f"{task.name}: {name}": Method(method.draw, (scale,), method.calls)}
+            for row, x in compare(chosen, measure, samples):
+                rows.append(row)
+                examples[row.method] = text(x[0], LETTERS)
+        rows.append(real(f"{task.name}: the parent", measure(np.tile(tokens_of(PARENT), (2, 1)))))
+    about = {
+        "model": "AntiBERTy, antiberty 0.1.3 (MIT)",
+        "judge": "Sapiens, sapiens 1.0.5 (MIT)",
+        "space": str(PROCESS),
+    }
+    write_rows(out / "antibodies.json", rows, samples=samples, calls=CALLS, **about)
+    return rows, examples

@@ -1,0 +1,80 @@
+"""Masks decided one by one in any order, the classifier asked about every candidate: FUDGE without an order.
+
+    l ~ uniform over the masks,   x_l = v  with probability ~ p(v | x) p(y | x with v at l)^scale
+
+Exact rates (Nisonoff et al. 2024, arXiv 2406.01572) leave a mask for v at p(v | x) p(y | x with v at l) / p(y | x). Over v
+these add up to 1 at every mask, so the mask may be drawn first and V candidates asked about instead of L V. Left to right
+this is FUDGE (Yang & Klein 2021, arXiv 2104.05218); of protein models, ProteinGuide (2505.04823).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import Denoiser, Guide, Kernel, Refused, as_guide, check_space, converted, need, pytree, static
+from guidance_jax.discrete.process import Absorbing
+from guidance_jax.guidance.scales import strength
+from guidance_jax.kernels.reverse import Carry
+
+
+@pytree
+class AnyOrder(Kernel):
+    """A kernel: each step decides one mask. One call of the model and `top` of the classifier.
+
+    With the exact p(y | x_t) and scale 1 its samples are those of p(x | y).
+
+    Attributes:
+      model: a denoiser of masked tokens.
+      classifier: a `Guide` of masked tokens, or f(x, level, cond) -> log p.
+      scale: a number, `Window`, or a function of the level; 0 is the model.
+      top: the candidates asked about, the most probable ones; None for all.
+      masks: how many there are at the start, if fewer than the sequence is long; one more would stay a mask.
+
+    Raises:
+      Refused: another space; fewer steps than masks; a classifier that does not fit the model.
+    """
+
+    model: Any
+    classifier: Any = converted(as_guide)
+    scale: Any = 1.0
+    top: int | None = static(default=None)
+    masks: int | None = static(default=None)
+
+    takes = Absorbing
+
+    @property
+    def space(self):
+        return self.model.space
+
+    def start(self, key, levels, shape):
+        return self.model.start(key, levels, shape)
+
+    def init(self, x):
+        return Carry(x, self.model.init(x), ())
+
+    def check(self, levels, shape, cond):
+        need(self, self.model, Denoiser, "the first argument")
+        need(self, self.classifier, Guide, "the classifier")
+        check_space(self, self.space)
+        wanted = shape[-1] if self.masks is None else self.masks
+        if len(levels.t) <= wanted:
+            raise Refused(f"AnyOrder decides one mask a step, {wanted} of them, got {len(levels.t) - 1} steps")
+        self.model.check(levels, shape, cond)
+        self.classifier.check(levels, shape, cond)
+
+    def __call__(self, carry, t, s, cond, key):
+        inner, where, what = jax.random.split(key, 3)
+        pred, state = self.model(carry.x, t, cond, carry.model_state, inner)
+        free = self.space.free(carry.x)
+        site = jax.random.categorical(where, jnp.where(free, 0.0, -jnp.inf))
+        log_p = (pred.log_p + pred.tilt)[site]
+        log_p, candidates = jax.lax.top_k(log_p, len(log_p) if self.top is None else self.top)
+
+        def asked(v):
+            return self.classifier.value(carry.x.at[site].set(v.astype(carry.x.dtype)), t, cond)
+
+        w = strength(self.scale, t, cond, off=0.0)
+        chosen = jax.random.categorical(what, log_p + w * jax.vmap(asked)(candidates))
+        x = jnp.where(jnp.any(free), carry.x.at[site].set(candidates[chosen].astype(carry.x.dtype)), carry.x)
+        return Carry(x, state, carry.solver_state)
