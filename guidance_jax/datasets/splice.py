@@ -20,13 +20,13 @@ MPSA = Carried(
 )
 
 
-def splice(path: str | Path | None = None, top: float = 0.1) -> Sequences:
+def splice(path: str | Path | None = None, top: float = 0.1, *, download: bool = False) -> Sequences:
     """All measured sites, (30483, 9): label 1 for the `top` share by inclusion, `values` are log10 of the percentage.
 
     Raises:
       Refused: the file is missing (the message says how to get it) or another one.
     """
-    rows = MPSA.rows(path)
+    rows = MPSA.rows(path, download=download)
     tokens = encode([row["x"] for row in rows], RNA)
     values = np.asarray([float(row["y"]) for row in rows], np.float32)
     labels = (values >= np.quantile(values, 1 - top)).astype(np.int32)

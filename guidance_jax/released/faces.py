@@ -2,7 +2,7 @@
 a classifier of seven expressions (fer 25.10.3, MIT; mini-Xception trained on FER-2013).
 
 The prior of the generator is z ~ N(0, I) in 100 dimensions, so diffusion over z has an exact denoiser at every level,
-`prior()`, while the way from z to a picture is a real network.
+`latents.prior(100)`, while the way from z to a picture is a real network.
 """
 
 from collections.abc import Callable
@@ -16,11 +16,9 @@ from guidance_jax.checkpoints.keras_file import read_keras
 from guidance_jax.checkpoints.tensors import exact
 from guidance_jax.checkpoints.torch_file import read_torch
 from guidance_jax.core import Guide, log_softmax, pytree, static
-from guidance_jax.models.adapters import Unconditional
 from guidance_jax.models.network import Parametrized
 from guidance_jax.networks.dcgan import DCGAN
 from guidance_jax.networks.mini_xception import MiniXception
-from guidance_jax.oracles.gaussian import GaussianMixture
 
 GENERATOR = Carried(
     Package("gan-face-generate", "1.1.1", "24102f4be41d164e44251168ede0458a45e498a888c81493e2aea48529640569"),
@@ -58,11 +56,6 @@ class Expressions(Parametrized, Guide):
     def log_prob(self, x, level, cond):
         grey = jnp.tensordot(x, jnp.asarray(GREY, x.dtype), 1)[..., None]
         return log_softmax(self.apply(self.params, grey))[cond]
-
-
-def prior() -> Unconditional:
-    """The exact denoiser of z ~ N(0, I), whatever the condition."""
-    return Unconditional(GaussianMixture(jnp.zeros((1, SIZE)), 1.0, jnp.ones(1)), None)
 
 
 def generator(path: str | Path | None = None, *, download: bool = False) -> Generator:

@@ -26,7 +26,7 @@ TERRAIN = Carried(
     "terrain_diffusion/weights/terrain_consistency_unet_difficulty100.onnx",
     "95be54b4a39d58320e187a7ec533351c957f16a00be58773c86074828ee67887",
 )
-SHAPE = (128, 128, 1)
+SHAPE, SIZE = (128, 128, 1), 128 * 128
 HIGHEST, LOWEST, DATA = 80.0, 0.002, 0.5  # sigma of the one step, sigma of clean fields, standard deviation of them
 SCALE, TOP = 0.1, 22.16864013671875  # metres
 
@@ -44,7 +44,7 @@ class TerrainUNet(UNet):
 
 @pytree
 class Terrain:
-    """z (128, 128, 1) to a field of the same shape, about -1 to 1, of a difficulty from 1 to 100; `metres` has its unit.
+    """z (16384,) to a field (128, 128, 1), about -1 to 1, of a difficulty from 1 to 100; `metres` has its unit.
 
     Attributes:
       params: of the network.
@@ -62,12 +62,17 @@ class Terrain:
         return skip * x + DATA * (sigma - LOWEST) / jnp.sqrt(sigma**2 + DATA**2) * told
 
     def __call__(self, z: Any) -> Any:
-        return self.at(HIGHEST * z, jnp.asarray(HIGHEST, z.dtype))
+        return self.at(HIGHEST * z.reshape(SHAPE), jnp.asarray(HIGHEST, z.dtype))
 
 
 def metres(field: Any) -> Any:
     """Heights above 0 of a field from -1 to 1: 0.1 sinh((field + 1) / 2 asinh(22.17 / 0.1))."""
     return SCALE * jnp.sinh((jnp.clip(field, -1, 1) + 1) / 2 * jnp.arcsinh(TOP / SCALE))
+
+
+def field_of(heights: Any) -> Any:
+    """The field, from -1 to 1, of heights in metres: the inverse of `metres`."""
+    return 2 * jnp.arcsinh(heights / SCALE) / jnp.arcsinh(TOP / SCALE) - 1
 
 
 def terrain(difficulty: float = 50.0, path: str | Path | None = None, *, download: bool = False) -> Terrain:

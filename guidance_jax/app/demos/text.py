@@ -221,11 +221,11 @@ def demo(
     samples: int = 100,
     steps: int = 500,
     progress: bool = True,
-) -> tuple[list[Row], dict[str, list[str]]]:
+) -> tuple[list[Row], dict[str, str]]:
     """Train (or reuse `out`/text_models), sample every method asked for positive sentences, write `text.json` to `out`.
 
     Returns:
-      (rows, three sentences of each method).
+      (the table, one sentence of every line).
 
     Raises:
       Refused: the data file is missing; the message says how to get it.
@@ -235,7 +235,7 @@ def demo(
     found = methods(parts.model, parts.prefix, parts.attribute, alphabet)
     for row, tokens in compare(found, parts.judge.measure, samples):
         rows.append(row)
-        examples[f"{row.method}, {row.scale:g}"] = [words_of(t, alphabet) for t in tokens[:3]]
+        examples[f"{row.method}, {row.scale:g}"] = words_of(tokens[0], alphabet)
     rows.append(parts.real(POSITIVE))
     write_rows(
         out / "text.json",
