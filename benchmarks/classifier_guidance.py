@@ -3,9 +3,9 @@
     python benchmarks/classifier_guidance.py --out FILE
 
 The diffusion model, the first classifier (800 steps, as `quality.py` had it) and the judge come from `fashion.py`. A
-second classifier is trained four times as long. Both are examined level by level on held-out images; then each guides the
-unconditional model in both forms at rising scale, over several seeds. The last table is Dhariwal & Nichol's (arXiv
-2105.05233, table 4 and figure 4): precision rises and recall falls with the scale.
+second classifier is trained four times as long. Both are examined level by level on held-out images; then each guides
+the unconditional model in both forms at rising scale, over several seeds. The last table is Dhariwal & Nichol's
+(arXiv 2105.05233, table 4 and figure 4): precision rises and recall falls with the scale.
 """
 
 import argparse

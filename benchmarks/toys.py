@@ -1,7 +1,7 @@
 """Published toys with the exact column that they lack:  python benchmarks/toys.py [--out FILE]
 
-1. Annealing of a mixture of 40 Gaussians to its cube, Skreta et al. 2025 (arXiv 2503.02819, table A1): there 1,000 steps
-   and 10,000 particles, resampled at every step. Here the cube is enumerated on a grid of the plane, so its log
+1. Annealing of a mixture of 40 Gaussians to its cube, Skreta et al. 2025 (arXiv 2503.02819, table A1): there
+   1,000 steps and 10,000 particles, resampled at every step. Here the cube is enumerated on a grid of the plane, so its log
    normaliser is known, and what two sets of exact samples differ by. The means are other uniform draws.
 2. The Ising model, annealed to colder ones by masked diffusion, Skreta et al. 2026 (arXiv 2601.10403): there 16 x 16,
    uniform noise and no exact answer; here 4 x 4, masks, all 65,536 states enumerated.
@@ -73,7 +73,7 @@ def annealed(target, cube, n, steps, seeds):
     """Rows of the first toy: tempering alone, corrected by particles, exact samples."""
     levels = gj.schedules.log_snr_uniform(gj.VE(), steps, lo=0.01, hi=10.0)
     solver = gj.DDIM(1.0)
-    # particles start at the tempered noise, the normalised power of N(0, sigma^2): its normaliser belongs to the evidence
+    # particles start at the normalised power of N(0, sigma^2): its normaliser is part of the evidence
     noise = 2 * np.pi * float(levels.sigma[0]) ** 2
     at_start = (1 - BETA) * np.log(noise) - np.log(BETA)
     rows = {

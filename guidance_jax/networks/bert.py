@@ -33,8 +33,9 @@ class Layer(nn.Module):
 class BERT(nn.Module):
     """Letters 0 to `letters` - 1 and the mask `letters`, or one-hot vectors of them, to hidden states and logits.
 
-    `states(x)` gives the hidden states (L + 2, width) before layer `cut`, of the letters between two end marks; `rest(h)`
-    takes them through the layers from `cut` on; `logits(h)` (L, letters) and `label(h, name)` read the last ones.
+    `states(x)` gives the hidden states (L + 2, width) before layer `cut`, of the letters between two end marks;
+    `rest(h)` takes them through the layers from `cut` on; `logits(h)` (L, letters) and `label(h, name)` read the last
+    ones.
 
     Attributes:
       letters: of the alphabet.

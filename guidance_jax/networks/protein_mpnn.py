@@ -113,7 +113,8 @@ class ProteinMPNN(nn.Module):
         return neighbours, jnp.concatenate([place, bells.reshape(*neighbours.shape, -1)], -1)
 
     def decode(self, letters: Any, rank: Any, encoded: tuple) -> Any:
-        """Logits (L, 21) of every residue given the letters of those of lower `rank`; equal ranks do not see each other.
+        """Logits (L, 21) of every residue given the letters of those of lower `rank`; equal ranks do not see each
+        other.
 
         letters: (L,) integers, or one-hot rows (L, 21).
         """

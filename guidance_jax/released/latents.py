@@ -1,9 +1,29 @@
-"""The prior of a generator's latents: diffusion over them has an exact denoiser at every level."""
+"""Generators as models: the prior of their latents has an exact denoiser at every level, and measurements see through
+them.
+"""
+
+from typing import Any
 
 import jax.numpy as jnp
 
+from guidance_jax.core import converted, function, pytree
 from guidance_jax.models.adapters import Unconditional
 from guidance_jax.oracles.gaussian import GaussianMixture
+
+
+@pytree
+class Seen:
+    """What an operator sees of what a generator makes of z.
+
+    Attributes:
+      operator, generator: functions of one sample.
+    """
+
+    operator: Any = converted(function)
+    generator: Any = converted(function)
+
+    def __call__(self, z: Any) -> Any:
+        return self.operator(self.generator(z))
 
 
 def prior(size: int) -> Unconditional:

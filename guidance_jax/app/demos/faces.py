@@ -1,4 +1,5 @@
-"""Faces: guidance through a real network from latents to 64 x 64 colour pictures, where the truth can still be computed.
+"""Faces: guidance through a real network from latents to 64 x 64 colour pictures, where the truth can still be
+computed.
 
 The prior of the latents is N(0, I), so the denoiser is exact; what a method gets wrong is the method's. The posterior
 p(z) p(y | picture(z))^scale comes by importance sampling from draws of the prior, which works while a measurement says
@@ -26,13 +27,13 @@ from guidance_jax.particles.best_of import BestOf
 from guidance_jax.particles.steering import Steered
 from guidance_jax.particles.twisted import Twisted
 from guidance_jax.released import faces
-from guidance_jax.released.latents import prior
+from guidance_jax.released.latents import Seen, prior
 from guidance_jax.sample import generate, keys
 from guidance_jax.schedules import Cosine, log_snr_uniform
 from guidance_jax.solvers.ddpm import DDPM, fixed_large
 
 HAPPY = faces.EXPRESSIONS.index("happy")
-PARTICLES = 6
+PARTICLES = 4
 NOISE = DDPM(fixed_large)  # whose variance is exact of a standard normal prior, at any number of steps
 
 
@@ -132,8 +133,8 @@ def methods(task: Task, steps: int) -> dict[str, Method]:
         "reconstruction": Method(
             kernel(lambda w: Reverse(Reconstruction(latents, task.guide, w), NOISE)), wanted, (steps, 3 * steps)
         ),
-        "LGD, 4 draws": Method(
-            kernel(lambda w: Reverse(LGD(latents, task.guide, w, draws=4), NOISE)), wanted, (steps, 12 * steps)
+        "LGD, 3 draws": Method(
+            kernel(lambda w: Reverse(LGD(latents, task.guide, w, draws=3), NOISE)), wanted, (steps, 9 * steps)
         ),
         f"best of {n}, drawn by weight": Method(
             population(lambda w: BestOf(Reverse(latents, NOISE), task.guide, w)), wanted, (n * steps, n)
@@ -175,7 +176,7 @@ def restored(generator: faces.Generator, out: Path, steps: int, columns: int = 8
     for name, (operator, _, std) in operators().items():
         clean = jax.vmap(operator)(pictures)
         y = clean + std * jax.random.normal(second, clean.shape)
-        kernel = DPS(prior(faces.SIZE), NOISE, Through(operator, generator), 0.5)
+        kernel = DPS(prior(faces.SIZE), NOISE, Seen(operator, generator), 0.5)
         found = decode(generate(keys(0, columns), kernel, log_snr_uniform(Cosine(), steps), (faces.SIZE,), y))
         fits[name] = float(jnp.sqrt(jnp.mean((jax.vmap(operator)(found) - y) ** 2)) / std)
         seen = y if y.shape == pictures.shape else jax.image.resize(y, pictures.shape, "nearest")
@@ -184,19 +185,8 @@ def restored(generator: faces.Generator, out: Path, steps: int, columns: int = 8
     return fits
 
 
-@dataclass(frozen=True)
-class Through:
-    """The measurement of what the generator makes of z."""
-
-    operator: Any
-    generator: faces.Generator
-
-    def __call__(self, z):
-        return self.operator(self.generator(z))
-
-
 def demo(
-    out: Path, data: str | Path | None = None, *, samples: int = 32, steps: int = 20, draws: int = 16384
+    out: Path, data: str | Path | None = None, *, samples: int = 24, steps: int = 15, draws: int = 8192
 ) -> tuple[list[Row], dict[str, str]]:
     """Guide the latents of faces by measurements and by a classifier; `faces.json` and two PNGs in `out`.
 

@@ -1,5 +1,5 @@
-"""Proteins: letters for a given backbone by ProteinMPNN, sharpened by its own noisier checkpoint, steered to a charge, and
-told to live in a membrane; judged by a network that guides nothing and by the letters that nature chose.
+"""Proteins: letters for a given backbone by ProteinMPNN, sharpened by its own noisier checkpoint, steered to a
+charge, and told to live in a membrane; judged by a network that guides nothing and by the letters that nature chose.
 """
 
 from collections.abc import Callable
@@ -123,8 +123,8 @@ def labelled(of: Structure, model: Design) -> dict[str, Method]:
 def measures(of: Structure, judge: Design) -> Callable[[np.ndarray], dict[str, float]]:
     """Means over sequences (n, L).
 
-    recovery: share of nature's letters; energy: -log p a letter by the judge, nats; charge; hit: share within one of the
-    goal; greasy: share of A, F, I, L, M, V, W, Y; diversity: mean share of differing letters of two sequences.
+    recovery: share of nature's letters; energy: -log p a letter by the judge, nats; charge; hit: share within one of
+      the goal; greasy: share of A, F, I, L, M, V, W, Y; diversity: mean share of differing letters of two sequences.
     """
     order = jnp.asarray(np.random.default_rng(0).permutation(len(of.tokens)))
     energy = jax.jit(lambda x: jax.lax.map(lambda x: -jnp.mean(log_likelihood(judge, x, order)), x))
@@ -143,7 +143,7 @@ def measures(of: Structure, judge: Design) -> Callable[[np.ndarray], dict[str, f
     return measure
 
 
-def demo(out: Path, data: str | Path | None = None, *, samples: int = 16) -> tuple[list[Row], dict[str, str]]:
+def demo(out: Path, data: str | Path | None = None, *, samples: int = 12) -> tuple[list[Row], dict[str, str]]:
     """Design ubiquitin and a membrane trimer, and write `proteins.json` to `out`.
 
     Returns:

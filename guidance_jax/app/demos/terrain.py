@@ -1,6 +1,7 @@
 """Terrain: a one-step generator of height fields, guided through its map to what is known or wanted of a place.
 
-The latents are N(0, I) in 16,384 dimensions, where the denoiser is exact. Half a map is continued, heights are pinned at
+The latents are N(0, I) in 16,384 dimensions, where the denoiser is exact. Half a map is continued, heights are pinned
+at
 points, a road is kept level, and a second tile goes on from the first: inpainting of the strip that they share, beside
 the package's own way, which blends two fields that do not know of each other.
 """
@@ -15,9 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax.app.demos.table import Method, Row, compare, real, write_rows
-from guidance_jax.core import pytree
 from guidance_jax.kernels.dps import DPS
-from guidance_jax.released.latents import prior
+from guidance_jax.released.latents import Seen, prior
 from guidance_jax.released.terrain import SHAPE, SIZE, Terrain, field_of, metres, terrain
 from guidance_jax.sample import generate, keys
 from guidance_jax.schedules import Cosine, log_snr_uniform
@@ -30,17 +30,6 @@ HEIGHTS = (0.2, 1.0, 1.0, 0.2, 2.0)  # metres, at the pins
 ROAD = slice(60, 68)
 SCALE = 0.05  # of DPS, in units of z
 METRES_A_UNIT = float(jax.grad(metres)(-0.3))  # near the middle of what fields are
-
-
-@pytree
-class Seen:
-    """What `look` sees of the field that the generator makes of z."""
-
-    generator: Terrain
-    look: Any
-
-    def __call__(self, z):
-        return self.look(self.generator(z))
 
 
 class Half(NamedTuple):
@@ -75,7 +64,7 @@ def guided(generator: Terrain, look: Any, wanted: Any, steps: int) -> Callable[[
     levels = log_snr_uniform(Cosine(), steps)
 
     def draw(keys, scale):
-        kernel = DPS(prior(SIZE), NOISE, Seen(generator, look), jnp.float32(scale))
+        kernel = DPS(prior(SIZE), NOISE, Seen(look, generator), jnp.float32(scale))
         z = [generate(key[None], kernel, levels, (SIZE,), wanted[None])[0] for key in keys]  # one at a time: memory
         return np.asarray(jax.jit(lambda z: jax.lax.map(generator, z))(jnp.stack(z)))
 
@@ -171,7 +160,7 @@ def in_steps(generator: Terrain, n: int) -> dict[str, np.ndarray]:
 
 
 def demo(
-    out: Path, data: str | Path | None = None, *, samples: int = 3, steps: int = 40
+    out: Path, data: str | Path | None = None, *, samples: int = 2, steps: int = 40
 ) -> tuple[list[Row], dict[str, str]]:
     """Draw and guide height fields, and write `terrain.json` and `terrain.png` to `out`.
 
