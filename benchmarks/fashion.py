@@ -17,10 +17,11 @@ from guidance_jax.datasets.idx import FASHION, idx
 from guidance_jax.datasets.images import Images
 from guidance_jax.models.network import Network, NoisyClassifier
 from guidance_jax.networks.judge import TrainedJudge
-from guidance_jax.training.recipe import Recipe, train, train_denoiser, train_judge
+from guidance_jax.training.recipe import Recipe, train_classifier, train_denoiser, train_judge
 
 DATA, MODELS = Path("/usr/share/datasets/fashion-mnist"), Path("fashion_models")
-RECIPE = Recipe(width=32, classifier_width=24, steps=2400, classifier_steps=800, judge_steps=1500, label_dropout=0.15)
+RECIPE = Recipe(width=32, classifier_width=24, steps=2400, classifier_steps=3000, label_dropout=0.15)
+JUDGE = dataclasses.replace(RECIPE, judge_steps=3000, batch=128)
 WEAK = dataclasses.replace(RECIPE, width=16, steps=500)
 CLEAN = dataclasses.replace(RECIPE, seed=100, judge_width=24, judge_steps=1200)
 
@@ -40,7 +41,9 @@ def models(data: Path = DATA, directory: Path = MODELS, progress: bool = True) -
     """Train, or load what is trained."""
     seen, held_out = idx(data, names=FASHION), idx(data, "t10k", names=FASHION)
     clean = train_judge(directory / "clean", seen, CLEAN, progress=progress)
-    model, classifier, judge = train(directory, seen, RECIPE, progress=progress)
+    judge = train_judge(directory / "judge", seen, JUDGE, progress=progress)
+    model = train_denoiser(directory / "denoiser", seen, RECIPE, progress=progress)
+    classifier = train_classifier(directory / "classifier", seen, RECIPE, progress=progress)
     weak = train_denoiser(directory / "weak", seen, WEAK, progress=progress)
     return Fashion(model, weak, classifier, clean, judge, held_out)
 

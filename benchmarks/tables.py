@@ -67,10 +67,36 @@ def latent():
     return table(["model", "parameters", *parts], rows)
 
 
+def demo(name):
+    """The table of a demo as it wrote it."""
+
+    def make():
+        rows = json.loads((RESULTS / f"{name}.json").read_text())["rows"]
+        measures = list(rows[0]["measures"])
+
+        def shown(value):
+            return "" if value != value else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+        lines = [
+            [
+                row["method"].strip("()"),
+                f"{row['scale']:g}",
+                *(shown(row["measures"][m]) for m in measures),
+                f"{row['model_calls']} + {row['classifier_calls']}" if row["model_calls"] else "",
+            ]
+            for row in rows
+        ]
+        header = ["method", "scale", *(m.replace("|", "\\|") for m in measures), "calls of model + guide"]
+        return table(header, lines)
+
+    return make
+
+
 TABLES = [
     ("benchmarks.md", "speed", speed),
     ("checkpoints.md", "checkpoints", checkpoints),
     ("checkpoints.md", "latent", latent),
+    *(("tutorial/released_models.md", name, demo(name)) for name in ("faces", "antibodies", "proteins", "terrain")),
 ]
 
 

@@ -1,10 +1,10 @@
 """Published toys with the exact column that they lack:  python benchmarks/toys.py [--out FILE]
 
-1. Annealing of a mixture of 40 Gaussians to its cube, Skreta et al. 2025 (arXiv 2503.02819, table A1): there
-   1,000 steps and 10,000 particles, resampled at every step. Here the cube is enumerated on a grid of the plane, so its log
+1. Annealing of a mixture of 40 Gaussians to its cube, Skreta et al. 2025 (arXiv 2503.02819, table A1): there 1,000
+   steps and 10,000 particles, resampled at every step. Here the cube is enumerated on a grid of the plane, so its log
    normaliser is known, and what two sets of exact samples differ by. The means are other uniform draws.
-2. The Ising model, annealed to colder ones by masked diffusion, Skreta et al. 2026 (arXiv 2601.10403): there 16 x 16,
-   uniform noise and no exact answer; here 4 x 4, masks, all 65,536 states enumerated.
+2. The Ising model, annealed to colder ones by masked diffusion, after 2601.10403: there 16 x 16, uniform noise and no
+   exact answer; here 4 x 4, masks, all 65,536 states enumerated.
 """
 
 import argparse
