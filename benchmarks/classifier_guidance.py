@@ -2,9 +2,9 @@
 
     python benchmarks/classifier_guidance.py --out FILE
 
-The diffusion model, the classifier (3,000 steps) and the judge come from `fashion.py`; an early classifier (800 steps, as
-it was when guidance failed) is trained beside it. Both are examined level by level on held-out images; then each guides
-the unconditional model in both forms at rising scale, over several seeds. The last table is Dhariwal & Nichol's
+The diffusion model, the classifier (3,000 steps) and the judge come from `fashion.py`; an early classifier (800 steps,
+as it was when guidance failed) is trained beside it. Both are examined level by level on held-out images; then each
+guides the unconditional model in both forms at rising scale, over several seeds. The last table is Dhariwal & Nichol's
 (arXiv 2105.05233, table 4 and figure 4): precision rises and recall falls with the scale.
 """
 

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from guidance_jax.app import cli, parts
+from guidance_jax.app.demos import splice as splice_demo
 from guidance_jax.datasets import splice
+from guidance_jax.released import donor
 
 
 @pytest.fixture
@@ -35,13 +37,20 @@ def run(tmp_path, monkeypatch, capfd):
 
 
 def test_demos_of_sequences_say_how_to_get_their_data(run):
-    for task, package in (("splice", "mavenn==1.1.4"), ("text", "vaderSentiment==3.3.2")):
-        left = run("demo", "--task", task, "--out", "demo")
+    for task, package in (
+        ("splice", "mavenn==1.1.4"),
+        ("text", "vaderSentiment==3.3.2"),
+        ("faces", "gan-face-generate==1.1.1"),
+        ("antibodies", "antiberty==0.1.3"),
+        ("proteins", "vermouth==0.15.0"),
+        ("terrain", "adaptive-terrain-diffusion==0.4.2"),
+    ):
+        left = run("demo", "--task", task, "--out", "demo", "--data", ".")
         assert left.returncode == 2
         assert left.stderr.strip().count("\n") == 0
         assert package in left.stderr
     left = run("demo", "--task", "poems")
-    assert "--task is one of digits, splice, text, got 'poems'" in left.stderr
+    assert "--task is one of digits, splice, text, faces, antibodies, proteins, terrain, got 'poems'" in left.stderr
 
 
 @pytest.mark.slow
@@ -54,6 +63,10 @@ def test_the_splice_demo_on_made_up_sites(run, monkeypatch):
     (run.folder / "mpsa_data.csv.gz").write_bytes(content)
     expected = dataclasses.replace(splice.MPSA, sha256=hashlib.sha256(content).hexdigest())
     monkeypatch.setattr(splice, "MPSA", expected)
+    network, around = donor.DonorNetwork(), np.zeros((2, 9, 4))
+    params = network.init(jax.random.key(0), np.zeros((18, 4)))
+    made_up = donor.Donor(params, around[:, :2], around[:, 2:], network.apply)
+    monkeypatch.setattr(splice_demo, "donor", lambda path, download: made_up)
     left = run("demo", "--task", "splice", "--data", ".", "--out", "demo", "--quick", "--samples", 20)
     assert left.returncode == 0, left.stderr
     rows = json.loads((run.folder / "demo" / "splice.json").read_text())["rows"]
@@ -324,3 +337,47 @@ def test_methods_for_sequences_are_compared_in_one_run(run, kind):
     asked = ("sample", "--models", "m", "--n", 4, "--out", "x.npz", "--label", 1, "--method", "CFG")
     assert run(*asked).returncode == 0
     assert np.load(run.folder / "x.npz")["arr_0"].dtype == np.int32
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["faces", "proteins"])
+def test_demos_of_released_models_on_made_up_weights(run, monkeypatch, task):
+    """The tables, pictures and JSON come about, whatever the weights are."""
+    from guidance_jax.app.demos import faces as faces_demo
+    from guidance_jax.app.demos import proteins as proteins_demo
+    from guidance_jax.networks.dcgan import DCGAN
+    from guidance_jax.networks.mini_xception import MiniXception
+    from guidance_jax.networks.protein_mpnn import ProteinMPNN
+    from guidance_jax.released import faces, proteins
+
+    def module(network, *inputs):
+        return network.init(jax.random.key(0), *inputs), network.apply
+
+    monkeypatch.setattr(faces, "generator", lambda p, download: faces.Generator(*module(DCGAN(8), np.zeros(100))))
+    classifier = module(MiniXception(), np.zeros((64, 64, 1)))
+    monkeypatch.setattr(faces, "expressions", lambda p, download: faces.Expressions(*classifier))
+    rng = np.random.default_rng(0)
+
+    def structure(entry, chains, path, download):
+        atoms = np.cumsum(rng.normal(size=(20, 4, 3)), 0).astype(np.float32)
+        return proteins.Structure(atoms, rng.integers(0, 20, 20), np.arange(20), np.zeros(20, int))
+
+    def design(name, of, path, download):
+        labels = 2 * ("membrane" in name)
+        network = ProteinMPNN(3 if labels else 0)
+        given = of.backbone, of.number, of.chain
+        params = network.init(jax.random.key(0), *given, of.tokens, np.arange(20), 0 if labels else None)
+        each = [network.apply(params, *given, label, method="encode") for label in range(labels) or (None,)]
+        stacked = jax.tree.map(lambda *a: jax.numpy.stack(a), *each)
+        return proteins.Design(params, stacked, network.apply, labels)
+
+    monkeypatch.setattr(proteins_demo, "structure", structure)
+    monkeypatch.setattr(proteins_demo, "design", design)
+    assert faces_demo.faces is faces
+    left = run("demo", "--task", task, "--quick", "--out", "demo")
+    assert left.returncode == 0, left.stderr
+    files = cli.DEMOS[task].files
+    assert {p.name for p in (run.folder / "demo").iterdir()} == set(files)
+    rows = json.loads((run.folder / "demo" / files[0]).read_text())["rows"]
+    assert len(rows) > 10
+    assert all(np.isfinite(v) for row in rows for v in row["measures"].values())

@@ -15,7 +15,7 @@ from guidance_jax.guidance.dynamic_negative import DynamicNegative
 from guidance_jax.guidance.fdg import FDG
 from guidance_jax.guidance.implicit import ImplicitClassifier
 from guidance_jax.guidance.lgd import LGD
-from guidance_jax.guidance.likelihoods import CleanClassifier, GaussianLikelihood, Similarity
+from guidance_jax.guidance.likelihoods import CleanClassifier, Decoded, GaussianLikelihood, Similarity
 from guidance_jax.guidance.mambo_g import MAMBOG
 from guidance_jax.guidance.mmps import MMPS
 from guidance_jax.guidance.mpgd import MPGD
@@ -43,6 +43,7 @@ __all__ = [
     "Clip",
     "Compose",
     "Contrast",
+    "Decoded",
     "DynamicClip",
     "DynamicNegative",
     "FDG",
