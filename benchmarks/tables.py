@@ -127,7 +127,8 @@ def systems():
         ("PPLM (1912.02164)", "gradients into the cache steer a frozen language model",
          "on sentiment 39.6 %, unguided 19.3 %, re-ranked too 73.7 % (authors' files)",
          f"judged positive {pplm['positive']:.2f}, unguided {free['positive']:.2f}; "
-         f"perplexity {pplm['perplexity']:.0f} against {free['perplexity']:.0f}", "not reproduced: a model of 6,155 sentences, one setting"),
+         f"perplexity {pplm['perplexity']:.0f} against {free['perplexity']:.0f}",
+         "not reproduced: a model of 6,155 sentences, one setting"),
         ("Diffusion-LM (2205.14217)", "gradients on word embeddings control what plug-and-play methods cannot",
          "semantic control 81.2 %, FUDGE 69.9, PPLM 9.9 (table 2)",
          f"judged positive {lm[1]['positive']:.2f}, unguided {lm[0]['positive']:.2f}; FUDGE {fudge['positive']:.2f}",

@@ -8,8 +8,9 @@ the package's own way, which blends two fields that do not know of each other.
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,8 @@ SCALE = 0.05  # of DPS, in units of z
 METRES_A_UNIT = float(jax.grad(metres)(-0.3))  # near the middle of what fields are
 
 
-class Half(NamedTuple):
+@dataclass(frozen=True)
+class Half:
     """The columns up to `end`."""
 
     end: int = 64
@@ -41,7 +43,8 @@ class Half(NamedTuple):
         return field[:, : self.end]
 
 
-class Pins(NamedTuple):
+@dataclass(frozen=True)
+class Pins:
     """The field at `PINS`, each the mean of 3 x 3 pixels."""
 
     weight: float = 8.0
@@ -50,7 +53,8 @@ class Pins(NamedTuple):
         return self.weight * jnp.stack([jnp.mean(field[i - 1 : i + 2, j - 1 : j + 2]) for i, j in PINS])
 
 
-class Slope(NamedTuple):
+@dataclass(frozen=True)
+class Slope:
     """The differences of neighbours along a road across the map."""
 
     weight: float = 8.0
