@@ -75,7 +75,7 @@ def demo(name):
         measures = list(rows[0]["measures"])
 
         def shown(value):
-            return "" if value != value else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+            return "" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
         lines = [
             [
@@ -104,7 +104,7 @@ def measures(name, method, scale=None):
 
 def systems():
     """Paper's claim, paper's number, ours, the gap and its reason: a row a system."""
-    antibody = {m: measures("antibodies", f"loops: {m}") for m in ("no guidance", "best of 6", "NOS")}
+    antibody = {m: measures("antibodies", f"framework: {m}") for m in ("no guidance", "best of 6", "NOS")}
     nos = "; ".join(f"{m} {v['human']:.2f}, {v['judge']:.2f}" for m, v in antibody.items())
     best = {k: sum(t[-1] for t in v) / len(v) for k, v in result("ehrlich")["traces"].items()}
     text = {m: measures("text", m, s) for m, s in (("no guidance", 0), ("PPLM (scale: its rate)", 4), ("FUDGE", 2))}
@@ -117,7 +117,7 @@ def systems():
     plain, masked, unrolled = site.values()
     rows = [
         ("NOS (2305.20009)", "gradients into hidden states beat autoregressive guidance at equal likelihood",
-         "figures only", f"antibody loops, p(human) of the guide, log p a letter of the judge: {nos}",
+         "figures only", f"antibody framework, p(human) of the guide, log p a letter of the judge: {nos}",
          "another objective; a released network, guided at its middle layer"),
         ("LaMBO-2 (2305.20009)", "NOS with edits where the value is most sensitive improves antibodies in few edits",
          "99 % expressed, 40 % bound in the last round (figure 7)",

@@ -91,4 +91,7 @@ def write_rows(path: Path, rows: list[Row], **settings: Any) -> None:
     """The table as JSON, with versions and device."""
     path.parent.mkdir(parents=True, exist_ok=True)
     about = versions() | settings
-    path.write_text(json.dumps({"about": about, "rows": [asdict(row) for row in rows]}, indent=1) + "\n")
+    lines = [asdict(row) for row in rows]
+    for line in lines:  # JSON has no number for what was not measured
+        line["measures"] = {k: None if v != v else v for k, v in line["measures"].items()}
+    path.write_text(json.dumps({"about": about, "rows": lines}, indent=1) + "\n")
