@@ -23,6 +23,7 @@ from guidance_jax.guidance.operators import Blur, Downsample, Mask
 from guidance_jax.guidance.reconstruction import Reconstruction
 from guidance_jax.kernels.dps import DPS
 from guidance_jax.kernels.reverse import Reverse
+from guidance_jax.oracles.gaussian import CLEAN
 from guidance_jax.particles.best_of import BestOf
 from guidance_jax.particles.steering import Steered
 from guidance_jax.particles.twisted import Twisted
@@ -109,7 +110,7 @@ def posteriors(generator: faces.Generator, tasks: list[Task], draws: int) -> lis
     @jax.jit
     def one(key):
         z = jax.random.normal(key, (256, faces.SIZE))
-        values = [jax.vmap(lambda z, task=task: task.guide.value(z, None, task.cond))(z) for task in tasks]
+        values = [jax.vmap(lambda z, task=task: task.guide.value(z, CLEAN, task.cond))(z) for task in tasks]
         return coarse(jax.vmap(generator)(z)), jnp.stack(values)
 
     found = [jax.device_get(one(key)) for key in keys(2024, max(draws // 256, 1))]
@@ -154,7 +155,7 @@ def measures_of(generator: faces.Generator, task: Task, truth: Posterior) -> Cal
     @jax.jit
     @jax.vmap
     def looked_at(z):
-        return generator(z), task.guide.value(z, None, task.cond)
+        return generator(z), task.guide.value(z, CLEAN, task.cond)
 
     def measure(z):
         pictures, values = looked_at(z)
