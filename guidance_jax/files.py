@@ -37,10 +37,8 @@ def write_whole(path: Path, fill: Callable[[Any], Any]) -> None:
 
 
 def cache(name: str) -> Path:
-    """The folder of that name for what can be made or downloaded again; it is there."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "guidance_jax" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    """The folder of that name for what can be made or downloaded again; who writes there makes it."""
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "guidance_jax" / name
 
 
 def reason(error: OSError) -> str:

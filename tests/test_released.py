@@ -1,6 +1,7 @@
 """Readers of released models. Their weights are not in this repository: here the authors' own modules have weights
 drawn by NumPy from the sorted names, and `golden/released.npz` holds what they compute (see `golden/README.md`)."""
 
+import io
 import json
 from pathlib import Path
 
@@ -12,18 +13,18 @@ import pytest
 import guidance_jax as gj
 from guidance_jax.carried import Carried, Package
 from guidance_jax.checkpoints.onnx_file import read_onnx
-from guidance_jax.core import Level
+from guidance_jax.datasets.sequences import AMINO_ACIDS
 from guidance_jax.guidance import GaussianLikelihood
 from guidance_jax.guidance.likelihoods import Decoded
 from guidance_jax.networks.bert import BERT
 from guidance_jax.networks.dcgan import Doubled
 from guidance_jax.networks.mini_xception import Separable, halved
+from guidance_jax.oracles.gaussian import CLEAN
 from guidance_jax.released import antibodies, donor, faces, proteins, terrain
 from guidance_jax.released.latents import prior
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "released.npz")
 SHAPES = json.loads(str(GOLDEN["names"]))
-CLEAN = Level(0.0, 1.0, 0.0)
 
 
 def weights(name, torch=True):
@@ -48,17 +49,24 @@ def given(monkeypatch):
 
     def give(module, name, torch=True):
         state = weights(name, torch)
+        content = b"" if torch else keras_of(state)
         if torch:
             monkeypatch.setattr(module, "read_torch", lambda content, key=None: dict(state))
-        else:
-            named = {f"{k.split('/')[0]}/{NAMES.get(k.split('/')[1], k.split('/')[1])}": a for k, a in state.items()}
-            monkeypatch.setattr(module, "read_keras", lambda content: named)
-        monkeypatch.setattr(Carried, "read", lambda self, path=None, download=False: b"")
+        monkeypatch.setattr(Carried, "read", lambda self, path=None, download=False: content)
 
     return give
 
 
-NAMES = {"gamma": "scale", "beta": "bias", "moving_mean": "mean", "moving_variance": "var"}
+def keras_of(state):
+    """A model's weights as Keras 2 writes them."""
+    import h5py
+
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        for key, a in state.items():
+            layer, name = key.split("/")
+            file[f"model_weights/{layer}/{layer}_1/{name}:0"] = a
+    return content.getvalue()
 
 
 def close(found, expected, tolerance=2e-5):
@@ -185,7 +193,7 @@ def test_a_structure_is_the_first_model_of_whole_residues():
     atoms = [(name, i, n) for i, n in ((5, "GLY"), (6, "TRP"), (7, "ALA")) for name in ("N", "CA", "C", "O")]
     lines = [line.format(k, name, n, "B", i, k, 0.5 * k, -k) for k, (name, i, n) in enumerate(atoms) if k != 10]
     found = proteins.read_pdb("\n".join([*lines, "ENDMDL", *lines]))
-    assert "".join(proteins.LETTERS[t] for t in found.tokens) == "GW"  # the third has no C
+    assert "".join(AMINO_ACIDS[t] for t in found.tokens) == "GW"  # the third has no C
     assert found.number.tolist() == [5, 6]
     np.testing.assert_allclose(found.backbone[1, 3], [7, 3.5, -7])
     with pytest.raises(gj.Refused, match="no residue with N, CA, C, O in chains A"):

@@ -35,8 +35,7 @@ def fitted(state: Mapping[str, Any], network: Any, *inputs: Any) -> dict:
     Raises:
       Refused: a tensor that is missing, left over or of another shape; its name and both shapes are given.
     """
-    expected = jax.eval_shape(network.init, jax.random.key(0), *inputs)["params"]
-    wanted = {_text(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(expected)}
+    wanted = shapes_in(network, *inputs)
     names = {flat(path): path for path in wanted}
     found: dict[str, Any] = {}
     for key in state:
@@ -86,13 +85,18 @@ def exact(flat: Mapping[str, Any], network: Any, *inputs: Any) -> dict:
     Raises:
       Refused: an array that is missing, left over or of another shape; its name and both shapes are given.
     """
-    expected = jax.eval_shape(network.init, jax.random.key(0), *inputs)["params"]
-    wanted = {_text(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(expected)}
+    wanted = shapes_in(network, *inputs)
     for path in sorted({*flat, *wanted}):
         found, shape = (np.shape(flat[path]) if path in flat else None), wanted.get(path)
         if found != shape:
             raise Refused(f"{path} of {kind(network)}: expected shape {shape}, the checkpoint has {found}")
     return {"params": nested({path: np.ascontiguousarray(a, np.float32) for path, a in flat.items()})}
+
+
+def shapes_in(network: Any, *inputs: Any) -> dict[str, tuple[int, ...]]:
+    """The shape of every parameter that `network` has on `inputs`, by its path."""
+    expected = jax.eval_shape(network.init, jax.random.key(0), *inputs)["params"]
+    return {_text(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(expected)}
 
 
 def nested(flat: Mapping[str, Any]) -> dict:

@@ -7,6 +7,8 @@ import numpy as np
 
 from guidance_jax.core import Refused
 
+AMINO_ACIDS = tuple("ACDEFGHIKLMNPQRSTVWY")
+
 
 @dataclass(frozen=True)
 class Sequences:

@@ -35,7 +35,7 @@ class Block(nn.Module):
     edges: bool = False
 
     @nn.compact
-    def __call__(self, h, known, neighbours, seen=None):
+    def __call__(self, h, known, neighbours):
         """h (L, width), known (L, K, ...) of the edges; returns (h, edges)."""
 
         def message(h, names):
@@ -49,7 +49,7 @@ class Block(nn.Module):
             return nn.Dense(WIDTH, name=names[-1])(x)
 
         m = message(h, ("W1", "W2", "W3"))
-        h = layer_norm("norm1")(h + jnp.sum(m if seen is None else m * seen[..., None], 1) / SUM)
+        h = layer_norm("norm1")(h + jnp.sum(m, 1) / SUM)
         wide = gelu(nn.Dense(4 * WIDTH, name="dense_W_in")(h))
         h = layer_norm("norm2")(h + nn.Dense(WIDTH, name="dense_W_out")(wide))
         if self.edges:
@@ -116,11 +116,10 @@ class ProteinMPNN(nn.Module):
         """Logits (L, 21) of every residue given the letters of those of lower `rank`; equal ranks do not see each
         other.
 
-        letters: (L,) integers, or one-hot rows (L, 21).
+        letters: (L,) integers.
         """
         own, e, neighbours = encoded
-        table = self.W_s.embedding
-        s = table[letters] if jnp.issubdtype(letters.dtype, jnp.integer) else letters @ table
+        s = self.W_s(letters)
         before = (rank[neighbours] < rank[:, None])[..., None]
         h = own
         for block in self.decoder_layers:

@@ -18,13 +18,14 @@ import numpy as np
 from guidance_jax.carried import Carried, Package
 from guidance_jax.checkpoints.tensors import fitted
 from guidance_jax.checkpoints.torch_file import read_torch
-from guidance_jax.core import Level, Refused, log_softmax
-from guidance_jax.datasets.sequences import encode
+from guidance_jax.core import Refused, log_softmax
+from guidance_jax.datasets.sequences import AMINO_ACIDS, encode
 from guidance_jax.discrete.network import HiddenNetwork, TokenNetwork
 from guidance_jax.discrete.nos import ValueHead
 from guidance_jax.discrete.process import Absorbing
 from guidance_jax.models.network import NoisyClassifier
 from guidance_jax.networks.bert import BERT
+from guidance_jax.oracles.gaussian import CLEAN
 
 ANTIBERTY = Carried(
     Package("antiberty", "0.1.3", "30d910992b190013871bac49cdc032e01a19339f7d2b958ab99b0eb44638352a"),
@@ -44,8 +45,7 @@ SAPIENS = {
         "570a63a6bdd60750c2cc2d280a419c300fafff8ab83f343f8e3847fd07903f6e",
     ),
 }
-LETTERS = tuple("ACDEFGHIKLMNPQRSTVWY")
-PROCESS = Absorbing(len(LETTERS))
+PROCESS = Absorbing(len(AMINO_ACIDS))
 SPECIES = ("camel", "human", "mouse", "rabbit", "rat", "rhesus")
 CHAINS = ("heavy", "light")
 HEADS = (("species", len(SPECIES)), ("chain", len(CHAINS)), ("graft", 2))
@@ -80,10 +80,10 @@ def tokens_of(*chains: str) -> np.ndarray:
     Raises:
       Refused: letters that are no amino acids.
     """
-    unknown = sorted(set("".join(chains)) - {*LETTERS, "_"})
+    unknown = sorted(set("".join(chains)) - {*AMINO_ACIDS, "_"})
     if unknown:
-        raise Refused(f"amino acids are {''.join(LETTERS)}, and _ masks one; got {unknown[0]!r}")
-    return encode(list(chains), (*LETTERS, "_"))
+        raise Refused(f"amino acids are {''.join(AMINO_ACIDS)}, and _ masks one; got {unknown[0]!r}")
+    return encode(list(chains), (*AMINO_ACIDS, "_"))
 
 
 def renamed(state: dict[str, Any]) -> dict[str, Any]:
@@ -108,8 +108,7 @@ def _decode(network, params, h, t, cond):
 
 
 def _classify(network, name, params, x, t):
-    h = network.apply(params, x, method="states")
-    return network.apply(params, h, name, method="classify")
+    return _value(network, name, params, network.apply(params, x, method="states"))
 
 
 def _value(network, name, params, h):
@@ -172,7 +171,7 @@ def pseudo_log_likelihood(model: Any, x: Any, batch: int = 16) -> Any:
     """
 
     def one(i):
-        logits = model.logits(x.at[i].set(PROCESS.mask), Level(0.0, 1.0, 0.0), None)
+        logits = model.logits(x.at[i].set(PROCESS.mask), CLEAN, None)
         return log_softmax(logits)[i, x[i]]
 
     return jnp.mean(jax.lax.map(one, jnp.arange(len(x)), batch_size=batch))

@@ -2,8 +2,10 @@
 them.
 """
 
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from guidance_jax.core import converted, function, pytree
@@ -24,6 +26,12 @@ class Seen:
 
     def __call__(self, z: Any) -> Any:
         return self.operator(self.generator(z))
+
+
+@partial(jax.jit, static_argnames="batch")
+def decoded(generator: Any, z: Any, batch: int | None = None) -> Any:
+    """What a generator makes of latents (n, d), `batch` at a time; None for one at a time."""
+    return jax.lax.map(generator, z, batch_size=batch)
 
 
 def prior(size: int) -> Unconditional:

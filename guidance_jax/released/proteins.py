@@ -18,6 +18,7 @@ from guidance_jax.carried import Carried, Package
 from guidance_jax.checkpoints.tensors import fitted
 from guidance_jax.checkpoints.torch_file import read_torch
 from guidance_jax.core import Denoiser, Refused, log_softmax, pytree, static
+from guidance_jax.datasets.sequences import AMINO_ACIDS
 from guidance_jax.discrete.network import TokenModel
 from guidance_jax.discrete.process import Absorbing
 from guidance_jax.networks.protein_mpnn import ProteinMPNN
@@ -45,8 +46,7 @@ ENTRIES = {  # Protein Data Bank entry -> where it is, and its hash
     "2DN2": ("2dn2.pdb", "0edd5ae3cfbec603778460df15364ef3253a51ecfbdd0ca75f60cf80b9bc98ac"),
     "6E8W": ("6E8W.pdb", "f2fc76b4cd2d4f48dccc733809b4d8560afa78bf8f25e2f6e2345dbc73f9426b"),
 }
-LETTERS = tuple("ACDEFGHIKLMNPQRSTVWY")
-PROCESS = Absorbing(len(LETTERS))
+PROCESS = Absorbing(len(AMINO_ACIDS))
 THREE = dict(
     zip(
         [
@@ -71,7 +71,7 @@ THREE = dict(
             "TRP",
             "TYR",
         ],
-        LETTERS,
+        AMINO_ACIDS,
         strict=True,
     )
 )
@@ -133,7 +133,7 @@ def read_pdb(content: bytes | str, chains: str | None = None) -> Structure:
     names = list(dict.fromkeys(chain for chain, _ in whole))
     return Structure(
         np.asarray([[atoms[a] for a in BACKBONE] for _, atoms in whole.values()], np.float32),
-        np.asarray([LETTERS.index(THREE[name]) for name, _ in whole.values()], np.int32),
+        np.asarray([AMINO_ACIDS.index(THREE[name]) for name, _ in whole.values()], np.int32),
         np.asarray([int(number[:4]) for _, number in whole], np.int32),
         np.asarray([names.index(chain) for chain, _ in whole], np.int32),
     )
@@ -170,7 +170,7 @@ class Design(TokenModel, Denoiser):
         rank = jnp.where(free, len(x) ** 2, jnp.minimum(state, new))
         encoded = jax.tree.map(lambda a: a[cond if self.labels else 0], self.encoded)
         logits = self.apply(self.params, x, rank, encoded, method="decode")
-        return self.read(logits[:, : len(LETTERS)], x, level), rank
+        return self.read(logits[:, : len(AMINO_ACIDS)], x, level), rank
 
 
 def design(name: str, of: Structure, path: str | Path | None = None, *, download: bool = False) -> Design:
@@ -201,4 +201,4 @@ def log_likelihood(model: Design, tokens: Any, order: Any, label: Any = None) ->
     rank = jnp.zeros_like(order).at[order].set(jnp.arange(len(order), dtype=order.dtype))
     encoded = jax.tree.map(lambda a: a[label if model.labels else 0], model.encoded)
     logits = model.apply(model.params, tokens, rank, encoded, method="decode")
-    return jnp.take_along_axis(log_softmax(logits[:, : len(LETTERS)]), tokens[:, None], 1)[:, 0]
+    return jnp.take_along_axis(log_softmax(logits[:, : len(AMINO_ACIDS)]), tokens[:, None], 1)[:, 0]

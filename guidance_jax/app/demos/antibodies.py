@@ -16,21 +16,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax.app.demos.table import Method, Row, compare, real, write_rows
-from guidance_jax.datasets.sequences import text
+from guidance_jax.datasets.sequences import AMINO_ACIDS, text
 from guidance_jax.discrete.ancestral import Ancestral
 from guidance_jax.discrete.any_order import AnyOrder
-from guidance_jax.discrete.infill import Infill
+from guidance_jax.discrete.infill import FREE, Infill
 from guidance_jax.discrete.lambo import LaMBO
 from guidance_jax.discrete.nos import NOS
 from guidance_jax.discrete.tag import TAG
 from guidance_jax.kernels.reverse import Reverse
-from guidance_jax.models.adapters import Conditioned
+from guidance_jax.oracles.gaussian import CLEAN
 from guidance_jax.particles.best_of import BestOf
 from guidance_jax.particles.populations import populations
 from guidance_jax.particles.smc import SMC
 from guidance_jax.particles.twisted import Twisted
 from guidance_jax.released.antibodies import (
-    LETTERS,
     PROCESS,
     SPECIES,
     AntiBERTy,
@@ -64,27 +63,27 @@ def in_loops() -> np.ndarray:
 
 @dataclass(frozen=True)
 class Task:
-    """What may change: `free(i)` are the masks of sample i; `fixed` never changes, whatever the sample."""
+    """What may change: every position that is not `fixed` begins as a mask."""
 
     name: str
     fixed: np.ndarray
-    masks: int
 
     @classmethod
     def framework(cls) -> "Task":
-        return cls("framework", in_loops(), int((~in_loops()).sum()))
+        return cls("framework", in_loops())
 
     @classmethod
     def loops(cls) -> "Task":
-        return cls("loops", ~in_loops(), int(in_loops().sum()))
+        return cls("loops", ~in_loops())
 
-    def conditions(self, numbers: Any) -> dict[str, Any]:
-        """One condition a sample: the known tokens, -1 where free, and the label "human"."""
-        parent, known = tokens_of(PARENT)[0], []
-        for number in numbers:
-            free = np.random.default_rng(int(number)).permutation(np.flatnonzero(~self.fixed))[: self.masks]
-            known.append(np.where(np.isin(np.arange(len(parent)), free), -1, parent))
-        return {"known": jnp.asarray(np.stack(known)), "label": jnp.full(len(known), HUMAN)}
+    @property
+    def masks(self) -> int:
+        return int((~self.fixed).sum())
+
+    @property
+    def known(self) -> np.ndarray:
+        """The tokens that stay, -1 where free."""
+        return np.where(self.fixed, tokens_of(PARENT)[0], FREE)
 
     def measure(self, judged: dict[str, Callable]) -> Callable[[np.ndarray], dict[str, float]]:
         """Means over samples (n, L).
@@ -97,60 +96,54 @@ class Task:
 
         def measures(x):
             other = np.random.default_rng(0).permutation(len(x))
-            return {name: float(np.mean(each)) for name, each in self.values(judged, x).items()} | {
+            return {name: float(np.mean(f(jnp.asarray(x)))) for name, f in judged.items()} | {
                 "kept": float(np.mean(x[:, may] == parent[may])),
                 "diversity": float(np.mean(x[:, may] != x[other][:, may])),
             }
 
         return measures
 
-    def values(self, judged: dict[str, Callable], x: np.ndarray) -> dict[str, np.ndarray]:
-        """What each judge says of each sample."""
-        return {name: np.asarray(f(jnp.asarray(x))) for name, f in judged.items()}
-
 
 def judges(network: AntiBERTy, data: str | Path | None = None) -> dict[str, Callable]:
     """The guide's own p(human), and Sapiens, which has never seen it."""
     classifier, other = network.classifier("species"), sapiens("heavy", data, download=True)
-    level = jax.tree.map(lambda a: a[-1], FLOW.levels(2))
-    own = jax.jit(lambda x: jax.lax.map(lambda x: jnp.exp(classifier.value(x, level, HUMAN)), x, batch_size=8))
+    own = jax.jit(lambda x: jax.lax.map(lambda x: jnp.exp(classifier.value(x, CLEAN, HUMAN)), x, batch_size=8))
     return {"human": own, "judge": jax.jit(lambda x: jax.lax.map(partial(pseudo_log_likelihood, other), x))}
 
 
 def methods(network: AntiBERTy, task: Task) -> dict[str, Method]:
     """Every method at about `CALLS` calls a sample, with the strengths that a sweep tries."""
     model, solver, shape = network.model, Ancestral(), (len(PARENT),)
-    species, value = (Conditioned(a, "label") for a in (network.classifier("species"), network.value("species")))
+    species, value = network.classifier("species"), network.value("species")
 
     def one(make, steps):
         def draw(keys, scale):
-            cond = task.conditions(numbers(keys))
-            kernel = Infill(make(jnp.float32(scale)), "known")
-            return in_parts(lambda k, c: generate(k, kernel, FLOW.levels(steps), shape, c), keys, cond)
+            kernel = Infill(make(jnp.float32(scale)), task.known)
+            return in_parts(lambda k: generate(k, kernel, FLOW.levels(steps), shape, human(k)), keys)
 
         return draw
 
     def population(make, steps, n, best=False):
         def draw(keys, scale):
-            smc = Infill(SMC(make(jnp.float32(scale)), threshold=0.0 if best else 0.5), "known")
+            smc = Infill(SMC(make(jnp.float32(scale)), threshold=0.0 if best else 0.5), task.known)
 
-            def part(k, c):
-                found = populations(k, smc, FLOW.levels(steps), shape, n, c)
+            def part(k):
+                found = populations(k, smc, FLOW.levels(steps), shape, n, human(k))
                 return found.best() if best else found.draw(jax.random.key(1))
 
-            return in_parts(part, keys, task.conditions(numbers(keys)), 4)
+            return in_parts(part, keys, 4)
 
         return draw
 
     def edits(keys, scale):
-        edit = LaMBO(
-            NOS(model, value, jnp.float32(scale), rate=0.5, kl=0.5, steps=4), known=known(task), temperature=1.0
-        )
-        begin, cond = jnp.tile(tokens_of(PARENT), (len(keys), 1)), task.conditions(numbers(keys))
-        start = task.masks / len(PARENT) / 2
-        return in_parts(
-            lambda k, c, x: generate(k, edit, FLOW.levels(6, start=start), shape, c, x), keys, cond, 8, begin
-        )
+        guided = NOS(model, value, jnp.float32(scale), rate=0.5, kl=0.5, steps=4)
+        edit, start = LaMBO(guided, known=task.known, temperature=1.0), task.masks / len(PARENT) / 2
+
+        def part(k):
+            begin = jnp.tile(tokens_of(PARENT), (len(k), 1))
+            return generate(k, edit, FLOW.levels(6, start=start), shape, human(k), begin)
+
+        return in_parts(part, keys)
 
     def nos(w):
         return Reverse(NOS(model, value, w, rate=0.1, kl=0.1, steps=3), solver)
@@ -174,22 +167,14 @@ def methods(network: AntiBERTy, task: Task) -> dict[str, Method]:
     }
 
 
-def known(task: Task) -> np.ndarray:
-    """The tokens that LaMBO must not change, -1 for the others."""
-    return np.where(task.fixed, tokens_of(PARENT)[0], -1)
+def human(keys: Any) -> Any:
+    """The label that every sample is asked for."""
+    return jnp.full(len(keys), HUMAN)
 
 
-def numbers(keys: Any) -> np.ndarray:
-    """A number a key, from which the masks of that sample are drawn."""
-    return np.asarray(jax.vmap(lambda k: jax.random.randint(k, (), 0, 2**30))(keys))
-
-
-def in_parts(f: Callable, keys: Any, cond: Any, size: int = 8, *more: Any) -> np.ndarray:
+def in_parts(f: Callable, keys: Any, size: int = 8) -> np.ndarray:
     """`f` of `size` keys at a time, which bounds the memory."""
-    parts = range(0, len(keys), size)
-    return np.concatenate(
-        [np.asarray(f(*jax.tree.map(lambda a, i=i: a[i : i + size], (keys, cond, *more)))) for i in parts]
-    )
+    return np.concatenate([np.asarray(f(keys[i : i + size])) for i in range(0, len(keys), size)])
 
 
 # of the strengths of `methods`, after a try on other samples
@@ -217,7 +202,7 @@ def demo(out: Path, data: str | Path | None = None, *, samples: int = 8) -> tupl
             chosen = {f"{task.name}: {name}": Method(method.draw, scales, method.calls)}
             for row, x in compare(chosen, measure, samples):
                 rows.append(row)
-                examples[f"{row.method}, {row.scale:g}"] = text(x[0], LETTERS)
+                examples[f"{row.method}, {row.scale:g}"] = text(x[0], AMINO_ACIDS)
         rows.append(real(f"{task.name}: the parent", measure(np.tile(tokens_of(PARENT), (2, 1)))))
     about = {
         "model": "AntiBERTy, antiberty 0.1.3 (MIT)",

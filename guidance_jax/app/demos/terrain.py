@@ -18,7 +18,7 @@ import numpy as np
 
 from guidance_jax.app.demos.table import Method, Row, compare, real, write_rows
 from guidance_jax.kernels.dps import DPS
-from guidance_jax.released.latents import Seen, prior
+from guidance_jax.released.latents import Seen, decoded, prior
 from guidance_jax.released.terrain import SHAPE, SIZE, Terrain, field_of, metres, terrain
 from guidance_jax.sample import generate, keys
 from guidance_jax.schedules import Cosine, log_snr_uniform
@@ -30,7 +30,6 @@ PINS = ((32, 32), (32, 96), (96, 32), (96, 96), (64, 64))
 HEIGHTS = (0.2, 1.0, 1.0, 0.2, 2.0)  # metres, at the pins
 ROAD = slice(60, 68)
 SCALE = 0.05  # of DPS, in units of z
-METRES_A_UNIT = float(jax.grad(metres)(-0.3))  # near the middle of what fields are
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def guided(generator: Terrain, look: Any, wanted: Any, steps: int) -> Callable[[
     def draw(keys, scale):
         kernel = DPS(prior(SIZE), NOISE, Seen(look, generator), jnp.float32(scale))
         z = [generate(key[None], kernel, levels, (SIZE,), wanted[None])[0] for key in keys]  # one at a time: memory
-        return np.asarray(jax.jit(lambda z: jax.lax.map(generator, z))(jnp.stack(z)))
+        return np.asarray(decoded(generator, jnp.stack(z)))
 
     return draw
 
@@ -79,7 +78,8 @@ def missed(fields: Any, look: Any, wanted: Any) -> float:
     """The root mean square of what was asked for and is not there, metres; of a slope, metres a pixel."""
     seen, wanted = np.stack([np.asarray(look(jnp.asarray(f))) for f in fields]), np.asarray(wanted)
     if isinstance(look, Slope):
-        return float(np.sqrt(np.mean((METRES_A_UNIT * (seen - wanted) / look.weight) ** 2)))
+        metres_a_unit = float(jax.grad(metres)(-0.3))  # near the middle of what fields are
+        return float(np.sqrt(np.mean((metres_a_unit * (seen - wanted) / look.weight) ** 2)))
     weight = look.weight if isinstance(look, Pins) else 1.0
     return float(np.sqrt(np.mean((metres(seen / weight) - metres(wanted / weight)) ** 2)))
 
@@ -101,8 +101,7 @@ def tiled(generator: Terrain, steps: int, pictures: dict[str, np.ndarray]) -> li
     """Rows of two tiles side by side: as the package blends them, and the second inpainted from the first's strip."""
     first, second = jax.random.normal(jax.random.key(7), (2, *SHAPE))
     second = second.at[:, :STRIP].set(first[:, -STRIP:])  # its tiles share the noise where they overlap
-    decode = jax.jit(generator)
-    one, other = (np.asarray(decode(z.reshape(-1))) for z in (first, second))
+    one, other = np.asarray(decoded(generator, jnp.stack([first, second]).reshape(2, SIZE)))
     went_on = guided(generator, Half(STRIP), jnp.asarray(one[:, -STRIP:]), steps)(keys(5, 1), SCALE)[0]
     rows = []
     for name, tile, calls in (
@@ -141,8 +140,8 @@ def save_relief(path: Path, pictures: dict[str, np.ndarray]) -> None:
 def difficulties(generator: Terrain, n: int) -> dict[str, Any]:
     """Fields of three difficulties from the same latents."""
     z = jax.random.normal(jax.random.key(0), (n, SIZE))
-    draw = jax.jit(lambda difficulty, z: jax.lax.map(dataclasses.replace(generator, difficulty=difficulty), z))
-    return {f"difficulty {d}": np.asarray(draw(jnp.float32(d), z)) for d in (1, 50, 100)}
+    at = {d: dataclasses.replace(generator, difficulty=jnp.float32(d)) for d in (1, 50, 100)}
+    return {f"difficulty {d}": np.asarray(decoded(made, z)) for d, made in at.items()}
 
 
 def in_steps(generator: Terrain, n: int) -> dict[str, np.ndarray]:
@@ -175,14 +174,13 @@ def demo(
       Refused: a file is missing and cannot be fetched; the message says how to get it.
     """
     generator = terrain(50.0, data, download=True)
-    decode = jax.jit(lambda z: jax.lax.map(generator, z))
     pictures = difficulties(generator, samples) | in_steps(generator, samples)
     rows = [
         real(name, {"miss": float("nan"), "rough": float(np.mean([roughness(f) for f in fields]))})
         for name, fields in pictures.items()
     ]
-    known = decode(jax.random.normal(jax.random.key(7), (1, SIZE)))[0]
-    free = decode(jax.random.normal(jax.random.key(3), (samples, SIZE)))
+    known = decoded(generator, jax.random.normal(jax.random.key(7), (1, SIZE)))[0]
+    free = decoded(generator, jax.random.normal(jax.random.key(3), (samples, SIZE)))
     asked = {
         "half a map continued": (Half(), Half()(known)),
         "heights at five points": (Pins(), Pins().weight * field_of(jnp.asarray(HEIGHTS))),
