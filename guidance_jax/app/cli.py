@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, NoReturn
+from typing import Annotated, Any, NoReturn
 from zipfile import BadZipFile
 
 try:
@@ -109,54 +109,7 @@ def cells(report: Report) -> list[str]:
     return [*map(str, measures_of(report)), str(report.not_finite)]
 
 
-class Demo(NamedTuple):
-    """A demo beside that of the digits: `guidance_jax.app.demos.NAME.demo(out, data, **options) -> (rows,
-    examples)`."""
-
-    files: tuple[str, ...]  # that it writes
-    title: str
-    columns: str  # what they are
-    quick: dict[str, int]  # options that try the machinery
-
-
-DEMOS = {
-    "splice": Demo(
-        ("splice.json",),
-        "Guided to the strongest tenth of splice sites, judged by measurement",
-        "inclusion: mean measured log10 %; kl: to the true p(x | top tenth), pairs of positions, nats.",
-        {"steps": 20},
-    ),
-    "text": Demo(
-        ("text.json",),
-        "Positive film reviews, judged by a classifier that guided nothing",
-        "positive: share that the judge calls so; perplexity: of another language model.",
-        {"steps": 20},
-    ),
-    "faces": Demo(
-        ("faces.json", "faces.png", "happy.png"),
-        "Latents of a released face generator, guided through it",
-        "distance: energy distance of coarse pictures to the posterior by importance sampling; its row has the floor.",
-        {"samples": 8, "steps": 4, "draws": 512},
-    ),
-    "antibodies": Demo(
-        ("antibodies.json",),
-        "A mouse antibody made human by AntiBERTy, judged by Sapiens",
-        "human: by the guide's own head; judge: log p a letter by Sapiens, nats; kept: share of the parent's letters.",
-        {"samples": 4},
-    ),
-    "proteins": Demo(
-        ("proteins.json",),
-        "Letters for given backbones by ProteinMPNN",
-        "recovery: of nature's letters; energy: -log p a letter by SolubleMPNN, nats; hit: charge within 1 of it.",
-        {"samples": 4},
-    ),
-    "terrain": Demo(
-        ("terrain.json", "terrain.png"),
-        "A one-step terrain generator, guided through its map",
-        "miss: root mean square of what was asked, metres; rough: mean difference of neighbours, metres.",
-        {"samples": 2, "steps": 4},
-    ),
-}
+TASKS = ("splice", "text", "faces", "antibodies", "proteins", "terrain")  # modules of `app.demos`, beside the digits
 
 
 @command("Start here")
@@ -174,10 +127,10 @@ def demo(
 
     digits, splice and text train small models first; faces, antibodies, proteins and terrain fetch released ones.
     """
-    if task != "digits" and task not in DEMOS:
-        raise Refused(f"--task is one of digits, {', '.join(DEMOS)}, got {task!r}")
+    if task != "digits" and task not in TASKS:
+        raise Refused(f"--task is one of digits, {', '.join(TASKS)}, got {task!r}")
     out.mkdir(parents=True, exist_ok=True)
-    if task in DEMOS:
+    if task in TASKS:
         show(task, out, data, samples, quick)
         return
     recipe = PRESETS["quick" if quick else "small"]
@@ -204,11 +157,11 @@ def measured(title: str, rows: list[Any]) -> None:
 
 
 def show(task: str, out: Path, data: Path | None, samples: int | None, quick: bool) -> None:
-    """Run one of `DEMOS`, and print its table, a sample of every line, and what the columns are."""
-    demo = DEMOS[task]
-    run = importlib.import_module(f"guidance_jax.app.demos.{task}").demo
+    """Run one of `TASKS`, and print its table, a sample of every line, and what the columns are."""
+    module = importlib.import_module(f"guidance_jax.app.demos.{task}")
+    demo = module.ABOUT
     options = (demo.quick if quick else {}) | ({} if samples is None else {"samples": samples})
-    rows, examples = run(out, data, **options)
+    rows, examples = module.demo(out, data, **options)
     measured(demo.title, rows)
     for name, example in examples.items():
         console.print(f"{name}: {example}", highlight=False, markup=False)

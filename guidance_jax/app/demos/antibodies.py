@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.app.demos.table import Method, Row, compare, real, write_rows
+from guidance_jax.app.demos.table import About, Method, Row, compare, real, write_rows
 from guidance_jax.datasets.sequences import AMINO_ACIDS, text
 from guidance_jax.discrete.ancestral import Ancestral
 from guidance_jax.discrete.any_order import AnyOrder
@@ -39,6 +39,13 @@ from guidance_jax.released.antibodies import (
 )
 from guidance_jax.sample import generate
 from guidance_jax.schedules import RectifiedFlow
+
+ABOUT = About(
+    ("antibodies.json",),
+    "A mouse antibody made human by AntiBERTy, judged by Sapiens",
+    "human: by the guide's own head; judge: log p a letter by Sapiens, nats; kept: share of the parent's letters.",
+    {"samples": 4},
+)
 
 # the mouse chain that Sapiens' own documentation humanises, and its loops by IMGT
 PARENT = (

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.app.demos.table import Method, Row, compare, one_of_population, real, samples_of, write_rows
+from guidance_jax.app.demos.table import About, Method, Row, compare, one_of_population, real, samples_of, write_rows
 from guidance_jax.app.pictures import contact_sheet
 from guidance_jax.guidance.lgd import LGD
 from guidance_jax.guidance.likelihoods import Decoded, GaussianLikelihood
@@ -32,6 +32,13 @@ from guidance_jax.released.latents import Seen, decoded, prior
 from guidance_jax.sample import generate, keys
 from guidance_jax.schedules import Cosine, log_snr_uniform
 from guidance_jax.solvers.ddpm import DDPM, fixed_large
+
+ABOUT = About(
+    ("faces.json", "faces.png", "happy.png"),
+    "Latents of a released face generator, guided through it",
+    "distance: energy distance of coarse pictures to the posterior by importance sampling; its row has the floor.",
+    {"samples": 8, "steps": 4, "draws": 512},
+)
 
 HAPPY = faces.EXPRESSIONS.index("happy")
 PARTICLES = 4

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.app.demos.table import Method, Row, compare, one_of_population, real, samples_of, write_rows
+from guidance_jax.app.demos.table import About, Method, Row, compare, one_of_population, real, samples_of, write_rows
 from guidance_jax.core import Guide, pytree
 from guidance_jax.datasets.sequences import AMINO_ACIDS, text
 from guidance_jax.discrete.ancestral import Ancestral
@@ -24,6 +24,13 @@ from guidance_jax.particles.best_of import BestOf
 from guidance_jax.particles.twisted import Twisted
 from guidance_jax.released.proteins import PROCESS, Design, Structure, design, log_likelihood, structure
 from guidance_jax.schedules import RectifiedFlow
+
+ABOUT = About(
+    ("proteins.json",),
+    "Letters for given backbones by ProteinMPNN",
+    "recovery: of nature's letters; energy: -log p a letter by SolubleMPNN, nats; hit: charge within 1 of it.",
+    {"samples": 4},
+)
 
 FLOW = RectifiedFlow()
 GOOD, WEAK, JUDGE = "proteinmpnn_v_48_002", "proteinmpnn_v_48_030", "solublempnn_v_48_020"

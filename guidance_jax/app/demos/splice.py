@@ -6,7 +6,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.app.demos.table import Method, Row, compare, one_of_population, real, samples_of, write_rows
+from guidance_jax.app.demos.table import About, Method, Row, compare, one_of_population, real, samples_of, write_rows
 from guidance_jax.core import Guide
 from guidance_jax.datasets.sequences import Sequences, text
 from guidance_jax.datasets.splice import splice
@@ -31,6 +31,13 @@ from guidance_jax.particles.twisted import Twisted
 from guidance_jax.released.donor import donor
 from guidance_jax.sample import generate
 from guidance_jax.training.sequence_recipe import FLOW, train_token_classifier, train_tokens
+
+ABOUT = About(
+    ("splice.json",),
+    "Guided to the strongest tenth of splice sites, judged by measurement",
+    "inclusion: mean measured log10 %; kl: to the true p(x | top tenth), pairs of positions, nats.",
+    {"steps": 20},
+)
 
 LABEL = 1  # the top decile
 

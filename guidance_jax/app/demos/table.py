@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,15 @@ import numpy as np
 from guidance_jax.particles.populations import populations
 from guidance_jax.particles.smc import SMC
 from guidance_jax.sample import generate, keys
+
+
+class About(NamedTuple):
+    """What the command line says of a demo, a module with `demo(out, data, **options) -> (rows, examples)`."""
+
+    files: tuple[str, ...]  # that it writes
+    title: str
+    columns: str  # what they are
+    quick: dict[str, int]  # options that try the machinery
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.app.demos.table import Method, Row, compare, real, write_rows
+from guidance_jax.app.demos.table import About, Method, Row, compare, real, write_rows
 from guidance_jax.kernels.dps import DPS
 from guidance_jax.released.latents import Seen, decoded, prior
 from guidance_jax.released.terrain import SHAPE, SIZE, Terrain, field_of, metres, terrain
 from guidance_jax.sample import generate, keys
 from guidance_jax.schedules import Cosine, log_snr_uniform
 from guidance_jax.solvers.ddpm import DDPM, fixed_large
+
+ABOUT = About(
+    ("terrain.json", "terrain.png"),
+    "A one-step terrain generator, guided through its map",
+    "miss: root mean square of what was asked, metres; rough: mean difference of neighbours, metres.",
+    {"samples": 2, "steps": 4},
+)
 
 NOISE = DDPM(fixed_large)  # whose variance is exact of a standard normal prior, at any number of steps
 STRIP, EDGE = 32, 4  # pixels that two tiles share; pixels at the border that the network speckles

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.app.demos.table import Method, Row, compare, one_of_population, real, samples_of, write_rows
+from guidance_jax.app.demos.table import About, Method, Row, compare, one_of_population, real, samples_of, write_rows
 from guidance_jax.core import Refused, log_softmax, pytree
 from guidance_jax.datasets.sentences import START, UNKNOWN, sentences
 from guidance_jax.datasets.sequences import Sequences, text
@@ -27,6 +27,13 @@ from guidance_jax.text.pplm import PPLM
 from guidance_jax.text.sequence import positions
 from guidance_jax.training.sequence_recipe import train_language_model, train_prefix_classifier
 from guidance_jax.training.token_losses import before_end
+
+ABOUT = About(
+    ("text.json",),
+    "Positive film reviews, judged by a classifier that guided nothing",
+    "positive: share that the judge calls so; perplexity: of another language model.",
+    {"steps": 20},
+)
 
 POSITIVE = 1
 
