@@ -1,8 +1,8 @@
 """The models that `quality.py` compares on Fashion-MNIST:  python benchmarks/fashion.py [--data DIR] [--models DIR]
 
 60,000 real 28 x 28 images; a U-Net trained with conditioning dropout, a weaker one for autoguidance, a noisy
-classifier, a clean classifier as it might come off the shelf, and the judge, which is none of them. Resumes where it
-was stopped.
+classifier, a clean classifier as it might come off the shelf, and two judges, which are none of them: one chooses the
+strength of every method, the other reports. Resumes where it was stopped.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from guidance_jax.training.recipe import Recipe, train_classifier, train_denoise
 DATA, MODELS = Path("/usr/share/datasets/fashion-mnist"), Path("fashion_models")
 RECIPE = Recipe(width=32, classifier_width=24, steps=2400, classifier_steps=3000, label_dropout=0.15)
 JUDGE = dataclasses.replace(RECIPE, judge_steps=3000, batch=128)
+VALIDATION = dataclasses.replace(JUDGE, seed=200, judge_width=24)
 WEAK = dataclasses.replace(RECIPE, width=16, steps=500)
 CLEAN = dataclasses.replace(RECIPE, seed=100, judge_width=24, judge_steps=1200)
 
@@ -34,6 +35,7 @@ class Fashion(NamedTuple):
     classifier: NoisyClassifier
     clean: TrainedJudge
     judge: TrainedJudge
+    validation: TrainedJudge
     held_out: Images
 
 
@@ -45,7 +47,8 @@ def models(data: Path = DATA, directory: Path = MODELS, progress: bool = True) -
     model = train_denoiser(directory / "denoiser", seen, RECIPE, progress=progress)
     classifier = train_classifier(directory / "classifier", seen, RECIPE, progress=progress)
     weak = train_denoiser(directory / "weak", seen, WEAK, progress=progress)
-    return Fashion(model, weak, classifier, clean, judge, held_out)
+    validation = train_judge(directory / "validation", seen, VALIDATION, progress=progress)
+    return Fashion(model, weak, classifier, clean, judge, validation, held_out)
 
 
 def main():
@@ -55,7 +58,7 @@ def main():
     args = parser.parse_args()
     begin = time.perf_counter()
     found = models(args.data, args.models)
-    for name in ("judge", "clean"):
+    for name in ("judge", "validation", "clean"):
         correct = getattr(found, name)(found.held_out.images)[0] == found.held_out.labels
         print(f"{name}: {np.mean(correct):.1%} of {len(found.held_out)} held-out images")
     print(f"{time.perf_counter() - begin:.0f} s")

@@ -326,7 +326,7 @@ def test_methods_for_sequences_are_compared_in_one_run(run, kind):
     else:
         recipe.train_language_model(run.folder / "m" / "denoiser", data, depth=2, **small)
         recipe.train_prefix_classifier(run.folder / "m" / "classifier", data, depth=1, **small)
-    left = run("compare", "--models", "m", "--out", "all", "--n", 4, "--steps", 4, "--particles", 4)
+    left = run("compare", "--models", "m", "--out", "all", "--n", 4, "--steps", 6, "--particles", 4)
     assert left.returncode == 0, left.stderr
     rows = json.loads((run.folder / "all" / "comparison.json").read_text())["rows"]
     refused = {row["name"]: row["refused"] for row in rows if row["refused"]}
