@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 import guidance_jax as gj
-from tests.table import MIXTURE
+from tests.table import MIXTURE, Taught
 from tests.token_table import EMBEDDED, GPT, HIDDEN, MASKED, TABLE, UNIFORM
 
 NULL, CLASSES = 3, 3
@@ -92,6 +92,7 @@ METHODS = {
     "AdaptiveGuidance": lambda m: g.AdaptiveGuidance(m, NULL, 1.5),
     "Perturbed": lambda m: g.Perturbed(m, NULL, 1.5, gj.Conditioned(m, another), 0.5),
     "Autoguidance": lambda m: gj.Autoguidance(m, gj.Conditioned(m, another), 1.5),
+    "Learned": lambda m: g.Learned(Taught(m), 1.5),
     "Tempered": lambda m: g.Tempered(m, 1.3),
     "Classifier": lambda m: gj.Classifier(m, judge, 0.5),
     "Reuse": lambda m: g.Reuse(gj.Classifier(m, judge, 0.5), 2),

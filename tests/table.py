@@ -26,6 +26,7 @@ from guidance_jax.guidance import (
     Compose,
     DynamicClip,
     DynamicNegative,
+    Learned,
     Perturbed,
     PiGDM,
     Ramp,
@@ -126,6 +127,20 @@ def null(model):
     return gj.Unconditional(model, NULL)
 
 
+@gj.core.pytree
+class Taught(gj.core.Wrapper, gj.core.Denoiser):
+    """What a network that has learned guidance perfectly says: CFG at the scale which is its input."""
+
+    inner: Any
+    scale: Any = 1.0
+    wrong: Any = 1.0  # asked at so many times the scale
+    params: Any = None
+
+    def __call__(self, x, level, cond, state, key):
+        guided = gj.CFG(self.inner, NULL, self.wrong * self.scale)
+        return guided(x, level, cond, guided.init(x), key)[0], state
+
+
 GUIDANCE = {
     gj.CFG: Guide(lambda w, m=MIXTURE: gj.CFG(m, NULL, w), 1.0, same),
     Rescale: Guide(lambda w, m=MIXTURE: Rescale(m, NULL, w, 0.5), 1.0, same),
@@ -143,6 +158,7 @@ GUIDANCE = {
         1.0,
         same,
     ),
+    Learned: Guide(lambda w, m=MIXTURE: Learned(Taught(m), w), 1.0, same),
     gj.Autoguidance: Guide(lambda w, m=MIXTURE: gj.Autoguidance(m, null(m), w), 1.0, same),
     gj.Classifier: Guide(lambda w, m=MIXTURE: gj.Classifier(null(m), log_posterior, w), 0.0, null),
     Reuse: Guide(lambda w, m=MIXTURE: Reuse(gj.Classifier(null(m), log_posterior, w), 2), 0.0, null),

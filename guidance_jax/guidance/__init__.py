@@ -14,6 +14,7 @@ from guidance_jax.guidance.compose import Compose
 from guidance_jax.guidance.dynamic_negative import DynamicNegative
 from guidance_jax.guidance.fdg import FDG
 from guidance_jax.guidance.implicit import ImplicitClassifier
+from guidance_jax.guidance.learned import Learned
 from guidance_jax.guidance.lgd import LGD
 from guidance_jax.guidance.likelihoods import CleanClassifier, Decoded, GaussianLikelihood, Similarity
 from guidance_jax.guidance.mambo_g import MAMBOG
@@ -51,6 +52,7 @@ __all__ = [
     "Guidance",
     "ImplicitClassifier",
     "LGD",
+    "Learned",
     "MAMBOG",
     "MMPS",
     "MPGD",

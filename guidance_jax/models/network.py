@@ -45,6 +45,8 @@ class Network(Parametrized, Denoiser):
       perturbation: what `perturbed` sets, given to `apply` as the argument of that name; None to give none.
       batched: True if `apply` takes a batch axis in front of x, t and cond, as most networks do: it is given batches of
         one, which the loop joins again. None: for one sample, refused where a batch axis would change the numbers.
+      scale: the strength that a network with guidance learned into it is asked for, a number given to `apply` as the
+        argument of that name; `guidance.Learned` sets it, level by level if need be. None to give none.
       encodes: whether `apply(params, None, None, cond)` of one sample gives the condition in an encoded form, which it
         takes as well: what is costly and the same at every step, such as GLIDE's caption. See `encoded`.
 
@@ -60,6 +62,7 @@ class Network(Parametrized, Denoiser):
     perturbation: Any = None
     batched: bool | None = static(default=None)
     encodes: bool = static(default=False)
+    scale: Any = None
 
     def __post_init__(self):
         if not isinstance(self.parameterization, Parameterization):
@@ -86,8 +89,10 @@ class Network(Parametrized, Denoiser):
     def __call__(self, x, level, cond, state, key):
         if self.domain is not None:
             self.domain.check_shape(x.shape)
-        cond = network_condition(self.domain, cond)
         options = {} if self.perturbation is None else {"perturbation": self.perturbation}
+        if self.scale is not None:
+            options["scale"] = self.scale
+        cond = network_condition(self.domain, cond)
         inputs = *self.parameterization.inputs(x, level), cond
         output = called(self.apply, self.batched, self.params, *inputs, **options)
         if jnp.shape(output)[:-1] != x.shape[:-1] or jnp.ndim(output) != x.ndim:

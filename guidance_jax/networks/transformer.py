@@ -154,7 +154,8 @@ class GPT2(nn.Module):
         return self.head(h) if self.outputs else jnp.matmul(h, self.wte.T)
 
     def inputs(self, tokens, positions, cond):
-        h = self.wte[tokens] + self.wpe[positions]
+        expected = jnp.issubdtype(jnp.result_type(tokens), jnp.floating)  # probabilities (..., V) of tokens
+        h = (tokens @ self.wte if expected else self.wte[tokens]) + self.wpe[positions]
         return h + self.labels[cond] if self.num_classes and cond is not None else h
 
     def __call__(self, tokens, cond=None):

@@ -34,7 +34,8 @@ class LanguageModel(Parametrized, Denoiser):
 
     Attributes:
       params: a pytree of arrays.
-      apply: apply(params, token, position, cache, cond) -> (logits (V,), hidden (width,), cache).
+      apply: apply(params, token, position, cache, cond) -> (logits (V,), hidden (width,), cache). A network that takes
+        (V,) probabilities in the place of a token, and reads the expectation of its embedding, allows `PPLM(ahead)`.
       blank: blank(length) -> (cache, hidden), zeros of the right shapes.
       process: `LeftToRight(V)`.
       context: the longest sequence; None for no limit.

@@ -3,9 +3,12 @@
     delta <- delta + rate g / |g|^gamma,   g = grad [ log p(a | h) - kl KL(p || p_0) ],   per layer of keys and values
     p is proportional to p_delta^fusion p_0^(1 - fusion)
 
+With `ahead`, as in the authors' code (a horizon of one), a discriminator's mean hidden state includes the next token,
+read as the expectation of its embedding under p_delta: else the prefix alone can please it.
+
 As published: delta starts at zero for every token, and the window is the most RECENT positions (the authors' code puts
-its mask on the oldest, and keeps delta in the cache, so that it piles up from token to token). Here the cache stays the
-model's own, so that p_0 is the unguided model at every step and the KL is what it says.
+its mask on the oldest, and keeps delta in the cache, where it piles up). Here the cache stays the model's own, so that
+p_0 is the unguided model at every step and the KL is what it says.
 """
 
 import dataclasses
@@ -25,23 +28,23 @@ from guidance_jax.text.sequence import LeftToRight
 class PPLM(Guidance):
     """Gradient steps on a language model's cache, anew for every token; scale 0 (or rate 0) is the model.
 
-    steps + 2 calls of the model and `steps` gradients through one token of it.
+    steps + 2 calls of the model and `steps` gradients through a token of it; with `ahead`, twice as many of each.
 
     Attributes:
       inner: a `LanguageModel`, whose cache moves.
       attribute: attribute(log_p (V,), hidden (width,), cond) -> scalar, log p(a | ...) of the next token's distribution
         (a bag of words: log of its mass) or of the mean hidden state of the prefix, this token included (a
         discriminator).
+      ahead: whether the mean includes the expected next token.
       scale: of log p(a | .): a number, or a function of the level.
-      rate: the length of a step.
-      steps: of the ascent.
+      rate, steps: the length and number of the steps.
       gamma: the power of the norm that a layer's gradient is divided by; 1 makes every step as long as `rate`.
       kl: weight of KL(p || p_0), per nat.
       fusion: share of the steered distribution in the geometric mean with the model's own.
       window: how many of the most recent positions may move; None for all.
 
     Raises:
-      Refused: a negative gamma, or a model without a cache.
+      Refused: a negative gamma; a model without a cache, or with `ahead` one that cannot read expected tokens.
     """
 
     inner: Any
@@ -53,6 +56,7 @@ class PPLM(Guidance):
     gamma: Any = 1.0
     window: int | None = static(default=None)
     steps: int = static(default=3)
+    ahead: bool = static(default=False)
 
     takes = LeftToRight
 
@@ -65,6 +69,12 @@ class PPLM(Guidance):
         memory = jax.eval_shape(lambda: self.inner.init(jnp.zeros(shape[-1:], jnp.int32)))
         if not isinstance(memory, Memory):
             raise Refused(f"PPLM moves the cache of a LanguageModel, got {type(self.inner).__name__}; wrap it inside")
+        if self.ahead:
+            x, log_p = jnp.zeros(shape[-1:], jnp.int32), jnp.zeros(self.inner.space.vocabulary)
+            try:
+                jax.eval_shape(lambda: self.after(x, log_p, levels.at(0), cond, memory, jax.random.key(0)))
+            except (TypeError, IndexError):
+                raise Refused("the network cannot read (V,) probabilities as a token; leave ahead out") from None
 
     def __call__(self, x, level, cond, state, key):
         pred, new = self.inner(x, level, cond, state, key)
@@ -76,6 +86,8 @@ class PPLM(Guidance):
 
         def objective(delta):
             other, memory = steered(delta)
+            if self.ahead:
+                memory = self.after(x, other.log_p, level, cond, memory, key)
             value = scalar(self.attribute(other.log_p, memory.mean, cond), "the attribute of PPLM")
             return w * value - self.kl * kl_divergence(other.log_p, pred.log_p)
 
@@ -87,6 +99,13 @@ class PPLM(Guidance):
         delta, _ = jax.lax.scan(step, zero, None, length=self.steps)
         fused = pred.contrast(steered(delta)[0], 1 - self.fusion, level)
         return dataclasses.replace(pred, log_p=fused.log_p), new
+
+    def after(self, x, log_p, level, cond, memory, key):
+        """The memory with the expected next token read; as it is where the sequence has no more."""
+        t = level.t + 1
+        expected = jnp.broadcast_to(jnp.exp(log_p), (len(x), len(log_p)))
+        _, read = self.inner(expected, level._replace(t=t), cond, memory, key)
+        return jax.tree.map(lambda new, old: jnp.where(t < len(x), new, old), read, memory)
 
     def bounded(self, g, level):
         """One layer's gradient (..., positions, heads, channels): the window's part over its norm^gamma."""

@@ -26,7 +26,12 @@ class State(NamedTuple):
     optimizer: Any
 
 
-@partial(jax.jit, static_argnames=("loss", "optimizer"), donate_argnums=0)
+def as_argument(loss: Callable) -> Any:
+    """What a compiled step takes: a loss that is a pytree brings its arrays (a teacher's parameters), others none."""
+    return jax.tree_util.Partial(loss) if jax.tree_util.all_leaves([loss]) else loss
+
+
+@partial(jax.jit, static_argnames="optimizer", donate_argnums=0)
 def _step(state: State, key: Any, samples: Any, labels: Any, decay: Any, loss: Any, optimizer: Any) -> tuple:
     keys = jax.random.split(jax.random.fold_in(key, state.step), len(labels))
 
@@ -95,7 +100,7 @@ def fit(
     `run` ends with the same parameters as an uninterrupted one; on CPU, bit for bit.
 
     Args:
-      loss: a loss for one sample, such as `Denoising`; hashable.
+      loss: a loss for one sample, such as `Denoising`: hashable, or a pytree, such as `Distillation`.
       params: the initial parameters, of any network.
       data: labelled images or sequences, whose arrays may be memory-mapped; or, for data of any size, an iterable of
         batches (samples, labels), such as a `grain` loader or `tf.data`. A resumed run passes over what it has seen.
@@ -143,7 +148,7 @@ def fit(
                 samples, labels = jax.device_put(
                     (samples, labels), NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
                 )
-            state, value = _step(state, key, samples, labels, ema, loss, optimizer)
+            state, value = _step(state, key, samples, labels, ema, as_argument(loss), optimizer)
             losses.append(value)
             done = step + 1
             if done % 100 == 0 or done == steps:  # the host waits for the device here only

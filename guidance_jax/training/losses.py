@@ -69,12 +69,19 @@ class Denoising:
     def __call__(
         self, params: Any, key: Key[Array, ""], x0: Float[Array, "*event"], label: Int[Array, ""]
     ) -> Float[Array, ""]:
-        first, second, third = jax.random.split(key, 3)
+        first, second, third, fourth = jax.random.split(key, 4)
         level, eps = self.levels(first, self.schedule), normal(second, x0)
         cond = drop(third, label, self.null, self.dropout) if self.labelled else None
         inputs = self.parameterization.inputs(level.noise(x0, eps), level)
-        output = self.apply(params, *inputs, cond, **training_options(self.apply, key))
-        return jnp.mean((output - self.parameterization.target(x0, eps, level)) ** 2)
+
+        def ask(cond, **options):
+            return self.apply(params, *inputs, cond, **options, **training_options(self.apply, key))
+
+        return jnp.mean(self.residual(ask, cond, self.parameterization.target(x0, eps, level), fourth) ** 2)
+
+    def residual(self, ask: Callable, cond: Any, target: Float[Array, "*event"], key: Key[Array, ""]) -> Any:
+        """What the loss makes small, where `ask(cond)` is the network's output at x_t."""
+        return ask(cond) - target
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from guidance_jax.models.network import Network, NoisyClassifier
 from guidance_jax.networks.adm import ADMClassifier, ADMUNet
 from guidance_jax.networks.judge import Judge, TrainedJudge
 from guidance_jax.schedules import Cosine
-from guidance_jax.training.fit import State, _step, fit, mirrored
+from guidance_jax.training.fit import State, _step, as_argument, fit, mirrored
 from guidance_jax.training.losses import Denoising, JudgeCrossEntropy, NoisyCrossEntropy
 
 
@@ -264,7 +264,7 @@ def step_memory(data: Images, recipe: Recipe) -> str:
     batch = min(recipe.batch, len(data))
     images = jax.ShapeDtypeStruct((batch, *data.shape), jnp.float32)
     labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
-    found = _step.lower(state, jax.random.key(0), images, labels, recipe.ema, loss, optimizer).compile()
+    found = _step.lower(state, jax.random.key(0), images, labels, recipe.ema, as_argument(loss), optimizer).compile()
     sizes = found.memory_analysis()
     parts = {"weights and optimizer": sizes.argument_size_in_bytes, "temporary": sizes.temp_size_in_bytes}
     return ", ".join(f"{name} {size / 2**20:,.1f} MiB" for name, size in parts.items())

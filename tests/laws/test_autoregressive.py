@@ -15,7 +15,7 @@ from guidance_jax.core import kl_divergence as divergence
 from guidance_jax.networks.sequence_models import language_model, prefix_classifier
 from guidance_jax.networks.transformer import GPT2
 from guidance_jax.oracles import monte_carlo_floor as floor
-from guidance_jax.text import FUDGE, PPLM, Contrastive
+from guidance_jax.text import FUDGE, PPLM, Contrastive, LanguageModel, LeftToRight
 from tests.token_table import GPT, MARKOV, TEXT_LEVELS, another, likes, shaken
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "gpt2"
@@ -118,7 +118,8 @@ def remembered(x, upto):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
-def test_one_step_of_pplm_is_a_gradient_step_by_finite_differences():
+@pytest.mark.parametrize("ahead", [False, True])
+def test_one_step_of_pplm_is_a_gradient_step_by_finite_differences(ahead):
     """Steps of size rate against g / |g| per layer, g by central differences in float64, no autodiff."""
     model = jax.tree.map(lambda a: a.astype(jnp.float64), GPT)
     x, at, label = jnp.array([0, 2, 1, 1, 0, 0]), 3, 2
@@ -130,6 +131,9 @@ def test_one_step_of_pplm_is_a_gradient_step_by_finite_differences():
     def objective(cache):
         pred, memory = model(x, level, label, state._replace(cache=jnp.asarray(cache)), None)
         p = np.asarray(pred.log_p)
+        if ahead:  # the network reads the expectation of the next token's embedding
+            _, hidden, _ = model.apply(model.params, jnp.exp(pred.log_p), at + 1, memory.cache, label)
+            memory = memory._replace(hidden=memory.hidden + hidden, count=memory.count + 1)
         return scale * float(likes(pred.log_p, memory.mean, label)) - kl * np.sum(np.exp(p) * (p - base))
 
     cache, g = np.asarray(state.cache), np.zeros(state.cache.shape)
@@ -143,7 +147,7 @@ def test_one_step_of_pplm_is_a_gradient_step_by_finite_differences():
     step = np.stack([rate * layer / np.linalg.norm(layer) for layer in g])
     steered = np.asarray(model(x, level, label, state._replace(cache=jnp.asarray(cache + step)), None)[0].log_p)
     p = np.exp(fusion * steered + (1 - fusion) * base)
-    guided = PPLM(model, likes, scale, rate, kl, fusion, steps=1)
+    guided = PPLM(model, likes, scale, rate, kl, fusion, steps=1, ahead=ahead)
     got, new = guided(x, level, label, state, None)
     np.testing.assert_allclose(np.exp(got.log_p), p / p.sum(), atol=1e-7)
     np.testing.assert_array_equal(
@@ -180,6 +184,27 @@ def test_pplm_raises_the_attribute_at_a_bounded_divergence():
     assert found[0] == pytest.approx((0, 0), abs=1e-6)
     assert found[0][0] < found[1][0] < found[2][0]
     assert moved(0.2, 10.0)[1] < 0.2 * found[2][1]
+
+
+def test_the_expected_token_of_a_sure_prediction_is_that_token():
+    """Ahead of a one-hot prediction, PPLM reads what the model reads once the token is written; at the end, nothing."""
+    x, level, state = jnp.array([0, 2, 1, 1, 0, 0]), TEXT_LEVELS.at(3), remembered(jnp.array([0, 2, 1, 1, 0, 0]), 4)
+    sure = jnp.log(jax.nn.one_hot(2, 3))
+    ahead = PPLM(GPT, likes, ahead=True).after(x, sure, level, 2, state, None)
+    written = GPT(x.at[4].set(2), TEXT_LEVELS.at(4), 2, state, None)[1]
+    for got, expected in zip(ahead, written, strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-6)
+    last = PPLM(GPT, likes, ahead=True).after(x, sure, TEXT_LEVELS.at(5), 2, state, None)
+    np.testing.assert_array_equal(last.hidden, state.hidden)
+
+
+def test_a_network_that_cannot_read_probabilities_is_refused():
+    def apply(params, token, position, cache, cond):
+        return params[token], params[token, :2], cache
+
+    model = LanguageModel(jnp.eye(3), apply, lambda n: (jnp.zeros((n, 2)), jnp.zeros(2)), LeftToRight(3))
+    with pytest.raises(gj.Refused, match="leave ahead out"):
+        text(plain(PPLM(model, likes, ahead=True)), n=2)
 
 
 def test_the_window_of_pplm_is_the_most_recent():

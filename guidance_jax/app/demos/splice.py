@@ -1,6 +1,7 @@
 """Splice sites: guide discrete diffusion towards strong ones, judged by what was really measured of every sequence."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -53,6 +54,11 @@ class Truth:
         assert self.data.values is not None
         return self.data.values
 
+    @cached_property
+    def measured(self) -> dict[tuple[int, ...], float]:
+        """Sequence -> its value."""
+        return {tuple(row): v for row, v in zip(self.data.tokens.tolist(), self.values.tolist(), strict=True)}
+
     def measure(self, tokens: np.ndarray) -> dict[str, float]:
         """Means over samples (n, L), with the data's own conditional as the goal.
 
@@ -61,10 +67,8 @@ class Truth:
         samples' two-base frequencies from those of the true p(x | top decile); unmeasured: share of samples that nobody
         measured.
         """
-        measured = self.values
-        value = {tuple(row): v for row, v in zip(self.data.tokens.tolist(), measured, strict=True)}
-        found = np.asarray([value.get(tuple(row), np.nan) for row in tokens.tolist()])
-        least = measured[self.data.labels == LABEL].min()
+        found = np.asarray([self.measured.get(tuple(row), np.nan) for row in tokens.tolist()])
+        least = self.values[self.data.labels == LABEL].min()
         other = np.random.default_rng(0).permutation(len(tokens))
         return {
             "inclusion": float(np.nanmean(found)) if np.isfinite(found).any() else float("nan"),

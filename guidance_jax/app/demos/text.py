@@ -3,8 +3,9 @@ it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +46,45 @@ def words_of(tokens: Any, alphabet: tuple[str, ...]) -> str:
     return text(tokens[: ends[0]] if ends.size else tokens, alphabet, " ")
 
 
+def bag_of_words(data: Sequences) -> Callable[[list[str]], np.ndarray]:
+    """Sentences -> p(positive), by logistic regression on words and pairs of words.
+
+    Raises:
+      Refused: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+    except ModuleNotFoundError:
+        raise Refused('the judge of sentences is scikit-learn\'s; pip install "guidance_jax[demo]"') from None
+    pipeline = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10.0))
+    pipeline.fit([words_of(t, data.alphabet) for t in data.tokens], data.labels)
+    return lambda found: pipeline.predict_proba(found)[:, POSITIVE]
+
+
+class Judged(NamedTuple):
+    """What a judge says of each of n sentences."""
+
+    positive: np.ndarray  # whether it is judged so
+    loss: np.ndarray  # nats of the language model, the end included
+    count: np.ndarray  # of tokens, the end included
+    words: list[list[str]]
+
+    def summary(self, rows: np.ndarray | None = None) -> dict[str, float]:
+        """positive: share that is judged so; perplexity: exp of the mean loss a token; distinct: share of different
+        word pairs; words: mean length."""
+        rows = np.arange(len(self.words)) if rows is None else rows
+        chosen = [self.words[i] for i in rows]
+        pairs = [pair for words in chosen for pair in pairwise(words)]
+        return {
+            "positive": float(np.mean(self.positive[rows])),
+            "perplexity": float(np.exp(self.loss[rows].sum() / self.count[rows].sum())),
+            "distinct": len(set(pairs)) / max(len(pairs), 1),
+            "words": float(np.mean([len(words) for words in chosen])),
+        }
+
+
 @dataclass(frozen=True)
 class TextJudge:
     """Measures sentences by a bag-of-words classifier and a language model that no method has seen the inside of.
@@ -68,37 +108,27 @@ class TextJudge:
         Raises:
           Refused: scikit-learn is not installed.
         """
-        try:
-            from sklearn.feature_extraction.text import TfidfVectorizer
-            from sklearn.linear_model import LogisticRegression
-            from sklearn.pipeline import make_pipeline
-        except ModuleNotFoundError:
-            raise Refused('the judge of sentences is scikit-learn\'s; pip install "guidance_jax[demo]"') from None
-        pipeline = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10.0))
-        pipeline.fit([words_of(t, data.alphabet) for t in data.tokens], data.labels)
+        classify = bag_of_words(data)
         model = train_language_model(folder, texts, width=width, steps=steps, seed=7, progress=progress)
-        return cls(lambda found: pipeline.predict_proba(found)[:, POSITIVE], model, data.alphabet)
+        return cls(classify, model, data.alphabet)
 
     def accuracy(self, data: Sequences) -> float:
         """The share of sentences of which the classifier knows the label."""
         found = self.classify([words_of(t, self.alphabet) for t in data.tokens]) > 0.5
         return float(np.mean(found == data.labels))
 
-    def measure(self, tokens: np.ndarray) -> dict[str, float]:
-        """positive: share of sentences judged so; perplexity: of the judge's language model; distinct: share of
-        different word pairs; words: mean length."""
+    def read(self, tokens: np.ndarray) -> Judged:
+        """What it says of each sentence (n, L)."""
         found = [words_of(t, self.alphabet) for t in tokens]
-        pairs = [pair for s in found for pair in zip(s.split(), s.split()[1:], strict=False)]
-        return {
-            "positive": float(np.mean(self.classify(found) > 0.5)),
-            "perplexity": perplexity(self.model, tokens),
-            "distinct": len(set(pairs)) / max(len(pairs), 1),
-            "words": float(np.mean([len(s.split()) for s in found])),
-        }
+        return Judged(self.classify(found) > 0.5, *losses(self.model, tokens), [s.split() for s in found])
+
+    def measure(self, tokens: np.ndarray) -> dict[str, float]:
+        """`Judged.summary` of all."""
+        return self.read(tokens).summary()
 
 
-def perplexity(model: LanguageModel, tokens: Any) -> float:
-    """exp of the mean loss per token, up to and with the end, under the unconditional model."""
+def losses(model: LanguageModel, tokens: Any) -> tuple[np.ndarray, np.ndarray]:
+    """(nats, tokens) of each sentence, up to and with the end, under the unconditional model."""
     network = model.apply.args[0]  # type: ignore[attr-defined]
     null = model.domain.null_label if model.domain is not None else None
 
@@ -108,11 +138,11 @@ def perplexity(model: LanguageModel, tokens: Any) -> float:
         log_p = log_softmax(network.apply(model.params, x, None if null is None else jnp.asarray(null))[0])
         counts = before_end(x, model.process.first)[1:]
         own = jnp.take_along_axis(log_p[:-1], x[1:, None], 1)[:, 0]
-        return jnp.sum(own * counts), jnp.sum(counts)
+        return -jnp.sum(own * counts), jnp.sum(counts)
 
     tokens = jnp.asarray(tokens, jnp.int32)
     sums, counts = zip(*(each(tokens[i : i + 256]) for i in range(0, len(tokens), 256)), strict=True)
-    return float(np.exp(-np.concatenate(sums).sum() / np.concatenate(counts).sum()))
+    return np.concatenate(sums), np.concatenate(counts)
 
 
 @pytree
@@ -163,7 +193,7 @@ def methods(
         return one_of_population(move, levels, (length,), POSITIVE, particles)
 
     def pplm(rate):
-        return Reverse(PPLM(free, attribute, 1.0, rate, window=12, steps=5), solver)
+        return Reverse(PPLM(free, attribute, 1.0, rate, fusion=0.95, steps=10, ahead=True), solver)
 
     return {
         "no guidance": Method(kernel(lambda w: Reverse(free, solver)), (0.0,), (tokens, 0)),
@@ -171,7 +201,7 @@ def methods(
         "CFG on logits": Method(
             kernel(lambda w: Reverse(CFG(conditional, null, w), solver)), (1.5, 2.0, 3.0), (2 * tokens, 0)
         ),
-        "PPLM (scale: its rate)": Method(kernel(pplm), (1.0, 4.0, 16.0), (12 * tokens, 5 * tokens)),
+        "PPLM (scale: its rate)": Method(kernel(pplm), (0.05, 0.1, 0.2), (32 * tokens, 10 * tokens)),
         "FUDGE": Method(
             kernel(lambda w: Reverse(FUDGE(free, prefix, w, top), solver)),
             (1.0, 2.0, 4.0),

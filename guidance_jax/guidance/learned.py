@@ -1,0 +1,50 @@
+"""Guidance that a network has learned: the scale is one of its inputs, and a step is one call.
+
+D(x_t, c, scale), trained to be D_u + scale (D_c - D_u): `Distillation` (arXiv 2210.03142), `GuidanceFree` (2501.15420)
+"""
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+
+from guidance_jax.core import Refused, pytree
+from guidance_jax.guidance.base import Guidance
+from guidance_jax.guidance.scales import strength
+
+
+@pytree
+class Learned(Guidance):
+    """The network asked at `scale`, which may change from level to level and from class to class. One call; keeps x.
+
+    Scale 1 is the conditional model, as far as it was learned.
+
+    Attributes:
+      inner: a `Network`, or another denoiser with a field `scale` that its function reads.
+      scale: a number, `Window` (1 outside), `PerClass`, or a function of the level.
+
+    Raises:
+      Refused: a denoiser without such a field.
+    """
+
+    inner: Any
+    scale: Any
+
+    def check(self, levels, shape, cond):
+        fields = {f.name for f in dataclasses.fields(self.inner)} if dataclasses.is_dataclass(self.inner) else set()
+        if "scale" not in fields:
+            raise Refused(
+                f"Learned asks a network that has the scale as an input, got {type(self.inner).__name__}; "
+                "train one with Distillation or GuidanceFree, or write CFG(...)"
+            )
+        self.asked(levels.at(0), cond).check(levels, shape, cond)
+
+    def init(self, x):
+        return self.inner.init(x)
+
+    def __call__(self, x, level, cond, state, key):
+        return self.asked(level, cond)(x, level, cond, state, key)
+
+    def asked(self, level: Any, cond: Any) -> Any:
+        """The network at the strength of this level."""
+        return dataclasses.replace(self.inner, scale=jnp.asarray(strength(self.scale, level, cond, off=1.0)))

@@ -1,0 +1,145 @@
+"""Guidance learned into a network: at the minimum of each loss it is CFG, and a small network gets there."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import guidance_jax as gj
+from guidance_jax.guidance import Learned
+from guidance_jax.models import parameterizations
+from guidance_jax.training.distillation import Distillation
+from guidance_jax.training.fit import fit
+from guidance_jax.training.guidance_free import GuidanceFree
+from guidance_jax.training.losses import Denoising
+from guidance_jax.training.model_guidance import ModelGuidance
+from tests.table import MIXTURE, NULL, SCHEDULE, Taught
+from tests.token_table import MASKED
+
+X0 = parameterizations.x0
+SCALE = 2.5
+
+
+def exact(strength):
+    """apply: CFG of the mixture at `strength(scale)`, moved by params = (offset, slope) of each class: zero is exact."""
+
+    def apply(params, x, t, cond, scale=1.0):
+        level = SCHEDULE(t)
+        guided = Taught(MIXTURE, strength(scale))(x, level, cond, (), None)[0].x0
+        return guided + params[0][cond] + params[1][cond] * x
+
+    return apply
+
+
+def slope(loss, n=40_000):
+    """(mean gradient of the loss at the network given, its standard error), over x0 of the data, labels and levels."""
+    labels = jax.random.categorical(jax.random.key(5), jnp.log(jnp.array([0.4, 0.4, 0.2])), shape=(n,))
+    x0 = jax.vmap(lambda k, c: MIXTURE.sample(k, 1, c)[0])(jax.random.split(jax.random.key(6), n), labels)
+    zero = (jnp.zeros((4, 2)), jnp.zeros((4, 2)))
+    each = jax.vmap(jax.grad(loss), (None, 0, 0, 0))(zero, jax.random.split(jax.random.key(7), n), x0, labels)
+    each = np.concatenate(each, 1).reshape(n, -1)
+    return np.abs(each.mean(0)) / (each.std(0) / n**0.5)
+
+
+LOSSES = {
+    "denoising": (lambda apply: Denoising(apply, SCHEDULE, X0, NULL, 0.3), lambda scale: 1.0),
+    "model guidance": (
+        lambda apply: ModelGuidance(apply, SCHEDULE, X0, NULL, 0.3, scale=SCALE),
+        lambda scale: SCALE,
+    ),
+    "guidance-free": (lambda apply: GuidanceFree(apply, SCHEDULE, X0, NULL, 0.3, most=4.0), lambda scale: scale),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_minimum_is_the_guided_denoiser(name):
+    """The mean gradient is zero there, within four standard errors, and is not for the conditional model."""
+    make, strength = LOSSES[name]
+    there = slope(make(exact(strength)))
+    elsewhere = slope(make(exact(lambda scale: 1.4 * strength(scale))))
+    print(name, "in standard errors:", there.round(1), "elsewhere:", elsewhere.round(1))
+    assert there.max() < 4
+    assert elsewhere.max() > 8
+
+
+def test_a_student_that_says_what_its_teacher_says_has_no_loss():
+    """Images and masks; and it has one at another scale."""
+    x0, tokens = jnp.array([0.3, 1.2]), jnp.array([0, 2, 1])
+    for model, data, label in ((MIXTURE, x0, 1), (MASKED, tokens, 1)):
+        schedule = SCHEDULE if model is MIXTURE else gj.RectifiedFlow()
+        for wrong in (1.0, 1.3):
+            student = Taught(model, wrong=wrong)
+            loss = Distillation(student, gj.CFG(model, NULL, 1.0), schedule, (1.5, 4.0))
+            found = np.mean([loss(None, jax.random.key(i), data, label) for i in range(8)])
+            assert found < 1e-9 if wrong == 1.0 else found > 1e-4
+
+
+def small(params, x, t, cond, scale=None):
+    """A plain network of (x, t, class, scale)."""
+    h = jnp.concatenate([x, jnp.stack([t, jnp.cos(3 * t)]), jax.nn.one_hot(cond, 4), jnp.log(scale)[None]])
+    for i, (w, b) in enumerate(params):
+        h = h @ w + b
+        h = jax.nn.silu(h) if i < len(params) - 1 else h
+    return h
+
+
+def weights(key):
+    sizes = [9, 96, 96, 96, 2]
+    keys = jax.random.split(key, 4)
+    return [(jax.random.normal(k, (a, b)) * (1 / a) ** 0.5, jnp.zeros(b)) for k, a, b in zip(keys, sizes, sizes[1:])]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["distilled", "guidance-free"])
+def test_a_small_network_learns_all_scales(how):
+    """Its error against CFG is a small part of what guidance changes, at scales 1, 2 and 3; one call a step."""
+    network = gj.Network(weights(jax.random.key(0)), small, gj.parameterizations.v, scale=1.0)
+    labels = np.asarray(jax.random.randint(jax.random.key(1), (30_000,), 0, 3))
+    x0 = np.asarray(
+        jax.vmap(lambda k, c: MIXTURE.sample(k, 1, c)[0])(jax.random.split(jax.random.key(2), 30_000), labels)
+    )
+    if how == "distilled":
+        loss = Distillation(network, gj.CFG(MIXTURE, NULL, 1.0), SCHEDULE, (1.0, 4.0))
+    else:
+        loss = GuidanceFree(small, SCHEDULE, gj.parameterizations.v, NULL, 0.25, most=4.0)
+    batches = ((x0[i], labels[i]) for i in np.random.default_rng(0).integers(30_000, size=(4000, 256)))
+    optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, 4000))
+    params, _ = fit(loss, network.params, batches, steps=4000, optimizer=optimizer)
+    learned = dataclasses.replace(network, params=params)
+    levels = SCHEDULE.by_ratio([0.3, 1.0, 3.0])
+    shares = []
+    for scale in (1.0, 2.0, 3.0):
+        error, effect = [], []
+        for i in range(3):
+            level = levels.at(i)
+
+            def each(x0, label, key, level=level, scale=scale):
+                x = level.noise(x0, jax.random.normal(key, (2,)))
+                got = Learned(learned, scale)(x, level, label, (), None)[0].x0
+                exact, plain = (Taught(MIXTURE, w)(x, level, label, (), None)[0].x0 for w in (scale, 0.0))
+                return jnp.sum((got - exact) ** 2), jnp.sum((exact - plain) ** 2)
+
+            found = jax.jit(jax.vmap(each))(x0[:2000], labels[:2000], jax.random.split(jax.random.key(9), 2000))
+            error.append(float(jnp.mean(found[0])))
+            effect.append(float(jnp.mean(found[1])))
+        shares.append(sum(error) / sum(effect))
+    print(how, "share of guidance's effect that is missed:", np.round(shares, 4))
+    assert max(shares) < 0.1
+    counted = gj.diagnostics.ledger(gj.Reverse(Learned(learned, 2.0), gj.DDIM()), SCHEDULE.levels(10), (2,), 1)
+    assert counted.calls == {"Network": 10}
+
+
+def test_what_cannot_be_learned_is_refused():
+    with pytest.raises(gj.Refused, match="needs the null label, got null=None"):
+        ModelGuidance(small, SCHEDULE, X0)
+    with pytest.raises(gj.Refused, match="learns scales from 1 on"):
+        GuidanceFree(small, SCHEDULE, X0, NULL, most=0.5)
+    with pytest.raises(gj.Refused, match="the student of a distillation has a scale, got GaussianMixture"):
+        Distillation(MIXTURE, gj.CFG(MIXTURE, NULL, 1.0), SCHEDULE)
+    with pytest.raises(gj.Refused, match="has the scale as an input, got GaussianMixture"):
+        gj.generate(
+            gj.keys(0, 2), gj.Reverse(Learned(MIXTURE, 2.0), gj.DDIM()), SCHEDULE.levels(3), (2,), jnp.zeros(2, int)
+        )
