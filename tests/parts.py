@@ -38,6 +38,10 @@ def judge(x, level, cond):
     return -0.05 * (1 + cond) * jnp.sum(jnp.asarray(x, jnp.float32) ** 2)
 
 
+def ratios(x, level, cond):
+    return -0.1 * (1 + cond) * jnp.arange(3.0) * jnp.ones((len(x), 1))
+
+
 def attribute(log_p, hidden, cond):
     return log_p[0]
 
@@ -109,6 +113,7 @@ METHODS = {
     "Rounded": lambda m: e.Rounded(m, TABLE, 0.5),
     "PredictorFree": lambda m: d.PredictorFree(m, NULL, 1.5),
     "PredictorGuidance": lambda m: d.PredictorGuidance(m, judge, 0.5, chunk=4),
+    "DensityRatio": lambda m: d.DensityRatio(m, ratios, 0.5),
     "TAG": lambda m: d.TAG(m, judge, 0.5),
     "NOS": lambda m: d.NOS(m, judge, 0.5, steps=2),
     "Forbid": lambda m: d.Forbid(m, jnp.array([False, True, False])),

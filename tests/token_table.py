@@ -12,6 +12,7 @@ from guidance_jax.discrete import (
     SUNDAE,
     TAG,
     AnyOrder,
+    DensityRatio,
     FirstHitting,
     Forbid,
     LaMBO,
@@ -100,6 +101,14 @@ def another(label):
     return (label + 1) % 3
 
 
+def neighbours(x, level, label):
+    """The exact log p(label | x with v at l), (L, V), one by one."""
+    sites = jnp.arange(LENGTH * MASKED.space.vocabulary)
+    at, v = jnp.divmod(sites, MASKED.space.vocabulary)
+    each = jax.vmap(lambda at, v: log_masked(x.at[at].set(v), level, label))(at, v)
+    return each.reshape(LENGTH, -1)
+
+
 class Row(NamedTuple):
     """`make(strength)` is a kernel; at `off` it samples what `identity` does (None: it has no such point)."""
 
@@ -125,6 +134,11 @@ ROWS = {
     ),
     PredictorGuidance: Row(
         lambda w: masked(PredictorGuidance(unconditional(MASKED), log_masked, w, chunk=2), TauLeap()),
+        0.0,
+        masked(unconditional(MASKED)),
+    ),
+    DensityRatio: Row(
+        lambda w: masked(DensityRatio(unconditional(MASKED), neighbours, w), TauLeap()),
         0.0,
         masked(unconditional(MASKED)),
     ),

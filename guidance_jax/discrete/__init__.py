@@ -2,6 +2,7 @@
 
 from guidance_jax.discrete.ancestral import Ancestral
 from guidance_jax.discrete.any_order import AnyOrder
+from guidance_jax.discrete.density_ratio import DensityRatio, NeighbourClassifier
 from guidance_jax.discrete.first_hitting import FirstHitting
 from guidance_jax.discrete.forbid import Forbid
 from guidance_jax.discrete.infill import Infill
@@ -22,6 +23,7 @@ __all__ = [
     "Absorbing",
     "Ancestral",
     "AnyOrder",
+    "DensityRatio",
     "FirstHitting",
     "Forbid",
     "HiddenNetwork",
@@ -29,6 +31,7 @@ __all__ = [
     "LaMBO",
     "MaskPredict",
     "NOS",
+    "NeighbourClassifier",
     "PredictorFree",
     "PredictorGuidance",
     "SUNDAE",

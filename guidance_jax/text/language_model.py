@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import Denoiser, Refused, log_softmax, pytree, static
+from guidance_jax.core import Denoiser, Level, Refused, log_softmax, pytree, static
 from guidance_jax.discrete.prediction import TokenPrediction
 from guidance_jax.models.domain import Domain, network_condition
 from guidance_jax.models.network import Parametrized
@@ -23,6 +24,14 @@ class Memory(NamedTuple):
     def mean(self) -> Any:
         """The mean hidden state of the prefix: what attribute models look at."""
         return self.hidden / jnp.maximum(self.count, 1)
+
+
+def after(model: Denoiser, x: Any, log_p: Any, level: Level, cond: Any, memory: Memory, key: Any) -> Memory:
+    """The memory once `model` has read the expected next token too; as it is where the sequence x has no more."""
+    t = level.t + 1
+    expected = jnp.broadcast_to(jnp.exp(log_p), (len(x), len(log_p)))
+    _, read = model(expected, level._replace(t=t), cond, memory, key)
+    return jax.tree.map(lambda new, old: jnp.where(t < len(x), new, old), read, memory)
 
 
 @pytree

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from guidance_jax.core import Refused, converted, function, kl_divergence, norm, pytree, quotient, scalar, static
 from guidance_jax.guidance.base import Guidance
 from guidance_jax.guidance.scales import strength
-from guidance_jax.text.language_model import Memory
+from guidance_jax.text.language_model import Memory, after
 from guidance_jax.text.sequence import LeftToRight
 
 
@@ -72,7 +72,7 @@ class PPLM(Guidance):
         if self.ahead:
             x, log_p = jnp.zeros(shape[-1:], jnp.int32), jnp.zeros(self.inner.space.vocabulary)
             try:
-                jax.eval_shape(lambda: self.after(x, log_p, levels.at(0), cond, memory, jax.random.key(0)))
+                jax.eval_shape(lambda: after(self.inner, x, log_p, levels.at(0), cond, memory, jax.random.key(0)))
             except (TypeError, IndexError):
                 raise Refused("the network cannot read (V,) probabilities as a token; leave ahead out") from None
 
@@ -87,7 +87,7 @@ class PPLM(Guidance):
         def objective(delta):
             other, memory = steered(delta)
             if self.ahead:
-                memory = self.after(x, other.log_p, level, cond, memory, key)
+                memory = after(self.inner, x, other.log_p, level, cond, memory, key)
             value = scalar(self.attribute(other.log_p, memory.mean, cond), "the attribute of PPLM")
             return w * value - self.kl * kl_divergence(other.log_p, pred.log_p)
 
@@ -99,13 +99,6 @@ class PPLM(Guidance):
         delta, _ = jax.lax.scan(step, zero, None, length=self.steps)
         fused = pred.contrast(steered(delta)[0], 1 - self.fusion, level)
         return dataclasses.replace(pred, log_p=fused.log_p), new
-
-    def after(self, x, log_p, level, cond, memory, key):
-        """The memory with the expected next token read; as it is where the sequence has no more."""
-        t = level.t + 1
-        expected = jnp.broadcast_to(jnp.exp(log_p), (len(x), len(log_p)))
-        _, read = self.inner(expected, level._replace(t=t), cond, memory, key)
-        return jax.tree.map(lambda new, old: jnp.where(t < len(x), new, old), read, memory)
 
     def bounded(self, g, level):
         """One layer's gradient (..., positions, heads, channels): the window's part over its norm^gamma."""

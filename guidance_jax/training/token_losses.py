@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from guidance_jax.core import log_softmax, normal
-from guidance_jax.discrete.process import Diffusion
+from guidance_jax.discrete.process import Absorbing, Diffusion
 from guidance_jax.schedules import Schedule
 from guidance_jax.training.losses import draw, drop
 
@@ -98,6 +98,28 @@ class NoisyTokens:
         first, second = jax.random.split(key)
         level = draw(first, self.schedule)
         return self.value_loss(self.apply(params, self.process.corrupt(second, x0, level), level.t), label)
+
+
+@dataclass(frozen=True)
+class DensityRatioMatching:
+    """-log p(y | x_t with x0_l at l), mean over the masks, in nats: all neighbours at once, for `DensityRatio`.
+
+    Guidance matching (arXiv 2509.21912) with the labels of the data in the place of a density ratio, and the
+    cross-entropy for its Bregman divergence: the minimum is the same conditional expectation. `apply(params, x, t) ->
+    logits (L, V, classes)`.
+    """
+
+    apply: Callable
+    process: Absorbing
+    schedule: Schedule
+
+    def __call__(self, params: Any, key: Any, x0: Any, label: Any) -> Any:
+        first, second = jax.random.split(key)
+        level = draw(first, self.schedule)
+        x = self.process.corrupt(second, x0, level)
+        log_p = log_softmax(self.apply(params, x, level.t))[jnp.arange(len(x0)), x0, label]
+        free = self.process.free(x)
+        return -jnp.sum(jnp.where(free, log_p, 0)) / jnp.maximum(jnp.sum(free), 1)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from guidance_jax.networks.sequence_models import language_model, prefix_classif
 from guidance_jax.networks.transformer import GPT2
 from guidance_jax.oracles import monte_carlo_floor as floor
 from guidance_jax.text import FUDGE, PPLM, Contrastive, LanguageModel, LeftToRight
+from guidance_jax.text.language_model import after
 from tests.token_table import GPT, MARKOV, TEXT_LEVELS, another, likes, shaken
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "gpt2"
@@ -190,11 +191,11 @@ def test_the_expected_token_of_a_sure_prediction_is_that_token():
     """Ahead of a one-hot prediction, PPLM reads what the model reads once the token is written; at the end, nothing."""
     x, level, state = jnp.array([0, 2, 1, 1, 0, 0]), TEXT_LEVELS.at(3), remembered(jnp.array([0, 2, 1, 1, 0, 0]), 4)
     sure = jnp.log(jax.nn.one_hot(2, 3))
-    ahead = PPLM(GPT, likes, ahead=True).after(x, sure, level, 2, state, None)
+    ahead = after(GPT, x, sure, level, 2, state, None)
     written = GPT(x.at[4].set(2), TEXT_LEVELS.at(4), 2, state, None)[1]
     for got, expected in zip(ahead, written, strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-6)
-    last = PPLM(GPT, likes, ahead=True).after(x, sure, TEXT_LEVELS.at(5), 2, state, None)
+    last = after(GPT, x, sure, TEXT_LEVELS.at(5), 2, state, None)
     np.testing.assert_array_equal(last.hidden, state.hidden)
 
 

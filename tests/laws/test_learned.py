@@ -16,15 +16,16 @@ from guidance_jax.training.fit import fit
 from guidance_jax.training.guidance_free import GuidanceFree
 from guidance_jax.training.losses import Denoising
 from guidance_jax.training.model_guidance import ModelGuidance
+from guidance_jax.training.token_losses import DensityRatioMatching
 from tests.table import MIXTURE, NULL, SCHEDULE, Taught
-from tests.token_table import MASKED
+from tests.token_table import MASKED, neighbours
 
 X0 = parameterizations.x0
 SCALE = 2.5
 
 
 def exact(strength):
-    """apply: CFG of the mixture at `strength(scale)`, moved by params = (offset, slope) of each class: zero is exact."""
+    """apply: CFG of the mixture at `strength(scale)`, moved by params, an offset and a slope a class: zero is exact."""
 
     def apply(params, x, t, cond, scale=1.0):
         level = SCHEDULE(t)
@@ -61,6 +62,30 @@ def test_the_minimum_is_the_guided_denoiser(name):
     there = slope(make(exact(strength)))
     elsewhere = slope(make(exact(lambda scale: 1.4 * strength(scale))))
     print(name, "in standard errors:", there.round(1), "elsewhere:", elsewhere.round(1))
+    assert there.max() < 4
+    assert elsewhere.max() > 8
+
+
+def test_the_minimum_of_density_ratio_matching_is_the_exact_classifier_of_neighbours():
+    """Mean gradient over the joint distribution of masks: zero at the exact one, not beside it."""
+    sequences, joint = jnp.asarray(MASKED.sequences), jnp.asarray(MASKED.p).ravel()[:, None] * MASKED.classes
+    n = 40_000
+    drawn = jax.random.categorical(jax.random.key(0), jnp.log(joint.ravel()), shape=(n,))
+    x0, labels = sequences[drawn // joint.shape[1]], drawn % joint.shape[1]
+
+    def slope(power):
+        def apply(params, x, t):
+            classes = jnp.arange(joint.shape[1])
+            log_p = jax.vmap(lambda c: neighbours(x, gj.RectifiedFlow()(t), c), out_axes=-1)(classes)
+            return power * log_p + params
+
+        loss = DensityRatioMatching(apply, gj.Absorbing(3), gj.RectifiedFlow())
+        zero = jnp.zeros((3, 3, joint.shape[1]))
+        each = jax.vmap(jax.grad(loss), (None, 0, 0, 0))(zero, jax.random.split(jax.random.key(1), n), x0, labels)
+        return np.abs(np.mean(each, 0) / np.std(each, 0) * n**0.5)
+
+    there, elsewhere = slope(1.0), slope(0.7)
+    print("in standard errors:", there.max().round(1), "elsewhere:", elsewhere.max().round(1))
     assert there.max() < 4
     assert elsewhere.max() > 8
 

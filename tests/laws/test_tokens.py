@@ -10,6 +10,7 @@ from guidance_jax.discrete import (
     SUNDAE,
     TAG,
     AnyOrder,
+    DensityRatio,
     FirstHitting,
     MaskPredict,
     PredictorFree,
@@ -24,7 +25,19 @@ from guidance_jax.particles.populations import _populations
 from guidance_jax.sample import _generate
 from tests import first
 from tests import token_table as table
-from tests.token_table import FLOW, LENGTH, LEVELS, MASKED, NULL, ROWS, UNIFORM, log_masked, log_uniform, unconditional
+from tests.token_table import (
+    FLOW,
+    LENGTH,
+    LEVELS,
+    MASKED,
+    NULL,
+    ROWS,
+    UNIFORM,
+    log_masked,
+    log_uniform,
+    neighbours,
+    unconditional,
+)
 
 LABELS = jnp.array([0, 1, 2, 1])
 OF_TOKENS = [n for n, row in ROWS.items() if row.shape == (LENGTH,)]
@@ -90,12 +103,13 @@ EXACT = {
     "exact rates": lambda w: gj.Reverse(PredictorGuidance(unconditional(MASKED), log_masked, w), FIRST),
     "predictor-free rates": lambda w: gj.Reverse(PredictorFree(MASKED, NULL, w), FIRST),
     "D-CFG": lambda w: gj.Reverse(gj.CFG(MASKED, NULL, w), FIRST),
+    "density ratios": lambda w: gj.Reverse(DensityRatio(unconditional(MASKED), neighbours, w), FIRST),
     "any order": lambda w: AnyOrder(unconditional(MASKED), log_masked, w),
     "D-CFG, ancestral, token by token": lambda w: gj.Reverse(gj.CFG(MASKED, NULL, w), gj.Ancestral()),
 }
 
 
-@pytest.mark.parametrize("name", list(EXACT)[:4])
+@pytest.mark.parametrize("name", list(EXACT)[:5])
 def test_exact_methods_at_scale_one_are_within_the_floor(name):
     """p(x | y) by total variation, 100,000 samples; no mask is left."""
     label = 1
