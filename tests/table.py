@@ -35,7 +35,7 @@ from guidance_jax.guidance import (
     Tempered,
     Universal,
 )
-from guidance_jax.kernels import DPS, Corrector, Padded, RectifiedCFGPlusPlus, Split
+from guidance_jax.kernels import DPS, SVDD, Corrector, Padded, RectifiedCFGPlusPlus, Split
 from guidance_jax.oracles.gaussian import CLEAN
 from guidance_jax.particles import ParticleGuidance
 from guidance_jax.solvers import DPM2, LMS, DPMSolver2S
@@ -211,6 +211,7 @@ KERNELS = {
     gj.Inpaint: lambda w: gj.Inpaint(gj.Reverse(gj.CFG(MIXTURE, NULL, w), gj.DDIM(0.5)), jnp.array([1, 0]), point),
     Corrector: lambda w: Corrector(gj.Reverse(MIXTURE, gj.DDIM()), gj.CFG(MIXTURE, NULL, w), 0.3),
     RectifiedCFGPlusPlus: lambda w: RectifiedCFGPlusPlus(MIXTURE, NULL, w, SCHEDULE),
+    SVDD: lambda w: SVDD(UNCONDITIONAL, gj.DDIM(1.0), log_clean, w, children=3),
     Split: lambda w: Split(UNCONDITIONAL, gj.DPMSolver2M(), log_posterior, w, strang=True),
 }
 

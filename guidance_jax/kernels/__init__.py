@@ -9,6 +9,7 @@ from guidance_jax.kernels.rectified_cfg import RectifiedCFGPlusPlus
 from guidance_jax.kernels.recur import Recur
 from guidance_jax.kernels.reverse import Reverse
 from guidance_jax.kernels.split import Split
+from guidance_jax.kernels.svdd import SVDD
 
 __all__ = [
     "Corrector",
@@ -19,6 +20,7 @@ __all__ = [
     "RectifiedCFGPlusPlus",
     "Recur",
     "Reverse",
+    "SVDD",
     "Split",
     "padded",
 ]

@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 from guidance_jax.core import Refused
+from guidance_jax.discrete.density_ratio import NeighbourClassifier
 from guidance_jax.discrete.network import HiddenNetwork
 from guidance_jax.discrete.nos import ValueHead
 from guidance_jax.discrete.process import Process
@@ -52,6 +53,15 @@ def _classify(network, params, x, t):
 def token_classifier(network: Transformer, params: Any, domain: Domain | None = None) -> NoisyClassifier:
     """A `Transformer` with `values` classes as a classifier of corrupted tokens, or of one-hot vectors."""
     return NoisyClassifier(params, Partial(_classify, network), domain, batched=False)
+
+
+def _neighbours(network, classes, params, x, t):
+    return network.apply(params, x, t).reshape(len(x), -1, classes)
+
+
+def neighbour_classifier(network: Transformer, params: Any, classes: int) -> NeighbourClassifier:
+    """A `Transformer` with V times `classes` outputs as the classifier of all neighbours of masked tokens."""
+    return NeighbourClassifier(params, Partial(_neighbours, network, classes))
 
 
 def embedding_model(network: Transformer, params: Any, table: Any, domain: Domain | None = None) -> EmbeddingNetwork:

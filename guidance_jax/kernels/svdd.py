@@ -1,0 +1,67 @@
+"""Soft value-based decoding (Li et al. 2024, SVDD, arXiv 2408.08252, Algorithm 1): search among children, no gradient.
+
+    x_s^1 .. x_s^M ~ p(x_s | x_t),   x_s <- x_s^m  with probability ~ exp(scale v(x_s^m))
+
+The best v is log E[exp(scale r(x_0)) | x_s] / scale, with which many children sample p(x) exp(scale r(x)); by default
+it is r of the clean estimate.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import Guide, Kernel, as_guide, converted, need, pytree, static
+from guidance_jax.kernels.reverse import Carry, Step
+
+
+@pytree
+class SVDD(Step, Kernel):
+    """Every step draws `children` and keeps one by value: images, tokens, text. scale 0 is `Reverse(model, solver)`.
+
+    1 + children calls of the model and `children` of the reward a step; with `noisy`, 1 of the model.
+
+    Attributes:
+      model: any denoiser, guided ones included.
+      solver: one with a transition, `DDIM(1.0)`, `DDPM()` or `Ancestral()`.
+      reward: a `Guide`, or f(x0, level, cond) -> scalar, of clean estimates; it need not be differentiable.
+      scale: of the reward, 1 / alpha in the paper.
+      children: how many, two or more.
+      noisy: whether the reward is a value of noisy samples, such as a noisy classifier.
+
+    Raises:
+      Refused: a solver without a transition of positive variance; a reward that does not take the model's samples.
+    """
+
+    model: Any
+    solver: Any
+    reward: Any = converted(as_guide)
+    scale: Any = 1.0
+    children: int = static(default=4)
+    noisy: bool = static(default=False)
+
+    weighs = True
+
+    def init(self, x):
+        return Carry(x, self.model.init(x), self.solver.init(x))
+
+    def check(self, levels, shape, cond):
+        need(self, self.reward, Guide, "the reward")
+        super().check(levels, shape, cond)
+        self.reward.check(levels, shape, cond)
+
+    def __call__(self, carry, t, s, cond, key):
+        first, second, third, fourth = jax.random.split(key, 4)
+        pred, state = self.model(carry.x, t, cond, carry.model_state, first)
+        x = jax.vmap(self.solver.transition(pred, t, s).draw)(jax.random.split(second, self.children))
+
+        def value(x):
+            if self.noisy:
+                return self.reward.value(x, s, cond)
+            clean = jax.lax.cond(
+                s.sigma > 0, lambda: self.model(x, s, cond, state, third)[0].x0.astype(x.dtype), lambda: x
+            )
+            return self.reward.value(clean, s, cond)
+
+        chosen = jax.random.categorical(fourth, self.scale * jnp.stack(jax.lax.map(value, x)))
+        return Carry(x[chosen], state, carry.solver_state)
