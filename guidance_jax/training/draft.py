@@ -1,0 +1,39 @@
+"""DRaFT-K (Clark et al. 2024, arXiv 2309.17400, section 4) and AlignProp (2310.03739): the reward, through the sampler.
+
+    loss = -scale r(x_0),   differentiated through the last K steps of the chain
+
+Nothing holds the samples near the model: it maximises r, and does not sample p(x) exp(r(x)).
+"""
+
+import jax
+
+from guidance_jax.core import pytree, static
+from guidance_jax.training.chains import Rewarded
+
+
+@pytree
+class DRaFT(Rewarded):
+    """Fields as in `Rewarded`; `last`: K, 1 to the number of steps, which is AlignProp without truncation.
+
+    The steps are computed again in the backward pass: memory for the samples of K levels and one call of the network.
+    """
+
+    last: int = static(default=1)
+
+    def __call__(self, params, key, x0, label):
+        model, n = self.tuned(params), len(self.levels.t) - 1
+        first, rest = jax.random.split(key)
+        keys, (t, s) = jax.random.split(rest, n), self.steps
+
+        def step(model, x, inputs):
+            t, s, key = inputs
+            asked, drawn = jax.random.split(key)
+            return self.transition(model, x, t, s, label, asked).draw(drawn), None
+
+        def part(a, b):
+            return t.at(slice(a, b)), s.at(slice(a, b)), keys[a:b]
+
+        cut = n - self.last
+        x, _ = jax.lax.scan(lambda x, i: step(jax.lax.stop_gradient(model), x, i), self.start(first, x0), part(0, cut))
+        x, _ = jax.lax.scan(jax.checkpoint(lambda x, i: step(model, x, i)), jax.lax.stop_gradient(x), part(cut, n))
+        return -self.value(x, label)

@@ -1,0 +1,47 @@
+"""DiffusionNFT (Zheng et al. 2025, arXiv 2509.16117, eq. 5): good and bad samples contrasted in the forward process.
+
+    r | (1 - beta) old + beta output - target |^2 + (1 - r) | (1 + beta) old - beta output - target |^2
+
+With r in [0, 1] the probability that a sample is good, the minimum is old + (2 / beta) E[r | x_t] (D_good - D_old): the
+direction of guidance towards the good ones, weighed by how likely they are. It improves, and is no tilt of p.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import Level, as_guide, converted, normal, pytree, static
+from guidance_jax.models.parameterizations import Parameterization
+from guidance_jax.schedules import Schedule
+from guidance_jax.training.losses import draw
+
+
+@pytree
+class DiffusionNFT:
+    """A loss for `fit` on samples that the old model drew, by any solver; nothing goes through a chain. Two calls.
+
+    Attributes:
+      old: the parameters of the model that drew the data; every round draws anew.
+      reward: a `Guide`, or f(x0, level, cond) -> r in [0, 1].
+      apply, schedule, parameterization: as in `Denoising`.
+      beta: the strength of the contrast.
+    """
+
+    old: Any
+    reward: Any = converted(as_guide)
+    apply: Callable = static()
+    schedule: Schedule = static()
+    parameterization: Parameterization = static()
+    beta: Any = 1.0
+
+    def __call__(self, params: Any, key: Any, x0: Any, label: Any) -> Any:
+        first, second = jax.random.split(key)
+        level, eps = draw(first, self.schedule), normal(second, x0)
+        inputs = self.parameterization.inputs(level.noise(x0, eps), level)
+        target = self.parameterization.target(x0, eps, level)
+        old, new = (self.apply(given, *inputs, label) for given in (jax.lax.stop_gradient(self.old), params))
+        r = jnp.clip(self.reward.value(x0, Level(0.0, 1.0, 0.0), label), 0.0, 1.0)
+        good, bad = old + self.beta * (new - old), old - self.beta * (new - old)
+        return jnp.mean(r * (good - target) ** 2 + (1 - r) * (bad - target) ** 2)
