@@ -155,6 +155,7 @@ KERNELS = {
     "MeanShift": lambda m: gj.MeanShift(m, usual(m), judge, 0.5),
     "DPS": lambda m: gj.kernels.DPS(m, usual(m), first_entry, 0.1, seen),
     "RectifiedCFGPlusPlus": lambda m: gj.kernels.RectifiedCFGPlusPlus(m, NULL, 0.5, COSINE),
+    "MapSteps": lambda m: gj.kernels.MapSteps(m),
     "SVDD": lambda m: gj.kernels.SVDD(m, usual(m), judge, 0.5, children=2),
     "Split": lambda m: gj.kernels.Split(m, usual(m), judge, 0.5),
     "DiffusionLM": lambda m: e.DiffusionLM(m, usual(m), judge, 0.5, steps=2),

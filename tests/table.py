@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 import guidance_jax as gj
+from guidance_jax.core import CLEAN
 from guidance_jax.guidance import (
     APG,
     FDG,
@@ -35,8 +36,7 @@ from guidance_jax.guidance import (
     Tempered,
     Universal,
 )
-from guidance_jax.kernels import DPS, SVDD, Corrector, Padded, RectifiedCFGPlusPlus, Split
-from guidance_jax.oracles.gaussian import CLEAN
+from guidance_jax.kernels import DPS, SVDD, Corrector, MapSteps, Padded, RectifiedCFGPlusPlus, Split
 from guidance_jax.particles import ParticleGuidance
 from guidance_jax.solvers import DPM2, LMS, DPMSolver2S
 
@@ -104,6 +104,11 @@ def another(label):
 def mean(x):
     """A low-pass filter on vectors."""
     return jnp.full_like(x, jnp.mean(x))
+
+
+def drift(params, x, t, s, cond):
+    """An average velocity that depends on everything."""
+    return x * (1 + t - s) - params * (1 + cond) / 3
 
 
 class Guide(NamedTuple):
@@ -211,6 +216,7 @@ KERNELS = {
     gj.Inpaint: lambda w: gj.Inpaint(gj.Reverse(gj.CFG(MIXTURE, NULL, w), gj.DDIM(0.5)), jnp.array([1, 0]), point),
     Corrector: lambda w: Corrector(gj.Reverse(MIXTURE, gj.DDIM()), gj.CFG(MIXTURE, NULL, w), 0.3),
     RectifiedCFGPlusPlus: lambda w: RectifiedCFGPlusPlus(MIXTURE, NULL, w, SCHEDULE),
+    MapSteps: lambda w: MapSteps(gj.models.FlowMap(w, drift)),
     SVDD: lambda w: SVDD(UNCONDITIONAL, gj.DDIM(1.0), log_clean, w, children=3),
     Split: lambda w: Split(UNCONDITIONAL, gj.DPMSolver2M(), log_posterior, w, strang=True),
 }

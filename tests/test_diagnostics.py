@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import guidance_jax as gj
+from guidance_jax.core import CLEAN
 from guidance_jax.guidance import ImplicitClassifier, Reuse
 from guidance_jax.metrics.calibration import fitting_power
-from guidance_jax.oracles.gaussian import CLEAN
 from tests.laws.test_guidance import LEVELS, same, see
 from tests.table import MIXTURE, NULL, SCHEDULE, UNCONDITIONAL, log_posterior
 

@@ -13,13 +13,13 @@ import pytest
 import guidance_jax as gj
 from guidance_jax.carried import Carried, Package
 from guidance_jax.checkpoints.onnx_file import read_onnx
+from guidance_jax.core import CLEAN
 from guidance_jax.datasets.sequences import AMINO_ACIDS
 from guidance_jax.guidance import GaussianLikelihood
 from guidance_jax.guidance.likelihoods import Decoded
 from guidance_jax.networks.bert import BERT
 from guidance_jax.networks.dcgan import Doubled
 from guidance_jax.networks.mini_xception import Separable, halved
-from guidance_jax.oracles.gaussian import CLEAN
 from guidance_jax.released import antibodies, donor, faces, proteins, terrain
 from guidance_jax.released.latents import prior
 

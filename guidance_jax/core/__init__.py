@@ -31,11 +31,12 @@ from guidance_jax.core.contracts import (
     need,
 )
 from guidance_jax.core.distributions import Categorical, Distribution, Normal
-from guidance_jax.core.levels import Level, Refused, check_levels, fresh_share, posterior_variance
+from guidance_jax.core.levels import CLEAN, Level, Refused, check_levels, fresh_share, posterior_variance
 from guidance_jax.core.pytrees import Rows, concrete, converted, function, pytree, rows, static
 from guidance_jax.core.spaces import GaussianDiffusion, Prediction, Space
 
 __all__ = [
+    "CLEAN",
     "Categorical",
     "Denoiser",
     "Distribution",

@@ -44,6 +44,9 @@ class Level(NamedTuple):
         return self.alpha * x0 + self.sigma * eps
 
 
+CLEAN = Level(0.0, 1.0, 0.0)  # of clean samples
+
+
 def fresh_share(t: Level, s: Level) -> Any:
     """1 - rho^2 with rho = alpha_t sigma_s / (alpha_s sigma_t): how much of the noise at t is not in that at s."""
     return jnp.maximum(1 - (t.alpha * s.sigma / (s.alpha * t.sigma)) ** 2, 0)

@@ -29,6 +29,7 @@ from guidance_jax.guidance.scales import PerClass, PerSample, Ramp, Scale, Windo
 from guidance_jax.guidance.tcfg import TCFG
 from guidance_jax.guidance.tempered import Tempered
 from guidance_jax.guidance.tfg import TFG
+from guidance_jax.guidance.through_map import ThroughMap
 from guidance_jax.guidance.tmpd import TMPD
 from guidance_jax.guidance.universal import Universal
 
@@ -71,6 +72,7 @@ __all__ = [
     "TFG",
     "TMPD",
     "Tempered",
+    "ThroughMap",
     "Universal",
     "Window",
     "operators",

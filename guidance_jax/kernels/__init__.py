@@ -3,6 +3,7 @@
 from guidance_jax.kernels.corrector import Corrector
 from guidance_jax.kernels.dps import DPS
 from guidance_jax.kernels.inpaint import Inpaint
+from guidance_jax.kernels.map_steps import MapSteps
 from guidance_jax.kernels.mean_shift import MeanShift
 from guidance_jax.kernels.padded import Padded, padded
 from guidance_jax.kernels.rectified_cfg import RectifiedCFGPlusPlus
@@ -15,6 +16,7 @@ __all__ = [
     "Corrector",
     "DPS",
     "Inpaint",
+    "MapSteps",
     "MeanShift",
     "Padded",
     "RectifiedCFGPlusPlus",

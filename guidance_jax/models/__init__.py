@@ -5,11 +5,13 @@ from guidance_jax.models.adapters import Conditioned, Microbatched, OnSchedule, 
 from guidance_jax.models.constructors import from_equinox, from_linen, from_nnx, from_velocity
 from guidance_jax.models.domain import Domain
 from guidance_jax.models.export import as_function
+from guidance_jax.models.flow_map import FlowMap
 from guidance_jax.models.network import Function, Network, NoisyClassifier
 
 __all__ = [
     "Conditioned",
     "Domain",
+    "FlowMap",
     "Function",
     "Microbatched",
     "Network",

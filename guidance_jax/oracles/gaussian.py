@@ -12,10 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax._typing import Array, Float, Key
-from guidance_jax.core import Denoiser, Level, Prediction, Refused, concrete, normal, pytree
+from guidance_jax.core import CLEAN, Denoiser, Level, Prediction, Refused, concrete, normal, pytree
 from guidance_jax.metrics.energy import energy_distance
-
-CLEAN = Level(0.0, 1.0, 0.0)
 
 
 @pytree

@@ -18,14 +18,13 @@ import numpy as np
 from guidance_jax.carried import Carried, Package
 from guidance_jax.checkpoints.tensors import fitted
 from guidance_jax.checkpoints.torch_file import read_torch
-from guidance_jax.core import Refused, log_softmax
+from guidance_jax.core import CLEAN, Refused, log_softmax
 from guidance_jax.datasets.sequences import AMINO_ACIDS, encode
 from guidance_jax.discrete.network import HiddenNetwork, TokenNetwork
 from guidance_jax.discrete.nos import ValueHead
 from guidance_jax.discrete.process import Absorbing
 from guidance_jax.models.network import NoisyClassifier
 from guidance_jax.networks.bert import BERT
-from guidance_jax.oracles.gaussian import CLEAN
 
 ANTIBERTY = Carried(
     Package("antiberty", "0.1.3", "30d910992b190013871bac49cdc032e01a19339f7d2b958ab99b0eb44638352a"),

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import Level, as_guide, converted, normal, pytree, static
+from guidance_jax.core import CLEAN, as_guide, converted, normal, pytree, static
 from guidance_jax.models.parameterizations import Parameterization
 from guidance_jax.schedules import Schedule
 from guidance_jax.training.losses import draw
@@ -42,6 +42,6 @@ class DiffusionNFT:
         inputs = self.parameterization.inputs(level.noise(x0, eps), level)
         target = self.parameterization.target(x0, eps, level)
         old, new = (self.apply(given, *inputs, label) for given in (jax.lax.stop_gradient(self.old), params))
-        r = jnp.clip(self.reward.value(x0, Level(0.0, 1.0, 0.0), label), 0.0, 1.0)
+        r = jnp.clip(self.reward.value(x0, CLEAN, label), 0.0, 1.0)
         good, bad = old + self.beta * (new - old), old - self.beta * (new - old)
         return jnp.mean(r * (good - target) ** 2 + (1 - r) * (bad - target) ** 2)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax.app.demos.table import About, Method, Row, compare, real, write_rows
+from guidance_jax.core import CLEAN
 from guidance_jax.datasets.sequences import AMINO_ACIDS, text
 from guidance_jax.discrete.ancestral import Ancestral
 from guidance_jax.discrete.any_order import AnyOrder
@@ -24,7 +25,6 @@ from guidance_jax.discrete.lambo import LaMBO
 from guidance_jax.discrete.nos import NOS
 from guidance_jax.discrete.tag import TAG
 from guidance_jax.kernels.reverse import Reverse
-from guidance_jax.oracles.gaussian import CLEAN
 from guidance_jax.particles.best_of import BestOf
 from guidance_jax.particles.populations import populations
 from guidance_jax.particles.smc import SMC

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax.app.demos.table import About, Method, Row, compare, one_of_population, real, samples_of, write_rows
-from guidance_jax.core import Guide, pytree
+from guidance_jax.core import CLEAN, Guide, pytree
 from guidance_jax.datasets.sequences import AMINO_ACIDS, text
 from guidance_jax.discrete.ancestral import Ancestral
 from guidance_jax.discrete.any_order import AnyOrder
@@ -19,7 +19,6 @@ from guidance_jax.discrete.tag import TAG
 from guidance_jax.guidance.autoguidance import Autoguidance
 from guidance_jax.guidance.cfg import CFG
 from guidance_jax.kernels.reverse import Reverse
-from guidance_jax.oracles.gaussian import CLEAN
 from guidance_jax.particles.best_of import BestOf
 from guidance_jax.particles.twisted import Twisted
 from guidance_jax.released.proteins import PROCESS, Design, Structure, design, log_likelihood, structure

@@ -1,0 +1,38 @@
+"""Rewards of where a flow map leads (flow-map guidance: FMRG, arXiv 2604.27147; FMTT, 2511.22688).
+
+    log p(y | x_t) ~ r(X(x_t, t, 0))
+
+The map gives a sample that the flow ends in; the clean estimate of a denoiser is a mean of many, and blurred.
+"""
+
+from typing import Any
+
+from guidance_jax.core import CLEAN, Guide, Refused, as_guide, converted, pytree
+from guidance_jax.models.flow_map import FlowMap
+
+
+@pytree
+class ThroughMap(Guide):
+    """A `Guide` of noisy samples from one of clean ones: `Classifier(model, ThroughMap(reward, flow_map), scale)`.
+
+    One call of the map and, for the gradient, one pull-back.
+
+    Attributes:
+      reward: a `Guide`, or f(x0, level, cond) -> scalar, of clean samples.
+      flow: a `FlowMap` of the same flow; its condition is the sample's.
+
+    Raises:
+      Refused: no flow map; whatever the reward or the map refuse.
+    """
+
+    reward: Any = converted(as_guide)
+    flow: Any = None
+
+    def check(self, levels, shape, cond):
+        if not isinstance(self.flow, FlowMap):
+            raise Refused(f"ThroughMap looks along a FlowMap, got {type(self.flow).__name__}; use Reconstruction(...)")
+        self.flow.check(levels, shape, cond)
+        self.reward.check(levels, shape, cond)
+
+    def log_prob(self, x, level, cond):
+        return self.reward.value(self.flow.jump(x, level, CLEAN, cond), CLEAN, cond)

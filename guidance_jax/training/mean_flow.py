@@ -1,0 +1,55 @@
+"""MeanFlow (Geng et al. 2025, arXiv 2505.13447, eq. 10 and 11): a flow map from its own derivative, or from a teacher.
+
+    | u(x_t, t, s) - sg[ v - (t - s) d/dt u(x_t, t, s) ] |^2,   d/dt along (v, 1, 0)
+
+v is the conditional velocity eps - x0, or the velocity of a teacher at x_t: with a guided one, CFG in as many steps as
+are wanted. At the minimum u is the average velocity of the flow.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import normal, pytree, static
+from guidance_jax.schedules import RectifiedFlow
+from guidance_jax.training.losses import drop
+
+
+@pytree
+class MeanFlow:
+    """A loss for `fit`, of a `FlowMap`'s `apply`. One forward derivative of the network a step, and the teacher.
+
+    Attributes:
+      apply: apply(params, x, t, s, cond) -> u.
+      teacher: a denoiser of the flow, guided or not; None to learn from the data alone.
+      null, dropout: of the condition, as in `Denoising`.
+      equal: the share of samples with s = t, which learn the velocity itself.
+      power: the squared distance is divided by its own (mean + 1e-3)^power: 1 in the paper, 0 for the plain one.
+    """
+
+    apply: Callable = static()
+    teacher: Any = None
+    null: int | None = static(default=None)
+    dropout: float = static(default=0.1)
+    equal: float = static(default=0.25)
+    power: float = static(default=0.0)
+
+    def __call__(self, params: Any, key: Any, x0: Any, label: Any) -> Any:
+        first, second, third, fourth = jax.random.split(key, 4)
+        s, t = jnp.sort(jax.random.uniform(first, (2,), x0.dtype))
+        s = jnp.where(jax.random.bernoulli(fourth, self.equal), t, s)
+        cond, eps = drop(third, label, self.null, self.dropout), normal(second, x0)
+        level = RectifiedFlow()(t)
+        x, v = level.noise(x0, eps), eps - x0
+        if self.teacher is not None:
+            pred, _ = self.teacher(x, level, cond, self.teacher.init(x), fourth)
+            v = jax.lax.stop_gradient(pred.eps - pred.x0)
+
+        def u(x, t):
+            return self.apply(params, x, t, s, cond)
+
+        own, slope = jax.jvp(u, (x, t), (v, jnp.ones_like(t)))
+        distance = jnp.mean((own - jax.lax.stop_gradient(v - (t - s) * slope)) ** 2)
+        return distance / jax.lax.stop_gradient((distance + 1e-3) ** self.power)
