@@ -160,7 +160,10 @@ def main():
     parser.add_argument("--per-round", type=int, default=250)
     parser.add_argument("--parents", type=int, default=100)
     parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--write-functions", type=Path, help="write the functions for ehrlich_official.py and stop")
     args = parser.parse_args()
+    if args.write_functions:
+        return write_functions(args.write_functions, args.seeds)
     traces = {}
     for seed in range(args.seeds):
         objective = Ehrlich.random(seed)
@@ -187,6 +190,20 @@ def main():
                 args.out, settings={k: v for k, v in vars(args).items() if k != "out"}, calls=calls(args), traces=traces
             )
     print(table(json.loads(args.out.read_text())))
+
+
+def write_functions(path: Path, seeds: int):
+    """Every seed's tables and starts as arrays with a leading seed axis, and our values of starts and mutants."""
+    arrays: dict[str, list] = {}
+    for seed in range(seeds):
+        objective = Ehrlich.random(seed)
+        begin = np.asarray(objective.start(jax.random.key(100 + seed), 1000))
+        check = np.concatenate([begin[:500], mutate(begin, 500, 32, np.random.default_rng(seed))])
+        values = jax.vmap(objective)(jnp.asarray(check))
+        tables = {name: getattr(objective, name) for name in ("allowed", "motifs", "spacings")}
+        for name, value in {**tables, "start": begin, "check": check, "values": values}.items():
+            arrays.setdefault(name, []).append(np.asarray(value))
+    np.savez_compressed(path, **{name: np.stack(value) for name, value in arrays.items()})
 
 
 def calls(args):

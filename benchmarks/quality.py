@@ -2,14 +2,12 @@
 
 Every method gets the same budget of network evaluations per sample and takes as many steps as it can afford: an
 evaluation of another network counts by its floating-point operations, a pull-back to the input as one evaluation more.
-The judge has seen neither guide nor samples. `--table FILE` prints a result as `docs/benchmarks.md` has it.
+Its strength is the one of lowest Frechet distance under a validation judge against one half of the held-out images;
+another judge reports on other seeds against the other half (`sweep.py`).
 """
 
 import argparse
 import dataclasses
-import json
-import platform
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -19,9 +17,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from fashion import DATA, MODELS, Fashion, models
+from sweep import Family, sweep
 
 import guidance_jax as gj
-from guidance_jax.datasets.images import Images
 from guidance_jax.diagnostics.ledger import ledger
 from guidance_jax.guidance import (
     APG,
@@ -80,41 +78,81 @@ def unconditional(p):
     return gj.Unconditional(p.model, NULL)
 
 
-METHODS: dict[str, Callable[[Parts], Any]] = {
-    "conditional model, DDIM": lambda p: reverse(p.model),
-    "conditional model, DPM-Solver++(2M)": lambda p: reverse(p.model, gj.DPMSolver2M()),
-    "classifier, score form": lambda p: reverse(gj.Classifier(unconditional(p), p.classifier, 3.0)),
-    "classifier, mean form": lambda p: gj.MeanShift(gj.Clip(unconditional(p)), gj.DDPM(), p.classifier, 3.0),
-    "classifier on the conditional model": lambda p: reverse(gj.Classifier(p.model, p.classifier, 1.0)),
-    "classifier, gradient reused 4 steps": lambda p: reverse(
-        Reuse(gj.Classifier(unconditional(p), p.classifier, 3.0), 4)
+def auto(p, bad, w):
+    return reverse(gj.Autoguidance(p.model, bad, w))
+
+
+def perturbed(p, w, **how):
+    return auto(p, gj.guidance.perturbed(p.model, **how), w)
+
+
+class Way(NamedTuple):
+    """(parts, strength) -> kernel, and the strengths tried."""
+
+    make: Callable[[Parts, Any], Any]
+    strengths: tuple[float, ...] = (1.0,)
+
+
+SCALES, CLASSIFIER, WORSE = (1.25, 1.5, 2.0, 3.0), (1.0, 2.0, 4.0, 8.0), (1.3, 1.6, 2.0, 3.0)
+METHODS: dict[str, Way] = {
+    "no guidance, not conditional": Way(lambda p, w: reverse(unconditional(p))),
+    "conditional model, DDIM": Way(lambda p, w: reverse(p.model)),
+    "conditional model, DPM-Solver++(2M)": Way(lambda p, w: reverse(p.model, gj.DPMSolver2M())),
+    "classifier, score form": Way(lambda p, w: reverse(gj.Classifier(unconditional(p), p.classifier, w)), CLASSIFIER),
+    "classifier, mean form": Way(
+        lambda p, w: gj.MeanShift(gj.Clip(unconditional(p)), gj.DDPM(), p.classifier, w), CLASSIFIER
     ),
-    "classifier, split, 2M": lambda p: Split(gj.Clip(unconditional(p)), gj.DPMSolver2M(), p.classifier, 3.0),
-    "CFG": lambda p: reverse(gj.CFG(p.model, NULL, 2.0)),
-    "CFG, 2M": lambda p: reverse(gj.CFG(p.model, NULL, 2.0), gj.DPMSolver2M()),
-    "CFG, interval": lambda p: reverse(gj.CFG(p.model, NULL, gj.Window(2.5, 0.3, 5.0))),
-    "CFG, ramp": lambda p: reverse(gj.CFG(p.model, NULL, Ramp(2.0))),
-    "CFG, rescaled": lambda p: reverse(Rescale(p.model, NULL, 2.5, 0.7)),
-    "APG": lambda p: reverse(APG(p.model, NULL, 3.0, 0.0, -0.5, 5.0)),
-    "CFG++": lambda p: reverse(CFGPlusPlus(p.model, NULL, 0.6)),
-    "CFG-Zero*": lambda p: reverse(CFGZeroStar(p.model, NULL, 2.0)),
-    "TCFG": lambda p: reverse(TCFG(p.model, NULL, 2.0)),
-    "FDG": lambda p: reverse(FDG(p.model, NULL, 2.5, low=1.3)),
-    "MAMBO-G": lambda p: reverse(MAMBOG(p.model, NULL, 3.0, 2.0)),
-    "Rectified-CFG++": lambda p: RectifiedCFGPlusPlus(gj.Clip(p.model), NULL, 1.0, gj.Cosine()),
-    "autoguidance": lambda p: reverse(gj.Autoguidance(p.model, p.weak, 1.6)),
-    "perturbed attention": lambda p: reverse(
-        gj.Autoguidance(p.model, gj.guidance.perturbed(p.model, attention=1.0), 2.0)
+    "classifier on the conditional model": Way(
+        lambda p, w: reverse(gj.Classifier(p.model, p.classifier, w)), (0.25, 0.5, 1.0, 2.0)
     ),
-    "skipped middle": lambda p: reverse(gj.Autoguidance(p.model, gj.guidance.perturbed(p.model, skip=1.0), 2.0)),
-    "smoothed energy": lambda p: reverse(gj.Autoguidance(p.model, gj.guidance.perturbed(p.model, blur=3.0), 2.0)),
-    "clean classifier, through the model": lambda p: reverse(gj.Reconstruction(unconditional(p), p.clean, 3.0)),
-    "clean classifier, MPGD": lambda p: reverse(MPGD(unconditional(p), p.clean, 1.0)),
-    "clean classifier, TFG": lambda p: reverse(TFG(unconditional(p), p.clean, 2.0, 0.5, iters=1)),
-    "best of 4": lambda p: gj.SMC(gj.BestOf(reverse(p.model), p.clean), threshold=0.0),
-    "FK steering, 4 particles": lambda p: gj.SMC(gj.Steered(gj.Clip(p.model), gj.DDIM(1.0), p.clean, 1.0)),
+    "classifier, gradient reused 4 steps": Way(
+        lambda p, w: reverse(Reuse(gj.Classifier(unconditional(p), p.classifier, w), 4)), CLASSIFIER
+    ),
+    "classifier, split, 2M": Way(
+        lambda p, w: Split(gj.Clip(unconditional(p)), gj.DPMSolver2M(), p.classifier, w), CLASSIFIER
+    ),
+    "CFG": Way(lambda p, w: reverse(gj.CFG(p.model, NULL, w)), SCALES),
+    "CFG, 2M": Way(lambda p, w: reverse(gj.CFG(p.model, NULL, w), gj.DPMSolver2M()), SCALES),
+    "CFG, interval": Way(lambda p, w: reverse(gj.CFG(p.model, NULL, gj.Window(w, 0.3, 5.0))), SCALES),
+    "CFG, ramp": Way(lambda p, w: reverse(gj.CFG(p.model, NULL, Ramp(w))), SCALES),
+    "CFG, rescaled": Way(lambda p, w: reverse(Rescale(p.model, NULL, w, 0.7)), SCALES),
+    "APG": Way(lambda p, w: reverse(APG(p.model, NULL, w, 0.0, -0.5, 5.0)), SCALES),
+    "CFG++": Way(lambda p, w: reverse(CFGPlusPlus(p.model, NULL, w)), (0.1, 0.2, 0.4, 0.6)),
+    "CFG-Zero*": Way(lambda p, w: reverse(CFGZeroStar(p.model, NULL, w)), SCALES),
+    "TCFG": Way(lambda p, w: reverse(TCFG(p.model, NULL, w)), SCALES),
+    "FDG": Way(lambda p, w: reverse(FDG(p.model, NULL, w, low=1.0)), SCALES),
+    "MAMBO-G": Way(lambda p, w: reverse(MAMBOG(p.model, NULL, w, 2.0)), SCALES),
+    "Rectified-CFG++": Way(
+        lambda p, w: RectifiedCFGPlusPlus(gj.Clip(p.model), NULL, w, gj.Cosine()), (0.1, 0.25, 0.5, 1.0)
+    ),
+    "autoguidance": Way(lambda p, w: auto(p, p.weak, w), WORSE),
+    "perturbed attention": Way(lambda p, w: perturbed(p, w, attention=1.0), WORSE),
+    "skipped middle": Way(lambda p, w: perturbed(p, w, skip=1.0), WORSE),
+    "smoothed energy": Way(lambda p, w: perturbed(p, w, blur=3.0), WORSE),
+    "clean classifier, through the model": Way(
+        lambda p, w: reverse(gj.Reconstruction(unconditional(p), p.clean, w)), CLASSIFIER
+    ),
+    "clean classifier, MPGD": Way(lambda p, w: reverse(MPGD(unconditional(p), p.clean, w)), (0.5, 1.0, 2.0, 4.0)),
+    "clean classifier, TFG": Way(
+        lambda p, w: reverse(TFG(unconditional(p), p.clean, w, 0.25 * w, iters=1)), (0.5, 1.0, 2.0, 4.0)
+    ),
+    "best of 4": Way(lambda p, w: gj.SMC(gj.BestOf(reverse(p.model), p.clean), threshold=0.0)),
+    "FK steering, 4 particles": Way(
+        lambda p, w: gj.SMC(gj.Steered(gj.Clip(p.model), gj.DDIM(1.0), p.clean, w)), (0.25, 0.5, 1.0, 2.0)
+    ),
 }
-PARTICLES = 4
+CURVES = (
+    "classifier, score form",
+    "classifier, mean form",
+    "classifier on the conditional model",
+    "CFG",
+    "CFG, interval",
+    "APG",
+    "CFG++",
+    "autoguidance",
+    "FK steering, 4 particles",
+)
+PARTICLES, JUDGES = 4, ("judge", "validation", "clean")
 
 
 def flops(network, *args) -> float:
@@ -127,7 +165,7 @@ def cost(method, parts, weights, steps) -> tuple[float, dict]:
     """Evaluations per sample, in units of the model's, and the ledger behind them."""
     tiny = parts.tiny()
     names = dict(zip(("model", "weak", "classifier", "clean"), tiny, strict=True))
-    kernel = METHODS[method](tiny)
+    kernel = METHODS[method].make(tiny, jnp.float32(1.0))
     population = isinstance(kernel, gj.SMC)
     shape = (PARTICLES, *SHAPE) if population else SHAPE
     found = ledger(kernel, levels(steps), shape, np.int32(3), names)
@@ -151,47 +189,17 @@ def affordable(method, parts, weights, budget) -> tuple[int, float, dict]:
     raise ValueError(f"{method} cannot take three steps for {budget} evaluations; raise the budget")
 
 
-def draw(kernel, steps, n, batch):
-    """n samples of all classes in turn, and seconds without compilation."""
-    labels = np.arange(n, dtype=np.int32) % 10
-    population = isinstance(kernel, gj.SMC)
+def family(method, parts, weights, budget, n) -> Family:
+    steps, evaluations, counts = affordable(method, parts, weights, budget)
+    way, labels = METHODS[method], np.arange(n, dtype=np.int32) % 10
 
-    def one(i):
-        own, ks = jnp.asarray(labels[i : i + batch]), gj.keys(0, batch, start=i)
-        if population:
-            return gj.populations(ks, kernel, levels(steps), SHAPE, PARTICLES, own).best()
-        return gj.generate(ks, kernel, levels(steps), SHAPE, own)
+    def draw(seed, strength):
+        kernel, ks = way.make(parts, jnp.float32(strength)), gj.keys(seed, n)
+        if isinstance(kernel, gj.SMC):
+            return np.asarray(gj.populations(ks, kernel, levels(steps), SHAPE, PARTICLES, labels).best())
+        return np.asarray(gj.generate(ks, kernel, levels(steps), SHAPE, labels))
 
-    jax.block_until_ready(one(0))
-    begin = time.perf_counter()
-    images = np.concatenate([np.asarray(one(i)) for i in range(0, n, batch)])
-    return images, labels, time.perf_counter() - begin
-
-
-def table(result: dict) -> str:
-    """The table of `docs/benchmarks.md`: a line a method, a value a budget, nearest at the largest first."""
-    budgets = sorted(result["settings"]["budgets"])
-    rows = {(r["method"], r["budget"]): r for r in result["rows"]}
-    methods = [m for m in dict.fromkeys(m for m, _ in rows) if all((m, b) in rows for b in budgets)]
-    methods.sort(key=lambda m: rows[m, budgets[-1]]["frechet"]["value"])
-    lines = ["| method | steps | accuracy | Frechet | precision | recall | diversity | s |", "|---" * 8 + "|"]
-    measures = ("accuracy", "frechet", "precision", "recall", "diversity")
-    for method in methods:
-        each = [rows[method, b] for b in budgets]
-        cells = [[f"{r[k]['value']:.2f}" for r in each] for k in measures]
-        cells = [[str(r["steps"]) for r in each], *cells, [f"{r['seconds']:.0f}" for r in each]]
-        lines.append(f"| {method} | {' | '.join(' / '.join(c) for c in cells)} |")
-    for budget in budgets:
-        own = [rows[m, budget] for m in methods]
-        nearest = min(own, key=lambda r: r["frechet"]["value"])["method"]
-        right = max(own, key=lambda r: r["accuracy"]["value"])["method"]
-        both = [r for r in own if r["accuracy"]["value"] >= 0.9]
-        best = min(both, key=lambda r: r["frechet"]["value"])["method"] if both else "none"
-        lines.append(
-            f"\nAt {budget} evaluations a sample: nearest to the data {nearest}; most accurate {right}; "
-            f"nearest of those above 90 % accuracy **{best}**."
-        )
-    return "\n".join(lines)
+    return Family(draw, way.strengths, {"steps": steps, "evaluations": evaluations, **counts})
 
 
 def main():
@@ -199,19 +207,12 @@ def main():
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--models", type=Path, default=MODELS)
     parser.add_argument("--out", type=Path, default=Path("quality.json"))
-    parser.add_argument("--table", type=Path, help="print a result and stop")
-    parser.add_argument("--n", type=int, default=500)
-    parser.add_argument("--batch", type=int, default=125)
-    parser.add_argument("--budgets", type=int, nargs="+", default=[20, 50])
-    parser.add_argument("--held-out", type=int, default=3000)
+    parser.add_argument("--n", type=int, default=200, help="samples of each seed, of all classes in turn")
+    parser.add_argument("--budget", type=int, default=20)
     args = parser.parse_args()
-    if args.table:
-        print(table(json.loads(args.table.read_text())))
-        return
     found = models(args.data, args.models)
-    held_out = Images(
-        *(a[: args.held_out] for a in (found.held_out.images, found.held_out.labels)), found.held_out.names
-    )
+    half = len(found.held_out) // 2
+    first, second = found.held_out.take(np.arange(half)), found.held_out.take(np.arange(half, 2 * half))
     parts = Parts.of(found)
     x, t, y = jnp.zeros(SHAPE), jnp.zeros(()), jnp.zeros((), jnp.int32)
     whole = flops(parts.model, x, t, y)
@@ -220,34 +221,32 @@ def main():
         "classifier": flops(parts.classifier, x, t) / whole,
         "clean": flops(parts.clean, x) / whole,
     }
-    about = {"jax": jax.__version__, "python": platform.python_version(), "device": str(jax.devices()[0])}
-    settings = {
-        "n": args.n,
-        "budgets": args.budgets,
-        "weights": weights,
-        "held_out": len(held_out),
-        "schedule": "cosine",
-    }
-    # written after every row and read again, so that an interrupted run goes on
-    result = {"about": about, "settings": settings, "rows": []}
-    if args.out.exists() and (old := json.loads(args.out.read_text()))["settings"] == settings:
-        result = old
-    done = {(r["method"], r["budget"]) for r in result["rows"]}
-    for budget in args.budgets:
-        for method, make in METHODS.items():
-            if (method, budget) in done:
-                continue
-            steps, evaluations, counts = affordable(method, parts, weights, budget)
-            images, labels, seconds = draw(make(parts), steps, args.n, args.batch)
-            report = evaluate(images, labels, held_out, found.judge, repeats=20).json()
-            row = {"method": method, "budget": budget, "steps": steps, "evaluations": evaluations, "seconds": seconds}
-            result["rows"].append(row | counts | report)
-            args.out.write_text(json.dumps(result, indent=1) + "\n")
-            short = {
-                k: round(report[k]["value"], 3) for k in ("accuracy", "frechet", "precision", "recall", "diversity")
-            }
-            print(f"{budget:4} {steps:3} {seconds:5.0f} s  {method:40} {short}", flush=True)
-    print(table(result))
+
+    def asked(images):  # labels in turn, of every seed
+        return np.arange(len(images)) % args.n % 10
+
+    def measures(images, held_out, judge, repeats):
+        report = evaluate(images, asked(images), held_out, judge, repeats=repeats).json()
+        return {k: report[k] for k in ("accuracy", "frechet", "precision", "recall", "diversity")}
+
+    def validate(name, images):
+        values = {k: v["value"] for k, v in measures(images, first, found.validation, 1).items()}
+        return values["frechet"], values
+
+    judges = {name: float(np.mean(getattr(found, name)(second.images)[0] == second.labels)) for name in JUDGES}
+    sweep(
+        args.out,
+        {m: family(m, parts, weights, args.budget, args.n) for m in METHODS},
+        validate=validate,
+        report=lambda images: measures(images, second, found.judge, 15),
+        curves=CURVES,
+        n=args.n,
+        budget=args.budget,
+        weights=weights,
+        held_out=half,
+        schedule="cosine",
+        judges=judges,
+    )
 
 
 if __name__ == "__main__":

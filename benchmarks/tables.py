@@ -1,10 +1,12 @@
-"""Writes the tables of speed and checkpoints in `docs` from `results/`.  python benchmarks/tables.py [--check]"""
+"""Writes the tables of `docs` from `results/`, and its curves.  python benchmarks/tables.py [--check | --pictures]"""
 
 import argparse
 import json
 import re
 import sys
 from pathlib import Path
+
+import sweep
 
 RESULTS, DOCS = Path(__file__).parent / "results", Path(__file__).parent.parent / "docs"
 TASKS = {
@@ -102,55 +104,77 @@ def measures(name, method, scale=None):
     return rows[0]["measures"]
 
 
+def told(estimate):
+    return (
+        f"{estimate['value']:.2f} ± {estimate['error']:.1g}"
+        if estimate["value"] < 10
+        else (f"{estimate['value']:.0f} ± {estimate['error']:.0f}")
+    )
+
+
+def tuned(name, method):
+    """What is reported of a method of a sweep at its chosen strength."""
+    return next(r["report"] for r in sweep.chosen(result(name)) if r["method"] == method)
+
+
 def systems():
     """Paper's claim, paper's number, ours, the gap and its reason: a row a system."""
     antibody = {m: measures("antibodies", f"framework: {m}") for m in ("no guidance", "best of 6", "NOS")}
     nos = "; ".join(f"{m} {v['human']:.2f}, {v['judge']:.2f}" for m, v in antibody.items())
-    best = {k: sum(t[-1] for t in v) / len(v) for k, v in result("ehrlich")["traces"].items()}
-    text = {m: measures("text", m, s) for m, s in (("no guidance", 0), ("PPLM (scale: its rate)", 4), ("FUDGE", 2))}
-    free, pplm, fudge = text.values()
-    lm = [measures("text", f"Diffusion-LM: {m}") for m in ("no guidance", "Diffusion-LM steps")]
-    cdcd = [measures("text", f"CDCD: {m}", s) for m, s in (("no guidance", 0), ("CFG", 2), ("CFG", 3))]
-    site = {m: measures("splice", m, s) for m, s in (
-        ("no guidance", 0), ("Mask-Predict on D-CFG, 4 steps", 2), ("SUNDAE, D-CFG, 24 steps", 2)
-    )}  # fmt: skip
-    plain, masked, unrolled = site.values()
+    ours = {k: spread([t[-1] for t in v]) for k, v in result("ehrlich")["traces"].items()}
+    theirs = {k: spread([t[-1] for t in v]) for k, v in result("ehrlich_official")["traces"].items()}
+    black_box = "; ".join(f"{name} {value}" for name, value in (ours | theirs).items())
+
+    def text(method):
+        return tuned("text", method)
+
+    free, pplm, fudge = map(text, ("no guidance", "PPLM (scale: its rate)", "FUDGE"))
+    steps = "Diffusion-LM: Diffusion-LM steps (strength: their rate)"
+    lm, cdcd = (
+        [text(m) for m in ("Diffusion-LM: no guidance", steps)],
+        [text(f"CDCD: {m}") for m in ("no guidance", "CFG")],
+    )
+
+    def site(method):
+        return tuned("splice", method)
+
+    plain, masked, unrolled, hidden = map(
+        site, ("no guidance", "Mask-Predict on D-CFG, 4 steps", "SUNDAE, D-CFG, 24 steps", "NOS, KL weight 0.1")
+    )
+    real = result("text")["settings"]["real"]["positive"]
+
+    def sentiment(row):
+        return f"judged positive {told(row['positive'])} at perplexity {told(row['perplexity'])}"
+
+    def sites(row):
+        return f"{told(row['top'])} in the top tenth at KL {told(row['kl'])}, diversity {told(row['diversity'])}"
+
     rows = [
         ("NOS (2305.20009)", "gradients into hidden states beat autoregressive guidance at equal likelihood",
-         "figures only", f"antibody framework, p(human) of the guide, log p a letter of the judge: {nos}",
-         "another objective; a released network, guided at its middle layer"),
+         "figures only", f"antibody framework, p(human) of the guide, log p a letter of the judge: {nos}; splice "
+         f"sites: {sites(hidden)}; unguided {sites(plain)}",
+         "NOTE_NOS"),
         ("LaMBO-2 (2305.20009)", "NOS with edits where the value is most sensitive improves antibodies in few edits",
          "99 % expressed, 40 % bound in the last round (figure 7)",
-         f"Ehrlich function, best of 8,500 calls: {best['LaMBO-2']:.2f}; "
-         f"genetic algorithm {best['genetic algorithm']:.2f}",
-         "no wet laboratory; five seeds, differences within their spread"),
+         f"Ehrlich functions, best of 8,500 calls: {black_box}", "NOTE_LAMBO"),
         ("PPLM (1912.02164)", "gradients into the cache steer a frozen language model",
          "on sentiment 39.6 %, unguided 19.3 %, re-ranked too 73.7 % (authors' files)",
-         f"judged positive {pplm['positive']:.2f}, unguided {free['positive']:.2f}; "
-         f"perplexity {pplm['perplexity']:.0f} against {free['perplexity']:.0f}",
-         "not reproduced: a model of 6,155 sentences, one setting"),
+         f"{sentiment(pplm)}; unguided {sentiment(free)}", "NOTE_PPLM"),
         ("Diffusion-LM (2205.14217)", "gradients on word embeddings control what plug-and-play methods cannot",
          "semantic control 81.2 %, FUDGE 69.9, PPLM 9.9 (table 2)",
-         f"judged positive {lm[1]['positive']:.2f}, unguided {lm[0]['positive']:.2f}; FUDGE {fudge['positive']:.2f}",
-         "FUDGE is ahead here: the diffusion model has seen 6,155 sentences, theirs 50,000"),
+         f"{sentiment(lm[1])}; unguided {sentiment(lm[0])}; FUDGE {sentiment(fudge)}", "NOTE_DLM"),
         ("CDCD (2211.15089)", "score interpolation keeps classifier-free guidance for language",
          "AR-NLL 4.39, 4.16, 3.93 at scale 1, 2, 4 (table 2)",
-         f"judged positive {cdcd[0]['positive']:.2f} unguided, {cdcd[1]['positive']:.2f} and "
-         f"{cdcd[2]['positive']:.2f} at scale 2 and 3",
-         "the same direction, on sentiment in the place of likelihood"),
+         f"{sentiment(cdcd[1])}; unguided {sentiment(cdcd[0])}", "NOTE_CDCD"),
         ("CMLM, Mask-Predict (1904.09324), guided", "few parallel passes come near to left to right",
          "BLEU 27.03 in 10 passes en-de, 18.05 in one (as quoted by others); guided: none",
-         f"splice sites in the top tenth {masked['top']:.2f} in 4 passes, unguided {plain['top']:.2f}",
-         f"diversity falls to {masked['diversity']:.2f}: it finds modes"),
+         f"splice sites, 4 passes: {sites(masked)}; unguided {sites(plain)}", "NOTE_CMLM"),
         ("SUNDAE (2112.06749), guided", "training on its own outputs makes few steps enough",
          "its table could not be read; guided: none",
-         f"splice sites in the top tenth {unrolled['top']:.2f}, unguided masks {plain['top']:.2f}; "
-         f"diversity {unrolled['diversity']:.2f}", "no published number beside it"),
+         f"splice sites: {sites(unrolled)}", "NOTE_SUNDAE"),
         ("FUDGE (2104.05218)", "a classifier of prefixes controls generation through the logits alone",
          "in Diffusion-LM's table 2: semantic control 69.9 %",
-         f"judged positive {fudge['positive']:.2f}, unguided {free['positive']:.2f}, real positive sentences 0.67; "
-         f"perplexity {fudge['perplexity']:.0f} against {free['perplexity']:.0f}",
-         "holds; its 100 candidates make it repetitive"),
+         f"{sentiment(fudge)}; unguided {sentiment(free)}; real positive sentences {sentiment(real)}", "NOTE_FUDGE"),
     ]  # fmt: skip
     return table(["system", "its claim", "its number", "ours", "gap and reason"], rows)
 
@@ -207,7 +231,64 @@ def classifiers():
     return table(header, rows)
 
 
+def calls(row):
+    return f"{row['model calls']} + {row['classifier calls']}"
+
+
+SWEEPS = {  # goal, whether lower is better, measures, cost, axes of the picture
+    "quality": (
+        "frechet", True,
+        {"frechet": "Frechet", "accuracy": "accuracy", "precision": "precision", "recall": "recall",
+         "diversity": "diversity"},
+        lambda row: f"{row['steps']} steps",
+        ("recall", "recall (diversity)"), ("accuracy", "accuracy under the reporting judge (fidelity)"),
+    ),
+    "splice": (
+        "kl", True,
+        {"kl": "KL to the truth", "top": "in the top tenth", "inclusion": "log inclusion", "diversity": "diversity",
+         "unmeasured": "unmeasured"},
+        calls,
+        ("diversity", "diversity"), ("top", "share in the measured top tenth (fidelity)"),
+    ),
+    "text": (
+        "positive", False,
+        {"positive": "judged positive", "perplexity": "perplexity", "distinct": "distinct pairs", "words": "words"},
+        calls,
+        ("perplexity", "perplexity"), ("positive", "share judged positive"),
+    ),
+}  # fmt: skip
+
+
+def swept(name):
+    """The table of a sweep, what is best, and what cannot be told from it."""
+
+    def make():
+        goal, lower, measures, cost, *_ = SWEEPS[name]
+        found = result(name)
+        rows, ties = sweep.tied(sweep.chosen(found), goal, lower)
+        others = ", ".join(f"{r['method']} ({r['strength']:g})" for r in rows[1:ties])
+        verdict = f"Best by {measures[goal]}: **{rows[0]['method']}** at {rows[0]['strength']:g}; " + (
+            f"within twice the error of the difference, so tied: {others}."
+            if others
+            else "nothing else within the error."
+        )
+        return sweep.table(found, goal, lower, measures, cost) + "\n\n" + verdict
+
+    return make
+
+
+def pictures():
+    for name, (*_, x, y) in SWEEPS.items():
+        found = result(name)
+        curves = [r["method"] for r in found["rows"]]
+        curves = [
+            m for m in dict.fromkeys(curves) if sum(r["method"] == m and "report" in r for r in found["rows"]) > 1
+        ]
+        sweep.plot(found, DOCS / "pictures" / f"{name}_trade_off.png", x, y, curves)
+
+
 TABLES = [
+    *(("benchmarks.md", name, swept(name)) for name in SWEEPS),
     ("benchmarks.md", "speed", speed),
     ("checkpoints.md", "checkpoints", checkpoints),
     ("checkpoints.md", "latent", latent),
@@ -231,7 +312,10 @@ def filled(text, name, make):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="only say whether the pages are what it would write")
+    parser.add_argument("--pictures", action="store_true", help="draw the trade-off curves too")
     args = parser.parse_args()
+    if args.pictures:
+        pictures()
     for page, name, make in TABLES:
         old = (DOCS / page).read_text()
         new = filled(old, name, make)

@@ -1,22 +1,24 @@
 """Sentiment control against perplexity.  python benchmarks/text.py --data FOLDER [--out FILE]
 
 Rated snippets of film reviews of at most 23 words. Every guide is trained on the same sentences with the same
-number of classifier steps; the judges (a bag of words, a language model) on others. Language models: CFG, PPLM, FUDGE,
-best-of-n, twisted particles. Embedding diffusion: Diffusion-LM with its control steps, and score interpolation (CDCD)
-with CFG or a classifier. Minutes on a GPU, hours on two CPU cores.
+number of classifier steps; the judges (two bags of words, a language model) on others. Language models: CFG, PPLM,
+FUDGE, best-of-n, twisted particles. Embedding diffusion: Diffusion-LM with its control steps, and score interpolation
+(CDCD) with CFG or a classifier. The strength of each is the one that the validation judge finds most positive among
+those of at most twice the perplexity of the same model without guidance; the other judge reports (`sweep.py`).
 """
 
 import argparse
-import json
+import dataclasses
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from sweep import VALIDATION, Family, estimates, sweep
 
 import guidance_jax as gj
-from guidance_jax.app.demos.table import Method, compare, samples_of, write_rows
-from guidance_jax.app.demos.text import POSITIVE, methods, prepare, words_of
+from guidance_jax.app.demos.table import Method, samples_of
+from guidance_jax.app.demos.text import POSITIVE, bag_of_words, methods, prepare
 from guidance_jax.datasets.sentences import UNKNOWN
 from guidance_jax.embeddings import DiffusionLM, EmbeddingNetwork, Rounded
 from guidance_jax.embeddings.network import nearest
@@ -100,29 +102,49 @@ def embedding_methods(kind, model, table, classifier, alphabet, steps):
     found = {
         f"{kind}: no guidance": row(lambda w: gj.Reverse(free, solver), (0.0,), (steps, 0)),
         f"{kind}: conditional model": row(lambda w: gj.Reverse(model, solver), (1.0,), (steps, 0)),
-        f"{kind}: CFG": row(lambda w: gj.Reverse(gj.CFG(model, null, w), solver), (2.0, 3.0), (2 * steps, 0)),
+        f"{kind}: CFG": row(lambda w: gj.Reverse(gj.CFG(model, null, w), solver), (1.5, 2.0, 3.0, 5.0), (2 * steps, 0)),
         f"{kind}: classifier": row(
-            lambda w: gj.Reverse(gj.Classifier(free, classifier, w), solver), (1.0, 3.0, 10.0), (steps, 2 * steps)
+            lambda w: gj.Reverse(gj.Classifier(free, classifier, w), solver),
+            (1.0, 3.0, 10.0, 30.0),
+            (steps, 2 * steps),
         ),
-        f"{kind}: Diffusion-LM steps": row(
-            lambda w: DiffusionLM(free, solver, classifier, w, fluency=0.01, rate=0.03),
-            (1.0,),
-            (steps, 6 * steps),
+        f"{kind}: Diffusion-LM steps (strength: their rate)": row(
+            lambda rate: DiffusionLM(free, solver, classifier, 1.0, fluency=0.01, rate=rate), RATES, (steps, 6 * steps)
         ),
-        f"{kind}: Diffusion-LM steps, rounded": row(
-            lambda w: DiffusionLM(
-                Rounded(free, table, gj.Window(1.0, 0.0, 0.5)),
-                solver,
-                classifier,
-                w,
-                fluency=0.01,
-                rate=0.03,
+        f"{kind}: Diffusion-LM steps, rounded (strength: their rate)": row(
+            lambda rate: DiffusionLM(
+                Rounded(free, table, gj.Window(1.0, 0.0, 0.5)), solver, classifier, 1.0, fluency=0.01, rate=rate
             ),
-            (1.0,),
+            RATES,
             (steps, 6 * steps),
         ),
     }
     return found
+
+
+RATES = (0.003, 0.01, 0.03, 0.1)
+STRENGTHS = {
+    "CFG on logits": (1.5, 2.0, 3.0, 5.0, 8.0),
+    "PPLM (scale: its rate)": (0.02, 0.05, 0.1, 0.2, 0.4, 0.8),
+    "FUDGE": (0.5, 1.0, 2.0, 4.0),
+    "twisted particles, 8": (0.5, 1.0, 2.0, 4.0),
+}
+CURVES = (
+    "CFG on logits",
+    "PPLM (scale: its rate)",
+    "FUDGE",
+    "twisted particles, 8",
+    "Diffusion-LM: CFG",
+    "Diffusion-LM: Diffusion-LM steps (strength: their rate)",
+    "CDCD: CFG",
+    "CDCD: classifier",
+)
+
+
+def unguided(name):
+    """The method without guidance on the same model."""
+    kind, colon, _ = name.partition(": ")
+    return f"{kind}: no guidance" if colon and kind in ("Diffusion-LM", "CDCD") else "no guidance"
 
 
 def main():
@@ -130,20 +152,18 @@ def main():
     parser.add_argument("--data", help="folder with vaderSentiment-3.3.2.tar.gz")
     parser.add_argument("--models", type=Path, default=Path("text_models"))
     parser.add_argument("--out", type=Path, default=Path("text.json"))
-    parser.add_argument("--samples", type=int, default=500)
+    parser.add_argument("--samples", type=int, default=200, help="of each seed")
     parser.add_argument("--steps", type=int, default=500)
     parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--embedding-steps", type=int, default=8000)
-    parser.add_argument("--solver-steps", type=int, default=100)
-    parser.add_argument("--table", type=Path, help="print a result and stop")
+    parser.add_argument("--embedding-steps", type=int, default=3000)
+    parser.add_argument("--embedding-width", type=int, default=128)
+    parser.add_argument("--solver-steps", type=int, default=50)
     args = parser.parse_args()
-    if args.table:
-        return print(table(json.loads(args.table.read_text())))
     parts = prepare(args.models, args.data, width=args.width, steps=args.steps, progress=True)
     alphabet, length = parts.seen.alphabet, parts.seen.shape[0]
     found = methods(parts.model, parts.prefix, parts.attribute, alphabet)
 
-    common = dict(length=length, width=2 * args.width, depth=6, heads=8, num_classes=3)
+    common = dict(length=length, width=args.embedding_width, depth=4, heads=4, num_classes=3)
     end_to_end = Transformer(DIM, DIM, **common)
     trained = train_embeddings(
         EndToEnd(end_to_end.apply, SCHEDULE, null=2),
@@ -151,7 +171,7 @@ def main():
         parts.seen,
         len(alphabet),
         args.embedding_steps,
-        128,
+        64,
         "Diffusion-LM",
     )
     words = trained["table"]
@@ -161,42 +181,56 @@ def main():
 
     interpolated = Transformer(DIM, len(alphabet), self_conditioned=True, **common)
     loss = Interpolation(interpolated.apply, SCHEDULE, null=2, levels=LogNormal(0.0, 1.5))
-    trained = train_embeddings(loss, interpolated, parts.seen, len(alphabet), args.embedding_steps, 128, "CDCD")
+    trained = train_embeddings(loss, interpolated, parts.seen, len(alphabet), args.embedding_steps, 64, "CDCD")
     words = unit_rows(trained["table"])
     model = EmbeddingNetwork(trained["network"], words, interpolated.apply)
     guide = noisy_classifier(words, parts.seen, args.steps // 2, 64)
     found |= embedding_methods("CDCD", model, words, guide, alphabet, args.solver_steps)
 
-    def measure(tokens):
-        tokens[:, 0] = 0  # embeddings may round the start token to another
-        return parts.judge.measure(tokens)
+    validation = dataclasses.replace(parts.judge, classify=bag_of_words(parts.held_out))
+    accuracy = {
+        "judge": parts.judge.accuracy(parts.held_out),
+        "validation": validation.accuracy(parts.judged),
+    }
 
-    rows, examples = [], {}
-    for row, tokens in compare(found, measure, args.samples):
-        rows.append(row)
-        name = f"{row.method}, {row.scale:g}"
-        examples[name] = [words_of(t, alphabet) for t in tokens[:3]]
-        print(f"{name:45} {row.seconds:5.0f} s", row.measures, examples[name][0], flush=True)
-    rows += [parts.real(label) for label in (1, 0)]
-    settings = {k: str(v) for k, v in vars(args).items() if k not in ("out", "data", "models", "table")}
-    write_rows(args.out, rows, judge_accuracy=parts.judge.accuracy(parts.held_out), examples=examples, **settings)
-    print(table(json.loads(args.out.read_text())))
+    def family(name, method):
+        def draw(seed, strength):
+            tokens = np.array(method.draw(gj.keys(seed, args.samples), strength))
+            tokens[:, 0] = 0  # embeddings may round the start token to another
+            return tokens
 
+        calls = dict(zip(("model calls", "classifier calls"), method.calls, strict=True))
+        return Family(draw, STRENGTHS.get(name, method.scales), calls)
 
-def table(result: dict) -> str:
-    """The rows as Markdown."""
-    lines = [
-        "| method | scale | judged positive | perplexity | distinct pairs | words | calls |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in result["rows"]:
-        m = row["measures"]
-        lines.append(
-            f"| {row['method']} | {row['scale']:g} | {m['positive']:.2f} | {m['perplexity']:.0f} | "
-            f"{m['distinct']:.2f} | "
-            f"{m['words']:.0f} | {row['model_calls']} + {row['classifier_calls']} |"
-        )
-    return "\n".join(lines)
+    families = {name: family(name, method) for name, method in found.items()}
+    limits = {
+        name: 2 * validation.measure(families[name].draw(VALIDATION, 0.0))["perplexity"]
+        for name in dict.fromkeys(map(unguided, families))
+    }
+
+    def validate(name, tokens):
+        measures = validation.measure(tokens)
+        return (-measures["positive"] if measures["perplexity"] <= limits[unguided(name)] else np.inf), measures
+
+    def report(tokens):
+        judged = parts.judge.read(tokens)
+        return estimates(judged.summary, len(tokens))
+
+    real = {
+        parts.held_out.names[label]: report(parts.held_out.tokens[parts.held_out.labels == label]) for label in (1, 0)
+    }
+    settings = {k: str(v) for k, v in vars(args).items() if k not in ("out", "data", "models")}
+    sweep(
+        args.out,
+        families,
+        validate=validate,
+        report=report,
+        curves=CURVES,
+        accuracy=accuracy,
+        limits=limits,
+        real=real,
+        **settings,
+    )
 
 
 if __name__ == "__main__":
