@@ -231,6 +231,17 @@ def classifiers():
     return table(header, rows)
 
 
+def rewards():
+    """Methods for rewards by scale: what they sample, and at what cost."""
+    found = result("rewards")["rows"]
+    rows = [
+        [r["method"], f"{r['scale']:g}", f"{r['distance']:.4f}", f"{r['spread']:.2f}", f"{r['reward']:.2f}",
+         r["calls"] or "", f"{r['training'] / 1e6:.1f}" if r["training"] else ""]
+        for r in found
+    ]  # fmt: skip
+    return table(["method", "scale", "distance", "spread", "mean reward", "calls", "calls of training, millions"], rows)
+
+
 def calls(row):
     return f"{row['model calls']} + {row['classifier calls']}"
 
@@ -293,6 +304,7 @@ TABLES = [
     ("checkpoints.md", "checkpoints", checkpoints),
     ("checkpoints.md", "latent", latent),
     *(("tutorial/released_models.md", name, demo(name)) for name in ("faces", "antibodies", "proteins", "terrain")),
+    ("tutorial/learned.md", "rewards", rewards),
     ("papers.md", "systems", systems),
     ("papers.md", "mixture", mixture),
     ("papers.md", "ising", ising),
