@@ -96,6 +96,7 @@ METHODS = {
     "AdaptiveGuidance": lambda m: g.AdaptiveGuidance(m, NULL, 1.5),
     "Perturbed": lambda m: g.Perturbed(m, NULL, 1.5, gj.Conditioned(m, another), 0.5),
     "Autoguidance": lambda m: gj.Autoguidance(m, gj.Conditioned(m, another), 1.5),
+    "Internal": lambda m: g.Internal(m, 1.5),
     "Learned": lambda m: g.Learned(Taught(m), 1.5),
     "Tempered": lambda m: g.Tempered(m, 1.3),
     "Classifier": lambda m: gj.Classifier(m, judge, 0.5),

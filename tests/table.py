@@ -27,6 +27,7 @@ from guidance_jax.guidance import (
     Compose,
     DynamicClip,
     DynamicNegative,
+    Internal,
     Learned,
     Perturbed,
     PiGDM,
@@ -133,6 +134,20 @@ def null(model):
 
 
 @gj.core.pytree
+class Early(gj.models.TwoHeaded):
+    """`inner` as a network with a second head, which says what the unconditional model says."""
+
+    inner: Any = None
+
+    @property
+    def space(self):
+        return self.inner.space
+
+    def heads(self, x, level, cond):
+        return tuple(m(x, level, cond, (), None)[0] for m in (self.inner, null(self.inner)))
+
+
+@gj.core.pytree
 class Taught(gj.core.Wrapper, gj.core.Denoiser):
     """What a network that has learned guidance perfectly says: CFG at the scale which is its input."""
 
@@ -163,6 +178,7 @@ GUIDANCE = {
         1.0,
         same,
     ),
+    Internal: Guide(lambda w, m=MIXTURE: Internal(Early((), drift, inner=m), w), 1.0, same),
     Learned: Guide(lambda w, m=MIXTURE: Learned(Taught(m), w), 1.0, same),
     gj.Autoguidance: Guide(lambda w, m=MIXTURE: gj.Autoguidance(m, null(m), w), 1.0, same),
     gj.Classifier: Guide(lambda w, m=MIXTURE: gj.Classifier(null(m), log_posterior, w), 0.0, null),

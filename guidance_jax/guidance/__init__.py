@@ -14,6 +14,7 @@ from guidance_jax.guidance.compose import Compose
 from guidance_jax.guidance.dynamic_negative import DynamicNegative
 from guidance_jax.guidance.fdg import FDG
 from guidance_jax.guidance.implicit import ImplicitClassifier
+from guidance_jax.guidance.internal import Internal
 from guidance_jax.guidance.learned import Learned
 from guidance_jax.guidance.lgd import LGD
 from guidance_jax.guidance.likelihoods import CleanClassifier, Decoded, GaussianLikelihood, Similarity
@@ -52,6 +53,7 @@ __all__ = [
     "GaussianLikelihood",
     "Guidance",
     "ImplicitClassifier",
+    "Internal",
     "LGD",
     "Learned",
     "MAMBOG",

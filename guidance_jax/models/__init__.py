@@ -7,6 +7,7 @@ from guidance_jax.models.domain import Domain
 from guidance_jax.models.export import as_function
 from guidance_jax.models.flow_map import FlowMap
 from guidance_jax.models.network import Function, Network, NoisyClassifier
+from guidance_jax.models.two_headed import TwoHeaded
 
 __all__ = [
     "Conditioned",
@@ -17,6 +18,7 @@ __all__ = [
     "Network",
     "NoisyClassifier",
     "OnSchedule",
+    "TwoHeaded",
     "Unconditional",
     "as_function",
     "from_equinox",

@@ -15,10 +15,12 @@ from guidance_jax.training.chains import Rewarded
 class DRaFT(Rewarded):
     """Fields as in `Rewarded`; `last`: K, 1 to the number of steps, which is AlignProp without truncation.
 
-    The steps are computed again in the backward pass: memory for the samples of K levels and one call of the network.
+    With `remat` the steps are computed again in the backward pass: memory for the samples of K levels and one call of
+    the network, in the place of K calls.
     """
 
     last: int = static(default=1)
+    remat: bool = static(default=True)
 
     def __call__(self, params, key, x0, label):
         model, n = self.tuned(params), len(self.levels.t) - 1
@@ -35,5 +37,6 @@ class DRaFT(Rewarded):
 
         cut = n - self.last
         x, _ = jax.lax.scan(lambda x, i: step(jax.lax.stop_gradient(model), x, i), self.start(first, x0), part(0, cut))
-        x, _ = jax.lax.scan(jax.checkpoint(lambda x, i: step(model, x, i)), jax.lax.stop_gradient(x), part(cut, n))
+        body = jax.checkpoint(step) if self.remat else step
+        x, _ = jax.lax.scan(lambda x, i: body(model, x, i), jax.lax.stop_gradient(x), part(cut, n))
         return -self.value(x, label)

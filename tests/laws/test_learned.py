@@ -9,11 +9,12 @@ import optax
 import pytest
 
 import guidance_jax as gj
-from guidance_jax.guidance import Learned
+from guidance_jax.guidance import Internal, Learned
 from guidance_jax.models import parameterizations
 from guidance_jax.training.distillation import Distillation
 from guidance_jax.training.fit import fit
 from guidance_jax.training.guidance_free import GuidanceFree
+from guidance_jax.training.internal_heads import InternalHeads
 from guidance_jax.training.losses import Denoising
 from guidance_jax.training.model_guidance import ModelGuidance
 from guidance_jax.training.token_losses import DensityRatioMatching
@@ -155,6 +156,31 @@ def test_a_small_network_learns_all_scales(how):
     assert max(shares) < 0.1
     counted = gj.diagnostics.ledger(gj.Reverse(Learned(learned, 2.0), gj.DDIM()), SCHEDULE.levels(10), (2,), 1)
     assert counted.calls == {"Network": 10}
+
+
+def test_internal_guidance_is_autoguidance_of_its_two_heads():
+    """A small network with two outputs; one call, counted; a network with one head is refused."""
+    params = weights(jax.random.key(4))
+
+    def heads(params, x, t, cond):
+        out = small(params, x, t, cond, jnp.ones(()))
+        return out, 0.7 * out + 0.1 * x
+
+    v = gj.parameterizations.v
+    both = gj.models.TwoHeaded(params, heads, v, batched=False)
+    single = [gj.Network(params, lambda *a, i=i: heads(*a)[i], v, batched=False) for i in (0, 1)]
+    x, level = jnp.array([0.4, -1.0]), SCHEDULE(0.5)
+    got = Internal(both, 2.5)(x, level, 1, (), None)[0]
+    expected = gj.Autoguidance(*single, 2.5)(x, level, 1, ((), ()), None)[0]
+    np.testing.assert_allclose(got.x0, expected.x0, atol=1e-6)
+    kernel = gj.Reverse(Internal(both, 2.5), gj.DDIM())
+    assert gj.diagnostics.ledger(kernel, SCHEDULE.levels(7), (2,), 1).calls == {"TwoHeaded": 7}
+    loss = InternalHeads(heads, SCHEDULE, v, NULL, 0.0, weight=0.25)
+    alone = [Denoising(lambda *a, i=i: heads(*a)[i], SCHEDULE, v, NULL, 0.0) for i in (0, 1)]
+    values = [f(params, jax.random.key(5), x, jnp.array(1)) for f in (loss, *alone)]
+    np.testing.assert_allclose(2 * values[0], values[1] + 0.25 * values[2], rtol=1e-5)
+    with pytest.raises(gj.Refused, match="needs a TwoHeaded network, got Network"):
+        gj.generate(gj.keys(0, 2), gj.Reverse(Internal(single[0], 2.0), gj.DDIM()), SCHEDULE.levels(3), (2,))
 
 
 def test_what_cannot_be_learned_is_refused():

@@ -1,0 +1,34 @@
+"""A network that answers twice: at its end, and early, from an inner layer."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from guidance_jax.core import Prediction, Refused, pytree
+from guidance_jax.models.batching import called
+from guidance_jax.models.domain import network_condition
+from guidance_jax.models.network import Network
+
+
+@pytree
+class TwoHeaded(Network):
+    """A `Network` whose `apply(params, x, t, cond)` gives (output, early output); its denoiser is the first.
+
+    Train it with `InternalHeads`, guide it with `guidance.Internal`. Fields as in `Network`.
+
+    Raises:
+      Refused: a function with one output; as `Network`.
+    """
+
+    def heads(self, x: Any, level: Any, cond: Any) -> tuple[Prediction, Prediction]:
+        """(prediction, early prediction), one call."""
+        inputs = *self.parameterization.inputs(x, level), network_condition(self.domain, cond)
+        outputs = called(self.apply, self.batched, self.params, *inputs)
+        if not isinstance(outputs, tuple) or len(outputs) != 2 or any(jnp.shape(o) != jnp.shape(x) for o in outputs):
+            raise Refused(f"a TwoHeaded network gives two outputs of shape {jnp.shape(x)}; for one head, use Network")
+        return tuple(self.parameterization.predict(o.astype(x.dtype), x, level) for o in outputs)
+
+    def __call__(self, x, level, cond, state, key):
+        if self.domain is not None:
+            self.domain.check_shape(x.shape)
+        return self.heads(x, level, cond)[0], state
