@@ -26,6 +26,7 @@ from guidance_jax.training.draft import DRaFT
 from guidance_jax.training.fit import fit
 from guidance_jax.training.nft import DiffusionNFT
 from guidance_jax.training.policy_gradient import PolicyGradient
+from guidance_jax.training.recipe import Recipe, networks
 
 MIXTURE = gj.GaussianMixture(
     means=jnp.array([[2.0, 0.3], [-1.0, 1.5], [-1.2, -2.0], [0.4, 2.2]]),
@@ -107,6 +108,29 @@ def nft(rounds, steps, batch, beta, scale):
     return Tuned(params)
 
 
+def memory(steps=50):
+    """Megabytes that the gradient through a chain of a U-Net on 28 x 28 images needs, by K and remat; compiled only."""
+    unet, _ = networks((28, 28, 1), 10, Recipe(width=32))
+    image = jnp.zeros((28, 28, 1))
+    params = jax.eval_shape(lambda: unet.init(jax.random.key(0), image, jnp.zeros(()), jnp.zeros((), int)))
+    levels, found = SCHEDULE.levels(steps), []
+    for last in (1, 10, steps):
+        for remat in (True, False):
+            loss = DRaFT(
+                gj.Network(params, unet.apply, batched=False),
+                SOLVER,
+                lambda x, level, cond: jnp.mean(x),
+                levels,
+                last=last,
+                remat=remat,
+            )
+            compiled = jax.jit(jax.grad(loss)).lower(params, jax.random.key(0), image, jnp.array(0)).compile()
+            size = compiled.memory_analysis().temp_size_in_bytes / 1e6
+            found.append({"last": last, "remat": remat, "megabytes": round(size, 1)})
+            print(found[-1], flush=True)
+    return found
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("rewards.json"))
@@ -115,7 +139,7 @@ def main():
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 3.0])
     args = parser.parse_args()
-    start, rows = Tuned(init(jax.random.key(0))), []
+    start, rows, needs = Tuned(init(jax.random.key(0))), [], memory()
     labels = jnp.full(args.n, LABEL)
     for scale in args.scales:
         common = (start, SOLVER, reward, LEVELS, scale)
@@ -152,7 +176,7 @@ def main():
                  "seconds": round(seconds, 1)}
             )  # fmt: skip
             print({k: round(v, 4) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
-            write(args.out, settings={k: str(v) for k, v in vars(args).items() if k != "out"}, rows=rows)
+            write(args.out, settings={k: str(v) for k, v in vars(args).items() if k != "out"}, memory=needs, rows=rows)
 
         row("exact draws (the floor)", other, 0, 0, 0.0)
         for name, (kernel, calls) in guided.items():
