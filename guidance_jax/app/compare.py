@@ -12,7 +12,7 @@ import numpy as np
 
 from guidance_jax.app.data import Measure
 from guidance_jax.app.demos.table import versions
-from guidance_jax.app.parts import METHODS, methods, named, needs
+from guidance_jax.app.parts import METHODS, OWN_NETWORK, methods, named, needs
 from guidance_jax.app.pictures import contact_sheet, save_trade_off
 from guidance_jax.app.plan import Parts, plan
 from guidance_jax.app.request import NONE, Request
@@ -96,7 +96,7 @@ def every_method(models: str) -> list[str]:
     foreign = () if isinstance(space, GaussianDiffusion) else ("kernels",)
     own = {"Absorbing": "discrete", "Uniform": "discrete", "LeftToRight": "text"}.get(type(space).__name__)
     groups = {"guidance", "kernels", "particles", own} - {*foreign}
-    known = methods().items()
+    known = [(name, cls) for name, cls in methods().items() if name not in OWN_NETWORK]
     return [NONE, *(n for n, cls in known if cls.__module__.split(".")[1] in groups and fits(cls, space))]
 
 

@@ -27,6 +27,8 @@ METHODS = (Guidance, Kernel, Move)
 EVERY = (*METHODS, Solver, Scale, Operator)
 # no guidance of their own: the plain step, the padding of grids, the machinery around a move
 PLUMBING = ("Reverse", "Padded", "SMC")
+# of networks that are trained for them: no comparison of what one model can do takes them up
+OWN_NETWORK = ("DensityRatio", "Internal", "Learned", "MapSteps")
 # what these are made from, unless a table says so
 INSIDE = {"LaMBO": "NOS", "Corrected": "CFG", "Reuse": "Classifier", "Clip": "CFG", "DynamicClip": "CFG"}
 # what a measurement gives, and how it is asked for

@@ -25,7 +25,7 @@ from guidance_jax.guidance.likelihoods import GaussianLikelihood
 from guidance_jax.guidance.operators import Mask, Operator
 from guidance_jax.guidance.perturbed import perturbed
 from guidance_jax.kernels.mean_shift import MeanShift
-from guidance_jax.kernels.reverse import Reverse
+from guidance_jax.kernels.reverse import Reverse, Step
 from guidance_jax.models.adapters import Conditioned, Microbatched, Unconditional
 from guidance_jax.models.network import Network
 from guidance_jax.models.parameterizations import LearnedRange
@@ -205,8 +205,9 @@ class Parts:
         if issubclass(cls, MeanShift):
             learned = isinstance(self.model.parameterization, LearnedRange)
             return DDPM.like_openai(self.levels, learned_range) if learned else DDPM(fixed_small)
-        # particles are weighed by their transitions, and DPS' step needs the noise
-        return DDIM(1.0) if issubclass(cls, Move) or (needs(cls, "operator") and issubclass(cls, Kernel)) else DDIM()
+        # particles are weighed by their transitions, children differ by them, and DPS' step needs the noise
+        random = issubclass(cls, Move) or (issubclass(cls, Step) and cls.weighs)
+        return DDIM(1.0) if random or (needs(cls, "operator") and issubclass(cls, Kernel)) else DDIM()
 
     def inside(self, cls: type) -> Any:
         """What a method of that class is made from."""

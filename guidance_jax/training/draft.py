@@ -7,7 +7,7 @@ Nothing holds the samples near the model: it maximises r, and does not sample p(
 
 import jax
 
-from guidance_jax.core import pytree, static
+from guidance_jax.core import Refused, pytree, static
 from guidance_jax.training.chains import Rewarded
 
 
@@ -24,6 +24,8 @@ class DRaFT(Rewarded):
 
     def __call__(self, params, key, x0, label):
         model, n = self.tuned(params), len(self.levels.t) - 1
+        if not 1 <= self.last <= n:
+            raise Refused(f"DRaFT differentiates through 1 to {n} steps, got last={self.last}")
         first, rest = jax.random.split(key)
         keys, (t, s) = jax.random.split(rest, n), self.steps
 

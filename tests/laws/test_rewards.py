@@ -201,5 +201,7 @@ def test_on_masks_the_policy_gradient_samples_the_tilted_distribution():
 def test_what_cannot_be_tuned_is_refused():
     with pytest.raises(gj.Refused, match="tunes a model with a field params, got Gaussian"):
         DRaFT(BASE, gj.DDIM(1.0), linear, LEVELS)
+    with pytest.raises(gj.Refused, match="through 1 to 24 steps, got last=25"):
+        DRaFT(PLAIN, gj.DDIM(1.0), linear, LEVELS, last=25)(PLAIN.params, jax.random.key(0), jnp.zeros(2), 0)
     with pytest.raises(gj.Refused, match="Heun"):
         DRaFT(PLAIN, gj.Heun(), linear, LEVELS)
