@@ -26,7 +26,8 @@ class TwoHeaded(Network):
         outputs = called(self.apply, self.batched, self.params, *inputs)
         if not isinstance(outputs, tuple) or len(outputs) != 2 or any(jnp.shape(o) != jnp.shape(x) for o in outputs):
             raise Refused(f"a TwoHeaded network gives two outputs of shape {jnp.shape(x)}; for one head, use Network")
-        return tuple(self.parameterization.predict(o.astype(x.dtype), x, level) for o in outputs)
+        output, early = (self.parameterization.predict(o.astype(x.dtype), x, level) for o in outputs)
+        return output, early
 
     def __call__(self, x, level, cond, state, key):
         if self.domain is not None:

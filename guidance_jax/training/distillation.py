@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import Denoiser, GaussianDiffusion, Refused, kl_divergence, normal, pytree, static
+from guidance_jax.core import GaussianDiffusion, Refused, kl_divergence, normal, pytree, static
 from guidance_jax.schedules import Schedule
 from guidance_jax.training.losses import draw
 
@@ -32,8 +32,8 @@ class Distillation:
       Refused: a student or a teacher without a scale; two spaces.
     """
 
-    student: Denoiser
-    teacher: Denoiser
+    student: Any
+    teacher: Any
     schedule: Schedule = static()
     scales: tuple[float, float] = static(default=(1.0, 4.0))
 

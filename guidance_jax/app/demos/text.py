@@ -68,7 +68,7 @@ class Judged(NamedTuple):
 
     positive: np.ndarray  # whether it is judged so
     loss: np.ndarray  # nats of the language model, the end included
-    count: np.ndarray  # of tokens, the end included
+    tokens: np.ndarray  # how many, the end included
     words: list[list[str]]
 
     def summary(self, rows: np.ndarray | None = None) -> dict[str, float]:
@@ -79,7 +79,7 @@ class Judged(NamedTuple):
         pairs = [pair for words in chosen for pair in pairwise(words)]
         return {
             "positive": float(np.mean(self.positive[rows])),
-            "perplexity": float(np.exp(self.loss[rows].sum() / self.count[rows].sum())),
+            "perplexity": float(np.exp(self.loss[rows].sum() / self.tokens[rows].sum())),
             "distinct": len(set(pairs)) / max(len(pairs), 1),
             "words": float(np.mean([len(words) for words in chosen])),
         }
