@@ -217,6 +217,19 @@ def fashion_guidance():
     return table(["method", "scale", *columns], rows)
 
 
+def fashion_curve():
+    """The same trade-off by the tuned comparison: every strength of both forms and of CFG, at equal cost."""
+    columns = ["accuracy", "precision", "recall", "frechet"]
+    wanted = ("no guidance, not conditional", "classifier, score form", "classifier, mean form", "CFG")
+    rows = [
+        [r["method"], f"{r['strength']:g}", *(told(r["report"][c]) for c in columns)]
+        for m in wanted
+        for r in result("quality")["rows"]
+        if r["method"] == m and "report" in r
+    ]
+    return table(["method", "scale", *columns], rows)
+
+
 def classifiers():
     """The two classifiers of it, level by level."""
     found = result("classifier_guidance")
@@ -270,8 +283,30 @@ SWEEPS = {  # goal, whether lower is better, measures, cost, axes of the picture
 }  # fmt: skip
 
 
+def share(x):
+    return f"{100 * float(x):.0f} %"
+
+
+ABOUT = {  # of the settings: what was run, and how far the judges can be trusted
+    "quality": lambda s: f"{s['budget']} evaluations a sample, {len(s['seeds'])} x {s['n']} samples a row; of "
+    f"{s['held_out']:,} held-out images the reporting judge knows {share(s['judges']['judge'])}, the validation judge "
+    f"{share(s['judges']['validation'])}.",
+    "splice": lambda s: f"{len(s['seeds'])} x {s['samples']} samples a row; of all measured sites "
+    f"{share(s['unguided']['top'])} are in the top tenth. The truth, p(x | top tenth): inclusion "
+    f"{told(s['truth']['inclusion'])}, diversity {told(s['truth']['diversity'])}.",
+    "text": lambda s: f"{len(s['seeds'])} x {s['samples']} samples a row; the reporting judge knows "
+    f"{share(s['accuracy']['judge'])} of sentences, the validation judge {share(s['accuracy']['validation'])}. Real "
+    + ", ".join(
+        f"{name} sentences: judged positive {told(m['positive'])}, perplexity {told(m['perplexity'])}"
+        for name, m in s["real"].items()
+    )
+    + ".",
+    "antibodies_tuned": lambda s: f"{len(s['seeds'])} x {s['samples']} samples a row, about 48 calls each.",
+}
+
+
 def swept(name):
-    """The table of a sweep, what is best, and what cannot be told from it."""
+    """The table of a sweep, what was run, what is best, and what cannot be told from it."""
 
     def make():
         goal, lower, measures, cost, *_ = SWEEPS[name]
@@ -283,7 +318,7 @@ def swept(name):
             if others
             else "nothing else within the error."
         )
-        return sweep.table(found, goal, lower, measures, cost) + "\n\n" + verdict
+        return "\n\n".join([ABOUT[name](found["settings"]), sweep.table(found, goal, lower, measures, cost), verdict])
 
     return make
 
@@ -310,6 +345,7 @@ TABLES = [
     ("papers.md", "ising", ising),
     ("benchmarks.md", "classifiers", classifiers),
     ("benchmarks.md", "fashion guidance", fashion_guidance),
+    ("benchmarks.md", "fashion curve", fashion_curve),
 ]
 
 
