@@ -160,11 +160,13 @@ def main():
     parser.add_argument("--per-round", type=int, default=250)
     parser.add_argument("--parents", type=int, default=100)
     parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--only", nargs="*", help="names of methods")
     parser.add_argument("--write-functions", type=Path, help="write the functions for ehrlich_official.py and stop")
     args = parser.parse_args()
     if args.write_functions:
         return write_functions(args.write_functions, args.seeds)
-    traces = {}
+    # seeds that a method has been run on are not run again
+    traces = json.loads(args.out.read_text())["traces"] if args.out.exists() else {}
     for seed in range(args.seeds):
         objective = Ehrlich.random(seed)
         begin = np.asarray(objective.start(jax.random.key(100 + seed), 1000))
@@ -174,6 +176,8 @@ def main():
             "NOS": partial(nos, steps=args.steps, masked=0.12),
         }
         for name, way in ways.items():
+            if (args.only and name not in args.only) or len(traces.get(name, [])) > seed:
+                continue
             pool, state, generator = Pool(objective, begin), None, np.random.default_rng(seed)
             began, trace = time.perf_counter(), [float(pool.top(1)[1][0])]
             for _ in range(args.rounds):
