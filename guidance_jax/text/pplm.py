@@ -72,7 +72,7 @@ class PPLM(Guidance):
         if self.ahead:
             x, log_p = jnp.zeros(shape[-1:], jnp.int32), jnp.zeros(self.inner.space.vocabulary)
             try:
-                jax.eval_shape(lambda: after(self.inner, x, log_p, levels.at(0), cond, memory, jax.random.key(0)))
+                jax.eval_shape(lambda m: after(self.inner, x, log_p, levels.at(0), cond, m, jax.random.key(0)), memory)
             except (TypeError, IndexError):
                 raise Refused("the network cannot read (V,) probabilities as a token; leave ahead out") from None
 

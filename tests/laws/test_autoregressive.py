@@ -12,6 +12,7 @@ import pytest
 import guidance_jax as gj
 from guidance_jax.checkpoints.gpt2 import gpt2_params, load_gpt2
 from guidance_jax.core import kl_divergence as divergence
+from guidance_jax.discrete import Forbid
 from guidance_jax.networks.sequence_models import language_model, prefix_classifier
 from guidance_jax.networks.transformer import GPT2
 from guidance_jax.oracles import monte_carlo_floor as floor
@@ -197,6 +198,14 @@ def test_the_expected_token_of_a_sure_prediction_is_that_token():
         np.testing.assert_allclose(got, expected, atol=1e-6)
     last = after(GPT, x, sure, TEXT_LEVELS.at(5), 2, state, None)
     np.testing.assert_array_equal(last.hidden, state.hidden)
+
+
+def test_looking_ahead_samples():
+    """Through the wrappers that models wear, to the last token; it is not what PPLM does without."""
+    model = Forbid(gj.Unconditional(GPT, 3), jnp.array([True, False, False]))
+    found = [text(plain(PPLM(model, likes, rate=0.5, ahead=ahead)), n=200) for ahead in (True, False)]
+    assert np.all(found[0][:, 1:] > 0)
+    assert np.any(found[0] != found[1])
 
 
 def test_a_network_that_cannot_read_probabilities_is_refused():
