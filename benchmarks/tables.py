@@ -176,7 +176,7 @@ def systems():
          "the same direction, on sentiment in the place of likelihood"),
         ("CMLM, Mask-Predict (1904.09324), guided", "few parallel passes come near to left to right",
          "BLEU 27.03 in 10 passes en-de, 18.05 in one (as quoted by others); guided: none",
-         f"splice sites, 4 passes: {sites(masked)}; unguided {sites(plain)}", "finds modes: far from p(x | top tenth)"),
+         f"splice sites, 4 passes: {sites(masked)}; unguided {sites(plain)}", "finds modes, which are not the distribution"),
         ("SUNDAE (2112.06749), guided", "training on its own outputs makes few steps enough",
          "its table could not be read; guided: none",
          f"splice sites: {sites(unrolled)}", "no published number beside it"),
