@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from sweep import VALIDATION, Family, estimates, sweep
+from sweep import VALIDATION, Family, estimates, family, sweep
 
 import guidance_jax as gj
 from guidance_jax.app.demos.antibodies import FLOW, PARENT, Task, human, in_parts, judges, methods
@@ -43,21 +43,17 @@ def main():
 
         return Family(draw, (0.1, 0.3, 1.0), {"model calls": outer * (inner + 1), "classifier calls": outer * inner})
 
-    def family(name, strengths=None):
-        method = found[name]
-        calls = dict(zip(("model calls", "classifier calls"), method.calls, strict=True))
-        return Family(
-            lambda seed, w: np.asarray(method.draw(gj.keys(seed, args.samples), w)), strengths or method.scales, calls
-        )
+    def of(name, strengths=None):
+        return family(found[name], args.samples, strengths)
 
     families = {
-        "no guidance": family("no guidance"),
-        "best of 6": family("best of 6"),
+        "no guidance": of("no guidance"),
+        "best of 6": of("best of 6"),
         "NOS, KL weight 0.01": nos(0.01, 3, 12),
         "NOS, KL weight 0.1": nos(0.1, 3, 12),
         "NOS, KL weight 0.1, one inner step": nos(0.1, 1, 24),
-        "TAG": family("TAG", (2.0, 8.0)),
-        "twisted, 6 particles": family("twisted, 6 particles", (2.0,)),
+        "TAG": of("TAG", (2.0, 8.0)),
+        "twisted, 6 particles": of("twisted, 6 particles", (2.0,)),
     }
 
     def each(x):

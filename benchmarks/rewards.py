@@ -145,7 +145,7 @@ def main():
         common = (start, SOLVER, reward, LEVELS, scale)
         cost = args.steps * args.batch
         losses = {  # and the calls of a network that a step of each makes
-            "adjoint matching": (AdjointMatching(*common, base=start), 6),
+            "adjoint matching": (AdjointMatching(*common, base=start), 4),
             "policy gradient with KL": (PolicyGradient(*common, base=start), 6),
             "policy gradient without (DDPO)": (PolicyGradient(*common, base=start, kl=0.0), 4),
             "DRaFT-1": (DRaFT(*common, last=1), 1),

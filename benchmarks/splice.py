@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sweep import Family, estimates, sweep
+from sweep import estimates, family, sweep
 
 import guidance_jax as gj
 from guidance_jax.app.demos.splice import FLOW, LABEL, Truth, methods, off_the_shelf
@@ -213,12 +213,6 @@ def main():
     found |= nos_methods(model) | off_the_shelf(model, published) | uniform_methods(other, judge, 32)
     found |= unrolled_methods(sundae, 24) | text_methods(language, prefix, length)
 
-    def family(name, method):
-        calls = dict(zip(("model calls", "classifier calls"), method.calls, strict=True))
-        return Family(
-            lambda seed, w: np.asarray(method.draw(gj.keys(seed, args.samples), w)), strengths(name, method), calls
-        )
-
     def validate(name, tokens):
         measures = truth.measure(tokens)
         return measures["kl"], measures
@@ -228,7 +222,7 @@ def main():
 
     sweep(
         args.out,
-        {name: family(name, method) for name, method in found.items()},
+        {name: family(method, args.samples, strengths(name, method)) for name, method in found.items()},
         validate=validate,
         report=report,
         curves=CURVES,

@@ -6,14 +6,15 @@ reported at all strengths. Errors are bootstrap standard errors over the pooled 
 """
 
 import json
-import platform
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
+
+import guidance_jax as gj
+from guidance_jax.app.demos.table import Method, versions
 
 VALIDATION, SEEDS = 100, (0, 1, 2)
 Measures = Mapping[str, float]
@@ -25,6 +26,13 @@ class Family(NamedTuple):
     draw: Callable[[int, float], np.ndarray]
     strengths: tuple[float, ...]
     cost: dict[str, Any]
+
+
+def family(method: Method, samples: int, strengths: tuple[float, ...] | None = None) -> Family:
+    """A method of a demo's table, `samples` of a seed."""
+    calls = dict(zip(("model calls", "classifier calls"), method.calls, strict=True))
+    draw = lambda seed, strength: np.array(method.draw(gj.keys(seed, samples), strength))  # noqa: E731
+    return Family(draw, strengths or method.scales, calls)
 
 
 def estimates(summary: Callable[[np.ndarray], Measures], n: int, repeats: int = 30) -> dict[str, dict]:
@@ -52,8 +60,11 @@ def sweep(
       report: samples of all seeds in turn -> {measure: {value, error}}.
       curves: methods that are reported at every strength.
     """
-    about = {"jax": jax.__version__, "python": platform.python_version(), "device": str(jax.devices()[0])}
-    result = {"about": about, "settings": {**settings, "validation seed": VALIDATION, "seeds": list(SEEDS)}, "rows": []}
+    result = {
+        "about": versions(),
+        "settings": {**settings, "validation seed": VALIDATION, "seeds": list(SEEDS)},
+        "rows": [],
+    }
     if out.exists() and (old := json.loads(out.read_text()))["settings"] == json.loads(json.dumps(result["settings"])):
         result = old
     rows = {(r["method"], r["strength"]): r for r in result["rows"]}
@@ -128,7 +139,7 @@ def table(result: dict, goal: str, lower: bool, measures: dict[str, str], cost: 
     return "\n".join(lines)
 
 
-def plot(result: dict, path: Path, x: tuple[str, str], y: tuple[str, str], methods: Iterable[str], rest: bool = True):
+def plot(result: dict, path: Path, x: tuple[str, str], y: tuple[str, str], methods: Iterable[str]):
     """A line a method with error bars, a ring where its chosen strength is; methods without a curve as grey dots."""
     import matplotlib
 
@@ -154,7 +165,7 @@ def plot(result: dict, path: Path, x: tuple[str, str], y: tuple[str, str], metho
         if name in picked:
             values = picked[name]["report"]
             axis.plot(values[x[0]]["value"], values[y[0]]["value"], "o", ms=10, mfc="none", mec=colours(i % 20))
-    others = [r for r in picked.values() if r["method"] not in methods] if rest else []
+    others = [r for r in picked.values() if r["method"] not in methods]
     if others:
         (xs, dx), (ys, dy) = points(others, x[0]), points(others, y[0])
         axis.errorbar(xs, ys, dy, dx, color="0.6", marker=".", ls="none", elinewidth=0.6, label="the other methods")

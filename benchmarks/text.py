@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sweep import VALIDATION, Family, estimates, sweep
+from sweep import VALIDATION, estimates, family, sweep
 
 import guidance_jax as gj
 from guidance_jax.app.demos.table import Method, samples_of
@@ -193,16 +193,17 @@ def main():
         "validation": validation.accuracy(parts.judged),
     }
 
-    def family(name, method):
+    def started(name, method):
+        own = family(method, args.samples, STRENGTHS.get(name))
+
         def draw(seed, strength):
-            tokens = np.array(method.draw(gj.keys(seed, args.samples), strength))
+            tokens = own.draw(seed, strength)
             tokens[:, 0] = 0  # embeddings may round the start token to another
             return tokens
 
-        calls = dict(zip(("model calls", "classifier calls"), method.calls, strict=True))
-        return Family(draw, STRENGTHS.get(name, method.scales), calls)
+        return own._replace(draw=draw)
 
-    families = {name: family(name, method) for name, method in found.items()}
+    families = {name: started(name, method) for name, method in found.items()}
     limits = {
         name: 2 * validation.measure(families[name].draw(VALIDATION, 0.0))["perplexity"]
         for name in dict.fromkeys(map(unguided, families))

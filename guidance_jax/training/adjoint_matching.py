@@ -20,7 +20,7 @@ from guidance_jax.training.chains import Rewarded
 class AdjointMatching(Rewarded):
     """Fields as in `Rewarded`; `base`: the model as it was, whose samples are to be tilted.
 
-    The reward has to be differentiable. 2 calls of the model, 3 of the base and one of its pull-backs a step.
+    The reward has to be differentiable. 2 calls of the model, one of the base and one of its pull-backs a step.
     """
 
     base: Any = None
@@ -30,22 +30,20 @@ class AdjointMatching(Rewarded):
         x, path = self.run(model, key, x0, label)
         t, s = self.steps
 
-        def mean(model, x, t, s):
-            return self.transition(model, x, t, s, label, key).mean
-
         def back(a, inputs):
             x, t, s = inputs
-            return jax.vjp(lambda x: mean(base, x, t, s), x)[1](a)[0], a
+            kept, pull = jax.vjp(lambda x: self.transition(base, x, t, s, label, key).mean, x)
+            return pull(a)[0], (a, kept)
 
         a = -jax.grad(self.value)(x, label)
-        _, adjoint = jax.lax.scan(back, a, (path, t, s), reverse=True)
+        _, (adjoint, kept) = jax.lax.scan(back, a, (path, t, s), reverse=True)
 
-        def residual(x, a, t, s):
+        def residual(x, a, kept, t, s):
             own = self.transition(model, x, t, s, label, key)
             std = jnp.broadcast_to(own.std, jnp.shape(x))
             counts = (std > 0) & ~jnp.asarray(own.clean)
             std = jnp.where(counts, std, 1)
-            return jnp.sum(jnp.where(counts, (own.mean - mean(base, x, t, s)) / std + std * a, 0) ** 2)
+            return jnp.sum(jnp.where(counts, (own.mean - kept) / std + std * a, 0) ** 2)
 
-        path, adjoint = jax.lax.stop_gradient((path, adjoint))
-        return jnp.sum(jax.lax.map(lambda i: residual(*i), (path, adjoint, t, s)))
+        path, adjoint, kept = jax.lax.stop_gradient((path, adjoint, kept))
+        return jnp.sum(jax.lax.map(lambda i: residual(*i), (path, adjoint, kept, t, s)))

@@ -29,7 +29,7 @@ class Distillation:
       scales: (least, most) that the student learns.
 
     Raises:
-      Refused: a student or a teacher without a scale; two spaces.
+      Refused: a student or a teacher without a scale.
     """
 
     student: Any

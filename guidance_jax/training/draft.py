@@ -30,9 +30,7 @@ class DRaFT(Rewarded):
         keys, (t, s) = jax.random.split(rest, n), self.steps
 
         def step(model, x, inputs):
-            t, s, key = inputs
-            asked, drawn = jax.random.split(key)
-            return self.transition(model, x, t, s, label, asked).draw(drawn), None
+            return self.step(model, x, inputs, label), None
 
         def part(a, b):
             return t.at(slice(a, b)), s.at(slice(a, b)), keys[a:b]
