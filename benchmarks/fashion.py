@@ -8,17 +8,20 @@ strength of every method, the other reports. Resumes where it was stopped.
 import argparse
 import dataclasses
 import time
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from guidance_jax.datasets.idx import FASHION, idx
 from guidance_jax.datasets.images import Images
+from guidance_jax.metrics.report import evaluate
 from guidance_jax.models.network import Network, NoisyClassifier
 from guidance_jax.networks.judge import TrainedJudge
 from guidance_jax.training.recipe import Recipe, train_classifier, train_denoiser, train_judge
 
+JUDGES = ("judge", "validation", "clean")
 DATA, MODELS = Path("/usr/share/datasets/fashion-mnist"), Path("fashion_models")
 RECIPE = Recipe(width=32, classifier_width=24, steps=2400, classifier_steps=3000, label_dropout=0.15)
 JUDGE = dataclasses.replace(RECIPE, judge_steps=3000, batch=128)
@@ -51,6 +54,28 @@ def models(data: Path = DATA, directory: Path = MODELS, progress: bool = True) -
     return Fashion(model, weak, classifier, clean, judge, validation, held_out)
 
 
+def judging(found: Fashion, n: int) -> dict[str, Any]:
+    """What `sweep` needs to know of these images, `n` of a seed, of all classes in turn.
+
+    The validation judge sees one half of the held-out images, the judge that reports the other.
+    """
+    half = len(found.held_out) // 2
+    first, second = found.held_out.take(np.arange(half)), found.held_out.take(np.arange(half, 2 * half))
+
+    def measures(images, held_out, judge, repeats):
+        labels = np.arange(len(images)) % n % 10
+        report = evaluate(images, labels, held_out, judge, repeats=repeats).json()
+        return {k: report[k] for k in ("accuracy", "frechet", "precision", "recall", "diversity")}
+
+    def validate(name, images):
+        values = {k: v["value"] for k, v in measures(images, first, found.validation, 1).items()}
+        return values["frechet"], values
+
+    judges = {name: float(np.mean(getattr(found, name)(second.images)[0] == second.labels)) for name in JUDGES}
+    report = partial(measures, held_out=second, judge=found.judge, repeats=15)
+    return {"validate": validate, "report": report, "n": n, "held_out": half, "judges": judges}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=DATA)
@@ -58,7 +83,7 @@ def main():
     args = parser.parse_args()
     begin = time.perf_counter()
     found = models(args.data, args.models)
-    for name in ("judge", "validation", "clean"):
+    for name in JUDGES:
         correct = getattr(found, name)(found.held_out.images)[0] == found.held_out.labels
         print(f"{name}: {np.mean(correct):.1%} of {len(found.held_out)} held-out images")
     print(f"{time.perf_counter() - begin:.0f} s")

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from fashion import DATA, MODELS, Fashion, models
+from fashion import DATA, MODELS, Fashion, judging, models
 from sweep import Family, sweep
 
 import guidance_jax as gj
@@ -36,7 +36,6 @@ from guidance_jax.guidance import (
     Reuse,
 )
 from guidance_jax.kernels import RectifiedCFGPlusPlus, Split
-from guidance_jax.metrics.report import evaluate
 
 SHAPE, NULL = (28, 28, 1), 10
 
@@ -152,7 +151,7 @@ CURVES = (
     "autoguidance",
     "FK steering, 4 particles",
 )
-PARTICLES, JUDGES = 4, ("judge", "validation", "clean")
+PARTICLES = 4
 
 
 def flops(network, *args) -> float:
@@ -209,10 +208,9 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("quality.json"))
     parser.add_argument("--n", type=int, default=200, help="samples of each seed, of all classes in turn")
     parser.add_argument("--budget", type=int, default=20)
+    parser.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS), help="these methods")
     args = parser.parse_args()
     found = models(args.data, args.models)
-    half = len(found.held_out) // 2
-    first, second = found.held_out.take(np.arange(half)), found.held_out.take(np.arange(half, 2 * half))
     parts = Parts.of(found)
     x, t, y = jnp.zeros(SHAPE), jnp.zeros(()), jnp.zeros((), jnp.int32)
     whole = flops(parts.model, x, t, y)
@@ -221,31 +219,14 @@ def main():
         "classifier": flops(parts.classifier, x, t) / whole,
         "clean": flops(parts.clean, x) / whole,
     }
-
-    def asked(images):  # labels in turn, of every seed
-        return np.arange(len(images)) % args.n % 10
-
-    def measures(images, held_out, judge, repeats):
-        report = evaluate(images, asked(images), held_out, judge, repeats=repeats).json()
-        return {k: report[k] for k in ("accuracy", "frechet", "precision", "recall", "diversity")}
-
-    def validate(name, images):
-        values = {k: v["value"] for k, v in measures(images, first, found.validation, 1).items()}
-        return values["frechet"], values
-
-    judges = {name: float(np.mean(getattr(found, name)(second.images)[0] == second.labels)) for name in JUDGES}
     sweep(
         args.out,
-        {m: family(m, parts, weights, args.budget, args.n) for m in METHODS},
-        validate=validate,
-        report=lambda images: measures(images, second, found.judge, 15),
+        {m: family(m, parts, weights, args.budget, args.n) for m in METHODS if m in args.only},
         curves=CURVES,
-        n=args.n,
         budget=args.budget,
         weights=weights,
-        held_out=half,
         schedule="cosine",
-        judges=judges,
+        **judging(found, args.n),
     )
 
 

@@ -137,6 +137,7 @@ SOLVERS = {
     "2M SDE": gj.DPMSolver2M(1.0),
     "2S": gj.solvers.DPMSolver2S(COSINE),
     "LMS": gj.solvers.LMS(),
+    "GLASS": gj.solvers.GLASS(COSINE, 2),
     "Ancestral": gj.Ancestral(),
     "TauLeap": d.TauLeap(),
     "FirstHitting": d.FirstHitting(),

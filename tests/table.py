@@ -39,7 +39,7 @@ from guidance_jax.guidance import (
 )
 from guidance_jax.kernels import DPS, SVDD, Corrector, MapSteps, Padded, RectifiedCFGPlusPlus, Split
 from guidance_jax.particles import ParticleGuidance
-from guidance_jax.solvers import DPM2, LMS, DPMSolver2S
+from guidance_jax.solvers import DPM2, GLASS, LMS, DPMSolver2S
 
 # An asymmetric target: three classes of four components, nothing mirrored.
 MIXTURE = gj.GaussianMixture(
@@ -217,6 +217,7 @@ SOLVERS = {
     DPM2: Order(DPM2(SCHEDULE), 2),
     gj.DPMSolver2M: Order(gj.DPMSolver2M(), 2),
     DPMSolver2S: Order(DPMSolver2S(SCHEDULE), 2),
+    GLASS: Order(GLASS(SCHEDULE, 3), None, True),
     LMS: Order(LMS(), 2),  # fourth order but for its first step, which is Euler's
 }
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from guidance_jax._typing import Array, Float, Int, Key
-from guidance_jax.core.arithmetic import normal
+from guidance_jax.core.arithmetic import kl_divergence, normal
 from guidance_jax.core.pytrees import pytree
 
 
@@ -21,12 +21,17 @@ class Distribution:
         """log p(x_s = x), a scalar."""
         raise NotImplementedError
 
+    def divergence(self, other: Any) -> Any:
+        """KL(self || other), in nats, a scalar."""
+        raise NotImplementedError
+
 
 @pytree
 class Normal(Distribution):
     """N(mean, std^2 I). On the step to the clean level no noise is drawn: `clean` is True, x_s is the mean.
 
-    `log_prob` leaves out what all transitions of one step share, and is 0 at the clean level, where they are points.
+    `log_prob` leaves out what all transitions of one step share, and is 0 at the clean level, where they are points; so
+    is `divergence`.
 
     Attributes:
       mean: (*event).
@@ -45,6 +50,12 @@ class Normal(Distribution):
         noisy = (self.std > 0) & ~jnp.asarray(self.clean)
         std = jnp.where(noisy, self.std, 1)
         return jnp.sum(jnp.where(noisy, -0.5 * ((x - self.mean) / std) ** 2 - jnp.log(std), 0))
+
+    def divergence(self, other: "Normal") -> Float[Array, ""]:
+        noisy = (self.std > 0) & ~jnp.asarray(self.clean)
+        own, std = jnp.where(noisy, self.std, 1), jnp.where(noisy, other.std, 1)
+        each = jnp.log(std / own) + (own**2 + (self.mean - other.mean) ** 2) / (2 * std**2) - 0.5
+        return jnp.sum(jnp.where(noisy, each, 0))
 
     def moved(self, shift: Any) -> "Normal":
         """The same spread around another mean."""
@@ -66,3 +77,6 @@ class Categorical(Distribution):
 
     def log_prob(self, x: Int[Array, " L"]) -> Float[Array, ""]:
         return jnp.sum(jnp.take_along_axis(self.log_q, x[:, None], 1))
+
+    def divergence(self, other: "Categorical") -> Float[Array, ""]:
+        return kl_divergence(self.log_q, other.log_q)

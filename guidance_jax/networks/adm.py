@@ -108,13 +108,22 @@ class UNet(ADM):
     """Encoder, middle and decoder, for an embedding that says what they are conditioned on."""
 
     num_heads_upsample: int = -1
+    early: bool = False
+
+    def head(self, h, name, out):
+        """Feature maps to an output, zero at first."""
+        h = nn.silu(GroupNorm(self.groups, name=name)(h))
+        return Conv(self.out_channels, kernel_init=zeros, dtype=self.dtype, name=out)(h)
 
     def unet(self, x, emb, train, perturbation=None, context=None, control=None):
-        """The network's output for `x` (H, W, C); `control` is added to the maps of the encoder, one to each."""
+        """The network's output for `x` (H, W, C); `control` is added to the maps of the encoder, one to each.
+
+        With `early`, (output, early output), the second of the maps as they reach the full resolution.
+        """
         maps, ds = self.encode(x, emb, train, perturbation, context)
         *hs, h = maps if control is None else [a + b for a, b in zip(maps, control, strict=True)]
         heads = self.num_heads if self.num_heads_upsample == -1 else self.num_heads_upsample
-        block = 0
+        block, inner = 0, h
         for level, mult in reversed(list(enumerate(self.channel_mult))):
             for i in range(self.num_res_blocks + 1):
                 h = jnp.concatenate([h, hs.pop()], -1)
@@ -131,9 +140,10 @@ class UNet(ADM):
                     else:
                         h = Conv(h.shape[-1], dtype=self.dtype, name=f"{name}_conv")(upsample(h))
                     ds //= 2
+                    inner = h
                 block += 1
-        h = nn.silu(GroupNorm(self.groups, name="out_0")(h))
-        return Conv(self.out_channels, kernel_init=zeros, dtype=self.dtype, name="out_2")(h)
+        output = self.head(h, "out_0", "out_2")
+        return (output, self.head(inner, "early_0", "early_2")) if self.early else output
 
 
 class ADMUNet(UNet):
@@ -142,7 +152,8 @@ class ADMUNet(UNet):
     `num_classes` is the number of label embeddings (the null label of conditioning dropout included), None for an
     unconditional network. `perturbation` makes it worse on purpose, see `guidance_jax.perturbed`. With `scaled`
     it takes the strength of guidance as `scale`, embedded as the clock is; the last layer of that begins at zero, so
-    that the parameters of a network without it, completed by `init`, are the same function.
+    that the parameters of a network without it, completed by `init`, are the same function. With `early` it has a second
+    head, on what its decoder makes before the last resolution: for `TwoHeaded`.
     """
 
     num_classes: int | None = None

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from guidance_jax.core import Kernel, Move, Refused, float_type, need, pytree, static
-from guidance_jax.particles.resampling import systematic
+from guidance_jax.particles.resampling import Beam, systematic
 
 
 class Population(NamedTuple):
@@ -63,7 +63,7 @@ class SMC(PopulationKernel):
 
     Attributes:
       move: `Twisted`, `Corrected`, `Steered`, `BestOf`, or a `Move` of your own.
-      resample: from log-weights (n,) to indices (n,), from `guidance_jax.resampling`.
+      resample: from log-weights (n,) to indices (n,), from `guidance_jax.resampling`; or `Beam(width)`, a search.
       threshold: of the effective sample size over n: 1 resamples always, 0 never.
       microbatch: particles that go through the network at a time, so memory need not grow with the population; None
         for all.
@@ -96,6 +96,11 @@ class SMC(PopulationKernel):
         self.check_size(shape)
         self.move.check(levels, shape[1:], cond)
 
+    @property
+    def searches(self):
+        """Whether what goes on is preferred, not drawn: the weights are kept, and there is no evidence."""
+        return isinstance(self.resample, Beam)
+
     def each(self, f, key, *args):
         """f(*one particle's args, key) for all, in microbatches."""
         args = (*args, jax.random.split(key, len(jax.tree.leaves(args)[0])))
@@ -120,10 +125,13 @@ class SMC(PopulationKernel):
         n, move = len(carry.x), self.move
         found, gain = self.each(lambda x, state, k: move.potential(x, state, t, cond, k), first, carry.x, carry.state)
         pop = self.weigh(carry, gain, t)
+
+        def choose():
+            index = self.resample(second, pop.log_w).astype(jnp.int32)
+            return index, pop.log_w[index] if self.searches else jnp.zeros_like(pop.log_w)
+
         index, log_w = jax.lax.cond(
-            pop.ess < self.threshold * n,
-            lambda: (self.resample(second, pop.log_w).astype(jnp.int32), jnp.zeros_like(pop.log_w)),
-            lambda: (jnp.arange(n, dtype=jnp.int32), pop.log_w),
+            pop.ess < self.threshold * n, choose, lambda: (jnp.arange(n, dtype=jnp.int32), pop.log_w)
         )
         found = jax.tree.map(lambda a: a[index], found)  # all that a particle owns
         x, state, gain = self.each(lambda one, k: move.propose(one, t, s, cond, k), third, found)
@@ -133,4 +141,5 @@ class SMC(PopulationKernel):
         """The population at the clean level, with its last weights."""
         final = self.move.final_potential
         gain = self.each(lambda x, state, k: final(x, state, level, cond, k), key, carry.x, carry.state)
-        return self.weigh(carry, gain, level)
+        pop = self.weigh(carry, gain, level)
+        return pop._replace(log_evidence=pop.log_evidence + jnp.nan) if self.searches else pop

@@ -5,12 +5,14 @@ from guidance_jax.solvers.ddpm import DDPM, fixed_large, fixed_small, learned_ra
 from guidance_jax.solvers.dpm_2 import DPM2
 from guidance_jax.solvers.dpm_2m import DPMSolver2M
 from guidance_jax.solvers.dpm_2s import DPMSolver2S
+from guidance_jax.solvers.glass import GLASS
 from guidance_jax.solvers.heun import Heun
 from guidance_jax.solvers.lms import LMS
 
 __all__ = [
     "DDIM",
     "DDPM",
+    "GLASS",
     "DPM2",
     "DPMSolver2M",
     "DPMSolver2S",

@@ -21,7 +21,8 @@ class Rewarded:
       scale: of the reward, 1 / beta: the aim is p(x) exp(scale r(x)).
 
     Raises:
-      Refused: a model without parameters; a solver without a transition; no reward.
+      Refused: a model without parameters, or that remembers, since a step here is asked for by itself; a solver without
+        a transition; no reward.
     """
 
     model: Any
@@ -49,7 +50,11 @@ class Rewarded:
 
     def start(self, key: Any, x0: Any) -> Any:
         """What a chain of samples like x0 starts from."""
-        return self.model.start(key, self.levels, jnp.shape(x0))
+        x = self.model.start(key, self.levels, jnp.shape(x0))
+        if jax.tree.leaves(self.model.init(x)):
+            name = type(self).__name__
+            raise Refused(f"{name} tunes models without a memory, got {type(self.model).__name__}, which has one")
+        return x
 
     def transition(self, model: Any, x: Any, t: Level, s: Level, cond: Any, key: Any) -> Any:
         """p(x_s | x_t) under `model`."""

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import GaussianDiffusion, Refused, kl_divergence, normal, pytree, static
+from guidance_jax.core import GaussianDiffusion, Level, Refused, Solver, kl_divergence, need, normal, pytree, static
+from guidance_jax.kernels.reverse import evaluator
 from guidance_jax.schedules import Schedule
 from guidance_jax.training.losses import draw
 
@@ -45,15 +46,71 @@ class Distillation:
 
     def __call__(self, params: Any, key: Any, x0: Any, label: Any) -> Any:
         first, second, third, fourth = jax.random.split(key, 4)
-        level = draw(first, self.schedule)
-        scale = jax.random.uniform(third, minval=self.scales[0], maxval=self.scales[1])
-        student = dataclasses.replace(self.student, params=params, scale=scale)
-        teacher = dataclasses.replace(self.teacher, scale=scale)
-        space = student.space
-        gaussian = isinstance(space, GaussianDiffusion)
-        x = level.noise(x0, normal(second, x0)) if gaussian else space.corrupt(second, x0, level)
-        learned, _ = student(x, level, label, student.init(x), fourth)
-        taught, _ = jax.lax.stop_gradient(teacher(x, level, label, teacher.init(x), fourth))
-        if gaussian:
+        level, space = draw(first, self.schedule), self.student.space
+        if isinstance(space, GaussianDiffusion):
+            x = level.noise(x0, normal(second, x0))
+        else:
+            x = space.corrupt(second, x0, level)
+        student, teacher = self.pair(params, third)
+        taught, _ = teacher(x, level, label, teacher.init(x), fourth)
+        return self.distance(student, taught, x, level, label, fourth)
+
+    def pair(self, params: Any, key: Any) -> tuple[Any, Any]:
+        """(student, teacher), at one scale."""
+        scale = jax.random.uniform(key, minval=self.scales[0], maxval=self.scales[1])
+        return dataclasses.replace(self.student, params=params, scale=scale), dataclasses.replace(self.teacher, scale=scale)
+
+    def distance(self, student: Any, taught: Any, x: Any, level: Any, label: Any, key: Any) -> Any:
+        """Of the student's prediction at x to the teacher's."""
+        learned, _ = student(x, level, label, student.init(x), key)
+        taught = jax.lax.stop_gradient(taught)
+        if isinstance(student.space, GaussianDiffusion):
             return jnp.mean((learned.eps - taught.eps) ** 2)
-        return kl_divergence(taught.log_p, learned.log_p, space.free(x)) / len(x0)
+        return kl_divergence(taught.log_p, learned.log_p, student.space.free(x)) / len(x)
+
+
+@pytree
+class TrajectoryDistillation(Distillation):
+    """`Distillation` where the guided teacher goes, in the place of noisy data (Jensen et al. 2025, AGD, 2503.07274).
+
+    Of the data it looks at the labels, and at the shape, alone. Every step of the teacher's chain is a lesson: n + 1
+    levels, n calls of the student and n of the teacher. AGD trains small adapters so: give `fit` an optimizer that
+    leaves the other parameters alone, `optax.multi_transform`.
+
+    Attributes:
+      student, teacher, schedule, scales: as in `Distillation`.
+      solver: of the chain.
+      levels: its levels.
+
+    Raises:
+      Refused: as `Distillation`; no solver, no levels.
+    """
+
+    solver: Any = None
+    levels: Level | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        need(self, self.solver, Solver, "the solver")
+        if self.levels is None:
+            raise Refused("TrajectoryDistillation follows the teacher along levels, got none; write levels=")
+
+    def __call__(self, params: Any, key: Any, x0: Any, label: Any) -> Any:
+        first, second, third = jax.random.split(key, 3)
+        student, teacher = self.pair(params, second)
+        levels = self.levels
+        x = teacher.start(first, levels, jnp.shape(x0))
+
+        def step(carry, inputs):
+            x, memory, history = carry
+            t, s, key = inputs
+            asked, moved = jax.random.split(key)
+            taught, memory = teacher(x, t, label, memory, asked)
+            loss = self.distance(student, taught, x, t, label, asked)
+            evaluate = evaluator(teacher, label, memory, asked)
+            x, history = self.solver.step(taught, t, s, evaluate, history, moved)
+            return jax.lax.stop_gradient((x, memory, history)), loss
+
+        inputs = levels.at(slice(None, -1)), levels.at(slice(1, None)), jax.random.split(third, len(levels.t) - 1)
+        _, losses = jax.lax.scan(step, (x, teacher.init(x), self.solver.init(x)), inputs)
+        return jnp.mean(losses)

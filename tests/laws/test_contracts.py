@@ -31,7 +31,7 @@ from guidance_jax.guidance import (
 from guidance_jax.kernels import Corrector, Padded, RectifiedCFGPlusPlus, Split
 from guidance_jax.models import Microbatched
 from guidance_jax.oracles import monte_carlo_floor
-from guidance_jax.solvers import DPM2, DPMSolver2S
+from guidance_jax.solvers import DPM2, GLASS, DPMSolver2S
 from guidance_jax.text import FUDGE
 from tests import first
 from tests.laws.test_guidance import KEY, LEVELS, same, see
@@ -308,7 +308,7 @@ def clocked(schedule):
     return gj.Network((), apply, gj.parameterizations.x0)
 
 
-@pytest.mark.parametrize("solver", [DPM2, DPMSolver2S])
+@pytest.mark.parametrize("solver", [DPM2, DPMSolver2S, GLASS])
 def test_a_solver_on_another_schedule_than_the_levels_is_refused(solver):
     """It would tell the network another clock at every midpoint: energy distance 3.3 and 0.85, floor 0.001."""
     levels = SCHEDULE.levels(5)

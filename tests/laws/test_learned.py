@@ -11,7 +11,7 @@ import pytest
 import guidance_jax as gj
 from guidance_jax.guidance import Internal, Learned
 from guidance_jax.models import parameterizations
-from guidance_jax.training.distillation import Distillation
+from guidance_jax.training.distillation import Distillation, TrajectoryDistillation
 from guidance_jax.training.fit import fit
 from guidance_jax.training.guidance_free import GuidanceFree
 from guidance_jax.training.internal_heads import InternalHeads
@@ -98,9 +98,32 @@ def test_a_student_that_says_what_its_teacher_says_has_no_loss():
         schedule = SCHEDULE if model is MIXTURE else gj.RectifiedFlow()
         for wrong in (1.0, 1.3):
             student = Taught(model, wrong=wrong)
-            loss = Distillation(student, gj.CFG(model, NULL, 1.0), schedule, (1.5, 4.0))
-            found = np.mean([loss(None, jax.random.key(i), data, label) for i in range(8)])
-            assert found < 1e-9 if wrong == 1.0 else found > 1e-4
+            given = (student, gj.CFG(model, NULL, 1.0), schedule, (1.5, 4.0))
+            solver = gj.DDIM() if model is MIXTURE else gj.Ancestral()
+            for loss in (Distillation(*given), TrajectoryDistillation(*given, solver, schedule.levels(6))):
+                found = np.mean([loss(None, jax.random.key(i), data, label) for i in range(8)])
+                assert found < 1e-9 if wrong == 1.0 else found > 1e-4
+
+
+def test_a_trajectory_is_what_sampling_by_the_teacher_passes():
+    """The loss of a student that is its teacher plus where it is asked: the mean square of the guided chain's points."""
+    levels, teacher = SCHEDULE.levels(6), gj.CFG(MIXTURE, NULL, 2.0)
+
+    @gj.core.pytree
+    class Displaced(gj.core.Denoiser):
+        params: object = ()
+        scale: object = 1.0
+
+        def __call__(self, x, level, cond, state, key):
+            pred = dataclasses.replace(teacher, scale=self.scale)(x, level, cond, teacher.init(x), key)[0]
+            return dataclasses.replace(pred, eps=pred.eps + x), state
+
+    loss = TrajectoryDistillation(Displaced(), teacher, SCHEDULE, (2.0, 2.0), gj.DDIM(), levels)
+    key, label = jax.random.key(3), jnp.array(1)
+    start = teacher.start(jax.random.split(key, 3)[0], levels, (2,))
+    path = gj.sample(key, gj.Reverse(teacher, gj.DDIM()), levels, start, label, record=lambda carry: carry.x)[1]
+    passed = jnp.concatenate([start[None], path[:-1]])
+    np.testing.assert_allclose(loss((), key, jnp.zeros(2), label), jnp.mean(passed**2), rtol=1e-4)
 
 
 def small(params, x, t, cond, scale=None):
@@ -190,6 +213,8 @@ def test_what_cannot_be_learned_is_refused():
         GuidanceFree(small, SCHEDULE, X0, NULL, most=0.5)
     with pytest.raises(gj.Refused, match="the student of a distillation has a scale, got GaussianMixture"):
         Distillation(MIXTURE, gj.CFG(MIXTURE, NULL, 1.0), SCHEDULE)
+    with pytest.raises(gj.Refused, match="follows the teacher along levels, got none"):
+        TrajectoryDistillation(Taught(MIXTURE), gj.CFG(MIXTURE, NULL, 1.0), SCHEDULE, solver=gj.DDIM())
     with pytest.raises(gj.Refused, match="has the scale as an input, got GaussianMixture"):
         gj.generate(
             gj.keys(0, 2), gj.Reverse(Learned(MIXTURE, 2.0), gj.DDIM()), SCHEDULE.levels(3), (2,), jnp.zeros(2, int)

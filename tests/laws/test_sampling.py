@@ -39,7 +39,7 @@ def generate(kernel, n=8, levels=LEVELS, labels=LABELS):
 @pytest.mark.parametrize("row", ROWS)
 def test_nothing_numeric_is_compiled_in(row):
     """One program while scale, labels, grid, schedule and keys change, given as Python or JAX numbers."""
-    if row in ("DPM2", "DPMSolver2S", "2S ancestral", "kernel RectifiedCFGPlusPlus"):
+    if row in ("DPM2", "DPMSolver2S", "2S ancestral", "GLASS", "kernel RectifiedCFGPlusPlus"):
         other = gj.Cosine()(jnp.linspace(0.95, 0.0, 13))  # they hold their schedule
     else:
         other = gj.RectifiedFlow()(jnp.linspace(0.9, 0.0, 13))

@@ -1,5 +1,6 @@
 """Search among children: with the exact value and many children it samples the tilted distribution."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -47,6 +48,41 @@ def test_in_the_plane_the_exact_value_beats_the_reward_of_the_clean_estimate():
     }
     print(found)
     assert found["noisy classifier"] < found["clean estimate"] < found["no search"]
+
+
+def ring(x, level, cond):
+    """A reward with its best, 0, on a circle."""
+    return -jnp.abs(jnp.linalg.norm(x) - 3.0)
+
+
+def searched(width, n=8, runs=400):
+    """The best particle's reward in each run, and the particles, by beam search of the width or, None, best-of-n."""
+    levels = gj.schedules.log_snr_uniform(SCHEDULE, 12, lo=0.02)
+    how = {"threshold": 0.0} if width is None else {"resample": gj.resampling.Beam(width), "threshold": 1.0}
+    found = gj.populations(
+        gj.keys(0, runs), gj.SMC(gj.Steered(UNCONDITIONAL, gj.DDIM(1.0), ring, 1.0), **how), levels, (2,), n,
+        jnp.zeros(runs, int),
+    )  # fmt: skip
+    return np.asarray(jax.vmap(lambda x: ring(x, None, None))(found.best())), found
+
+
+def test_beam_search_finds_more_than_best_of_n_and_claims_no_evidence():
+    """A beam as wide as the population only sorts it, so it is best-of-n; narrower ones find better at equal calls."""
+    alone, all_kept = searched(None), searched(8)
+    beam = {width: searched(width)[0].mean() for width in (1, 2, 4)}
+    print(f"mean reward of the best: best of 8 {alone[0].mean():.3f}, beams {beam}")
+    assert abs(all_kept[0].mean() - alone[0].mean()) < 4 * alone[0].std() / 20
+    assert min(beam.values()) > 0.5 * alone[0].mean()
+    kept = all_kept[1]
+    assert np.isnan(kept.log_evidence).all()
+    assert np.isfinite(alone[1].log_evidence).all()
+    # the weights that are kept are those of the rewards found
+    rewards = np.asarray(jax.vmap(jax.vmap(lambda x: ring(x, None, None)))(kept.x[:3]))
+    np.testing.assert_allclose(
+        kept.log_w[:3] - kept.log_w[:3, :1], rewards - rewards[:, :1], atol=1e-4
+    )
+    with pytest.raises(gj.Refused, match="a beam keeps 1 to 8 particles, got 9"):
+        searched(9)
 
 
 def test_a_search_without_children_is_refused():

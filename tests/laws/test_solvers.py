@@ -7,7 +7,9 @@ import pytest
 
 import guidance_jax as gj
 from guidance_jax.kernels.recur import renoise
+from guidance_jax.metrics.energy import energy_distance
 from guidance_jax.oracles import Gaussian
+from guidance_jax.particles import resampling
 from tests.table import KERNELS, MIXTURE, NOISY, SCHEDULE, SOLVERS
 
 X, LABEL = np.array([0.7, -0.2]), jnp.array(1)
@@ -34,7 +36,7 @@ def test_step_to_the_clean_level_is_finite(cls):
     assert np.isfinite(end(SOLVERS[cls].solver, 10, stop=0.0)).all()
 
 
-@pytest.mark.parametrize("solver", [*NOISY.values(), SOLVERS[gj.DDPM].solver], ids=[*NOISY, "DDPM"])
+@pytest.mark.parametrize("solver", [*NOISY.values(), *(row.solver for row in SOLVERS.values() if row.draws)], ids=str)
 def test_stochastic_solvers_keep_the_marginals(solver):
     """Mean and covariance of 20,000 samples of one Gaussian class, 200 steps: within 5 standard errors and 2 %."""
     n = 20_000
@@ -83,3 +85,53 @@ def test_kernels_of_the_table_are_finite():
     for make in KERNELS.values():
         x = gj.generate(gj.keys(0, 3), make(2.0), SCHEDULE.levels(5), (2,), jnp.array([0, 1, 2]))
         assert np.isfinite(x).all()
+
+
+def weighed(t, s, x_t, n):
+    """Samples of p(x_s | x_t) of the mixture: of its marginal at s, by the weights q(x_t | x_s) of the forward step."""
+    first, second, third = jax.random.split(jax.random.key(8), 3)
+    x_s = s.noise(MIXTURE.sample(first, 400_000), jax.random.normal(second, (400_000, 2)))
+    kept = t.alpha / s.alpha
+    log_w = -0.5 * jnp.sum((x_t - kept * x_s) ** 2, 1) / (t.sigma**2 - (kept * s.sigma) ** 2)
+    return np.asarray(x_s[resampling.multinomial(third, log_w)[:n]])
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.3])
+def test_glass_draws_the_transition_of_the_model(ratio):
+    """A large step: energy distance to p(x_s | x_t), beside that of DDPM's normal with the same mean."""
+    n, t = 10_000, SCHEDULE.by_ratio([2.0]).at(0)
+    s = SCHEDULE(0.0) if ratio == 0 else SCHEDULE.by_ratio([ratio]).at(0)
+    levels = jax.tree.map(lambda a, b: jnp.stack([a, b]), t, s)
+    x_t = jnp.broadcast_to(jnp.array([0.5, 0.4]), (n, 2))
+
+    def distance(solver):
+        kernel = gj.Reverse(gj.Unconditional(MIXTURE, 3), solver)
+        x = jax.vmap(lambda k, x: gj.sample(k, kernel, levels, x, 0).x)(gj.keys(0, n), x_t)
+        return float(energy_distance(weighed(t, s, x_t[0], n), np.asarray(x)))
+
+    found = {k: distance(gj.solvers.GLASS(SCHEDULE, k)) for k in (1, 4, 16, 64)}
+    ddpm = distance(gj.DDPM())
+    print("energy distance by steps inside", found, "DDPM", ddpm)
+    assert abs(found[1] - ddpm) < 1e-6
+    assert found[1] > found[4] > found[16]
+    assert found[64] < 0.01 * ddpm
+
+
+def test_few_large_steps_of_glass_end_where_many_small_ones_do():
+    """Four stochastic steps from noise to the mixture: energy distance with 32 inside each, and by DDPM's four."""
+    n = 10_000
+    exact = np.asarray(MIXTURE.sample(jax.random.key(3), n))
+    levels = SCHEDULE.by_ratio([30.0, 3.0, 0.8, 0.2])
+
+    def distance(solver):
+        x = gj.generate(gj.keys(2, n), gj.Reverse(gj.Unconditional(MIXTURE, 3), solver), levels, (2,), jnp.zeros(n, int))
+        return float(energy_distance(exact, np.asarray(x)))
+
+    found, ddpm = distance(gj.solvers.GLASS(SCHEDULE, 32)), distance(gj.DDPM())
+    print(f"GLASS {found:.5f}, DDPM {ddpm:.4f}")
+    assert found < 0.02 * ddpm
+
+
+def test_glass_without_steps_is_refused():
+    with pytest.raises(gj.Refused, match="got steps=0"):
+        gj.solvers.GLASS(SCHEDULE, 0)

@@ -1,0 +1,179 @@
+"""Does one call of a network that learned guidance do what CFG does in two?  python benchmarks/learned.py --out FILE
+
+Fashion-MNIST. Every network is trained equally long from the denoiser of `fashion.py`: distilled from its CFG (whole, or
+only the embedding of the scale), by guidance-free training, model guidance, internal heads, and, for CFG itself, by
+denoising as before. All are sampled from the same noise in the same number of DDIM steps; the strength is chosen and
+reported as in `quality.py`. Resumes where it was stopped.
+"""
+
+import argparse
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from fashion import DATA, MODELS, RECIPE, judging, models
+from flax.traverse_util import flatten_dict, unflatten_dict
+from sweep import SEEDS, Family, sweep
+
+import guidance_jax as gj
+from guidance_jax.checkpoints.store import Run
+from guidance_jax.datasets.idx import FASHION, idx
+from guidance_jax.guidance import Internal, Learned
+from guidance_jax.models import TwoHeaded
+from guidance_jax.training.distillation import Distillation
+from guidance_jax.training.fit import fit
+from guidance_jax.training.guidance_free import GuidanceFree
+from guidance_jax.training.internal_heads import InternalHeads
+from guidance_jax.training.losses import Denoising
+from guidance_jax.training.model_guidance import ModelGuidance
+from guidance_jax.training.recipe import adamw, fingerprint, networks
+
+SHAPE, NULL, MOST, MODEL_GUIDANCE = (28, 28, 1), 10, 3.0, 1.5
+SCALES, WORSE = (1.25, 1.5, 2.0, 3.0), (1.3, 1.6, 2.0, 3.0)
+UNET = networks(SHAPE, 10, RECIPE)[0]
+SCALED, EARLY = UNET.clone(scaled=True), UNET.clone(early=True)
+V, SCHEDULE = gj.parameterizations.v, gj.Cosine()
+
+
+class Lesson(NamedTuple):
+    """A network, its loss given the base, what of it is trained, and the evaluations that a training step makes.
+
+    A backward pass counts as two evaluations.
+    """
+
+    unet: Any
+    loss: Callable[[gj.Network], Any]
+    evaluations: int
+    adapters: bool = False
+
+
+def distillation(base):
+    student = dataclasses.replace(base, apply=SCALED.apply, scale=1.0)
+    return Distillation(student, gj.CFG(base, NULL, 1.0), SCHEDULE, (1.0, MOST))
+
+
+def from_data(loss, unet, **options):
+    return lambda base: loss(unet.apply, SCHEDULE, V, NULL, RECIPE.label_dropout, **options)
+
+
+LESSONS = {
+    "denoising": Lesson(UNET, from_data(Denoising, UNET), 3),
+    "distilled": Lesson(SCALED, distillation, 5),
+    "distilled, the embedding of the scale alone": Lesson(SCALED, distillation, 5, adapters=True),
+    "guidance-free training": Lesson(SCALED, from_data(GuidanceFree, SCALED, most=MOST), 4),
+    "model guidance": Lesson(UNET, from_data(ModelGuidance, UNET, scale=MODEL_GUIDANCE), 4),
+    "internal heads": Lesson(EARLY, from_data(InternalHeads, EARLY), 3),
+}
+
+
+def taught(name: str, base: gj.Network, data: Any, steps: int, directory: Path) -> tuple[gj.Network, dict]:
+    """The network of a lesson, and what it cost."""
+    lesson = LESSONS[name]
+    image, zero = jnp.zeros(SHAPE), jnp.zeros(())
+    whole = jax.jit(lesson.unet.init)(jax.random.key(1), image, zero, jnp.zeros((), jnp.int32))
+    own, given = flatten_dict(whole), flatten_dict(base.params)
+    params = unflatten_dict({**own, **given})  # what is new begins as it does, with zeros at its end
+    optimizer = adamw(steps, 1e-3)
+    trained = own.keys() - given.keys() if lesson.adapters else own.keys()
+    if lesson.adapters:
+        kinds = unflatten_dict({k: "train" if k in trained else "keep" for k in own})
+        optimizer = optax.multi_transform({"train": optimizer, "keep": optax.set_to_zero()}, kinds)
+    run = Run(directory, {"lesson": name, "steps": steps, "data": fingerprint(data)})
+    note, begin = directory / "seconds.json", time.perf_counter()
+    params, losses = fit(
+        lesson.loss(base), params, data, steps=steps, batch=RECIPE.batch, optimizer=optimizer, ema=0.995, run=run
+    )
+    if not note.exists():
+        note.write_text(json.dumps(time.perf_counter() - begin))
+    cost = {
+        "parameters": sum(own[k].size for k in trained),
+        "evaluations": lesson.evaluations,
+        "seconds": round(json.loads(note.read_text()), 1),
+        "loss": float(np.mean(losses[-100:])),
+    }
+    print(f"{name:44}", cost, flush=True)
+    kind = TwoHeaded if lesson.unet is EARLY else gj.Network
+    fields = {f.name: getattr(base, f.name) for f in dataclasses.fields(base)}
+    return kind(**fields | {"params": params, "apply": lesson.unet.apply}), cost
+
+
+def methods(found: dict[str, gj.Network], base: gj.Network) -> dict[str, tuple]:
+    """name: (strength -> denoiser, strengths, evaluations a step, which lesson)."""
+    longer = found["denoising"]
+    rows = {
+        "the conditional model": (lambda w: base, (1.0,), 1, None),
+        "the conditional model, trained longer": (lambda w: longer, (1.0,), 1, "denoising"),
+        "CFG": (lambda w: gj.CFG(base, NULL, w), SCALES, 2, None),
+        "CFG, trained longer": (lambda w: gj.CFG(longer, NULL, w), SCALES, 2, "denoising"),
+        "model guidance": (lambda w: found["model guidance"], (MODEL_GUIDANCE,), 1, "model guidance"),
+        "internal guidance": (lambda w: Internal(found["internal heads"], w), WORSE, 1, "internal heads"),
+    }
+    scaled = ("distilled", "distilled, the embedding of the scale alone", "guidance-free training")
+    ask = {name: lambda w, name=name: Learned(found[name], w) for name in scaled}
+    return rows | {name: (ask[name], (1.0, *SCALES), 1, name) for name in scaled}
+
+
+def drawn(make, steps, n, seed, strength):
+    kernel = gj.Reverse(gj.Clip(make(jnp.float32(strength))), gj.DDIM())
+    labels = np.arange(n, dtype=np.int32) % 10
+    return np.asarray(gj.generate(gj.keys(seed, n), kernel, SCHEDULE.levels(steps), SHAPE, labels))
+
+
+def missed(rows: dict[str, tuple], steps: int, n: int) -> list[dict]:
+    """From the same noise: the mean squared distance to CFG's samples, over that of the unguided ones to them."""
+    plain, found = drawn(rows["the conditional model"][0], steps, n, SEEDS[0], 1.0), []
+    for strength in SCALES:
+        guided = drawn(rows["CFG"][0], steps, n, SEEDS[0], strength)
+        for name, (make, strengths, calls, _) in rows.items():
+            if calls == 1 and strength in strengths and name != "internal guidance":
+                own = drawn(make, steps, n, SEEDS[0], strength)
+                share = float(np.mean((own - guided) ** 2) / np.mean((plain - guided) ** 2))
+                found.append({"method": name, "strength": strength, "missed": share})
+                print(f"{name:44} {strength:6g} misses {share:.3f} of what CFG changes", flush=True)
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--models", type=Path, default=MODELS)
+    parser.add_argument("--out", type=Path, default=Path("learned.json"))
+    parser.add_argument("--n", type=int, default=300, help="samples of each seed, of all classes in turn")
+    parser.add_argument("--training", type=int, default=800, help="steps of training of every network")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--only-train", action="store_true")
+    args = parser.parse_args()
+    seen = idx(args.data, names=FASHION)
+    found = models(args.data, args.models)
+    networks, costs = {}, {}
+    for name in LESSONS:
+        directory = args.models / "learned" / name.replace(" ", "_").replace(",", "")
+        networks[name], costs[name] = taught(name, found.model, seen, args.training, directory)
+    if args.only_train:
+        return
+    rows = methods(networks, found.model)
+    families = {
+        name: Family(partial(drawn, make, args.steps, args.n), strengths, {"evaluations": calls * args.steps, "lesson": lesson})
+        for name, (make, strengths, calls, lesson) in rows.items()
+    }  # fmt: skip
+    sweep(
+        args.out,
+        families,
+        curves=list(rows),
+        steps=args.steps,
+        training={"steps": args.training, "batch": RECIPE.batch, "base": RECIPE.steps, "lessons": costs},
+        missed=missed(rows, args.steps, args.n),
+        **judging(found, args.n),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""GLASS (Holderrieth et al. 2025, arXiv 2509.25170): the true transition of a diffusion or flow, by an ODE inside a step.
+
+Given x_t, what x_s keeps of it is known and the rest is a noisy sight of the clean sample,
+
+    x_s = c x_t + A x_0 + B z,   c = alpha_t sigma_s^2 / (alpha_s sigma_t^2),   A = alpha_s - c alpha_t,
+                                 B^2 = sigma_s^2 (1 - (alpha_t sigma_s / (alpha_s sigma_t))^2)
+
+so that y = A x_0 + B z is drawn by the ODE of a diffusion whose data are p(x_0 | x_t). Its denoiser E[x_0 | x_t, y] is
+the network itself: the two sights weigh in as one, at the level of their joint precision.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import Refused, Solver, normal, pytree, static
+from guidance_jax.schedules import Schedule
+
+
+@pytree
+class GLASS(Solver):
+    """x_s ~ p(x_s | x_t) of the model, multimodal if it is; `DDPM` has its mean and a spread that is no part of it.
+
+    One step inside is `DDPM()`; with many, few large steps draw what many small ones do, and particles
+    (`Steered`, `BestOf`) differ as the model's samples do. `steps` network calls a step; it has no density, so that
+    `Twisted` and `Corrected` do not take it.
+
+    Attributes:
+      schedule: of the levels; the ODE asks between them.
+      steps: of the ODE inside a step, by Euler's method.
+
+    Raises:
+      Refused: levels on another schedule; no steps.
+    """
+
+    schedule: Schedule = static()
+    steps: int = static(default=4)
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise Refused(f"GLASS takes one step inside a step or more, got steps={self.steps}; write steps=4")
+
+    def step(self, pred, t, s, evaluate, state, key):
+        x = t.alpha * pred.x0 + t.sigma * pred.eps
+        kept = t.alpha * s.sigma**2 / (s.alpha * t.sigma**2)
+        levels = self.schedule(t.t + (s.t - t.t) * jnp.arange(1, self.steps + 1) / self.steps)
+        # y of norm 1: a^2 / b^2 + 1 / ratio_t^2 = 1 / ratio^2, the precision of both sights
+        new, variance = 1 - (levels.ratio / t.ratio) ** 2, levels.ratio**2
+        total = new + variance
+        a, b = jnp.sqrt(jnp.maximum(new, 0) / total), levels.ratio / jnp.sqrt(total)
+
+        def move(y, x0, before, after):
+            eps = (y - before[0] * x0) / before[1]
+            return after[0] * x0 + after[1] * eps
+
+        def inside(y, i):
+            level = levels.at(i)
+            seen = variance[i] / t.ratio**2 * x / t.alpha + a[i] * total[i] * y
+            x0 = evaluate(level.alpha * seen, level).x0.astype(y.dtype)
+            return move(y, x0, (a[i], b[i]), (a[i + 1], b[i + 1])), None
+
+        y = move(normal(key, x), pred.x0, (0.0, 1.0), (a[0], b[0]))
+        y, _ = jax.lax.scan(inside, y, jnp.arange(self.steps - 1))
+        size = (s.alpha - kept * t.alpha) / jnp.where(a[-1] > 0, a[-1], 1)
+        return kept * x + size * y, state
