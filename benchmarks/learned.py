@@ -1,7 +1,7 @@
 """Does one call of a network that learned guidance do what CFG does in two?  python benchmarks/learned.py --out FILE
 
-Fashion-MNIST. Every network is trained equally long from the denoiser of `fashion.py`: distilled from its CFG (whole, or
-only the embedding of the scale), by guidance-free training, model guidance, internal heads, and, for CFG itself, by
+Fashion-MNIST. Every network is trained equally long from the denoiser of `fashion.py`: distilled from its CFG (whole,
+or only the embedding of the scale), by guidance-free training, model guidance, internal heads, and, for CFG itself, by
 denoising as before. All are sampled from the same noise in the same number of DDIM steps; the strength is chosen and
 reported as in `quality.py`. Resumes where it was stopped.
 """
@@ -160,10 +160,10 @@ def main():
     if args.only_train:
         return
     rows = methods(networks, found.model)
-    families = {
-        name: Family(partial(drawn, make, args.steps, args.n), strengths, {"evaluations": calls * args.steps, "lesson": lesson})
-        for name, (make, strengths, calls, lesson) in rows.items()
-    }  # fmt: skip
+    families = {}
+    for name, (make, strengths, calls, lesson) in rows.items():
+        cost = {"evaluations": calls * args.steps, "lesson": lesson}
+        families[name] = Family(partial(drawn, make, args.steps, args.n), strengths, cost)
     sweep(
         args.out,
         families,

@@ -21,6 +21,8 @@ import guidance_jax as gj
 from guidance_jax.core import CLEAN
 from guidance_jax.kernels import SVDD
 from guidance_jax.metrics.energy import energy_distance
+from guidance_jax.particles.resampling import Beam
+from guidance_jax.solvers import GLASS
 from guidance_jax.training.adjoint_matching import AdjointMatching
 from guidance_jax.training.draft import DRaFT
 from guidance_jax.training.fit import fit
@@ -36,6 +38,7 @@ MIXTURE = gj.GaussianMixture(
 )
 LABEL, NULL, STEPS, SCHEDULE = 1, 3, 40, gj.Cosine()
 LEVELS = gj.schedules.log_snr_uniform(SCHEDULE, STEPS, lo=0.05)
+FEW = gj.schedules.log_snr_uniform(SCHEDULE, 10, lo=0.05)
 FREE = gj.Unconditional(MIXTURE, NULL)
 SOLVER = gj.DDIM(1.0)
 
@@ -151,6 +154,7 @@ def main():
             "DRaFT-1": (DRaFT(*common, last=1), 1),
             "DRaFT-10": (DRaFT(*common, last=10), 1),
             "DRaFT, all steps (AlignProp)": (DRaFT(*common, last=STEPS), 1),
+            "DRaFT, all steps, with KL": (DRaFT(*common, last=STEPS, base=start), 2),
         }
         guided = {
             "no guidance": (gj.Reverse(FREE, SOLVER), STEPS),
@@ -160,9 +164,15 @@ def main():
             "SVDD, 16 children": (SVDD(FREE, SOLVER, reward, scale, 16), 17 * STEPS),
         }  # fmt: skip
         particles = {
-            "best of 16": (gj.SMC(gj.BestOf(gj.Reverse(FREE, SOLVER), reward, scale), threshold=0.0), STEPS),
-            "steered particles, 16 (FK)": (gj.SMC(gj.Steered(FREE, SOLVER, reward, scale)), STEPS),
-            "twisted particles, 16": (gj.SMC(gj.Twisted(FREE, SOLVER, noisy, scale, noisy=True)), 2 * STEPS),
+            "best of 16": (gj.SMC(gj.BestOf(gj.Reverse(FREE, SOLVER), reward, scale), threshold=0.0), STEPS, LEVELS),
+            "steered particles, 16 (FK)": (gj.SMC(gj.Steered(FREE, SOLVER, reward, scale)), STEPS, LEVELS),
+            "steered particles, 16, ten GLASS steps of four": (
+                gj.SMC(gj.Steered(FREE, GLASS(SCHEDULE, 4), reward, scale)),
+                STEPS,
+                FEW,
+            ),
+            "beam of 2 of 16": (gj.SMC(gj.Steered(FREE, SOLVER, reward, scale), Beam(2), threshold=1.0), STEPS, LEVELS),
+            "twisted particles, 16": (gj.SMC(gj.Twisted(FREE, SOLVER, noisy, scale, noisy=True)), 2 * STEPS, LEVELS),
         }
         exact = np.asarray(MIXTURE.sample_tilted(jax.random.key(7), args.n, LABEL, scale))
         other = np.asarray(MIXTURE.sample_tilted(jax.random.key(8), args.n, LABEL, scale))
@@ -183,9 +193,9 @@ def main():
             begin = time.perf_counter()
             x = np.asarray(gj.generate(gj.keys(1, args.n), kernel, LEVELS, (2,), labels))
             row(name, x, calls, 0, time.perf_counter() - begin)
-        for name, (kernel, calls) in particles.items():
+        for name, (kernel, calls, levels) in particles.items():
             begin = time.perf_counter()
-            found = gj.populations(gj.keys(1, args.n), kernel, LEVELS, (2,), 16, labels)
+            found = gj.populations(gj.keys(1, args.n), kernel, levels, (2,), 16, labels)
             row(name, np.asarray(found.draw(jax.random.key(2))), 16 * calls, 0, time.perf_counter() - begin)
         for name, (loss, calls) in losses.items():
             begin = time.perf_counter()

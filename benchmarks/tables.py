@@ -291,6 +291,24 @@ def reward_memory():
     return table(["through a U-Net on 28 x 28, chains of 50 steps", "remat", "without"], rows)
 
 
+def lessons():
+    """What the networks that learned guidance cost to train, and how much of what CFG changes they miss."""
+    settings = result("learned")["settings"]
+    trained, scales = settings["training"], (1.25, 1.5, 2.0, 3.0)
+    missed = {(r["method"], r["strength"]): f"{r['missed']:.2f}" for r in settings["missed"]}
+    rows = [
+        [name, f"{cost['parameters']:,}", cost["evaluations"] * trained["steps"] * trained["batch"],
+         f"{cost['seconds']:.0f}", *(missed.get((name, s), "") for s in scales)]
+        for name, cost in trained["lessons"].items()
+    ]  # fmt: skip
+    header = ["training", "parameters trained", "evaluations", "seconds", *(f"missed at {s:g}" for s in scales)]
+    about = (
+        f"Each for {trained['steps']} steps of {trained['batch']} images, from a denoiser trained for "
+        f"{trained['base']}; a backward pass counts as two evaluations."
+    )
+    return about + "\n\n" + table(header, rows)
+
+
 def calls(row):
     return f"{row['model calls']} + {row['classifier calls']}"
 
@@ -301,6 +319,13 @@ SWEEPS = {  # goal, whether lower is better, measures, cost, axes of the picture
         {"frechet": "Frechet", "accuracy": "accuracy", "precision": "precision", "recall": "recall",
          "diversity": "diversity"},
         lambda row: f"{row['steps']} steps",
+        ("recall", "recall (diversity)"), ("accuracy", "accuracy under the reporting judge (fidelity)"),
+    ),
+    "learned": (
+        "frechet", True,
+        {"frechet": "Frechet", "accuracy": "accuracy", "precision": "precision", "recall": "recall",
+         "diversity": "diversity"},
+        lambda row: f"{row['evaluations']} evaluations",
         ("recall", "recall (diversity)"), ("accuracy", "accuracy under the reporting judge (fidelity)"),
     ),
     "splice": (
@@ -333,6 +358,7 @@ ABOUT = {  # of the settings: what was run, and how far the judges can be truste
     "quality": lambda s: f"{s['budget']} evaluations a sample, {len(s['seeds'])} x {s['n']} samples a row; of "
     f"{s['held_out']:,} held-out images the reporting judge knows {share(s['judges']['judge'])}, the validation judge "
     f"{share(s['judges']['validation'])}.",
+    "learned": lambda s: f"{s['steps']} DDIM steps, {len(s['seeds'])} x {s['n']} samples a row, from the same noise.",
     "splice": lambda s: f"{len(s['seeds'])} x {s['samples']} samples a row; of all measured sites "
     f"{share(s['unguided']['top'])} are in the top tenth. The truth, p(x | top tenth): inclusion "
     f"{told(s['truth']['inclusion'])}, diversity {told(s['truth']['diversity'])}.",
@@ -366,7 +392,7 @@ def swept(name):
 
 
 def pictures():
-    for name in ("quality", "splice", "text"):
+    for name in ("quality", "learned", "splice", "text"):
         *_, x, y = SWEEPS[name]
         found = result(name)
         counts = Counter(r["method"] for r in found["rows"] if "report" in r)
@@ -374,12 +400,14 @@ def pictures():
 
 
 TABLES = [
-    *(("benchmarks.md", name, swept(name)) for name in SWEEPS if name != "antibodies_tuned"),
+    *(("benchmarks.md", name, swept(name)) for name in SWEEPS if name not in ("antibodies_tuned", "learned")),
     ("papers.md", "antibodies_tuned", swept("antibodies_tuned")),
     ("benchmarks.md", "speed", speed),
     ("checkpoints.md", "checkpoints", checkpoints),
     ("checkpoints.md", "latent", latent),
     *(("tutorial/released_models.md", name, demo(name)) for name in ("faces", "antibodies", "proteins", "terrain")),
+    ("tutorial/learned.md", "learned", swept("learned")),
+    ("tutorial/learned.md", "lessons", lessons),
     ("tutorial/learned.md", "rewards", rewards),
     ("tutorial/learned.md", "reward memory", reward_memory),
     ("papers.md", "systems", systems),

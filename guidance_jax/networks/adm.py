@@ -152,8 +152,8 @@ class ADMUNet(UNet):
     `num_classes` is the number of label embeddings (the null label of conditioning dropout included), None for an
     unconditional network. `perturbation` makes it worse on purpose, see `guidance_jax.perturbed`. With `scaled`
     it takes the strength of guidance as `scale`, embedded as the clock is; the last layer of that begins at zero, so
-    that the parameters of a network without it, completed by `init`, are the same function. With `early` it has a second
-    head, on what its decoder makes before the last resolution: for `TwoHeaded`.
+    that the parameters of a network without it, completed by `init`, are the same function. With `early` it has a
+    second head, on what its decoder makes before the last resolution: for `TwoHeaded`.
     """
 
     num_classes: int | None = None

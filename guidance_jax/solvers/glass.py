@@ -1,4 +1,4 @@
-"""GLASS (Holderrieth et al. 2025, arXiv 2509.25170): the true transition of a diffusion or flow, by an ODE inside a step.
+"""GLASS (Holderrieth et al. 2025, arXiv 2509.25170): the true transition of a diffusion, by an ODE inside a step.
 
 Given x_t, what x_s keeps of it is known and the rest is a noisy sight of the clean sample,
 

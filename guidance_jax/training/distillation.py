@@ -58,7 +58,9 @@ class Distillation:
     def pair(self, params: Any, key: Any) -> tuple[Any, Any]:
         """(student, teacher), at one scale."""
         scale = jax.random.uniform(key, minval=self.scales[0], maxval=self.scales[1])
-        return dataclasses.replace(self.student, params=params, scale=scale), dataclasses.replace(self.teacher, scale=scale)
+        return dataclasses.replace(self.student, params=params, scale=scale), dataclasses.replace(
+            self.teacher, scale=scale
+        )
 
     def distance(self, student: Any, taught: Any, x: Any, level: Any, label: Any, key: Any) -> Any:
         """Of the student's prediction at x to the teacher's."""

@@ -106,7 +106,7 @@ def test_a_student_that_says_what_its_teacher_says_has_no_loss():
 
 
 def test_a_trajectory_is_what_sampling_by_the_teacher_passes():
-    """The loss of a student that is its teacher plus where it is asked: the mean square of the guided chain's points."""
+    """The loss of a student that is off by the point itself: the mean square of the guided chain's points."""
     levels, teacher = SCHEDULE.levels(6), gj.CFG(MIXTURE, NULL, 2.0)
 
     @gj.core.pytree

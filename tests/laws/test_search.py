@@ -78,9 +78,7 @@ def test_beam_search_finds_more_than_best_of_n_and_claims_no_evidence():
     assert np.isfinite(alone[1].log_evidence).all()
     # the weights that are kept are those of the rewards found
     rewards = np.asarray(jax.vmap(jax.vmap(lambda x: ring(x, None, None)))(kept.x[:3]))
-    np.testing.assert_allclose(
-        kept.log_w[:3] - kept.log_w[:3, :1], rewards - rewards[:, :1], atol=1e-4
-    )
+    np.testing.assert_allclose(kept.log_w[:3] - kept.log_w[:3, :1], rewards - rewards[:, :1], atol=1e-4)
     with pytest.raises(gj.Refused, match="a beam keeps 1 to 8 particles, got 9"):
         searched(9)
 

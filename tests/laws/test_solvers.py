@@ -124,7 +124,9 @@ def test_few_large_steps_of_glass_end_where_many_small_ones_do():
     levels = SCHEDULE.by_ratio([30.0, 3.0, 0.8, 0.2])
 
     def distance(solver):
-        x = gj.generate(gj.keys(2, n), gj.Reverse(gj.Unconditional(MIXTURE, 3), solver), levels, (2,), jnp.zeros(n, int))
+        x = gj.generate(
+            gj.keys(2, n), gj.Reverse(gj.Unconditional(MIXTURE, 3), solver), levels, (2,), jnp.zeros(n, int)
+        )
         return float(energy_distance(exact, np.asarray(x)))
 
     found, ddpm = distance(gj.solvers.GLASS(SCHEDULE, 32)), distance(gj.DDPM())
