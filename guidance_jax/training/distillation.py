@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import GaussianDiffusion, Level, Refused, Solver, kl_divergence, need, normal, pytree, static
+from guidance_jax.core import GaussianDiffusion, Refused, Solver, kl_divergence, need, normal, pytree, static
 from guidance_jax.kernels.reverse import evaluator
 from guidance_jax.schedules import Schedule
 from guidance_jax.training.losses import draw
@@ -89,7 +89,7 @@ class TrajectoryDistillation(Distillation):
     """
 
     solver: Any = None
-    levels: Level | None = None
+    levels: Any = None
 
     def __post_init__(self):
         super().__post_init__()

@@ -1,0 +1,59 @@
+"""Consistency training and distillation (Song et al. 2023, arXiv 2303.01469, Algorithms 2 and 3): maps to the data.
+
+    n | X(x_t, t, 0) - sg X(x_s, s, 0) |^2,   t, s = i / n, (i - 1) / n
+
+x_s is a step of the teacher's flow from x_t, or x_t with less of the same noise. At the minimum, for many n, all points
+of a trajectory lead to its end.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import normal, pytree, static
+from guidance_jax.schedules import RectifiedFlow
+from guidance_jax.training.losses import drop
+
+
+@pytree
+class Consistency:
+    """A loss for `fit`, of a `FlowMap`s `apply`, for jumps to the data: `MapSteps(map, fresh=True)`, one jump, or
+    `ThroughMap`. Two calls of the map, and two of the teacher (Heun's step).
+
+    Attributes:
+      apply: apply(params, x, t, s, cond) -> u, asked with s = 0.
+      teacher: a denoiser of the flow, guided or not; None to learn from the data alone.
+      null, dropout: of the condition, as in `Denoising`.
+      intervals: n, of the clock.
+    """
+
+    apply: Callable = static()
+    teacher: Any = None
+    null: int | None = static(default=None)
+    dropout: float = static(default=0.1)
+    intervals: int = static(default=100)
+
+    def __call__(self, params: Any, key: Any, x0: Any, label: Any) -> Any:
+        first, second, third, fourth = jax.random.split(key, 4)
+        t = jax.random.randint(first, (), 1, self.intervals + 1).astype(x0.dtype) / self.intervals
+        s = t - 1 / self.intervals
+        flow, cond, eps = RectifiedFlow(), drop(third, label, self.null, self.dropout), normal(second, x0)
+        x, nearer = flow(t).noise(x0, eps), flow(s).noise(x0, eps)
+        if self.teacher is not None:
+
+            def velocity(x, t):
+                pred, _ = self.teacher(x, flow(t), cond, self.teacher.init(x), fourth)
+                return pred.eps - pred.x0
+
+            v = velocity(x, t)
+            end = x - (t - s) * v
+            after = jax.lax.cond(s > 0, lambda: velocity(end, s), lambda: v)
+            nearer = x - (t - s) * (v + after) / 2
+
+        def clean(params, x, t):
+            return x - t * self.apply(params, x, t, jnp.zeros_like(t), cond)
+
+        target = jax.lax.stop_gradient(clean(params, nearer, s))
+        return self.intervals * jnp.mean((clean(params, x, t) - target) ** 2)
