@@ -21,7 +21,6 @@ from guidance_jax.models.network import Network, NoisyClassifier
 from guidance_jax.networks.judge import TrainedJudge
 from guidance_jax.training.recipe import Recipe, train_classifier, train_denoiser, train_judge
 
-JUDGES = ("judge", "validation", "clean")
 DATA, MODELS = Path("/usr/share/datasets/fashion-mnist"), Path("fashion_models")
 RECIPE = Recipe(width=32, classifier_width=24, steps=2400, classifier_steps=3000, label_dropout=0.15)
 JUDGE = dataclasses.replace(RECIPE, judge_steps=3000, batch=128)
@@ -46,21 +45,26 @@ def models(data: Path = DATA, directory: Path = MODELS, progress: bool = True) -
     """Train, or load what is trained."""
     seen, held_out = idx(data, names=FASHION), idx(data, "t10k", names=FASHION)
     clean = train_judge(directory / "clean", seen, CLEAN, progress=progress)
-    judge = train_judge(directory / "judge", seen, JUDGE, progress=progress)
     model = train_denoiser(directory / "denoiser", seen, RECIPE, progress=progress)
     classifier = train_classifier(directory / "classifier", seen, RECIPE, progress=progress)
     weak = train_denoiser(directory / "weak", seen, WEAK, progress=progress)
-    validation = train_judge(directory / "validation", seen, VALIDATION, progress=progress)
-    return Fashion(model, weak, classifier, clean, judge, validation, held_out)
+    return Fashion(model, weak, classifier, clean, **judges(data, directory, progress), held_out=held_out)
 
 
-def judging(found: Fashion, n: int) -> dict[str, Any]:
+def judges(data: Path = DATA, directory: Path = MODELS, progress: bool = True) -> dict[str, TrainedJudge]:
+    """The judge that reports and the one that chooses, trained or loaded."""
+    seen = idx(data, names=FASHION)
+    recipes = {"judge": JUDGE, "validation": VALIDATION}
+    return {name: train_judge(directory / name, seen, recipe, progress=progress) for name, recipe in recipes.items()}
+
+
+def judging(judges: dict[str, TrainedJudge], held_out: Images, n: int) -> dict[str, Any]:
     """What `sweep` needs to know of these images, `n` of a seed, of all classes in turn.
 
-    The validation judge sees one half of the held-out images, the judge that reports the other.
+    The judge "validation" sees one half of the held-out images, "judge", which reports, the other.
     """
-    half = len(found.held_out) // 2
-    first, second = found.held_out.take(np.arange(half)), found.held_out.take(np.arange(half, 2 * half))
+    half = len(held_out) // 2
+    first, second = held_out.take(np.arange(half)), held_out.take(np.arange(half, 2 * half))
 
     def measures(images, held_out, judge, repeats):
         labels = np.arange(len(images)) % n % 10
@@ -68,12 +72,12 @@ def judging(found: Fashion, n: int) -> dict[str, Any]:
         return {k: report[k] for k in ("accuracy", "frechet", "precision", "recall", "diversity")}
 
     def validate(name, images):
-        values = {k: v["value"] for k, v in measures(images, first, found.validation, 1).items()}
+        values = {k: v["value"] for k, v in measures(images, first, judges["validation"], 1).items()}
         return values["frechet"], values
 
-    judges = {name: float(np.mean(getattr(found, name)(second.images)[0] == second.labels)) for name in JUDGES}
-    report = partial(measures, held_out=second, judge=found.judge, repeats=15)
-    return {"validate": validate, "report": report, "n": n, "held_out": half, "judges": judges}
+    right = {name: float(np.mean(judge(second.images)[0] == second.labels)) for name, judge in judges.items()}
+    report = partial(measures, held_out=second, judge=judges["judge"], repeats=15)
+    return {"validate": validate, "report": report, "n": n, "held_out": half, "judges": right}
 
 
 def main():
@@ -83,7 +87,7 @@ def main():
     args = parser.parse_args()
     begin = time.perf_counter()
     found = models(args.data, args.models)
-    for name in JUDGES:
+    for name in ("judge", "validation", "clean"):
         correct = getattr(found, name)(found.held_out.images)[0] == found.held_out.labels
         print(f"{name}: {np.mean(correct):.1%} of {len(found.held_out)} held-out images")
     print(f"{time.perf_counter() - begin:.0f} s")

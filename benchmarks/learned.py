@@ -1,9 +1,9 @@
 """Does one call of a network that learned guidance do what CFG does in two?  python benchmarks/learned.py --out FILE
 
-Fashion-MNIST. Every network is trained equally long from the denoiser of `fashion.py`: distilled from its CFG (whole,
-or only the embedding of the scale), by guidance-free training, model guidance, internal heads, and, for CFG itself, by
-denoising as before. All are sampled from the same noise in the same number of DDIM steps; the strength is chosen and
-reported as in `quality.py`. Resumes where it was stopped.
+Fashion-MNIST. Every network is trained equally long from one denoiser, half as wide as that of `fashion.py`: distilled
+from its CFG (whole, or adapters alone, on guided trajectories), by guidance-free training, model guidance, internal
+heads, and, for CFG itself, by denoising as before. All are sampled from the same noise in the same number of DDIM
+steps; the strength is chosen and reported as in `quality.py`. Resumes where it was stopped.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from fashion import DATA, MODELS, RECIPE, judging, models
+from fashion import DATA, MODELS, RECIPE, judges, judging
 from flax.traverse_util import flatten_dict, unflatten_dict
 from sweep import SEEDS, Family, sweep
 
@@ -28,23 +28,24 @@ from guidance_jax.checkpoints.store import Run
 from guidance_jax.datasets.idx import FASHION, idx
 from guidance_jax.guidance import Internal, Learned
 from guidance_jax.models import TwoHeaded
-from guidance_jax.training.distillation import Distillation
+from guidance_jax.training.distillation import Distillation, TrajectoryDistillation
 from guidance_jax.training.fit import fit
 from guidance_jax.training.guidance_free import GuidanceFree
 from guidance_jax.training.internal_heads import InternalHeads
 from guidance_jax.training.losses import Denoising
 from guidance_jax.training.model_guidance import ModelGuidance
-from guidance_jax.training.recipe import adamw, fingerprint, networks
+from guidance_jax.training.recipe import adamw, fingerprint, networks, train_denoiser
 
 SHAPE, NULL, MOST, MODEL_GUIDANCE = (28, 28, 1), 10, 3.0, 1.5
 SCALES, WORSE = (1.25, 1.5, 2.0, 3.0), (1.3, 1.6, 2.0, 3.0)
-UNET = networks(SHAPE, 10, RECIPE)[0]
+BASE = dataclasses.replace(RECIPE, width=16)
+UNET = networks(SHAPE, 10, BASE)[0]
 SCALED, EARLY = UNET.clone(scaled=True), UNET.clone(early=True)
 V, SCHEDULE = gj.parameterizations.v, gj.Cosine()
 
 
 class Lesson(NamedTuple):
-    """A network, its loss given the base, what of it is trained, and the evaluations that a training step makes.
+    """A network, its loss given the base, the evaluations that it makes of a sample, the batch, and what is trained.
 
     A backward pass counts as two evaluations.
     """
@@ -52,7 +53,8 @@ class Lesson(NamedTuple):
     unet: Any
     loss: Callable[[gj.Network], Any]
     evaluations: int
-    adapters: bool = False
+    batch: int = BASE.batch
+    adapters: bool = False  # only what the base does not have: here the embedding of the scale
 
 
 def distillation(base):
@@ -60,14 +62,19 @@ def distillation(base):
     return Distillation(student, gj.CFG(base, NULL, 1.0), SCHEDULE, (1.0, MOST))
 
 
+def along_trajectories(base):
+    given = distillation(base)
+    return TrajectoryDistillation(given.student, given.teacher, SCHEDULE, given.scales, gj.DDIM(), SCHEDULE.levels(10))
+
+
 def from_data(loss, unet, **options):
-    return lambda base: loss(unet.apply, SCHEDULE, V, NULL, RECIPE.label_dropout, **options)
+    return lambda base: loss(unet.apply, SCHEDULE, V, NULL, BASE.label_dropout, **options)
 
 
 LESSONS = {
     "denoising": Lesson(UNET, from_data(Denoising, UNET), 3),
     "distilled": Lesson(SCALED, distillation, 5),
-    "distilled, the embedding of the scale alone": Lesson(SCALED, distillation, 5, adapters=True),
+    "adapters on guided trajectories": Lesson(SCALED, along_trajectories, 50, BASE.batch // 8, adapters=True),
     "guidance-free training": Lesson(SCALED, from_data(GuidanceFree, SCALED, most=MOST), 4),
     "model guidance": Lesson(UNET, from_data(ModelGuidance, UNET, scale=MODEL_GUIDANCE), 4),
     "internal heads": Lesson(EARLY, from_data(InternalHeads, EARLY), 3),
@@ -89,13 +96,13 @@ def taught(name: str, base: gj.Network, data: Any, steps: int, directory: Path) 
     run = Run(directory, {"lesson": name, "steps": steps, "data": fingerprint(data)})
     note, begin = directory / "seconds.json", time.perf_counter()
     params, losses = fit(
-        lesson.loss(base), params, data, steps=steps, batch=RECIPE.batch, optimizer=optimizer, ema=0.995, run=run
+        lesson.loss(base), params, data, steps=steps, batch=lesson.batch, optimizer=optimizer, ema=0.995, run=run
     )
     if not note.exists():
         note.write_text(json.dumps(time.perf_counter() - begin))
     cost = {
         "parameters": sum(own[k].size for k in trained),
-        "evaluations": lesson.evaluations,
+        "evaluations": lesson.evaluations * lesson.batch * steps,
         "seconds": round(json.loads(note.read_text()), 1),
         "loss": float(np.mean(losses[-100:])),
     }
@@ -116,7 +123,7 @@ def methods(found: dict[str, gj.Network], base: gj.Network) -> dict[str, tuple]:
         "model guidance": (lambda w: found["model guidance"], (MODEL_GUIDANCE,), 1, "model guidance"),
         "internal guidance": (lambda w: Internal(found["internal heads"], w), WORSE, 1, "internal heads"),
     }
-    scaled = ("distilled", "distilled, the embedding of the scale alone", "guidance-free training")
+    scaled = ("distilled", "adapters on guided trajectories", "guidance-free training")
     ask = {name: lambda w, name=name: Learned(found[name], w) for name in scaled}
     return rows | {name: (ask[name], (1.0, *SCALES), 1, name) for name in scaled}
 
@@ -149,17 +156,14 @@ def main():
     parser.add_argument("--n", type=int, default=300, help="samples of each seed, of all classes in turn")
     parser.add_argument("--training", type=int, default=800, help="steps of training of every network")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--only-train", action="store_true")
     args = parser.parse_args()
-    seen = idx(args.data, names=FASHION)
-    found = models(args.data, args.models)
-    networks, costs = {}, {}
+    seen, held_out = idx(args.data, names=FASHION), idx(args.data, "t10k", names=FASHION)
+    base = train_denoiser(args.models / "learned" / "base", seen, BASE, progress=True)
+    found, costs = {}, {}
     for name in LESSONS:
         directory = args.models / "learned" / name.replace(" ", "_").replace(",", "")
-        networks[name], costs[name] = taught(name, found.model, seen, args.training, directory)
-    if args.only_train:
-        return
-    rows = methods(networks, found.model)
+        found[name], costs[name] = taught(name, base, seen, args.training, directory)
+    rows = methods(found, base)
     families = {}
     for name, (make, strengths, calls, lesson) in rows.items():
         cost = {"evaluations": calls * args.steps, "lesson": lesson}
@@ -169,9 +173,9 @@ def main():
         families,
         curves=list(rows),
         steps=args.steps,
-        training={"steps": args.training, "batch": RECIPE.batch, "base": RECIPE.steps, "lessons": costs},
+        training={"steps": args.training, "base": BASE.steps, "lessons": costs},
         missed=missed(rows, args.steps, args.n),
-        **judging(found, args.n),
+        **judging(judges(args.data, args.models), held_out, args.n),
     )
 
 

@@ -226,7 +226,7 @@ def main():
         budget=args.budget,
         weights=weights,
         schedule="cosine",
-        **judging(found, args.n),
+        **judging({name: getattr(found, name) for name in ("judge", "validation", "clean")}, found.held_out, args.n),
     )
 
 

@@ -127,7 +127,8 @@ def systems():
     nos = "; ".join(f"{m} {told(v['human'])}, {told(v['judge'])}" for m, v in antibody.items())
     ours = {k: spread([t[-1] for t in v]) for k, v in result("ehrlich")["traces"].items()}
     theirs = {k: spread([t[-1] for t in v]) for k, v in result("ehrlich_official")["traces"].items()}
-    black_box = "; ".join(f"{name} {value}" for name, value in (ours | theirs).items())
+    seeds = {k: len(v) for r in ("ehrlich", "ehrlich_official") for k, v in result(r)["traces"].items()}
+    black_box = "; ".join(f"{name} {value} ({seeds[name]} seeds)" for name, value in (ours | theirs).items())
 
     def text(method):
         return tuned("text", method)
@@ -161,7 +162,7 @@ def systems():
         ("LaMBO-2 (2305.20009)", "NOS with edits where the value is most sensitive improves antibodies in few edits",
          "99 % expressed, 40 % bound in the last round (figure 7)",
          f"Ehrlich functions, best of 8,500 calls: {black_box}",
-         "no wet laboratory; theirs reduced and on two seeds, which says nothing of it; spread over seeds 0.05"),
+         "no wet laboratory; theirs reduced to what two cores allow, see `ehrlich_official.py`"),
         ("PPLM (1912.02164)", "gradients into the cache steer a frozen language model",
          "on sentiment 39.6 %, unguided 19.3 %, re-ranked too 73.7 % (authors' files)",
          f"{sentiment(pplm)}; unguided {sentiment(free)}",
@@ -297,15 +298,13 @@ def lessons():
     trained, scales = settings["training"], (1.25, 1.5, 2.0, 3.0)
     missed = {(r["method"], r["strength"]): f"{r['missed']:.2f}" for r in settings["missed"]}
     rows = [
-        [name, f"{cost['parameters']:,}", cost["evaluations"] * trained["steps"] * trained["batch"],
-         f"{cost['seconds']:.0f}", *(missed.get((name, s), "") for s in scales)]
+        [name, f"{cost['parameters']:,}", f"{cost['evaluations']:,}", f"{cost['seconds']:.0f}",
+         *(missed.get((name, s), "") for s in scales)]
         for name, cost in trained["lessons"].items()
     ]  # fmt: skip
     header = ["training", "parameters trained", "evaluations", "seconds", *(f"missed at {s:g}" for s in scales)]
-    about = (
-        f"Each for {trained['steps']} steps of {trained['batch']} images, from a denoiser trained for "
-        f"{trained['base']}; a backward pass counts as two evaluations."
-    )
+    about = f"Each for {trained['steps']} steps, from a denoiser trained for {trained['base']}; a backward pass counts "
+    about += "as two evaluations."
     return about + "\n\n" + table(header, rows)
 
 
