@@ -1,0 +1,78 @@
+"""What do more particles buy?  python benchmarks/particle_count.py --out FILE
+
+The twisted diffusion sampler's experiment (Wu et al. 2023, arXiv 2306.17775, figure 2: MNIST) on Fashion-MNIST: the
+unconditional model of `learned.py`, steered towards a class by a classifier of clean images, by 1 to 16 particles. The
+proposal is the same for all; one particle is guidance without weights. Best-of-n weighs unguided samples by the same
+classifier. Another judge says how often the class was met, with bootstrap errors.
+"""
+
+import argparse
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from fashion import DATA, MODELS, judges
+from learned import BASE, NULL, SCHEDULE, SHAPE
+from quality import clean_logits
+from sweep import estimates
+from timing import write
+
+import guidance_jax as gj
+from guidance_jax.datasets.idx import FASHION, idx
+from guidance_jax.guidance import CleanClassifier
+from guidance_jax.training.recipe import train_denoiser
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--models", type=Path, default=MODELS)
+    parser.add_argument("--out", type=Path, default=Path("particle_count.json"))
+    parser.add_argument("--n", type=int, default=120)
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--particles", type=int, nargs="+", default=[2, 4, 8, 16])
+    args = parser.parse_args()
+    seen = idx(args.data, names=FASHION)
+    model = gj.Unconditional(train_denoiser(args.models / "learned" / "base", seen, BASE), NULL)
+    both = judges(args.data, args.models)
+    twist = CleanClassifier(
+        both["validation"].params, partial(clean_logits, both["validation"].apply), gj.Domain(SHAPE, num_classes=10)
+    )
+    levels, labels = SCHEDULE.levels(args.steps), np.arange(args.n, dtype=np.int32) % 10
+    solver, rows = gj.DDIM(1.0), []
+
+    def row(method, n, x, ess, calls, seconds):
+        right = both["judge"](np.asarray(x))[0] == labels
+        guide = both["validation"](np.asarray(x))[0] == labels
+        found = estimates(lambda i: {"accuracy": right[i].mean(), "guide": guide[i].mean()}, args.n, 200)
+        rows.append(
+            {"method": method, "particles": n, "calls": calls, "ess": ess, "seconds": round(seconds, 1), **found}
+        )
+        print(rows[-1], flush=True)
+        settings = {k: v for k, v in vars(args).items() if k in ("n", "steps")}
+        write(args.out, settings=settings, rows=rows)
+
+    for name, kernel, calls in (
+        ("no guidance", gj.Reverse(gj.Clip(model), solver), 1),
+        ("twisted", gj.Reverse(gj.Reconstruction(gj.Clip(model), twist, 1.0), solver), 3),
+    ):
+        begin = time.perf_counter()
+        x = gj.generate(gj.keys(0, args.n), kernel, levels, SHAPE, labels)
+        row(name, 1, x, None, calls * args.steps, time.perf_counter() - begin)
+    moves = {
+        "twisted": (gj.SMC(gj.Twisted(gj.Clip(model), solver, twist)), 3),
+        "best of": (gj.SMC(gj.BestOf(gj.Reverse(gj.Clip(model), solver), twist), threshold=0.0), 1),
+    }
+    for name, (kernel, calls) in moves.items():
+        for n in args.particles:
+            begin = time.perf_counter()
+            found = gj.populations(gj.keys(0, args.n), kernel, levels, SHAPE, n, labels)
+            x, ess = found.draw(jax.random.key(1)), float(jnp.mean(found.ess[:, -1]) / n)
+            row(name, n, x, ess, calls * n * args.steps, time.perf_counter() - begin)
+
+
+if __name__ == "__main__":
+    main()
