@@ -1,7 +1,8 @@
 """The authors' own optimizers on our Ehrlich functions.  python benchmarks/ehrlich_official.py --functions FILE
 
-The functions come from `ehrlich.py --write-functions FILE`. Needs pytorch-holo 0.0.5, pytorch-cortex 0.0.4 and beignet,
-and neither JAX nor this package.
+The functions come from `ehrlich.py --write-functions FILE`. Needs neither JAX nor this package, but, in an environment
+of its own, pytorch-holo 0.0.5, pytorch-cortex 0.0.4, beignet, boto3, lightning-cloud 0.5.70, setuptools below 80, numpy
+below 2, pandas below 3, and transformers below 5, with which cortex's tokenizer still knows the letters.
 
 The genetic algorithm is holo-bench's DiscreteEvolution. LaMBO-2 is cortex's LaMBO on cortex's SequenceModelTree: a
 convolutional root, a masked language head and an ensemble of value heads, trained by its own training step. Its

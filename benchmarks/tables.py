@@ -292,6 +292,17 @@ def reward_memory():
     return table(["through a U-Net on 28 x 28, chains of 50 steps", "remat", "without"], rows)
 
 
+def particle_count():
+    """How often the class is met, by the number of particles."""
+    rows = [
+        [r["method"], r["particles"], r["calls"], told(r["accuracy"]), told(r["guide"]),
+         "" if r["ess"] is None else f"{r['ess']:.2f}"]
+        for r in result("particle_count")["rows"]
+    ]  # fmt: skip
+    header = ["method", "particles", "calls", "met, by another judge", "met, by the guide", "effective share at the end"]
+    return table(header, rows)
+
+
 def lessons():
     """What the networks that learned guidance cost to train, and how much of what CFG changes they miss."""
     settings = result("learned")["settings"]
@@ -412,6 +423,7 @@ TABLES = [
     ("papers.md", "systems", systems),
     ("papers.md", "mixture", mixture),
     ("papers.md", "ising", ising),
+    ("papers.md", "particle count", particle_count),
     ("benchmarks.md", "classifiers", classifiers),
     ("benchmarks.md", "fashion guidance", fashion_guidance),
     ("benchmarks.md", "fashion curve", fashion_curve),
