@@ -299,7 +299,14 @@ def particle_count():
          "" if r["ess"] is None else f"{r['ess']:.2f}"]
         for r in result("particle_count")["rows"]
     ]  # fmt: skip
-    header = ["method", "particles", "calls", "met, by another judge", "met, by the guide", "effective share at the end"]
+    header = [
+        "method",
+        "particles",
+        "calls",
+        "met, by another judge",
+        "met, by the guide",
+        "effective share at the end",
+    ]
     return table(header, rows)
 
 

@@ -18,7 +18,7 @@ from guidance_jax.schedules import Schedule
 
 @pytree
 class GLASS(Solver):
-    """x_s ~ p(x_s | x_t) of the model, multimodal if it is; `DDPM` has its mean and a spread that is no part of it.
+    """x_s ~ p(x_s | x_t) of the model, multimodal if it is; `DDPM` has its mean, without the spread A x_0 of the data.
 
     One step inside is `DDPM()`; with many, few large steps draw what many small ones do, and particles
     (`Steered`, `BestOf`) differ as the model's samples do. `steps` network calls a step; it has no density, so that
@@ -43,6 +43,7 @@ class GLASS(Solver):
         x = t.alpha * pred.x0 + t.sigma * pred.eps
         kept = t.alpha * s.sigma**2 / (s.alpha * t.sigma**2)
         levels = self.schedule(t.t + (s.t - t.t) * jnp.arange(1, self.steps + 1) / self.steps)
+        levels = jax.tree.map(lambda a, end: a.at[-1].set(end), levels, s)  # the clean level may be off the schedule
         # y of norm 1: a^2 / b^2 + 1 / ratio_t^2 = 1 / ratio^2, the precision of both sights
         new, variance = 1 - (levels.ratio / t.ratio) ** 2, levels.ratio**2
         total = new + variance
@@ -54,7 +55,7 @@ class GLASS(Solver):
 
         def inside(y, i):
             level = levels.at(i)
-            seen = variance[i] / t.ratio**2 * x / t.alpha + a[i] * total[i] * y
+            seen = variance[i] * t.alpha / t.sigma**2 * x + a[i] * total[i] * y
             x0 = evaluate(level.alpha * seen, level).x0.astype(y.dtype)
             return move(y, x0, (a[i], b[i]), (a[i + 1], b[i + 1])), None
 

@@ -1,4 +1,4 @@
-"""Adjoint matching (Domingo-Enrich et al. 2025, arXiv 2409.08861, Algorithm 2): a regression towards the exact tilt.
+"""Adjoint matching (Domingo-Enrich et al. 2025, arXiv 2409.08861): a regression towards the exact tilt.
 
     a_0 = -scale grad r(x_0),   a_t = (d mean_base(x_t) / d x_t)^T a_s      the lean adjoint, backwards along a chain
     sum_t | (mean(x_t) - mean_base(x_t)) / std + std a_s |^2
@@ -40,7 +40,7 @@ class AdjointMatching(Rewarded):
 
         def residual(x, a, kept, t, s):
             own = self.transition(model, x, t, s, label, key)
-            std = jnp.broadcast_to(own.std, jnp.shape(x))
+            std = jnp.broadcast_to(jax.lax.stop_gradient(own.std), jnp.shape(x))
             counts = (std > 0) & ~jnp.asarray(own.clean)
             std = jnp.where(counts, std, 1)
             return jnp.sum(jnp.where(counts, (own.mean - kept) / std + std * a, 0) ** 2)

@@ -1,9 +1,10 @@
 """Consistency training and distillation (Song et al. 2023, arXiv 2303.01469, Algorithms 2 and 3): maps to the data.
 
-    n | X(x_t, t, 0) - sg X(x_s, s, 0) |^2,   t, s = i / n, (i - 1) / n
+    n | X(x_t, t, 0) - sg X(x_s, s, 0) |^2,   t, s = 0.999 i / n, 0.999 (i - 1) / n
 
-x_s is a step of the teacher's flow from x_t, or x_t with less of the same noise. At the minimum, for many n, all points
-of a trajectory lead to its end.
+x_s is a step of the teacher's flow from x_t, or x_t with less of the same noise. Where nothing changes any more, for
+many n, all points of a trajectory lead to its end. The target is of the parameters themselves, the paper's of their
+average.
 """
 
 from collections.abc import Callable
@@ -37,8 +38,9 @@ class Consistency:
 
     def __call__(self, params: Any, key: Any, x0: Any, label: Any) -> Any:
         first, second, third, fourth = jax.random.split(key, 4)
-        t = jax.random.randint(first, (), 1, self.intervals + 1).astype(x0.dtype) / self.intervals
-        s = t - 1 / self.intervals
+        h = RectifiedFlow.start / self.intervals
+        t = h * jax.random.randint(first, (), 1, self.intervals + 1).astype(x0.dtype)
+        s = jnp.maximum(t - h, 0)
         flow, cond, eps = RectifiedFlow(), drop(third, label, self.null, self.dropout), normal(second, x0)
         x, nearer = flow(t).noise(x0, eps), flow(s).noise(x0, eps)
         if self.teacher is not None:

@@ -1,7 +1,7 @@
-"""Guidance distillation (Meng et al. 2023, arXiv 2210.03142, eq. 2): one call says what a guided model says in two.
+"""Guidance distillation (Meng et al. 2023, arXiv 2210.03142): one call says what a guided model says in two.
 
 E_w | D_student(x_t, c, w) - D_guided(x_t, c; w) |^2,   w uniform
-tokens: the KL from the guided to the student's distribution, summed over the positions that are decided
+tokens: the KL from the guided to the student's distribution, summed over the open positions, over the length
 """
 
 import dataclasses
@@ -73,7 +73,8 @@ class Distillation:
 
 @pytree
 class TrajectoryDistillation(Distillation):
-    """`Distillation` where the guided teacher goes, in the place of noisy data (Jensen et al. 2025, AGD, 2503.07274).
+    """`Distillation` where the guided teacher goes, in the place of noisy data (AGD, Perez Jensen & Sadat 2025,
+    arXiv 2503.07274).
 
     Of the data it looks at the labels, and at the shape, alone. Every step of the teacher's chain is a lesson: n + 1
     levels, n calls of the student and n of the teacher. AGD trains small adapters so: give `fit` an optimizer that

@@ -3,8 +3,8 @@
 
     loss = -scale r(x_0) + sum KL(p(x_s | x_t) || p_base(x_s | x_t)),   differentiated through the last K steps
 
-Without the divergence nothing holds the samples near the model: it maximises r. With it, through all steps of chains
-that forget where they began, the optimum samples p_base(x) exp(scale r(x)). Tokens are drawn by straight-through
+Without the divergence nothing holds the samples near the model: it maximises r. With it, through all of many small
+steps that forget where they began, the optimum samples p_base(x) exp(scale r(x)). Tokens are drawn by straight-through
 Gumbel-softmax (DRAKES): one-hot vectors forward, the gradient of the softmax backward, which is a biased one.
 """
 

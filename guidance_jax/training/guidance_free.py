@@ -1,9 +1,9 @@
-"""Guidance-free training (Chen et al. 2025, arXiv 2501.15420, eq. 6): one model for every scale, without a teacher.
+"""Guidance-free training (Chen et al. 2025, arXiv 2501.15420): one model for every scale, without a teacher.
 
     | output(c, scale) / scale + (1 - 1 / scale) sg output(null, 1) - target |^2
 
-At the minimum D(c, scale) = D_u + scale (D_c - D_u), the CFG of each scale at one call a step. The paper's input is
-beta = 1 / scale, which is drawn uniformly.
+Where nothing changes any more D(c, scale) = D_u + scale (D_c - D_u), the CFG of each scale at one call a step. The
+paper's input is beta = 1 / scale, which is drawn uniformly.
 """
 
 from dataclasses import dataclass

@@ -1,9 +1,10 @@
-"""Model guidance (Tang et al. 2025, arXiv 2502.12154, eq. 10): CFG learned into the model, by ordinary training.
+"""Model guidance (Tang et al. 2025, arXiv 2502.12154): CFG learned into the model, by ordinary training.
 
     target' = target + (1 - 1 / scale) sg(output(c) - output(null))
 
-At the minimum D = E[x0 | x_t, c] + (1 - 1 / scale) (D - D_u), so that D = D_u + scale (E[x0 | x_t, c] - D_u): the model
-alone, at one call a step, is what CFG of that scale is at two. The paper writes w for 1 - 1 / scale.
+Where nothing changes any more D = E[x0 | x_t, c] + (1 - 1 / scale) (D - D_u), so that
+D = D_u + scale (E[x0 | x_t, c] - D_u): the model alone, at one call a step, is what CFG of that scale is at two. The
+paper writes w for 1 - 1 / scale.
 """
 
 from dataclasses import dataclass

@@ -1,9 +1,11 @@
-"""DiffusionNFT (Zheng et al. 2025, arXiv 2509.16117, eq. 5): good and bad samples contrasted in the forward process.
+"""DiffusionNFT (Zheng et al. 2025, arXiv 2509.16117): good and bad samples contrasted in the forward process.
 
     r | (1 - beta) old + beta output - target |^2 + (1 - r) | (1 + beta) old - beta output - target |^2
 
 With r in [0, 1] the probability that a sample is good, the minimum is old + (2 / beta) E[r | x_t] (D_good - D_old): the
-direction of guidance towards the good ones, weighed by how likely they are. It improves, and is no tilt of p.
+direction of guidance towards the good ones, weighed by how likely they are. At every level that is the score of
+p_t(x_t) exp((2 / beta) E[r | x_t]); these are not one tilt seen through noise, so that samples come near
+p exp(2 r / beta) only.
 """
 
 from collections.abc import Callable

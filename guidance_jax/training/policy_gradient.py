@@ -1,10 +1,11 @@
-"""Policy gradients of the reverse chain: DDPO (arXiv 2305.13301), Flow-GRPO (2505.05470), and for tokens as in DRAKES.
+"""Policy gradients of the reverse chain: DDPO (arXiv 2305.13301), Flow-GRPO (2505.05470); of tokens too (2502.01384).
 
     A = R(chain) - R(another chain),   R = scale r(x_0) - sum_t log p(x_s | x_t) / p_base(x_s | x_t)
     loss = -sg(A) sum_t log p(x_s | x_t)
 
 Two chains a sample, each the baseline of the other (RLOO). The KL to the base makes p_base(x) exp(scale r(x)) the
-optimum where chains forget where they began, masks always; without (`kl` 0), as DDPO has it, the reward is maximised.
+optimum where chains forget where they began and steps are small; without (`kl` 0), as DDPO has it, the reward is
+maximised. The last step of images and vectors is a point: it has no density and is not tuned.
 """
 
 from typing import Any

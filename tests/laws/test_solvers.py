@@ -134,6 +134,21 @@ def test_few_large_steps_of_glass_end_where_many_small_ones_do():
     assert found < 0.02 * ddpm
 
 
+@pytest.mark.parametrize("inside", [1, 3])
+def test_glass_ends_at_the_data_where_the_clean_level_is_off_the_schedule_and_begins_without_signal(inside):
+    """OpenAI's schedule, whose clock 0 is still noisy, and rectified flow from alpha 0: DDPM's last step and start."""
+    betas = gj.schedules.LinearBetas()
+    for schedule, levels in (
+        (betas, betas.levels("50")),
+        (gj.RectifiedFlow(), gj.RectifiedFlow().levels(50, start=1.0)),
+    ):
+        kernel = gj.Reverse(gj.Unconditional(MIXTURE, 3), gj.solvers.GLASS(schedule, inside))
+        x = np.asarray(gj.generate(gj.keys(2, 4000), kernel, levels, (2,), jnp.zeros(4000, int)))
+        distance = float(energy_distance(np.asarray(MIXTURE.sample(jax.random.key(3), 4000)), x))
+        print(type(schedule).__name__, inside, distance)
+        assert distance < 0.02
+
+
 def test_glass_without_steps_is_refused():
     with pytest.raises(gj.Refused, match="got steps=0"):
         gj.solvers.GLASS(SCHEDULE, 0)
