@@ -1,9 +1,9 @@
 """What do more particles buy?  python benchmarks/particle_count.py --out FILE
 
 The twisted diffusion sampler's experiment (Wu et al. 2023, arXiv 2306.17775, figure 2: MNIST) on Fashion-MNIST: the
-unconditional model of `learned.py`, steered towards a class by a classifier of clean images, by 2 to 8 particles; beside
-them reconstruction guidance, one sample without weights, and best-of-n, which weighs unguided samples by the same
-classifier. Another judge says how often the class was met, with bootstrap errors.
+unconditional model of `learned.py`, steered towards a class by a classifier of clean images, by 2 to 8 particles;
+beside them reconstruction guidance, one sample without weights, and best-of-n, which weighs unguided samples by the
+same classifier. Another judge says how often the class was met, with bootstrap errors.
 """
 
 import argparse
