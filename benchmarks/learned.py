@@ -64,7 +64,7 @@ def distillation(base):
 
 def along_trajectories(base):
     given = distillation(base)
-    return TrajectoryDistillation(given.student, given.teacher, SCHEDULE, given.scales, gj.DDIM(), SCHEDULE.levels(10))
+    return TrajectoryDistillation(given.student, given.teacher, gj.DDIM(), SCHEDULE.levels(10), given.scales)
 
 
 def from_data(loss, unet, **options):
@@ -153,15 +153,15 @@ def main():
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--models", type=Path, default=MODELS)
     parser.add_argument("--out", type=Path, default=Path("learned.json"))
-    parser.add_argument("--n", type=int, default=300, help="samples of each seed, of all classes in turn")
-    parser.add_argument("--training", type=int, default=800, help="steps of training of every network")
+    parser.add_argument("--n", type=int, default=150, help="samples of each seed, of all classes in turn")
+    parser.add_argument("--training", type=int, default=400, help="steps of training of every network")
     parser.add_argument("--steps", type=int, default=20)
     args = parser.parse_args()
     seen, held_out = idx(args.data, names=FASHION), idx(args.data, "t10k", names=FASHION)
     base = train_denoiser(args.models / "learned" / "base", seen, BASE, progress=True)
     found, costs = {}, {}
     for name in LESSONS:
-        directory = args.models / "learned" / name.replace(" ", "_").replace(",", "")
+        directory = args.models / "learned" / name.replace(" ", "_")
         found[name], costs[name] = taught(name, base, seen, args.training, directory)
     rows = methods(found, base)
     families = {}

@@ -31,7 +31,7 @@ def main():
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--models", type=Path, default=MODELS)
     parser.add_argument("--out", type=Path, default=Path("particle_count.json"))
-    parser.add_argument("--n", type=int, default=120)
+    parser.add_argument("--n", type=int, default=100)
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--particles", type=int, nargs="+", default=[2, 4, 8])
     args = parser.parse_args()

@@ -330,21 +330,11 @@ def calls(row):
     return f"{row['model calls']} + {row['classifier calls']}"
 
 
+IMAGES = {"frechet": "Frechet"} | {name: name for name in ("accuracy", "precision", "recall", "diversity")}
+FIDELITY = ("recall", "recall (diversity)"), ("accuracy", "accuracy under the reporting judge (fidelity)")
 SWEEPS = {  # goal, whether lower is better, measures, cost, axes of the picture
-    "quality": (
-        "frechet", True,
-        {"frechet": "Frechet", "accuracy": "accuracy", "precision": "precision", "recall": "recall",
-         "diversity": "diversity"},
-        lambda row: f"{row['steps']} steps",
-        ("recall", "recall (diversity)"), ("accuracy", "accuracy under the reporting judge (fidelity)"),
-    ),
-    "learned": (
-        "frechet", True,
-        {"frechet": "Frechet", "accuracy": "accuracy", "precision": "precision", "recall": "recall",
-         "diversity": "diversity"},
-        lambda row: f"{row['evaluations']} evaluations",
-        ("recall", "recall (diversity)"), ("accuracy", "accuracy under the reporting judge (fidelity)"),
-    ),
+    "quality": ("frechet", True, IMAGES, lambda row: f"{row['steps']} steps", *FIDELITY),
+    "learned": ("frechet", True, IMAGES, lambda row: f"{row['evaluations']} evaluations", *FIDELITY),
     "splice": (
         "kl", True,
         {"kl": "KL to the truth", "top": "in the top tenth", "inclusion": "log inclusion", "diversity": "diversity",

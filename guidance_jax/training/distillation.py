@@ -10,14 +10,42 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import GaussianDiffusion, Refused, Solver, kl_divergence, need, normal, pytree, static
+from guidance_jax.core import GaussianDiffusion, Level, Refused, Solver, kl_divergence, need, normal, pytree, static
 from guidance_jax.kernels.reverse import evaluator
 from guidance_jax.schedules import Schedule
 from guidance_jax.training.losses import draw
 
 
+class Taught:
+    """What distillations share: a student and a teacher, asked at one scale, and the distance of what they say."""
+
+    student: Any
+    teacher: Any
+    scales: tuple[float, float]
+
+    def __post_init__(self):
+        for part, found in (("student", self.student), ("teacher", self.teacher)):
+            names = {f.name for f in dataclasses.fields(found)} if dataclasses.is_dataclass(found) else set()
+            if "scale" not in names:
+                raise Refused(f"the {part} of a distillation has a scale, got {type(found).__name__}")
+
+    def pair(self, params: Any, key: Any) -> tuple[Any, Any]:
+        """(student, teacher), at one scale."""
+        scale = jax.random.uniform(key, minval=self.scales[0], maxval=self.scales[1])
+        student = dataclasses.replace(self.student, params=params, scale=scale)
+        return student, dataclasses.replace(self.teacher, scale=scale)
+
+    def distance(self, student: Any, taught: Any, x: Any, level: Any, label: Any, key: Any) -> Any:
+        """Of the student's prediction at x to the teacher's."""
+        learned, _ = student(x, level, label, student.init(x), key)
+        taught = jax.lax.stop_gradient(taught)
+        if isinstance(student.space, GaussianDiffusion):
+            return jnp.mean((learned.eps - taught.eps) ** 2)
+        return kl_divergence(taught.log_p, learned.log_p, student.space.free(x)) / len(x)
+
+
 @pytree
-class Distillation:
+class Distillation(Taught):
     """A loss for `fit`: the student at the scale w against the teacher at it, on x_t of the data.
 
     A pytree, so that the teacher's parameters are an argument of the program and no part of it. The squared distance is
@@ -38,12 +66,6 @@ class Distillation:
     schedule: Schedule = static()
     scales: tuple[float, float] = static(default=(1.0, 4.0))
 
-    def __post_init__(self):
-        for part, found in (("student", self.student), ("teacher", self.teacher)):
-            names = {f.name for f in dataclasses.fields(found)} if dataclasses.is_dataclass(found) else set()
-            if "scale" not in names:
-                raise Refused(f"the {part} of a distillation has a scale, got {type(found).__name__}")
-
     def __call__(self, params: Any, key: Any, x0: Any, label: Any) -> Any:
         first, second, third, fourth = jax.random.split(key, 4)
         level, space = draw(first, self.schedule), self.student.space
@@ -55,24 +77,9 @@ class Distillation:
         taught, _ = teacher(x, level, label, teacher.init(x), fourth)
         return self.distance(student, taught, x, level, label, fourth)
 
-    def pair(self, params: Any, key: Any) -> tuple[Any, Any]:
-        """(student, teacher), at one scale."""
-        scale = jax.random.uniform(key, minval=self.scales[0], maxval=self.scales[1])
-        return dataclasses.replace(self.student, params=params, scale=scale), dataclasses.replace(
-            self.teacher, scale=scale
-        )
-
-    def distance(self, student: Any, taught: Any, x: Any, level: Any, label: Any, key: Any) -> Any:
-        """Of the student's prediction at x to the teacher's."""
-        learned, _ = student(x, level, label, student.init(x), key)
-        taught = jax.lax.stop_gradient(taught)
-        if isinstance(student.space, GaussianDiffusion):
-            return jnp.mean((learned.eps - taught.eps) ** 2)
-        return kl_divergence(taught.log_p, learned.log_p, student.space.free(x)) / len(x)
-
 
 @pytree
-class TrajectoryDistillation(Distillation):
+class TrajectoryDistillation(Taught):
     """`Distillation` where the guided teacher goes, in the place of noisy data (AGD, Perez Jensen & Sadat 2025,
     arXiv 2503.07274).
 
@@ -81,22 +88,23 @@ class TrajectoryDistillation(Distillation):
     leaves the other parameters alone, `optax.multi_transform`.
 
     Attributes:
-      student, teacher, schedule, scales: as in `Distillation`.
+      student, teacher, scales: as in `Distillation`.
       solver: of the chain.
       levels: its levels.
 
     Raises:
-      Refused: as `Distillation`; no solver, no levels.
+      Refused: as `Distillation`; no solver.
     """
 
-    solver: Any = None
-    levels: Any = None
+    student: Any
+    teacher: Any
+    solver: Any
+    levels: Level
+    scales: tuple[float, float] = static(default=(1.0, 4.0))
 
     def __post_init__(self):
         super().__post_init__()
         need(self, self.solver, Solver, "the solver")
-        if self.levels is None:
-            raise Refused("TrajectoryDistillation follows the teacher along levels, got none; write levels=")
 
     def __call__(self, params: Any, key: Any, x0: Any, label: Any) -> Any:
         first, second, third = jax.random.split(key, 3)

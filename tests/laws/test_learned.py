@@ -98,9 +98,10 @@ def test_a_student_that_says_what_its_teacher_says_has_no_loss():
         schedule = SCHEDULE if model is MIXTURE else gj.RectifiedFlow()
         for wrong in (1.0, 1.3):
             student = Taught(model, wrong=wrong)
-            given = (student, gj.CFG(model, NULL, 1.0), schedule, (1.5, 4.0))
+            given, scales = (student, gj.CFG(model, NULL, 1.0)), (1.5, 4.0)
             solver = gj.DDIM() if model is MIXTURE else gj.Ancestral()
-            for loss in (Distillation(*given), TrajectoryDistillation(*given, solver, schedule.levels(6))):
+            along = TrajectoryDistillation(*given, solver, schedule.levels(6), scales)
+            for loss in (Distillation(*given, schedule, scales), along):
                 found = np.mean([loss(None, jax.random.key(i), data, label) for i in range(8)])
                 assert found < 1e-9 if wrong == 1.0 else found > 1e-4
 
@@ -118,7 +119,7 @@ def test_a_trajectory_is_what_sampling_by_the_teacher_passes():
             pred = dataclasses.replace(teacher, scale=self.scale)(x, level, cond, teacher.init(x), key)[0]
             return dataclasses.replace(pred, eps=pred.eps + x), state
 
-    loss = TrajectoryDistillation(Displaced(), teacher, SCHEDULE, (2.0, 2.0), gj.DDIM(), levels)
+    loss = TrajectoryDistillation(Displaced(), teacher, gj.DDIM(), levels, (2.0, 2.0))
     key, label = jax.random.key(3), jnp.array(1)
     start = teacher.start(jax.random.split(key, 3)[0], levels, (2,))
     path = gj.sample(key, gj.Reverse(teacher, gj.DDIM()), levels, start, label, record=lambda carry: carry.x)[1]
@@ -213,8 +214,8 @@ def test_what_cannot_be_learned_is_refused():
         GuidanceFree(small, SCHEDULE, X0, NULL, most=0.5)
     with pytest.raises(gj.Refused, match="the student of a distillation has a scale, got GaussianMixture"):
         Distillation(MIXTURE, gj.CFG(MIXTURE, NULL, 1.0), SCHEDULE)
-    with pytest.raises(gj.Refused, match="follows the teacher along levels, got none"):
-        TrajectoryDistillation(Taught(MIXTURE), gj.CFG(MIXTURE, NULL, 1.0), SCHEDULE, solver=gj.DDIM())
+    with pytest.raises(gj.Refused, match="the solver"):
+        TrajectoryDistillation(Taught(MIXTURE), gj.CFG(MIXTURE, NULL, 1.0), SCHEDULE, SCHEDULE.levels(3))
     with pytest.raises(gj.Refused, match="has the scale as an input, got GaussianMixture"):
         gj.generate(
             gj.keys(0, 2), gj.Reverse(Learned(MIXTURE, 2.0), gj.DDIM()), SCHEDULE.levels(3), (2,), jnp.zeros(2, int)
