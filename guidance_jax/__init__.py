@@ -11,7 +11,7 @@
 What everyone needs is here; the rest is one word further:
 
     schedules  parameterizations  models  solvers  guidance  operators  kernels  particles  resampling
-    discrete  text  embeddings  pipelines  oracles  diagnostics  examples    and `core`, for methods of your own
+    search  discrete  text  embeddings  pipelines  oracles  diagnostics  examples    and `core`, for methods of your own
 """
 
 from guidance_jax import (
@@ -27,6 +27,7 @@ from guidance_jax import (
     particles,
     pipelines,
     schedules,
+    search,
     solvers,
     text,
 )
@@ -89,6 +90,7 @@ __all__ = [
     "pipelines",
     "resampling",
     "schedules",
+    "search",
     "solvers",
     "text",
     # running

@@ -15,7 +15,7 @@ import guidance_jax as gj
 from tests import parts, table, token_table
 
 PACKAGE = Path(gj.__file__).parent
-GROUPS = ("core", "models", "schedules", "solvers", "guidance", "operators", "kernels", "particles", "resampling")
+GROUPS = ("core", "models", "schedules", "solvers", "guidance", "operators", "kernels", "particles", "resampling", "search")
 GROUPS += ("discrete", "text", "embeddings", "oracles", "diagnostics", "parameterizations")
 
 

@@ -25,10 +25,21 @@ class Gaussian(Denoiser):
     Attributes:
       mean: (d,).
       covariance: (d, d).
+
+    Raises:
+      Refused: a covariance of another shape, which would be broadcast to a wrong one.
     """
 
     mean: Any
     covariance: Any
+
+    def __post_init__(self):
+        d = jnp.shape(self.mean)
+        if jnp.shape(self.covariance) != d + d or len(d) != 1:
+            raise Refused(
+                f"a Gaussian has a mean (d,) and a covariance (d, d), got {d} and {jnp.shape(self.covariance)}; write "
+                "covariance=jnp.diag(variances)"
+            )
 
     def log_prob(self, x: Float[Array, " d"], level: Level = CLEAN) -> Float[Array, ""]:
         """log p(x_t), in nats."""

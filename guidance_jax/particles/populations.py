@@ -73,7 +73,11 @@ def populations(keys: Array, kernel: Any, levels: Level, shape: tuple[int, ...],
             "reward)), or generate(...) for single samples"
         )
     kernel, levels = checked(keys, kernel, levels, (n, *shape), cond)
-    found, failed = _populations(keys, kernel, levels, tuple(shape), n, jax.tree.map(jnp.asarray, cond))
+    return not_lost(n, *_populations(keys, kernel, levels, tuple(shape), n, jax.tree.map(jnp.asarray, cond)))
+
+
+def not_lost(n: int, found: Particles, failed: Any) -> Particles:
+    """`found`, unless all weights of a run were zero, where `failed` is a number: sigma / alpha."""
     if not isinstance(failed, jax.core.Tracer) and (lost := np.flatnonzero(~np.isnan(failed))).size:
         raise Refused(
             f"all {n} weights were zero in run {lost[0]}, first at sigma / alpha = {float(failed[lost[0]]):.4g}: no "

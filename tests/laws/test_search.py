@@ -3,12 +3,15 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import guidance_jax as gj
+from guidance_jax.discrete import FirstHitting
 from guidance_jax.kernels import SVDD
 from guidance_jax.metrics.energy import energy_distance
 from guidance_jax.oracles import monte_carlo_floor as floor
+from guidance_jax.search import climb, trees, walk
 from tests.table import MIXTURE, SCHEDULE, UNCONDITIONAL, log_clean, log_posterior
 from tests.token_table import FLOW, LENGTH, MASKED, log_masked, unconditional
 
@@ -87,3 +90,144 @@ def test_a_search_without_children_is_refused():
     kernel = SVDD(UNCONDITIONAL, gj.DDIM(), log_clean)
     with pytest.raises(gj.Refused, match="proportion to the solver's variance"):
         gj.generate(gj.keys(0, 2), kernel, SCHEDULE.levels(3), (2,), jnp.zeros(2, int))
+
+
+RUNS = 4000  # trees
+
+
+def grown(n, growth, scale=1.0, reward=MASKED.log_likelihood):
+    """Trees of n rollouts of a chain that samples the masks' model exactly, a token a step."""
+    move = gj.BestOf(gj.Reverse(unconditional(MASKED), FirstHitting()), reward, scale)
+    return trees(gj.keys(0, RUNS), move, FLOW.levels(LENGTH), (LENGTH,), n, jnp.full(RUNS, LABEL), growth=growth)
+
+
+def drawn(found, seed=1):
+    return found.draw(jax.random.key(seed))
+
+
+def test_a_tree_that_always_branches_at_its_root_is_importance_sampling():
+    """Weights are those of the rewards, and the evidence is unbiased: p(y) by enumeration."""
+    found = grown(4, 1.0)
+    rewards = jax.vmap(jax.vmap(lambda x: MASKED.log_likelihood(x, None, LABEL)))(found.x[:50])
+    expected = jax.nn.softmax(rewards) * 4
+    np.testing.assert_allclose(jnp.exp(found.log_w[:50]), expected, atol=1e-4)
+    evidence = np.exp(np.asarray(found.log_evidence))
+    z = (evidence.mean() - np.sum(MASKED.p.ravel() * MASKED.classes[:, LABEL])) / evidence.std() * RUNS**0.5
+    assert abs(z) < 4
+
+
+@pytest.mark.parametrize("growth", [0.2, 0.8])
+def test_a_tree_without_reward_draws_from_the_model(growth):
+    """Of any shape: a path down, each child as likely as its siblings, is a chain; the evidence is one."""
+    found = grown(12, growth, 0.0)
+    np.testing.assert_allclose(found.log_evidence, 0.0, atol=1e-5)
+    model = MASKED.target()
+    assert MASKED.total_variation(drawn(found), model) < 2 * floor(model, RUNS)
+
+
+def test_trees_come_near_the_posterior_and_their_evidence_is_low():
+    """Total variation falls with the rollouts, and stays above that of importance sampling: no branch that began badly
+    is looked at again soon, so that values are too low.
+    """
+    target, exact = MASKED.target(LABEL), np.log(np.sum(MASKED.p.ravel() * MASKED.classes[:, LABEL]))
+    found = {n: grown(n, 0.8) for n in (2, 8, 32)}
+    near = {n: MASKED.total_variation(drawn(f), target) for n, f in found.items()}
+    low = {n: float(jax.nn.logsumexp(f.log_evidence) - np.log(RUNS) - exact) for n, f in found.items()}
+    apart = MASKED.total_variation(drawn(grown(32, 1.0)), target)
+    print(f"total variation {near}, log-evidence less the exact {low}, importance sampling with 32 {apart:.4f}")
+    assert near[2] > near[8] > near[32] > apart
+    assert -0.5 < low[32] < -0.05
+
+
+FLOWING = gj.schedules.log_snr_uniform(SCHEDULE, 15, lo=0.02)
+
+
+def ending(reward, scale=1.0, model=UNCONDITIONAL):
+    """The sampler without chance, and what it is asked for."""
+    return gj.BestOf(gj.Reverse(model, gj.DPMSolver2M()), reward, scale)
+
+
+def test_the_walk_over_starts_samples_the_posterior():
+    """Energy distance to p(x) p(y | x): no steps, some, and many, down to the floor of exact draws."""
+    n = 4000
+    labels, target = jnp.full(n, LABEL), [np.asarray(MIXTURE.sample(gj.keys(s, 1)[0], n, LABEL)) for s in (5, 6)]
+
+    def distance(steps):
+        move = ending(log_clean)
+        found = walk(gj.keys(1, n), move, FLOWING, (2,), labels, steps=steps, size=0.5)
+        assert found.value.shape == (n, steps + 1)
+        x = gj.generate(gj.keys(1, n), move.kernel, FLOWING, (2,), labels, x=found.x)
+        rewards = jax.vmap(lambda x: log_clean(x, None, LABEL))(x)
+        np.testing.assert_allclose(found.value[:, -1], rewards, atol=1e-2 + 1e-3 * np.abs(rewards).max())
+        return float(energy_distance(target[0], x))
+
+    near, least = {steps: distance(steps) for steps in (1, 10, 100)}, float(energy_distance(*target))
+    print(f"energy distance {near}, floor {least:.5f}")
+    assert near[1] > near[10] > near[100]
+    assert near[100] < 3 * least + 5e-4
+
+
+def test_a_walk_without_reward_leaves_the_noise_as_it_is():
+    """Every proposal is accepted: the start is sqrt(1 - size^2)^steps of the first and fresh noise, N(0, sigma^2)."""
+    n, size = 4000, 0.6
+    move = ending(log_clean, 0.0)
+    found = walk(gj.keys(2, n), move, FLOWING, (2,), jnp.zeros(n, int), steps=2, size=size)
+    first = jax.vmap(lambda key: move.kernel.start(jax.random.split(key)[0], FLOWING, (2,)))(gj.keys(2, n))
+    z, before = np.asarray(found.x) / FLOWING.sigma[0], np.asarray(first) / FLOWING.sigma[0]
+    assert abs(z.std() - 1) < 4 / np.sqrt(4 * n)
+    assert abs(np.mean(z * before) - (1 - size**2)) < 4 / np.sqrt(n)
+
+
+def test_climbing_follows_the_exact_slope():
+    """N(m, c^2): the flow is affine, G(z) = m + c z / s_0, so that one step of slope descent on a linear reward is known.
+
+    s_0^2 = alpha^2 c^2 + sigma^2 at the first level, where data is not quite gone.
+    """
+    c, scale, rate = 0.5, 2.0, 0.3
+    model = gj.oracles.Gaussian(jnp.array([1.0, -1.0]), c**2 * jnp.eye(2))
+    levels, towards = gj.schedules.log_snr_uniform(SCHEDULE, 400, lo=1e-3), jnp.array([1.0, -2.0])
+    move = ending(lambda x, level, cond: x @ towards, scale, model)
+    found = {
+        steps: climb(gj.keys(3, 4), move, levels, (2,), steps=steps, optimizer=optax.sgd(rate), prior=0.0)
+        for steps in (1, 2)
+    }
+    slope = c / jnp.sqrt(levels.alpha[0] ** 2 * c**2 + levels.sigma[0] ** 2)
+    np.testing.assert_allclose(found[2].x - found[1].x, jnp.tile(rate * scale * slope * towards, (4, 1)), rtol=2e-2)
+    assert (np.diff(found[2].value, axis=1) > 0).all()
+
+
+def test_the_prior_of_a_climb_keeps_the_length_of_noise():
+    """Without reward the length goes to its mode, sigma sqrt(d - 1), and the direction stays."""
+    shape, levels = (50,), gj.Cosine().levels(2)
+    model = gj.oracles.Gaussian(jnp.zeros(shape), jnp.eye(*shape))
+    move = ending(lambda x, level, cond: x.sum(), 0.0, model)
+    found = climb(gj.keys(4, 3), move, levels, shape, steps=200, optimizer=optax.sgd(0.2))
+    first = jax.vmap(lambda key: move.kernel.start(jax.random.split(key)[0], levels, shape))(gj.keys(4, 3))
+    length, before = np.linalg.norm(found.x, axis=1), np.linalg.norm(first, axis=1)
+    np.testing.assert_allclose(length, levels.sigma[0] * 7.0, rtol=1e-3)
+    np.testing.assert_allclose(found.x / length[:, None], first / before[:, None], atol=1e-4)
+
+
+def test_searches_refuse_what_they_cannot_search():
+    tokens = gj.BestOf(gj.Reverse(unconditional(MASKED), FirstHitting()), MASKED.log_likelihood)
+    move = gj.BestOf(gj.Reverse(UNCONDITIONAL, gj.DDIM(1.0)), log_clean)
+    nothing = gj.BestOf(move.kernel, lambda x, level, cond: -jnp.inf)
+    steered = gj.Steered(UNCONDITIONAL, gj.DDIM(1.0), log_clean)
+    one = gj.keys(0, 2), move, SCHEDULE.levels(3), (2,)
+
+    def of(move):
+        return one[0], move, *one[2:]
+
+    for message, ask in {
+        "the move of trees is BestOf": lambda: trees(*of(steered), 4),
+        "n >= 2": lambda: trees(*one, 1, jnp.zeros(2, int)),
+        "width >= 1": lambda: trees(*one, 4, jnp.zeros(2, int), width=0.5),
+        "growth <= 1": lambda: trees(*one, 4, jnp.zeros(2, int), growth=1.5),
+        "all 4 weights were zero in run 0": lambda: trees(*of(nothing), 4, jnp.zeros(2, int)),
+        "the move of walk is BestOf": lambda: walk(*of(steered)),
+        "walk moves noise, and masked tokens start from none": lambda: walk(gj.keys(0, 2), tokens, FLOW.levels(3), (LENGTH,)),
+        "climb takes one step or more": lambda: climb(*one, steps=0),
+        r"size in \(0, 1\], got 2": lambda: walk(*one, size=2.0),
+    }.items():
+        with pytest.raises(gj.Refused, match=message):
+            ask()

@@ -1,0 +1,186 @@
+"""Diffusion tree sampling (Jain et al. 2025, arXiv 2506.20701): every chain tells the next where to branch.
+
+    a node is x_t, its children are draws of p(x_s | x_t), the root's are starts
+    v(x_0) = scale r(x_0),   v(x_t) = log mean over children of exp v       (the soft Bellman backup)
+    down:  a new child while there are fewer than width visits^growth, else a child with probability ~ exp v
+
+Going down without new children draws leaf x_0 with weight exp(scale r(x_0)) / (product of its ancestors' numbers of
+children). In the limit that samples p(x) exp(scale r(x)), but slowly: a branch that began badly is seldom looked at
+again, so that values are too low and, unlike that of populations, the evidence is biased, the more the sharper r is.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax._typing import Array
+from guidance_jax.core import Level, Refused, float_type, need, rows
+from guidance_jax.particles.best_of import BestOf
+from guidance_jax.particles.populations import Particles, not_lost
+from guidance_jax.particles.smc import SMC
+from guidance_jax.sample import checked
+
+
+class Tree(NamedTuple):
+    """Nodes by (depth, rollout that made them); depth d is at level d, every rollout makes at most one of each."""
+
+    carry: Any  # (depths, n, ...)
+    parent: Any  # (depths, n): the slot of depth - 1
+    made: Any  # (depths, n): whether there is a node
+    value: Any  # (depths, n)
+    visits: Any  # (depths, n)
+
+
+def chosen(mask: Any, value: Any, key: Any) -> Any:
+    """One of `mask`, with probability ~ exp(value)."""
+    return jax.random.categorical(key, jnp.where(mask, jnp.maximum(value, -1e30), -jnp.inf))
+
+
+def backed(mask: Any, value: Any) -> Any:
+    """log mean exp(value) over `mask`."""
+    return jax.nn.logsumexp(jnp.where(mask, value, -jnp.inf)) - jnp.log(jnp.sum(mask))
+
+
+def rollout(move, tree, i, key, levels, shape, cond, width, growth):
+    """The tree after rollout i: from the root down to a leaf, its reward from there up."""
+    depths = len(levels.t)
+
+    def fresh(carry, depth, key):
+        t, s = levels.at(depth - 1), levels.at(depth)
+        return jax.lax.cond(
+            depth == 0,
+            lambda: move.kernel.init(move.start(key, levels, (1, *shape))[0]),
+            lambda: move.kernel(carry, t, s, cond, key),
+        )
+
+    def down(carry, inputs):
+        parent, visits, state = carry
+        depth, key = inputs
+        first, second = jax.random.split(key)
+        mask = tree.made[depth] & (tree.parent[depth] == parent)
+        new = jnp.sum(mask) < width * visits**growth
+
+        def old():
+            return jax.tree.map(lambda a: a[depth, slot], tree.carry)
+
+        slot = jnp.where(new, i, chosen(mask, tree.value[depth], first)).astype(jnp.int32)
+        state = jax.lax.cond(new, lambda: fresh(state, depth, second), old)
+        visits = jnp.where(new, 0, tree.visits[depth, slot]) + 1.0
+        return (slot, visits, state), (slot, parent, new, visits, state)
+
+    nothing = jax.tree.map(lambda a: a[0, 0], tree.carry)
+    root = jnp.int32(-1), i + 1.0, nothing
+    first, second = jax.random.split(key)
+    _, (path, parents, new, visits, states) = jax.lax.scan(
+        down, root, (jnp.arange(depths), jax.random.split(first, depths))
+    )
+    leaf = jax.tree.map(lambda a: a[-1], states)
+    clean = levels.at(-1)
+    leaf = move.kernel.finish(leaf, clean, cond, second)
+    found = move.scale * move.reward.value(leaf.x, clean, cond)
+    lost = ~(found < jnp.inf)
+    found = jnp.where(lost, -jnp.inf, found)
+
+    at = jnp.arange(depths)
+    tree = Tree(
+        jax.tree.map(lambda all, one: all.at[:, i].set(one), tree.carry, states),
+        tree.parent.at[:, i].set(parents),
+        tree.made.at[:, i].set(new),
+        tree.value,
+        tree.visits.at[at, path].set(visits),
+    )
+
+    def up(below, inputs):
+        depth, slot = inputs
+        mask = tree.made[depth + 1] & (tree.parent[depth + 1] == slot)
+        value = backed(mask, tree.value[depth + 1].at[path[depth + 1]].set(below))
+        return value, value
+
+    _, values = jax.lax.scan(up, found, (at[:-1], path[:-1]), reverse=True)
+    tree = tree._replace(value=tree.value.at[at, path].set(jnp.append(values, found)))
+    return tree, (leaf.x, lost & new[-1])
+
+
+def leaves(tree: Tree) -> Any:
+    """(n,) log-weights of going down from the root without new children, less the root's value."""
+
+    def down(paid, depth):
+        above = jnp.where(depth == 0, -1, tree.parent[depth])
+        same = tree.made[depth] & (above[:, None] == above[None, :])
+        paid = jnp.where(depth == 0, 0.0, paid[above]) + jnp.log(jnp.sum(same, 1))
+        return paid, None
+
+    paid, _ = jax.lax.scan(down, jnp.zeros(tree.made.shape[1]), jnp.arange(len(tree.made)))
+    return jnp.where(tree.made[-1], tree.value[-1] - paid, -jnp.inf)
+
+
+@partial(jax.jit, static_argnames=("shape", "n"))
+def _trees(keys, move, levels, shape, n, cond, width, growth):
+    def one(key, move, cond):
+        depths = len(levels.t)
+        x = jax.eval_shape(lambda: move.kernel.init(move.start(key, levels, (1, *shape))[0]))
+        tree = Tree(
+            jax.tree.map(lambda a: jnp.zeros((depths, n, *a.shape), a.dtype), x),
+            jnp.zeros((depths, n), jnp.int32),
+            jnp.zeros((depths, n), bool),
+            jnp.full((depths, n), -jnp.inf, float_type(x.x)),
+            jnp.zeros((depths, n)),
+        )
+        tree, (x, dropped) = jax.lax.scan(
+            lambda tree, i: rollout(move, tree, *i, levels, shape, cond, width, growth),
+            tree,
+            (jnp.arange(n), jax.random.split(key, n)),
+        )
+        log_w = leaves(tree)
+        evidence = jax.nn.logsumexp(log_w)
+        alive = evidence > -jnp.inf
+        log_w = jnp.where(alive, log_w - jnp.where(alive, evidence, 0) + jnp.log(n), 0)
+        ess = jnp.sum(jnp.exp(log_w)) ** 2 / jnp.sum(jnp.exp(2 * log_w))
+        clean = levels.at(-1)
+        failed = jnp.where(alive, jnp.nan, clean.sigma / clean.alpha)
+        return Particles(x, log_w, evidence, ess[None], jnp.sum(dropped)), failed
+
+    return jax.vmap(one, in_axes=(0, rows(move), 0))(keys, move, cond)
+
+
+def trees(
+    keys: Array,
+    move: Any,
+    levels: Level,
+    shape: tuple[int, ...],
+    n: int,
+    cond: Any = None,
+    *,
+    width: float = 1.0,
+    growth: float = 0.8,
+) -> Particles:
+    """One tree of `n` rollouts per key, in one compiled program: `populations` for chains that learn from each other.
+
+    A rollout calls the kernel once for every level at which it is new, so at most as often as a sample of `BestOf`.
+    All nodes are kept: n samples of every level. `.draw(key)` goes down the tree once more, `.best()` finds the leaf
+    of most weight. Several draws from one tree are not independent; several keys are.
+
+    Args:
+      keys: `(runs,)` keys.
+      move: `BestOf(kernel, reward, scale)`, of any random kernel of one sample; without chance, only starts differ.
+      levels: as in `sample`.
+      shape: the shape of one sample.
+      n: rollouts, at least two.
+      cond: what each run is conditioned on, leaves with leading axis `runs`, or None.
+      width, growth: a node visited N times has up to width N^growth children; a growth of 1 is importance sampling.
+
+    Returns:
+      `Particles` with the leaves; one that was not new has weight zero.
+
+    Raises:
+      Refused: another move, fewer than two rollouts, a width below one or a growth outside [0, 1], or what the move
+        refuses; a run whose leaves all have the reward -inf.
+    """
+    need("trees", move, BestOf, "the move")
+    if n < 2 or width < 1 or not 0 <= growth <= 1:
+        raise Refused(f"a tree has n >= 2, width >= 1, 0 <= growth <= 1, got n={n}, width={width}, growth={growth}")
+    kernel, levels = checked(keys, SMC(move), levels, (n, *shape), cond)  # which refuses what BestOf does
+    cond, numbers = jax.tree.map(jnp.asarray, cond), (jnp.float32(width), jnp.float32(growth))
+    return not_lost(n, *_trees(keys, kernel.move, levels, tuple(shape), n, cond, *numbers))
