@@ -1,9 +1,9 @@
 """Does one call of a network that learned guidance do what CFG does in two?  python benchmarks/learned.py --out FILE
 
-Fashion-MNIST. Every network is trained equally long from the denoiser of `fashion.py`: distilled from its CFG (whole, or
-adapters alone, on guided trajectories), by guidance-free training, model guidance, internal heads, and, for CFG itself,
-by denoising as before. All are sampled from the same noise in the same number of DDIM steps; the strength is chosen and
-reported as in `quality.py`. Resumes where it was stopped.
+Fashion-MNIST. Every network is trained equally long from the denoiser of `fashion.py`: distilled from its CFG (whole,
+or adapters alone, on guided trajectories), by guidance-free training, model guidance, internal heads, and, for CFG
+itself, by denoising as before. All are sampled from the same noise in the same number of DDIM steps; the strength is
+chosen and reported as in `quality.py`. Resumes where it was stopped.
 """
 
 import argparse

@@ -15,8 +15,8 @@ import guidance_jax as gj
 from tests import parts, table, token_table
 
 PACKAGE = Path(gj.__file__).parent
-GROUPS = ("core", "models", "schedules", "solvers", "guidance", "operators", "kernels", "particles", "resampling", "search")
-GROUPS += ("discrete", "text", "embeddings", "oracles", "diagnostics", "parameterizations")
+GROUPS = ("core", "models", "schedules", "solvers", "guidance", "operators", "kernels", "particles", "resampling")
+GROUPS += ("search", "discrete", "text", "embeddings", "oracles", "diagnostics", "parameterizations")
 
 
 def public(module):

@@ -16,11 +16,9 @@ import jax.numpy as jnp
 import optax
 
 from guidance_jax._typing import Array, Float
-from guidance_jax.core import GaussianDiffusion, KernelWrapper, Level, Refused, need, pytree, rows
-from guidance_jax.particles.best_of import BestOf
-from guidance_jax.particles.smc import SMC
-from guidance_jax.sample import checked, sample
-
+from guidance_jax.core import GaussianDiffusion, KernelWrapper, Level, Refused, pytree, rows
+from guidance_jax.sample import sample
+from guidance_jax.search.asked import asked
 
 ADAM = optax.adam(0.1)
 
@@ -102,14 +100,13 @@ def _climb(keys, move, levels, shape, cond, steps, optimizer, prior):
     return jax.vmap(one, in_axes=(0, rows(move), 0))(keys, move, cond)
 
 
-def _checked(name, keys, move, levels, shape, cond, steps):
-    need(name, move, BestOf, "the move")
+def _asked(name, keys, move, levels, shape, cond, steps):
+    move, *rest = asked(name, keys, move, levels, shape, cond)
     if not isinstance(move.space, GaussianDiffusion):
         raise Refused(f"{name} moves noise, and {move.space.kind} start from none; use trees, or SMC(BestOf(...))")
     if steps < 1:
         raise Refused(f"{name} takes one step or more, got steps={steps}")
-    kernel, levels = checked(keys, SMC(move), levels, (2, *shape), cond)  # which refuses what BestOf does
-    return kernel.move, levels, tuple(shape), jax.tree.map(jnp.asarray, cond)
+    return move, *rest
 
 
 def walk(
@@ -140,7 +137,7 @@ def walk(
     Raises:
       Refused: another move, tokens or text, no step, a size outside (0, 1], or what the move refuses.
     """
-    move, *rest = _checked("walk", keys, move, levels, shape, cond, steps)
+    move, *rest = _asked("walk", keys, move, levels, shape, cond, steps)
     if not 0 < size <= 1:
         raise Refused(f"walk proposes with a size in (0, 1], got {size}")
     return _walk(keys, move, *rest, steps, jnp.float32(size))
@@ -175,5 +172,5 @@ def climb(
     Raises:
       Refused: another move, tokens or text, no step, or what the move refuses.
     """
-    move, *rest = _checked("climb", keys, move, levels, shape, cond, steps)
+    move, *rest = _asked("climb", keys, move, levels, shape, cond, steps)
     return _climb(keys, move, *rest, steps, optimizer, jnp.float32(prior))

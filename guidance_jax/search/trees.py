@@ -16,11 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from guidance_jax._typing import Array
-from guidance_jax.core import Level, Refused, float_type, need, rows
-from guidance_jax.particles.best_of import BestOf
+from guidance_jax.core import Level, Refused, float_type, rows
 from guidance_jax.particles.populations import Particles, not_lost
-from guidance_jax.particles.smc import SMC
-from guidance_jax.sample import checked
+from guidance_jax.search.asked import asked
 
 
 class Tree(NamedTuple):
@@ -129,7 +127,7 @@ def _trees(keys, move, levels, shape, n, cond, width, growth):
             jnp.zeros((depths, n)),
         )
         tree, (x, dropped) = jax.lax.scan(
-            lambda tree, i: rollout(move, tree, *i, levels, shape, cond, width, growth),
+            lambda tree, one: rollout(move, tree, one[0], one[1], levels, shape, cond, width, growth),
             tree,
             (jnp.arange(n), jax.random.split(key, n)),
         )
@@ -178,9 +176,7 @@ def trees(
       Refused: another move, fewer than two rollouts, a width below one or a growth outside [0, 1], or what the move
         refuses; a run whose leaves all have the reward -inf.
     """
-    need("trees", move, BestOf, "the move")
+    move, levels, shape, cond = asked("trees", keys, move, levels, shape, cond)
     if n < 2 or width < 1 or not 0 <= growth <= 1:
         raise Refused(f"a tree has n >= 2, width >= 1, 0 <= growth <= 1, got n={n}, width={width}, growth={growth}")
-    kernel, levels = checked(keys, SMC(move), levels, (n, *shape), cond)  # which refuses what BestOf does
-    cond, numbers = jax.tree.map(jnp.asarray, cond), (jnp.float32(width), jnp.float32(growth))
-    return not_lost(n, *_trees(keys, kernel.move, levels, tuple(shape), n, cond, *numbers))
+    return not_lost(n, *_trees(keys, move, levels, shape, n, cond, jnp.float32(width), jnp.float32(growth)))

@@ -71,7 +71,7 @@ def test_mixture_is_the_gradient_of_its_own_density():
 def test_gaussian_is_a_mixture_of_one_and_its_posterior_is_bayes():
     x, level = jnp.array([0.3, -0.4]), gj.Cosine()(0.6)
     one = gj.GaussianMixture(jnp.array([[1.0, 2.0]]), 0.7, jnp.ones(1))
-    with pytest.raises(gj.Refused, match="a covariance .d, d., got .2,. and .2,."):
+    with pytest.raises(gj.Refused, match=r"a covariance .d, d., got .2,. and .2,."):
         Gaussian(jnp.array([1.0, 2.0]), jnp.array([0.49, 0.49]))
     gaussian = Gaussian(jnp.array([1.0, 2.0]), 0.49 * jnp.eye(2))
     np.testing.assert_allclose(gaussian(x, level, None, (), None)[0].x0, one(x, level, None, (), None)[0].x0, atol=1e-5)

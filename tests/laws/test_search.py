@@ -179,7 +179,7 @@ def test_a_walk_without_reward_leaves_the_noise_as_it_is():
 
 
 def test_climbing_follows_the_exact_slope():
-    """N(m, c^2): the flow is affine, G(z) = m + c z / s_0, so that one step of slope descent on a linear reward is known.
+    """N(m, c^2): the flow is affine, G(z) = m + c z / s_0 + constant, so that a step towards a linear reward is known.
 
     s_0^2 = alpha^2 c^2 + sigma^2 at the first level, where data is not quite gone.
     """
@@ -225,7 +225,9 @@ def test_searches_refuse_what_they_cannot_search():
         "growth <= 1": lambda: trees(*one, 4, jnp.zeros(2, int), growth=1.5),
         "all 4 weights were zero in run 0": lambda: trees(*of(nothing), 4, jnp.zeros(2, int)),
         "the move of walk is BestOf": lambda: walk(*of(steered)),
-        "walk moves noise, and masked tokens start from none": lambda: walk(gj.keys(0, 2), tokens, FLOW.levels(3), (LENGTH,)),
+        "walk moves noise, and masked tokens start from none": lambda: walk(
+            gj.keys(0, 2), tokens, FLOW.levels(3), (LENGTH,)
+        ),
         "climb takes one step or more": lambda: climb(*one, steps=0),
         r"size in \(0, 1\], got 2": lambda: walk(*one, size=2.0),
     }.items():

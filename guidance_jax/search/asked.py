@@ -1,0 +1,19 @@
+"""What every search checks of what it is asked for."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import Level, need
+from guidance_jax.particles.best_of import BestOf
+from guidance_jax.particles.smc import SMC
+from guidance_jax.sample import checked
+
+
+def asked(name: str, keys: Any, move: Any, levels: Level, shape: tuple[int, ...], cond: Any) -> tuple[Any, ...]:
+    """(move, levels, shape, cond) of strong types, if `move` is a `BestOf` and its parts take the rest."""
+    need(name, move, BestOf, "the move")
+    population: Any
+    population, levels = checked(keys, SMC(move), levels, (2, *shape), cond)  # refuses what any population would
+    return population.move, levels, tuple(shape), jax.tree.map(jnp.asarray, cond)
