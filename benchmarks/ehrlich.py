@@ -1,7 +1,7 @@
 """Guided edits against a genetic algorithm at equal numbers of objective calls.  python benchmarks/ehrlich.py [--out
 FILE]
 
-Ehrlich function, V = 32, L = 32, 4 motifs of 4, five seeds. Every method starts from the same random feasible
+Ehrlich function, V = 32, L = 32, 4 motifs of 4. Every method starts from the same random feasible
 sequences and gets the same number of calls per round. LaMBO-2 and NOS retrain a denoiser with a value head on what is
 known so far.
 """

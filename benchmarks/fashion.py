@@ -22,10 +22,10 @@ from guidance_jax.networks.judge import TrainedJudge
 from guidance_jax.training.recipe import Recipe, train_classifier, train_denoiser, train_judge
 
 DATA, MODELS = Path("/usr/share/datasets/fashion-mnist"), Path("fashion_models")
-RECIPE = Recipe(width=16, classifier_width=24, steps=2400, classifier_steps=3000, label_dropout=0.15)
+RECIPE = Recipe(width=32, classifier_width=24, steps=2400, classifier_steps=3000, label_dropout=0.15)
 JUDGE = dataclasses.replace(RECIPE, judge_steps=3000, batch=128)
 VALIDATION = dataclasses.replace(JUDGE, seed=200, judge_width=24)
-WEAK = dataclasses.replace(RECIPE, width=8, steps=500)
+WEAK = dataclasses.replace(RECIPE, width=16, steps=500)
 CLEAN = dataclasses.replace(RECIPE, seed=100, judge_width=24, judge_steps=1200)
 
 

@@ -1,9 +1,9 @@
 """Does one call of a network that learned guidance do what CFG does in two?  python benchmarks/learned.py --out FILE
 
-Fashion-MNIST. Every network is trained equally long from the denoiser of `fashion.py`: distilled from its CFG (whole,
-or adapters alone, on guided trajectories), by guidance-free training, model guidance, internal heads, and, for CFG
-itself, by denoising as before. All are sampled from the same noise in the same number of DDIM steps; the strength is
-chosen and reported as in `quality.py`. Resumes where it was stopped.
+Fashion-MNIST. Every network is trained equally long from one denoiser, half as wide as that of `fashion.py`: distilled
+from its CFG (whole, or adapters alone, on guided trajectories), by guidance-free training, model guidance, internal
+heads, and, for CFG itself, by denoising as before. All are sampled from the same noise in the same number of DDIM
+steps; the strength is chosen and reported as in `quality.py`. Resumes where it was stopped.
 """
 
 import argparse
@@ -38,7 +38,8 @@ from guidance_jax.training.recipe import adamw, fingerprint, networks, train_den
 
 SHAPE, NULL, MOST, MODEL_GUIDANCE = (28, 28, 1), 10, 3.0, 1.5
 SCALES, WORSE = (1.25, 1.5, 2.0, 3.0), (1.3, 1.6, 2.0, 3.0)
-UNET = networks(SHAPE, 10, RECIPE)[0]
+BASE = dataclasses.replace(RECIPE, width=16)
+UNET = networks(SHAPE, 10, BASE)[0]
 SCALED, EARLY = UNET.clone(scaled=True), UNET.clone(early=True)
 V, SCHEDULE = gj.parameterizations.v, gj.Cosine()
 
@@ -52,7 +53,7 @@ class Lesson(NamedTuple):
     unet: Any
     loss: Callable[[gj.Network], Any]
     evaluations: int
-    batch: int = RECIPE.batch
+    batch: int = BASE.batch
     adapters: bool = False  # only what the base does not have: here the embedding of the scale
 
 
@@ -67,13 +68,13 @@ def along_trajectories(base):
 
 
 def from_data(loss, unet, **options):
-    return lambda base: loss(unet.apply, SCHEDULE, V, NULL, RECIPE.label_dropout, **options)
+    return lambda base: loss(unet.apply, SCHEDULE, V, NULL, BASE.label_dropout, **options)
 
 
 LESSONS = {
     "denoising": Lesson(UNET, from_data(Denoising, UNET), 3),
     "distilled": Lesson(SCALED, distillation, 5),
-    "adapters on guided trajectories": Lesson(SCALED, along_trajectories, 50, RECIPE.batch // 8, adapters=True),
+    "adapters on guided trajectories": Lesson(SCALED, along_trajectories, 50, BASE.batch // 8, adapters=True),
     "guidance-free training": Lesson(SCALED, from_data(GuidanceFree, SCALED, most=MOST), 4),
     "model guidance": Lesson(UNET, from_data(ModelGuidance, UNET, scale=MODEL_GUIDANCE), 4),
     "internal heads": Lesson(EARLY, from_data(InternalHeads, EARLY), 3),
@@ -157,7 +158,7 @@ def main():
     parser.add_argument("--steps", type=int, default=20)
     args = parser.parse_args()
     seen, held_out = idx(args.data, names=FASHION), idx(args.data, "t10k", names=FASHION)
-    base = train_denoiser(args.models / "denoiser", seen, RECIPE, progress=True)
+    base = train_denoiser(args.models / "learned" / "base", seen, BASE, progress=True)
     found, costs = {}, {}
     for name in LESSONS:
         directory = args.models / "learned" / name.replace(" ", "_")
@@ -172,7 +173,7 @@ def main():
         families,
         curves=list(rows),
         steps=args.steps,
-        training={"steps": args.training, "base": RECIPE.steps, "lessons": costs},
+        training={"steps": args.training, "base": BASE.steps, "lessons": costs},
         missed=missed(rows, args.steps, args.n),
         **judging(judges(args.data, args.models), held_out, args.n),
     )

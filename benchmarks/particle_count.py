@@ -14,8 +14,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from fashion import DATA, MODELS, RECIPE, judges
-from learned import NULL, SCHEDULE, SHAPE
+from fashion import DATA, MODELS, judges
+from learned import BASE, NULL, SCHEDULE, SHAPE
 from quality import clean_logits
 from sweep import estimates
 from timing import write
@@ -36,7 +36,7 @@ def main():
     parser.add_argument("--particles", type=int, nargs="+", default=[2, 4, 8])
     args = parser.parse_args()
     seen = idx(args.data, names=FASHION)
-    model = gj.Unconditional(train_denoiser(args.models / "denoiser", seen, RECIPE), NULL)
+    model = gj.Unconditional(train_denoiser(args.models / "learned" / "base", seen, BASE), NULL)
     both = judges(args.data, args.models)
     twist = CleanClassifier(
         both["validation"].params, partial(clean_logits, both["validation"].apply), gj.Domain(SHAPE, num_classes=10)

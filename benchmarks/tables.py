@@ -273,6 +273,17 @@ def classifiers():
     return table(header, rows)
 
 
+def black_boxes():
+    """The best value found by calls, mean and standard error over the seeds of each method."""
+    found = result("ehrlich")
+    calls, at = found["calls"], [len(found["calls"]) // 4, len(found["calls"]) // 2, -1]
+    rows = [
+        [name, len(traces), *(spread([t[i] for t in traces]) for i in at), ", ".join(f"{t[-1]:.2f}" for t in traces)]
+        for name, traces in found["traces"].items()
+    ]
+    return table(["method", "seeds", *(f"{calls[i]:,} calls" for i in at), "each seed at the end"], rows)
+
+
 def rewards():
     """Methods for rewards by scale: what they sample, and at what cost."""
     found = result("rewards")["rows"]
@@ -409,6 +420,7 @@ def pictures():
 TABLES = [
     *(("benchmarks.md", name, swept(name)) for name in SWEEPS if name not in ("antibodies_tuned", "learned")),
     ("papers.md", "antibodies_tuned", swept("antibodies_tuned")),
+    ("benchmarks.md", "black boxes", black_boxes),
     ("benchmarks.md", "speed", speed),
     ("checkpoints.md", "checkpoints", checkpoints),
     ("checkpoints.md", "latent", latent),
