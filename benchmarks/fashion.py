@@ -25,7 +25,6 @@ DATA, MODELS = Path("/usr/share/datasets/fashion-mnist"), Path("fashion_models")
 RECIPE = Recipe(width=32, classifier_width=24, steps=2400, classifier_steps=3000, label_dropout=0.15)
 JUDGE = dataclasses.replace(RECIPE, judge_steps=3000, batch=128)
 VALIDATION = dataclasses.replace(JUDGE, seed=200, judge_width=24)
-WEAK = dataclasses.replace(RECIPE, width=16, steps=500)
 CLEAN = dataclasses.replace(RECIPE, seed=100, judge_width=24, judge_steps=1200)
 
 
@@ -41,13 +40,20 @@ class Fashion(NamedTuple):
     held_out: Images
 
 
-def models(data: Path = DATA, directory: Path = MODELS, progress: bool = True) -> Fashion:
-    """Train, or load what is trained."""
+def denoiser(seen: Images, directory: Path, width: int = RECIPE.width, progress: bool = True) -> Network:
+    """The model of that width, trained or loaded."""
+    recipe = dataclasses.replace(RECIPE, width=width)
+    return train_denoiser(directory / f"denoiser_{width}", seen, recipe, progress=progress)
+
+
+def models(data: Path = DATA, directory: Path = MODELS, progress: bool = True, width: int = RECIPE.width) -> Fashion:
+    """Train, or load what is trained; the weak denoiser is half as wide and stopped after 500 steps."""
     seen, held_out = idx(data, names=FASHION), idx(data, "t10k", names=FASHION)
     clean = train_judge(directory / "clean", seen, CLEAN, progress=progress)
-    model = train_denoiser(directory / "denoiser", seen, RECIPE, progress=progress)
+    model = denoiser(seen, directory, width, progress)
     classifier = train_classifier(directory / "classifier", seen, RECIPE, progress=progress)
-    weak = train_denoiser(directory / "weak", seen, WEAK, progress=progress)
+    less = dataclasses.replace(RECIPE, width=width // 2, steps=500)
+    weak = train_denoiser(directory / f"weak_{width // 2}", seen, less, progress=progress)
     return Fashion(model, weak, classifier, clean, **judges(data, directory, progress), held_out=held_out)
 
 

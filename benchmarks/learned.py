@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from fashion import DATA, MODELS, RECIPE, judges, judging
+from fashion import DATA, MODELS, RECIPE, denoiser, judges, judging
 from flax.traverse_util import flatten_dict, unflatten_dict
 from sweep import SEEDS, Family, sweep
 
@@ -34,7 +34,7 @@ from guidance_jax.training.guidance_free import GuidanceFree
 from guidance_jax.training.internal_heads import InternalHeads
 from guidance_jax.training.losses import Denoising
 from guidance_jax.training.model_guidance import ModelGuidance
-from guidance_jax.training.recipe import adamw, fingerprint, networks, train_denoiser
+from guidance_jax.training.recipe import adamw, fingerprint, networks
 
 SHAPE, NULL, MOST, MODEL_GUIDANCE = (28, 28, 1), 10, 3.0, 1.5
 SCALES, WORSE = (1.25, 1.5, 2.0, 3.0), (1.3, 1.6, 2.0, 3.0)
@@ -158,7 +158,7 @@ def main():
     parser.add_argument("--steps", type=int, default=20)
     args = parser.parse_args()
     seen, held_out = idx(args.data, names=FASHION), idx(args.data, "t10k", names=FASHION)
-    base = train_denoiser(args.models / "learned" / "base", seen, BASE, progress=True)
+    base = denoiser(seen, args.models, BASE.width)
     found, costs = {}, {}
     for name in LESSONS:
         directory = args.models / "learned" / name.replace(" ", "_")

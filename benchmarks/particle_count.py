@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from fashion import DATA, MODELS, judges
+from fashion import DATA, MODELS, denoiser, judges
 from learned import BASE, NULL, SCHEDULE, SHAPE
 from quality import clean_logits
 from sweep import estimates
@@ -23,7 +23,6 @@ from timing import write
 import guidance_jax as gj
 from guidance_jax.datasets.idx import FASHION, idx
 from guidance_jax.guidance import CleanClassifier
-from guidance_jax.training.recipe import train_denoiser
 
 
 def main():
@@ -36,7 +35,7 @@ def main():
     parser.add_argument("--particles", type=int, nargs="+", default=[2, 4, 8])
     args = parser.parse_args()
     seen = idx(args.data, names=FASHION)
-    model = gj.Unconditional(train_denoiser(args.models / "learned" / "base", seen, BASE), NULL)
+    model = gj.Unconditional(denoiser(seen, args.models, BASE.width), NULL)
     both = judges(args.data, args.models)
     twist = CleanClassifier(
         both["validation"].params, partial(clean_logits, both["validation"].apply), gj.Domain(SHAPE, num_classes=10)

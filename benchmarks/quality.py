@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from fashion import DATA, MODELS, Fashion, judging, models
+from fashion import DATA, MODELS, RECIPE, Fashion, judging, models
 from sweep import Family, sweep
 
 import guidance_jax as gj
@@ -208,9 +208,11 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("quality.json"))
     parser.add_argument("--n", type=int, default=200, help="samples of each seed, of all classes in turn")
     parser.add_argument("--budget", type=int, default=20)
+    parser.add_argument("--width", type=int, default=RECIPE.width, help="of the model")
     parser.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS), help="these methods")
+    parser.add_argument("--chosen", action="store_true", help="report the chosen strengths alone, no curves")
     args = parser.parse_args()
-    found = models(args.data, args.models)
+    found = models(args.data, args.models, width=args.width)
     parts = Parts.of(found)
     x, t, y = jnp.zeros(SHAPE), jnp.zeros(()), jnp.zeros((), jnp.int32)
     whole = flops(parts.model, x, t, y)
@@ -222,7 +224,7 @@ def main():
     sweep(
         args.out,
         {m: family(m, parts, weights, args.budget, args.n) for m in METHODS if m in args.only},
-        curves=CURVES,
+        curves=() if args.chosen else CURVES,
         budget=args.budget,
         weights=weights,
         schedule="cosine",
