@@ -51,7 +51,8 @@ def _begun(key, move, levels, shape, cond):
     kernel = Again(move.kernel)
 
     def value(z):
-        return move.scale * move.reward.value(sample(rest, kernel, levels, z, cond).x, levels.at(-1), cond)
+        found = move.scale * move.reward.value(sample(rest, kernel, levels, z, cond).x, levels.at(-1), cond)
+        return jnp.where(jnp.isnan(found), -jnp.inf, found)
 
     return move.kernel.start(first, levels, shape), value, last
 
@@ -66,7 +67,7 @@ def _walk(keys, move, levels, shape, cond, steps, size):
             first, second = jax.random.split(key)
             other = jnp.sqrt(1 - size**2) * z + size * move.kernel.start(first, levels, shape)
             there = value(other)
-            go = jnp.log(jax.random.uniform(second)) < there - here
+            go = (there >= here) | (jnp.log(jax.random.uniform(second)) < there - here)  # -inf to -inf goes
             z, here = jnp.where(go, other, z), jnp.where(go, there, here)
             return (z, here), here
 
@@ -123,7 +124,7 @@ def walk(
 
     z' = sqrt(1 - size^2) z + size z_new,   accepted with probability min(1, exp(scale r(G(z')) - scale r(G(z))))
 
-    No gradient of the reward. Exact in the limit, and for samplers without chance; the draws of one with chance are
+    No gradient of the reward, which may be -inf. Exact in the limit, and for samplers without chance; the draws of one with chance are
     held fixed for each key. `size` 1 proposes independent starts. The share of `value` that changes from step to step
     is the acceptance: a quarter is usual.
 

@@ -156,8 +156,8 @@ def trees(
 ) -> Particles:
     """One tree of `n` rollouts per key, in one compiled program: `populations` for chains that learn from each other.
 
-    A rollout calls the kernel once for every level at which it is new, so at most as often as a sample of `BestOf`.
-    All nodes are kept: n samples of every level. `.draw(key)` goes down the tree once more, `.best()` finds the leaf
+    A rollout is new at some levels and needs the kernel there alone; but many keys in one program compute it at all,
+    so that the cost is that of n samples of `BestOf`. All nodes are kept: n samples of every level. `.draw(key)` goes down the tree once more, `.best()` finds the leaf
     of most weight. Several draws from one tree are not independent; several keys are.
 
     Args:

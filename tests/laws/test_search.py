@@ -167,6 +167,17 @@ def test_the_walk_over_starts_samples_the_posterior():
     assert near[100] < 3 * least + 5e-4
 
 
+def test_a_walk_leaves_where_nothing_may_be():
+    """A reward of -inf or nan on half of the plane: the walk goes on there until it is out, and stays out."""
+    for never in (-jnp.inf, jnp.nan):
+        move = ending(lambda x, level, cond, never=never: jnp.where(x[0] > 0, 0.0, never))
+        labels = jnp.zeros(200, int)
+        found = walk(gj.keys(7, 200), move, FLOWING, (2,), labels, steps=20, size=1.0)
+        x = gj.generate(gj.keys(7, 200), move.kernel, FLOWING, (2,), labels, x=found.x)
+        assert (x[:, 0] > 0).mean() > 0.99
+        assert (found.value[:, 0] == -jnp.inf).any()
+
+
 def test_a_walk_without_reward_leaves_the_noise_as_it_is():
     """Every proposal is accepted: the start is sqrt(1 - size^2)^steps of the first and fresh noise, N(0, sigma^2)."""
     n, size = 4000, 0.6
