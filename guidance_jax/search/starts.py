@@ -124,9 +124,9 @@ def walk(
 
     z' = sqrt(1 - size^2) z + size z_new,   accepted with probability min(1, exp(scale r(G(z')) - scale r(G(z))))
 
-    No gradient of the reward, which may be -inf. Exact in the limit, and for samplers without chance; the draws of one with chance are
-    held fixed for each key. `size` 1 proposes independent starts. The share of `value` that changes from step to step
-    is the acceptance: a quarter is usual.
+    No gradient of the reward, which may be -inf. Exact in the limit, and for samplers without chance; the draws of one
+    with chance are held fixed for each key. `size` 1 proposes independent starts. The share of `value` that changes
+    from step to step is the acceptance: a quarter is usual.
 
     Args:
       keys: `(n,)` keys.

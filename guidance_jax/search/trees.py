@@ -157,8 +157,9 @@ def trees(
     """One tree of `n` rollouts per key, in one compiled program: `populations` for chains that learn from each other.
 
     A rollout is new at some levels and needs the kernel there alone; but many keys in one program compute it at all,
-    so that the cost is that of n samples of `BestOf`. All nodes are kept: n samples of every level. `.draw(key)` goes down the tree once more, `.best()` finds the leaf
-    of most weight. Several draws from one tree are not independent; several keys are.
+    so that the cost is that of n samples of `BestOf`. All nodes are kept: n samples of every level. `.draw(key)` goes
+    down the tree once more, `.best()` finds the leaf of most weight. Several draws from one tree are not independent;
+    several keys are.
 
     Args:
       keys: `(runs,)` keys.
