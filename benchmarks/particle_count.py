@@ -2,11 +2,13 @@
 
 The twisted diffusion sampler's experiment (Wu et al. 2023, arXiv 2306.17775, figure 2: MNIST) on Fashion-MNIST: the
 unconditional model of `learned.py`, steered towards a class by a classifier of clean images, by 2 to 8 particles;
-beside them reconstruction guidance, one sample without weights, and best-of-n, which weighs unguided samples by the
-same classifier. Another judge says how often the class was met, with bootstrap errors.
+beside them reconstruction guidance, one sample without weights, best-of-n, which weighs unguided samples by the same
+classifier, and trees that it grows. Another judge says how often the class was met, with bootstrap errors. Rows that
+FILE has are kept.
 """
 
 import argparse
+import json
 import time
 from functools import partial
 from pathlib import Path
@@ -41,7 +43,10 @@ def main():
         both["validation"].params, partial(clean_logits, both["validation"].apply), gj.Domain(SHAPE, num_classes=10)
     )
     levels, labels = SCHEDULE.levels(args.steps), np.arange(args.n, dtype=np.int32) % 10
-    solver, rows = gj.DDIM(1.0), []
+    settings = {k: v for k, v in vars(args).items() if k in ("n", "steps")}
+    old = json.loads(args.out.read_text()) if args.out.exists() else {}
+    solver, rows = gj.DDIM(1.0), old["rows"] if old.get("settings") == settings else []
+    done = {(r["method"], r["particles"]) for r in rows}
 
     def row(method, n, x, ess, calls, seconds):
         right = both["judge"](np.asarray(x))[0] == labels
@@ -51,24 +56,27 @@ def main():
             {"method": method, "particles": n, "calls": calls, "ess": ess, "seconds": round(seconds, 1), **found}
         )
         print(rows[-1], flush=True)
-        settings = {k: v for k, v in vars(args).items() if k in ("n", "steps")}
         write(args.out, settings=settings, rows=rows)
 
     for name, kernel, calls in (
         ("no guidance", gj.Reverse(gj.Clip(model), solver), 1),
         ("reconstruction guidance", gj.Reverse(gj.Reconstruction(gj.Clip(model), twist, 1.0), solver), 3),
     ):
+        if (name, 1) in done:
+            continue
         begin = time.perf_counter()
         x = gj.generate(gj.keys(0, args.n), kernel, levels, SHAPE, labels)
         row(name, 1, x, None, calls * args.steps, time.perf_counter() - begin)
+    best_of = gj.BestOf(gj.Reverse(gj.Clip(model), solver), twist)
     moves = {
-        "twisted": (gj.SMC(gj.Twisted(gj.Clip(model), solver, twist)), 3),
-        "best of": (gj.SMC(gj.BestOf(gj.Reverse(gj.Clip(model), solver), twist), threshold=0.0), 1),
+        "twisted": (gj.populations, gj.SMC(gj.Twisted(gj.Clip(model), solver, twist)), 3),
+        "best of": (gj.populations, gj.SMC(best_of, threshold=0.0), 1),
+        "tree of": (gj.search.trees, best_of, 1),
     }
-    for name, (kernel, calls) in moves.items():
-        for n in args.particles:
+    for name, (run, move, calls) in moves.items():
+        for n in [n for n in args.particles if (name, n) not in done]:
             begin = time.perf_counter()
-            found = gj.populations(gj.keys(0, args.n), kernel, levels, SHAPE, n, labels)
+            found = run(gj.keys(0, args.n), move, levels, SHAPE, n, labels)
             x, ess = found.draw(jax.random.key(1)), float(jnp.mean(found.ess[:, -1]) / n)
             row(name, n, x, ess, calls * n * args.steps, time.perf_counter() - begin)
 

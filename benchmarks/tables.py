@@ -409,6 +409,24 @@ def swept(name):
     return make
 
 
+BUDGETS = (10, 20, 40)
+
+
+def budgets():
+    """Frechet distance and accuracy of each method at its chosen strength, by evaluations a sample."""
+    found = {budget: result(f"quality_{budget}") for budget in BUDGETS}
+    rows: dict[str, list] = {}
+    for i, budget in enumerate(BUDGETS):
+        near, ties = sweep.tied(sweep.chosen(found[budget]), "frechet", True)
+        for place, row in enumerate(near):
+            values = row["report"]
+            mark = " (best)" if place == 0 else " (tie)" if place < ties else ""
+            cell = f"{told(values['frechet'])}{mark}, {values['accuracy']['value']:.2f}, at {row['strength']:g}"
+            rows.setdefault(row["method"], [""] * len(BUDGETS))[i] = cell
+    order = [m for m in dict.fromkeys(r["method"] for b in reversed(BUDGETS) for r in found[b]["rows"]) if m in rows]
+    return table(["method", *(f"{b} evaluations" for b in BUDGETS)], [[m, *rows[m]] for m in order])
+
+
 def pictures():
     for name in ("quality", "learned", "splice", "text"):
         *_, x, y = SWEEPS[name]
@@ -421,6 +439,7 @@ TABLES = [
     *(("benchmarks.md", name, swept(name)) for name in SWEEPS if name not in ("antibodies_tuned", "learned")),
     ("papers.md", "antibodies_tuned", swept("antibodies_tuned")),
     ("benchmarks.md", "black boxes", black_boxes),
+    ("benchmarks.md", "budgets", budgets),
     ("benchmarks.md", "speed", speed),
     ("checkpoints.md", "checkpoints", checkpoints),
     ("checkpoints.md", "latent", latent),
