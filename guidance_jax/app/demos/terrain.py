@@ -170,7 +170,7 @@ def in_steps(generator: Terrain, n: int) -> dict[str, np.ndarray]:
 
 
 def demo(
-    out: Path, data: str | Path | None = None, *, samples: int = 2, steps: int = 40
+    out: Path, data: str | Path | None = None, *, samples: int = 2, steps: int = 36
 ) -> tuple[list[Row], dict[str, str]]:
     """Draw and guide height fields, and write `terrain.json` and `terrain.png` to `out`.
 
