@@ -321,6 +321,17 @@ def particle_count():
     return table(header, rows)
 
 
+def recovery():
+    """How many masked letters are found, by the share that is masked."""
+    rows: dict[tuple, list] = {}
+    shares = sorted({r["masked"] for r in result("recovery")["rows"]})
+    for r in result("recovery")["rows"]:
+        own = f", p(species) {r['species']:.2f}" if "species" in r else ""
+        error = f" ± {r['error']:.1g}" if r["masked"] < 1 else ""  # all masked: every draw is the same
+        rows.setdefault((r["chain"], r["model"]), []).append(f"{r['recovery']:.3f}{error}{own}")
+    return table(["chain", "model", *(f"{share(s)} masked" for s in shares)], [[*k, *v] for k, v in rows.items()])
+
+
 def lessons():
     """What the networks that learned guidance cost to train, and how much of what CFG changes they miss."""
     settings = result("learned")["settings"]
@@ -448,6 +459,7 @@ TABLES = [
     ("tutorial/learned.md", "lessons", lessons),
     ("tutorial/learned.md", "rewards", rewards),
     ("tutorial/learned.md", "reward memory", reward_memory),
+    ("tutorial/released_models.md", "recovery", recovery),
     ("papers.md", "systems", systems),
     ("papers.md", "mixture", mixture),
     ("papers.md", "ising", ising),
