@@ -1,9 +1,7 @@
-"""Guided edits against a genetic algorithm at equal numbers of objective calls.  python benchmarks/ehrlich.py [--out
-FILE]
+"""Guided edits against a genetic algorithm at equal objective calls:  python benchmarks/ehrlich.py [--out FILE]
 
-Ehrlich function, V = 32, L = 32, 4 motifs of 4. Every method starts from the same random feasible
-sequences and gets the same number of calls per round. LaMBO-2 and NOS retrain a denoiser with a value head on what is
-known so far.
+Ehrlich functions, V = 32, L = 32, 4 motifs of 4. Every method starts from the same random feasible sequences and gets
+the same number of calls per round. LaMBO-2 and NOS retrain a denoiser with a value head on what is known so far.
 """
 
 import argparse
@@ -16,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tables
 from timing import write
 
 import guidance_jax as gj
@@ -193,7 +192,7 @@ def main():
             write(
                 args.out, settings={k: v for k, v in vars(args).items() if k != "out"}, calls=calls(args), traces=traces
             )
-    print(table(json.loads(args.out.read_text())))
+    print(tables.black_boxes(json.loads(args.out.read_text())))
 
 
 def write_functions(path: Path, seeds: int):
@@ -212,18 +211,6 @@ def write_functions(path: Path, seeds: int):
 
 def calls(args):
     return [1000 + args.per_round * i for i in range(args.rounds + 1)]
-
-
-def table(result: dict) -> str:
-    """Best value found, mean over seeds (and of each), by number of calls."""
-    count = result["calls"]
-    at = [len(count) // 4, len(count) // 2, len(count) - 1]
-    lines = ["| method | " + " | ".join(f"{count[i]:,} calls" for i in at) + " | each seed at the end |",
-             "|---|" + "---|" * (len(at) + 1)]  # fmt: skip
-    for name, traces in result["traces"].items():
-        means = " | ".join(f"{np.mean([t[i] for t in traces]):.3f}" for i in at)
-        lines.append(f"| {name} | {means} | {', '.join(f'{t[-1]:.2f}' for t in traces)} |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ FILE has are kept.
 """
 
 import argparse
-import json
 import time
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from fashion import DATA, MODELS, denoiser, judges
 from learned import BASE, NULL, SCHEDULE, SHAPE
 from quality import clean_logits
 from sweep import estimates
-from timing import write
+from timing import kept, write
 
 import guidance_jax as gj
 from guidance_jax.datasets.idx import FASHION, idx
@@ -44,8 +43,7 @@ def main():
     )
     levels, labels = SCHEDULE.levels(args.steps), np.arange(args.n, dtype=np.int32) % 10
     settings = {k: v for k, v in vars(args).items() if k in ("n", "steps")}
-    old = json.loads(args.out.read_text()) if args.out.exists() else {}
-    solver, rows = gj.DDIM(1.0), old["rows"] if old.get("settings") == settings else []
+    solver, rows = gj.DDIM(1.0), kept(args.out, settings).get("rows", [])
     done = {(r["method"], r["particles"]) for r in rows}
 
     def row(method, n, x, ess, calls, seconds):

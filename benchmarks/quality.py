@@ -176,8 +176,8 @@ def levels(steps):
     return gj.Cosine().levels(steps)
 
 
-def affordable(method, parts, weights, budget) -> tuple[int, float, dict]:
-    """The most steps whose cost is within the budget."""
+def affordable(method, parts, weights, budget) -> tuple[int, float, dict] | None:
+    """The most steps whose cost is within the budget; None if those are fewer than three."""
     per_step = cost(method, parts, weights, 24)[0] / 24
     steps = max(2, int(budget / per_step) + 2)
     while steps > 2:
@@ -185,12 +185,11 @@ def affordable(method, parts, weights, budget) -> tuple[int, float, dict]:
         if total <= budget:
             return steps, total, counts
         steps -= 1
-    raise ValueError(f"{method} cannot take three steps for {budget} evaluations; raise the budget")
+    return None
 
 
-def family(method, parts, weights, budget, n) -> Family:
-    steps, evaluations, counts = affordable(method, parts, weights, budget)
-    way, labels = METHODS[method], np.arange(n, dtype=np.int32) % 10
+def family(way, parts, n, steps, evaluations, counts) -> Family:
+    labels = np.arange(n, dtype=np.int32) % 10
 
     def draw(seed, strength):
         kernel, ks = way.make(parts, jnp.float32(strength)), gj.keys(seed, n)
@@ -221,9 +220,15 @@ def main():
         "classifier": flops(parts.classifier, x, t) / whole,
         "clean": flops(parts.clean, x) / whole,
     }
+    families = {}
+    for method in (m for m in METHODS if m in args.only):
+        if plan := affordable(method, parts, weights, args.budget):
+            families[method] = family(METHODS[method], parts, args.n, *plan)
+        else:
+            print(f"{method}: left out, three steps cost more than {args.budget} evaluations", flush=True)
     sweep(
         args.out,
-        {m: family(m, parts, weights, args.budget, args.n) for m in METHODS if m in args.only},
+        families,
         curves=() if args.chosen else CURVES,
         budget=args.budget,
         weights=weights,

@@ -39,25 +39,26 @@ def main():
     args = parser.parse_args()
     bert = AntiBERTy(download=True)
     species = jax.jit(jax.vmap(lambda x, label: bert.classifier("species").value(x, CLEAN, label), in_axes=(0, None)))
-    models = {"AntiBERTy": bert.model, "Sapiens, heavy": sapiens("heavy", download=True)}
+    asked = [
+        ("AntiBERTy", bert.model, "human heavy"),
+        ("Sapiens, heavy", sapiens("heavy", download=True), "human heavy"),
+        ("AntiBERTy", bert.model, "mouse light"),
+    ]
     rows = []
-    for name, chain in CHAINS.items():
-        tokens = tokens_of(chain)[0]
+    for model, network, name in asked:
+        tokens = tokens_of(CHAINS[name])[0]
         label = jnp.int32(SPECIES.index(name.split()[0]))
-        for model, network in models.items():
-            if "Sapiens" in model and "heavy" not in name:
-                continue
-            logits = jax.jit(jax.vmap(lambda x, network=network: network.logits(x, CLEAN, None)))
-            for share in SHARES:
-                x = masked(tokens, share, args.draws)
-                right = np.asarray(jnp.argmax(logits(x), -1)) == tokens
-                each = [float(r[m].mean()) for r, m in zip(right, x == PROCESS.mask, strict=True)]
-                row = {"chain": name, "model": model, "masked": share, "recovery": float(np.mean(each))}
-                row["error"] = float(np.std(each, ddof=1) / len(each) ** 0.5)
-                if model == "AntiBERTy":
-                    row["species"] = float(jnp.exp(species(jnp.asarray(x), label)).mean())
-                rows.append(row)
-                print(row, flush=True)
+        logits = jax.jit(jax.vmap(lambda x, network=network: network.logits(x, CLEAN, None)))
+        for share in SHARES:
+            x = masked(tokens, share, args.draws)
+            right = np.asarray(jnp.argmax(logits(x), -1)) == tokens
+            each = [float(r[m].mean()) for r, m in zip(right, x == PROCESS.mask, strict=True)]
+            row = {"chain": name, "model": model, "masked": share, "recovery": float(np.mean(each))}
+            row["error"] = float(np.std(each, ddof=1) / len(each) ** 0.5)
+            if network is bert.model:
+                row["species"] = float(jnp.exp(species(jnp.asarray(x), label)).mean())
+            rows.append(row)
+            print(row, flush=True)
     write(args.out, settings={"draws": args.draws}, rows=rows)
 
 

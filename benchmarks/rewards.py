@@ -8,15 +8,16 @@ model a sample, and calls of training. Rows that FILE has are kept.
 """
 
 import argparse
-import json
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from timing import write
+from timing import kept, write
 
 import guidance_jax as gj
 from guidance_jax.core import CLEAN
@@ -113,25 +114,86 @@ def nft(rounds, steps, batch, beta, scale):
     return Tuned(params)
 
 
-def searches(scale):
-    """name: (keys, labels -> samples), and a sample's calls; a gradient through the chain counts as three of them."""
-    random, flow = gj.Reverse(FREE, SOLVER), gj.Reverse(FREE, gj.DDIM())
+class Way(NamedTuple):
+    """`draw(keys, labels)` gives a sample a key; calls of the model for one of them, and calls of training before."""
 
-    def tree(keys, labels):
-        return trees(keys, gj.BestOf(random, reward, scale), LEVELS, (2,), 16, labels).draw(jax.random.key(2))
+    draw: Callable[[Any, Any], Any]
+    calls: int
+    training: int = 0
 
-    def from_starts(search, **options):
-        def run(keys, labels):
-            found = search(keys, gj.BestOf(flow, reward, scale), LEVELS, (2,), labels, **options)
-            return gj.generate(keys, flow, LEVELS, (2,), labels, x=found.x)
 
-        return run
+def generated(kernel, calls):
+    return Way(lambda keys, labels: gj.generate(keys, kernel, LEVELS, (2,), labels), calls * STEPS)
 
+
+def population(move, calls, levels=LEVELS):
+    draw = lambda keys, labels: gj.populations(keys, move, levels, (2,), 16, labels).draw(jax.random.key(2))  # noqa: E731
+    return Way(draw, 16 * calls * STEPS)
+
+
+def tree(scale):
+    move = gj.BestOf(gj.Reverse(FREE, SOLVER), reward, scale)
+    return Way(lambda keys, labels: trees(keys, move, LEVELS, (2,), 16, labels).draw(jax.random.key(2)), 16 * STEPS)
+
+
+def from_starts(search, scale, calls, **options):
+    """A gradient through the chain counts as three of them."""
+    flow = gj.Reverse(FREE, gj.DDIM())
+
+    def draw(keys, labels):
+        found = search(keys, gj.BestOf(flow, reward, scale), LEVELS, (2,), labels, **options)
+        return gj.generate(keys, flow, LEVELS, (2,), labels, x=found.x)
+
+    return Way(draw, calls * STEPS)
+
+
+def fine_tuned(train, calls):
+    """`train()` gives a model for one call of it."""
+    draw = lambda keys, labels: gj.generate(keys, gj.Reverse(train(), SOLVER), LEVELS, (2,))  # noqa: E731
+    return Way(draw, STEPS, calls)
+
+
+def methods(scale, steps, batch) -> dict[str, Way]:
+    """What samples p(x) exp(scale reward(x)), or tries to."""
+    start, cost = Tuned(init(jax.random.key(0))), steps * batch
+    common = start, SOLVER, reward, LEVELS, scale
+
+    def taught(loss, calls):
+        """`calls` of a network at every step of its chains."""
+        return fine_tuned(lambda: steps_of(loss, steps, 1e-3, batch), calls * cost * STEPS)
+
+    plain = gj.Reverse(FREE, SOLVER)
+    steered = gj.Steered(FREE, SOLVER, reward, scale)
+    exact = lambda keys, labels: MIXTURE.sample_tilted(jax.random.key(8), len(keys), LABEL, scale)  # noqa: E731
     return {
-        "tree of 16": (tree, 16 * STEPS),
-        "walk over starts, 15 steps": (from_starts(walk, steps=15, size=0.5), 16 * STEPS),
-        "walk over starts, 100 steps": (from_starts(walk, steps=100, size=0.5), 101 * STEPS),
-        "climb over starts, 30 steps (D-Flow)": (from_starts(climb, steps=30), 91 * STEPS),
+        "exact draws (the floor)": Way(exact, 0),
+        "no guidance": generated(plain, 1),
+        "classifier guidance, exact noisy classifier": generated(
+            gj.Reverse(gj.Classifier(FREE, noisy, scale), SOLVER), 1
+        ),
+        "reconstruction guidance": generated(gj.Reverse(gj.Reconstruction(FREE, reward, scale), SOLVER), 2),
+        "SVDD, 16 children": generated(SVDD(FREE, SOLVER, reward, scale, 16), 17),
+        "best of 16": population(gj.SMC(gj.BestOf(plain, reward, scale), threshold=0.0), 1),
+        "steered particles, 16 (FK)": population(gj.SMC(steered), 1),
+        "steered particles, 16, ten GLASS steps of four": population(
+            gj.SMC(gj.Steered(FREE, GLASS(SCHEDULE, 4), reward, scale)), 1, FEW
+        ),
+        "beam of 2 of 16": population(gj.SMC(steered, Beam(2), threshold=1.0), 1),
+        "twisted particles, 16": population(gj.SMC(gj.Twisted(FREE, SOLVER, noisy, scale, noisy=True)), 2),
+        "tree of 16": tree(scale),
+        "walk over starts, 15 steps": from_starts(walk, scale, 16, steps=15, size=0.5),
+        "walk over starts, 100 steps": from_starts(walk, scale, 101, steps=100, size=0.5),
+        "climb over starts, 30 steps (D-Flow)": from_starts(climb, scale, 91, steps=30),
+        "adjoint matching": taught(AdjointMatching(*common, base=start), 4),
+        "policy gradient with KL": taught(PolicyGradient(*common, base=start), 6),
+        "policy gradient without (DDPO)": taught(PolicyGradient(*common, base=start, kl=0.0), 4),
+        "DRaFT-1": taught(DRaFT(*common, last=1), 1),
+        "DRaFT-10": taught(DRaFT(*common, last=10), 1),
+        "DRaFT, all steps (AlignProp)": taught(DRaFT(*common, last=STEPS), 1),
+        "DRaFT, all steps, with KL": taught(DRaFT(*common, last=STEPS, base=start), 2),
+        "DiffusionNFT, 3 rounds": fine_tuned(
+            lambda: nft(3, steps // 3, batch, 1.0, scale), 2 * cost + 3 * 8000 * STEPS
+        ),
     }
 
 
@@ -167,82 +229,31 @@ def main():
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 3.0])
     args = parser.parse_args()
     settings = {k: str(v) for k, v in vars(args).items() if k != "out"}
-    old = json.loads(args.out.read_text()) if args.out.exists() else {}
-    kept = old if old.get("settings") == settings else {"memory": memory(), "rows": []}
-    start, rows, needs = Tuned(init(jax.random.key(0))), kept["rows"], kept["memory"]
+    result = kept(args.out, settings) or {"settings": settings, "memory": memory(), "rows": []}
+    rows = result["rows"]
     done = {(r["method"], r["scale"]) for r in rows}
     labels = jnp.full(args.n, LABEL)
+    values = jax.jit(jax.vmap(lambda x: reward(x, None, None)))
     for scale in args.scales:
-        common = (start, SOLVER, reward, LEVELS, scale)
-        cost = args.steps * args.batch
-        losses = {  # and the calls of a network that a step of each makes
-            "adjoint matching": (AdjointMatching(*common, base=start), 4),
-            "policy gradient with KL": (PolicyGradient(*common, base=start), 6),
-            "policy gradient without (DDPO)": (PolicyGradient(*common, base=start, kl=0.0), 4),
-            "DRaFT-1": (DRaFT(*common, last=1), 1),
-            "DRaFT-10": (DRaFT(*common, last=10), 1),
-            "DRaFT, all steps (AlignProp)": (DRaFT(*common, last=STEPS), 1),
-            "DRaFT, all steps, with KL": (DRaFT(*common, last=STEPS, base=start), 2),
-        }
-        guided = {
-            "no guidance": (gj.Reverse(FREE, SOLVER), STEPS),
-            "classifier guidance, exact noisy classifier": (
-                gj.Reverse(gj.Classifier(FREE, noisy, scale), SOLVER), STEPS),
-            "reconstruction guidance": (gj.Reverse(gj.Reconstruction(FREE, reward, scale), SOLVER), 2 * STEPS),
-            "SVDD, 16 children": (SVDD(FREE, SOLVER, reward, scale, 16), 17 * STEPS),
-        }  # fmt: skip
-        particles = {
-            "best of 16": (gj.SMC(gj.BestOf(gj.Reverse(FREE, SOLVER), reward, scale), threshold=0.0), STEPS, LEVELS),
-            "steered particles, 16 (FK)": (gj.SMC(gj.Steered(FREE, SOLVER, reward, scale)), STEPS, LEVELS),
-            "steered particles, 16, ten GLASS steps of four": (
-                gj.SMC(gj.Steered(FREE, GLASS(SCHEDULE, 4), reward, scale)),
-                STEPS,
-                FEW,
-            ),
-            "beam of 2 of 16": (gj.SMC(gj.Steered(FREE, SOLVER, reward, scale), Beam(2), threshold=1.0), STEPS, LEVELS),
-            "twisted particles, 16": (gj.SMC(gj.Twisted(FREE, SOLVER, noisy, scale, noisy=True)), 2 * STEPS, LEVELS),
-        }
         exact = np.asarray(MIXTURE.sample_tilted(jax.random.key(7), args.n, LABEL, scale))
-        other = np.asarray(MIXTURE.sample_tilted(jax.random.key(8), args.n, LABEL, scale))
-        values = jax.jit(jax.vmap(lambda x: reward(x, None, None)))
-
-        def row(name, x, calls, training, seconds, scale=scale, exact=exact, values=values):
-            rows.append(
-                {"method": name, "scale": scale, "distance": float(energy_distance(exact, x)),
-                 "spread": float(np.linalg.norm(np.std(x, 0)) / np.linalg.norm(np.std(exact, 0))),
-                 "reward": float(jnp.mean(values(x))), "calls": calls, "training": training,
-                 "seconds": round(seconds, 1)}
-            )  # fmt: skip
-            print({k: round(v, 4) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
-            write(args.out, settings=settings, memory=needs, rows=rows)
-
-        def todo(found, scale=scale):
-            return {name: how for name, how in found.items() if (name, scale) not in done}
-
-        for name in todo({"exact draws (the floor)": None}):
-            row(name, other, 0, 0, 0.0)
-        for name, (kernel, calls) in todo(guided).items():
+        for name, way in methods(scale, args.steps, args.batch).items():
+            if (name, scale) in done:
+                continue
             begin = time.perf_counter()
-            x = np.asarray(gj.generate(gj.keys(1, args.n), kernel, LEVELS, (2,), labels))
-            row(name, x, calls, 0, time.perf_counter() - begin)
-        for name, (kernel, calls, levels) in todo(particles).items():
-            begin = time.perf_counter()
-            found = gj.populations(gj.keys(1, args.n), kernel, levels, (2,), 16, labels)
-            row(name, np.asarray(found.draw(jax.random.key(2))), 16 * calls, 0, time.perf_counter() - begin)
-        for name, (search, calls) in todo(searches(scale)).items():
-            begin = time.perf_counter()
-            row(name, np.asarray(search(gj.keys(1, args.n), labels)), calls, 0, time.perf_counter() - begin)
-        for name, (loss, calls) in todo(losses).items():
-            begin = time.perf_counter()
-            model = steps_of(loss, args.steps, 1e-3, args.batch)
-            seconds = time.perf_counter() - begin
-            x = np.asarray(gj.generate(gj.keys(1, args.n), gj.Reverse(model, SOLVER), LEVELS, (2,)))
-            row(name, x, STEPS, calls * cost * STEPS, seconds)
-        for name in todo({"DiffusionNFT, 3 rounds": None}):
-            begin = time.perf_counter()
-            model = nft(3, args.steps // 3, args.batch, 1.0, scale)
-            x = np.asarray(gj.generate(gj.keys(1, args.n), gj.Reverse(model, SOLVER), LEVELS, (2,)))
-            row(name, x, STEPS, 2 * cost + 3 * 8000 * STEPS, time.perf_counter() - begin)
+            x = np.asarray(way.draw(gj.keys(1, args.n), labels))
+            row = {
+                "method": name,
+                "scale": scale,
+                "distance": float(energy_distance(exact, x)),
+                "spread": float(np.linalg.norm(np.std(x, 0)) / np.linalg.norm(np.std(exact, 0))),
+                "reward": float(jnp.mean(values(x))),
+                "calls": way.calls,
+                "training": way.training,
+                "seconds": round(time.perf_counter() - begin, 1),
+            }
+            rows.append(row)
+            print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
+            write(args.out, settings=settings, memory=result["memory"], rows=rows)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from timing import kept
 
 import guidance_jax as gj
 from guidance_jax.app.demos.table import Method, versions
@@ -60,13 +61,8 @@ def sweep(
       report: samples of all seeds in turn -> {measure: {value, error}}.
       curves: methods that are reported at every strength.
     """
-    result = {
-        "about": versions(),
-        "settings": {**settings, "validation seed": VALIDATION, "seeds": list(SEEDS)},
-        "rows": [],
-    }
-    if out.exists() and (old := json.loads(out.read_text()))["settings"] == json.loads(json.dumps(result["settings"])):
-        result = old
+    settings |= {"validation seed": VALIDATION, "seeds": list(SEEDS)}
+    result = kept(out, settings) or {"about": versions(), "settings": settings, "rows": []}
     rows = {(r["method"], r["strength"]): r for r in result["rows"]}
 
     def save():

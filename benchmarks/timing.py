@@ -1,4 +1,4 @@
-"""Alternating timings of several functions in one process, and what the numbers were measured on."""
+"""Alternating timings of several functions in one process, and result files with what they were measured on."""
 
 import json
 import platform
@@ -24,7 +24,13 @@ def alternate(functions: dict[str, Callable[[], Any]], repeats: int = 15) -> dic
     return {name: float(np.median(t)) for name, t in times.items()}
 
 
-def write(path: str | None, **results: Any) -> None:
+def kept(path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+    """What an interrupted run with the same settings left in a file, or {}."""
+    old = json.loads(path.read_text()) if path.exists() else {}
+    return old if old.get("settings") == json.loads(json.dumps(settings)) else {}
+
+
+def write(path: str | Path | None, **results: Any) -> None:
     """Write results with versions and device as JSON, if a path is given."""
     about = {"jax": jax.__version__, "python": platform.python_version(), "device": str(jax.devices()[0])}
     if path:

@@ -26,9 +26,12 @@ class Tree(NamedTuple):
 
     carry: Any  # (depths, n, ...)
     parent: Any  # (depths, n): the slot of depth - 1
-    made: Any  # (depths, n): whether there is a node
     value: Any  # (depths, n)
-    visits: Any  # (depths, n)
+    visits: Any  # (depths, n): none where there is no node
+
+    @property
+    def made(self) -> Any:
+        return self.visits > 0
 
 
 def chosen(mask: Any, value: Any, key: Any) -> Any:
@@ -60,10 +63,11 @@ def rollout(move, tree, i, key, levels, shape, cond, width, growth):
         mask = tree.made[depth] & (tree.parent[depth] == parent)
         new = jnp.sum(mask) < width * visits**growth
 
+        slot = jnp.where(new, i, chosen(mask, tree.value[depth], first)).astype(jnp.int32)
+
         def old():
             return jax.tree.map(lambda a: a[depth, slot], tree.carry)
 
-        slot = jnp.where(new, i, chosen(mask, tree.value[depth], first)).astype(jnp.int32)
         state = jax.lax.cond(new, lambda: fresh(state, depth, second), old)
         visits = jnp.where(new, 0, tree.visits[depth, slot]) + 1.0
         return (slot, visits, state), (slot, parent, new, visits, state)
@@ -85,7 +89,6 @@ def rollout(move, tree, i, key, levels, shape, cond, width, growth):
     tree = Tree(
         jax.tree.map(lambda all, one: all.at[:, i].set(one), tree.carry, states),
         tree.parent.at[:, i].set(parents),
-        tree.made.at[:, i].set(new),
         tree.value,
         tree.visits.at[at, path].set(visits),
     )
@@ -122,7 +125,6 @@ def _trees(keys, move, levels, shape, n, cond, width, growth):
         tree = Tree(
             jax.tree.map(lambda a: jnp.zeros((depths, n, *a.shape), a.dtype), x),
             jnp.zeros((depths, n), jnp.int32),
-            jnp.zeros((depths, n), bool),
             jnp.full((depths, n), -jnp.inf, float_type(x.x)),
             jnp.zeros((depths, n)),
         )
