@@ -1,4 +1,4 @@
-"""Writes the tables of `docs` from `results/`, and its curves.  python benchmarks/tables.py [--check | --pictures]"""
+"""Writes tables, figures and curves of `docs` from `results/`:  python benchmarks/tables.py [--check | --pictures]"""
 
 import argparse
 import json
@@ -7,9 +7,11 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import figures
 import sweep
+from figures import RESULTS, result
 
-RESULTS, DOCS = Path(__file__).parent / "results", Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parent.parent / "docs"
 TASKS = {
     "adm": "classifier guidance, ADM of 8 M + 0.8 M, 32 x 32, batch 8",
     "small 32": "classifier guidance, 7 convolutions of 32 channels, 64 of 8 x 8",
@@ -44,7 +46,7 @@ def speed():
 
 
 def checkpoints():
-    found = json.loads((RESULTS / "checkpoints.json").read_text())["rows"]
+    found = result("checkpoints")["rows"]
     rows = [
         [
             f"`{name}`",
@@ -57,7 +59,7 @@ def checkpoints():
 
 
 def latent():
-    found = json.loads((RESULTS / "latent_models.json").read_text())["rows"]
+    found = result("latent_models")["rows"]
     parts = ("network", "text", "encoder", "decoder", "10 guided steps")
     rows = [
         [
@@ -74,7 +76,7 @@ def demo(name):
     """The table of a demo as it wrote it."""
 
     def make():
-        rows = json.loads((RESULTS / f"{name}.json").read_text())["rows"]
+        rows = result(name)["rows"]
         measures = list(rows[0]["measures"])
 
         def shown(value):
@@ -93,10 +95,6 @@ def demo(name):
         return table(header, lines)
 
     return make
-
-
-def result(name):
-    return json.loads((RESULTS / f"{name}.json").read_text())
 
 
 def measures(name, method, scale=None):
@@ -234,6 +232,58 @@ def official_fractal():
     rows.append(["exact samples", *cells({k: found["exact_samples"][k] for k in keys}), *[""] * 5])
     header = ["median log density", "outliers", "spread"]
     return table(["method", *header, *(f"{h}, ours" for h in header), "median difference", "largest"], rows)
+
+
+def digits():
+    """Accuracy and diversity of guided digits by scale, a column a form."""
+    forms = {"score": "score form (Algorithm 2)", "mean": "mean form (Algorithm 1)", "cfg": "classifier-free"}
+    cells = {}
+    for r in result("demo")["rows"]:
+        accuracy, diversity = r["report"]["accuracy"], r["report"]["diversity"]
+        cells[r["scale"], r["algorithm"]] = (
+            f"{accuracy['value']:.3f} ± {accuracy['error']:.3f}, {diversity['value']:.2f}"
+        )
+    scales = sorted({scale for scale, _ in cells})
+    return table(["scale", *forms.values()], [[f"{s:g}", *(cells[s, form] for form in forms)] for s in scales])
+
+
+def fractal():
+    found = result("fractal")
+    rows = [
+        [r["method"], f"{r['mean_log_density']:.2f}", f"{100 * r['outliers']:.2f} %", f"{r['spread']:.2f}"]
+        for r in found["rows"]
+    ]
+    rows.append(["exact samples", f"{found['exact_mean_log_density']:.2f}", "", ""])
+    return table(["method", "mean log density", "outliers", "spread"], rows)
+
+
+def memory_and_time():
+    """What claims about memory and time were measured to be."""
+    size = {name: f"{found:,.0f}" for name, found in result("memory")["megabytes"].items()}
+    ratios, speed = result("guidance_cost")["ratios"], result("token_speed")
+
+    def particles(kind):
+        found = [size[f"{kind}, {how}"] for how in ("1000 particles, 10 at a time", "10 particles, at once",
+                                                    "1000 particles, at once")]  # fmt: skip
+        return "`{}` {} against {} MB ({} at once)".format(kind.capitalize(), *found)
+
+    draws = [size[f"LGD, {how}"] for how in ("128 draws, 8 at a time", "8 draws, at once", "128 draws, at once")]
+    gradient = [size[f"gradient through the network, 16 samples, remat {how}"] for how in ("on", "off")]
+    rows = [
+        ("1,000 particles of a 28 x 28 model, 10 at a time, against 10", f"{particles('steered')}; "
+         f"{particles('twisted')}"),
+        ("128 Monte Carlo draws of `LGD`, 8 at a time, against 8", "{} against {} MB ({} at once)".format(*draws)),
+        ("gradient through the network with `ADMUNet(remat=True)`", "{} instead of {} MB".format(*gradient)),
+        ("guidance in a window of a quarter of the steps, over unguided + a quarter of the cost",
+         f"{ratios['CFG, quarter']:.2f} (CFG), {ratios['classifier, quarter']:.2f} (classifier)"),
+        ("a classifier gradient every fourth step", f"{share(ratios['reuse, share of the guidance time'])} of the "
+         "guidance time"),
+        ("a step with exact rates over one with Taylor rates, 75 tokens of 4 letters",
+         f"{speed['exact_over_taylor']:.0f} times (`chunk` 256)"),
+        ("decoding 256 sequences of 128 tokens", f"{speed['decoding']['compiles']} compile; time of the second half "
+         f"over the first {speed['decoding']['second_over_first']:.2f}"),
+    ]  # fmt: skip
+    return table(["claim", "measured"], rows)
 
 
 def fashion_guidance():
@@ -451,6 +501,9 @@ TABLES = [
     ("benchmarks.md", "black boxes", lambda: black_boxes(result("ehrlich"))),
     ("benchmarks.md", "budgets", budgets),
     ("benchmarks.md", "speed", speed),
+    ("benchmarks.md", "digits", digits),
+    ("benchmarks.md", "fractal", fractal),
+    ("benchmarks.md", "memory and time", memory_and_time),
     ("checkpoints.md", "checkpoints", checkpoints),
     ("checkpoints.md", "latent", latent),
     *(("tutorial/released_models.md", name, demo(name)) for name in ("faces", "antibodies", "proteins", "terrain")),
@@ -485,12 +538,18 @@ def main():
     args = parser.parse_args()
     if args.pictures:
         pictures()
-    for page, name, make in TABLES:
-        old = (DOCS / page).read_text()
-        new = filled(old, name, make)
+    pages = {page.relative_to(DOCS).as_posix(): page for page in sorted(DOCS.rglob("*.md"))}
+    tables: dict[str, list] = {name: [] for name in pages}
+    for name, *one in TABLES:
+        tables[name].append(one)
+    for name, page in pages.items():
+        old = new = page.read_text()
+        for table_name, make in tables[name]:
+            new = filled(new, table_name, make)
+        new = figures.filled(new)
         if args.check and old != new:
-            sys.exit(f"docs/{page} has another table than benchmarks/results; run benchmarks/tables.py")
-        (DOCS / page).write_text(new)
+            sys.exit(f"docs/{name} has other figures than benchmarks/results; run benchmarks/tables.py")
+        page.write_text(new)
 
 
 if __name__ == "__main__":

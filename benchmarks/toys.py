@@ -19,6 +19,7 @@ from timing import write
 import guidance_jax as gj
 from guidance_jax.discrete import FirstHitting, TokenNetwork
 from guidance_jax.guidance import Tempered
+from guidance_jax.solvers import fixed_large
 
 BOX, STD, COMPONENTS, BETA, UNIT = 40.0, 2.127, 40, 3.0, 50.0
 
@@ -87,7 +88,7 @@ def annealed(target, cube, n, steps, seeds):
         kernel = gj.Reverse(Tempered(target, jnp.float32(BETA)), solver)
         found = {"tempering alone": (np.asarray(gj.generate(key, kernel, levels, (2,))), None)}
         for name, proposal in (("corrected, systematic", None), ("corrected, moved by the model", 1.0)):
-            move = gj.Corrected(Tempered(target, jnp.float32(BETA)), gj.DDPM(), proposal)
+            move = gj.Corrected(Tempered(target, jnp.float32(BETA)), gj.DDPM(fixed_large), proposal)
             pop = gj.populations(gj.keys(seed, 1), gj.SMC(move, threshold=0.9), levels, (2,), n)
             index = np.random.default_rng(seed).choice(n, n, p=np.exp(pop.log_w[0]) / np.exp(pop.log_w[0]).sum())
             found[name] = (np.asarray(pop.x[0])[index], float(pop.log_evidence[0]) + at_start)
