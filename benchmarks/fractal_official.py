@@ -11,13 +11,13 @@ one in a thousand exact samples, and spread; and the difference between the two 
 and exact CFG are not among the authors' settings.
 
 Networks that FOLDER does not hold yet (named as the released ones, `clsA-layers04-dim64/iter4096.pkl`) are trained
-there first, on the CPU: about half an hour on one core. Needs torch, matplotlib, click, tqdm and requests.
+there first, on the CPU: about half an hour on one core. Rows that FILE has are kept. Needs torch, matplotlib, click,
+tqdm and requests.
 """
 
 import argparse
 import pickle
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from timing import write
+from timing import kept, write
 
 import guidance_jax as gj
 
@@ -55,13 +55,12 @@ def official_script(folder: str):
 
 
 def trained(toy, folder: Path, classes: str, width: int, iterations: int):
-    """The averaged network of the authors' training, and the seconds it took (0 if it lay there)."""
-    place, begin = folder / f"cls{classes}-layers04-dim{width}", time.perf_counter()
+    """The averaged network of the authors' training, which is done if it does not lie there."""
+    place = folder / f"cls{classes}-layers04-dim{width}"
     if not (place / f"iter{iterations:04d}.pkl").exists():
         options = {"hidden_dim": width, "total_iter": iterations, "viz_iter": None, "device": CPU}
         toy.do_train(classes, pkl_pattern=f"{place}/iter%04d.pkl", **options)
-    seconds = time.perf_counter() - begin
-    return pickle.loads((place / f"iter{iterations:04d}.pkl").read_bytes()), seconds
+    return pickle.loads((place / f"iter{iterations:04d}.pkl").read_bytes())
 
 
 def log_mixture(mixture, x, sigma=0.0):
@@ -121,15 +120,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--official", required=True, help="a clone of NVlabs/edm2")
     parser.add_argument("--networks", default="toy-example", help="where the networks are, or shall be")
-    parser.add_argument("--out")
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--n", type=int, default=20_000)
     args = parser.parse_args()
     toy = official_script(args.official)
-    theirs, seconds = {}, 0.0
-    for name, options in NETWORKS.items():
-        theirs[name], taken = trained(toy, Path(args.networks), *options)
-        seconds += taken
-    theirs |= {"exact A": toy.gt("A", CPU), "exact AB": toy.gt("AB", CPU)}
+    settings = {"networks": NETWORKS, "steps": STEPS, "sigma": [LOWEST, HIGHEST], "n": args.n}
+    settings |= {"torch": torch.__version__}
+    rows = kept(args.out, settings).get("rows", []) if args.out else []
+    wanted = {name: how for name, how in METHODS.items() if name not in [r["method"] for r in rows]}
+    theirs = {"exact A": toy.gt("A", CPU), "exact AB": toy.gt("AB", CPU)}
+    for name in {part for how in wanted.values() for part in how[:2]} & set(NETWORKS):
+        theirs[name] = trained(toy, Path(args.networks), *NETWORKS[name])
     ours = {name: denoiser(model) for name, model in theirs.items()}
 
     log_density = jax.jit(partial(jax.lax.map, partial(log_mixture, ours["exact A"].params), batch_size=1000))
@@ -150,11 +151,9 @@ def main():
     start = toy.gt("A", CPU).sample([args.n], HIGHEST, generator=torch.Generator().manual_seed(1))
     grid = {"num_steps": STEPS, "sigma_min": LOWEST, "sigma_max": HIGHEST}
     levels = gj.schedules.karras(gj.VE(), STEPS, lo=LOWEST, hi=HIGHEST)
-    settings = {"networks": NETWORKS, "steps": STEPS, "sigma": [LOWEST, HIGHEST], "n": args.n}
-    settings |= {"torch": torch.__version__, "training_seconds": seconds}
-    rows, exact = [], {**measures(real), "line": float(line)}
+    exact = {**measures(real), "line": float(line)}
     print(f"{'exact samples':36} {shown(exact)}", flush=True)
-    for name, (model, guide, scale) in METHODS.items():
+    for name, (model, guide, scale) in wanted.items():
         parts = start.split(1000)
         drawn = [toy.do_sample(theirs[model], x, scale, guide and theirs[guide], **grid)[-1] for x in parts]
         drawn = torch.cat(drawn).numpy()

@@ -126,12 +126,14 @@ RATES = (0.003, 0.01, 0.03, 0.1)
 STRENGTHS = {
     "CFG on logits": (1.5, 2.0, 3.0, 5.0, 8.0),
     "PPLM (scale: its rate)": (0.02, 0.05, 0.1, 0.2, 0.4, 0.8),
+    "PPLM, top 10 (scale: its rate)": (0.1, 0.2, 0.4, 0.8, 1.6),
     "FUDGE": (0.5, 1.0, 2.0, 4.0),
     "twisted particles, 8": (0.5, 1.0, 2.0, 4.0),
 }
 CURVES = (
     "CFG on logits",
     "PPLM (scale: its rate)",
+    "PPLM, top 10 (scale: its rate)",
     "FUDGE",
     "twisted particles, 8",
     "Diffusion-LM: CFG",
@@ -142,8 +144,10 @@ CURVES = (
 
 
 def unguided(name):
-    """The method without guidance on the same model."""
+    """The method without guidance on the same model, drawing from as many tokens."""
     kind, colon, _ = name.partition(": ")
+    if "top 10" in name:
+        return "no guidance, top 10"
     return f"{kind}: no guidance" if colon and kind in ("Diffusion-LM", "CDCD") else "no guidance"
 
 

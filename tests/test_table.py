@@ -220,3 +220,24 @@ def test_the_tables_of_the_pages_are_the_results():
     script = PACKAGE.parent / "benchmarks" / "tables.py"
     done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_figure_in_a_sentence_is_the_result_with_its_digits(monkeypatch):
+    monkeypatch.syspath_prepend(PACKAGE.parent / "benchmarks")
+    import figures
+
+    rows = [{"method": "a", "scale": 1.0, "found": 0.4351}, {"method": "a", "scale": 2.0, "found": 8192}]
+    monkeypatch.setattr(figures, "result", lambda name: {"rows": rows, "small": 2.4e-6, name: [3, 5]})
+    for old, place, new in (
+        ("0.99", "f / rows / method=a & scale=1 / found", "0.44"),
+        ("9 %", "f / rows / method=a & scale=1 / found", "44 %"),
+        ("1,000", "f / rows / scale=2 / found", "8,192"),
+        ("9e-7", "f / small", "2e-6"),
+        ("0.0", "f / f / 0 divided by f / f / 1", "0.6"),
+        ("-1", "f / f / 1 divided by 5", "1"),
+    ):
+        assert figures.filled(f"of {old}<!-- = {place} --> or so") == f"of {new}<!-- = {place} --> or so"
+    with pytest.raises(ValueError, match="2 entries have method=a"):
+        figures.filled("1<!-- = f / rows / method=a / found -->")
+    with pytest.raises(ValueError, match="1 comments of a figure have no figure"):
+        figures.filled("one <!-- = f / small -->")

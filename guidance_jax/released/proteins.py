@@ -47,34 +47,8 @@ ENTRIES = {  # Protein Data Bank entry -> where it is, and its hash
     "6E8W": ("6E8W.pdb", "f2fc76b4cd2d4f48dccc733809b4d8560afa78bf8f25e2f6e2345dbc73f9426b"),
 }
 PROCESS = Absorbing(len(AMINO_ACIDS))
-THREE = dict(
-    zip(
-        [
-            "ALA",
-            "CYS",
-            "ASP",
-            "GLU",
-            "PHE",
-            "GLY",
-            "HIS",
-            "ILE",
-            "LYS",
-            "LEU",
-            "MET",
-            "ASN",
-            "PRO",
-            "GLN",
-            "ARG",
-            "SER",
-            "THR",
-            "VAL",
-            "TRP",
-            "TYR",
-        ],
-        AMINO_ACIDS,
-        strict=True,
-    )
-)
+NAMES = "ALA CYS ASP GLU PHE GLY HIS ILE LYS LEU MET ASN PRO GLN ARG SER THR VAL TRP TYR"
+THREE = dict(zip(NAMES.split(), AMINO_ACIDS, strict=True))
 BACKBONE = ("N", "CA", "C", "O")
 
 

@@ -60,8 +60,8 @@ def operators() -> dict[str, tuple[Any, float, float]]:
     rows = np.ones((64, 64, 1), np.float32)
     rows[20:44] = 0  # the eyes and the nose
     return {
-        "inpainting": (Mask(jnp.asarray(rows)), 6.0, 0.3),
-        "deblurring": (Blur.gaussian(4.0, 17), 6.0, 0.3),
+        "inpainting": (Mask(jnp.asarray(rows)), 12.0, 0.3),
+        "deblurring": (Blur.gaussian(4.0, 17), 12.0, 0.3),
         "super-resolution, 8 times": (Downsample(8), 1.0, 0.05),
     }
 

@@ -178,7 +178,10 @@ class MeanHidden:
 def methods(
     model: LanguageModel, prefix: Any, attribute: Any, alphabet: tuple[str, ...], particles: int = 8
 ) -> dict[str, Method]:
-    """Every autoregressive method, nucleus sampling with top_p 0.95 throughout; unknown words are forbidden."""
+    """Every autoregressive method, nucleus sampling with top_p 0.95 unless it says so; unknown words are forbidden.
+
+    PPLM stands there twice, since its authors draw from the ten likeliest tokens: what it moves is less perplexing.
+    """
     assert model.domain is not None
     length, null = model.context or 0, model.domain.null_label
     solver, levels = Ancestral(top_p=0.95), positions(length)
@@ -192,8 +195,10 @@ def methods(
     def population(move):
         return one_of_population(move, levels, (length,), POSITIVE, particles)
 
-    def pplm(rate):
+    def pplm(rate, solver=solver):
         return Reverse(PPLM(free, attribute, 1.0, rate, fusion=0.95, steps=10, ahead=True), solver)
+
+    ten = Ancestral(top_k=10)
 
     return {
         "no guidance": Method(kernel(lambda w: Reverse(free, solver)), (0.0,), (tokens, 0)),
@@ -202,6 +207,10 @@ def methods(
             kernel(lambda w: Reverse(CFG(conditional, null, w), solver)), (1.5, 2.0, 3.0), (2 * tokens, 0)
         ),
         "PPLM (scale: its rate)": Method(kernel(pplm), (0.05, 0.1, 0.2), (32 * tokens, 10 * tokens)),
+        "no guidance, top 10": Method(kernel(lambda w: Reverse(free, ten)), (0.0,), (tokens, 0)),
+        "PPLM, top 10 (scale: its rate)": Method(
+            kernel(lambda rate: pplm(rate, ten)), (0.2, 0.8), (32 * tokens, 10 * tokens)
+        ),
         "FUDGE": Method(
             kernel(lambda w: Reverse(FUDGE(free, prefix, w, top), solver)),
             (1.0, 2.0, 4.0),
