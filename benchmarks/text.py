@@ -127,6 +127,7 @@ STRENGTHS = {
     "CFG on logits": (1.5, 2.0, 3.0, 5.0, 8.0),
     "PPLM (scale: its rate)": (0.02, 0.05, 0.1, 0.2, 0.4, 0.8),
     "PPLM, top 10 (scale: its rate)": (0.1, 0.2, 0.4, 0.8, 1.6),
+    "PPLM, top 10, KL weight 0.5 (scale: its rate)": (0.4, 0.8, 1.6, 3.2),
     "FUDGE": (0.5, 1.0, 2.0, 4.0),
     "twisted particles, 8": (0.5, 1.0, 2.0, 4.0),
 }
@@ -134,6 +135,7 @@ CURVES = (
     "CFG on logits",
     "PPLM (scale: its rate)",
     "PPLM, top 10 (scale: its rate)",
+    "PPLM, top 10, KL weight 0.5 (scale: its rate)",
     "FUDGE",
     "twisted particles, 8",
     "Diffusion-LM: CFG",

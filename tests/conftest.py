@@ -25,16 +25,19 @@ def pytest_addoption(parser):
         action="store_true",
         help="also what takes minutes: every pair, kills, notebooks, many processes, floors",
     )
+    parser.addoption("--measured", action="store_true", help="only what records a figure (benchmarks/laws.py)")
 
 
 def pytest_collection_modifyitems(config, items):
-    """Without `--all`, what is marked slow is left out, and said to be."""
-    if config.getoption("--all"):
-        return
-    slow = [item for item in items if item.get_closest_marker("slow")]
-    if slow:
-        config.hook.pytest_deselected(items=slow)
-        items[:] = [item for item in items if item not in set(slow)]
+    """Without `--all`, what is marked slow is left out, and said to be; with `--measured`, what records nothing."""
+    out = set()
+    if not config.getoption("--all"):
+        out |= {item for item in items if item.get_closest_marker("slow")}
+    if config.getoption("--measured"):
+        out |= {item for item in items if "record_property" not in item.fixturenames}
+    if out:
+        config.hook.pytest_deselected(items=[item for item in items if item in out])
+        items[:] = [item for item in items if item not in out]
 
 
 @pytest.fixture

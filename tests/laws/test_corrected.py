@@ -61,7 +61,7 @@ SLOW = {
 }
 
 
-def check_corrected(name, model, solver, levels, proposal, **options):
+def check_corrected(record, model, solver, levels, proposal, **options):
     target, log_sum = tilted(model)
     draws = options.get("runs", 32) * options.get("n", 1000)
     guided = gj.CFG(model, NULL, SCALE)
@@ -69,27 +69,26 @@ def check_corrected(name, model, solver, levels, proposal, **options):
     plain = gj.generate(gj.keys(1, draws), gj.Reverse(guided, solver), levels, shape, jnp.full(draws, LABEL))
     floor, before = monte_carlo_floor(target, draws), model.total_variation(plain, target)
     distance, log_evidence, error = off(model, gj.Corrected(guided, solver, proposal), levels, target, **options)
-    print(
-        f"{name}, moved at {proposal or SCALE}: CFG {before:.4f}, corrected {distance:.4f}, floor {floor:.4f}; "
-        f"log evidence {log_evidence:.3f} +- {error:.3f}, exact {log_sum:.3f}"
-    )
+    found = {"CFG": before, "corrected": distance, "floor": floor, "evidence": log_evidence, "its error": error}
+    for what, value in {**found, "exact evidence": log_sum}.items():
+        record(what, value)
     assert distance <= 2 * floor < before
     return log_evidence - log_sum, error
 
 
 @pytest.mark.parametrize("proposal", [1.0, None], ids=["by the conditional model", "by the guidance"])
 @pytest.mark.parametrize("name", CORRECTED)
-def test_corrected_cfg_samples_its_target(name, proposal):
+def test_corrected_cfg_samples_its_target(name, proposal, record_property):
     """p(x) p(y | x)^3 within twice the floor, where CFG alone is ten floors away; and its evidence."""
-    gap, error = check_corrected(name, *CORRECTED[name], proposal)
+    gap, error = check_corrected(record_property, *CORRECTED[name], proposal)
     assert abs(gap) < 4 * error + 1e-3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW)
-def test_corrected_cfg_samples_its_target_in_the_limit_of_small_steps(name):
+def test_corrected_cfg_samples_its_target_in_the_limit_of_small_steps(name, record_property):
     *parts, options = SLOW[name]
-    gap, _ = check_corrected(name, *parts, 1.0, **options)
+    gap, _ = check_corrected(record_property, *parts, 1.0, **options)
     assert abs(gap) < 0.06  # the chain itself is only near the exact one
 
 

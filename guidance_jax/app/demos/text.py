@@ -180,7 +180,7 @@ def methods(
 ) -> dict[str, Method]:
     """Every autoregressive method, nucleus sampling with top_p 0.95 unless it says so; unknown words are forbidden.
 
-    PPLM stands there twice, since its authors draw from the ten likeliest tokens: what it moves is less perplexing.
+    PPLM is there with the ten likeliest tokens too, as its authors draw: what it moves is less perplexing then.
     """
     assert model.domain is not None
     length, null = model.context or 0, model.domain.null_label
@@ -195,10 +195,13 @@ def methods(
     def population(move):
         return one_of_population(move, levels, (length,), POSITIVE, particles)
 
-    def pplm(rate, solver=solver):
-        return Reverse(PPLM(free, attribute, 1.0, rate, fusion=0.95, steps=10, ahead=True), solver)
-
     ten = Ancestral(top_k=10)
+
+    def pplm(solver, kl=0.01):
+        def of(rate):
+            return Reverse(PPLM(free, attribute, 1.0, rate, kl=kl, fusion=0.95, steps=10, ahead=True), solver)
+
+        return kernel(of)
 
     return {
         "no guidance": Method(kernel(lambda w: Reverse(free, solver)), (0.0,), (tokens, 0)),
@@ -206,11 +209,10 @@ def methods(
         "CFG on logits": Method(
             kernel(lambda w: Reverse(CFG(conditional, null, w), solver)), (1.5, 2.0, 3.0), (2 * tokens, 0)
         ),
-        "PPLM (scale: its rate)": Method(kernel(pplm), (0.05, 0.1, 0.2), (32 * tokens, 10 * tokens)),
+        "PPLM (scale: its rate)": Method(pplm(solver), (0.05, 0.1, 0.2), (32 * tokens, 10 * tokens)),
         "no guidance, top 10": Method(kernel(lambda w: Reverse(free, ten)), (0.0,), (tokens, 0)),
-        "PPLM, top 10 (scale: its rate)": Method(
-            kernel(lambda rate: pplm(rate, ten)), (0.2, 0.8), (32 * tokens, 10 * tokens)
-        ),
+        "PPLM, top 10 (scale: its rate)": Method(pplm(ten), (0.2, 0.8), (32 * tokens, 10 * tokens)),
+        "PPLM, top 10, KL weight 0.5 (scale: its rate)": Method(pplm(ten, 0.5), (0.8,), (32 * tokens, 10 * tokens)),
         "FUDGE": Method(
             kernel(lambda w: Reverse(FUDGE(free, prefix, w, top), solver)),
             (1.0, 2.0, 4.0),

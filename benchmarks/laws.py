@@ -1,0 +1,37 @@
+"""What the laws measure, as the tables of methods quote it:  python benchmarks/laws.py [--out FILE]
+
+Runs the tests of `tests/laws` that record a figure, the slow ones too, and writes what they recorded: distances to
+exact distributions, and the floor that exact samples would show. A law that does not hold is no figure: nothing is
+written.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from xml.etree import ElementTree
+
+from timing import write
+
+ROOT = Path(__file__).parent.parent
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("laws.json"))
+    args = parser.parse_args()
+    with TemporaryDirectory() as folder:
+        report = Path(folder) / "laws.xml"
+        options = ["-n", "0", "-v", "--all", "--measured", f"--junitxml={report}"]
+        subprocess.run([sys.executable, "-m", "pytest", "tests/laws", *options], cwd=ROOT, check=True)
+        cases = ElementTree.parse(report).iter("testcase")
+        laws = {
+            case.attrib["name"]: {p.attrib["name"]: float(p.attrib["value"]) for p in case.iter("property")}
+            for case in cases
+        }
+    write(args.out, **laws)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,164 @@
+"""PPLM by its authors' loop and by ours, on one language model:
+
+    git clone https://github.com/uber-research/PPLM
+    python benchmarks/pplm_official.py --official PPLM --data FOLDER [--out FILE]
+
+The language model, the discriminator and the judge of `text.py`. `generate_text_pplm` of the authors' `run_pplm.py`
+runs as it is, on a PyTorch mirror of the network that answers as GPT-2 did in transformers 2; only its `to_var`, which
+asks PyTorch for what it no longer has, is replaced. Both take 10 steps a token and draw from the ten likeliest, as the
+authors do for sentiment. Their changes of the cache stay in it for the tokens that follow, ours begin anew. Rows that
+FILE has are kept. Needs torch.
+"""
+
+import argparse
+import sys
+import time
+import types
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax.traverse_util import flatten_dict
+from sweep import estimates
+from timing import kept, write
+from torch.nn import functional
+
+import guidance_jax as gj
+from guidance_jax.app.demos.text import POSITIVE, Parts, prepare
+from guidance_jax.datasets.sentences import UNKNOWN
+from guidance_jax.discrete import Ancestral, Forbid
+from guidance_jax.text import PPLM, positions
+
+TOP, STEPS, FUSION, KL = 10, 10, 0.95, 0.01
+RATES = {"theirs": (0.0, 0.02, 0.03, 0.05, 0.1, 0.2), "ours": (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)}
+
+
+def official(folder: str) -> types.ModuleType:
+    """The authors' `run_pplm`, without the modules that it would load a model and a tokenizer with."""
+    absent = {
+        "transformers": ["GPT2Tokenizer"],
+        "transformers.file_utils": ["cached_path"],
+        "transformers.modeling_gpt2": ["GPT2LMHeadModel"],
+        "tqdm": ["trange"],
+    }
+    for name, names in absent.items():
+        sys.modules[name] = types.ModuleType(name)
+        for attribute in names:
+            setattr(sys.modules[name], attribute, None)
+    sys.path.insert(0, folder)
+    import run_pplm
+
+    run_pplm.to_var = lambda x, requires_grad=False, **_: x.clone().requires_grad_(requires_grad)
+    return run_pplm
+
+
+class Mirror:
+    """A `GPT2` of ours, unconditional, called as transformers 2 does: (ids, past) -> (logits, past, hidden states)."""
+
+    def __init__(self, model: gj.text.LanguageModel, forbidden: np.ndarray):
+        flat = flatten_dict(model.params["params"], sep=".")
+        self.weights = {name: torch.tensor(np.asarray(a)) for name, a in flat.items()}
+        network = model.apply.args[0]
+        self.depth, self.heads, self.forbidden = network.depth, network.heads, torch.tensor(forbidden)
+        self.shift = self.weights["wpe"] + self.weights["labels"][model.domain.null_label]
+
+    def resize_token_embeddings(self):
+        return types.SimpleNamespace(weight=self.weights["wte"])
+
+    def dense(self, x, name):
+        return x @ self.weights[f"{name}.kernel"] + self.weights[f"{name}.bias"]
+
+    def norm(self, x, name):
+        return functional.layer_norm(x, x.shape[-1:], self.weights[f"{name}.scale"], self.weights[f"{name}.bias"])
+
+    def __call__(self, ids=None, past=None, inputs_embeds=None):
+        h = self.weights["wte"][ids] if inputs_embeds is None else inputs_embeds
+        begin, length = 0 if past is None else past[0].shape[-2], h.shape[1]
+        begin = min(begin, len(self.shift) - length)  # they look one token beyond the last
+        h, present = h + self.shift[begin : begin + length], []
+        for i in range(self.depth):
+            mixed = self.dense(self.norm(h, f"h_{i}.ln_1"), f"h_{i}.attn_c_attn")
+            q, k, v = (a.transpose(1, 2) for a in mixed.reshape(*h.shape[:2], 3, self.heads, -1).unbind(2))
+            if past is not None:
+                k, v = torch.cat([past[i][0], k], -2), torch.cat([past[i][1], v], -2)
+            present.append(torch.stack([k, v]))
+            seen = torch.ones(length, k.shape[-2], dtype=torch.bool).tril(k.shape[-2] - length)
+            out = functional.scaled_dot_product_attention(q, k, v, seen).transpose(1, 2).reshape(h.shape)
+            h = h + self.dense(out, f"h_{i}.attn_c_proj")
+            wide = functional.gelu(self.dense(self.norm(h, f"h_{i}.ln_2"), f"h_{i}.mlp_c_fc"), approximate="tanh")
+            h = h + self.dense(wide, f"h_{i}.mlp_c_proj")
+        h = self.norm(h, "ln_f")
+        return (h @ self.weights["wte"].T).masked_fill(self.forbidden, -1e4), present, (h,)
+
+
+def theirs(loop, mirror, parts: Parts, length: int):
+    """(n, rate) -> tokens (n, length), one sentence after the other."""
+    slope, bias = (torch.tensor(np.asarray(a)) for a in (parts.attribute.weights, parts.attribute.bias))
+
+    def draw(n, rate):
+        torch.manual_seed(0)
+        found = [
+            loop.generate_text_pplm(
+                mirror, None, context=[0], device="cpu", classifier=lambda h: h @ slope + bias, class_label=POSITIVE,
+                loss_type=loop.PPLM_DISCRIM, length=length - 1, stepsize=rate, top_k=TOP, horizon_length=1, gamma=1.0,
+                num_iterations=STEPS if rate else 0, gm_scale=FUSION, kl_scale=KL, verbosity_level=loop.QUIET,
+            )[0][0]
+            for _ in range(n)
+        ]  # fmt: skip
+        return np.stack(found).astype(np.int32)
+
+    return draw
+
+
+def ours(free, parts: Parts, length: int):
+    solver = Ancestral(top_k=TOP)
+
+    def draw(n, rate):
+        guided = PPLM(free, parts.attribute, 1.0, rate, kl=KL, fusion=FUSION, steps=STEPS, ahead=True)
+        kernel = gj.Reverse(guided if rate else free, solver)
+        labels = jnp.full(n, POSITIVE)
+        return np.asarray(gj.generate(gj.keys(0, n), kernel, positions(length), (length,), labels))
+
+    return draw
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--official", required=True, help="a clone of uber-research/PPLM")
+    parser.add_argument("--data", help="folder with vaderSentiment-3.3.2.tar.gz")
+    parser.add_argument("--models", type=Path, default=Path("text_models"), help="those of text.py")
+    parser.add_argument("--out", type=Path, default=Path("pplm_official.json"))
+    parser.add_argument("--samples", type=int, default=240)
+    args = parser.parse_args()
+    parts = prepare(args.models, args.data, width=128, steps=500, progress=True)
+    model, length = parts.model, parts.model.context
+    forbidden = np.array([w == UNKNOWN for w in parts.seen.alphabet])
+    mirror = Mirror(model, forbidden)
+    free = gj.Unconditional(Forbid(model, jnp.asarray(forbidden)), model.domain.null_label)
+
+    network, real = model.apply.args[0], parts.held_out.tokens[0]
+    expected, _ = network.apply(model.params, jnp.asarray(real), jnp.asarray(model.domain.null_label))
+    found = mirror(torch.tensor(real[None]).long())[0][0].numpy()
+    agreement = float(np.abs(found - expected)[:, ~forbidden].max() / np.abs(expected).max())
+
+    settings = {"samples": args.samples, "top": TOP, "steps": STEPS, "fusion": FUSION, "kl": KL}
+    settings["torch"] = torch.__version__
+    rows = kept(args.out, settings).get("rows", [])
+    done = {(r["code"], r["rate"]) for r in rows}
+    ways = {"theirs": theirs(official(args.official), mirror, parts, length), "ours": ours(free, parts, length)}
+    for code, draw in ways.items():
+        for rate in RATES[code]:
+            if (code, rate) in done:
+                continue
+            begin = time.perf_counter()
+            tokens = draw(args.samples, rate)
+            seconds = (time.perf_counter() - begin) / args.samples
+            report = estimates(parts.judge.read(tokens).summary, len(tokens))
+            rows.append({"code": code, "rate": rate, "seconds a sample": round(seconds, 3), "report": report})
+            print(code, rate, {k: round(v["value"], 3) for k, v in report.items()}, flush=True)
+            write(args.out, settings=settings, agreement=agreement, rows=rows)
+
+
+if __name__ == "__main__":
+    main()
