@@ -136,13 +136,15 @@ def table(result: dict, goal: str, lower: bool, measures: dict[str, str], cost: 
 
 
 def plot(result: dict, path: Path, x: tuple[str, str], y: tuple[str, str], methods: Iterable[str]):
-    """A line a method with error bars, a ring where its chosen strength is; methods without a curve as grey dots."""
+    """A line a method with error bars, a ring where its chosen strength is; methods without a curve as grey dots. The
+    horizontal axis is logarithmic where it spans more than a factor of twenty."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
-    figure, axis = plt.subplots(figsize=(8, 5.2), layout="constrained")
+    figure, axis = plt.subplots(figsize=(10, 5.2), layout="constrained")
     methods = list(methods)
     colours = plt.get_cmap("tab20")
     picked = {r["method"]: r for r in chosen(result)}
@@ -165,9 +167,15 @@ def plot(result: dict, path: Path, x: tuple[str, str], y: tuple[str, str], metho
     if others:
         (xs, dx), (ys, dy) = points(others, x[0]), points(others, y[0])
         axis.errorbar(xs, ys, dy, dx, color="0.6", marker=".", ls="none", elinewidth=0.6, label="the other methods")
+    reported = [r["report"][x[0]]["value"] for r in result["rows"] if "report" in r]
+    if max(reported) > 20 * max(min(reported), 1e-9):
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter(ScalarFormatter())
+        axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_xlabel(x[1])
     axis.set_ylabel(y[1])
     axis.grid(alpha=0.2)
-    axis.legend(fontsize=7, loc="best")
+    figure.legend(fontsize=7, loc="outside right upper")
     figure.savefig(path, dpi=130)
     plt.close(figure)
