@@ -2,7 +2,7 @@
 
 A figure names its place in a comment behind it, `0.43<!-- = proteins / rows / method=no guidance & scale=1 / ... -->`:
 a file, keys, and of lists the one entry that has those values; `A divided by B` is a quotient, of numbers too. A figure
-keeps its digits and its unit.
+keeps its digits and its unit; one that bounds others needs digits enough not to be rounded below them.
 """
 
 import json
@@ -55,7 +55,7 @@ def written(number: float, old: str) -> str:
     return f"{number:{',' if ',' in old else ''}.{digits}f}"
 
 
-def filled(text: str) -> str:
+def with_figures(text: str) -> str:
     """The text with its figures as the results have them."""
 
     def figure(found: re.Match) -> str:

@@ -129,8 +129,9 @@ def main():
     rows = kept(args.out, settings).get("rows", []) if args.out else []
     wanted = {name: how for name, how in METHODS.items() if name not in [r["method"] for r in rows]}
     theirs = {"exact A": toy.gt("A", CPU), "exact AB": toy.gt("AB", CPU)}
-    for name in {part for how in wanted.values() for part in how[:2]} & set(NETWORKS):
-        theirs[name] = trained(toy, Path(args.networks), *NETWORKS[name])
+    for name, options in NETWORKS.items():
+        if any(name in how[:2] for how in wanted.values()):
+            theirs[name] = trained(toy, Path(args.networks), *options)
     ours = {name: denoiser(model) for name, model in theirs.items()}
 
     log_density = jax.jit(partial(jax.lax.map, partial(log_mixture, ours["exact A"].params), batch_size=1000))

@@ -25,11 +25,13 @@ def main():
         report = Path(folder) / "laws.xml"
         options = ["-n", "0", "-v", "--all", "--measured", f"--junitxml={report}"]
         subprocess.run([sys.executable, "-m", "pytest", "tests/laws", *options], cwd=ROOT, check=True)
-        cases = ElementTree.parse(report).iter("testcase")
-        laws = {
-            case.attrib["name"]: {p.attrib["name"]: float(p.attrib["value"]) for p in case.iter("property")}
-            for case in cases
-        }
+        laws: dict[str, dict[str, float]] = {}
+        for case in ElementTree.parse(report).iter("testcase"):
+            name = case.attrib["name"]
+            found = {p.attrib["name"]: float(p.attrib["value"]) for p in case.iter("property")}
+            if name in laws or not found:
+                raise ValueError(f"{name} has no figure, or is the name of two laws")
+            laws[name] = found
     write(args.out, **laws)
 
 

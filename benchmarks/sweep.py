@@ -121,6 +121,11 @@ def tied(rows: list[dict], goal: str, lower: bool) -> tuple[list[dict], int]:
     return rows, sum(map(close, rows))
 
 
+def told(estimate: Mapping[str, float]) -> str:
+    value, error = estimate["value"], estimate["error"]
+    return f"{value:,.0f} ± {error:,.0f}" if abs(value) >= 100 else f"{value:.3g} ± {error:.1g}"
+
+
 def table(result: dict, goal: str, lower: bool, measures: dict[str, str], cost: Callable[[dict], str]) -> str:
     """Markdown: the best first, ties with it marked."""
     rows, ties = tied(chosen(result), goal, lower)
@@ -129,7 +134,7 @@ def table(result: dict, goal: str, lower: bool, measures: dict[str, str], cost: 
         "|---" * (len(measures) + 4) + "|",
     ]
     for i, row in enumerate(rows):
-        cells = [f"{v['value']:.3g} ± {v['error']:.1g}" for v in map(row["report"].get, measures)]
+        cells = [told(row["report"][measure]) for measure in measures]
         mark = "" if i >= ties else "best" if ties == 1 else "tie"
         lines.append(f"| {mark} | {row['method']} | {row['strength']:g} | {' | '.join(cells)} | {cost(row)} |")
     return "\n".join(lines)

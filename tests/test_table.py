@@ -236,8 +236,8 @@ def test_a_figure_in_a_sentence_is_the_result_with_its_digits(monkeypatch):
         ("0.0", "f / f / 0 divided by f / f / 1", "0.6"),
         ("-1", "f / f / 1 divided by 5", "1"),
     ):
-        assert figures.filled(f"of {old}<!-- = {place} --> or so") == f"of {new}<!-- = {place} --> or so"
+        assert figures.with_figures(f"of {old}<!-- = {place} --> or so") == f"of {new}<!-- = {place} --> or so"
     with pytest.raises(ValueError, match="2 entries have method=a"):
-        figures.filled("1<!-- = f / rows / method=a / found -->")
+        figures.with_figures("1<!-- = f / rows / method=a / found -->")
     with pytest.raises(ValueError, match="1 comments of a figure have no figure"):
-        figures.filled("one <!-- = f / small -->")
+        figures.with_figures("one <!-- = f / small -->")
