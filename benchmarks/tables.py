@@ -493,7 +493,7 @@ def budgets():
             mark = " (best)" if place == 0 else " (tie)" if place < ties else ""
             cell = f"{told(values['frechet'])}{mark}, {values['accuracy']['value']:.2f}, at {row['strength']:g}"
             rows.setdefault(row["method"], [""] * len(BUDGETS))[i] = cell
-    order = [m for m in dict.fromkeys(r["method"] for b in reversed(BUDGETS) for r in found[b]["rows"]) if m in rows]
+    order = [row["method"] for row in near]  # by the last budget, which all can take
     return table(["method", *(f"{b} evaluations" for b in BUDGETS)], [[m, *rows[m]] for m in order])
 
 
