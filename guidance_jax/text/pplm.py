@@ -28,8 +28,8 @@ from guidance_jax.text.sequence import LeftToRight
 class PPLM(Guidance):
     """Gradient steps on a language model's cache, anew for every token; scale 0 (or rate 0) is the model.
 
-    Draw from few tokens, `Ancestral(top_k=10)`, as the authors do: from all of them it costs perplexity and steers
-    little. steps + 2 calls of the model and `steps` gradients through a token of it; with `ahead`, twice as many.
+    Draw from few tokens, `Ancestral(top_k=10)`, as the authors do: from all, perplexity rises and little else. steps + 2
+    calls of the model and `steps` gradients through a token of it; with `ahead`, twice as many of each.
 
     Attributes:
       inner: a `LanguageModel`, whose cache moves.
