@@ -28,11 +28,10 @@ from guidance_jax.text.sequence import LeftToRight
 class PPLM(Guidance):
     """Gradient steps on a language model's cache, anew for every token; scale 0 (or rate 0) is the model.
 
-    Draw from few tokens, `Ancestral(top_k=10)`, as the authors do: from all, perplexity rises and little else. steps + 2
-    calls of the model and `steps` gradients through a token of it; with `ahead`, twice as many of each.
+    steps + 2 calls of the model and `steps` gradients through a token of it; with `ahead`, twice as many of each.
 
     Attributes:
-      inner: a `LanguageModel`, whose cache moves.
+      inner: a `LanguageModel`, whose cache moves; draw from few tokens, `Ancestral(top_k=10)`, as the authors do.
       attribute: attribute(log_p (V,), hidden (width,), cond) -> scalar, log p(a | ...) of the next token's distribution
         (a bag of words: log of its mass) or of the mean hidden state of the prefix, this token included (a
         discriminator).
