@@ -46,13 +46,13 @@ def test_the_chain_is_the_enumerated_one():
 
 
 @pytest.mark.parametrize("label", [1, 0])
-def test_fudge_with_the_exact_future_is_the_conditional_language_model(label, record_property):
+def test_fudge_with_the_exact_future_is_the_conditional_language_model(label, measured):
     target = PROBABILITY * (label == HAS)
     target = target / target.sum()
     x = text(plain(FUDGE(MARKOV, MARKOV.future, 1.0, top=None)), label)
     distance = total_variation(x, target)
-    record_property("total variation", distance)
-    record_property("floor", floor(target, N))
+    measured("total variation", distance)
+    measured("floor", floor(target, N))
     assert distance <= floor(target, N)
 
 

@@ -139,7 +139,7 @@ def test_dynamic_negative_guidance_with_the_true_posterior_is_the_model_of_the_r
 
 
 @pytest.mark.slow
-def test_dynamic_negative_guidance_avoids_a_class_and_nothing_else(record_property):
+def test_dynamic_negative_guidance_avoids_a_class_and_nothing_else(measured):
     """Against exact samples of the other classes: far nearer than static negative guidance of any strength tried."""
     n, levels = 10_000, SCHEDULE.levels(200)
     labels = jnp.full(n, 1)
@@ -150,8 +150,8 @@ def test_dynamic_negative_guidance_avoids_a_class_and_nothing_else(record_proper
 
     dynamic = distance(DynamicNegative(MIXTURE, NULL, 1.0, prior=0.4))
     static = min(distance(gj.CFG(MIXTURE, NULL, -w)) for w in (0.3, 1.0, 3.0))
-    record_property("dynamic", dynamic)
-    record_property("best static", static)
+    measured("dynamic", dynamic)
+    measured("best static", static)
     assert dynamic < 0.1 * static
 
 

@@ -78,17 +78,17 @@ def check_corrected(record, model, solver, levels, proposal, **options):
 
 @pytest.mark.parametrize("proposal", [1.0, None], ids=["by the conditional model", "by the guidance"])
 @pytest.mark.parametrize("name", CORRECTED)
-def test_corrected_cfg_samples_its_target(name, proposal, record_property):
+def test_corrected_cfg_samples_its_target(name, proposal, measured):
     """p(x) p(y | x)^3 within twice the floor, where CFG alone is ten floors away; and its evidence."""
-    gap, error = check_corrected(record_property, *CORRECTED[name], proposal)
+    gap, error = check_corrected(measured, *CORRECTED[name], proposal)
     assert abs(gap) < 4 * error + 1e-3
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW)
-def test_corrected_cfg_samples_its_target_in_the_limit_of_small_steps(name, record_property):
+def test_corrected_cfg_samples_its_target_in_the_limit_of_small_steps(name, measured):
     *parts, options = SLOW[name]
-    gap, _ = check_corrected(record_property, *parts, 1.0, **options)
+    gap, _ = check_corrected(measured, *parts, 1.0, **options)
     assert abs(gap) < 0.06  # the chain itself is only near the exact one
 
 

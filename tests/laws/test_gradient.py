@@ -79,7 +79,7 @@ def test_without_uncertainty_pigdm_is_the_plain_likelihood(level):
 
 
 @pytest.mark.slow
-def test_mmps_samples_the_exact_posterior_and_dps_does_not(record_property):
+def test_mmps_samples_the_exact_posterior_and_dps_does_not(measured):
     """20,000 samples, 200 steps: mean and covariance of the closed form; DPS misses the covariance."""
     n, levels, exact = 20_000, SCHEDULE.levels(200), PRIOR.condition(MATRIX, Y, STD)
     y = jnp.broadcast_to(Y, (n, 2))
@@ -89,8 +89,8 @@ def test_mmps_samples_the_exact_posterior_and_dps_does_not(record_property):
         return np.abs(np.mean(x, 0) - exact.mean).max(), np.abs(np.cov(x.T) - exact.covariance).max()
 
     mean, covariance = error(gj.Reverse(MMPS(PRIOR, matrix, STD), gj.DDIM(1.0)))
-    record_property("mean", mean)
-    record_property("covariance", covariance)
+    measured("mean", mean)
+    measured("covariance", covariance)
     assert mean < 5 * np.sqrt(0.5 / n)
     assert covariance < 0.01
     assert error(DPS(PRIOR, gj.DDIM(1.0), matrix, 0.3))[1] > 0.05
@@ -271,7 +271,7 @@ def test_splitting_converges_to_the_guided_ode():
 
 
 @pytest.mark.slow
-def test_classifier_free_guidance_is_a_predictor_corrector(record_property):
+def test_classifier_free_guidance_is_a_predictor_corrector(measured):
     """Bradley & Nakkiran's theorem: DDPM with CFG(w) = DDIM on the conditional + Langevin on CFG(2 w - 1)."""
     n, levels, w = 10_000, SCHEDULE.levels(300), 2.0
     pair = Corrector(gj.Reverse(MIXTURE, gj.DDIM()), gj.CFG(MIXTURE, NULL, 2 * w - 1))
@@ -285,7 +285,7 @@ def test_classifier_free_guidance_is_a_predictor_corrector(record_property):
     floor, got = energy_distance(one, other), energy_distance(one, draw(pair, 2))
     wrong = energy_distance(one, draw(Corrector(gj.Reverse(MIXTURE, gj.DDIM()), gj.CFG(MIXTURE, NULL, w)), 2))
     for what, value in {"at 2 w - 1": got, "floor": floor, "at w": wrong}.items():
-        record_property(what, float(value))
+        measured(what, float(value))
     assert got < 5e-4
     assert wrong > 3 * got
 

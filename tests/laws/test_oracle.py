@@ -25,19 +25,19 @@ def draw(kernel):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONDITIONAL)
-def test_scale_one_is_the_exact_conditional(name, record_property):
+def test_scale_one_is_the_exact_conditional(name, measured):
     bias = MIXTURE.bias(jax.random.key(0), draw(CONDITIONAL[name]), LABEL, 1.0)
-    record_property("distance", bias.distance)
-    record_property("floor", bias.floor)
+    measured("distance", bias.distance)
+    measured("floor", bias.floor)
     assert bias.distance <= bias.floor
 
 
 @pytest.mark.slow
-def test_scale_three_is_not_the_tilted_target_and_says_so(record_property):
+def test_scale_three_is_not_the_tilted_target_and_says_so(measured):
     """CFG at 3 is not p(x) p(y|x)^3: its bias is reported, far above the floor."""
     bias = MIXTURE.bias(jax.random.key(0), draw(gj.Reverse(gj.CFG(MIXTURE, NULL, 3.0), gj.DDIM(1.0))), LABEL, 3.0)
-    record_property("distance", bias.distance)
-    record_property("floor", bias.floor)
+    measured("distance", bias.distance)
+    measured("floor", bias.floor)
     assert bias.distance > 10 * bias.floor
     assert "above" in str(bias)
 

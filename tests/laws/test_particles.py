@@ -98,7 +98,7 @@ GAUSSIAN = {
 @pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", GAUSSIAN)
-def test_particles_reach_the_posterior_and_its_evidence(name, record_property):
+def test_particles_reach_the_posterior_and_its_evidence(name, measured):
     """200 runs of 256 particles: the mean evidence within 2 standard errors of the exact one; posterior moments."""
     y, runs, levels = 1.5, 200, SCHEDULE.levels(40)
     move, resample = GAUSSIAN[name]
@@ -110,8 +110,8 @@ def test_particles_reach_the_posterior_and_its_evidence(name, record_property):
     exact = -0.5 * (y - (row @ mean).item()) ** 2 / variance - 0.5 * np.log(variance / STD**2)
     evidence = np.exp(np.asarray(found.log_evidence) - exact)
     error = evidence.std() / np.sqrt(runs)
-    record_property("evidence over the exact", evidence.mean())
-    record_property("its error", error)
+    measured("evidence over the exact", evidence.mean())
+    measured("its error", error)
     assert abs(evidence.mean() - 1) < 2 * error
     posterior = Gaussian(jnp.asarray(mean), jnp.asarray(covariance)).condition(jnp.asarray(row), jnp.array([y]), STD)
     w, x = np.asarray(found.log_w + found.log_evidence[:, None]).ravel(), np.asarray(found.x).reshape(-1, 2)
@@ -138,7 +138,7 @@ EXACT = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXACT)
-def test_particles_at_scale_three_are_within_the_floor(name, record_property):
+def test_particles_at_scale_three_are_within_the_floor(name, measured):
     """p(x) p(y|x)^3 on an asymmetric mixture: 5,000 draws, 400 steps; plain guidance is 40 floors away.
 
     The weights of the two that are led by the classifier's gradient have heavy tails: ten runs are at the floor in the
@@ -153,8 +153,8 @@ def test_particles_at_scale_three_are_within_the_floor(name, record_property):
     index = np.searchsorted(edges, (np.random.default_rng(0).random() + np.arange(n)) / n * edges[-1])
     draws = np.asarray(found.x).reshape(-1, 2)[index]
     bias = MIXTURE.bias(jax.random.key(0), draws, label, 3.0)
-    record_property("distance", bias.distance)
-    record_property("floor", bias.floor)
+    measured("distance", bias.distance)
+    measured("floor", bias.floor)
     assert bias.distance <= (2 if heavy else 1) * bias.floor
 
 

@@ -23,19 +23,19 @@ def masks(children, scale=1.0):
     return gj.generate(gj.keys(0, N), kernel, FLOW.levels(80), (LENGTH,), jnp.full(N, LABEL))
 
 
-def test_many_children_with_the_exact_value_sample_the_posterior(record_property):
+def test_many_children_with_the_exact_value_sample_the_posterior(measured):
     """Masks, the exact p(y | x_t) for value: total variation falls with the children, to the floor."""
     target = MASKED.target(LABEL)
     found = {m: MASKED.total_variation(masks(m), target) for m in (2, 4, 32)}
     alone = MASKED.total_variation(masks(2, 0.0), target)
     for what, value in {**found, "no search": alone, "floor": floor(target, N)}.items():
-        record_property(str(what), value)
+        measured(what, value)
     assert found[2] > found[4] > found[32]
     assert found[32] < 2 * floor(target, N)
     assert found[2] < 0.7 * alone
 
 
-def test_in_the_plane_the_exact_value_beats_the_reward_of_the_clean_estimate(record_property):
+def test_in_the_plane_the_exact_value_beats_the_reward_of_the_clean_estimate(measured):
     """Energy distance to p(x | y): the noisy classifier with 16 children is nearer than r(E[x_0 | x_s])."""
     n, levels = 4000, gj.schedules.log_snr_uniform(SCHEDULE, 40, lo=0.02)
     exact = np.asarray(MIXTURE.sample(gj.keys(5, 1)[0], n, LABEL))
@@ -51,7 +51,7 @@ def test_in_the_plane_the_exact_value_beats_the_reward_of_the_clean_estimate(rec
         "no search": distance(reward=log_clean, scale=0.0),
     }
     for what, value in found.items():
-        record_property(what, value)
+        measured(what, value)
     assert found["noisy classifier"] < found["clean estimate"] < found["no search"]
 
 
@@ -71,12 +71,12 @@ def searched(width, n=8, runs=400):
     return np.asarray(jax.vmap(lambda x: ring(x, None, None))(found.best())), found
 
 
-def test_beam_search_finds_more_than_best_of_n_and_claims_no_evidence(record_property):
+def test_beam_search_finds_more_than_best_of_n_and_claims_no_evidence(measured):
     """A beam as wide as the population only sorts it, so it is best-of-n; narrower ones find better at equal calls."""
     alone, all_kept = searched(None), searched(8)
     beam = {width: searched(width)[0].mean() for width in (1, 2, 4)}
     for what, value in {**beam, "best of 8": alone[0].mean()}.items():
-        record_property(str(what), value)
+        measured(what, value)
     assert abs(all_kept[0].mean() - alone[0].mean()) < 4 * alone[0].std() / 20
     assert min(beam.values()) > 0.5 * alone[0].mean()
     kept = all_kept[1]
@@ -128,7 +128,7 @@ def test_a_tree_without_reward_draws_from_the_model(growth):
     assert MASKED.total_variation(drawn(found), model) < 2 * floor(model, RUNS)
 
 
-def test_trees_come_near_the_posterior_and_their_evidence_is_low(record_property):
+def test_trees_come_near_the_posterior_and_their_evidence_is_low(measured):
     """Total variation falls with the rollouts, and stays above that of importance sampling: no branch that began badly
     is looked at again soon, so that values are too low.
     """
@@ -138,9 +138,9 @@ def test_trees_come_near_the_posterior_and_their_evidence_is_low(record_property
     low = {n: float(jax.nn.logsumexp(f.log_evidence) - np.log(RUNS) - exact) for n, f in found.items()}
     apart = MASKED.total_variation(drawn(grown(32, 1.0)), target)
     for n in found:
-        record_property(str(n), near[n])
-        record_property(f"evidence of {n}, less the exact", low[n])
-    record_property("importance sampling", apart)
+        measured(n, near[n])
+        measured(f"evidence of {n}, less the exact", low[n])
+    measured("importance sampling", apart)
     assert near[2] > near[8] > near[32] > apart
     assert -0.5 < low[32] < -0.05
 
@@ -153,7 +153,7 @@ def ending(reward, scale=1.0, model=UNCONDITIONAL):
     return gj.BestOf(gj.Reverse(model, gj.DPMSolver2M()), reward, scale)
 
 
-def test_the_walk_over_starts_samples_the_posterior(record_property):
+def test_the_walk_over_starts_samples_the_posterior(measured):
     """Energy distance to p(x) p(y | x): no steps, some, and many, down to the floor of exact draws."""
     n = 4000
     labels, target = jnp.full(n, LABEL), [np.asarray(MIXTURE.sample(gj.keys(s, 1)[0], n, LABEL)) for s in (5, 6)]
@@ -169,7 +169,7 @@ def test_the_walk_over_starts_samples_the_posterior(record_property):
 
     near, least = {steps: distance(steps) for steps in (1, 10, 100)}, float(energy_distance(*target))
     for what, value in {**near, "floor": least}.items():
-        record_property(str(what), value)
+        measured(what, value)
     assert near[1] > near[10] > near[100]
     assert near[100] < 3 * least + 5e-4
 

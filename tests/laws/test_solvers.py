@@ -100,7 +100,7 @@ def weighed(t, s, x_t, n):
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.3])
-def test_glass_draws_the_transition_of_the_model(ratio, record_property):
+def test_glass_draws_the_transition_of_the_model(ratio, measured):
     """A large step: energy distance to p(x_s | x_t), beside that of DDPM's normal with the same mean."""
     n, t = 10_000, SCHEDULE.by_ratio([2.0]).at(0)
     s = SCHEDULE(0.0) if ratio == 0 else SCHEDULE.by_ratio([ratio]).at(0)
@@ -115,13 +115,13 @@ def test_glass_draws_the_transition_of_the_model(ratio, record_property):
     found = {k: distance(gj.solvers.GLASS(SCHEDULE, k)) for k in (1, 4, 16, 64)}
     ddpm = distance(gj.DDPM())
     for what, value in {**found, "DDPM": ddpm}.items():
-        record_property(str(what), value)
+        measured(what, value)
     assert abs(found[1] - ddpm) < 1e-6
     assert found[1] > found[4] > found[16]
     assert found[64] < 0.01 * ddpm
 
 
-def test_few_large_steps_of_glass_end_where_many_small_ones_do(record_property):
+def test_few_large_steps_of_glass_end_where_many_small_ones_do(measured):
     """Four stochastic steps from noise to the mixture: energy distance with 32 inside each, and by DDPM's four."""
     n = 10_000
     exact = np.asarray(MIXTURE.sample(jax.random.key(3), n))
@@ -134,8 +134,8 @@ def test_few_large_steps_of_glass_end_where_many_small_ones_do(record_property):
         return float(energy_distance(exact, np.asarray(x)))
 
     found, ddpm = distance(gj.solvers.GLASS(SCHEDULE, 32)), distance(gj.DDPM())
-    record_property("GLASS", found)
-    record_property("DDPM", ddpm)
+    measured("GLASS", found)
+    measured("DDPM", ddpm)
     assert found < 0.02 * ddpm
 
 

@@ -110,7 +110,7 @@ EXACT = {
 
 
 @pytest.mark.parametrize("name", list(EXACT)[:5])
-def test_exact_methods_at_scale_one_are_within_the_floor(name, record_property):
+def test_exact_methods_at_scale_one_are_within_the_floor(name, measured):
     """p(x | y) by total variation, 100,000 samples; no mask is left."""
     label = 1
     x = gj.generate(gj.keys(0, N), EXACT[name](1.0), LEVELS, (LENGTH,), jnp.full(N, label))
@@ -120,7 +120,7 @@ def test_exact_methods_at_scale_one_are_within_the_floor(name, record_property):
     guided = gj.generate(gj.keys(0, N), EXACT[name](3.0), LEVELS, (LENGTH,), jnp.full(N, label))
     bias = MASKED.total_variation(guided, MASKED.target(label, 3.0))
     for what, value in {"scale 1": distance, "scale 3": bias, "floor": floor(target, N)}.items():
-        record_property(what, value)
+        measured(what, value)
     assert bias > floor(target, N)  # guidance alone does not sample p(x) p(y|x)^3; particles do
 
 
@@ -150,14 +150,14 @@ STEPWISE = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STEPWISE)
-def test_small_steps_reach_the_conditional(name, record_property):
+def test_small_steps_reach_the_conditional(name, measured):
     """Steps that change several tokens at once are exact in the limit: 256 steps, 20,000 samples, 1.2 floors."""
     model, kernel = STEPWISE[name]
     n, label = 20_000, 1
     x = gj.generate(gj.keys(0, n), kernel(model), FLOW.levels(256), (LENGTH,), jnp.full(n, label))
     distance, target = model.total_variation(x, model.target(label)), model.target(label)
-    record_property("total variation", distance)
-    record_property("floor", floor(target, n))
+    measured("total variation", distance)
+    measured("floor", floor(target, n))
     assert distance <= 1.2 * floor(target, n)
 
 
@@ -165,7 +165,7 @@ def test_small_steps_reach_the_conditional(name, record_property):
 @pytest.mark.parametrize(
     "lead", ["TAG", *(pytest.param(n, marks=pytest.mark.slow) for n in ("none", "exact rates", "D-CFG"))]
 )
-def test_twisted_particles_reach_the_guided_target(lead, scale, record_property):
+def test_twisted_particles_reach_the_guided_target(lead, scale, measured):
     """p(x) p(y|x)^scale within the floor of 100,000 draws, and its evidence, whatever leads the particles."""
     model, label = unconditional(MASKED), 1
     proposal = {
@@ -182,8 +182,8 @@ def test_twisted_particles_reach_the_guided_target(lead, scale, record_property)
     distance = MASKED.total_variation(np.asarray(found.x).reshape(-1, LENGTH), target, log_w)
     exact = float(np.sum(MASKED.target() * np.asarray(MASKED.classes)[:, label] ** scale))
     evidence = np.exp(np.asarray(found.log_evidence)) / exact
-    record_property("total variation", distance)
-    record_property("floor", floor(target, N))
+    measured("total variation", distance)
+    measured("floor", floor(target, N))
     assert distance <= floor(target, N)
     assert abs(evidence.mean() - 1) < 3 * evidence.std() / np.sqrt(20) + 1e-5
 
