@@ -29,9 +29,9 @@ class Tree(NamedTuple):
     value: Any  # (depths, n)
     visits: Any  # (depths, n): none where there is no node
 
-    @property
-    def made(self) -> Any:
-        return self.visits > 0
+    def made(self, depth: Any) -> Any:
+        """(n,) whether there is a node."""
+        return self.visits[depth] > 0
 
 
 def chosen(mask: Any, value: Any, key: Any) -> Any:
@@ -60,7 +60,7 @@ def rollout(move, tree, i, key, levels, shape, cond, width, growth):
         parent, visits, state = carry
         depth, key = inputs
         first, second = jax.random.split(key)
-        mask = tree.made[depth] & (tree.parent[depth] == parent)
+        mask = tree.made(depth) & (tree.parent[depth] == parent)
         new = jnp.sum(mask) < width * visits**growth
 
         slot = jnp.where(new, i, chosen(mask, tree.value[depth], first)).astype(jnp.int32)
@@ -95,7 +95,7 @@ def rollout(move, tree, i, key, levels, shape, cond, width, growth):
 
     def up(below, inputs):
         depth, slot = inputs
-        mask = tree.made[depth + 1] & (tree.parent[depth + 1] == slot)
+        mask = tree.made(depth + 1) & (tree.parent[depth + 1] == slot)
         value = backed(mask, tree.value[depth + 1].at[path[depth + 1]].set(below))
         return value, value
 
@@ -109,12 +109,12 @@ def leaves(tree: Tree) -> Any:
 
     def down(paid, depth):
         above = jnp.where(depth == 0, -1, tree.parent[depth])
-        same = tree.made[depth] & (above[:, None] == above[None, :])
+        same = tree.made(depth) & (above[:, None] == above[None, :])
         paid = jnp.where(depth == 0, 0.0, paid[above]) + jnp.log(jnp.sum(same, 1))
         return paid, None
 
-    paid, _ = jax.lax.scan(down, jnp.zeros(tree.made.shape[1]), jnp.arange(len(tree.made)))
-    return jnp.where(tree.made[-1], tree.value[-1] - paid, -jnp.inf)
+    paid, _ = jax.lax.scan(down, jnp.zeros(tree.visits.shape[1]), jnp.arange(len(tree.visits)))
+    return jnp.where(tree.made(-1), tree.value[-1] - paid, -jnp.inf)
 
 
 @partial(jax.jit, static_argnames=("shape", "n"))
