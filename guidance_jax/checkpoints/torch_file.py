@@ -1,25 +1,28 @@
-"""PyTorch's `.pt` files as NumPy arrays, without PyTorch, and without running what a pickle may hide.
+"""PyTorch's `.pt` files as NumPy arrays, without PyTorch, and without running anything.
 
-A `.pt` is a pickle, a program that may call anything. This reader lets it call what a state dict is made of (tensors,
-storages, ordered dictionaries) and refuses every other name before anything runs. Both of PyTorch's formats are read:
+A `.pt` is a pickle, a program that may call anything. `pickled` reads it as inert data; this file turns the records of
+tensors in it into arrays. What else a training run has put there is left as it is. Both of PyTorch's formats are read:
 the zip archive (`torch.save` since 1.6) and the older sequence of pickles.
+
+Sizes are compared with the file before anything of that size is read or made: arrays are views of the storages, which
+together are no longer than the file.
 """
 
 import io
-import pickle
-import struct
-import types
+import math
 import zipfile
-from collections import OrderedDict
+import zlib
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 
+from guidance_jax.checkpoints.pickled import Call, Name, Stored, read_pickle
 from guidance_jax.core import Refused
 
-DTYPES = {
+STORAGES = {
     "FloatStorage": np.float32,
     "DoubleStorage": np.float64,
     "HalfStorage": np.float16,
@@ -30,163 +33,296 @@ DTYPES = {
     "CharStorage": np.int8,
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
+    "UntypedStorage": np.uint8,
+}
+DTYPES = {
+    **{name: np.dtype(name) for name in ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8")},
+    **{name: np.dtype(name) for name in ("uint16", "uint32", "uint64")},
+    **{name: np.dtype(getattr(ml_dtypes, name)) for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2")},
+    **{"float": np.dtype("float32"), "double": np.dtype("float64"), "half": np.dtype("float16")},
+    **{"long": np.dtype("int64"), "int": np.dtype("int32"), "bool": np.dtype("bool")},
 }
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+DICTIONARIES = {("collections", "OrderedDict"), ("builtins", "dict"), ("torch.nn", "ParameterDict")}
+NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")
+WHOLE_PICKLE = 2**28  # bytes of the pickle in an archive
 
 
-class _Storage:
-    """The memory of tensors; in the old format it comes after those that use it."""
+class Storage(NamedTuple):
+    """The memory of tensors: numbers of one type, one after the other."""
 
-    def __init__(self, dtype: Any, size: int, data: np.ndarray | None = None):
-        self.dtype, self.size, self.data = np.dtype(dtype), size, data
-
-
-class _Tensor:
-    """A view of a storage; `array` once that is read."""
-
-    def __init__(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any):
-        if not isinstance(storage, _Storage):
-            raise Refused("a tensor without a storage")
-        self.storage, self.offset, self.size, self.stride = storage, offset, tuple(size), tuple(stride)
-
-    def array(self) -> np.ndarray:
-        numbers = (self.offset, *self.size, *self.stride)
-        last = self.offset + sum((n - 1) * s for n, s in zip(self.size, self.stride, strict=True))
-        inside = all(isinstance(n, int) and n >= 0 for n in numbers) and (0 in self.size or last < self.storage.size)
-        if not inside or self.storage.data is None:
-            raise Refused("a tensor that reaches outside its storage")
-        if 0 in self.size:
-            return np.zeros(self.size, self.storage.dtype)
-        strides = [s * self.storage.dtype.itemsize for s in self.stride]
-        view = np.lib.stride_tricks.as_strided(self.storage.data[self.offset :], self.size, strides)
-        return np.array(view)
+    data: np.ndarray
 
 
-def _parameter(tensor: Any, *_: Any) -> Any:
-    return tensor
+class Archive:
+    """The storages of one file, each read once, all together no longer than the file."""
+
+    def __init__(self, read: Any, size: int):
+        self.read, self.left = read, size
+        self.known: dict[str, bytes] = {}
+
+    def storage(self, record: Any) -> Storage:
+        """The storage that a record of the pickle means."""
+        identity = record.identity if isinstance(record, Stored) else None
+        if not isinstance(identity, tuple) or len(identity) < 5 or identity[0] != "storage":
+            raise Refused("it has a tensor without a storage")
+        _, kind, key, _, size = identity[:5]
+        dtype = STORAGES.get(kind.name) if isinstance(kind, Name) and kind.module in ("torch", "torch.storage") else None
+        if dtype is None or not isinstance(key, str | int) or not isinstance(size, int):
+            raise Refused(f"it refers to a storage of type {kind if isinstance(kind, Name) else type(kind).__name__}")
+        if len(identity) > 5 and identity[5] is not None:
+            raise Refused(f"storage {key} is a view of another, as PyTorch before 0.4 wrote them; save it again")
+        key = str(key)
+        if key not in self.known:
+            raw = self.read(key, self.left)
+            self.left -= len(raw)
+            self.known[key] = raw
+        raw = self.known[key]
+        if len(raw) != size * np.dtype(dtype).itemsize:
+            raise Refused(f"storage {key} holds {len(raw)} bytes, its pickle says {size} numbers of {kind.name}")
+        return Storage(np.frombuffer(raw, dtype))
 
 
-ALLOWED = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _Tensor,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
-    ("torch", "Size"): tuple,
-    ("argparse", "Namespace"): types.SimpleNamespace,  # the options of a training run, which only hold values
-    **{("torch", name): dtype for name, dtype in DTYPES.items()},
-}
-
-
-class _Reader(pickle.Unpickler):
-    """An unpickler that knows `ALLOWED` and nothing else."""
-
-    def __init__(self, file: Any, storage: Any):
-        super().__init__(file, encoding="utf-8")
-        self.storage = storage
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in ALLOWED:
-            raise Refused(f"it would run {module}.{name}, which no state dict needs; nothing was run")
-        return ALLOWED[module, name]
-
-    def persistent_load(self, pid: Any) -> Any:
-        kind, dtype, key, _, size, *_ = pid
-        if kind != "storage" or dtype not in DTYPES.values() or not isinstance(size, int):
-            raise Refused(f"it refers to a {kind!r}, expected storages")
-        return self.storage(dtype, str(key), size)
-
-
-def _read_zip(source: BinaryIO) -> Any:
+def read_zip(source: Any, size: int) -> tuple[Any, Archive]:
     with zipfile.ZipFile(source) as archive:
-        names = archive.namelist()
-        root = next((n.removesuffix("data.pkl") for n in names if n.endswith("/data.pkl")), None)
+        members = {info.filename: info for info in archive.infolist()}
+        root = next((n.removesuffix("data.pkl") for n in members if n.endswith("/data.pkl") or n == "data.pkl"), None)
         if root is None:
             raise Refused("it is a zip archive without data.pkl, not PyTorch's")
-        if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
+
+        def read(name: str, limit: int) -> bytes:
+            info = members.get(name)
+            if info is None:
+                raise Refused(f"its archive has no member {name}")
+            if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+                raise Refused(f"{name} is compressed, which torch.save never does; save it again")
+            if info.file_size > limit:
+                raise Refused(f"{name} claims {info.file_size:,} bytes, more than the file has")
+            return archive.read(info)
+
+        if f"{root}byteorder" in members and read(f"{root}byteorder", 16) != b"little":
             raise Refused("it was written on a big-endian machine; save it again on another")
-        read: dict[str, _Storage] = {}
-
-        def storage(dtype, key, size):
-            if key not in read:
-                data = np.frombuffer(archive.read(f"{root}data/{key}"), dtype)
-                if len(data) != size:
-                    raise Refused(f"storage {key} holds {len(data)} numbers, expected {size}")
-                read[key] = _Storage(dtype, size, data)
-            return read[key]
-
-        with archive.open(f"{root}data.pkl") as file:
-            return _arrays(_Reader(file, storage).load())
+        found = read_pickle(io.BytesIO(read(f"{root}data.pkl", min(size, WHOLE_PICKLE))))
+        content = Archive(lambda key, left: read(f"{root}data/{key}", left), size)
+        for record in storages_in(found):  # while the archive is open
+            if known_storage(record):
+                content.storage(record)
+        return found, content
 
 
-def _read_legacy(file: BinaryIO) -> Any:
+def read_legacy(file: Any, size: int) -> tuple[Any, Archive]:
     file.seek(0)
-    none: dict[str, _Storage] = {}
-    if _Reader(file, none.get).load() != LEGACY_MAGIC:
+    if (magic := read_pickle(file)) != LEGACY_MAGIC:
+        check_foreign(magic)
         raise Refused("it is a pickle, but not PyTorch's")
     for _ in range(2):  # protocol version and word sizes
-        _Reader(file, none.get).load()
-    read: dict[str, _Storage] = {}
-    found = _Reader(file, lambda dtype, key, size: read.setdefault(key, _Storage(dtype, size))).load()
-    for key in _Reader(file, none.get).load():
-        if key not in read:
-            raise Refused(f"storage {key} belongs to no tensor")
-        storage = read[key]
-        (size,) = struct.unpack("<q", file.read(8))
-        raw = file.read(size * storage.dtype.itemsize)
-        if size != storage.size or len(raw) != size * storage.dtype.itemsize:
+        read_pickle(file)
+    found, keys = read_pickle(file), read_pickle(file)
+    wanted = {str(r.identity[2]): r.identity[1] for r in storages_in(found) if known_storage(r)}
+    raw: dict[str, bytes] = {}
+    for key in keys if isinstance(keys, list) else ():
+        kind = wanted.get(key) if isinstance(key, str) else None
+        if kind is None:
+            raise Refused(f"storage {key!r} belongs to no tensor" if isinstance(key, str) else "its keys are no text")
+        count = int.from_bytes(file.read(8), "little", signed=True)
+        length = count * np.dtype(STORAGES[kind.name]).itemsize
+        if not 0 <= length <= size - file.tell():
             raise Refused(f"storage {key} is cut short")
-        storage.data = np.frombuffer(raw, storage.dtype)
-    return _arrays(found)
+        raw[key] = file.read(length)
+
+    def read(key: str, left: int) -> bytes:
+        if key not in raw:
+            raise Refused(f"storage {key} is cut short")
+        return raw[key]
+
+    return found, Archive(read, size)
 
 
-def _arrays(found: Any) -> Any:
-    if isinstance(found, _Tensor):
-        return found.array()
-    return {k: _arrays(v) for k, v in found.items()} if isinstance(found, dict) else found
+def known_storage(record: Stored) -> bool:
+    """Whether a record has the form of a storage's identity."""
+    identity = record.identity
+    return (
+        isinstance(identity, tuple)
+        and len(identity) >= 5
+        and isinstance(identity[1], Name)
+        and identity[1].name in STORAGES
+    )
+
+
+def storages_in(found: Any) -> list[Stored]:
+    """Every record of a storage in what a pickle holds, each once."""
+    waiting, seen, storages = [found], set(), []
+    while waiting:
+        value = waiting.pop()
+        if not isinstance(value, dict | list | tuple | Call | Stored) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, Stored):
+            storages.append(value)
+        elif isinstance(value, Call):
+            waiting += [value.args, value.items, value.state]
+        else:
+            waiting += value.values() if isinstance(value, dict) else value
+    return storages
+
+
+def resolved(value: Any, archive: Archive) -> Any:
+    """What a record means, one level deep: an array of a tensor's, a dict of a dictionary's; others stay records."""
+    if not isinstance(value, Call):
+        return value
+    named, args = value.named, value.args if isinstance(value.args, tuple) else ()
+    if named in DICTIONARIES and all(isinstance(item, tuple) and len(item) == 2 for item in value.items):
+        first = args[0] if args and isinstance(args[0], list) else []  # older OrderedDicts list their items
+        items = [*(tuple(item) for item in first if isinstance(item, list | tuple) and len(item) == 2), *value.items]
+        return {key if isinstance(key, str | int) else repr(key): item for key, item in items}
+    if named == ("argparse", "Namespace") and isinstance(value.state, dict):
+        return value.state
+    if named in (("torch._utils", "_rebuild_parameter"), ("torch._utils", "_rebuild_parameter_with_state")) and args:
+        return resolved(args[0], archive)
+    if named == ("torch._utils", "_rebuild_tensor_v2") and len(args) >= 4:
+        return strided(archive.storage(args[0]).data, *args[1:4])
+    if named == ("torch._utils", "_rebuild_tensor_v3") and len(args) >= 7:
+        dtype = DTYPES.get(args[6].name) if isinstance(args[6], Name) else None
+        if dtype is None:
+            raise Refused(f"it has a tensor of type {args[6]}")
+        raw = archive.storage(args[0]).data.view(np.uint8)
+        return strided(raw[: len(raw) // dtype.itemsize * dtype.itemsize].view(dtype), *args[1:4])
+    if named in tuple((module, "_reconstruct") for module in NUMPY):
+        return numpy_array(value.state)
+    if named in tuple((module, "scalar") for module in NUMPY) and len(args) == 2:
+        return numpy_array((1, (), args[0], False, args[1]))
+    if named in tuple((f"{module.removesuffix('multiarray')}numeric", "_frombuffer") for module in NUMPY):
+        return numpy_array((1, args[2], args[1], args[3] == "F", args[0]) if len(args) == 4 else None)
+    return value
+
+
+def strided(data: np.ndarray, offset: Any, size: Any, stride: Any) -> np.ndarray:
+    """The view of a storage that a tensor is.
+
+    Raises:
+      Refused: numbers that are none, or that reach outside the storage.
+    """
+    shape, steps = numbers(size), numbers(stride)
+    if shape is None or steps is None or len(shape) != len(steps) or numbers((offset,)) is None:
+        raise Refused("it has a tensor whose sizes are no numbers")
+    if 0 in shape:
+        return np.zeros(shape if max(shape) < 2**31 and len(shape) <= 32 else (0,), data.dtype)
+    last = offset + sum((n - 1) * step for n, step in zip(shape, steps, strict=True))
+    if last >= len(data) or math.prod(shape) > len(data) or len(shape) > 32:
+        raise Refused("it has a tensor that reaches outside its storage")
+    view = np.lib.stride_tricks.as_strided(
+        data[offset:], shape, [step * data.itemsize for step in steps], writeable=False
+    )
+    return view
+
+
+def numbers(values: Any) -> tuple[int, ...] | None:
+    """Whole numbers that are not negative, of a tuple, a list or a `torch.Size`; None if they are something else."""
+    if isinstance(values, Call) and values.named == ("torch", "Size") and isinstance(values.args, tuple):
+        values = values.args[0] if values.args else ()
+    if not isinstance(values, tuple | list) or not all(type(n) is int and n >= 0 for n in values):
+        return None
+    return tuple(values)
+
+
+def numpy_array(state: Any) -> np.ndarray:
+    """A NumPy array from the state that it was pickled with: (version, shape, dtype, Fortran order, bytes).
+
+    Raises:
+      Refused: another state, a type that is no plain number, another number of bytes than the shape takes.
+    """
+    if not isinstance(state, tuple) or len(state) != 5:
+        raise Refused("it has a NumPy array without its state")
+    _, shape, kind, fortran, raw = state
+    if isinstance(raw, Call) and raw.named == ("_codecs", "encode") and raw.args:
+        raw = raw.args[0]
+    try:
+        raw = raw.encode("latin1") if isinstance(raw, str) else raw
+    except UnicodeEncodeError:
+        raw = None
+    code = kind.args[0] if isinstance(kind, Call) and kind.named == ("numpy", "dtype") and kind.args else None
+    shape, letters = numbers(shape), isinstance(code, str) and code in NUMPY_TYPES
+    if shape is None or not letters or not isinstance(raw, bytes | bytearray):
+        raise Refused("it has a NumPy array of something else than plain numbers")
+    order = kind.state[1] if isinstance(kind.state, tuple) and len(kind.state) > 1 else "<"
+    dtype = np.dtype(code).newbyteorder(order if order in ("<", ">") else "=")
+    if math.prod(shape) * dtype.itemsize != len(raw) or len(shape) > 32:
+        raise Refused("it has a NumPy array of another size than its bytes")
+    return np.frombuffer(raw, dtype).reshape(shape, order="F" if fortran is True else "C")
+
+
+NUMPY_TYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")
 
 
 def read_torch(path: str | Path | bytes, key: str | None = None) -> dict[str, np.ndarray]:
-    """The state dict of a `.pt` file: name -> array.
+    """The state dict of a `.pt` file: name -> array, read-only views of what was read.
 
     Args:
       path: the file, or what is in it.
       key: the entry that is the state dict, "ema" for example, of a file that holds several; "a.b" is b in a.
 
     Raises:
-      Refused: a file that is missing, truncated or foreign, that holds something else than named tensors, or whose
-        pickle would call anything but the builders of tensors; the name is given, and nothing has run.
+      Refused: a file that is missing, truncated or foreign, or that holds something else than named tensors. Nothing
+        that a file names is ever imported, called or changed; it takes no more memory than twice the file and some
+        100 bytes for each opcode of its pickle, of which there may be four million.
     """
     content, path = (path, "the file") if isinstance(path, bytes) else (None, Path(path))
     if isinstance(path, Path) and not path.is_file():
         raise Refused(f"there is no file {path}; pass the path of a .pt or .safetensors file")
     try:
         with open(path, "rb") if content is None else io.BytesIO(content) as file:
-            found = _read_zip(file) if zipfile.is_zipfile(file) else _read_legacy(file)
+            size = file.seek(0, io.SEEK_END)
+            found, archive = read_zip(file, size) if zipfile.is_zipfile(file) else read_legacy(file, size)
+        return state_in(path, found, archive, key)
     except Refused as error:
-        raise Refused(f"{path} was refused: {error}") from None
-    except Exception as error:  # a damaged pickle or archive raises anything
+        text = str(error)
+        raise Refused(text if text.startswith(str(path)) else f"{path} was refused: {text}") from None
+    except (OSError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise Refused(
             f"{path} is truncated or no PyTorch file ({type(error).__name__}); compare its size with the source and "
             "fetch it again"
         ) from None
+
+
+def state_in(path: Any, found: Any, archive: Archive, key: str | None) -> dict[str, np.ndarray]:
+    """The state dict among what a file holds.
+
+    Raises:
+      Refused: none there, or not under that `key`.
+    """
+    found = resolved(found, archive)
     for part in key.split(".") if key else ():
         if not isinstance(found, dict) or part not in found:
             raise Refused(f"{path} has no entry {part!r}; it holds {entries(found)}")
-        found = found[part]
+        found = resolved(found[part], archive)
     if not isinstance(found, dict) or not found:
+        check_foreign(found)
         raise Refused(f"{path} holds a {type(found).__name__}, expected a state dict (name -> tensor)")
-    odd = [k for k, v in found.items() if not (isinstance(k, str) and isinstance(v, np.ndarray))]
-    inside = [k for k, v in found.items() if isinstance(v, dict) and any(isinstance(a, np.ndarray) for a in v.values())]
+    state = {name: resolved(value, archive) for name, value in found.items()}
+    odd = [k for k, v in state.items() if not (isinstance(k, str) and isinstance(v, np.ndarray))]
+    inside = [k for k, v in state.items() if isinstance(v, dict) and any(is_tensor(a) for a in v.values())]
     if inside:
-        raise Refused(f"{path} holds several things, {entries(found)}; say which is the network: key={inside[-1]!r}")
+        raise Refused(f"{path} holds several things, {entries(state)}; say which is the network: key={inside[-1]!r}")
     if odd:
-        raise Refused(
-            f"{path} is no plain state dict: {odd[0]!r} is a {type(found[odd[0]]).__name__}; "
-            "save model.state_dict() alone"
-        )
-    return found
+        check_foreign(state)
+        what = f"{str(odd[0])[:80]!r} is a {type(state[odd[0]]).__name__}"
+        raise Refused(f"{path} is no plain state dict: {what}; save model.state_dict() alone")
+    return state
+
+
+def check_foreign(found: Any) -> None:
+    """Raise `Refused` if what was asked for is, or directly holds, a call that means no array: it is named."""
+    for value in (found, *found.values()) if isinstance(found, dict) else (found,):
+        if isinstance(value, Call):
+            raise Refused(f"it would run {str(value.function)[:80]}, which no state dict needs; nothing was run")
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether a record is one of a tensor."""
+    return isinstance(value, Call) and (value.named or ("", ""))[0] in ("torch._utils", *NUMPY)
 
 
 def entries(found: Any) -> str:
     """The first names in a dictionary."""
-    names = list(map(str, found)) if isinstance(found, dict) else []
+    names = [str(name)[:80] for name in list(found)[:9]] if isinstance(found, dict) else []
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else type(found).__name__
