@@ -9,22 +9,53 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax._typing import Array, Key
-from guidance_jax.core import Kernel, Level, Refused, Rows, check_levels, float_type, need, rows
+from guidance_jax.core import (
+    Kernel,
+    Level,
+    Refused,
+    Rows,
+    check_levels,
+    concrete,
+    float_type,
+    keep_failed,
+    need,
+    rows,
+)
 
 
-def keys(seed: int | Key[Array, ""], n: int, start: int = 0) -> Key[Array, " n"]:
+THREEFRY = "threefry2x32"
+
+
+def keys(seed: Any, n: int, start: int = 0) -> Key[Array, " n"]:
     """One key per sample, by its index: sample `i` gets the same key whatever `n` and `start` are.
 
+    They are threefry's, whatever JAX's default is (`as_threefry`).
+
     Args:
-      seed: a number, or a key.
+      seed: a number, traced or not, or a key.
       n: how many.
       start: the index of the first.
 
     >>> jax.random.key_data(keys(0, 3)[2]).tolist() == jax.random.key_data(keys(0, 1, start=2)[0]).tolist()
     True
     """
-    key = jax.random.key(seed) if isinstance(seed, int | np.integer) else seed
+    number = isinstance(seed, int | np.integer) or (
+        isinstance(seed, jax.Array) and jnp.issubdtype(seed.dtype, jnp.integer) and seed.ndim == 0
+    )
+    key = jax.random.key(seed, impl=THREEFRY) if number else as_threefry(seed)
     return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(start, start + n))
+
+
+def as_threefry(keys: Any) -> Any:
+    """Keys of any kind as threefry's, whose draws do not depend on the batch under `vmap`; those of `rbg` do.
+
+    Keys of four words are cut to the first two.
+    """
+    if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
+        if str(jax.random.key_impl(keys)) == THREEFRY:
+            return keys
+        keys = jax.random.key_data(keys)
+    return jax.random.wrap_key_data(keys[..., :2], impl=THREEFRY)
 
 
 def sample(
@@ -55,6 +86,7 @@ def sample(
       Refused: levels that do not fall, a half-precision start, or whatever the parts of the kernel refuse.
     """
     check_kernel(kernel, levels, jnp.shape(x), cond)
+    key = as_threefry(key)
     for leaf in jax.tree.leaves(x):
         if leaf.dtype not in (jnp.float32, jnp.float64, jnp.int32):
             raise Refused(
@@ -65,12 +97,14 @@ def sample(
 
     def body(carry, inputs):
         t, s, key = inputs
-        carry = kernel(carry, t, s, cond, key)
+        before, carry = carry, kernel(carry, t, s, cond, key)
+        if not kernel.population:  # whose weights say it
+            carry = carry._replace(x=keep_failed(carry.x, before.x))
         return carry, None if record is None else record(carry)
 
     steps = len(levels.t) - 1
     inputs = (levels.at(slice(None, -1)), levels.at(slice(1, None)), jax.random.split(key, steps))
-    carry, records = jax.lax.scan(body, kernel.init(x), inputs, unroll=unroll)
+    carry, records = jax.lax.scan(body, kernel.init(kernel.space.entered(x)), inputs, unroll=unroll)
     carry = kernel.finish(carry, levels.at(-1), cond, jax.random.fold_in(key, steps))
     return carry if record is None else (carry, records)
 
@@ -78,8 +112,9 @@ def sample(
 @partial(jax.jit, static_argnames="shape")
 def _generate(keys, kernel, levels, shape, cond, x):
     def one(key, kernel, cond, x):
-        first, rest = jax.random.split(key)
-        return sample(rest, kernel, levels, kernel.start(first, levels, shape) if x is None else x, cond).x
+        first, rest = jax.random.split(as_threefry(key))
+        x = kernel.start(first, levels, shape) if x is None else x
+        return kernel.space.finished(sample(rest, kernel, levels, x, cond).x)
 
     return jax.vmap(one, in_axes=(0, rows(kernel), 0, 0))(keys, kernel, cond, x)
 
@@ -98,7 +133,8 @@ def generate(keys: Array, kernel: Any, levels: Level, shape: tuple[int, ...], co
       x: what to start from, `(n, *shape)`, for example sequences to edit; by default noise.
 
     Returns:
-      Samples of shape `(n, *shape)`.
+      Samples of shape `(n, *shape)`. One that met a number which is not finite holds NaN or infinity or, of tokens, is
+      all `FAILED`; the others are as they would be without it.
 
     Raises:
       Refused: as `sample`; keys that are not a vector of them, conditions or starts that are not one per key, and
@@ -143,6 +179,8 @@ def checked(keys: Any, kernel: Any, levels: Level, shape: tuple[int, ...], cond:
                 f"write jnp.full({len(keys)}, label)"
             )
     check_kernel(kernel, levels, tuple(shape), cond)
+    kernel.space.check_finished(kernel.moving(levels))
+    check_numbers(kernel)
     for node in jax.tree.leaves(kernel, is_leaf=lambda node: isinstance(node, Rows)):
         for leaf in jax.tree.leaves(node) if isinstance(node, Rows) else ():
             if jnp.shape(leaf) != (len(keys),):
@@ -151,6 +189,14 @@ def checked(keys: Any, kernel: Any, levels: Level, shape: tuple[int, ...], cond:
                     f"{jnp.shape(leaf)}; write {type(node).__name__}(jnp.full({len(keys)}, scale))"
                 )
     return jax.tree.map(strong, (kernel, levels))
+
+
+def check_numbers(kernel: Kernel) -> None:
+    """Raise `Refused` if a number of `kernel`, such as a scale or a strength, is known and NaN."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(kernel):
+        number = isinstance(leaf, float | np.floating) or (isinstance(leaf, jax.Array | np.ndarray) and leaf.ndim == 0)
+        if number and concrete(leaf) and leaf != leaf:
+            raise Refused(f"{jax.tree_util.keystr(path).lstrip('.')} is NaN; give every number of a kernel a value")
 
 
 def strong(number: Any) -> Any:

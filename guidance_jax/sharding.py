@@ -12,7 +12,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from guidance_jax._typing import Array
-from guidance_jax.core import Level, Refused, Rows
+from guidance_jax.core import Level, Refused, Rows, count_failed
+from guidance_jax.core import count_failed as not_finite  # noqa: F401
 from guidance_jax.footprint import Memory, size, temporaries
 from guidance_jax.progress import Bar
 from guidance_jax.sample import _generate, checked
@@ -86,7 +87,7 @@ def generate_on(
       split: split large parameters over the devices too (`split_params`): for networks that one device cannot hold.
         The devices then do talk at every step.
       batch: samples at a time, all batches by one program; None for all at once. It does not change the samples.
-      progress: the title of a progress bar on standard error, with the number of samples that are not finite; None
+      progress: the title of a progress bar on standard error, with the number of samples that failed (`count_failed`); None
         for none.
 
     Raises:
@@ -98,7 +99,7 @@ def generate_on(
         raise Refused(f"there is nothing to draw: {n} keys, batch={batch}; write keys(0, n)")
     kernel, levels = _checked(keys, kernel, levels, shape, cond)
     parts, bad = [], 0
-    with Bar(progress, n, 0, "not finite") as advance:
+    with Bar(progress, n, 0, "failed") as advance:
         for start in range(0, n, size):
             stop = min(start + size, n)
             index = np.resize(np.arange(start, stop), size)  # the last batch is filled up
@@ -110,14 +111,9 @@ def generate_on(
             part = np.asarray(found)[: stop - start]
             parts.append(part)
             if progress is not None:
-                bad += not_finite(part)
+                bad += count_failed(part)
                 advance(stop, bad)
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def not_finite(samples: Any) -> int:
-    """How many of `samples` (n, ...) hold a number that is not finite."""
-    return int((~np.isfinite(np.asarray(samples, np.float32).reshape(len(samples), -1)).all(1)).sum())
 
 
 def _checked(keys, kernel, levels, shape, cond):

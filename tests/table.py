@@ -178,7 +178,7 @@ GUIDANCE = {
         1.0,
         same,
     ),
-    Internal: Guide(lambda w, m=MIXTURE: Internal(Early((), drift, inner=m), w), 1.0, same),
+    Internal: Guide(lambda w, m=MIXTURE: Internal(Early((), drift, gj.parameterizations.v, inner=m), w), 1.0, same),
     Learned: Guide(lambda w, m=MIXTURE: Learned(Taught(m), w), 1.0, same),
     gj.Autoguidance: Guide(lambda w, m=MIXTURE: gj.Autoguidance(m, null(m), w), 1.0, same),
     gj.Classifier: Guide(lambda w, m=MIXTURE: gj.Classifier(null(m), log_posterior, w), 0.0, null),

@@ -158,8 +158,8 @@ class Machine:
         elif name == "SETITEMS":
             self.put(list(pairs(self.since_mark())))
         elif name in ("GLOBAL", "STACK_GLOBAL"):
-            other = self.pop() if name == "STACK_GLOBAL" else None
-            module, word = argument.split(" ", 1) if other is None else (self.pop(), other)
+            words = [self.pop(), self.pop()][::-1] if name == "STACK_GLOBAL" else argument.split(" ", 1)
+            module, word = words
             if not isinstance(module, str) or not isinstance(word, str):
                 raise TypeError("a name that is no text")
             push(Name(module, word))

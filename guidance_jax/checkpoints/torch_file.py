@@ -275,7 +275,7 @@ def read_torch(path: str | Path | bytes, key: str | None = None) -> dict[str, np
             found, archive = read_zip(file, size) if zipfile.is_zipfile(file) else read_legacy(file, size)
         return state_in(path, found, archive, key)
     except Refused as error:
-        text = str(error)
+        text = "".join(c if c.isprintable() else "?" for c in str(error))  # names are the file's
         raise Refused(text if text.startswith(str(path)) else f"{path} was refused: {text}") from None
     except (OSError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise Refused(

@@ -25,13 +25,24 @@ from guidance_jax.core.contracts import (
     Stochastic,
     Wrapper,
     as_guide,
+    check_arguments,
     check_space,
     innermost,
     is_a,
     need,
 )
 from guidance_jax.core.distributions import Categorical, Distribution, Normal
-from guidance_jax.core.levels import CLEAN, Level, Refused, check_levels, fresh_share, posterior_variance
+from guidance_jax.core.edges import (
+    FAILED,
+    add_logs,
+    argmax_token,
+    count_failed,
+    draw_token,
+    is_sound,
+    keep_failed,
+    read_entry,
+)
+from guidance_jax.core.levels import CLEAN, Level, Refused, check_levels, check_signal, fresh_share, posterior_variance
 from guidance_jax.core.pytrees import Rows, concrete, converted, function, pytree, rows, static
 from guidance_jax.core.spaces import GaussianDiffusion, Prediction, Space
 
@@ -40,6 +51,7 @@ __all__ = [
     "Categorical",
     "Denoiser",
     "Distribution",
+    "FAILED",
     "GaussianDiffusion",
     "Guide",
     "HiddenStates",
@@ -55,16 +67,24 @@ __all__ = [
     "Space",
     "Stochastic",
     "Wrapper",
+    "add_logs",
+    "argmax_token",
     "as_guide",
+    "check_arguments",
     "check_levels",
+    "check_signal",
     "check_space",
     "concrete",
     "converted",
+    "count_failed",
+    "draw_token",
     "float_type",
     "fresh_share",
     "function",
     "innermost",
     "is_a",
+    "is_sound",
+    "keep_failed",
     "kl_divergence",
     "log",
     "log_softmax",
@@ -74,6 +94,7 @@ __all__ = [
     "posterior_variance",
     "pytree",
     "quotient",
+    "read_entry",
     "rows",
     "scalar",
     "static",

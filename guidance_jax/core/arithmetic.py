@@ -23,7 +23,7 @@ def float_type(x: Any) -> Any:
 def norm(a: Float[Array, "..."]) -> Float[Array, ""]:
     """The Euclidean norm over all entries of one sample `a`, with derivative 0 at 0."""
     square = jnp.sum(a * a)
-    return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+    return jnp.where(square == 0, 0, jnp.sqrt(jnp.where(square == 0, 1, square)))
 
 
 def quotient(a: Any, b: Any) -> Any:
@@ -33,7 +33,7 @@ def quotient(a: Any, b: Any) -> Any:
 
 def log(a: Any) -> Any:
     """The logarithm, -inf at 0 without a warning under `jax_debug_infs`."""
-    return jnp.where(a > 0, jnp.log(jnp.where(a > 0, a, 1)), -jnp.inf)
+    return jnp.where(a <= 0, -jnp.inf, jnp.log(jnp.where(a <= 0, 1, a)))
 
 
 def log_softmax(logits: Float[Array, "*positions classes"]) -> Float[Array, "*positions classes"]:
@@ -43,7 +43,7 @@ def log_softmax(logits: Float[Array, "*positions classes"]) -> Float[Array, "*po
 
 def kl_divergence(p: Float[Array, "*positions V"], q: Float[Array, "*positions V"], where: Any = True) -> Any:
     """KL(p || q) of log-probabilities (..., V), in nats, summed over the positions `where`; 0 log 0 is 0."""
-    there = p > -jnp.inf
+    there = p != -jnp.inf
     each = jnp.where(there, jnp.exp(p) * (jnp.where(there, p, 0) - jnp.where(there, q, 0)), 0)
     return jnp.sum(jnp.where(where, jnp.sum(each, -1), 0))
 

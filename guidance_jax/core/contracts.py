@@ -1,5 +1,6 @@
 """What one part may ask of another: base classes with defaults, asked for by type. Nothing else is asked."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -81,6 +82,7 @@ class Guide:
 
     domain: Any = None
     takes: ClassVar[type[Space]] = Space
+    clean: ClassVar[bool] = False  # whether it judges clean samples alone
 
     @property
     def space(self) -> Any:
@@ -105,6 +107,18 @@ class Guide:
             self.domain.check(levels, shape, cond)
 
 
+def check_arguments(owner: Any, f: Any, form: str) -> None:
+    """Raise `Refused` unless the function `f` of `owner` can be called as `form` says, for example "x, level, cond"."""
+    try:
+        signature = inspect.signature(f)
+    except (TypeError, ValueError):  # a callable without one
+        return
+    try:
+        signature.bind(*form.split(", "))
+    except TypeError:
+        raise Refused(f"{type(owner).__name__} calls its function as f({form}), got one of {signature}") from None
+
+
 @pytree
 class GuideFunction(Guide):
     """A plain function as a guide.
@@ -114,6 +128,9 @@ class GuideFunction(Guide):
     """
 
     f: Any = converted(function)
+
+    def __post_init__(self):
+        check_arguments(self, self.f, "x, level, cond")
 
     def log_prob(self, x, level, cond):
         return self.f(x, level, cond)

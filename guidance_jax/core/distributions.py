@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from guidance_jax._typing import Array, Float, Int, Key
 from guidance_jax.core.arithmetic import kl_divergence, normal
+from guidance_jax.core.edges import draw_token
 from guidance_jax.core.pytrees import pytree
 
 
@@ -73,7 +73,7 @@ class Categorical(Distribution):
     log_q: Any
 
     def draw(self, key: Key[Array, ""]) -> Int[Array, " L"]:
-        return jax.random.categorical(key, self.log_q).astype(jnp.int32)
+        return draw_token(key, self.log_q)
 
     def log_prob(self, x: Int[Array, " L"]) -> Float[Array, ""]:
         return jnp.sum(jnp.take_along_axis(self.log_q, x[:, None], 1))

@@ -60,6 +60,15 @@ def posterior_variance(t: Level, s: Level) -> Any:
     return s.sigma**2 * fresh_share(t, s)
 
 
+def check_signal(levels: Level, what: str) -> None:
+    """Raise `Refused`, for `what`, if the first of `levels` are known and have no signal, alpha = 0."""
+    if concrete(levels.alpha) and (np.asarray(levels.alpha) == 0).any():
+        raise Refused(
+            f"{what} says nothing where there is no signal (alpha = 0, the first level); start below it, for example "
+            "levels(steps, start=0.999)"
+        )
+
+
 def check_levels(levels: Level) -> None:
     """Raise `Refused` unless `levels` are at least two whose noise-to-signal ratio falls strictly."""
     shapes = [jnp.shape(a) for a in levels]

@@ -36,6 +36,17 @@ class Space:
     def check(self, levels: Level, shape: tuple[int, ...]) -> None:
         """Raise `Refused` unless samples of `shape` can be made on `levels`."""
 
+    def check_finished(self, levels: Level) -> None:
+        """Raise `Refused` if samples at the last of `levels` are not finished; where they are traced, `finished` does."""
+
+    def finished(self, x: Any) -> Any:
+        """A sample at the end of its levels; tokens that are still masks are `FAILED`."""
+        return x
+
+    def entered(self, x: Any) -> Any:
+        """What sampling starts from, as given; tokens outside the vocabulary are `FAILED`."""
+        return x
+
 
 @pytree
 class Prediction:

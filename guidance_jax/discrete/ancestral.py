@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import Refused, Solver, Stochastic, pytree
+from guidance_jax.core import Refused, Solver, Stochastic, add_logs, concrete, pytree
 from guidance_jax.discrete.prediction import TokenPrediction
 from guidance_jax.discrete.process import Process
 
@@ -28,7 +28,7 @@ class TokenSolver(Solver):
     def __post_init__(self):
         least = {"temperature": (self.temperature, 0), "top_p": (self.top_p, 0), "top_k": (self.top_k, 1)}
         for name, (value, bound) in least.items():
-            if isinstance(value, int | float) and (value < bound or value == 0):
+            if value is not None and concrete(value) and not (value > 0 and value >= bound):
                 raise Refused(f"{name} must be positive, got {value}; leave it out for plain sampling")
 
     def truncated(self, pred: TokenPrediction) -> TokenPrediction:
@@ -44,14 +44,13 @@ class TokenSolver(Solver):
                 before = jnp.cumsum(jnp.exp(falling), -1) - jnp.exp(falling)
                 kept = kept & ((before < self.top_p) | (rank == 0))
             least = jnp.min(jnp.where(kept, falling, jnp.inf), -1, keepdims=True)
-            log_p = jax.nn.log_softmax(jnp.where(log_p >= least, log_p, -jnp.inf))
+            log_p = jax.nn.log_softmax(jnp.where(log_p < least, -jnp.inf, log_p))  # NaN stays
         return dataclasses.replace(pred, log_p=log_p)
 
 
 def log_rates(pred: TokenPrediction, t: Any) -> Any:
-    """log of the tilted rate of every jump, (L, V); what neither model nor guide allows stays impossible."""
-    rates = pred.process.log_rates(pred.x, pred.log_p, t) + pred.tilt
-    return jnp.where(jnp.isnan(rates), -jnp.inf, rates)
+    """log of the tilted rate of every jump, (L, V); what the model does not allow stays impossible."""
+    return add_logs(pred.process.log_rates(pred.x, pred.log_p, t), pred.tilt)
 
 
 @pytree

@@ -12,9 +12,23 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import Denoiser, Guide, Kernel, Refused, as_guide, check_space, converted, need, pytree, static
+from guidance_jax.core import (
+    FAILED,
+    Denoiser,
+    Guide,
+    Kernel,
+    Refused,
+    add_logs,
+    as_guide,
+    check_space,
+    converted,
+    draw_token,
+    need,
+    pytree,
+    static,
+)
 from guidance_jax.discrete.process import Absorbing
-from guidance_jax.guidance.scales import strength
+from guidance_jax.guidance.scales import strength, when
 from guidance_jax.kernels.reverse import Carry
 
 
@@ -68,13 +82,15 @@ class AnyOrder(Kernel):
         pred, state = self.model(carry.x, t, cond, carry.model_state, inner)
         free = self.space.free(carry.x)
         site = jax.random.categorical(where, jnp.where(free, 0.0, -jnp.inf))
-        log_p = (pred.log_p + pred.tilt)[site]
+        log_p = pred.log_weights[site]
         log_p, candidates = jax.lax.top_k(log_p, len(log_p) if self.top is None else self.top)
 
         def asked(v):
             return self.classifier.value(carry.x.at[site].set(v.astype(carry.x.dtype)), t, cond)
 
         w = strength(self.scale, t, cond, off=0.0)
-        chosen = jax.random.categorical(what, log_p + w * jax.vmap(asked)(candidates))
-        x = jnp.where(jnp.any(free), carry.x.at[site].set(candidates[chosen].astype(carry.x.dtype)), carry.x)
+        gains = when(w != 0, lambda: w * jax.vmap(asked)(candidates), lambda: jnp.zeros_like(log_p))
+        chosen = draw_token(what, add_logs(log_p, gains))
+        token = jnp.where(chosen == FAILED, FAILED, candidates[chosen]).astype(carry.x.dtype)
+        x = jnp.where(jnp.any(free), carry.x.at[site].set(token), carry.x)
         return Carry(x, state, carry.solver_state)

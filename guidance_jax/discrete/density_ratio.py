@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from guidance_jax.core import Refused, converted, function, log_softmax, pytree, static
+from guidance_jax.core import Refused, converted, function, log_softmax, pytree, read_entry, static
 from guidance_jax.discrete.predictor import RateGuidance
 from guidance_jax.discrete.process import Absorbing
 from guidance_jax.guidance.scales import not_negative
@@ -34,7 +35,8 @@ class NeighbourClassifier(Parametrized):
     batched: bool | None = static(default=False)
 
     def __call__(self, x, level, cond):
-        return log_softmax(called(self.apply, self.batched, self.params, x, level.t))[..., cond]
+        log_p = log_softmax(called(self.apply, self.batched, self.params, x, level.t))
+        return read_entry(jnp.moveaxis(log_p, -1, 0), cond)
 
 
 @pytree

@@ -5,8 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from guidance_jax.core import Refused, pytree
+from guidance_jax.core import Refused, concrete, pytree
 from guidance_jax.discrete.process import Process
 from guidance_jax.guidance.base import Guidance
 
@@ -21,13 +22,18 @@ class Forbid(Guidance):
       banned: (V,) booleans, or (L, V) to ban by position.
 
     Raises:
-      Refused: images or vectors; a ban of another size than the vocabulary.
+      Refused: images or vectors; a ban of another size than the vocabulary, or of all tokens of a position.
     """
 
     inner: Any
     banned: Any
 
     takes = Process
+
+    def check(self, levels, shape, cond):
+        super().check(levels, shape, cond)
+        if concrete(self.banned) and np.asarray(self.banned, bool).all(-1).any():
+            raise Refused("Forbid bans every token of a position, so that nothing could be drawn; leave one at least")
 
     def __call__(self, x, level, cond, state, key):
         pred, state = self.inner(x, level, cond, state, key)

@@ -62,6 +62,11 @@ class Infill(KernelWrapper):
         if not isinstance(self.space, Absorbing):  # a decided token has no transition, so there is nothing to weigh
             check_overwritable(self)
         known = self.known(cond) if callable(self.known) else self.known
+        if not callable(self.known) and jnp.ndim(known) != 1:
+            raise Refused(
+                f"known is one array ({shape[-1]},) for all samples, got shape {jnp.shape(known)}; for one each write "
+                "known='name' and pass cond={'name': known}"
+            )
         if jnp.shape(known)[-1:] != tuple(shape[-1:]):
             raise Refused(
                 f"the known tokens have shape {jnp.shape(known)}, the sample {tuple(shape)}: fill free "

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import Distribution, Stochastic, log, pytree
+from guidance_jax.core import FAILED, Distribution, Stochastic, draw_token, log, pytree
 from guidance_jax.discrete.ancestral import TokenSolver, log_rates
 from guidance_jax.discrete.process import Uniform
 
@@ -31,9 +31,10 @@ class Jump(Distribution):
     x: Any
 
     def draw(self, key):
-        drawn = jax.random.categorical(key, jnp.append(self.log_q.ravel(), self.log_stay))
-        site, token = jnp.divmod(jnp.minimum(drawn, self.log_q.size - 1), self.log_q.shape[1])
-        return jnp.where(drawn < self.log_q.size, self.x.at[site].set(token.astype(self.x.dtype)), self.x)
+        drawn = draw_token(key, jnp.append(self.log_q.ravel(), self.log_stay))
+        site, token = jnp.divmod(jnp.clip(drawn, 0, self.log_q.size - 1), self.log_q.shape[1])
+        moved = jnp.where(drawn < self.log_q.size, self.x.at[site].set(token.astype(self.x.dtype)), self.x)
+        return jnp.where(drawn == FAILED, FAILED, moved)
 
     def log_prob(self, x):
         changed = x != self.x
@@ -44,7 +45,7 @@ class Jump(Distribution):
 
 def log_jump(rates: Any) -> Any:
     """log R(x -> x') - log sum R, (L, V); uniform where nothing can jump."""
-    return jax.nn.log_softmax(jnp.where(jnp.any(rates > -jnp.inf), rates, 0).ravel()).reshape(rates.shape)
+    return jax.nn.log_softmax(jnp.where(jnp.all(rates == -jnp.inf), 0, rates).ravel()).reshape(rates.shape)
 
 
 @pytree

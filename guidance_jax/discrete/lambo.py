@@ -10,7 +10,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import Kernel, Refused, converted, function, pytree, scalar, static
+from guidance_jax.core import (
+    FAILED,
+    Kernel,
+    Refused,
+    converted,
+    draw_token,
+    function,
+    is_sound,
+    pytree,
+    scalar,
+    static,
+)
 from guidance_jax.discrete.nos import NOS
 from guidance_jax.discrete.process import Absorbing
 
@@ -66,7 +77,8 @@ class LaMBO(Kernel):
         self.model.check(levels, shape, cond)
 
     def start(self, key, levels, shape):
-        return jax.random.randint(key, shape, 0, self.space.vocabulary, jnp.int32)
+        tokens = jax.random.randint(key, shape, 0, self.space.states - 1, jnp.int32)
+        return tokens + (tokens >= self.space.mask)
 
     def init(self, x):
         return Edited(x, self.model.init(x), jnp.full((), -jnp.inf), jnp.zeros((), jnp.int32))
@@ -98,11 +110,12 @@ class LaMBO(Kernel):
         edited = self.positions(carry.x, t, clean, cond, where)
         masked = jnp.where(edited, self.space.mask, carry.x)
         pred, state = self.model(masked, t, cond, carry.model_state, hidden)
-        fresh = jax.random.categorical(drawn, pred.log_p, shape=(self.proposals, len(masked)))
+        fresh = jax.vmap(draw_token, (0, None))(jax.random.split(drawn, self.proposals), pred.log_p)
         found = jnp.where(edited, fresh.astype(masked.dtype), carry.x)
         scores, nans = jax.vmap(lambda x: self.score(x, clean, cond))(found)
         best = jnp.argmax(scores)
         better = scores[best] >= before
         x = jnp.where(better & (scores[best] > -jnp.inf), found[best], carry.x)
+        x = jnp.where(jnp.all(jax.vmap(is_sound)(found)), x, FAILED)  # of a model without a distribution
         dropped = carry.dropped + jnp.sum(nans).astype(jnp.int32)
         return Edited(x, state, jnp.maximum(scores[best], before), dropped)

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import pytree
+from guidance_jax.core import FAILED, argmax_token, draw_token, pytree
 from guidance_jax.discrete.ancestral import TokenSolver
 from guidance_jax.discrete.process import Absorbing
 
@@ -40,12 +40,12 @@ class MaskPredict(TokenSolver):
 
     def step(self, pred, t, s, evaluate, state, key):
         process: Any = pred.process
-        log_p = jax.nn.log_softmax(self.truncated(pred).log_p + pred.tilt)
+        log_p = jax.nn.log_softmax(self.truncated(pred).log_weights)
         free = process.free(pred.x)
-        chosen = jnp.argmax(log_p, -1) if self.temperature is None else jax.random.categorical(key, log_p)
+        chosen = argmax_token(log_p) if self.temperature is None else draw_token(key, log_p)
         x = jnp.where(free, chosen.astype(pred.x.dtype), pred.x)
         own = jnp.take_along_axis(log_p, chosen[:, None], 1)[:, 0]
         confidence = jnp.where(free, own, state)
         rank = jnp.argsort(jnp.argsort(confidence))  # the least confident first
         again = rank < jnp.floor(s.sigma * len(x) + 1e-4)
-        return jnp.where(again, process.mask, x), confidence
+        return jnp.where(again & (x != FAILED), process.mask, x), confidence

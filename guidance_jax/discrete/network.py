@@ -7,7 +7,7 @@ from guidance_jax.core import Denoiser, HiddenStates, Refused, log_softmax, pytr
 from guidance_jax.discrete.prediction import TokenPrediction
 from guidance_jax.discrete.process import Process
 from guidance_jax.models.batching import called
-from guidance_jax.models.domain import Domain, network_condition
+from guidance_jax.models.domain import Domain, network_condition, unless_unknown
 from guidance_jax.models.network import Parametrized
 
 
@@ -34,7 +34,7 @@ class TokenModel(Parametrized, Denoiser):
                 f"the network must give logits of shape {(*x.shape, self.process.vocabulary)}, got {logits.shape}; the "
                 "mask is no token to predict"
             )
-        return TokenPrediction(x, log_softmax(logits), self.process)
+        return TokenPrediction(x, self.process.without_mask(log_softmax(logits)), self.process)
 
 
 @pytree
@@ -59,7 +59,8 @@ class TokenNetwork(TokenModel):
     batched: bool | None = static(default=None)
 
     def logits(self, x, level, cond):
-        return called(self.apply, self.batched, self.params, x, level.t, network_condition(self.domain, cond))
+        logits = called(self.apply, self.batched, self.params, x, level.t, network_condition(self.domain, cond))
+        return unless_unknown(self.domain, cond, logits)
 
 
 @pytree
@@ -93,7 +94,8 @@ class HiddenNetwork(TokenModel, HiddenStates):
 
     def decoded(self, h: Any, level: Any, cond: Any) -> Any:
         """The logits (L, V) that hidden states lead to."""
-        return self.decode(self.params, h, level.t, network_condition(self.domain, cond))
+        logits = self.decode(self.params, h, level.t, network_condition(self.domain, cond))
+        return unless_unknown(self.domain, cond, logits)
 
     def logits(self, x, level, cond):
         return self.decoded(self.hidden(x, level, cond), level, cond)

@@ -24,6 +24,7 @@ from guidance_jax.core import (
     log_softmax,
     need,
     pytree,
+    read_entry,
     static,
 )
 from guidance_jax.guidance.base import Guidance
@@ -44,7 +45,7 @@ class ValueHead(Parametrized, Guide):
     apply: Callable = static()
 
     def log_prob(self, x, level, cond):
-        return log_softmax(self.apply(self.params, x))[cond]
+        return read_entry(log_softmax(self.apply(self.params, x)), cond)
 
 
 @pytree

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import Level, pytree, static
+from guidance_jax.core import Level, add_logs, pytree, static
 
 
 @pytree
@@ -40,12 +40,17 @@ class TokenPrediction:
 
         What is impossible under `self` stays so; what only `weak` thinks impossible is as it is under `self`.
         """
-        allowed = self.log_p > -jnp.inf
+        allowed = self.log_p != -jnp.inf  # NaN is neither: it stays
         own = jnp.where(allowed, self.log_p, 0)
-        other = jnp.where(weak.log_p > -jnp.inf, weak.log_p, own)
+        other = jnp.where(weak.log_p != -jnp.inf, weak.log_p, own)
         log_p = jnp.where(allowed, other + scale * (own - other), -jnp.inf)
         tilt = weak.tilt + scale * (self.tilt - weak.tilt)
         return dataclasses.replace(self, log_p=jax.nn.log_softmax(log_p), tilt=tilt)
+
+    @property
+    def log_weights(self) -> Any:
+        """log_p + tilt, (L, V): the odds of what each position becomes; impossible tokens stay so whatever the tilt."""
+        return add_logs(self.log_p, self.tilt)
 
     def tilted(self, log_factor: Any) -> "TokenPrediction":
         """The prediction with the rate of every jump multiplied by exp(log_factor), (L, V)."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from guidance_jax.core import pytree
+from guidance_jax.core import add_logs, pytree
 from guidance_jax.discrete.process import Diffusion
 from guidance_jax.guidance.cfg import CFG
 from guidance_jax.guidance.scales import not_negative
@@ -41,7 +41,7 @@ class PredictorFree(CFG):
         super().check(levels, shape, cond)
 
     def rule(self, c, u, w, x, level, memory):
-        own, other = (p.process.log_rates(p.x, p.log_p, level) + p.tilt for p in (c, u))
-        both = (own > -jnp.inf) & (other > -jnp.inf)
+        own, other = (add_logs(p.process.log_rates(p.x, p.log_p, level), p.tilt) for p in (c, u))
+        both = (own != -jnp.inf) & (other != -jnp.inf)
         gap = jnp.where(both, jnp.where(both, own, 0) - jnp.where(both, other, 0), 0)
         return c.tilted((w - 1) * gap), memory

@@ -15,7 +15,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.core import Categorical, Distribution, Refused, Space, log
+from guidance_jax.core import (
+    FAILED,
+    Categorical,
+    Distribution,
+    Refused,
+    Space,
+    add_logs,
+    argmax_token,
+    concrete,
+    log,
+)
 from guidance_jax.discrete.prediction import TokenPrediction
 
 
@@ -55,9 +65,18 @@ class Process(Space):
         if bad.any():
             raise Refused(f"tokens go from 0 to {self.vocabulary - 1}, got {values[bad].flat[0]}; check the encoding")
 
+    def entered(self, x: Any) -> Any:
+        """Tokens as they are; what is no state of a position is `FAILED`."""
+        return jnp.where((x >= 0) & (x < self.states), x, FAILED).astype(x.dtype)
+
     def flat(self, x: Any, level: Any) -> TokenPrediction:
         """All tokens equally likely at every position."""
-        return TokenPrediction(x, jnp.full((len(x), self.vocabulary), -jnp.log(float(self.vocabulary))), self)
+        log_p = jnp.full((len(x), self.vocabulary), -jnp.log(float(self.vocabulary)))
+        return TokenPrediction(x, self.without_mask(log_p), self)
+
+    def without_mask(self, log_p: Any) -> Any:
+        """log_p (..., V) of clean tokens alone: of masked processes whose mask is one of the vocabulary's numbers."""
+        return log_p
 
     def estimate(self, pred: TokenPrediction) -> Any:
         """The most probable clean tokens (L,)."""
@@ -74,6 +93,13 @@ class Diffusion(Process):
 
     kind: ClassVar[str] = "tokens under diffusion"
 
+    def check_finished(self, levels):
+        if concrete(levels.sigma) and levels.sigma[-1] != 0:
+            raise Refused(
+                f"the levels end at sigma = {float(levels.sigma[-1]):.3g}, where tokens are still corrupted; end at the "
+                "clean level, as schedule.levels(steps) does"
+            )
+
     def corrupt(self, key: Any, x0: Any, level: Any) -> Any:
         """x_t ~ q(x_t | x0)."""
         raise NotImplementedError
@@ -89,20 +115,44 @@ class Diffusion(Process):
 
 @dataclass(frozen=True)
 class Absorbing(Diffusion):
-    """Tokens become a mask, the token `vocabulary`, and stay one until the model decides them.
+    """Tokens become a mask and stay one until the model decides them.
 
-    Fields as in `Process`.
+    Attributes:
+      vocabulary: as in `Process`; it counts the mask if that is one of its numbers.
+      mask: the number of the mask, `vocabulary` by default. Vocabularies of released models have it inside, for example
+        `Absorbing(126464, mask=126336)`; no model then decides for it, whatever its logits say.
+
+    Raises:
+      Refused: fewer than two tokens, a mask that is not 0 to `vocabulary`.
     """
+
+    mask: Any = None
 
     kind: ClassVar[str] = "masked tokens"
 
-    @property
-    def states(self) -> int:
-        return self.vocabulary + 1
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "mask", self.vocabulary if self.mask is None else self.mask)
+        if not 0 <= self.mask <= self.vocabulary:
+            raise Refused(f"the mask is a number from 0 to the vocabulary ({self.vocabulary}), got mask={self.mask}")
 
     @property
-    def mask(self) -> int:
-        return self.vocabulary
+    def states(self) -> int:
+        return max(self.vocabulary, self.mask + 1)
+
+    def without_mask(self, log_p: Any) -> Any:
+        """log_p (..., V), normalised, with probability 0 for the mask if it is inside the vocabulary."""
+        if self.mask == self.vocabulary:
+            return log_p
+        return jax.nn.log_softmax(log_p.at[..., self.mask].set(-jnp.inf))
+
+    def check_tokens(self, tokens: Any, blank: int | None = None) -> None:
+        super().check_tokens(tokens, blank)
+        if (np.asarray(tokens) == self.mask).any():
+            raise Refused(f"the token {self.mask} is the mask, no token of a clean sequence; check the encoding")
+
+    def finished(self, x: Any) -> Any:
+        return jnp.where(jnp.any(x == self.mask), FAILED, x).astype(x.dtype)
 
     def start(self, key, levels, shape):
         return jnp.full(shape, self.mask, jnp.int32)
@@ -113,15 +163,15 @@ class Absorbing(Diffusion):
 
     def forward(self, level: Any) -> Any:
         """q(x_t = k | x0 = v), (vocabulary, states)."""
-        kept = level.alpha * jnp.eye(self.vocabulary)
-        return jnp.concatenate([kept, jnp.full((self.vocabulary, 1), 1.0) * (1 - level.alpha)], 1)
+        kept = level.alpha * jnp.eye(self.vocabulary, self.states)
+        return kept.at[:, self.mask].add(1 - level.alpha)
 
     def free(self, x: Any) -> Any:
         """The positions that the model decides, (L,)."""
         return x == self.mask
 
     def estimate(self, pred: Any) -> Any:
-        return jnp.where(self.free(pred.x), jnp.argmax(pred.log_p + pred.tilt, -1).astype(pred.x.dtype), pred.x)
+        return jnp.where(self.free(pred.x), argmax_token(pred.log_weights).astype(pred.x.dtype), pred.x)
 
     def transition(self, pred: TokenPrediction, t: Any, s: Any) -> Distribution:
         """q(x_s | x_t) of every position: tilts multiply the odds of going.
@@ -129,8 +179,9 @@ class Absorbing(Diffusion):
         A mask goes with probability (alpha_s - alpha_t) / (1 - alpha_t) where nothing is tilted.
         """
         stay = (1 - s.alpha) / (1 - t.alpha)
-        go = log(1 - stay) + pred.log_p + pred.tilt
-        masked = jax.nn.log_softmax(jnp.concatenate([go, jnp.broadcast_to(log(stay), (len(go), 1))], 1))
+        go = log(1 - stay) + pred.log_weights
+        go = jnp.pad(go, ((0, 0), (0, self.states - self.vocabulary)), constant_values=-jnp.inf)
+        masked = jax.nn.log_softmax(go.at[:, self.mask].set(log(stay)))
         given = log(jax.nn.one_hot(pred.x, self.states))
         return Categorical(jnp.where(self.free(pred.x)[:, None], masked, given))
 
@@ -171,14 +222,14 @@ class Uniform(Diffusion):
         return level.alpha * jnp.eye(self.vocabulary) + (1 - level.alpha) / self.vocabulary
 
     def estimate(self, pred: Any) -> Any:
-        return jnp.argmax(pred.log_p + pred.tilt, -1).astype(pred.x.dtype)
+        return argmax_token(pred.log_weights).astype(pred.x.dtype)
 
     def transition(self, pred: TokenPrediction, t: Any, s: Any) -> Distribution:
         """q(x_s | x_t) of every position: p(x_s = v | the others) q(x_t | x_s = v), tilted."""
         ahead = jnp.logaddexp(log(s.alpha) + pred.log_p, log((1 - s.alpha) / self.vocabulary))
         kept = t.alpha / s.alpha
         back = log(kept * jax.nn.one_hot(pred.x, self.vocabulary) + (1 - kept) / self.vocabulary)
-        return Categorical(jax.nn.log_softmax(ahead + back + pred.tilt))
+        return Categorical(jax.nn.log_softmax(add_logs(ahead + back, pred.tilt)))
 
     def log_rates(self, x: Any, log_p: Any, level: Any) -> Any:
         """log rate of every jump, (L, V), on the clock of `elapsed`: p_t(x with v) / p_t(x) / V; -inf for no jump."""

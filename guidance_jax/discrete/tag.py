@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import as_guide, converted, pytree
+from guidance_jax.core import Refused, as_guide, converted, pytree
 from guidance_jax.discrete.predictor import RateGuidance
 
 
@@ -37,5 +37,13 @@ class TAG(RateGuidance):
 
     def log_ratios(self, pred, level, cond):
         x = jax.nn.one_hot(pred.x, pred.process.states, dtype=pred.log_p.dtype)
-        g = self.classifier.score(x, level, cond)
+        try:
+            g = self.classifier.score(x, level, cond)
+        except (TypeError, ValueError, IndexError) as error:
+            if isinstance(error, Refused):
+                raise
+            raise Refused(
+                f"TAG differentiates its classifier in one-hot vectors {x.shape}, which it does not take "
+                f"({type(error).__name__}); use PredictorGuidance, which asks about tokens"
+            ) from error
         return g[:, : pred.process.vocabulary] - jnp.sum(x * g, 1, keepdims=True)

@@ -38,7 +38,7 @@ class TauLeap(TokenSolver, Stochastic):
         process: Any = pred.process
         rates = log_rates(pred, t)
         rates = jnp.pad(rates, ((0, 0), (0, process.states - process.vocabulary)), constant_values=-jnp.inf)
-        some = jnp.any(rates > -jnp.inf, -1, keepdims=True)
+        some = jnp.any(rates != -jnp.inf, -1, keepdims=True)
         total = jnp.sum(jnp.exp(rates), -1, keepdims=True)
         total = jnp.where(some, process.elapsed(t, s) * jnp.where(some, total, 1), 0)
         where = jax.nn.log_softmax(jnp.where(some, rates, 0))

@@ -53,7 +53,7 @@ class DiffusionLM(Step, Kernel):
 
     def check(self, levels, shape, cond):
         self.check_parts(levels, shape, cond)
-        check_guide(self, self.model, self.classifier, levels, shape, cond)
+        check_guide(self, self.model, self.classifier, levels, shape, cond, noisy=True)
         self.model.check(levels, shape, cond)
 
     def __call__(self, carry, t, s, cond, key):

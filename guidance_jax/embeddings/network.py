@@ -4,15 +4,15 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from guidance_jax.core import HiddenStates, Prediction, Refused, log_softmax, pytree, static
-from guidance_jax.models.domain import Domain, network_condition
+from guidance_jax.core import HiddenStates, Prediction, Refused, argmax_token, log_softmax, pytree, static
+from guidance_jax.models.domain import Domain, network_condition, unless_unknown
 from guidance_jax.models.network import Parametrized
 
 
 def nearest(x: Any, table: Any) -> Any:
-    """The tokens (L,) whose embeddings, rows of `table` (V, d), are nearest to x (L, d)."""
+    """The tokens (L,) whose embeddings, rows of `table` (V, d), are nearest to x (L, d); `FAILED` where x is not finite."""
     distance = jnp.sum(table**2, -1) - 2 * jnp.matmul(x, table.T, precision="highest")
-    return jnp.argmin(distance, -1)
+    return argmax_token(-distance)
 
 
 @pytree
@@ -56,7 +56,7 @@ class EmbeddingNetwork(Parametrized, HiddenStates):
             logits = self.apply(self.params, x, level.t, cond, state)
         else:
             logits = self.decode(self.params, self.encode(self.params, x, level.t, cond, state), level.t, cond)
-        pred = self.read(logits, x, level)
+        pred = self.read(unless_unknown(self.domain, cond, logits), x, level)
         return pred, pred.x0
 
     def hidden(self, x, level, cond):
@@ -66,7 +66,8 @@ class EmbeddingNetwork(Parametrized, HiddenStates):
         return self.encode(self.params, x, level.t, network_condition(self.domain, cond), jnp.zeros_like(x))
 
     def decoded(self, h, level, cond):
-        return self.decode(self.params, h, level.t, network_condition(self.domain, cond))
+        logits = self.decode(self.params, h, level.t, network_condition(self.domain, cond))
+        return unless_unknown(self.domain, cond, logits)
 
     def read(self, logits, x, level):
         p = jnp.exp(log_softmax(logits)).astype(x.dtype)

@@ -1,9 +1,12 @@
 """Adaptive Guidance (Castillo et al. 2023, arXiv 2312.12487, section 4.2): stop asking twice once the two agree.
 
-CFG until cos(eps_c, eps_u) exceeds `threshold`, from then on the conditional model alone.
+CFG until cos(eps_c, eps_u) has risen above `threshold`, from then on the conditional model alone.
+
+The paper starts where the two noises differ. At levels of little signal they agree for another reason: both are almost
+x / sigma. So agreement counts only after the cosine has been at or below the threshold once.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -12,9 +15,19 @@ from guidance_jax.guidance.cfg import CFG
 from guidance_jax.guidance.scales import active
 
 
+class Asked(NamedTuple):
+    """Whether the unconditional model is still asked, and whether its noise has differed so far."""
+
+    on: Any
+    differed: Any
+
+
 @pytree
 class AdaptiveGuidance(CFG):
-    """CFG that, sample by sample, drops the unconditional call when the two noises agree. Keeps x.
+    """CFG that, sample by sample, drops the unconditional call when the two noises agree again. Keeps x.
+
+    A model whose noises never differ by more than the threshold is guided at every step: this is CFG then, and spares
+    nothing. `diagnostics.guidance_by_level` shows the cosine by level; choose a threshold above its least value.
 
     The choice depends on the sample, so the call is really skipped for one sample at a time (`sample`, or `lax.map`
     over samples); under `vmap` both are computed and one is chosen, with the same result. For batches, read the noise
@@ -28,16 +41,18 @@ class AdaptiveGuidance(CFG):
     threshold: Any = 0.99
 
     takes = GaussianDiffusion
+    aims_at_power = False  # where the call is skipped there is no second prediction
 
     def memory(self, x):
-        return jnp.ones((), bool)
+        return Asked(jnp.ones((), bool), jnp.zeros((), bool))
 
     def needs_unconditional(self, level, memory):
         inside = active(self.scale, level)
-        return memory if inside is None else memory & inside
+        return memory.on if inside is None else memory.on & inside
 
     def rule(self, c, u, w, x, level, memory):
-        agreement = quotient(jnp.sum(c.eps * u.eps), norm(c.eps) * norm(u.eps))
+        agree = quotient(jnp.sum(c.eps * u.eps), norm(c.eps) * norm(u.eps)) > self.threshold
         # where the call was skipped, u is a copy of c and agrees with it: that says nothing
-        agreed = self.needs_unconditional(level, memory) & (agreement > self.threshold)
-        return c.contrast(u, w, level), memory & ~agreed
+        asked = self.needs_unconditional(level, memory)
+        differed = memory.differed | (asked & ~agree)
+        return c.contrast(u, w, level), Asked(memory.on & ~(asked & agree & memory.differed), differed)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from guidance_jax.core import Denoiser, Level, Refused, Wrapper
+from guidance_jax.guidance.scales import check_scales
 
 
 class Guidance(Wrapper, Denoiser):
@@ -14,6 +15,10 @@ class Guidance(Wrapper, Denoiser):
 
     `takes` is the class of spaces the method is for.
     """
+
+    def check_inner(self):
+        super().check_inner()
+        check_scales(self, self.inner)
 
 
 class Contrast(Guidance):

@@ -6,7 +6,7 @@ The same combination of x0, eps, scores or velocities gives the same result, sin
 combination of log p, normalised per position: D-CFG (Schiff et al. 2024, arXiv 2412.10193); of text, of logits.
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
@@ -38,6 +38,8 @@ class CFG(Contrast):
     scale: Any
     in_turn: bool = static(default=False, kw_only=True)
 
+    off: ClassVar[float] = 1.0  # the strength outside a `Window`
+
     @classmethod
     def from_weight(cls, inner: Any, null: Any, weight: Any, **fields: Any) -> "CFG":
         """Ho & Salimans' weight w, (1 + w) D_c - w D_u: weight 0 is the conditional model."""
@@ -63,7 +65,7 @@ class CFG(Contrast):
         return guided, state
 
     def parts(self, x, level, cond, state, key):
-        w = strength(self.scale, level, cond, off=1.0)
+        w = strength(self.scale, level, cond, off=self.off)
         states, memory = state
         c, u, states = self.predictions(x, level, cond, states, memory, key)
         guided, memory = self.rule(c, u, w, x, level, memory)

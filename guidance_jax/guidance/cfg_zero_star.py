@@ -32,7 +32,7 @@ class CFGZeroStar(OutputRule):
 
     def rule(self, c, u, w, x, level, memory):
         guided, memory = super().rule(c, u, w, x, level, memory)
-        still = self.output.predict(jnp.zeros_like(x), x, level)
+        still = parameterizations.velocity.predict(jnp.zeros_like(x), x, level)  # whatever language the rule is in
         return c.towards(jnp.where(level.ratio > self.zero_above, still.x0, guided.x0), level), memory
 
     def mix(self, c, u, w):

@@ -10,7 +10,7 @@ from typing import Any
 
 from guidance_jax.core import as_guide, converted, pytree
 from guidance_jax.guidance.base import Contrast
-from guidance_jax.guidance.gradient import GradientGuidance
+from guidance_jax.guidance.gradient import GradientGuidance, check_gradient
 from guidance_jax.guidance.scales import strength
 from guidance_jax.models.domain import check_guide
 
@@ -39,7 +39,8 @@ class Classifier(GradientGuidance, Contrast):
 
     def check(self, levels, shape, cond):
         self.check_inner()
-        check_guide(self, self.inner, self.classifier, levels, shape, cond)
+        check_gradient(self, levels, self.scale)
+        check_guide(self, self.inner, self.classifier, levels, shape, cond, noisy=True)
         self.inner.check(levels, shape, cond)
 
     def predict_and_gradient(self, x, level, cond, state, key):

@@ -43,7 +43,7 @@ class DynamicNegative(CFG):
 
     Attributes:
       inner, null, in_turn: as in `CFG`; `cond` is the condition to avoid.
-      scale: of the weight; 1 is exact on exact models.
+      scale: of the weight; 1 is exact on exact models, outside a `Window` it is 0.
       prior: p(n) under the model.
       limit: bounds the weight, where the odds diverge.
     """
@@ -53,6 +53,10 @@ class DynamicNegative(CFG):
 
     takes = GaussianDiffusion
     aims_at_power = False
+    off = 0.0
+
+    def needs_unconditional(self, level, memory):
+        return None  # outside a window the model is the unconditional one, and the posterior is followed there too
 
     def unguided(self, c, u):
         return u

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from guidance_jax.core import GaussianDiffusion, Refused, pytree, static
 from guidance_jax.guidance.cfg import CFG
-from guidance_jax.guidance.scales import strength
+from guidance_jax.guidance.scales import active, strength
 
 
 def coarse(x: Any) -> Any:
@@ -29,7 +29,8 @@ def coarse(x: Any) -> Any:
 class FDG(CFG):
     """CFG with `scale` on the fine detail and `low` on what the linear filter `lowpass` keeps. Keeps x.
 
-    low = scale is CFG whatever the filter is. More bands: a `lowpass` that itself weighs them.
+    low = scale is CFG whatever the filter is. More bands: a `lowpass` that itself weighs them. Each of the two has its
+    own window: outside that of `scale` the fine detail is the conditional model's, and `low` goes on.
 
     Attributes:
       inner, null, in_turn: as in `CFG`.
@@ -46,6 +47,10 @@ class FDG(CFG):
 
     takes = GaussianDiffusion
     aims_at_power = False
+
+    def needs_unconditional(self, level, memory):
+        fine, coarse = active(self.scale, level), active(self.low, level)
+        return None if fine is None or coarse is None else fine | coarse
 
     def rule(self, c, u, w, x, level, memory):
         difference = c.x0 - u.x0

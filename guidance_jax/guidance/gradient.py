@@ -9,10 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from guidance_jax.core import GaussianDiffusion
+from guidance_jax.core import GaussianDiffusion, check_signal, concrete
 from guidance_jax.guidance.base import Guidance
-from guidance_jax.guidance.scales import active, strength, when
+from guidance_jax.guidance.scales import Scale, active, strength, when
 from guidance_jax.models.domain import check_guide
 
 
@@ -25,8 +26,11 @@ class GradientGuidance(Guidance):
 
     def __call__(self, x, level, cond, state, key):
         pred, gradient, state = self.predict_and_gradient(x, level, cond, state, key)
-        shift = scaled(gradient, self.scale, level, cond, x)
-        return pred.towards(pred.x0 + level.sigma**2 / level.alpha * shift, level), state
+        return pred.towards(pred.x0 + scaled(in_x0(gradient, level), self.scale, level, cond, x), level), state
+
+    def check(self, levels, shape, cond):
+        check_gradient(self, levels, self.scale)
+        super().check(levels, shape, cond)
 
     def predict_and_gradient(
         self, x: Any, level: Any, cond: Any, state: Any, key: Any
@@ -45,6 +49,26 @@ class EstimateGuidance(Guidance):
     def check(self, levels, shape, cond):
         super().check(levels, shape, cond)
         check_guide(self, self.inner, self.log_likelihood, levels, shape, cond)
+
+
+def in_x0(gradient: Callable[[], Any], level: Any) -> Callable[[], Any]:
+    """The function of a score's gradient as one of a shift of the clean estimate: (sigma^2 / alpha) g."""
+    return lambda: level.sigma**2 / level.alpha * gradient()
+
+
+def check_gradient(owner: Any, levels: Any, scale: Any) -> None:
+    """Raise `Refused` if `owner` would add (sigma^2 / alpha) g where alpha is 0: unless `scale` is known to be off there.
+
+    The limit exists, but no gradient at that level tells it: there every g is 0.
+    """
+    dark = levels.at(np.asarray(levels.alpha) == 0) if concrete(levels) else None
+    if dark is None or not len(dark.alpha):
+        return
+    on = active(scale, dark)
+    if on is None and not callable(scale) and not isinstance(scale, Scale) and concrete(scale):
+        on = np.asarray(scale) != 0
+    if on is None or not concrete(on) or np.any(on):
+        check_signal(levels, f"the gradient of {type(owner).__name__}")
 
 
 def scaled(gradient: Callable[[], Any], scale: Any, level: Any, cond: Any, like: Any) -> Any:

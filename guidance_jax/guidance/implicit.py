@@ -13,7 +13,18 @@ import jax
 import jax.numpy as jnp
 
 from guidance_jax._typing import Array, Float
-from guidance_jax.core import Denoiser, GaussianDiffusion, Guide, Level, Refused, check_space, need, pytree, static
+from guidance_jax.core import (
+    Denoiser,
+    GaussianDiffusion,
+    Guide,
+    Level,
+    Refused,
+    check_space,
+    need,
+    pytree,
+    read_entry,
+    static,
+)
 from guidance_jax.guidance.base import both, stacked
 from guidance_jax.schedules import Schedule
 
@@ -119,4 +130,4 @@ class ImplicitClassifier(Guide):
 
     def log_prob(self, x: Float[Array, "*event"], level: Level, cond: Any) -> Float[Array, ""]:
         """log p(cond | x_t), in nats."""
-        return self.log_posterior(x, level)[cond]
+        return read_entry(self.log_posterior(x, level), cond)

@@ -10,11 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from guidance_jax.core import converted, pytree, static
 from guidance_jax.guidance.gradient import GradientGuidance, through
-from guidance_jax.guidance.operators import as_operator, check_operator, measured
-from guidance_jax.models.adapters import part_of
+from guidance_jax.guidance.operators import as_operator, check_measurement, check_operator, measured
+from guidance_jax.models.adapters import known_part, part_of
 
 
 @pytree
@@ -29,7 +30,8 @@ class Inverse(GradientGuidance):
       observed: which part of `cond` is the measurement y: a function of it, the name of an entry, or None for all.
 
     Raises:
-      Refused: samples that the operator does not take, a measurement of another shape than it gives.
+      Refused: samples that the operator does not take, a measurement of another shape than it gives or with numbers
+        that are not finite, a std that is not positive.
     """
 
     inner: Any
@@ -40,7 +42,13 @@ class Inverse(GradientGuidance):
 
     def check(self, levels, shape, cond):
         check_operator(self, self.operator, shape)
+        check_measurement(self, known_part(cond, self.observed), self.std)
         super().check(levels, shape, cond)
+
+    @property
+    def variance(self) -> Any:
+        """std^2, NaN where std is not positive."""
+        return jnp.where(jnp.asarray(self.std) > 0, self.std, jnp.nan) ** 2
 
     def predict_and_gradient(self, x, level, cond, state, key):
         pred, pull, state = through(self.inner, x, level, cond, state, key)
@@ -60,4 +68,5 @@ class Inverse(GradientGuidance):
 def conjugate_gradient(apply: Callable, b: Any, iterations: int) -> Any:
     """The solution of a positive definite system by at most `iterations` steps, exact after as many as unknowns."""
     with jax.default_matmul_precision("highest"):
-        return jax.scipy.sparse.linalg.cg(apply, b, tol=1e-6, maxiter=iterations)[0]
+        found = jax.scipy.sparse.linalg.cg(apply, b, tol=1e-6, maxiter=iterations)[0]
+    return jnp.where(jnp.all(jnp.isfinite(b)), found, jnp.nan)  # it returns zeros for a b that is not finite

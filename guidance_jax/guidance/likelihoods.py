@@ -9,9 +9,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import Guide, Refused, as_guide, converted, function, log_softmax, norm, pytree, quotient, static
-from guidance_jax.guidance.operators import as_operator, check_operator, measured
-from guidance_jax.models.adapters import part_of
+from guidance_jax.core import (
+    Guide,
+    Refused,
+    as_guide,
+    converted,
+    function,
+    log_softmax,
+    norm,
+    pytree,
+    quotient,
+    read_entry,
+    static,
+)
+from guidance_jax.guidance.operators import as_operator, check_measurement, check_operator, measured
+from guidance_jax.models.adapters import known_part, part_of
+from guidance_jax.models.batching import called
 from guidance_jax.models.domain import Domain
 from guidance_jax.models.network import Parametrized
 
@@ -26,15 +39,19 @@ class GaussianLikelihood(Guide):
       observed: which part of `cond` is the measurement y: a function of it, the name of an entry, or None for all.
 
     Raises:
-      Refused: a measurement of another shape than the operator gives.
+      Refused: a measurement of another shape than the operator gives or with numbers that are not finite, a std that is
+        not positive.
     """
 
     operator: Any = converted(as_operator)
     std: Any
     observed: Callable | str | None = static(default=None)
 
+    clean = True
+
     def check(self, levels, shape, cond):
         check_operator(self, self.operator, shape)
+        check_measurement(self, known_part(cond, self.observed), self.std)
 
     def log_prob(self, x, level, cond):
         return -0.5 * jnp.sum(measured(self.operator, x, part_of(cond, self.observed)) ** 2) / self.std**2
@@ -54,6 +71,8 @@ class Decoded(Guide):
 
     guide: Any = converted(as_guide)
     decode: Any = converted(function)
+
+    clean = True
 
     def check(self, levels, shape, cond):
         made = jax.eval_shape(self.decode, jax.ShapeDtypeStruct(shape, jnp.float32))
@@ -80,8 +99,10 @@ class CleanClassifier(Parametrized, Guide):
     apply: Callable = static()
     domain: Domain | None = static(default=None)
 
+    clean = True
+
     def log_prob(self, x, level, cond):
-        return log_softmax(self.apply(self.params, x))[jnp.asarray(cond)]
+        return read_entry(log_softmax(called(self.apply, False, self.params, x)), cond)
 
 
 @pytree
@@ -102,6 +123,8 @@ class Similarity(Guide):
     text: Any = converted(function)
     temperature: Any = 1.0
     spherical: bool = static(default=False)
+
+    clean = True
 
     def log_prob(self, x, level, cond):
         u, v = self.image(x), self.text(cond)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.core import Refused, converted, function, pytree, static
+from guidance_jax.core import Refused, concrete, converted, function, pytree, static
 
 
 class Operator:
@@ -119,6 +119,20 @@ def check_operator(owner: Any, operator: Any, shape: tuple[int, ...]) -> None:
             f"{type(operator).__name__}; write operators.Mask(mask)"
         )
     operator.check(shape)
+
+
+def check_measurement(owner: Any, y: Any, std: Any = 1.0) -> None:
+    """Raise `Refused`, for `owner`, if a measurement `y` or its noise `std` is known and cannot be used."""
+    name = type(owner).__name__
+    if concrete(std) and not np.all((np.asarray(std) > 0) & np.isfinite(np.asarray(std))):
+        raise Refused(f"the noise of {name} is positive and finite, got std={std}; for an exact measurement write 1e-3")
+    leaves = jax.tree.leaves(y)
+    bad = sum(int((~np.isfinite(np.asarray(leaf))).sum()) for leaf in leaves if concrete(leaf) and np.size(leaf))
+    if bad:
+        raise Refused(
+            f"the measurement of {name} has {bad} numbers that are not finite; fill them with 0 and leave them out by "
+            "operators.Mask(mask)"
+        )
 
 
 def check_adjoint(operator: Any, shape: tuple[int, ...], tolerance: float = 1e-4, seed: int = 0) -> None:

@@ -2,17 +2,21 @@
 
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from guidance_jax.core import GaussianDiffusion, pytree, static
 from guidance_jax.guidance.cfg import CFG
 from guidance_jax.models import parameterizations
-from guidance_jax.models.parameterizations import Parameterization
+from guidance_jax.models.parameterizations import Eps, Parameterization, Score
 
 
 @pytree
 class OutputRule(CFG):
     """A rule `mix(c, u, scale)` on the outputs of the model in the language of `output`. Keeps x.
 
-    The language is that of the paper, whatever the model itself speaks, so its parameterization does not matter.
+    The language is that of the paper, whatever the model itself speaks, so its parameterization does not matter. At a
+    level without signal (alpha = 0) the limit is taken.
 
     Attributes:
       inner, null, scale, in_turn: as in `CFG`.
@@ -25,7 +29,14 @@ class OutputRule(CFG):
 
     def rule(self, c, u, w, x, level, memory):
         own, null = (self.output.target(p.x0, p.eps, level) for p in (c, u))
-        return c.towards(self.output.predict(self.mix(own, null, w), x, level).x0, level), memory
+        if not isinstance(self.output, Eps | Score):
+            return c.towards(self.output.predict(self.mix(own, null, w), x, level).x0, level), memory
+        dark = level.alpha == 0
+        lit = level._replace(alpha=jnp.where(dark, 1, level.alpha))
+        x0 = self.output.predict(self.mix(own, null, w), x, lit).x0
+        # the limit: outputs are proportional to x - alpha x0, and so is the mix of two equal ones
+        _, limit = jax.jvp(lambda c, u: self.mix(c, u, w), (x, x), (c.x0, u.x0))
+        return c.towards(jnp.where(dark, limit, x0), level), memory
 
     def mix(self, c: Any, u: Any, w: Any) -> Any:
         """The guided output."""

@@ -28,5 +28,5 @@ class PiGDM(Inverse):
         r2 = self.prior * level.sigma**2 / (self.prior * level.alpha**2 + level.sigma**2)
         adjoint = self.operator.adjoint
         return conjugate_gradient(
-            lambda v: self.std**2 * v + r2 * self.operator(adjoint(v, like)), residual, self.iterations
+            lambda v: self.variance * v + r2 * self.operator(adjoint(v, like)), residual, self.iterations
         )

@@ -57,4 +57,6 @@ class Reuse(Guidance):
         fresh = count % self.every == 0
         held = when(fresh if on is None else fresh & on, gradient, lambda: held)
         count = count + 1 if on is None else jnp.where(on, count + 1, 0)
-        return pred.towards(pred.x0 + level.sigma**2 / level.alpha * w * held, level), (inner, held, count)
+        off = (w == 0) if on is None else ~on  # at a level without signal the factor below is infinite
+        shift = when(off, lambda: jnp.zeros_like(x), lambda: level.sigma**2 / level.alpha * w * held)
+        return pred.towards(pred.x0 + shift, level), (inner, held, count)

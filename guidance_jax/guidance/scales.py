@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.core import Level, Refused, Rows, concrete, pytree
+from guidance_jax.core import Level, Refused, Rows, concrete, pytree, read_entry
 
 
 class Scale:
@@ -27,6 +27,16 @@ class Scale:
         It depends on the level alone, so that under `vmap` over samples a `lax.cond` on it still skips the work.
         """
         return None
+
+    def check(self, model: Any) -> None:
+        """Raise `Refused` if it cannot be the strength for the denoiser `model`."""
+
+
+def check_scales(owner: Any, model: Any) -> None:
+    """Raise `Refused` if a strength among the fields of `owner` does not fit the denoiser `model`."""
+    for value in vars(owner).values():
+        if isinstance(value, Scale):
+            value.check(model)
 
 
 def strength(scale: Any, level: Level, cond: Any, off: float, shape: tuple[int, ...] = ()) -> Any:
@@ -89,6 +99,9 @@ class Window(Scale):
         if numbers and concrete((self.lo, self.hi)) and np.any(np.asarray(self.lo) >= np.asarray(self.hi)):
             raise Refused(f"the window is empty: lo={self.lo} is not below hi={self.hi}; give sigma / alpha, lo first")
 
+    def check(self, model):
+        check_scales(self, model)
+
     def active(self, level):
         return (self.lo < level.ratio) & (level.ratio <= self.hi)
 
@@ -112,6 +125,9 @@ class Ramp(Scale):
 
     scale: Any
     power: Any = 1.0
+
+    def check(self, model):
+        check_scales(self, model)
 
     def active(self, level):
         return active(self.scale, level)
@@ -140,10 +156,19 @@ class PerClass(Scale):
     """`table[label]`: one scale per class, for conditions that are integer labels.
 
     Attributes:
-      table: (num_classes,), one strength per label.
+      table: (num_classes,), one strength per label; a label outside it, traced, is guided at NaN.
+
+    Raises:
+      Refused: a table that is no vector, or not of the model's number of classes (or one more, for the null label).
     """
 
     table: Any
 
+    def check(self, model):
+        shape, num_classes = jnp.shape(self.table), model.num_classes
+        if len(shape) != 1 or num_classes not in (None, shape[0], shape[0] - 1):
+            wanted = "(num_classes,)" if num_classes is None else f"({num_classes},)"
+            raise Refused(f"PerClass takes one scale for each class, {wanted}, got a table of shape {shape}")
+
     def strength(self, level, cond, off):
-        return jnp.asarray(self.table)[cond]
+        return read_entry(jnp.asarray(self.table), cond)

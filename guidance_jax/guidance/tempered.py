@@ -8,7 +8,7 @@ p(x)^beta itself: annealing by a Feynman-Kac corrector (Skreta et al. 2025, arXi
 
 from typing import Any
 
-from guidance_jax.core import GaussianDiffusion, pytree
+from guidance_jax.core import GaussianDiffusion, check_signal, pytree
 from guidance_jax.guidance.base import Contrast
 from guidance_jax.guidance.scales import strength
 
@@ -22,10 +22,18 @@ class Tempered(Contrast):
     Attributes:
       inner: any denoiser.
       scale: beta, the inverse temperature: a number, or a function of the level.
+
+    Raises:
+      Refused: levels without signal, where the flat model has no clean estimate.
     """
 
     inner: Any
     scale: Any
+
+    def check(self, levels, shape, cond):
+        super().check(levels, shape, cond)
+        if isinstance(self.space, GaussianDiffusion):
+            check_signal(levels, "Tempered")
 
     def start(self, key, levels, shape):
         x = self.inner.start(key, levels, shape)

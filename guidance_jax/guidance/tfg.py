@@ -11,9 +11,10 @@ Recurrence is `Recur(Reverse(TFG(...), solver), repeats)`. rho, mu, spread: numb
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from guidance_jax.core import as_guide, converted, pytree, static
-from guidance_jax.guidance.gradient import EstimateGuidance, through
+from guidance_jax.guidance.gradient import EstimateGuidance, check_gradient, through
 from guidance_jax.guidance.lgd import smoothed_gradient
 from guidance_jax.guidance.scales import strength
 
@@ -65,6 +66,10 @@ class TFG(EstimateGuidance):
     def universal(cls, inner, log_likelihood, rho, mu, iters):
         return cls(inner, log_likelihood, rho, mu, iters=iters)
 
+    def check(self, levels, shape, cond):
+        check_gradient(self, levels, self.rho)
+        super().check(levels, shape, cond)
+
     def __call__(self, x, level, cond, state, key):
         inner_key, noise = jax.random.split(key)
         spread = strength(self.spread, level, cond, off=0.0)
@@ -77,6 +82,6 @@ class TFG(EstimateGuidance):
             return smoothed_gradient(log_f, x0, spread, self.draws, noise)
 
         pred, pull, state = through(self.inner, x, level, cond, state, inner_key)
-        variance = jax.lax.cond(rho != 0, lambda: rho * pull(ascent(pred.x0)), lambda: 0 * x)
+        variance = jax.lax.cond(rho != 0, lambda: rho / level.alpha * pull(ascent(pred.x0)), lambda: jnp.zeros_like(x))
         x0, _ = jax.lax.scan(lambda x0, _: (x0 + mu * ascent(x0), None), pred.x0, length=self.iters)
-        return pred.moved(variance / level.alpha + x0 - pred.x0), state
+        return pred.moved(variance + x0 - pred.x0), state

@@ -19,4 +19,4 @@ class TMPD(Inverse):
 
     def solve(self, residual, pull, level, like):
         sums = self.operator(level.sigma**2 / level.alpha * pull(jnp.ones_like(residual)))
-        return residual / (self.std**2 + jnp.maximum(sums, 0))
+        return residual / (self.variance + jnp.maximum(sums, 0))

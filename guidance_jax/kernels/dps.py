@@ -13,9 +13,9 @@ import jax
 
 from guidance_jax.core import GaussianDiffusion, Kernel, converted, norm, pytree, static
 from guidance_jax.guidance.gradient import scaled, through
-from guidance_jax.guidance.operators import as_operator, check_operator, measured
+from guidance_jax.guidance.operators import as_operator, check_measurement, check_operator, measured
 from guidance_jax.kernels.reverse import Carry, Step, evaluator
-from guidance_jax.models.adapters import part_of
+from guidance_jax.models.adapters import known_part, part_of
 
 
 @pytree
@@ -49,6 +49,7 @@ class DPS(Step, Kernel):
 
     def check(self, levels, shape, cond):
         check_operator(self, self.operator, shape)
+        check_measurement(self, known_part(cond, self.observed))
         super().check(levels, shape, cond)
 
     def __call__(self, carry, t, s, cond, key):

@@ -8,9 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from guidance_jax.core import GaussianDiffusion, KernelWrapper, Refused, normal, pytree, static
-from guidance_jax.models.adapters import part_of
+from guidance_jax.core import GaussianDiffusion, KernelWrapper, Refused, concrete, normal, pytree, static
+from guidance_jax.guidance.operators import check_measurement
+from guidance_jax.models.adapters import known_part, part_of
 
 
 def check_overwritable(wrapper: KernelWrapper) -> None:
@@ -48,6 +50,12 @@ class Inpaint(KernelWrapper):
     def check(self, levels, shape, cond):
         super().check(levels, shape, cond)
         check_overwritable(self)
+        if concrete((cond, self.mask)):
+            mask = np.asarray(self.mask)
+            if not np.isfinite(mask).all():
+                raise Refused("the mask of Inpaint holds numbers that are not finite; write 1 for what is known, else 0")
+            y = known_part(cond, self.observed)
+            check_measurement(self, y if isinstance(y, tuple) else np.where(mask > 0, y, 0.0))
 
     def __call__(self, carry, t, s, cond, key):
         first, second = jax.random.split(key)
@@ -60,4 +68,5 @@ class Inpaint(KernelWrapper):
                 "unknown entries with zeros"
             )
         known = s.noise(jnp.broadcast_to(y, carry.x.shape), normal(second, carry.x))
-        return carry._replace(x=jnp.where(jnp.asarray(self.mask) > 0, known, carry.x))
+        mask = jnp.asarray(self.mask)
+        return carry._replace(x=jnp.where(jnp.isnan(mask), jnp.nan, jnp.where(mask > 0, known, carry.x)))

@@ -19,6 +19,8 @@ def renoise(key: Any, x: Any, s: Level, t: Level) -> Any:
 class Recur(KernelWrapper):
     """`repeats - 1` times down and up again, then down: `repeats` times the cost; 1 is the kernel itself.
 
+    The memory of the solver and of the guidance is that of the last way down, begun with what was known at the level.
+
     Attributes:
       inner: a kernel of images or vectors, not of populations.
       repeats: how often each step is made.
@@ -44,11 +46,13 @@ class Recur(KernelWrapper):
         if self.repeats == 1:
             return self.inner(carry, t, s, cond, key)
 
-        def again(carry, key):
+        def again(state, key):
             down, up = jax.random.split(key)
-            carry = self.inner(carry, t, s, cond, down)
-            return carry._replace(x=renoise(up, carry.x, s, t)), carry.x
+            x, _ = state
+            # every repeat starts with the memory that the step started with: slopes of one level are no history
+            done = self.inner(carry._replace(x=x), t, s, cond, down)
+            return (renoise(up, done.x, s, t), done), None
 
         # the last way back up is thrown away: so the kernel is in the program once
-        carry, xs = jax.lax.scan(again, carry, jax.random.split(key, self.repeats))
-        return carry._replace(x=xs[-1])
+        (_, done), _ = jax.lax.scan(again, (carry.x, carry), jax.random.split(key, self.repeats))
+        return done

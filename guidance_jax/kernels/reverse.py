@@ -17,6 +17,7 @@ from guidance_jax.core import (
     need,
     pytree,
 )
+from guidance_jax.guidance.scales import check_scales
 
 
 class Carry(NamedTuple):
@@ -61,6 +62,7 @@ class Step:
         need(self, self.model, Denoiser, "the first argument")
         check_space(self, self.space)
         check_space(self.solver, self.space)
+        check_scales(self, self.model)
         if self.weighs:
             need(self, self.solver, Stochastic, "the second argument")
             if self.solver.deterministic:

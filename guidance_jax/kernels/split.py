@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from guidance_jax.core import GaussianDiffusion, Kernel, as_guide, converted, pytree, static
-from guidance_jax.guidance.gradient import scaled
+from guidance_jax.guidance.gradient import check_gradient, scaled
 from guidance_jax.kernels.reverse import Carry, Reverse, Step
 from guidance_jax.models.domain import check_guide
 
@@ -49,13 +49,17 @@ class Split(Step, Kernel):
 
     def check(self, levels, shape, cond):
         self.check_parts(levels, shape, cond)
-        check_guide(self, self.model, self.classifier, levels, shape, cond)
+        check_guide(self, self.model, self.classifier, levels, shape, cond, noisy=True)
+        check_gradient(self, levels, self.scale)
         self.model.check(levels, shape, cond)
 
     def __call__(self, carry, t, s, cond, key):
         def push(x, level, share):
-            g = scaled(lambda: self.classifier.score(x, level, cond), self.scale, level, cond, x)
-            return x + share * (t.ratio - s.ratio) * level.alpha * level.sigma * g
+            def gradient():
+                length = (t.ratio - s.ratio) * level.alpha * level.sigma
+                return share * length * self.classifier.score(x, level, cond)
+
+            return x + scaled(gradient, self.scale, level, cond, x)
 
         before = carry._replace(x=push(carry.x, t, 0.5 if self.strang else 1.0))
         after = Reverse(self.model, self.solver)(before, t, s, cond, key)

@@ -11,7 +11,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import Guide, Kernel, as_guide, converted, need, pytree, static
+from guidance_jax.core import FAILED, Guide, Kernel, as_guide, converted, draw_token, need, pytree, static
+from guidance_jax.guidance.scales import strength
 from guidance_jax.kernels.reverse import Carry, Step
 
 
@@ -25,7 +26,7 @@ class SVDD(Step, Kernel):
       model: any denoiser, guided ones included.
       solver: one with a transition, `DDIM(1.0)`, `DDPM()` or `Ancestral()`.
       reward: a `Guide`, or f(x0, level, cond) -> scalar, of clean estimates; it need not be differentiable.
-      scale: of the reward, 1 / alpha in the paper.
+      scale: of the reward, 1 / alpha in the paper: a number, `Window`, or a function of the level.
       children: how many, two or more.
       noisy: whether the reward is a value of noisy samples, such as a noisy classifier.
 
@@ -63,5 +64,7 @@ class SVDD(Step, Kernel):
             )
             return self.reward.value(clean, s, cond)
 
-        chosen = jax.random.categorical(fourth, self.scale * jnp.stack(jax.lax.map(value, x)))
-        return Carry(x[chosen], state, carry.solver_state)
+        values = strength(self.scale, t, cond, off=0.0) * jax.lax.map(value, x)
+        chosen = draw_token(fourth, values)
+        failed = jnp.nan if jnp.issubdtype(x.dtype, jnp.floating) else FAILED
+        return Carry(jnp.where(chosen < 0, failed, x[chosen]).astype(x.dtype), state, carry.solver_state)

@@ -121,6 +121,11 @@ def part_of(cond: Any, select: Callable | str | None) -> Any:
     return cond if select is None else select(cond)
 
 
+def known_part(cond: Any, select: Callable | str | None) -> Any:
+    """As `part_of` for a check, whose `cond` may carry batch axes: nothing where `select` is a function of one sample."""
+    return () if callable(select) else part_of(cond, select)
+
+
 @pytree
 class Microbatched(Adapter):
     """A guide whose gradient is taken for `size` samples at a time, as `vmap` batches them: less memory.
@@ -202,7 +207,7 @@ class OnSchedule(Adapter):
 
     def point(self, x, level):
         own = self.schedule(self.schedule.at_log_snr(-2 * jnp.log(level.ratio)))
-        return x * own.alpha / level.alpha, own
+        return x * factor(own, level), own
 
     def check(self, levels, shape, cond):
         super().check(self.schedule.by_ratio(levels.ratio[:-1]) if concrete(levels) else levels, shape, cond)
@@ -213,4 +218,10 @@ class OnSchedule(Adapter):
 
     def score(self, x, level, cond):
         """grad log p of the inner guide; x' = x own.alpha / level.alpha brings that factor."""
-        return super().score(x, level, cond) * self.point(x, level)[1].alpha / level.alpha
+        return super().score(x, level, cond) * factor(self.point(x, level)[1], level)
+
+
+def factor(own: Level, level: Level) -> Any:
+    """own.alpha / level.alpha = own.sigma / level.sigma of two levels of one ratio: by the larger of the two."""
+    noisy = level.sigma > level.alpha
+    return jnp.where(noisy, own.sigma, own.alpha) / jnp.where(noisy, level.sigma, level.alpha)

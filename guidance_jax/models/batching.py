@@ -38,9 +38,23 @@ def called(apply: Callable, batched: bool | None, params: Any, *inputs: Any, **o
             jax.tree.map(lambda a: jax.ShapeDtypeStruct(jnp.shape(a), jnp.result_type(a)), given)
         )
         check_form(apply, batched, tree, tuple(shapes))
-    if not batched:
-        return apply(params, *inputs, **options)
-    return jax.tree.map(lambda a: a[0], apply(params, *with_axis(inputs), **options))
+    try:
+        if not batched:
+            return apply(params, *inputs, **options)
+        return jax.tree.map(lambda a: a[0], apply(params, *with_axis(inputs), **options))
+    except Refused:
+        raise
+    except Exception as error:  # whatever a foreign network raises
+        shape = jnp.shape(jax.tree.leaves(inputs)[0]) if jax.tree.leaves(inputs) else ()
+        raise Refused(
+            f"the network does not take a sample of shape {shape} with batched={batched} ({first_line(error)}); is it "
+            "written for batches (batched=True), or for another order of axes?"
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    """An error on one line, the beginning of it."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
 
 
 @functools.lru_cache(maxsize=64)
@@ -64,9 +78,6 @@ def check_form(apply: Callable, batched: bool | None, tree: Any, shapes: tuple) 
     def fails(found: Any) -> bool:
         return isinstance(found, Exception)
 
-    def of(found: Any) -> str:
-        return f"{type(found).__name__}: {' '.join(str(found).split())[:160]}"
-
     try:
         two = traced((2,))
     except Refused as error:
@@ -74,7 +85,7 @@ def check_form(apply: Callable, batched: bool | None, tree: Any, shapes: tuple) 
     sensible = not fails(two) and all(a.shape[:1] == (2,) for a in jax.tree.leaves(two))
     if batched:
         if fails(two) and not fails(traced(())):
-            raise Refused(f"the network is written for one sample, not for batches ({of(two)}); write batched=False")
+            raise Refused(f"the network is written for one sample, not for batches ({first_line(two)}); write batched=False")
         if not fails(two) and not sensible:
             got = [a.shape for a in jax.tree.leaves(two)]
             raise Refused(f"batched=True, but of two samples the network made {got}; write batched=False")
@@ -84,7 +95,7 @@ def check_form(apply: Callable, batched: bool | None, tree: Any, shapes: tuple) 
         sensible = all(a.shape == (2, *b.shape) for a, b in pairs)
     if fails(one):
         if not batched and sensible:
-            raise Refused(f"the network is written for batches ({of(one)} for one sample); write batched=True")
+            raise Refused(f"the network is written for batches ({first_line(one)} for one sample); write batched=True")
         return  # the call itself will say what is wrong
     keys = [a for a in shapes if jnp.issubdtype(a.dtype, jax.dtypes.extended)]  # nothing random can stand for those
     if sensible and inputs and not keys:
@@ -109,6 +120,7 @@ def compare(apply: Callable, batched: bool | None, params: Any, inputs: Any, opt
     with jax.ensure_compile_time_eval(), jax.default_device(host):
         params = jax.tree.map(numbers(0.02, 0.12), params)
         first, second = (jax.tree.map(numbers(-1.0, 1.0), inputs) for _ in range(2))
+        options = jax.tree.map(numbers(0.0, 1.0), options)
         run = jax.jit(lambda i: apply(params, *i, **options))
         single = jax.tree.map(np.asarray, run(first))
         pair = jax.tree.map(lambda *rows: np.stack(rows), first, second)

@@ -102,7 +102,20 @@ def network_condition(domain: Domain | None, cond: Any) -> Any:
     """`cond` as the network gets it: None if its domain has no classes and no text, and only a guide needs it."""
     if domain is not None and (domain.num_classes, domain.text_length, domain.context) == (None, None, None):
         return None
+    if domain is not None and domain.num_classes is not None and jnp.ndim(cond) != 0:
+        raise Refused(f"a label is one integer for one sample, got shape {jnp.shape(cond)}; pass labels of shape (n,)")
     return jax.tree.map(jnp.asarray, cond)
+
+
+def unless_unknown(domain: Domain | None, cond: Any, output: Any) -> Any:
+    """A network's `output`, NaN if `cond` is a label that `domain` does not have: traced labels are not refused."""
+    if domain is None or domain.num_classes is None:
+        return output
+    known = (cond >= 0) & (cond < domain.num_classes)
+    if domain.null_label is not None:
+        known = known | (cond == domain.null_label)
+    factor = jnp.where(known, 1.0, jnp.nan)  # a product, so that gradients are NaN too
+    return jax.tree.map(lambda a: a * factor.astype(a.dtype), output)
 
 
 def same_domain(model: Denoiser, classifier: Guide) -> None:
@@ -121,10 +134,18 @@ def same_domain(model: Denoiser, classifier: Guide) -> None:
         raise Refused(f"the model takes samples of shape {a.shape}, the classifier {b.shape}; use a matching pair")
 
 
-def check_guide(owner: Any, model: Any, guide: Any, levels: Level, shape: tuple[int, ...], cond: Any) -> None:
-    """Raise unless `guide`, which steers `model` in `owner`, fits it and takes what it will be given."""
+def check_guide(
+    owner: Any, model: Any, guide: Any, levels: Level, shape: tuple[int, ...], cond: Any, *, noisy: bool = False
+) -> None:
+    """Raise unless `guide`, which steers `model` in `owner`, fits it and takes what it will be given: `noisy` samples?"""
     need(owner, model, Denoiser, "the model")
     need(owner, guide, Guide, "the guide")
+    if noisy and innermost(guide).clean:
+        name, own = type(owner).__name__, type(innermost(guide)).__name__
+        raise Refused(
+            f"{name} asks its guide about noisy samples, and {own} judges clean ones; write Reconstruction(model, "
+            f"{own}(...)), or train a classifier of noisy samples"
+        )
     check_space(innermost(guide), model.space)
     same_domain(model, guide)
     guide.check(levels, shape, cond)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from guidance_jax.core import Denoiser, Level, Prediction, Refused, pytree, static
 from guidance_jax.models.batching import called
-from guidance_jax.models.domain import Domain, network_condition
+from guidance_jax.models.domain import Domain, network_condition, unless_unknown
 from guidance_jax.models.network import Parametrized
 
 
@@ -43,7 +43,7 @@ class FlowMap(Parametrized, Denoiser):
         u = called(self.apply, self.batched, self.params, x, t, s, network_condition(self.domain, cond))
         if jnp.shape(u) != jnp.shape(x):
             raise Refused(f"of a sample of shape {jnp.shape(x)} the flow map made a velocity of {jnp.shape(u)}")
-        return u
+        return unless_unknown(self.domain, cond, u)
 
     def jump(self, x: Any, t: Level, s: Level, cond: Any) -> Any:
         """X(x, t, s): where the flow takes x from level t to level s."""

@@ -8,10 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax._typing import Array, Float
-from guidance_jax.core import Denoiser, Guide, Level, Refused, converted, function, log_softmax, pytree, static
+from guidance_jax.core import (
+    Denoiser,
+    Guide,
+    Level,
+    Refused,
+    check_arguments,
+    check_signal,
+    converted,
+    function,
+    log_softmax,
+    pytree,
+    read_entry,
+    static,
+)
 from guidance_jax.models import parameterizations
 from guidance_jax.models.batching import called
-from guidance_jax.models.domain import Domain, network_condition
+from guidance_jax.models.domain import Domain, network_condition, unless_unknown
 from guidance_jax.models.parameterizations import Parameterization
 
 
@@ -75,6 +88,8 @@ class Network(Parametrized, Denoiser):
         super().check(levels, shape, cond)
         if self.parameterization.schedule is not None:
             self.parameterization.schedule.check(levels, "the velocity field lives on")
+        if self.parameterization.needs_signal:
+            check_signal(levels, f"a network whose output is {self.parameterization}")
 
     def encoded(self, cond: Any) -> Any:
         """Conditions (n, ...), encoded once: sampling with them does not encode again at every step.
@@ -100,7 +115,8 @@ class Network(Parametrized, Denoiser):
                 f"of a sample of shape {x.shape} the network made one of shape {jnp.shape(output)}; its output has the "
                 "shape of its input, or more channels"
             )
-        return self.parameterization.predict(output.astype(x.dtype), x, level), state
+        output = unless_unknown(self.domain, cond, output.astype(x.dtype))
+        return self.parameterization.predict(output, x, level), state
 
 
 @jax.jit
@@ -119,6 +135,14 @@ class Function(Denoiser):
 
     f: Any = converted(function)
     parameterization: Parameterization = static(default=parameterizations.x0)
+
+    def __post_init__(self):
+        check_arguments(self, self.f, "x, level, cond")
+
+    def check(self, levels, shape, cond):
+        super().check(levels, shape, cond)
+        if self.parameterization.needs_signal:
+            check_signal(levels, f"a function whose output is {self.parameterization}")
 
     def __call__(self, x, level, cond, state, key):
         return self.parameterization.predict(self.f(x, level, cond), x, level), state
@@ -152,4 +176,4 @@ class NoisyClassifier(Parametrized, Guide):
 
     def log_prob(self, x: Any, level: Level, cond: Any) -> Float[Array, ""]:
         """log p(cond | x_t), in nats, float32 or better whatever the network's type."""
-        return log_softmax(self.logits(x, level))[jnp.asarray(cond)]
+        return read_entry(log_softmax(self.logits(x, level)), cond)

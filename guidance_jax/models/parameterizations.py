@@ -24,10 +24,12 @@ from guidance_jax.schedules import RectifiedFlow
 class Parameterization:
     """Base: the network is told `x` and `level.t`; `predict` reads its output, `target` is what to train it on.
 
-    `schedule` is the only one on which the output means that, None if all will do.
+    `schedule` is the only one on which the output means that, None if all will do. `needs_signal` says that x0 cannot
+    be read from the output at a level without signal, alpha = 0, as of noise.
     """
 
     schedule: ClassVar[Any] = None
+    needs_signal: ClassVar[Any] = False
 
     def inputs(self, x: Any, level: Level) -> tuple[Any, Any]:
         """What the network is given for (x_t, t)."""
@@ -45,6 +47,8 @@ class Parameterization:
 @dataclass(frozen=True)
 class Eps(Parameterization):
     """The output is the noise eps, as in DDPM; table in the module."""
+
+    needs_signal: ClassVar[bool] = True
 
     def predict(self, output, x, level):
         return Prediction((x - level.sigma * output) / level.alpha, output)
@@ -113,6 +117,8 @@ class VelocityToData(Velocity):
 class Score(Parameterization):
     """The output is the score -eps / sigma = grad log p(x_t); table in the module."""
 
+    needs_signal: ClassVar[bool] = True
+
     def predict(self, output, x, level):
         return Prediction((x + level.sigma**2 * output) / level.alpha, -level.sigma * output)
 
@@ -134,6 +140,8 @@ class EDM(Parameterization):
     """
 
     sigma_data: float = 0.5
+
+    needs_signal: ClassVar[bool] = True  # its clock is log(sigma / alpha)
 
     def inputs(self, x, level):
         return x / level.alpha / jnp.sqrt(level.ratio**2 + self.sigma_data**2), jnp.log(level.ratio) / 4
@@ -165,6 +173,10 @@ class LearnedRange(Parameterization):
     """
 
     mean: Parameterization = Eps()
+
+    @property
+    def needs_signal(self) -> bool:
+        return self.mean.needs_signal
 
     def inputs(self, x, level):
         return self.mean.inputs(x, level)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from guidance_jax.core import Prediction, Refused, pytree
 from guidance_jax.models.batching import called
-from guidance_jax.models.domain import network_condition
+from guidance_jax.models.domain import network_condition, unless_unknown
 from guidance_jax.models.network import Network
 
 
@@ -26,6 +26,7 @@ class TwoHeaded(Network):
         outputs = called(self.apply, self.batched, self.params, *inputs)
         if not isinstance(outputs, tuple) or len(outputs) != 2 or any(jnp.shape(o) != jnp.shape(x) for o in outputs):
             raise Refused(f"a TwoHeaded network gives two outputs of shape {jnp.shape(x)}; for one head, use Network")
+        outputs = unless_unknown(self.domain, cond, outputs)
         output, early = (self.parameterization.predict(o.astype(x.dtype), x, level) for o in outputs)
         return output, early
 

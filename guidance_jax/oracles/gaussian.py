@@ -105,8 +105,10 @@ class GaussianMixture(Denoiser):
     classes: Any = None
 
     @property
-    def num_classes(self) -> int:
-        return len(self.means) if self.classes is None else int(np.max(np.asarray(self.classes))) + 1
+    def num_classes(self) -> int | None:
+        if self.classes is None:
+            return len(self.means)
+        return int(np.max(np.asarray(self.classes))) + 1 if concrete(self.classes) else None
 
     @property
     def null_label(self) -> Any:
@@ -135,7 +137,7 @@ class GaussianMixture(Denoiser):
     def check(self, levels, shape, cond):
         if tuple(shape) != self.means.shape[1:]:
             raise Refused(f"the mixture lives on vectors of shape {self.means.shape[1:]}, got {tuple(shape)}")
-        if cond is not None and concrete((cond, self.means)):
+        if cond is not None and self.num_classes is not None and concrete(cond):
             values = np.asarray(cond)
             if (values < 0).any() or (values > self.num_classes).any():
                 raise Refused(

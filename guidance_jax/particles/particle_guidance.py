@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from guidance_jax.core import GaussianDiffusion, pytree
-from guidance_jax.guidance.scales import strength
+from guidance_jax.guidance.gradient import check_gradient
+from guidance_jax.guidance.scales import strength, when
 from guidance_jax.kernels.reverse import Step, evaluator
 from guidance_jax.particles.smc import Population, PopulationKernel, equal_weights
 
@@ -53,11 +54,14 @@ class ParticleGuidance(Step, PopulationKernel):
 
     def check(self, levels, shape, cond):
         self.check_size(shape)
+        check_gradient(self, levels, self.scale)
         super().check(levels, shape[1:], cond)
 
     def __call__(self, carry, t, s, cond, key):
         w = strength(self.scale, t, cond, off=0.0)
-        push = w * t.sigma**2 / t.alpha * jax.grad(repulsion)(carry.x)
+        push = when(
+            w != 0, lambda: w * t.sigma**2 / t.alpha * jax.grad(repulsion)(carry.x), lambda: jnp.zeros_like(carry.x)
+        )
 
         def one(x, push, state, solver, key):
             first, second, third = jax.random.split(key, 3)

@@ -9,7 +9,7 @@ import numpy as np
 
 from guidance_jax._typing import Array, Float, Int, Key
 from guidance_jax.core import Kernel, Level, Refused, need, rows
-from guidance_jax.sample import checked, sample
+from guidance_jax.sample import as_threefry, checked, sample
 
 
 class Particles(NamedTuple):
@@ -43,10 +43,10 @@ class Particles(NamedTuple):
 @partial(jax.jit, static_argnames=("shape", "n"))
 def _populations(keys, kernel, levels, shape, n, cond):
     def one(key, kernel, cond):
-        first, second, _ = jax.random.split(key, 3)
+        first, second, _ = jax.random.split(as_threefry(key), 3)
         x = kernel.start(first, levels, (n, *shape))
         pop, ess = sample(second, kernel, levels, x, cond, record=lambda pop: pop.ess)
-        return Particles(pop.x, pop.log_w, pop.log_evidence, jnp.append(ess, pop.ess), pop.dropped), pop.failed
+        return Particles(jax.vmap(kernel.space.finished)(pop.x), pop.log_w, pop.log_evidence, jnp.append(ess, pop.ess), pop.dropped), pop.failed
 
     return jax.vmap(one, in_axes=(0, rows(kernel), 0))(keys, kernel, cond)
 

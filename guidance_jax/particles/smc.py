@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import Kernel, Move, Refused, float_type, need, pytree, static
+from guidance_jax.core import Kernel, Move, Refused, float_type, is_sound, need, pytree, static
 from guidance_jax.particles.resampling import Beam, systematic
 
 
@@ -135,6 +135,7 @@ class SMC(PopulationKernel):
         )
         found = jax.tree.map(lambda a: a[index], found)  # all that a particle owns
         x, state, gain = self.each(lambda one, k: move.propose(one, t, s, cond, k), third, found)
+        gain = jnp.where(jax.vmap(is_sound)(x), gain, jnp.nan)  # what met a number that is not finite has no weight
         return self.weigh(pop._replace(x=x, state=state, log_w=log_w), gain, s)
 
     def finish(self, carry, level, cond, key):

@@ -25,7 +25,7 @@ def difference(reward: Any, memory: Any) -> tuple[Any, Any]:
 
 def maximum(reward: Any, memory: Any) -> tuple[Any, Any]:
     """The best `reward` on the way, `memory` included; favours particles that were good at any time."""
-    best = jnp.fmax(reward, memory)
+    best = jnp.where(jnp.isnan(memory), reward, jnp.maximum(reward, memory))
     return best, best
 
 

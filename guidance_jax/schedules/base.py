@@ -10,6 +10,12 @@ from guidance_jax.core.levels import Level, Refused
 from guidance_jax.core.pytrees import concrete
 
 
+def check_steps(steps: Any, least: int = 1) -> None:
+    """Raise `Refused` unless `steps` is a whole number of at least `least`."""
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < least:
+        raise Refused(f"the number of steps is a whole number, {least} or more, got {steps!r}; write levels(30)")
+
+
 class Schedule:
     """Base of the schedules; a new one gives `__call__` and `at_log_snr`."""
 
@@ -22,8 +28,13 @@ class Schedule:
         """The clock t at which log(alpha^2 / sigma^2) is `log_snr`."""
         raise NotImplementedError
 
-    def levels(self, steps: int, start: float | None = None) -> Level:
-        """`steps + 1` levels, uniform in t from `start` to the clean level."""
+    def levels(self, steps: Any, start: float | None = None) -> Level:
+        """`steps + 1` levels, uniform in t from `start` to the clean level.
+
+        Raises:
+          Refused: steps that are not a whole number of one or more.
+        """
+        check_steps(steps)
         return self(jnp.linspace(self.start if start is None else start, 0.0, steps + 1))
 
     def check(self, levels: Level, what: str) -> None:
@@ -50,6 +61,10 @@ class Schedule:
             )
 
     def by_ratio(self, ratios: Any) -> Level:
-        """The levels at which sigma / alpha takes the values `ratios` (positive, falling), then the clean level."""
+        """The levels at which sigma / alpha takes the values `ratios` (positive, falling), then the clean level.
+
+        Raises:
+          Refused: ratios beyond those that the schedule has.
+        """
         t = self.at_log_snr(-2 * jnp.log(jnp.asarray(ratios)))
         return self(jnp.append(t, jnp.zeros((), t.dtype)))

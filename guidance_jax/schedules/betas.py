@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax.core.levels import Level, Refused
-from guidance_jax.schedules.base import Schedule
+from guidance_jax.core.pytrees import concrete
+from guidance_jax.schedules.base import Schedule, check_steps
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class DDPM(Schedule):
         table = jnp.asarray(self._log_snrs()[::-1], log_snr.dtype)
         return jnp.interp(log_snr, table, jnp.arange(self.steps - 1, -1, -1, dtype=log_snr.dtype))
 
-    def levels(self, steps: int | str, start: float | None = None) -> Level:
+    def levels(self, steps: Any, start: float | None = None) -> Level:
         """The respaced process `steps` ("250", "ddim25", "10,10,3,2,2" or a number), then the clean level.
 
         Raises:
@@ -59,6 +60,8 @@ class DDPM(Schedule):
         """
         if start is not None:
             raise Refused(f"a respaced process starts where its respacing says, got start={start}; leave it out")
+        if not isinstance(steps, str):
+            check_steps(steps)
         return self.at(respace(self.steps, steps)[::-1])
 
     def at(self, timesteps: np.ndarray, clean: bool = True) -> Level:
@@ -70,6 +73,15 @@ class DDPM(Schedule):
 
     def by_ratio(self, ratios: Any) -> Level:
         clean = Level(*(jnp.asarray([v], jnp.asarray(ratios).dtype) for v in (0.0, 1.0, 0.0)))
+        if concrete(ratios):
+            with jax.ensure_compile_time_eval():
+                wanted = np.asarray(ratios, np.float64)
+            least, most = (float(np.exp(-half / 2)) for half in self._log_snrs()[[0, -1]])
+            if wanted.size and (wanted.max() > most * 1.001 or wanted.min() < least * 0.999):
+                raise Refused(
+                    f"{self} has levels of sigma / alpha from {least:.4g} to {most:.4g}, asked for "
+                    f"{wanted.min():.4g} to {wanted.max():.4g}; write lo={least * 1.01:.3g}, hi={most * 0.99:.3g}"
+                )
         noisy = self(self.at_log_snr(-2 * jnp.log(jnp.asarray(ratios))))
         return Level(*(jnp.concatenate(pair) for pair in zip(noisy, clean, strict=True)))
 
@@ -124,6 +136,7 @@ def respace(total: int, sections: int | str) -> np.ndarray:
 
     "ddimN": the first whole stride that gives exactly N timesteps from 0 (the last one is usually not `total - 1`).
     "a,b,...": `total` cut into equal sections, of which section i gets so many timesteps, first and last included.
+    "1" is the last timestep, where the original has the first, which has hardly any noise to start from.
     "fast27": GLIDE's choice for 1,000 timesteps.
 
     >>> respace(1000, "ddim25")[[0, 1, -1]].tolist(), respace(1000, "10,10,3,2,2").tolist()[-3:]
@@ -145,6 +158,8 @@ def respace(total: int, sections: int | str) -> np.ndarray:
         if "invalid literal" not in str(error):
             raise
         raise Refused(f'a respacing is "250", "ddim25" or "10,10,3,2,2", got {text!r}') from None
+    if counts == [1]:
+        return np.asarray([total - 1])
     chosen: list[int] = []
     first = 0
     for i, count in enumerate(counts):

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax.core.levels import Level, Refused
-from guidance_jax.schedules.base import Schedule
+from guidance_jax.core.pytrees import concrete
+from guidance_jax.schedules.base import Schedule, check_steps
 from guidance_jax.schedules.betas import DDPM
 
 
-def karras(schedule: Schedule, steps: int, lo: float = 0.002, hi: float = 80.0, rho: float = 7.0) -> Level:
+def karras(schedule: Schedule, steps: int, lo: Any = 0.002, hi: Any = 80.0, rho: Any = 7.0) -> Level:
     """Karras et al.'s grid (eq. 5) on `schedule`, in sigma / alpha from `hi` to `lo` in `steps` levels, then clean.
 
     `rho` bends it: 1 is uniform, 7 the paper's, which puts more levels near the data.
@@ -28,7 +29,7 @@ def karras(schedule: Schedule, steps: int, lo: float = 0.002, hi: float = 80.0, 
     return schedule.by_ratio((hi ** (1 / rho) + ramp * (lo ** (1 / rho) - hi ** (1 / rho))) ** rho)
 
 
-def log_snr_uniform(schedule: Schedule, steps: int, lo: float = 0.002, hi: float = 80.0) -> Level:
+def log_snr_uniform(schedule: Schedule, steps: int, lo: Any = 0.002, hi: Any = 80.0) -> Level:
     """Levels of `schedule` uniform in log-SNR: sigma / alpha falls geometrically from `hi` to `lo` in `steps`.
 
     Raises:
@@ -59,7 +60,7 @@ def uniform(schedule: Schedule, steps: Any, **options: Any) -> Level:
     return schedule.levels(steps, **options)
 
 
-def shifted(schedule: Schedule, steps: int, shift: float = 3.0, start: float | None = None) -> Level:
+def shifted(schedule: Schedule, steps: int, shift: Any = 3.0, start: float | None = None) -> Level:
     """Levels uniform in the clock whose sigma / alpha is then multiplied by `shift`, and the clean level.
 
         on RectifiedFlow:  t' = shift t / (1 + (shift - 1) t)
@@ -75,8 +76,9 @@ def shifted(schedule: Schedule, steps: int, shift: float = 3.0, start: float | N
     Raises:
       Refused: a shift that is not positive, or no steps.
     """
-    if shift <= 0 or steps < 1:
-        raise Refused(f"a shifted grid needs shift > 0 and steps >= 1, got shift={shift}, steps={steps}")
+    check_steps(steps)
+    if concrete(shift) and not shift > 0:
+        raise Refused(f"a shifted grid needs shift > 0, got shift={shift}; write shift=3.0")
     t = jnp.linspace(schedule.start if start is None else start, 0.0, steps + 1)[:-1]
     return schedule.by_ratio(shift * schedule(t).ratio)
 
@@ -115,6 +117,7 @@ def spaced(schedule: Schedule, steps: int, spacing: str = "leading", offset: int
     if not isinstance(schedule, DDPM):
         raise Refused(f"spaced chooses among the timesteps of betas, the model is on {schedule}; use uniform")
     total = schedule.steps
+    check_steps(steps)
     if not 1 <= steps <= total:
         raise Refused(f"there are {total} timesteps, got steps={steps}; ask for 1 to that")
     if spacing == "leading":
@@ -125,7 +128,14 @@ def spaced(schedule: Schedule, steps: int, spacing: str = "leading", offset: int
         chosen = np.round(np.linspace(0, total - 1, steps)).astype(int)[::-1]
     else:
         raise Refused(f"spacing is leading, trailing or linspace, got {spacing!r}")
+    if steps == 1 and spacing != "trailing":
+        raise Refused(f"one step of {spacing} spacing starts at timestep {chosen[0]}, without noise; write trailing")
     chosen = np.minimum(chosen, total - 1)
+    if len(np.unique(chosen)) < steps:
+        raise Refused(
+            f"{steps} steps of {spacing} spacing with offset {offset} go beyond the last of {total} timesteps; ask for "
+            f"{total - max(offset, 0)} steps at most, or offset=0"
+        )
     if not clean and chosen[-1] > 0:  # a last step from timestep 0 to itself would do nothing
         chosen = np.append(chosen, 0)
     return schedule.at(chosen, clean)
@@ -134,6 +144,7 @@ def spaced(schedule: Schedule, steps: int, spacing: str = "leading", offset: int
 GRIDS: dict[str, Callable[..., Level]] = {f.__name__: f for f in (uniform, karras, log_snr_uniform, shifted, spaced)}
 
 
-def _check_range(steps: int, lo: float, hi: float) -> None:
-    if steps < 2 or not 0 < lo < hi:
-        raise Refused(f"a grid needs 0 < lo < hi and steps >= 2, got lo={lo}, hi={hi}, steps={steps}")
+def _check_range(steps: int, lo: Any, hi: Any) -> None:
+    check_steps(steps, 2)
+    if concrete((lo, hi)) and not 0 < lo < hi:
+        raise Refused(f"a grid needs 0 < lo < hi, sigma / alpha at its ends, got lo={lo}, hi={hi}")

@@ -11,7 +11,7 @@ from guidance_jax.schedules import Schedule
 class DPM2(Solver):
     """Second order, deterministic; two network calls a step, the second at the geometric middle of sigma / alpha.
 
-    The step to the clean level is Euler's.
+    The step to the clean level, and one from a level without signal, are Euler's.
 
     Attributes:
       schedule: says what the network's clock is in the middle: that of the levels.
@@ -23,11 +23,11 @@ class DPM2(Solver):
     schedule: Schedule = static()
 
     def step(self, pred, t, s, evaluate, state, key):
-        y = pred.x0 + t.ratio * pred.eps
-
         def midpoint():
+            y = pred.x0 + t.ratio * pred.eps
             middle = self.schedule(self.schedule.at_log_snr(-jnp.log(t.ratio) - jnp.log(s.ratio)))
             d = evaluate(middle.alpha * (y + (middle.ratio - t.ratio) * pred.eps), middle).eps
             return s.alpha * (y + (s.ratio - t.ratio) * d)
 
-        return jax.lax.cond(s.sigma > 0, midpoint, lambda: s.alpha * pred.x0), state
+        euler = s.alpha * pred.x0 + s.sigma * pred.eps
+        return jax.lax.cond((s.sigma > 0) & (t.alpha > 0), midpoint, lambda: euler), state

@@ -17,7 +17,8 @@ from guidance_jax.core import Solver, normal, pytree
 class DPMSolver2M(Solver):
     """DPM-Solver++(2M): second order with one network call a step, from the estimate of the step before.
 
-    The first step is first order; the step to the clean level returns the clean estimate.
+    The first step is of first order, and so is the second after a level without signal; the step to the clean level
+    returns the clean estimate.
 
     Attributes:
       eta: 0 for the ODE, 1 for the SDE.
@@ -30,17 +31,19 @@ class DPMSolver2M(Solver):
 
     def step(self, pred, t, s, evaluate, state, key):
         old, h_old = state
-        clean = s.sigma == 0
-        h = jnp.where(clean, 0, jnp.log(t.ratio) - jnp.log(jnp.where(clean, 1, s.ratio)))
-        decay = jnp.where(clean, 0, jnp.exp(-(1 + self.eta) * h))
+        # e^-h: 0 on the step to the clean level, and on one from a level without signal, which are of first order
+        ratio = s.sigma * t.alpha / (s.alpha * t.sigma)
+        ends = ratio == 0
+        h = jnp.where(ends, 0, -jnp.log(jnp.where(ends, 1, ratio)))
+        decay = jnp.where(ends, 0, jnp.exp(-(1 + self.eta) * h))
         first = h_old == 0
         slope = jnp.where(first, 0, h / (2 * jnp.where(first, 1, h_old)))
         estimate = pred.x0 + slope * (pred.x0 - old)
-        y = pred.x0 + t.ratio * pred.eps
-        mean = s.alpha * (decay * y + (1 - decay) * estimate)
+        kept = jnp.where(ends, jnp.where(self.eta == 0, 1.0, 0.0), jnp.exp(-self.eta * h))  # of the noise, e^(-eta h)
+        mean = s.alpha * (decay * pred.x0 + (1 - decay) * estimate) + s.sigma * kept * pred.eps
         # 0 at eta 0 with a finite derivative there
-        std = s.sigma * _sqrt(-jnp.expm1(-2 * self.eta * h))
-        return mean + std * normal(key, y), (pred.x0, h)
+        std = s.sigma * jnp.where(ends, jnp.where(self.eta == 0, 0.0, 1.0), _sqrt(-jnp.expm1(-2 * self.eta * h)))
+        return mean + std * normal(key, mean), (pred.x0, h)
 
 
 def _sqrt(a: Any) -> Any:

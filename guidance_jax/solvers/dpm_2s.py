@@ -13,6 +13,8 @@ from guidance_jax.schedules import Schedule
 class DPMSolver2S(Solver):
     """DPM-Solver++(2S): second order, two network calls a step, the second at the middle of the log-SNR step.
 
+    The step to the clean level, and one from a level without signal, are of first order.
+
     Attributes:
       schedule: says what the network's clock is in the middle: that of the levels.
       eta: 0 for the ODE, 1 for ancestral noise after a shorter step.
@@ -25,15 +27,15 @@ class DPMSolver2S(Solver):
     eta: Any = 0.0
 
     def step(self, pred, t, s, evaluate, state, key):
-        y = pred.x0 + t.ratio * pred.eps
         variance = self.eta**2 * posterior_variance(t, s) / s.alpha**2
         down = jnp.sqrt(jnp.maximum(s.ratio**2 - variance, 0))
 
         def second_order():
+            y = pred.x0 + t.ratio * pred.eps
             middle = self.schedule(self.schedule.at_log_snr(-jnp.log(t.ratio) - jnp.log(down)))
             decay = jnp.sqrt(down / t.ratio)
             x = middle.alpha * (decay * y + (1 - decay) * pred.x0)
             return decay**2 * y + (1 - decay**2) * evaluate(x, middle).x0
 
-        y = jax.lax.cond(down > 0, second_order, lambda: pred.x0)
+        y = jax.lax.cond((down > 0) & (t.alpha > 0), second_order, lambda: pred.x0 + down * pred.eps)
         return s.alpha * (y + jnp.sqrt(variance) * normal(key, y)), state

@@ -42,7 +42,8 @@ class GLASS(Solver):
     def step(self, pred, t, s, evaluate, state, key):
         x = t.alpha * pred.x0 + t.sigma * pred.eps
         kept = t.alpha * s.sigma**2 / (s.alpha * t.sigma**2)
-        levels = self.schedule(t.t + (s.t - t.t) * jnp.arange(1, self.steps + 1) / self.steps)
+        clocks = jnp.linspace(0.0, 1.0, self.steps + 1, dtype=x.dtype)[1:]
+        levels = self.schedule(t.t + (s.t - t.t) * clocks)
         levels = jax.tree.map(lambda a, end: a.at[-1].set(end), levels, s)  # the clean level may be off the schedule
         # y of norm 1: a^2 / b^2 + 1 / ratio_t^2 = 1 / ratio^2, the precision of both sights
         new, variance = 1 - (levels.ratio / t.ratio) ** 2, levels.ratio**2

@@ -10,15 +10,16 @@ from guidance_jax.core import Solver, pytree
 
 @pytree
 class Heun(Solver):
-    """Second order, deterministic; two network calls a step, one on the step to the clean level (Euler)."""
+    """Second order, deterministic; two network calls a step.
+
+    The step to the clean level, and one from a level without signal, are Euler's and make one call.
+    """
 
     def step(self, pred, t, s, evaluate, state, key):
-        y = pred.x0 + t.ratio * pred.eps
-        h = s.ratio - t.ratio
-        euler = s.alpha * (y + h * pred.eps)
+        euler = s.alpha * pred.x0 + s.sigma * pred.eps
         x = jax.lax.cond(
-            s.sigma > 0,
-            lambda: s.alpha * (y + h * (pred.eps + evaluate(euler, s).eps) / 2),
+            (s.sigma > 0) & (t.alpha > 0),
+            lambda: euler + s.alpha * (s.ratio - t.ratio) * (evaluate(euler, s).eps - pred.eps) / 2,
             lambda: euler,
         )
         return x, state

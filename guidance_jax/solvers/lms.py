@@ -22,17 +22,19 @@ class LMS(Solver):
 
     def step(self, pred, t, s, evaluate, state, key):
         slopes, ratios, known = state
+        signal = t.alpha > 0  # a level without signal, of ratio infinity, is left by Euler's step and not remembered
+        here = jnp.where(signal, t.ratio, 0)
         slopes = jnp.roll(slopes, 1, 0).at[0].set(pred.eps)
-        ratios = jnp.roll(ratios, 1).at[0].set(t.ratio)
-        known = jnp.minimum(known + 1, ORDER)
+        ratios = jnp.roll(ratios, 1).at[0].set(here)
+        known = jnp.where(signal, jnp.minimum(known + 1, ORDER), 0)
 
-        half = (s.ratio - t.ratio) / 2
-        r = t.ratio + half * (1 + jnp.asarray(NODES, ratios.dtype))
+        half = (s.ratio - here) / 2
+        r = here + half * (1 + jnp.asarray(NODES, ratios.dtype))
         used = jnp.arange(ORDER) < known
         others = used[:, None] & used[None, :] & ~np.eye(ORDER, dtype=bool)
         gap = jnp.where(others, ratios[:, None] - ratios[None, :], 1)
-        factors = jnp.where(others[..., None], (r - ratios[None, :, None]) / gap[..., None], 1)  # (j, k, node)
+        factors = jnp.where(others[..., None], (r[None, None] - ratios[None, :, None]) / gap[..., None], 1)  # (j, k, node)
         basis = jnp.where(used[:, None], jnp.prod(factors, 1), 0)
-        coefficients = half * jnp.sum(basis * jnp.asarray(WEIGHTS, ratios.dtype), -1)
-        y = pred.x0 + t.ratio * pred.eps + jnp.tensordot(coefficients, slopes, 1, precision="highest")
-        return s.alpha * y, (slopes, ratios, known)
+        coefficients = half * jnp.matmul(basis, jnp.asarray(WEIGHTS, ratios.dtype), precision="highest")
+        moved = here * pred.eps + jnp.tensordot(coefficients, slopes, 1, precision="highest")
+        return s.alpha * (pred.x0 + jnp.where(signal, moved, s.ratio * pred.eps)), (slopes, ratios, known)

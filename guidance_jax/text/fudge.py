@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import need, pytree, static
+from guidance_jax.core import add_logs, need, pytree, static
 from guidance_jax.guidance.base import Contrast
 from guidance_jax.guidance.gradient import scaled
 from guidance_jax.guidance.scales import not_negative, strength
@@ -26,7 +26,7 @@ class Candidates(NamedTuple):
 
     def guided(self, gains: Any) -> Any:
         """The prediction among the candidates alone, log p raised by `gains` (top,), normalised."""
-        guided = jnp.full_like(self.model.log_p, -jnp.inf).at[self.tokens].set(self.log_p + gains)
+        guided = jnp.full_like(self.model.log_p, -jnp.inf).at[self.tokens].set(add_logs(self.log_p, gains))
         return dataclasses.replace(self.model, log_p=jax.nn.log_softmax(guided))
 
 

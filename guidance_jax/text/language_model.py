@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from guidance_jax.core import Denoiser, Level, Refused, log_softmax, pytree, static
 from guidance_jax.discrete.prediction import TokenPrediction
-from guidance_jax.models.domain import Domain, network_condition
+from guidance_jax.models.domain import Domain, network_condition, unless_unknown
 from guidance_jax.models.network import Parametrized
 from guidance_jax.text.sequence import LeftToRight
 
@@ -49,6 +49,7 @@ class LanguageModel(Parametrized, Denoiser):
       process: `LeftToRight(V)`.
       context: the longest sequence; None for no limit.
       domain: classes, null label; its shape is not looked at.
+      end: the token that ends a text: after it, only that token follows. None for texts without an end.
 
     Raises:
       Refused: a sequence longer than the context; levels that are not its positions; labels that the model does not
@@ -61,6 +62,7 @@ class LanguageModel(Parametrized, Denoiser):
     process: LeftToRight = static()
     context: int | None = static(default=None)
     domain: Domain | None = static(default=None)
+    end: int | None = static(default=None)
 
     @property
     def space(self):
@@ -83,4 +85,10 @@ class LanguageModel(Parametrized, Denoiser):
         position, cond = jnp.asarray(level.t).astype(int), network_condition(self.domain, cond)
         logits, hidden, cache = self.apply(self.params, x[position], position, state.cache, cond)
         memory = Memory(cache, state.hidden + hidden, state.count + 1)
-        return TokenPrediction(x, log_softmax(logits), self.process), memory
+        log_p = log_softmax(unless_unknown(self.domain, cond, logits))
+        if self.end is not None and x.ndim == 1:  # probabilities in the place of tokens have no end
+            place = jnp.arange(len(x))
+            # the first token starts the text, even where it is the token that ends it
+            ended = jnp.any((x == self.end) & (place > 0) & (place <= position))
+            log_p = jnp.where(ended, jnp.where(jnp.arange(len(log_p)) == self.end, 0.0, -jnp.inf), log_p)
+        return TokenPrediction(x, log_p, self.process), memory

@@ -17,7 +17,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import Refused, converted, function, kl_divergence, norm, pytree, quotient, scalar, static
+from guidance_jax.core import (
+    Refused,
+    check_arguments,
+    converted,
+    function,
+    kl_divergence,
+    norm,
+    pytree,
+    quotient,
+    scalar,
+    static,
+)
 from guidance_jax.guidance.base import Guidance
 from guidance_jax.guidance.scales import strength
 from guidance_jax.text.language_model import Memory, after
@@ -63,6 +74,7 @@ class PPLM(Guidance):
     def __post_init__(self):
         if isinstance(self.gamma, int | float) and self.gamma < 0:
             raise Refused(f"gamma divides by the norm to that power and must not be negative, got {self.gamma}")
+        check_arguments(self, self.attribute, "log_p, hidden, cond")
 
     def check(self, levels, shape, cond):
         super().check(levels, shape, cond)

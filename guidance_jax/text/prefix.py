@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from guidance_jax.core import Guide, Refused, log_softmax, pytree, static
+from guidance_jax.core import Guide, Refused, log_softmax, pytree, read_entry, static
 from guidance_jax.models.domain import Domain
 from guidance_jax.models.network import Parametrized
 from guidance_jax.text.sequence import LeftToRight
@@ -58,10 +58,10 @@ class PrefixClassifier(Parametrized, PrefixGuide):
 
     def read(self, token, position, state, cond):
         logits, state = self.apply(self.params, token, position, state)
-        return log_softmax(logits)[jnp.asarray(cond)], state
+        return read_entry(log_softmax(logits), cond), state
 
     def log_prob(self, x, level, cond):
         """log p(cond | the tokens of x up to position `level.t`)."""
         if self.whole is None:
             raise Refused("this PrefixClassifier reads one token at a time; give it `whole` to read sequences")
-        return log_softmax(self.whole(self.params, x)[jnp.asarray(level.t).astype(int)])[jnp.asarray(cond)]
+        return read_entry(log_softmax(self.whole(self.params, x)[jnp.asarray(level.t).astype(int)]), cond)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.core import Distribution, Level, Refused, concrete, pytree
+from guidance_jax.core import Distribution, Level, Refused, concrete, draw_token, pytree
 from guidance_jax.discrete.prediction import TokenPrediction
 from guidance_jax.discrete.process import Process
 
@@ -44,7 +44,7 @@ class NextToken(Distribution):
     position: Any
 
     def draw(self, key):
-        token = jax.random.categorical(key, self.log_q[None])[0]
+        token = draw_token(key, self.log_q[None])[0]
         return self.x.at[self.position].set(token.astype(self.x.dtype))
 
     def log_prob(self, x):
@@ -87,4 +87,4 @@ class LeftToRight(Process):
 
     def transition(self, pred, t, s):
         """p(next token | prefix)."""
-        return NextToken(jax.nn.log_softmax(pred.log_p + pred.tilt), pred.x, s.t.astype(int))
+        return NextToken(jax.nn.log_softmax(pred.log_weights), pred.x, s.t.astype(int))
