@@ -29,6 +29,7 @@ def only(folder, mode="RGB", size=4):
 
 def png16(path, values):
     """A grey PNG of 16 bits, written by hand."""
+
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 

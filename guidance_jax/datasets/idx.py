@@ -51,7 +51,7 @@ def idx(folder: str | Path, part: str = "train", names: tuple[str, ...] | None =
             )
         arrays.append(read_idx(found[0]))
         if arrays[-1].ndim != axes or arrays[-1].size == 0:
-            raise Refused(f"{found[0]} holds an array of shape {arrays[-1].shape}, expected {axes} axes and a row or more")
+            raise Refused(f"{found[0]} holds an array of shape {arrays[-1].shape}, expected {axes} axes, none empty")
     images, labels = arrays
     names = names or tuple(map(str, range(int(labels.max()) + 1)))
     return Images(from_uint8(images), labels.astype(np.int32), names)
