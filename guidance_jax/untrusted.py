@@ -137,9 +137,10 @@ def whole(about: Any, name: str, where: Any, least: int = 1, most: int = 2**20) 
     """The whole number called `name` in a configuration.
 
     Raises:
-      Refused: none, or one that is not from `least` to `most`.
+      Refused: one that is not from `least` to `most`.
+      KeyError: none.
     """
-    value = about.get(name)
+    value = about[name]
     if type(value) is not int or not least <= value <= most:
         raise Refused(f"{where} has {name} = {str(value)[:80]!r}, expected a whole number from {least} to {most:,}")
     return value
