@@ -142,5 +142,5 @@ def whole(about: Any, name: str, where: Any, least: int = 1, most: int = 2**20) 
     """
     value = about[name]
     if type(value) is not int or not least <= value <= most:
-        raise Refused(f"{where} has {name} = {str(value)[:80]!r}, expected a whole number from {least} to {most:,}")
+        raise Refused(f"{where} has {name} = {repr(value)[:80]}, expected a whole number from {least} to {most:,}")
     return value

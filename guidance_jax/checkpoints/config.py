@@ -174,7 +174,7 @@ def check_fields(
         raise Refused(f"{cls.__name__} has {wrong}; its fields are {', '.join(own)}")
     for name, value in values.items():
         if name not in unchecked and not fits(value, own[name].type):
-            raise Refused(f"{cls.__name__} has {name} = {str(value)[:80]!r}, expected {written(own[name].type)}")
+            raise Refused(f"{cls.__name__} has {name} = {repr(value)[:80]}, expected {written(own[name].type)}")
     return own
 
 
@@ -230,7 +230,7 @@ def built(about: Mapping[str, Any], where: Any = "the checkpoint") -> Built:
         if not isinstance(found[entry], kinds.get(entry, object) | None):
             raise Refused(f"{where}, {entry}: a {type(found[entry]).__name__} is none")
     network = found["network"]
-    if (not callable(network) and not dataclasses.is_dataclass(network)) or isinstance(network, (*kinds.values(),)):
+    if not isinstance(network, types.FunctionType) and not callable(getattr(network, "apply", None)):
         raise Refused(f"{where}, network: a {type(network).__name__} is none")
     return Built(**found)
 
@@ -299,5 +299,5 @@ def read_config(directory: str | Path) -> dict:
         if entry not in ENTRIES:
             raise Refused(f"{path} has an entry {entry[:80]!r}, which this version does not know; update guidance_jax")
         if entry not in found or not fits(found[entry], ENTRIES[entry]):
-            raise Refused(f"{path} has {entry} = {str(found.get(entry))[:80]!r}, expected {written(ENTRIES[entry])}")
+            raise Refused(f"{path} has {entry} = {repr(found.get(entry))[:80]}, expected {written(ENTRIES[entry])}")
     return found

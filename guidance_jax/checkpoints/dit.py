@@ -73,7 +73,7 @@ def dit(state: Mapping[str, Any], known: Options = UNKNOWN) -> Found:
     Args:
       state: name -> array.
       known: its family and its heads, where tensors do not say; and whether the last row of its label table means
-        "unconditional", which it does unless it is said that it does not.
+        "unconditional", which it does unless it is said that it does not. A table of one row is no condition.
 
     Raises:
       Refused: what is not known, a tensor that is missing, left over or of the wrong shape.
@@ -85,9 +85,10 @@ def dit(state: Mapping[str, Any], known: Options = UNKNOWN) -> Found:
     width, channels, patch, _ = shape_of(shapes, "x_embedder.proj.weight", 4)
     side = round(shape_of(shapes, "pos_embed", 3)[1] ** 0.5) * patch
     rows = shape_of(shapes, "y_embedder.embedding_table.weight", 2)[0]
-    classes = rows if known.null_label is False else rows - 1
-    if classes < 1:
-        raise Refused("the label table has one row, so none for 'unconditional' beside a class: say null_label=False")
+    if rows == 1:  # the same for every sample: a part of the bias before it, and no condition
+        bias = np.asarray(state["t_embedder.mlp.2.bias"])
+        state["t_embedder.mlp.2.bias"] = bias + np.asarray(state.pop("y_embedder.embedding_table.weight"))[0]
+        rows = 0
     outputs = shape_of(shapes, "final_layer.linear.weight", 2)[0] // patch**2
     if family != "DiT" and outputs == 2 * channels:
         for name in ("final_layer.linear.weight", "final_layer.linear.bias"):
@@ -110,11 +111,11 @@ def dit(state: Mapping[str, Any], known: Options = UNKNOWN) -> Found:
         num_classes=rows,
     )
     shape = (side, side, channels)
-    params = fitted(state, network, *inputs(shape))
+    params = fitted(state, network, *inputs(shape)[: 3 if rows else 2])
     parameterization, guided = FAMILIES[family]
     schedule = LinearBetas(1000) if family == "DiT" else RectifiedFlow()
-    null = None if known.null_label is False else classes
-    domain = Domain(shape, schedule, classes, null, guided_channels=guided)
+    null = None if known.null_label is False or not rows else rows - 1
+    domain = Domain(shape, schedule, (rows if null is None else null) or None, null, guided_channels=guided)
     return Found(network, params, domain, parameterization)
 
 

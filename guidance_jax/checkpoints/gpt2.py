@@ -27,7 +27,7 @@ def gpt2_params(tensors: Mapping[str, Any], network: GPT2) -> dict:
     Raises:
       Refused: a tensor that is missing, left over, or of the wrong shape, with its name; numbers that are not finite.
     """
-    blocks = len({found[1] for k in tensors if (found := re.search(r"(?:^|\.)h\.(\d+)\.", k))})
+    blocks = len({number[1] for k in tensors if (number := re.search(r"(?:^|\.)h\.(\d+)\.", k))})
     if network.depth > blocks:  # the network is traced block by block
         raise Refused(
             f"the configuration has {network.depth:,} layers, the checkpoint tensors of {blocks}; compare them"
@@ -89,8 +89,8 @@ def load_gpt2(folder: str | Path, first: int | None = None) -> LanguageModel:
     fields = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
     with reading(folder / "config.json", "it lacks that entry"):
         network = GPT2(*(whole(config, name, folder / "config.json") for name in fields))
-    start = {"first": config.get("bos_token_id") or 0 if first is None else first}
-    start = whole(start, "first", folder, 0, network.vocabulary - 1)
+    given = {"first": config.get("bos_token_id") or 0 if first is None else first}
+    start = whole(given, "first", folder, 0, network.vocabulary - 1)
     with reading(folder):
         params = gpt2_params(Tensors(folder / WEIGHTS), network)
     return language_model(network, params, start)

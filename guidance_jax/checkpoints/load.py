@@ -118,7 +118,7 @@ def inputs_of(network: Any, domain: Domain | None, params: Any, where: Any) -> t
     cls = type(network)
     for name in ("num_res_blocks", "xf_layers", "blocks", "depth"):
         stacked = cls in (DiT, CLIPText)  # elsewhere each block is a turn of a loop, with arrays of its own
-        if not stacked and type(count := getattr(network, name, 0)) is int and count > len(arrays):
+        if not stacked and isinstance(count := getattr(network, name, 0), int) and count > len(arrays):
             raise Refused(f"{where}: {name} is {count:,}, and there are only {len(arrays)} arrays")
 
     def tokens(n: int) -> Any:

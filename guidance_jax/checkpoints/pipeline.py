@@ -61,8 +61,9 @@ class Parts:
             tokenizer = tokenizer.within(vocabulary, padding=True)
         for name in list(self.parts):
             about, params = self.parts.pop(name)
-            own = None if name == "autoencoder" else dtype
-            found[name] = restored(name, about, params, own, remat and name == "denoiser", cast=True)
+            found[name] = restored(
+                name, about, params, None if name == "autoencoder" else dtype, remat and name == "denoiser", cast=True
+            )
         model, autoencoder = found.get("denoiser"), found.get("autoencoder")
         if not isinstance(model, Network) or not isinstance(autoencoder, Autoencoder | None):
             raise Refused(f"a pipeline has a denoiser, got {', '.join(found) or 'nothing'}")

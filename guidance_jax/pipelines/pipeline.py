@@ -2,7 +2,7 @@
 
 import dataclasses
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -84,10 +84,11 @@ class Pipeline:
         domain = dataclasses.replace(self.domain, shape=shape, context=context)
         return dataclasses.replace(self, model=dataclasses.replace(self.model, domain=domain))
 
-    def conditions(self, asked: Sequence[Any] | str | int) -> Any:
+    def conditions(self, asked: Any) -> Any:
         """The conditions of captions, one call of the text encoders for each; of classes by number or name, (n,).
 
-        One caption, or one class, is a list of one.
+        Args:
+          asked: a list of captions, or of classes; one alone is a list of one.
 
         Raises:
           Refused: a caption for a model of classes, a name that it does not know, a caption that is too long.

@@ -72,7 +72,7 @@ class Tokenizer:
             largest = max(self.rule.get_vocab(with_added_tokens=True).values(), default=0)
         if max(largest, self.pad) >= vocabulary or self.pad < (-1 if padding else 0):
             raise Refused(
-                f"the tokenizer has tokens up to {max(largest, self.pad)} and pads with {self.pad}, the network knows 0 "
+                f"the tokenizer has tokens up to {max(largest, self.pad)}, pads with {self.pad}, the network knows 0 "
                 f"to {vocabulary - 1}{', and -1' if padding else ''}: it is another model's"
             )
         own = copy.copy(self)
