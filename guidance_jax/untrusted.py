@@ -114,8 +114,8 @@ def check_size(wanted: int, size: int, where: Any) -> None:
     """
     if wanted > allowed(size):
         raise Refused(
-            f"{where} has {size:,} bytes and would be {wanted:,} in memory; at most {allowed(size):,} are read: "
-            "it is no honest file"
+            f"{where} has {size:,} bytes and would be {wanted:,} in memory; at most {allowed(size):,} are read: store it "
+            "with less compression if it is right"
         )
 
 

@@ -26,7 +26,7 @@ def read_idx(path: str | Path) -> np.ndarray:
         raise Refused(f"{path} is not an IDX file of bytes: it starts with {raw[:4]!r}, expected 00 00 08")
     start = 4 + 4 * raw[3]
     dims = struct.unpack_from(f">{raw[3]}I", raw, 4) if len(raw) >= start else (-1,)
-    if raw[3] > 4 or len(raw) - start != math.prod(dims):
+    if len(raw) < start or raw[3] > 4 or len(raw) - start != math.prod(dims):
         raise Refused(f"{path} should hold {dims[:4]} bytes, got {len(raw) - start}; fetch it again")
     return np.frombuffer(raw, np.uint8, offset=start).reshape(dims)
 

@@ -36,7 +36,7 @@ def picture(path: str | Path, mode: str | Callable[[Any], str] = "RGB", size: in
     image_kit, operations = package()
     path = file_at(path)
     with reading(path, "replace or remove it"), image_kit.open(path, formats=FORMATS) as image:
-        check_size(image.width * image.height * len(image.getbands()), path.stat().st_size, path)
+        check_size(4 * image.width * image.height, path.stat().st_size, path)  # Pillow has four bytes for a pixel
         shown = flat(operations.exif_transpose(image))
         shown = shown.convert(mode if isinstance(mode, str) else mode(shown))
         if size is not None:
