@@ -35,10 +35,10 @@ def reading(what: Any, advice: str = "fetch it again") -> Iterator[None]:
     except (Refused, KeyboardInterrupt, SystemExit, GeneratorExit):
         raise
     except BaseException as error:
-        raise Refused(f"{what} cannot be read ({said(error)}); {advice}") from None
+        raise Refused(f"{what} cannot be read ({first_line(error)}); {advice}") from None
 
 
-def said(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The type and the first line of an error."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
@@ -101,7 +101,7 @@ def finite(text: str) -> float:
     return value
 
 
-def allowed(size: int) -> int:
+def most_of(size: int) -> int:
     """How many bytes may be read from a file of `size` bytes: 64 MiB, or 100 times its size."""
     return max(SMALL, RATIO * size)
 
@@ -112,14 +112,14 @@ def check_size(wanted: int, size: int, where: Any) -> None:
     Raises:
       Refused: more than `allowed`, with both sizes.
     """
-    if wanted > allowed(size):
+    if wanted > most_of(size):
         raise Refused(
-            f"{where} has {size:,} bytes and would be {wanted:,} in memory; at most {allowed(size):,} are read: store it "
-            "with less compression if it is right"
+            f"{where} has {size:,} bytes and would be {wanted:,} in memory; at most {most_of(size):,} are read: store "
+            "it with less compression if it is right"
         )
 
 
-def unzipped(file: BinaryIO, size: int, where: Any) -> bytes:
+def unzip(file: BinaryIO, size: int, where: Any) -> bytes:
     """All that a gzip file of `size` bytes holds, read in pieces until it is more than `allowed`.
 
     Raises:
@@ -133,7 +133,7 @@ def unzipped(file: BinaryIO, size: int, where: Any) -> bytes:
     return b"".join(parts)
 
 
-def whole(about: Any, name: str, where: Any, least: int = 1, most: int = 2**20) -> int:
+def whole_number(about: Any, name: str, where: Any, least: int = 1, most: int = 2**20) -> int:
     """The whole number called `name` in a configuration.
 
     Raises:

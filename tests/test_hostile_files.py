@@ -29,7 +29,7 @@ from safetensors.numpy import load_file, save_file
 import guidance_jax as gj
 from guidance_jax.checkpoints.adm import Options
 from guidance_jax.checkpoints.config import build, config, describe
-from guidance_jax.checkpoints.convert import converted, read_state, recognised, unwrapped
+from guidance_jax.checkpoints.convert import converted, read_state, recognised, unwrap
 from guidance_jax.checkpoints.diffusers import read_diffusers
 from guidance_jax.checkpoints.flat import save_flat
 from guidance_jax.checkpoints.gpt2 import load_gpt2
@@ -46,6 +46,7 @@ from guidance_jax.datasets.pictures import picture
 from guidance_jax.networks.adm import ADMUNet
 from guidance_jax.networks.dit import DiT
 from guidance_jax.networks.judge import Judge
+from guidance_jax.pipelines.pipeline import Pipeline
 from guidance_jax.pipelines.tokenizer import Tokenizer
 from guidance_jax.released.proteins import read_pdb
 from guidance_jax.untrusted import SMALL, plain_name, read_json, reading
@@ -388,7 +389,7 @@ def test_a_pipe_is_no_file(tmp_path, read, suffix):
 def test_wrappers_come_off_in_any_order(order):
     bare = state(SHAPES["DiT"], 0.05)
     wrapped = {"".join(order) + k: v for k, v in bare.items()} | {"n_averaged": np.array(7)}
-    found = unwrapped(wrapped)
+    found = unwrap(wrapped)
     assert list(found) == list(bare)
     for name in bare:
         assert found[name] is bare[name]
@@ -399,9 +400,9 @@ def test_compiled_blocks_are_blocks():
     blocks = {
         k.replace("blocks.0.", "blocks.0._orig_mod.").replace("blocks.1.", "blocks.1._orig_mod."): k for k in bare
     }
-    assert list(unwrapped({new: bare[old] for new, old in blocks.items()})) == list(bare)
+    assert list(unwrap({new: bare[old] for new, old in blocks.items()})) == list(bare)
     with pytest.raises(Refused, match="has a tensor twice"):
-        unwrapped({"blocks.0.a": 1, "blocks.0._orig_mod.a": 2})
+        unwrap({"blocks.0.a": 1, "blocks.0._orig_mod.a": 2})
 
 
 def test_what_is_not_recognised_is_told_by_names_of_both_sides():
@@ -492,6 +493,35 @@ def test_networks_of_other_libraries_say_how_they_are_saved(tmp_path, make):
         network = gj.from_velocity(lambda params, t, x, cond: params * x, params=jnp.ones(2), data_at=0)
     with pytest.raises(Refused, match="give it a name"):
         gj.save(tmp_path / "model", network)
+
+
+# conditions
+
+
+def words(params, x, t, cond):
+    """A network that encodes captions as what it is given."""
+    return cond
+
+
+WORDS = gj.Network((), words, gj.parameterizations.eps, gj.Domain((8, 8, 1), gj.Cosine(), 3, 3), encodes=True)
+
+
+def test_one_caption_is_no_list_of_letters(tmp_path):
+    small_tokenizer(tmp_path)
+    captions = Pipeline(WORDS, tokenizer=Tokenizer.clip(tmp_path, 4))
+    np.testing.assert_array_equal(captions.conditions("a b"), [[0, 1, 2, 2]])
+    np.testing.assert_array_equal(captions.conditions(["a b", "b"]), [[0, 1, 2, 2], [1, 2, 2, 2]])
+    with pytest.raises(Refused, match="conditional on captions, got"):
+        captions.conditions(3)
+
+
+def test_classes_are_asked_for_by_name_or_number():
+    classes = Pipeline(WORDS, classes=("cat", "dog", "7"))
+    for asked, want in (("dog", [1]), (2, [2]), (["cat", "1", np.int64(3)], [0, 1, 3]), ("7", [2])):
+        assert classes.conditions(asked).tolist() == want
+    for wrong in ("cow", "\u00b2", "9" * 5000, 4, -1, 1.5, True, None, [[1]]):
+        with pytest.raises(Refused, match="there is no class called"):
+            classes.conditions([wrong])
 
 
 # mutated files

@@ -128,7 +128,7 @@ def build(description: Any) -> Any:
         cls = KNOWN.get(name) if isinstance(name, str) else None
         if not isinstance(cls, type):
             raise Refused(f"unknown type {str(name)[:80]!r}; known are {', '.join(KNOWN)}: register your own")
-        return constructed(cls, {k: build(v) for k, v in description.items() if k != "type"})
+        return construct(cls, {k: build(v) for k, v in description.items() if k != "type"})
     if isinstance(description, list):
         if len(description) > LONGEST:
             raise Refused(f"a list of a configuration has at most {LONGEST} entries, got {len(description)}")
@@ -138,7 +138,7 @@ def build(description: Any) -> Any:
     return description
 
 
-def constructed(cls: Any, values: Mapping[str, Any]) -> Any:
+def construct(cls: Any, values: Mapping[str, Any]) -> Any:
     """The dataclass `cls` with these values of its fields.
 
     Raises:
@@ -174,7 +174,7 @@ def check_fields(
         raise Refused(f"{cls.__name__} has {wrong}; its fields are {', '.join(own)}")
     for name, value in values.items():
         if name not in unchecked and not fits(value, own[name].type):
-            raise Refused(f"{cls.__name__} has {name} = {repr(value)[:80]}, expected {written(own[name].type)}")
+            raise Refused(f"{cls.__name__} has {name} = {repr(value)[:80]}, expected {annotation(own[name].type)}")
     return own
 
 
@@ -200,7 +200,7 @@ def fits(value: Any, hint: Any) -> bool:
     return not isinstance(hint, type) or isinstance(value, hint)
 
 
-def written(hint: Any) -> str:
+def annotation(hint: Any) -> str:
     """An annotation as one writes it."""
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
 
@@ -214,7 +214,7 @@ class Built(typing.NamedTuple):
     process: Any
 
 
-def built(about: Mapping[str, Any], where: Any = "the checkpoint") -> Built:
+def build_parts(about: Mapping[str, Any], where: Any = "the checkpoint") -> Built:
     """What a configuration describes: network, domain, parameterization and process.
 
     Raises:
@@ -274,7 +274,7 @@ def difference(a: Any, b: Any, path: str = "") -> str | None:
 
 def today(found: dict) -> dict:
     """A configuration as this version would write it: fields newer than the checkpoint have their defaults."""
-    parts = {k: describe(v) for k, v in built(found)._asdict().items()}
+    parts = {k: describe(v) for k, v in build_parts(found)._asdict().items()}
     return {"batched": False, "options": {}, **found, **json.loads(json.dumps(parts))}
 
 
@@ -299,5 +299,5 @@ def read_config(directory: str | Path) -> dict:
         if entry not in ENTRIES:
             raise Refused(f"{path} has an entry {entry[:80]!r}, which this version does not know; update guidance_jax")
         if entry not in found or not fits(found[entry], ENTRIES[entry]):
-            raise Refused(f"{path} has {entry} = {repr(found.get(entry))[:80]}, expected {written(ENTRIES[entry])}")
+            raise Refused(f"{path} has {entry} = {repr(found.get(entry))[:80]}, expected {annotation(ENTRIES[entry])}")
     return found

@@ -70,10 +70,10 @@ def read_state(path: str | Path, key: str | None = None) -> Mapping[str, Any]:
                 state = read_torch(path, "state_dict")
             except Refused:
                 raise error from None
-    return unwrapped(state)
+    return unwrap(state)
 
 
-def unwrapped(state: Mapping[str, Any]) -> Mapping[str, Any]:
+def unwrap(state: Mapping[str, Any]) -> Mapping[str, Any]:
     """A state dict by the names of the bare network: wrappers come off in any order, counts are left out.
 
     Raises:

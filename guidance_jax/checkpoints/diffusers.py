@@ -21,7 +21,7 @@ from guidance_jax.models.parameterizations import LearnedRange
 from guidance_jax.networks.sd_unet import ControlledUNet, StableDiffusionUNet
 from guidance_jax.pipelines.pipeline import Pipeline
 from guidance_jax.pipelines.tokenizer import Tokenizer
-from guidance_jax.untrusted import plain_name, reading, whole
+from guidance_jax.untrusted import plain_name, reading, whole_number
 from guidance_jax.untrusted import read_json as read_json_file
 
 INDEX = "model_index.json"
@@ -185,11 +185,11 @@ def unet(found: Parts, state: Any, about: Any, told: Process) -> None:
     sides = [sides, sides] if isinstance(sides, int) else sides
     network, params = stable_diffusion.unet_of_diffusers(state, about)
     length = found.parts["text"][0]["network"]["length"]
-    context: tuple = (("context", (length, whole(about, "cross_attention_dim", "unet"))),)
+    context: tuple = (("context", (length, whole_number(about, "cross_attention_dim", "unet"))),)
     if network.added:
-        context += (("vector", (whole(about, "projection_class_embeddings_input_dim", "unet"),)),)
-        found.pipeline["sizes"] = whole(about, "addition_time_embed_dim", "unet")
-    domain = Domain((*sides, whole(about, "in_channels", "unet")), told.schedule, context=context)
+        context += (("vector", (whole_number(about, "projection_class_embeddings_input_dim", "unet"),)),)
+        found.pipeline["sizes"] = whole_number(about, "addition_time_embed_dim", "unet")
+    domain = Domain((*sides, whole_number(about, "in_channels", "unet")), told.schedule, context=context)
     found.parts["denoiser"] = config(network, domain, told.parameterization), params
 
 

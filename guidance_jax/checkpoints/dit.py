@@ -21,7 +21,7 @@ from guidance_jax.models.domain import Domain
 from guidance_jax.models.parameterizations import LearnedRange, eps, velocity, velocity_to_data
 from guidance_jax.networks.dit import DiT, sincos
 from guidance_jax.schedules import LinearBetas, RectifiedFlow
-from guidance_jax.untrusted import check_size, whole
+from guidance_jax.untrusted import check_size, whole_number
 
 HEADS = {1152: 16, 1024: 16, 768: 12, 384: 6}  # of the published widths XL, L, B and S
 ROTATION = "feat_rope.freqs_cos"  # rotary positions, stored: a row for each token, a column for each channel of a head
@@ -150,7 +150,8 @@ def dit_of_diffusers(state: Mapping[str, Any], about: Mapping[str, Any]) -> Foun
         for leaf in (".weight", ".bias")
         if old + leaf in rest
     }
-    depth, patch, side = (whole(about, name, "transformer") for name in ("num_layers", "patch_size", "sample_size"))
+    counts = ("num_layers", "patch_size", "sample_size")
+    depth, patch, side = (whole_number(about, name, "transformer") for name in counts)
     for i in range(depth):
         old, new = f"transformer_blocks.{i}.", f"blocks.{i}."
         for leaf in (".weight", ".bias"):
@@ -166,8 +167,8 @@ def dit_of_diffusers(state: Mapping[str, Any], about: Mapping[str, Any]) -> Foun
             if all(name in rest for name in parts):
                 found[f"{new}attn.qkv{leaf}"] = np.concatenate([np.asarray(rest.pop(name)) for name in parts])
     found |= rest  # what is left over belongs to nothing, and is named
-    heads, channels = (whole(about, name, "transformer") for name in ("num_attention_heads", "in_channels"))
-    width = heads * whole(about, "attention_head_dim", "transformer")
+    heads, channels = (whole_number(about, name, "transformer") for name in ("num_attention_heads", "in_channels"))
+    width = heads * whole_number(about, "attention_head_dim", "transformer")
     size = sum(math.prod(shape) for shape in shapes_of(state).values())
     check_size((side // patch) ** 2 * width, size, "the transformer")  # the positions are computed, not read
     network = DiT(
@@ -178,7 +179,7 @@ def dit_of_diffusers(state: Mapping[str, Any], about: Mapping[str, Any]) -> Foun
         depth=depth,
         patch=patch,
         out_channels=int(about["out_channels"] or channels),
-        num_classes=whole(about, "num_embeds_ada_norm", "transformer") + 1,
+        num_classes=whole_number(about, "num_embeds_ada_norm", "transformer") + 1,
         frequency_shift=1,
     )
     shape = (side, side, channels)

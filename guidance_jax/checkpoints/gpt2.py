@@ -16,7 +16,7 @@ from guidance_jax.core import Refused
 from guidance_jax.networks.sequence_models import language_model
 from guidance_jax.networks.transformer import GPT2
 from guidance_jax.text.language_model import LanguageModel
-from guidance_jax.untrusted import read_json, reading, whole
+from guidance_jax.untrusted import read_json, reading, whole_number
 
 
 def gpt2_params(tensors: Mapping[str, Any], network: GPT2) -> dict:
@@ -88,9 +88,9 @@ def load_gpt2(folder: str | Path, first: int | None = None) -> LanguageModel:
         raise Refused(f"{folder}/config.json is of a {config.get('model_type')!r} model, expected gpt2 with gelu_new")
     fields = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
     with reading(folder / "config.json", "it lacks that entry"):
-        network = GPT2(*(whole(config, name, folder / "config.json") for name in fields))
+        network = GPT2(*(whole_number(config, name, folder / "config.json") for name in fields))
     given = {"first": config.get("bos_token_id") or 0 if first is None else first}
-    start = whole(given, "first", folder, 0, network.vocabulary - 1)
+    start = whole_number(given, "first", folder, 0, network.vocabulary - 1)
     with reading(folder):
         params = gpt2_params(Tensors(folder / WEIGHTS), network)
     return language_model(network, params, start)

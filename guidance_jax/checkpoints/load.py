@@ -1,6 +1,7 @@
 """From a checkpoint to the denoiser, classifier or judge that it holds, and back."""
 
 import dataclasses
+import json
 import math
 import types
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from guidance_jax.checkpoints.config import build, built, config, read_config
+from guidance_jax.checkpoints.config import build, build_parts, config, read_config
 from guidance_jax.checkpoints.store import read_params, save_params
 from guidance_jax.checkpoints.tensors import check_params
 from guidance_jax.core import Refused
@@ -62,7 +63,7 @@ def restored(
 
     `params`, nested dictionaries, are used up: each array moves to the device, where it has the type `dtype` if `cast`.
     """
-    network, domain, parameterization, process = built(found, f"{directory}/config.json")
+    network, domain, parameterization, process = build_parts(found, f"{directory}/config.json")
     check_params(params, network, inputs_of(network, domain, params, directory), directory)
     changes = ({"dtype": jax.numpy.dtype(dtype)} if dtype else {}) | ({"remat": True} if remat else {})
     if isinstance(network, ControlledUNet):
@@ -222,4 +223,5 @@ def save(directory: str | Path, network: Any) -> None:
         batched=network.batched,
         options=options,
     )
+    build_parts(json.loads(json.dumps(setup)), "the network")  # what could not be loaded is not saved
     save_params(directory, network.params, setup)

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from guidance_jax.checkpoints.config import build, built, check_fields, read_config
+from guidance_jax.checkpoints.config import build, build_parts, check_fields, read_config
 from guidance_jax.checkpoints.flat import save_flat
 from guidance_jax.checkpoints.load import restored
 from guidance_jax.checkpoints.store import read_params, save_params
@@ -20,7 +20,7 @@ from guidance_jax.models.network import Network
 from guidance_jax.pipelines.latent import Autoencoder, TextEncoder
 from guidance_jax.pipelines.pipeline import Pipeline
 from guidance_jax.pipelines.tokenizer import Tokenizer
-from guidance_jax.untrusted import plain_name, read_json, whole
+from guidance_jax.untrusted import plain_name, read_json, whole_number
 
 ABOUT = "pipeline.json"
 WRITERS = {"safetensors": save_flat, "orbax": save_params}
@@ -57,7 +57,7 @@ class Parts:
         found: dict[str, Any] = {}
         tokenizer = self.tokenizers.get("denoiser")
         if tokenizer is not None and "denoiser" in self.parts:
-            vocabulary = getattr(built(self.parts["denoiser"][0]).network, "vocabulary", 0)
+            vocabulary = getattr(build_parts(self.parts["denoiser"][0]).network, "vocabulary", 0)
             tokenizer = tokenizer.within(vocabulary, padding=True)
         for name in list(self.parts):
             about, params = self.parts.pop(name)
@@ -90,7 +90,7 @@ class Parts:
             if not isinstance(build(value), str | int | float | None):
                 raise Refused(f"the grid of a pipeline has {option[:80]} = {value!r}, expected a number or a name")
         for name, (about, _) in self.parts.items():
-            built(about, plain_name(name, "the pipeline"))
+            build_parts(about, plain_name(name, "the pipeline"))
 
     def write(self, out: Path, to: str = "safetensors") -> None:
         """Each part into a folder of `out`.
@@ -123,5 +123,5 @@ class Parts:
                 own.parts[path.name] = found, read_params(path)
                 if (path / "tokenizer.json").exists():
                     length = {"length": found["network"].get("length") or (found["domain"] or {}).get("text_length")}
-                    own.tokenizers[path.name] = Tokenizer.clip(path, whole(length, "length", path))
+                    own.tokenizers[path.name] = Tokenizer.clip(path, whole_number(length, "length", path))
         return own

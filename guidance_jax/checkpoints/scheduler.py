@@ -7,7 +7,7 @@ from guidance_jax.core import Refused
 from guidance_jax.models import parameterizations
 from guidance_jax.models.parameterizations import Parameterization
 from guidance_jax.schedules import CosineBetas, LinearBetas, ScaledLinearBetas, Schedule
-from guidance_jax.untrusted import whole
+from guidance_jax.untrusted import whole_number
 
 # what a file need not say: shared defaults, then those of each scheduler
 DEFAULTS: dict[str, Any] = {
@@ -104,7 +104,7 @@ def process(about: Mapping[str, Any]) -> Process:
     for key, value in asked.items():
         if type(value) is not type(known[key]) and not (type(known[key]) is float and type(value) is int):
             raise Refused(f"the scheduler file asks for {key} = {str(value)[:80]!r}, expected one like {known[key]!r}")
-    steps = whole(asked, "num_train_timesteps", "the scheduler file")
+    steps = whole_number(asked, "num_train_timesteps", "the scheduler file")
     first, last = asked["beta_start"], asked["beta_end"]
     if not 0 < first <= last < 1 or not asked["clip_sample_range"] > 0 or not 0 <= asked["steps_offset"] < steps:
         raise Refused(

@@ -8,7 +8,7 @@ import numpy as np
 
 from guidance_jax.core import Refused
 from guidance_jax.datasets.images import Images, from_uint8
-from guidance_jax.untrusted import file_at, reading, unzipped
+from guidance_jax.untrusted import file_at, reading, unzip
 
 FASHION = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
@@ -21,7 +21,7 @@ def read_idx(path: str | Path) -> np.ndarray:
     """
     path = file_at(path)
     with reading(path), path.open("rb") as file:
-        raw = unzipped(file, path.stat().st_size, path) if path.suffix == ".gz" else file.read()
+        raw = unzip(file, path.stat().st_size, path) if path.suffix == ".gz" else file.read()
     if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
         raise Refused(f"{path} is not an IDX file of bytes: it starts with {raw[:4]!r}, expected 00 00 08")
     start = 4 + 4 * raw[3]

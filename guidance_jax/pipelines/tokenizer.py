@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from guidance_jax.core import Refused
-from guidance_jax.untrusted import file_at, read_json, reading, unzipped
+from guidance_jax.untrusted import file_at, read_json, reading, unzip
 
 BYTES = 2**26  # of a tokenizer's file
 
@@ -146,7 +146,7 @@ def text_of(path: Path) -> str:
     if source.stat().st_size > BYTES:
         raise Refused(f"{source} has {source.stat().st_size:,} bytes, at most {BYTES:,} are read; is it another file?")
     with reading(source), source.open("rb") as file:
-        raw = unzipped(file, source.stat().st_size, source) if source == packed else file.read()
+        raw = unzip(file, source.stat().st_size, source) if source == packed else file.read()
         return raw.decode()
 
 
