@@ -4,6 +4,7 @@
 """
 
 import copy
+import dataclasses
 import gzip
 import io
 import json
@@ -44,6 +45,7 @@ from guidance_jax.datasets.arrays import read_array, read_npz
 from guidance_jax.datasets.idx import read_idx
 from guidance_jax.datasets.pictures import picture
 from guidance_jax.networks.adm import ADMUNet
+from guidance_jax.networks.clip_text import CLIPText
 from guidance_jax.networks.dit import DiT
 from guidance_jax.networks.judge import Judge
 from guidance_jax.pipelines.pipeline import Pipeline
@@ -268,15 +270,6 @@ def test_json_from_outside_is_small_shallow_and_finite(tmp_path, text, message):
 # tokenizers
 
 
-def test_a_tokenizer_of_another_model_is_refused_when_the_pipeline_is_assembled(tmp_path):
-    folder = whole("sd15", tmp_path / "odd")
-    rule = json.loads((folder / "tokenizer" / "tokenizer.json").read_text())
-    rule["added_tokens"].append({**rule["added_tokens"][-1], "id": 10**6, "content": "<beyond>"})
-    (folder / "tokenizer" / "tokenizer.json").write_text(json.dumps(rule))
-    with pytest.raises(Refused, match=r"the tokenizer has tokens up to \d+, pads with"):
-        gj.load_diffusers(folder)
-
-
 def small_tokenizer(folder):
     """Words a and b, marks around, as JSON."""
     kit = pytest.importorskip("tokenizers")
@@ -285,6 +278,28 @@ def small_tokenizer(folder):
     folder.mkdir(parents=True, exist_ok=True)
     rule.save(str(folder / "tokenizer.json"))
     return folder / "tokenizer.json"
+
+
+def zeros(network, *inputs):
+    """Parameters of a network."""
+    return jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), jax.eval_shape(network.init, jax.random.key(0), *inputs))
+
+
+@pytest.mark.parametrize("known", [3, 2])
+def test_a_tokenizer_of_another_model_is_refused_when_the_pipeline_is_assembled(known, tmp_path):
+    small_tokenizer(tmp_path)
+    text, unet = CLIPText(known, 4, 8, 1, 1, 8), ADMUNet(4, 1, 1, (), (1,), groups=2)
+    own = Parts({}, tokenizers={"text": Tokenizer.clip(tmp_path, 4)})
+    own.parts["denoiser"] = (
+        config(unet, gj.Domain((8, 8, 1), gj.Cosine()), gj.parameterizations.eps),
+        zeros(unet, X, 0.0),
+    )
+    own.parts["text"] = config(text, None), zeros(text, np.zeros(4, int))
+    if known == 3:
+        assert own.assembled().text[0].tokenizer.vocabulary == 3
+    else:
+        with pytest.raises(Refused, match="the tokenizer has tokens up to 2, pads with 2, the network knows 0 to 1"):
+            own.assembled()
 
 
 def test_tokens_that_the_network_does_not_know_are_refused(tmp_path):
@@ -421,7 +436,8 @@ def test_a_label_table_without_a_row_for_unconditional():
     name = "y_embedder.embedding_table.weight"
     twice = recognised(one | {name: np.concatenate([one[name]] * 2)}, Options(num_heads=4, family="DiT"))
     x = jnp.asarray(np.random.default_rng(0).normal(size=found.domain.shape), jnp.float32)
-    got, want = found.network.apply(found.params, x, 7.0), twice.network.apply(twice.params, x, 7.0, jnp.asarray(0))
+    got = jax.jit(found.network.apply)(found.params, x, 7.0)
+    want = jax.jit(twice.network.apply)(twice.params, x, 7.0, jnp.asarray(0))
     np.testing.assert_allclose(got, want, atol=1e-6)
     full = recognised(state(SHAPES["DiT"], 0.05), Options(num_heads=4, family="DiT", null_label=False))
     assert (full.domain.num_classes, full.domain.null_label, full.network.num_classes) == (11, None, 11)
@@ -474,8 +490,6 @@ def test_an_nnx_network_is_saved_by_a_name_of_one_s_own(tmp_path, monkeypatch):
     @gj.register
     def my_network(params, x, t, cond):
         return network.apply(params, x, t, cond)
-
-    import dataclasses
 
     gj.save(tmp_path / "model", dataclasses.replace(network, apply=my_network))
     again = gj.load(tmp_path / "model")
@@ -593,8 +607,7 @@ def config_case(folder):
 
 def pipeline_case(folder):
     network = ADMUNet(4, 1, 1, (), (1,), groups=2)
-    shapes = jax.eval_shape(network.init, jax.random.key(0), X, jnp.zeros(()))
-    params = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes)
+    params = zeros(network, X, 0.0)
     own = Parts({"grid": {"name": "karras", "lo": 0.1, "hi": 10.0}, "clip": 1.0, "classes": ["a", "b"], "sizes": 0})
     own.parts["denoiser"] = config(network, gj.Domain((8, 8, 1), gj.Cosine()), gj.parameterizations.eps), params
     own.write(folder / "pipeline")
