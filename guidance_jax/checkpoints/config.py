@@ -230,7 +230,7 @@ def build_parts(about: Mapping[str, Any], where: Any = "the checkpoint") -> Buil
         if not isinstance(found[entry], kinds.get(entry, object) | None):
             raise Refused(f"{where}, {entry}: a {type(found[entry]).__name__} is none")
     network = found["network"]
-    if not isinstance(network, types.FunctionType) and not callable(getattr(network, "apply", None)):
+    if network is None or isinstance(network, (*kinds.values(), schedules.Schedule)):
         raise Refused(f"{where}, network: a {type(network).__name__} is none")
     return Built(**found)
 

@@ -119,7 +119,7 @@ def inputs_of(network: Any, domain: Domain | None, params: Any, where: Any) -> t
     cls = type(network)
     for name in ("num_res_blocks", "xf_layers", "blocks", "depth"):
         stacked = cls in (DiT, CLIPText)  # elsewhere each block is a turn of a loop, with arrays of its own
-        if not stacked and isinstance(count := getattr(network, name, 0), int) and count > len(arrays):
+        if not stacked and isinstance(count := vars(network).get(name), int) and count > len(arrays):
             raise Refused(f"{where}: {name} is {count:,}, and there are only {len(arrays)} arrays")
 
     def tokens(n: int) -> Any:
@@ -182,7 +182,10 @@ def move(params: dict, dtype: str | None) -> None:
 
 def apply_of(network: Any, found: dict) -> Any:
     """The function that a configuration's network is called by: a module's `apply`, or the function itself."""
-    bare = network if isinstance(network, types.FunctionType) else network.apply
+    try:
+        bare = network if isinstance(network, types.FunctionType) else network.apply
+    except AttributeError:
+        raise Refused(f"a {type(network).__name__} is no network: it has no apply(params, x, t, cond)") from None
     options = {k: build(v) for k, v in found.get("options", {}).items()}
     return Call(bare, tuple(sorted(options.items()))) if options else bare
 

@@ -17,6 +17,7 @@ from guidance_jax.checkpoints.store import read_params, save_params
 from guidance_jax.core import Refused
 from guidance_jax.files import write_whole
 from guidance_jax.models.network import Network
+from guidance_jax.networks.glide import GLIDEUNet
 from guidance_jax.pipelines.latent import Autoencoder, TextEncoder
 from guidance_jax.pipelines.pipeline import Pipeline
 from guidance_jax.pipelines.tokenizer import Tokenizer
@@ -57,8 +58,8 @@ class Parts:
         found: dict[str, Any] = {}
         tokenizer = self.tokenizers.get("denoiser")
         if tokenizer is not None and "denoiser" in self.parts:
-            vocabulary = getattr(build_parts(self.parts["denoiser"][0]).network, "vocabulary", 0)
-            tokenizer = tokenizer.within(vocabulary, padding=True)
+            network = build_parts(self.parts["denoiser"][0]).network
+            tokenizer = tokenizer.within(network.vocabulary if isinstance(network, GLIDEUNet) else 0, padding=True)
         for name in list(self.parts):
             about, params = self.parts.pop(name)
             found[name] = restored(

@@ -210,7 +210,7 @@ def kind(network: Any) -> str:
 
 
 def _text(path: Any) -> str:
-    return "/".join(str(getattr(p, "key", p)) for p in path)
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _torch_shape(found: tuple[int, ...], flax: tuple[int, ...]) -> tuple[int, ...]:
