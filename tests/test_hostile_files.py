@@ -216,7 +216,6 @@ def test_fields_of_a_configuration_are_of_their_types(flat, entry, value, messag
         ({"network": {"type": "Cosine"}}, "network: a Cosine is none|cannot be used"),
         ({"batched": "yes"}, "batched = 'yes', expected bool"),
         ({"options": []}, "options = "),
-        ({"hook": "x"}, "has an entry 'hook', which this version does not know"),
     ],
 )
 def test_entries_of_a_configuration_are_what_they_are_for(flat, changes, message):

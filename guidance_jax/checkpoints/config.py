@@ -50,7 +50,8 @@ KNOWN: dict[str, Any] = {
 # bounds of what a configuration may ask for: any whole number, entries of a list, numbers in one sample
 LARGEST, LONGEST, SAMPLE = 2**20, 2**10, 2**26
 DTYPES = ("float16", "bfloat16", "float32", "float64")
-# the entries of a configuration, with what each may be; all but the first three may be left out
+# the entries of a configuration that are read, with what each may be; training may write others beside them
+NEEDED = 4  # of them are in every configuration
 ENTRIES: dict[str, Any] = {
     "format": str,
     "network": dict,
@@ -295,9 +296,7 @@ def read_config(directory: str | Path) -> dict:
         raise Refused(f"{path} is damaged ({error}); restore it or train into another folder") from None
     if found.get("format") != FORMAT:
         raise Refused(f"{path} is not of the format {FORMAT}; it belongs to something else")
-    for entry in [*found, *list(ENTRIES)[:4]]:
-        if entry not in ENTRIES:
-            raise Refused(f"{path} has an entry {entry[:80]!r}, which this version does not know; update guidance_jax")
-        if entry not in found or not fits(found[entry], ENTRIES[entry]):
-            raise Refused(f"{path} has {entry} = {repr(found.get(entry))[:80]}, expected {annotation(ENTRIES[entry])}")
+    for i, (entry, hint) in enumerate(ENTRIES.items()):
+        if (i < NEEDED or entry in found) and not fits(found.get(entry, ...), hint):
+            raise Refused(f"{path} has {entry} = {repr(found.get(entry))[:80]}, expected {annotation(hint)}")
     return found

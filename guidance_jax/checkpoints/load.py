@@ -165,7 +165,7 @@ def latents_of(network: AutoencoderKL, latents: Any, where: Any) -> dict[str, An
     for name in ("mean", "std"):
         value = latents.get(name) if isinstance(latents, dict) else None
         each = value if isinstance(value, list) and len(value) == network.latent_channels else [value]
-        if not all(type(v) in (int, float) and (v > 0 or name == "mean") for v in each):
+        if not all(type(v) in (int, float) and (name == "mean" or float(v or 0) > 0) for v in each):
             raise Refused(f"{where}: the {name} of latents is {str(value)[:80]}, expected a number, or one a channel")
         found[name] = jax.numpy.asarray(value, "float32")
     return found
