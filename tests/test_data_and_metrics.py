@@ -63,9 +63,12 @@ def test_idx_refusals(tmp_path):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"\(3, 2\) bytes, got 5"):
         read_idx(path)
+    path.write_bytes(b"\0\0\x08\3" + bytes(11))  # one byte of the header is missing
+    with pytest.raises(ValueError, match="fetch it again"):
+        read_idx(path)
     short = tmp_path / "b.gz"
     short.write_bytes(gzip.compress(b"x" * 1000)[:-9])
-    with pytest.raises(ValueError, match="not a whole gzip"):
+    with pytest.raises(ValueError, match=r"b\.gz cannot be read"):
         read_idx(short)
 
 

@@ -25,7 +25,8 @@ from guidance_jax.schedules import CosineBetas, LinearBetas, Schedule
 class Options:
     """What a state dict does not say. `None` is unknown; one of the two counts of heads is enough.
 
-    `family` tells latent transformers apart: DiT, SiT, REPA or LightningDiT.
+    `family` tells latent transformers apart: DiT, SiT, REPA or LightningDiT. `null_label` is False for one whose label
+    table has no row for "unconditional", because it was trained without conditioning dropout.
     """
 
     image_size: int | None = None
@@ -34,6 +35,7 @@ class Options:
     num_head_channels: int | None = None
     use_new_attention_order: bool | None = None
     family: str | None = None
+    null_label: bool | None = None
 
     def filled(self, other: "Options") -> "Options":
         """Fields that are None here come from `other`; heads and their channels count as one field."""

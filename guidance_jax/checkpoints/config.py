@@ -5,15 +5,21 @@ Nothing is ever built from a file but the classes in `KNOWN`; `register` opens i
 
 import dataclasses
 import json
+import math
 import types
+import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jax.numpy as jnp
+import numpy as np
+
 from guidance_jax import schedules
 from guidance_jax.core import Refused
-from guidance_jax.discrete.process import Absorbing, Uniform
+from guidance_jax.discrete.process import Absorbing, Process, Uniform
 from guidance_jax.models import parameterizations
+from guidance_jax.models.constructors import OnFlow
 from guidance_jax.models.domain import Domain
 from guidance_jax.networks import adm
 from guidance_jax.networks.autoencoder import AutoencoderKL
@@ -24,6 +30,7 @@ from guidance_jax.networks.judge import Judge
 from guidance_jax.networks.sd_unet import ControlledUNet, ControlNet, StableDiffusionUNet
 from guidance_jax.networks.transformer import GPT2, Transformer
 from guidance_jax.text.sequence import LeftToRight
+from guidance_jax.untrusted import read_json, reading
 
 FORMAT = "guidance_jax/1"
 # what a configuration may name: nothing else is ever built from a file
@@ -37,8 +44,23 @@ KNOWN: dict[str, Any] = {
         *(schedules.LinearBetas, schedules.CosineBetas, schedules.ScaledLinearBetas),
         *(parameterizations.Eps, parameterizations.X0, parameterizations.V, parameterizations.Velocity),
         *(parameterizations.Score, parameterizations.EDM, parameterizations.LearnedRange),
-        parameterizations.VelocityToData,
+        *(parameterizations.VelocityToData, OnFlow),
     )
+}
+# bounds of what a configuration may ask for: any whole number, entries of a list, numbers in one sample
+LARGEST, LONGEST, SAMPLE = 2**20, 2**10, 2**26
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+# the entries of a configuration that are read, with what each may be; training may write others beside them
+NEEDED = 4  # of them are in every configuration
+ENTRIES: dict[str, Any] = {
+    "format": str,
+    "network": dict,
+    "domain": dict | None,
+    "parameterization": dict | None,
+    "batched": bool | None,
+    "options": dict,
+    "process": dict | None,
+    "training": dict,
 }
 
 
@@ -82,23 +104,136 @@ def describe(thing: Any) -> Any:
         return {"function": thing.__name__}
     if isinstance(thing, list | tuple):
         return [describe(v) for v in thing]
+    if isinstance(thing, np.dtype | type(jnp.float32)):
+        return np.dtype(thing).name
     if thing is None or isinstance(thing, bool | int | float | str):
         return thing
     raise Refused(f"a configuration holds numbers, strings and {', '.join(KNOWN)}, got {type(thing).__name__}")
 
 
 def build(description: Any) -> Any:
-    """What `describe` described."""
+    """What `describe` described.
+
+    Raises:
+      Refused: a type that is not known, a field that it does not have or that has another type than its annotation
+        says, and numbers beyond `LARGEST`.
+    """
+    if isinstance(description, Mapping) and "function" in description:
+        name = description["function"]
+        found = KNOWN.get(name) if isinstance(name, str) else None
+        if not isinstance(found, types.FunctionType) or len(description) > 1:
+            raise Refused(f"unknown function {str(name)[:80]!r}; write register(...) for your own")
+        return found
     if isinstance(description, Mapping):
-        fields = dict(description)
-        name = str(fields.pop("type", None) or fields.get("function"))
-        cls = KNOWN.get(name)
-        if cls is None:
-            raise Refused(f"unknown type {name!r}; known are {', '.join(KNOWN)}: write register({name}) for your own")
-        if "function" in description:
-            return cls
-        return cls(**{k: build(v) for k, v in fields.items()})
-    return tuple(build(v) for v in description) if isinstance(description, list) else description
+        name = description.get("type")
+        cls = KNOWN.get(name) if isinstance(name, str) else None
+        if not isinstance(cls, type):
+            raise Refused(f"unknown type {str(name)[:80]!r}; known are {', '.join(KNOWN)}: register your own")
+        return construct(cls, {k: build(v) for k, v in description.items() if k != "type"})
+    if isinstance(description, list):
+        if len(description) > LONGEST:
+            raise Refused(f"a list of a configuration has at most {LONGEST} entries, got {len(description)}")
+        return tuple(build(v) for v in description)
+    if isinstance(description, int | float) and not abs(description) <= LARGEST:
+        raise Refused(f"numbers of a configuration lie between -{LARGEST:,} and {LARGEST:,}, got {description:.3g}")
+    return description
+
+
+def construct(cls: Any, values: Mapping[str, Any]) -> Any:
+    """The dataclass `cls` with these values of its fields.
+
+    Raises:
+      Refused: a field that is not there, is missing, or is of another type; a value that the class refuses.
+    """
+    own = check_fields(cls, values, leave_out=("parent", "name"))
+    if "dtype" in own and values.get("dtype") is not None:
+        if values["dtype"] not in DTYPES:
+            raise Refused(f"{cls.__name__} has dtype = {values['dtype']!r}, expected {', '.join(DTYPES)} or null")
+        values = {**values, "dtype": jnp.dtype(values["dtype"])}
+    with reading(f"a {cls.__name__}", "restore the configuration"):
+        found = cls(**values)
+    if isinstance(found, Domain):
+        shapes = [found.shape, *dict(found.context or ()).values()]
+        if not all(min(shape, default=1) >= 1 and math.prod(shape) <= SAMPLE for shape in shapes):
+            raise Refused(f"a domain has shapes of 1 to {SAMPLE:,} numbers, got {shapes}")
+    return found
+
+
+def check_fields(
+    cls: Any, values: Mapping[str, Any], leave_out: tuple[str, ...] = (), unchecked: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """The fields of a dataclass by name, which `values` fits.
+
+    Raises:
+      Refused: a field that is not there, is missing, or is of another type than its annotation says.
+    """
+    own = {f.name: f for f in dataclasses.fields(cls) if f.init and f.name not in leave_out}
+    unset = [n for n, f in own.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    strange, missing = [k for k in values if k not in own], [n for n in unset if n not in values]
+    if strange or missing:
+        wrong = f"no field {strange[0][:80]!r}" if strange else f"a field {missing[0]!r}, which is missing"
+        raise Refused(f"{cls.__name__} has {wrong}; its fields are {', '.join(own)}")
+    for name, value in values.items():
+        if name not in unchecked and not fits(value, own[name].type):
+            raise Refused(f"{cls.__name__} has {name} = {repr(value)[:80]}, expected {annotation(own[name].type)}")
+    return own
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of an annotated type; annotations that say nothing here fit everything."""
+    origin, inside = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return any(fits(value, one) for one in inside)
+    if origin is tuple:
+        if not isinstance(value, tuple) or (inside[-1] is not Ellipsis and len(value) != len(inside)):
+            return False
+        return all(fits(v, inside[0 if inside[-1] is Ellipsis else i]) for i, v in enumerate(value))
+    if origin is not None:
+        return not isinstance(origin, type) or isinstance(value, origin)
+    if hint is Any:
+        return True
+    if hint is None or hint is types.NoneType:
+        return value is None
+    if hint in (int, bool):  # True is an int to Python, and no number to a reader
+        return type(value) is hint
+    if hint is float:
+        return type(value) in (int, float)
+    return not isinstance(hint, type) or isinstance(value, hint)
+
+
+def annotation(hint: Any) -> str:
+    """An annotation as one writes it."""
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+
+
+class Built(typing.NamedTuple):
+    """The objects of a configuration."""
+
+    network: Any
+    domain: Domain | None
+    parameterization: parameterizations.Parameterization | None
+    process: Any
+
+
+def build_parts(about: Mapping[str, Any], where: Any = "the checkpoint") -> Built:
+    """What a configuration describes: network, domain, parameterization and process.
+
+    Raises:
+      Refused: as `build`, and an object of another kind; `where` names its place.
+    """
+    kinds = {"domain": Domain, "parameterization": parameterizations.Parameterization, "process": Process}
+    found: dict[str, Any] = {}
+    for entry in Built._fields:
+        try:
+            found[entry] = build(about.get(entry))
+        except Refused as error:
+            raise Refused(f"{where}, {entry}: {error}") from None
+        if not isinstance(found[entry], kinds.get(entry, object) | None):
+            raise Refused(f"{where}, {entry}: a {type(found[entry]).__name__} is none")
+    network = found["network"]
+    if network is None or isinstance(network, (*kinds.values(), schedules.Schedule)):
+        raise Refused(f"{where}, network: a {type(network).__name__} is none")
+    return Built(**found)
 
 
 def config(
@@ -140,7 +275,7 @@ def difference(a: Any, b: Any, path: str = "") -> str | None:
 
 def today(found: dict) -> dict:
     """A configuration as this version would write it: fields newer than the checkpoint have their defaults."""
-    parts = {k: describe(build(found.get(k))) for k in ("network", "domain", "parameterization", "process")}
+    parts = {k: describe(v) for k, v in build_parts(found)._asdict().items()}
     return {"batched": False, "options": {}, **found, **json.loads(json.dumps(parts))}
 
 
@@ -156,9 +291,12 @@ def read_config(directory: str | Path) -> dict:
             f"{directory} is not a guidance_jax checkpoint (no config.json); train one with guidance-jax train"
         )
     try:
-        found = json.loads(path.read_text())
-    except ValueError as error:
+        found = read_json(path)
+    except Refused as error:
         raise Refused(f"{path} is damaged ({error}); restore it or train into another folder") from None
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    if found.get("format") != FORMAT:
         raise Refused(f"{path} is not of the format {FORMAT}; it belongs to something else")
+    for i, (entry, hint) in enumerate(ENTRIES.items()):
+        if (i < NEEDED or entry in found) and not fits(found.get(entry, ...), hint):
+            raise Refused(f"{path} has {entry} = {repr(found.get(entry))[:80]}, expected {annotation(hint)}")
     return found

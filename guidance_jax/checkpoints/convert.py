@@ -1,5 +1,6 @@
 """From a file or folder of someone else's weights to checkpoints of ours, and from one format of ours to the other."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,25 @@ from guidance_jax.checkpoints.edm import edm, is_edm
 from guidance_jax.checkpoints.glide import glide, is_glide
 from guidance_jax.checkpoints.pipeline import ABOUT, WRITERS, Parts
 from guidance_jax.checkpoints.safetensors_file import Renamed, Tensors
-from guidance_jax.checkpoints.single_file import is_single_file, single_file
+from guidance_jax.checkpoints.single_file import UNET, is_single_file, single_file
 from guidance_jax.checkpoints.store import read_params
 from guidance_jax.checkpoints.torch_file import read_torch
 from guidance_jax.core import Refused
 from guidance_jax.pipelines.tokenizer import Tokenizer
 from guidance_jax.schedules import CosineBetas, LinearBetas, Schedule
+from guidance_jax.untrusted import reading
 
 SCHEDULES = {"cosine": CosineBetas(1000), "linear": LinearBetas(1000)}
-WRAPPERS = ("module.", "_orig_mod.")  # of PyTorch's parallel and compiled networks
+# of PyTorch's parallel networks and averages of weights, of compiled networks, of Lightning's modules
+WRAPPERS = ("module.", "_orig_mod.", "model.")
+INSIDE = re.compile(r"(?<=\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")  # of single blocks
+SIGNS = {  # names by which networks are recognised
+    "ADM": ("time_embed.0.weight", "input_blocks.0.0.weight"),
+    "DiT": ("blocks.0.adaLN_modulation.1.weight",),
+    "GLIDE": ("transformer.resblocks.0.ln_1.weight",),
+    "EDM": ("map_layer0.weight",),
+}
+COUNT = "n_averaged"  # what PyTorch's averages of weights keep beside them
 
 
 def schedule_named(name: str | None) -> Schedule | None:
@@ -50,11 +61,33 @@ def read_state(path: str | Path, key: str | None = None) -> Mapping[str, Any]:
             if not state:
                 raise Refused(f"{path} has no tensor whose name begins with {key}.")
     else:
-        state = read_torch(path, key)
-    for wrapper in WRAPPERS:
-        if all(k.startswith(wrapper) for k in state):
-            state = Renamed(state, {k.removeprefix(wrapper): k for k in state})
-    return state
+        try:
+            state = read_torch(path, key)
+        except Refused as error:
+            if key is not None:
+                raise
+            try:  # Lightning's files hold the network beside the state of its training
+                state = read_torch(path, "state_dict")
+            except Refused:
+                raise error from None
+    return unwrap(state)
+
+
+def unwrap(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A state dict by the names of the bare network: wrappers come off in any order, counts are left out.
+
+    Raises:
+      Refused: two tensors that have one name then.
+    """
+    names = {k: INSIDE.sub("", k) for k in state if k != COUNT}  # old -> new
+    while names and not any(new.startswith(UNET) for new in names.values()):
+        wrapper = next((w for w in WRAPPERS if all(new.startswith(w) for new in names.values())), None)
+        if wrapper is None:
+            break
+        names = {old: new.removeprefix(wrapper) for old, new in names.items()}
+    if len(set(names.values())) < len(names):
+        raise Refused("without the names of its wrappers the state dict has a tensor twice; save one network alone")
+    return state if list(names.values()) == list(state) else Renamed(state, {new: old for old, new in names.items()})
 
 
 def recognised(state: Mapping[str, Any], known: Options = UNKNOWN) -> Found:
@@ -63,10 +96,19 @@ def recognised(state: Mapping[str, Any], known: Options = UNKNOWN) -> Found:
     Raises:
       Refused: none of them, or an incomplete one; see `adm`, `glide`, `edm` and `dit`.
     """
-    for test, read in ((is_dit, dit), (is_glide, glide)):
-        if test(state):
-            return read(state, known)
-    return edm(state) if is_edm(state) else adm(state, known)
+    with reading("the state dict", "compare it with the source"):
+        for test, read in ((is_dit, dit), (is_glide, glide)):
+            if test(state):
+                return read(state, known)
+        if is_edm(state):
+            return edm(state)
+        if not any(name in state for name in SIGNS["ADM"]):
+            first, wanted = ", ".join(list(state)[:3]), "; ".join(f"{k}: {', '.join(v)}" for k, v in SIGNS.items())
+            raise Refused(
+                f"no network that is known here has these names: {first[:200]}, ... ({len(state)} tensors); wanted are "
+                f"those of {wanted}; rename them, or name the entry that is the network with key"
+            )
+        return adm(state, known)
 
 
 def converted(
@@ -110,7 +152,8 @@ def converted(
     else:
         state = read_state(source, key)
         if is_single_file(state):
-            parts = single_file(state, prediction, known.image_size)
+            with reading(source, "compare it with the source"):
+                parts = single_file(state, prediction, known.image_size)
             for name in [n for n in parts.parts if n.startswith("text") and tokenizer]:
                 rule = Tokenizer.clip(str(tokenizer), parts.parts[name][0]["network"]["length"])
                 rule.pad = 0 if name == "text_2" else rule.pad  # XL's second encoder is padded with "!"

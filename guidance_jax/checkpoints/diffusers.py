@@ -1,7 +1,7 @@
 """Folders that diffusers' pipelines are downloaded as: which parts they hold, and what those say of themselves."""
 
 import dataclasses
-import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from guidance_jax.checkpoints import stable_diffusion
-from guidance_jax.checkpoints.config import build, config
+from guidance_jax.checkpoints.config import LARGEST, build, config
 from guidance_jax.checkpoints.dit import dit_of_diffusers
 from guidance_jax.checkpoints.pipeline import Parts
 from guidance_jax.checkpoints.safetensors_file import Renamed, Tensors
@@ -21,6 +21,8 @@ from guidance_jax.models.parameterizations import LearnedRange
 from guidance_jax.networks.sd_unet import ControlledUNet, StableDiffusionUNet
 from guidance_jax.pipelines.pipeline import Pipeline
 from guidance_jax.pipelines.tokenizer import Tokenizer
+from guidance_jax.untrusted import plain_name, reading, whole_number
+from guidance_jax.untrusted import read_json as read_json_file
 
 INDEX = "model_index.json"
 XL = "StableDiffusionXLPipeline"
@@ -30,6 +32,7 @@ CLASSES = {
     "transformer": ("DiTTransformer2DModel", "Transformer2DModel"),  # the second in folders of before 2024
     "vae": ("AutoencoderKL",),
 }
+SEVERAL = re.compile(r"(text_encoder|tokenizer|scheduler)(_\d)?")  # parts that may be of any class
 # parts that do not change what is sampled
 BESIDE = ("safety_checker", "feature_extractor", "image_encoder", "requires_safety_checker")
 # options of networks: those that are read, and the only values known of the others
@@ -123,14 +126,16 @@ def read_diffusers(folder: str | Path) -> Parts:
         raise Refused(f"{folder} holds a {pipeline}, which is not supported; known are {', '.join(PIPELINES)}")
     parts = {k: v[1] for k, v in index.items() if isinstance(v, list) and len(v) == 2 and v[1] is not None}
     for part, cls in parts.items():
-        loaded = part in CLASSES or part.startswith(("text_encoder", "tokenizer", "scheduler"))
+        place = folder / plain_name(part, folder / INDEX)
+        loaded = part in CLASSES or SEVERAL.fullmatch(part)
         if cls not in CLASSES.get(part, (cls,)) or not (loaded or part in BESIDE):
-            raise Refused(f"{folder / part} holds a {cls}, which is not supported")
-    told = process(read_json(folder / "scheduler", "scheduler_config.json"))
-    try:
-        return parts_of(folder, index, parts, told)
-    except KeyError as error:
-        raise Refused(f"a configuration file in {folder} has no entry {error}") from None
+            raise Refused(f"{place} holds a {cls}, which is not supported")
+    with reading(folder, "compare its configuration files with the source"):
+        told = process(read_json(folder / "scheduler", "scheduler_config.json"))
+        try:
+            return parts_of(folder, index, parts, told)
+        except KeyError as error:
+            raise Refused(f"a configuration file in {folder} has no entry {error}") from None
 
 
 def parts_of(folder: Path, index: Mapping[str, Any], parts: Mapping[str, str], told: Process) -> Parts:
@@ -180,11 +185,11 @@ def unet(found: Parts, state: Any, about: Any, told: Process) -> None:
     sides = [sides, sides] if isinstance(sides, int) else sides
     network, params = stable_diffusion.unet_of_diffusers(state, about)
     length = found.parts["text"][0]["network"]["length"]
-    context: tuple = (("context", (length, int(about["cross_attention_dim"]))),)
+    context: tuple = (("context", (length, whole_number(about, "cross_attention_dim", "unet"))),)
     if network.added:
-        context += (("vector", (int(about["projection_class_embeddings_input_dim"]),)),)
-        found.pipeline["sizes"] = int(about["addition_time_embed_dim"])
-    domain = Domain((*sides, int(about["in_channels"])), told.schedule, context=context)
+        context += (("vector", (whole_number(about, "projection_class_embeddings_input_dim", "unet"),)),)
+        found.pipeline["sizes"] = whole_number(about, "addition_time_embed_dim", "unet")
+    domain = Domain((*sides, whole_number(about, "in_channels", "unet")), told.schedule, context=context)
     found.parts["denoiser"] = config(network, domain, told.parameterization), params
 
 
@@ -218,18 +223,14 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     Raises:
       Refused: a folder of adapters, a missing or damaged file.
     """
-    path = folder / name
-    if not path.exists():
+    if not (folder / name).exists():
         adapters = [p.name for p in folder.glob("*lora*.safetensors")] + [
             p.name for p in folder.glob("adapter_config.json")
         ]
         if adapters:
             raise Refused(f"{folder} holds an adapter (LoRA, {adapters[0]}), which is not supported; merge it first")
         raise Refused(f"{folder} is no folder of diffusers': it has no {name}")
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise Refused(f"{path} is damaged ({error})") from None
+    return read_json_file(folder / name)
 
 
 def options(folder: Path, kind: str) -> dict[str, Any]:
@@ -247,6 +248,10 @@ def options(folder: Path, kind: str) -> dict[str, Any]:
                 continue
             if key not in NEUTRAL[kind] or value != NEUTRAL[kind][key]:
                 raise Refused(f"{folder} asks for {key} = {value!r}, which is not supported")
+    for key, value in about.items():
+        each = value if isinstance(value, list) else [value]
+        if any(isinstance(v, int | float) and abs(v) > LARGEST for v in each):
+            raise Refused(f"{folder} asks for {key} = {str(value)[:80]}, at most {LARGEST:,} is read")
     for key in ("layers_per_block", "cross_attention_dim"):
         if not isinstance(about.get(key), int | None):
             raise Refused(f"{folder} asks for {key} = {about[key]!r}, which is not supported")
@@ -265,8 +270,10 @@ def weights(folder: Path) -> Mapping[str, Any]:
         for variant in ("", ".fp16"):
             many = folder / f"{stem}.safetensors.index{variant}.json"
             if many.exists():
-                names = sorted(set(json.loads(many.read_text())["weight_map"].values()))
-                return Tensors(*(folder / name for name in names))
+                names = read_json_file(many).get("weight_map")
+                if not isinstance(names, dict) or not names:
+                    raise Refused(f"{many} has no weight_map, which says where the tensors are; fetch it again")
+                return Tensors(*(folder / one for one in sorted({plain_name(v, many) for v in names.values()})))
             if (one := folder / f"{stem}{variant}.safetensors").exists():
                 return Tensors(one)
     for stem in ("diffusion_pytorch_model", "pytorch_model"):

@@ -6,6 +6,7 @@ mean noise or a velocity on another clock. REPA's projectors, which only its tra
 left out.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from guidance_jax.models.domain import Domain
 from guidance_jax.models.parameterizations import LearnedRange, eps, velocity, velocity_to_data
 from guidance_jax.networks.dit import DiT, sincos
 from guidance_jax.schedules import LinearBetas, RectifiedFlow
+from guidance_jax.untrusted import check_size, whole_number
 
 HEADS = {1152: 16, 1024: 16, 768: 12, 384: 6}  # of the published widths XL, L, B and S
 ROTATION = "feat_rope.freqs_cos"  # rotary positions, stored: a row for each token, a column for each channel of a head
@@ -70,7 +72,8 @@ def dit(state: Mapping[str, Any], known: Options = UNKNOWN) -> Found:
 
     Args:
       state: name -> array.
-      known: its family and its heads, where tensors do not say.
+      known: its family and its heads, where tensors do not say; and whether the last row of its label table means
+        "unconditional", which it does unless it is said that it does not. A table of one row is no condition.
 
     Raises:
       Refused: what is not known, a tensor that is missing, left over or of the wrong shape.
@@ -81,12 +84,16 @@ def dit(state: Mapping[str, Any], known: Options = UNKNOWN) -> Found:
     shapes = shapes_of(state)
     width, channels, patch, _ = shape_of(shapes, "x_embedder.proj.weight", 4)
     side = round(shape_of(shapes, "pos_embed", 3)[1] ** 0.5) * patch
-    classes = shape_of(shapes, "y_embedder.embedding_table.weight", 2)[0]
+    rows = shape_of(shapes, "y_embedder.embedding_table.weight", 2)[0]
+    if rows == 1:  # the same for every sample: a part of the bias before it, and no condition
+        bias = np.asarray(state["t_embedder.mlp.2.bias"])
+        state["t_embedder.mlp.2.bias"] = bias + np.asarray(state.pop("y_embedder.embedding_table.weight"))[0]
+        rows = 0
     outputs = shape_of(shapes, "final_layer.linear.weight", 2)[0] // patch**2
     if family != "DiT" and outputs == 2 * channels:
         for name in ("final_layer.linear.weight", "final_layer.linear.bias"):
-            rows = np.asarray(state[name]).reshape(patch**2, outputs, -1)[:, :channels]
-            state[name] = rows.reshape(patch**2 * channels, *shapes[name][1:])
+            value = np.asarray(state[name]).reshape(patch**2, outputs, -1)[:, :channels]
+            state[name] = value.reshape(patch**2 * channels, *shapes[name][1:])
         outputs = channels
     gated = "blocks.0.mlp.w12.weight" in shapes
     mlp = shapes["blocks.0.mlp.w3.weight"][1] if gated else shape_of(shapes, "blocks.0.mlp.fc1.weight", 2)[0]
@@ -101,13 +108,14 @@ def dit(state: Mapping[str, Any], known: Options = UNKNOWN) -> Found:
         depth=len({k.split(".")[1] for k in shapes if k.startswith("blocks.")}),
         patch=patch,
         out_channels=outputs,
-        num_classes=classes,
+        num_classes=rows,
     )
     shape = (side, side, channels)
-    params = fitted(state, network, *inputs(shape))
+    params = fitted(state, network, *inputs(shape)[: 3 if rows else 2])
     parameterization, guided = FAMILIES[family]
     schedule = LinearBetas(1000) if family == "DiT" else RectifiedFlow()
-    domain = Domain(shape, schedule, classes - 1, classes - 1, guided_channels=guided)
+    null = None if known.null_label is False or not rows else rows - 1
+    domain = Domain(shape, schedule, (rows if null is None else null) or None, null, guided_channels=guided)
     return Found(network, params, domain, parameterization)
 
 
@@ -142,7 +150,9 @@ def dit_of_diffusers(state: Mapping[str, Any], about: Mapping[str, Any]) -> Foun
         for leaf in (".weight", ".bias")
         if old + leaf in rest
     }
-    for i in range(int(about["num_layers"])):
+    counts = ("num_layers", "patch_size", "sample_size")
+    depth, patch, side = (whole_number(about, name, "transformer") for name in counts)
+    for i in range(depth):
         old, new = f"transformer_blocks.{i}.", f"blocks.{i}."
         for leaf in (".weight", ".bias"):
             for a, b in SHARED.items():
@@ -157,18 +167,19 @@ def dit_of_diffusers(state: Mapping[str, Any], about: Mapping[str, Any]) -> Foun
             if all(name in rest for name in parts):
                 found[f"{new}attn.qkv{leaf}"] = np.concatenate([np.asarray(rest.pop(name)) for name in parts])
     found |= rest  # what is left over belongs to nothing, and is named
-    heads, patch = int(about["num_attention_heads"]), int(about["patch_size"])
-    width, side = heads * int(about["attention_head_dim"]), int(about["sample_size"])
-    channels = int(about["in_channels"])
+    heads, channels = (whole_number(about, name, "transformer") for name in ("num_attention_heads", "in_channels"))
+    width = heads * whole_number(about, "attention_head_dim", "transformer")
+    size = sum(math.prod(shape) for shape in shapes_of(state).values())
+    check_size((side // patch) ** 2 * width, size, "the transformer")  # the positions are computed, not read
     network = DiT(
         width=width,
         heads=heads,
         mlp_width=4 * width,
         mlp_epsilon=float(about["norm_eps"]),
-        depth=int(about["num_layers"]),
+        depth=depth,
         patch=patch,
         out_channels=int(about["out_channels"] or channels),
-        num_classes=int(about["num_embeds_ada_norm"]) + 1,
+        num_classes=whole_number(about, "num_embeds_ada_norm", "transformer") + 1,
         frequency_shift=1,
     )
     shape = (side, side, channels)

@@ -1,6 +1,6 @@
 """GPT-2 weights in the Hugging Face layout: `config.json` and `model.safetensors` of one folder."""
 
-import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ import numpy as np
 
 from guidance_jax.checkpoints.flat import WEIGHTS
 from guidance_jax.checkpoints.safetensors_file import Tensors
+from guidance_jax.checkpoints.tensors import numbers
 from guidance_jax.core import Refused
 from guidance_jax.networks.sequence_models import language_model
 from guidance_jax.networks.transformer import GPT2
 from guidance_jax.text.language_model import LanguageModel
+from guidance_jax.untrusted import read_json, reading, whole_number
 
 
 def gpt2_params(tensors: Mapping[str, Any], network: GPT2) -> dict:
@@ -23,8 +25,13 @@ def gpt2_params(tensors: Mapping[str, Any], network: GPT2) -> dict:
     Its "Conv1D" weights are (in, out) already. Attention masks and the tied output are passed over.
 
     Raises:
-      Refused: a tensor that is missing, left over, or of the wrong shape, with its name.
+      Refused: a tensor that is missing, left over, or of the wrong shape, with its name; numbers that are not finite.
     """
+    blocks = len({number[1] for k in tensors if (number := re.search(r"(?:^|\.)h\.(\d+)\.", k))})
+    if network.depth > blocks:  # the network is traced block by block
+        raise Refused(
+            f"the configuration has {network.depth:,} layers, the checkpoint tensors of {blocks}; compare them"
+        )
     rest = {k.removeprefix("transformer."): v for k, v in tensors.items()}
     rest = {
         k: v for k, v in rest.items() if not k.endswith((".attn.bias", ".attn.masked_bias")) and k != "lm_head.weight"
@@ -35,7 +42,7 @@ def gpt2_params(tensors: Mapping[str, Any], network: GPT2) -> dict:
     def take(name: str, shape: tuple[int, ...]) -> Any:
         if name not in rest:
             raise Refused(f"the checkpoint has no tensor {name}; is it GPT-2's?")
-        value = jnp.asarray(rest.pop(name))
+        value = jnp.asarray(numbers(rest.pop(name), name))
         if value.shape != shape:
             raise Refused(f"{name} has shape {value.shape}, expected {shape}; the configuration is another model's")
         return value
@@ -70,16 +77,20 @@ def load_gpt2(folder: str | Path, first: int | None = None) -> LanguageModel:
     `first` is the token that starts every sequence, by default the configuration's `bos_token_id`.
 
     Raises:
-      Refused: missing files, another architecture, or tensors that do not fit.
+      Refused: missing files, another architecture, tensors that do not fit, or a first token beyond the vocabulary.
     """
     folder = Path(folder)
     for name in ("config.json", WEIGHTS):
         if not (folder / name).exists():
             raise Refused(f"{folder} has no {name}; save one with save_pretrained(folder, safe_serialization=True)")
-    config = json.loads((folder / "config.json").read_text())
+    config = read_json(folder / "config.json")
     if config.get("model_type") != "gpt2" or config.get("activation_function", "gelu_new") != "gelu_new":
         raise Refused(f"{folder}/config.json is of a {config.get('model_type')!r} model, expected gpt2 with gelu_new")
-    network = GPT2(config["vocab_size"], config["n_positions"], config["n_embd"], config["n_layer"], config["n_head"])
-    params = gpt2_params(Tensors(folder / WEIGHTS), network)
-    start = config.get("bos_token_id", 0) if first is None else first
-    return language_model(network, params, int(start or 0))
+    fields = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
+    with reading(folder / "config.json", "it lacks that entry"):
+        network = GPT2(*(whole_number(config, name, folder / "config.json") for name in fields))
+    given = {"first": config.get("bos_token_id") or 0 if first is None else first}
+    start = whole_number(given, "first", folder, 0, network.vocabulary - 1)
+    with reading(folder):
+        params = gpt2_params(Tensors(folder / WEIGHTS), network)
+    return language_model(network, params, start)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from guidance_jax.core import Refused
+from guidance_jax.untrusted import reading
 
 # a group normalisation by the convolution that follows it, in the modules of guided-diffusion
 BEFORE = {"in_layers.2": "in_layers.0", "out_layers.3": "out_layers.0", "qkv": "norm", "out.2": "out.0"}
@@ -22,25 +23,31 @@ def read_onnx(content: bytes, prefix: str = "network.") -> dict[str, np.ndarray]
       prefix: of the names of the network's parameters in the graph.
 
     Raises:
-      Refused: no ONNX file, or the onnx package is not installed; a graph of other modules.
+      Refused: no ONNX file, one whose tensors lie in other files, or the onnx package is not installed; a graph of
+        other modules.
     """
     try:
         import onnx
         from onnx import numpy_helper
     except ModuleNotFoundError:
         raise Refused('reading .onnx files needs onnx: pip install "guidance_jax[pretrained]"') from None
-    try:
+    with reading("no ONNX file: it"):
         graph = onnx.load_from_string(content).graph
-    except Exception as error:  # protobuf's own, of several kinds
-        raise Refused(f"no ONNX file ({type(error).__name__})") from None
+    with reading("the graph of the ONNX file"):
+        return _parameters(graph, prefix, numpy_helper.to_array)
+
+
+def _parameters(graph: Any, prefix: str, to_array: Any) -> dict[str, np.ndarray]:
+    """The parameters of a graph; `to_array` reads a tensor, and would follow its path into another file."""
+    outside = [t.name for t in graph.initializer if t.data_location or t.external_data]
+    if outside:
+        raise Refused(f"the tensor {outside[0][:200]} lies in another file; save the model as one file")
     constants = {t.name: t for t in graph.initializer}
     readers: dict[str, list[Any]] = {}
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    state = {
-        name.removeprefix(prefix): numpy_helper.to_array(t) for name, t in constants.items() if name.startswith(prefix)
-    }
+    state = {name.removeprefix(prefix): to_array(t) for name, t in constants.items() if name.startswith(prefix)}
 
     def constant(value: str, kind: str) -> tuple[np.ndarray, str]:
         """The vector by which the only `kind` that reads `value` changes it, and its output."""
@@ -48,7 +55,7 @@ def read_onnx(content: bytes, prefix: str = "network.") -> dict[str, np.ndarray]
         others = [name for name in nodes[0].input if name in constants] if len(nodes) == 1 else []
         if len(others) != 1:
             raise Refused(f"the graph has no single {kind} with a constant after {value}: another exporter's")
-        return numpy_helper.to_array(constants[others[0]]).reshape(-1), nodes[0].output[0]
+        return to_array(constants[others[0]]).reshape(-1), nodes[0].output[0]
 
     def convolution(value: str) -> str:
         """The module of the first convolution that `value` leads to."""

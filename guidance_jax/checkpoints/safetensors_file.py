@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from guidance_jax.core import Refused
+from guidance_jax.untrusted import file_at, reading
 
 
 def package() -> Any:
@@ -28,16 +29,17 @@ class Tensors(Mapping):
     def __init__(self, *paths: Path):
         self.files: dict[str, Any] = {}
         for path in paths:
-            try:
+            with reading(file_at(path), "it is truncated or no safetensors file: fetch it again"):
                 file = package().safe_open(path, framework="flax")
-                self.files |= dict.fromkeys(file.keys(), file)
-            except Refused:
-                raise
-            except Exception as error:  # safetensors' own exception is not exported by its front ends
-                raise Refused(f"{path} is truncated or no safetensors file ({type(error).__name__})") from None
+                names = file.keys()
+            for name in names:
+                if name in self.files:
+                    raise Refused(f"{path} holds the tensor {name[:200]}, which another file holds as well; remove one")
+                self.files[name] = file
 
     def __getitem__(self, name):
-        return np.asarray(self.files[name].get_tensor(name))
+        with reading(f"the tensor {name[:200]}"):
+            return np.asarray(self.files[name].get_tensor(name))
 
     def __iter__(self):
         return iter(self.files)
@@ -50,7 +52,8 @@ class Tensors(Mapping):
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shapes by name; nothing else is read."""
-        return {name: tuple(file.get_slice(name).get_shape()) for name, file in self.files.items()}
+        with reading("the safetensors file"):
+            return {name: tuple(file.get_slice(name).get_shape()) for name, file in self.files.items()}
 
 
 class Renamed(Mapping):

@@ -7,6 +7,7 @@ from guidance_jax.core import Refused
 from guidance_jax.models import parameterizations
 from guidance_jax.models.parameterizations import Parameterization
 from guidance_jax.schedules import CosineBetas, LinearBetas, ScaledLinearBetas, Schedule
+from guidance_jax.untrusted import whole_number
 
 # what a file need not say: shared defaults, then those of each scheduler
 DEFAULTS: dict[str, Any] = {
@@ -100,7 +101,16 @@ def process(about: Mapping[str, Any]) -> Process:
             raise Refused(f"the scheduler file asks for {key} = {value!r}, which is not supported")
     ignored = [k for k, names in ONLY.items() if name not in names]
     asked = {**known, **{k: v for k, v in about.items() if k in known and k not in ignored}}
-    steps, first, last = asked["num_train_timesteps"], asked["beta_start"], asked["beta_end"]
+    for key, value in asked.items():
+        if type(value) is not type(known[key]) and not (type(known[key]) is float and type(value) is int):
+            raise Refused(f"the scheduler file asks for {key} = {str(value)[:80]!r}, expected one like {known[key]!r}")
+    steps = whole_number(asked, "num_train_timesteps", "the scheduler file")
+    first, last = asked["beta_start"], asked["beta_end"]
+    if not 0 < first <= last < 1 or not asked["clip_sample_range"] > 0 or not 0 <= asked["steps_offset"] < steps:
+        raise Refused(
+            f"the scheduler file asks for betas from {first} to {last}, an offset of {asked['steps_offset']} and "
+            f"clipping at {asked['clip_sample_range']}; betas lie between 0 and 1, the offset below {steps}"
+        )
     zero = bool(asked["rescale_betas_zero_snr"])
     schedules: dict[str, Schedule] = {
         "linear": LinearBetas(steps, round(first * steps, 12), round(last * steps, 12)),

@@ -17,6 +17,7 @@ from guidance_jax.core import Refused
 from guidance_jax.networks.autoencoder import AutoencoderKL
 from guidance_jax.networks.clip_text import CLIPText
 from guidance_jax.networks.sd_unet import ControlNet, StableDiffusionUNet
+from guidance_jax.untrusted import whole_number
 
 IMAGE = (4,)  # channels of the latents that go in; inpainting models have 9
 NAMES = {
@@ -90,10 +91,10 @@ def unet_of_diffusers(state: Mapping[str, Any], about: Mapping[str, Any]) -> tup
     Raises:
       Refused: a tensor that is missing, left over or of the wrong shape.
     """
-    blocks = int(about["layers_per_block"])
+    blocks = whole_number(about, "layers_per_block", "unet")
     attended = tuple(kind.startswith("CrossAttn") for kind in about["up_block_types"])
     named = Renamed(state, {unet_name(k, blocks, attended): k for k in state})
-    return unet(named, heads(about), int(about["norm_num_groups"]))
+    return unet(named, heads(about), whole_number(about, "norm_num_groups", "unet"))
 
 
 def control_of_diffusers(
@@ -228,12 +229,12 @@ def clip_text(state: Mapping[str, Any], about: Mapping[str, Any], skip: int) -> 
     projection = shapes_of(state).get("text_projection.weight")
     end = about.get("eos_token_id")
     network = CLIPText(
-        vocabulary=int(about["vocab_size"]),
-        length=int(about["max_position_embeddings"]),
-        width=int(about["hidden_size"]),
-        depth=int(about["num_hidden_layers"]),
-        heads=int(about["num_attention_heads"]),
-        mlp_width=int(about["intermediate_size"]),
+        vocabulary=whole_number(about, "vocab_size", "text_encoder"),
+        length=whole_number(about, "max_position_embeddings", "text_encoder"),
+        width=whole_number(about, "hidden_size", "text_encoder"),
+        depth=whole_number(about, "num_hidden_layers", "text_encoder"),
+        heads=whole_number(about, "num_attention_heads", "text_encoder"),
+        mlp_width=whole_number(about, "intermediate_size", "text_encoder"),
         activation=str(about["hidden_act"]),
         projection=0 if projection is None else projection[0],
         skip=skip,

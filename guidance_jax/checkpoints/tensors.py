@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax.core import Refused
+from guidance_jax.untrusted import reading
 
 # lists of equal blocks that a network may hold stacked, as `nn.scan` does: blocks.3.x is the row 3 of blocks/x
-STACKS = re.compile(r"(?:^|_)(blocks|transformer_blocks|layers)_(\d+)(?=_|$)")
+STACKS = re.compile(r"(?:^|_)(blocks|transformer_blocks|layers)_(\d{1,6})(?=_|$)")
 
 
 class Place(NamedTuple):
@@ -33,7 +35,8 @@ def fitted(state: Mapping[str, Any], network: Any, *inputs: Any) -> dict:
       inputs: what `network.init` takes beside the key.
 
     Raises:
-      Refused: a tensor that is missing, left over or of another shape; its name and both shapes are given.
+      Refused: a tensor that is missing, left over or of another shape; its name and both shapes are given. Numbers that
+        are whole or not finite.
     """
     wanted = shapes_in(network, *inputs)
     names = {flat(path): path for path in wanted}
@@ -44,9 +47,7 @@ def fitted(state: Mapping[str, Any], network: Any, *inputs: Any) -> dict:
             shape = np.shape(state[key])
             raise Refused(f"the tensor {key} of shape {shape} belongs to nothing in {kind(network)}")
         shape = wanted[place.path] if place.row is None else wanted[place.path][1:]
-        tensor = np.asarray(state[key])
-        if np.issubdtype(tensor.dtype, np.integer):
-            raise Refused(f"the tensor {key} holds whole numbers: quantised weights are not supported")
+        tensor = numbers(state[key], f"the tensor {key}")
         value = arranged(tensor, place.path, len(shape))
         if value.shape != shape:
             raise Refused(
@@ -54,11 +55,15 @@ def fitted(state: Mapping[str, Any], network: Any, *inputs: Any) -> dict:
                 f"tensors of this {kind(network)}"
             )
         if place.row is None:
-            found[place.path] = np.ascontiguousarray(value, np.float32)
+            if place.path in found:
+                raise Refused(f"the tensor {key} is there twice, under names that mean the same; remove one")
+            found[place.path] = np.ascontiguousarray(value)
             continue
         rows, filled = found.setdefault(place.path, (np.empty(wanted[place.path], np.float32), set()))
         if place.row >= len(rows):
             raise Refused(f"the tensor {key} belongs to nothing in {kind(network)}, which has {len(rows)} such blocks")
+        if place.row in filled:
+            raise Refused(f"the tensor {key} is there twice, under names that mean the same; remove one")
         rows[place.row] = value
         filled.add(place.row)
     for path, value in found.items():
@@ -83,31 +88,87 @@ def exact(flat: Mapping[str, Any], network: Any, *inputs: Any) -> dict:
       inputs: what `network.init` takes beside the key.
 
     Raises:
-      Refused: an array that is missing, left over or of another shape; its name and both shapes are given.
+      Refused: an array that is missing, left over or of another shape; its name and both shapes are given. Numbers that
+        are whole or not finite.
     """
-    wanted = shapes_in(network, *inputs)
-    for path in sorted({*flat, *wanted}):
-        found, shape = (np.shape(flat[path]) if path in flat else None), wanted.get(path)
-        if found != shape:
-            raise Refused(f"{path} of {kind(network)}: expected shape {shape}, the checkpoint has {found}")
-    return {"params": nested({path: np.ascontiguousarray(a, np.float32) for path, a in flat.items()})}
+    same_shapes({path: np.shape(a) for path, a in flat.items()}, shapes_in(network, *inputs), kind(network))
+    return {"params": nested({path: np.ascontiguousarray(numbers(a, path)) for path, a in flat.items()})}
+
+
+def check_params(params: Any, network: Any, inputs: tuple | None, where: Any) -> None:
+    """Raise unless `params`, as a checkpoint of ours holds them, are those of `network`, of finite numbers.
+
+    Names and shapes are compared where `inputs`, what `network.init` takes beside the key, are known: those of networks
+    of this package with a domain. With other people's (None) only numbers are looked at.
+
+    Raises:
+      Refused: an array that is missing, left over, of another shape, not of numbers (floating ones in networks of this
+        package), or not finite; `where` names the checkpoint.
+    """
+    found = {_text(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    if inputs is not None:
+        wanted = {f"params/{path}": shape for path, shape in shapes_in(network, *inputs).items()}
+        same_shapes({path: np.shape(a) for path, a in found.items()}, wanted, f"{where}: {kind(network)}")
+    for path, leaf in found.items():
+        if inputs is not None or jnp.issubdtype(leaf.dtype, jnp.floating):
+            numbers(leaf, f"{where}: {path}", None)
+
+
+def same_shapes(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], where: str) -> None:
+    """Raise unless both name the same arrays, of the same shapes."""
+    for path in sorted({*found, *wanted}):
+        if found.get(path) != wanted.get(path):
+            raise Refused(
+                f"{where}, {path[:200]}: expected shape {wanted.get(path)}, the checkpoint has {found.get(path)}"
+            )
+
+
+def numbers(array: Any, name: str, dtype: Any = np.float32) -> np.ndarray:
+    """`array` on the host, in `dtype` (None: as it is), if it holds floating-point numbers, all of them finite there.
+
+    Raises:
+      Refused: whole numbers, other things, NaN or infinity; `name` says where.
+    """
+    array = np.asarray(array)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        what = "whole numbers" if jnp.issubdtype(array.dtype, jnp.integer) else str(array.dtype)
+        raise Refused(f"{name} holds {what}: quantised weights are not supported; save floating-point numbers")
+    with np.errstate(over="ignore", invalid="ignore"):
+        array = array if dtype is None else array.astype(dtype, copy=False)
+        bad = array.size - np.count_nonzero(np.isfinite(array))
+    if bad:
+        raise Refused(f"{name} holds {bad} of {array.size} numbers that are not finite; train or fetch it again")
+    return array
 
 
 def shapes_in(network: Any, *inputs: Any) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter that `network` has on `inputs`, by its path."""
-    expected = jax.eval_shape(network.init, jax.random.key(0), *inputs)["params"]
+    """The shape of every parameter that `network` has on `inputs`, by its path.
+
+    Raises:
+      Refused: options of a network that contradict each other or the inputs.
+    """
+    with reading(f"a {kind(network)} of these options", "compare its configuration with the source"):
+        expected = jax.eval_shape(network.init, jax.random.key(0), *inputs)["params"]
     return {_text(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(expected)}
 
 
 def nested(flat: Mapping[str, Any]) -> dict:
-    """Values by the parts of their paths: {"a/b": v} is {"a": {"b": v}}."""
+    """Values by the parts of their paths: {"a/b": v} is {"a": {"b": v}}.
+
+    Raises:
+      Refused: a path that goes on where another ends.
+    """
     tree: dict = {}
-    for path, value in flat.items():
+    for path in flat:
         *modules, leaf = path.split("/")
         node = tree
         for module in modules:
             node = node.setdefault(module, {})
-        node[leaf] = value
+            if not isinstance(node, dict):
+                break
+        if not isinstance(node, dict) or leaf in node:
+            raise Refused(f"{path[:200]} is both an array and a folder of arrays; the file is damaged")
+        node[leaf] = flat[path]
     return tree
 
 
@@ -149,7 +210,7 @@ def kind(network: Any) -> str:
 
 
 def _text(path: Any) -> str:
-    return "/".join(str(p.key) for p in path)
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _torch_shape(found: tuple[int, ...], flax: tuple[int, ...]) -> tuple[int, ...]:

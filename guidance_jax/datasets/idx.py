@@ -1,6 +1,6 @@
 """IDX files, the format of MNIST and Fashion-MNIST (big-endian header, then bytes), gzipped or not."""
 
-import gzip
+import math
 import struct
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from guidance_jax.core import Refused
 from guidance_jax.datasets.images import Images, from_uint8
+from guidance_jax.untrusted import file_at, reading, unzip
 
 FASHION = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 
@@ -18,18 +19,16 @@ def read_idx(path: str | Path) -> np.ndarray:
     Raises:
       Refused: not an IDX file of bytes, or one cut short.
     """
-    path = Path(path)
-    try:
-        raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, gzip.BadGzipFile) as error:
-        raise Refused(f"{path} is not a whole gzip file ({error}); fetch it again") from None
+    path = file_at(path)
+    with reading(path), path.open("rb") as file:
+        raw = unzip(file, path.stat().st_size, path) if path.suffix == ".gz" else file.read()
     if len(raw) < 4 or raw[:3] != b"\x00\x00\x08":
         raise Refused(f"{path} is not an IDX file of bytes: it starts with {raw[:4]!r}, expected 00 00 08")
-    dims = struct.unpack_from(f">{raw[3]}I", raw, 4) if len(raw) >= 4 + 4 * raw[3] else (-1,)
-    body = raw[4 + 4 * raw[3] :]
-    if len(body) != int(np.prod(dims)):
-        raise Refused(f"{path} should hold {dims} bytes, got {len(body)}; fetch it again")
-    return np.frombuffer(body, np.uint8).reshape(dims)
+    start = 4 + 4 * raw[3]
+    dims = struct.unpack_from(f">{raw[3]}I", raw, 4) if len(raw) >= start else (-1,)
+    if len(raw) < start or raw[3] > 4 or len(raw) - start != math.prod(dims):
+        raise Refused(f"{path} should hold {dims[:4]} bytes, got {len(raw) - start}; fetch it again")
+    return np.frombuffer(raw, np.uint8, offset=start).reshape(dims)
 
 
 def idx(folder: str | Path, part: str = "train", names: tuple[str, ...] | None = None) -> Images:
@@ -39,11 +38,11 @@ def idx(folder: str | Path, part: str = "train", names: tuple[str, ...] | None =
     (in /usr/share/datasets/fashion-mnist); `names=FASHION` are its classes.
 
     Raises:
-      Refused: a missing, foreign or truncated file.
+      Refused: a missing, foreign or truncated file; files that are not of images and of their labels.
     """
     folder = Path(folder)
     arrays = []
-    for kind in ("images-idx3", "labels-idx1"):
+    for kind, axes in (("images-idx3", 3), ("labels-idx1", 1)):
         found = [p for p in (folder / f"{part}-{kind}-ubyte.gz", folder / f"{part}-{kind}-ubyte") if p.exists()]
         if not found:
             raise Refused(
@@ -51,6 +50,8 @@ def idx(folder: str | Path, part: str = "train", names: tuple[str, ...] | None =
                 "then idx('/usr/share/datasets/fashion-mnist')"
             )
         arrays.append(read_idx(found[0]))
+        if arrays[-1].ndim != axes or arrays[-1].size == 0:
+            raise Refused(f"{found[0]} holds an array of shape {arrays[-1].shape}, expected {axes} axes, none empty")
     images, labels = arrays
     names = names or tuple(map(str, range(int(labels.max()) + 1)))
     return Images(from_uint8(images), labels.astype(np.int32), names)

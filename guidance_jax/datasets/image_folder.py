@@ -1,38 +1,60 @@
 """A folder with one sub-folder of images per class, read with Pillow."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 
 from guidance_jax.core import Refused
 from guidance_jax.datasets.images import Images, from_uint8
+from guidance_jax.datasets.pictures import package, picture
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif"}
+NAMED = 5  # files that are named where more cannot be read
 
 
-def image_folder(folder: str | Path, size: int, mode: str = "RGB") -> Images:
-    """All images under `folder/<class>/`, centre-cropped to a square and resized to (size, size).
+def image_folder(folder: str | Path, size: int, mode: str = "RGB", skip_bad: bool = False) -> Images:
+    """All images under `folder/<class>/`, as viewers show them, centre-cropped to a square and resized.
 
-    `mode` is Pillow's: "RGB" or "L" (grey). Classes are the sub-folders in alphabetical order.
+    Classes are the sub-folders in alphabetical order. Hidden files and folders (`.ipynb_checkpoints`) are no data.
+
+    Args:
+      folder: with the sub-folders.
+      size: of the square.
+      mode: Pillow's, "RGB" or "L" (grey).
+      skip_bad: leave out files that cannot be read, with a warning that names them.
 
     Raises:
-      Refused: no sub-folder with images, or a file that Pillow cannot read (named).
+      Refused: no sub-folder with images, or files that Pillow cannot read: the first of them and how many they are.
     """
-    try:
-        from PIL import Image, ImageOps, UnidentifiedImageError
-    except ModuleNotFoundError:
-        raise Refused('reading image folders needs Pillow; pip install "guidance_jax[demo]"') from None
+    package()
     folder = Path(folder)
-    classes = sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
-    files = [(i, p) for i, c in enumerate(classes) for p in sorted(c.rglob("*")) if p.suffix.lower() in SUFFIXES]
+    classes = sorted(p for p in folder.iterdir() if p.is_dir() and not hidden(p.name)) if folder.is_dir() else []
+    files = [(i, p) for i, c in enumerate(classes) for p in sorted(c.rglob("*")) if is_image(p, c)]
     if not files:
         raise Refused(f"{folder} has no images in sub-folders; put them in {folder}/<class>/<name>.png")
-    images = []
-    for _, path in files:
+    images, labels, bad = [], [], []
+    for label, path in files:
         try:
-            with Image.open(path) as image:
-                images.append(np.asarray(ImageOps.fit(image.convert(mode), (size, size), Image.Resampling.LANCZOS)))
-        except (UnidentifiedImageError, OSError) as error:
-            raise Refused(f"cannot read {path} ({error}); replace or remove it") from None
-    labels = np.asarray([i for i, _ in files], np.int32)
-    return Images(from_uint8(np.stack(images)), labels, tuple(c.name for c in classes))
+            images.append(picture(path, mode, size))
+            labels.append(label)
+        except Refused as error:
+            bad.append(str(error).rpartition(";")[0])
+    if bad:
+        named = ", ".join(bad[:NAMED]) + (", ..." if len(bad) > NAMED else "")
+        line = f"{len(bad)} of {len(files)} images in {folder} cannot be used: {named}"
+        if not skip_bad or not images:
+            raise Refused(f"{line}; replace or remove them, or write skip_bad=True")
+        warnings.warn(f"{line}; they are left out", stacklevel=2)
+    return Images(from_uint8(np.stack(images)), np.asarray(labels, np.int32), tuple(c.name for c in classes))
+
+
+def is_image(path: Path, folder: Path) -> bool:
+    """Whether a path under `folder` has the name of an image, with nothing hidden on the way to it."""
+    named = path.suffix.lower() in SUFFIXES and not any(map(hidden, path.relative_to(folder).parts))
+    return named and not path.is_dir()
+
+
+def hidden(name: str) -> bool:
+    """Whether file managers hide a file or folder of that name, or an archive of theirs left it there."""
+    return name.startswith(".") or name == "__MACOSX"

@@ -1,9 +1,23 @@
 """Any Flax NNX module as `(apply, params)`: the pure function that `Network` and `NoisyClassifier` take."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from flax import nnx
+
+
+@dataclass(frozen=True, eq=False)
+class Functional:
+    """`apply(params, *args)` of an NNX module: its graph, and the variables that `params` replaces."""
+
+    graph: Any
+    state: Any
+
+    def __call__(self, params, *args, **kwargs):
+        new = nnx.State(self.state)
+        nnx.replace_by_pure_dict(new, params)
+        return nnx.merge(self.graph, new, copy=True)(*args, **kwargs)
 
 
 def functional(module: nnx.Module) -> tuple[Callable, Any]:
@@ -15,10 +29,4 @@ def functional(module: nnx.Module) -> tuple[Callable, Any]:
     copy = nnx.clone(module)
     copy.eval()
     graph, state = nnx.split(copy)
-
-    def apply(params, *args, **kwargs):
-        new = nnx.State(state)
-        nnx.replace_by_pure_dict(new, params)
-        return nnx.merge(graph, new, copy=True)(*args, **kwargs)
-
-    return apply, nnx.to_pure_dict(state)
+    return Functional(graph, state), nnx.to_pure_dict(state)

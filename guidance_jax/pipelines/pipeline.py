@@ -1,7 +1,8 @@
 """A whole text- or class-conditional model: denoiser, autoencoder, text encoders, grid of timesteps."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -83,12 +84,17 @@ class Pipeline:
         domain = dataclasses.replace(self.domain, shape=shape, context=context)
         return dataclasses.replace(self, model=dataclasses.replace(self.model, domain=domain))
 
-    def conditions(self, asked: Sequence[Any]) -> Any:
+    def conditions(self, asked: Any) -> Any:
         """The conditions of captions, one call of the text encoders for each; of classes by number or name, (n,).
+
+        Args:
+          asked: a list of captions, or of classes; one alone is a list of one.
 
         Raises:
           Refused: a caption for a model of classes, a name that it does not know, a caption that is too long.
         """
+        if isinstance(asked, str) or np.ndim(asked) == 0:  # a caption is no list of letters
+            asked = [asked]
         if not self.captions:
             return np.asarray([self.label(one) for one in asked], np.int32)
         if not all(isinstance(one, str) for one in asked):
@@ -128,12 +134,25 @@ class Pipeline:
         return jax.vmap(lambda n: timestep_embedding(n, self.sizes))(numbers).reshape(-1)
 
     def label(self, asked: Any) -> int:
-        """A class by its number or its name."""
-        if isinstance(asked, str) and not asked.isdigit():
-            if asked not in self.classes:
-                raise Refused(f"there is no class called {asked!r}; the model knows {len(self.classes)} names")
+        """A class by its number or its name.
+
+        Raises:
+          Refused: a name or a number that the model does not know.
+        """
+        if isinstance(asked, str) and asked in self.classes:
             return self.classes.index(asked)
-        return int(asked)
+        try:
+            number = int(asked) if isinstance(asked, str) else operator.index(asked)
+        except (TypeError, ValueError):
+            raise Refused(
+                f"there is no class called {str(asked)[:40]!r}; the model knows {len(self.classes)} names"
+            ) from None
+        known = self.domain.num_classes
+        if isinstance(asked, bool) or (
+            known is not None and not 0 <= number <= max(known - 1, self.domain.null_label or 0)
+        ):
+            raise Refused(f"there is no class called {str(asked)[:40]!r}; they go from 0 to {known - 1}")
+        return number
 
     def decode(self, latents: Any, tile: int | None = None) -> np.ndarray:
         """Pictures in [-1, 1] of what the denoiser makes; `tile` as in `Autoencoder.decode`."""

