@@ -194,12 +194,12 @@ OPTIONS = {
     "grid.rho=0": (setting("grid.name=karras", "grid.rho=0"), "grid.rho is a finite number from"),
     "grid.lo=[1]": (setting("grid.name=karras", "grid.lo=[1]"), "grid.lo is a finite number from"),
     "grid.lo above hi": (setting("grid.name=karras", "grid.lo=90"), "0 < lo < hi"),
-    "grid.steps=7": (setting("grid.name=karras", "grid.steps=7"), "has no option 'steps'"),
-    "grid.schedule=7": (setting("grid.name=karras", "grid.schedule=7"), "has no option 'schedule'"),
+    "grid.steps=7": (setting("grid.name=karras", "grid.steps=7"), "has no options steps"),
+    "grid.schedule=7": (setting("grid.name=karras", "grid.schedule=7"), "has no options schedule"),
     "grid.shift=0": (setting("grid.name=shifted", "grid.shift=0"), "grid.shift is a finite number from"),
     "grid.start too large": (setting("grid.name=shifted", "grid.start=2"), "grid.start is at most 0.999"),
     "grid.start=x": (setting("grid.name=shifted", "grid.start=x"), "grid.start is a finite number from"),
-    "grid.low=1": (setting("grid.name=karras", "grid.low=1"), "the grid karras has no option 'low'"),
+    "grid.low=1": (setting("grid.name=karras", "grid.low=1"), "the grid karras has no options low"),
     "grid of betas": (setting("grid.name=spaced"), "spaced chooses among the timesteps of betas"),
     "clip=[1,2]": (setting("clip=[1,2]"), "--set clip is a number from 0 on, got a list of 2"),
     "clip=x": (setting("clip=x"), "--set clip is a number from 0 on, got 'x'"),
@@ -223,6 +223,12 @@ OPTIONS = {
     "a window of words": (setting("scale.name=Window", "scale.scale=2", "scale.lo=x", "scale.hi=2"), "lo of Window is"),
     "an empty window": (setting("scale.name=Window", "scale.scale=2", "scale.lo=3", "scale.hi=2"), "window is empty"),
     "a window of itself": (setting(*(f"scale{'.scale' * i}.name=Window" for i in range(12))), ""),
+    "a population for a kernel": (setting("inner.name=Twisted", method="Recur"), "inner of Recur is a kernel, got Twisted"),
+    "a window of a reward": (
+        setting("scale.name=Window", "scale.scale=2", "scale.lo=0.3", "scale.hi=5", method="BestOf"),
+        "the options of BestOf do not fit",
+    ),
+    "a scale for other samples": (setting("scale.name=PerSample", "scale.scales=[1,2,3]"), "PerSample"),
     "a table of a few classes": (setting("scale.name=PerClass", "scale.table=x"), "table of PerClass is"),
     "radius=[1,2]": (setting("radius=[1,2]", method="APG"), "radius of APG is a finite number"),
     "in_turn=5": (setting("in_turn=5"), "in_turn of CFG is true or false, got 5"),
@@ -247,6 +253,10 @@ OPTIONS = {
     "a path of thousands": (setting(".".join(["a"] * 3000) + "=1"), "got a table"),
     "an option that is a flag": (setting("seed=3"), "CFG has no option 'seed'"),
     "another's option": (setting("radus=3", method="APG"), "did you mean radius?"),
+    "a method of tokens": (setting(method="TAG"), "TAG is for tokens"),
+    "a method of hidden states": (setting(method="NOS"), "NOS needs a model of tokens"),
+    "a solver of tokens": (with_("--solver", "Ancestral"), "Ancestral"),
+    "a method of a function": (setting(method="PPLM"), "PPLM needs attribute; give it in Python"),
     "options of nothing": (setting("scale=2", method="none"), "no guidance has no options"),
     "smc of no population": (setting("smc.threshold=1"), "smc options are of particle methods"),
 }
@@ -301,6 +311,17 @@ MEASUREMENTS = {
             "wide.png": "the measurement has shape (9, 9, 1)",
         }.items()
     },
+    **{
+        f"{what} beside a measurement": (
+            (*MEASURED, "measurement.observed=y.npy", *(part for text in texts for part in ("--set", text))),
+            f"{what} reads a label",
+        )
+        for what, texts in {
+            "CFG": ("inner.name=CFG",),
+            "Classifier": ("inner.name=Classifier",),
+            "PerClass": ("scale.name=PerClass", "scale.table=[1,2]"),
+        }.items()
+    },
     "a mask of another shape": (
         setting(
             *("measurement.operator.name=Mask", "measurement.operator.mask=[1,0,1]"),
@@ -308,6 +329,14 @@ MEASUREMENTS = {
             method="MMPS",
         ),
         "Mask does not take samples of shape (8, 8, 1)",
+    ),
+    "a mask of another shape in the method": (
+        setting(
+            *("measurement.operator.name=Mask", "measurement.operator.mask=1", "measurement.observed=x.npy"),
+            *("mask=[1,2]",),
+            method="Inpaint",
+        ),
+        "the options of Inpaint do not fit",
     ),
     "a kernel of one axis": (
         setting(
@@ -584,6 +613,7 @@ def folder(tmp_path_factory):
     Image.new("L", (9, 9)).save(root / "wide.png")
 
     np.save(root / "y.npy", np.zeros((4, 4, 1), np.float32))
+    np.save(root / "x.npy", np.zeros((8, 8, 1), np.float32))
     np.save(root / "nan.npy", np.full((4, 4, 1), np.nan))
     np.save(root / "words.npy", np.asarray(["a"]))
     np.save(root / "complex.npy", np.zeros((4, 4, 1), complex))

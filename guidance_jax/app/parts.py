@@ -185,7 +185,8 @@ class Builder:
             elif field.default is dataclasses.MISSING:
                 if field.name in MEASURED and not path:
                     raise Refused(f"{cls.__name__} needs {field.name}, of a measurement; write {MEASURE}")
-                raise Refused(f"{cls.__name__} needs {field.name}; write --set {path}{field.name}=...")
+                write = "give it in Python" if kind_of(cls, field) == FIXED else f"write --set {path}{field.name}=..."
+                raise Refused(f"{cls.__name__} needs {field.name}; {write}")
         return cls(**values)
 
     def value(self, value: Any, cls: type, field: dataclasses.Field, path: str = "") -> Any:
@@ -202,6 +203,8 @@ class Builder:
             wants_kernel = (issubclass(cls, KernelWrapper) and field.name == "inner") or field.name == "kernel"
             if wants_kernel and isinstance(part, Guidance):
                 return Reverse(part, self.context["solver"](Reverse))
+            if wants_kernel and not isinstance(part, Kernel):
+                raise Refused(f"{where} of {cls.__name__} is a kernel, got {type(part).__name__}")
             return part
         try:
             if expected == FLAG and isinstance(value, bool):

@@ -17,23 +17,25 @@ from guidance_jax.app.parts import INSIDE, MEASURE, METHODS, STEERING, USUAL, Bu
 from guidance_jax.app.reading import read_measurement
 from guidance_jax.app.request import NONE, Request
 from guidance_jax.app.schema import LABELS, shown
-from guidance_jax.core import Guide, Kernel, KernelWrapper, Level, Move, Refused, Solver
+from guidance_jax.core import Guide, Kernel, KernelWrapper, Level, Move, Refused, Rows, Solver
 from guidance_jax.discrete.ancestral import Ancestral
 from guidance_jax.discrete.first_hitting import FirstHitting
-from guidance_jax.discrete.network import TokenModel
+from guidance_jax.discrete.network import HiddenNetwork, TokenModel
 from guidance_jax.discrete.process import Absorbing
 from guidance_jax.guidance.clip import Clip
 from guidance_jax.guidance.likelihoods import GaussianLikelihood
 from guidance_jax.guidance.operators import Mask, Operator
 from guidance_jax.guidance.perturbed import perturbed
+from guidance_jax.guidance.scales import PerClass
 from guidance_jax.kernels.mean_shift import MeanShift
 from guidance_jax.kernels.reverse import Reverse, Step
 from guidance_jax.models.adapters import Conditioned, Microbatched, Unconditional
 from guidance_jax.models.network import Network
 from guidance_jax.models.parameterizations import LearnedRange
 from guidance_jax.networks.sequence_models import value_head
-from guidance_jax.particles.populations import populations
+from guidance_jax.particles.populations import _populations, populations
 from guidance_jax.pipelines.pipeline import Pipeline
+from guidance_jax.sample import _generate, checked, keys
 from guidance_jax.schedules import RectifiedFlow
 from guidance_jax.sharding import generate_on
 from guidance_jax.solvers.ddim import DDIM
@@ -86,7 +88,37 @@ def plan(request: Request, n: int, *, remat: bool = False, microbatch: int | Non
     Raises:
       Refused: checkpoints that are missing or do not fit together, or a request that they cannot honour.
     """
-    return Parts(request, remat, microbatch).plan(n)
+    found = Parts(request, remat, microbatch).plan(n)
+    check_options(found, request, n)
+    return found
+
+
+# what JAX and the library raise while a program is made of parts that do not fit
+MISFITS = (TypeError, ValueError, IndexError, KeyError, AttributeError, ArithmeticError)
+
+
+def check_options(found: Plan, request: Request, n: int) -> None:
+    """Raise `Refused` unless the parts fit each other; with options, which come from outside, the program is traced too.
+
+    Nothing is run, and nothing has been written yet.
+    """
+    leaves = jax.tree.leaves(found.kernel, is_leaf=lambda node: isinstance(node, Rows))
+    size = n if any(isinstance(leaf, Rows) for leaf in leaves) else min(n, 2)
+    own, cond = keys(request.seed, size), jax.tree.map(jnp.asarray, found.conditions(np.arange(size)))
+    several = (found.particles,) if found.kernel.population else ()
+    try:
+        kernel, levels = checked(own, found.kernel, found.levels, (*several, *found.shape), cond)
+        if all(set(table or {}) <= {"name"} for table in (request.method, request.solver, request.measurement)):
+            return
+        if several:
+            _populations.eval_shape(own, kernel, levels, found.shape, *several, cond)
+        else:
+            _generate.eval_shape(own, kernel, levels, found.shape, cond, None)
+    except Refused:
+        raise
+    except MISFITS as error:
+        name, reason = request.method["name"], (str(error).splitlines() or [""])[0][:200]
+        raise Refused(f"the options of {name} do not fit ({reason}); guidance-jax methods {name} says them") from None
 
 
 def usual(name: str, cls: type) -> Any:
@@ -176,6 +208,12 @@ class Parts:
                 self._classifier = Microbatched(self._classifier, self.microbatch)
         return self._classifier
 
+    def value(self, cls: type) -> Any:
+        """The value head of a model of tokens."""
+        if not isinstance(self.model, HiddenNetwork):
+            raise Refused(f"{cls.__name__} needs a model of tokens with a value head; write --method CFG")
+        return value_head(self.model)
+
     def likelihood(self, cls: type) -> Any:
         """Of a clean estimate: of the measurement if there is one, else of the noisy classifier at the last level."""
         if self.operator is not None:
@@ -261,7 +299,7 @@ class Parts:
             "null": self.null,
             "classifier": self.classifier,
             "future": self.classifier,
-            "value": lambda cls: value_head(self.model),
+            "value": self.value,
             "log_likelihood": self.likelihood,
             "log_twist": self.likelihood,
             "reward": self.likelihood,
@@ -326,6 +364,10 @@ class Parts:
             particles = self.request.particles
             return Plan(kernel, self.levels, shape, cond, labels, particles, self.pipeline, labels, unused)
         if "measurement" in self.used:
+            for cls in named_in(self.request.method):
+                if needs(cls, "null") or needs(cls, "classifier") or cls is PerClass:
+                    what = f"{cls.__name__} reads a label, and with a measurement the condition is more than that"
+                    raise Refused(f"{what}; combine the two in Python")
             shape = self.measured_shape()
             y = np.asarray(self.y, np.float32)
             if y.shape not in (shape, (n, *shape)):
@@ -355,6 +397,13 @@ class Parts:
         some = np.asarray(chosen or range(classes or 1), np.int32)
         rows = some[np.arange(n) % len(some)]
         return rows[:, None] if self.guided() and named_compose(self.request.method) else rows
+
+
+def named_in(table: Mapping[str, Any]) -> list[type]:
+    """The classes that a table names, its own first."""
+    name = table.get("name", NONE)
+    own = [] if name.lower() == NONE else [named(name, object, "part")]
+    return own + [cls for part in table.values() if isinstance(part, Mapping) for cls in named_in(part)]
 
 
 def named_compose(method: Mapping[str, Any]) -> bool:

@@ -92,18 +92,22 @@ class Request:
         """
         if schedule is None:
             return positions(*shape)
-        table = self.grid or own or {"name": "karras" if isinstance(schedule, VE) else "uniform"}
+        table = own or {"name": "karras" if isinstance(schedule, VE) else "uniform"}
+        if self.grid is not None:
+            table = grid_of(self.grid, schedule)
         if isinstance(schedule, Betas) and not self.steps.isdigit():
             return schedule.levels(self.steps)
         if not self.steps.isdigit():
             raise Refused(f"--steps is a number for a model on {schedule}, got {self.steps!r}; write --steps 50")
-        if self.grid is not None:
-            check_grid(self.grid, schedule)
         return grid(schedule, int(self.steps), table)
 
 
-def check_grid(table: Mapping[str, Any], schedule: Schedule) -> None:
-    """Raise `Refused` for an option that the grid of that name does not have, or for a value that none can take."""
+def grid_of(table: Mapping[str, Any], schedule: Schedule) -> dict[str, Any]:
+    """A grid that was asked for.
+
+    Raises:
+      Refused: a name that is none, an option that the grid of that name does not have, a value that no grid can take.
+    """
     name = table.get("name", "uniform")
     if name not in GRIDS:
         raise Refused(f"there is no grid called {shown(name)}; known are {', '.join(GRIDS)}")
@@ -112,10 +116,11 @@ def check_grid(table: Mapping[str, Any], schedule: Schedule) -> None:
     options = {k: v for k, v in table.items() if k != "name"}
     for key in options:
         if key not in known:
-            raise Refused(f"the grid {name} has no option {shown(key)}; its options are {', '.join(known)}")
-    start = check(GRID, options, "grid.").get("start", 0.0)
-    if start > schedule.start:
-        raise Refused(f"grid.start is at most {schedule.start:g}, where {schedule} starts, got {start}; leave it out")
+            raise Refused(f"the grid {name} has no options {shown(key)[1:-1]}; its options are {', '.join(known)}")
+    options = check(GRID, options, "grid.")
+    if options.get("start", 0.0) > schedule.start:
+        raise Refused(f"grid.start is at most {schedule.start:g}, where {schedule} starts, got {options['start']:g}")
+    return {"name": name, **options}
 
 
 def usual_method(models: str) -> dict[str, Any]:

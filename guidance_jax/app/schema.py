@@ -280,8 +280,8 @@ REQUEST: Settings = {
         "blurry",
     ),
     "size": Setting(
-        "512x768: height x width, of a model of captions. (its own)",
-        Read(f"height x width, such as 512x768, each from 1 to {SIDE}", sides),
+        f"512x768: height x width, each at most {SIDE}, of a model of captions. (its own)",
+        Read("height x width, such as 512x768", sides),
         "512x768",
     ),
     "steps": Setting(
