@@ -39,7 +39,12 @@ FLAGS = {
     "steps ²": (with_("--steps", "²"), "--steps is a number from 1 to 100000"),
     "steps ٣": (with_("--steps", "٣"), "--steps is a number"),
     "steps 0": (with_("--steps", "0"), "--steps is a number"),
-    "steps -3": (with_("--steps=-3",), "--steps is a number"),
+    "steps -3": (
+        with_(
+            "--steps=-3",
+        ),
+        "--steps is a number",
+    ),
     "steps 1e3": (with_("--steps", "1e3"), "--steps is a number"),
     "steps 2.5": (with_("--steps", "2.5"), "--steps is a number"),
     "steps of a trillion": (with_("--steps", "1000000000000"), "--steps is a number from 1 to 100000"),
@@ -52,8 +57,18 @@ FLAGS = {
     "steps respaced": (with_("--steps", "ddim25"), "--steps is a number for a model on"),
     "label ²": (with_("--label", "²"), "there is no class called '²'"),
     "label ٣": (with_("--label", "٣"), "there is no class called '٣'"),
-    "label --5": (with_("--label=--5",), "there is no class called '--5'"),
-    "label -1": (with_("--label=-1",), "labels go from 0 to 9, got '-1'"),
+    "label --5": (
+        with_(
+            "--label=--5",
+        ),
+        "there is no class called '--5'",
+    ),
+    "label -1": (
+        with_(
+            "--label=-1",
+        ),
+        "labels go from 0 to 9, got '-1'",
+    ),
     "label of 5000 digits": (with_("--label", DIGITS), "labels go from 0 to 9"),
     "label 2**31": (with_("--label", 2**31), "labels go from 0 to 9"),
     "label 2**63": (with_("--label", 2**63), "labels go from 0 to 9"),
@@ -66,18 +81,33 @@ FLAGS = {
     "label long": (with_("--label", "x" * 20_000), "--label is"),
     "seed 2**63": (with_("--seed", 2**63), "--seed is a whole number from 0 to 4294967295"),
     "seed 2**32": (with_("--seed", 2**32), "--seed is a whole number from 0 to 4294967295"),
-    "seed -1": (with_("--seed=-1",), "--seed is a whole number from 0"),
+    "seed -1": (
+        with_(
+            "--seed=-1",
+        ),
+        "--seed is a whole number from 0",
+    ),
     "seed x": (with_("--seed", "x"), "--seed"),
     "seed 1.5": (with_("--seed", "1.5"), "--seed"),
     "seed ²": (with_("--seed", "²"), "--seed"),
     "seed of 5000 digits": (with_("--seed", DIGITS), "--seed"),
     "scale nan": (with_("--scale", "nan"), "--scale is a finite number, got nan"),
     "scale inf": (with_("--scale", "inf"), "--scale is a finite number, got inf"),
-    "scale -inf": (with_("--scale=-inf",), "--scale is a finite number, got -inf"),
+    "scale -inf": (
+        with_(
+            "--scale=-inf",
+        ),
+        "--scale is a finite number, got -inf",
+    ),
     "scale 1e39": (with_("--scale", "1e39"), "--scale is a finite number"),
     "scale 1e400": (with_("--scale", "1e400"), "--scale is a finite number"),
     "scale x": (with_("--scale", "x"), "--scale"),
-    "clip -1": (with_("--clip=-1",), "--clip is a number from 0 on, got -1"),
+    "clip -1": (
+        with_(
+            "--clip=-1",
+        ),
+        "--clip is a number from 0 on, got -1",
+    ),
     "clip nan": (with_("--clip", "nan"), "--clip is a number from 0 on, got nan"),
     "clip inf": (with_("--clip", "inf"), "--clip is a number from 0 on, got inf"),
     "particles 1": (with_("--method", "Twisted", "--particles", 1), "--particles is a whole number from 2 to 100000"),
@@ -86,7 +116,12 @@ FLAGS = {
     "particles x": (with_("--method", "Twisted", "--particles", "x"), "--particles"),
     "size ²x²": (with_("--size", "²x²"), "--size is height x width"),
     "size 0x0": (with_("--size", "0x0"), "--size is height x width"),
-    "size -1x-1": (with_("--size=-1x-1",), "--size is height x width"),
+    "size -1x-1": (
+        with_(
+            "--size=-1x-1",
+        ),
+        "--size is height x width",
+    ),
     "size of a trillion": (with_("--size", "1000000000000x8"), "--size is height x width"),
     "size 8": (with_("--size", "8"), "--size is height x width"),
     "size of digits": (with_("--size", "64x64"), "leave the size out"),
@@ -223,7 +258,10 @@ OPTIONS = {
     "a window of words": (setting("scale.name=Window", "scale.scale=2", "scale.lo=x", "scale.hi=2"), "lo of Window is"),
     "an empty window": (setting("scale.name=Window", "scale.scale=2", "scale.lo=3", "scale.hi=2"), "window is empty"),
     "a window of itself": (setting(*(f"scale{'.scale' * i}.name=Window" for i in range(12))), ""),
-    "a population for a kernel": (setting("inner.name=Twisted", method="Recur"), "inner of Recur is a kernel, got Twisted"),
+    "a population for a kernel": (
+        setting("inner.name=Twisted", method="Recur"),
+        "inner of Recur is a kernel, got Twist",
+    ),
     "a window of a reward": (
         setting("scale.name=Window", "scale.scale=2", "scale.lo=0.3", "scale.hi=5", method="BestOf"),
         "the options of BestOf do not fit",
@@ -283,7 +321,7 @@ MEASUREMENTS = {
         )
         for text in ("0", "-2", "2.0", "x", "true", "[2]")
     },
-    "factor 3": ((*MMPS, "measurement.operator.factor=3", "--set", "measurement.observed=y.npy"), "of sides it divides"),
+    "factor 3": ((*MMPS, "measurement.operator.factor=3", "--set", "measurement.observed=y.npy"), "of sides it div"),
     "observed 5": ((*MEASURED, "measurement.observed=5"), "measurement.observed is"),
     "observed true": ((*MEASURED, "measurement.observed=true"), "measurement.observed is"),
     "observed ragged": ((*MEASURED, "measurement.observed=[[1],[1,2]]"), "a list of numbers"),
@@ -297,7 +335,7 @@ MEASUREMENTS = {
             "pipe.npy": "it is a pipe",
             "pipe.png": "it is a pipe",
             "empty.npy": "cannot read the measurement",
-            "empty.png": "no picture",
+            "empty.png": "cannot read the measurement",
             "text.npy": "cannot read the measurement",
             "short.npy": "cannot read the measurement",
             "huge.npy": "cannot read the measurement",

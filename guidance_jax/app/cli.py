@@ -226,7 +226,9 @@ def train(
     found = check(RECIPE, {k: v for k, v in given.items() if v is not None})
     if found.get("dtype") == "float32":
         del found["dtype"]
-    recipe = dataclasses.replace(PRESETS[preset], **found, **({} if flip is None else {"flip": flip}))
+    if flip is not None:
+        found["flip"] = flip
+    recipe = dataclasses.replace(PRESETS[preset], **found)
     every = read(data, size)
     if len(every.names) < 2:
         raise Refused(f"{data} has one class, {every.names[0]}; a classifier needs two or more sub-folders of images")
@@ -510,7 +512,9 @@ def compare(
         if entry.refused is not None:
             console.print(f"{entry.name} {entry.scale:g} refused: {entry.refused}", markup=False, soft_wrap=True)
     for name in sorted(set.intersection(*(set(entry.unused) for entry in drawn)) - {"scale"}):
-        console.print(f"--{flag_of(name, REQUEST[name])} changed nothing: it is for none of these methods and this model")
+        console.print(
+            f"--{flag_of(name, REQUEST[name])} changed nothing: none of these methods takes it, of this model"
+        )
     console.print(f"{len(drawn)} of {len(entries)} drawn: {', '.join(map(str, files))}")
 
 

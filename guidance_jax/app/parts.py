@@ -42,8 +42,10 @@ STEERING = ("classifier", "operator", "log_likelihood", "reward", "log_twist", "
 # options that are strengths, lists of numbers, or parts; the others are what their defaults are
 SCALES = ("scale", "weak_scale", "spread", "window", "low", "share", "rate")
 LISTS = ("mask", "weights", "table", "scales", "known", "banned")
-FILLED = ("inner", "model", "kernel", "weak", "proposal", "move", "solver", "operator", "classifier", "future", "value")
-FILLED += ("log_likelihood", "log_twist", "reward")
+FILLED = (
+    *("inner", "model", "kernel", "weak", "proposal", "move", "solver", "operator"),
+    *("classifier", "future", "value", "log_likelihood", "log_twist", "reward"),
+)
 # what no flag and no file can say
 PYTHON = ("schedule", "output", "observed", "attribute", "objective", "feasible", "f", "own_adjoint")
 # plain numbers for fields that have no default, where a comparison needs some
@@ -190,7 +192,7 @@ class Builder:
         return cls(**values)
 
     def value(self, value: Any, cls: type, field: dataclasses.Field, path: str = "") -> Any:
-        """What the option `field` of `cls` holds: a number, a list of them, a part by its table, a function by its name.
+        """What an option of `cls` holds: a number, a list of them, a part by its table, a function by its name.
 
         Raises:
           Refused: a value of another kind than the option is.
@@ -229,7 +231,10 @@ class Builder:
 
 
 # the parts that some options are
-KINDS: dict[str, tuple[tuple[type, ...], str]] = {"solver": ((Solver,), "solver"), "operator": ((Operator,), "operator")}
+KINDS: dict[str, tuple[tuple[type, ...], str]] = {
+    "solver": ((Solver,), "solver"),
+    "operator": ((Operator,), "operator"),
+}
 # what an option may be
 FLAG, COUNT, NUMBER = "true or false", f"a whole number from 1 to {COUNTS}", "a finite number"
 LABEL, NUMBERS, PART = "a label, a whole number from 0", "a list of numbers", "a part"

@@ -14,7 +14,7 @@ import numpy as np
 from guidance_jax.app.data import classes_of
 from guidance_jax.app.models import denoiser_in, loaded, models_in
 from guidance_jax.app.parts import INSIDE, MEASURE, METHODS, STEERING, USUAL, Builder, named, needs
-from guidance_jax.app.reading import read_measurement
+from guidance_jax.app.reading import one_line, read_measurement
 from guidance_jax.app.request import NONE, Request
 from guidance_jax.app.schema import LABELS, shown
 from guidance_jax.core import Guide, Kernel, KernelWrapper, Level, Move, Refused, Rows, Solver
@@ -98,9 +98,9 @@ MISFITS = (TypeError, ValueError, IndexError, KeyError, AttributeError, Arithmet
 
 
 def check_options(found: Plan, request: Request, n: int) -> None:
-    """Raise `Refused` unless the parts fit each other; with options, which come from outside, the program is traced too.
+    """Raise `Refused` unless the parts fit each other, before anything is written.
 
-    Nothing is run, and nothing has been written yet.
+    With options, which come from outside, the program is traced; it is not run.
     """
     leaves = jax.tree.leaves(found.kernel, is_leaf=lambda node: isinstance(node, Rows))
     size = n if any(isinstance(leaf, Rows) for leaf in leaves) else min(n, 2)
@@ -117,7 +117,7 @@ def check_options(found: Plan, request: Request, n: int) -> None:
     except Refused:
         raise
     except MISFITS as error:
-        name, reason = request.method["name"], (str(error).splitlines() or [""])[0][:200]
+        name, reason = request.method["name"], one_line(error)
         raise Refused(f"the options of {name} do not fit ({reason}); guidance-jax methods {name} says them") from None
 
 
@@ -144,7 +144,8 @@ class Parts:
     def __init__(self, request: Request, remat: bool = False, microbatch: int | None = None):
         self.request, self.remat, self.microbatch = request, remat, microbatch
         self.folder = Path(request.models)
-        self.used = {"models", "method", "seed", "dtype", "labels", "prompts", "size"}  # refused where they mean nothing
+        # what is refused below where it means nothing, and what every method takes
+        self.used = {*("labels", "prompts", "size"), *("models", "method", "seed", "dtype")}
         found: Any = models_in(request.models, request.dtype, remat)
         sides = request.sides()
         if sides is not None:
@@ -247,8 +248,9 @@ class Parts:
                 raise ValueError(f"it has shape {np.shape(self.operator.mask)}")
             return found
         except (TypeError, ValueError) as error:  # numbers of a mask or a kernel come from outside, of any shape
-            name, reason = type(self.operator).__name__, str(error).splitlines()[0]
-            raise Refused(f"{name} does not take samples of shape {shape} ({reason}); mend measurement.operator") from None
+            name = type(self.operator).__name__
+            reason = f"{name} does not take samples of shape {shape} ({one_line(error)})"
+            raise Refused(f"{reason}; mend measurement.operator") from None
 
     def uses_measurement(self, cls: type) -> bool:
         used = self.operator is not None and any(
@@ -371,7 +373,9 @@ class Parts:
             shape = self.measured_shape()
             y = np.asarray(self.y, np.float32)
             if y.shape not in (shape, (n, *shape)):
-                raise Refused(f"the operator gives {shape}, the measurement has shape {y.shape}; give one, or one of {n}")
+                raise Refused(
+                    f"the operator gives {shape}, the measurement has shape {y.shape}; give one, or {n} of them"
+                )
             cond = {"label": labels, "y": np.broadcast_to(y, (n, *shape))}
         particles, shape = self.request.particles, self.domain.shape
         return Plan(kernel, self.levels, shape, cond, labels, particles, self.pipeline, unused=unused)

@@ -4,7 +4,6 @@ import json
 import tomllib
 import warnings
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -108,12 +107,14 @@ def read_arrays(path: Path, what: str, names: tuple[str, ...] | None = None) -> 
         return found
     except Refused:
         raise
-    except MemoryError:
-        raise Refused(f"cannot read the {what} {path} (it asks for more memory than there is)") from None
-    except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
-        raise Refused(f"cannot read the {what} {path} ({error}); it is damaged, or something else") from None
-    except (NotImplementedError, RuntimeError, SyntaxError, OverflowError) as error:  # of foreign or encrypted archives
-        raise Refused(f"cannot read the {what} {path} ({error}); it is damaged, or something else") from None
+    except Exception as error:  # NumPy, zipfile and zlib have no common type for damage
+        raise Refused(f"cannot read the {what} {path} ({one_line(error)}); it is damaged, or something else") from None
+
+
+def one_line(error: Exception) -> str:
+    """The first line of an error, or its type."""
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__
 
 
 def read_measurement(path: str) -> np.ndarray:
@@ -131,10 +132,11 @@ def read_measurement(path: str) -> np.ndarray:
             raise Refused(f"the measurement {path} has numbers that are not finite; mend or mask them")
         return found
     check_file(path, "measurement")
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
-        with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning), Image.open(path) as image:
+        bomb = Image.DecompressionBombWarning
+        with warnings.catch_warnings(action="error", category=bomb), Image.open(path) as image:
             if image.mode not in ("L", "RGB"):
                 raise Refused(f"the measurement {path} has Pillow's mode {image.mode}; convert it to RGB or L, 8 bits")
             if image.width * image.height > PIXELS:
@@ -142,7 +144,6 @@ def read_measurement(path: str) -> np.ndarray:
             return from_uint8(np.asarray(image)[None])[0]
     except Refused:
         raise
-    except UnidentifiedImageError:
-        raise Refused(f"cannot read the measurement {path} (no picture); give an .npy file or a picture") from None
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise Refused(f"cannot read the measurement {path} ({error}); give an .npy file or a picture") from None
+    except Exception as error:  # every plugin of Pillow has its own types for damage
+        reason = f"cannot read the measurement {path} ({one_line(error)})"
+        raise Refused(f"{reason}; give an .npy file or a picture") from None

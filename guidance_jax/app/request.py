@@ -52,7 +52,7 @@ class Request:
     grid: Mapping[str, Any] | None = None
     measurement: Mapping[str, Any] | None = None
     scale: float = 2.0
-    clip: float | None | str = "usual"
+    clip: float | str | None = "usual"
     labels: tuple[int | str, ...] = ()
     prompts: tuple[str, ...] = ()
     negative: str = ""

@@ -243,7 +243,9 @@ class Setting(NamedTuple):
 Settings = Mapping[str, Setting]
 
 REQUEST: Settings = {
-    "models": Setting("Folder of train, convert or diffusers; or models = ... in the file.", Read("a folder", text), "m"),
+    "models": Setting(
+        "Folder of train, convert or diffusers; or models = ... in the file.", Read("a folder", text), "models"
+    ),
     "method": Setting(
         "Name from `guidance-jax methods`, or none. (Classifier; CFG of latents)",
         Read("a name, or a table with a name", part),
@@ -289,9 +291,7 @@ REQUEST: Settings = {
         Read(f'a number from 1 to {STEPS} or a respacing such as "ddim25"', respacing),
         "50",
     ),
-    "particles": Setting(
-        "Size of a population, of particle methods. (8)", Number(2, 100_000, whole=True), "8"
-    ),
+    "particles": Setting("Size of a population, of particle methods. (8)", Number(2, 100_000, whole=True), "8"),
     "seed": Setting("Of the keys. (0)", Number(0, SEEDS, whole=True), "0"),
     "dtype": Setting(
         "bfloat16: networks compute in it, guidance in float32.", OneOf(("float32", "bfloat16", "float16")), "bfloat16"
