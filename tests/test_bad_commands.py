@@ -166,6 +166,8 @@ FLAGS = {
     "prompt": (with_("--prompt", "a cat"), "prompts are for models of captions"),
     "prompt long": (with_("--prompt", "x" * 20_000), "--prompt is captions of 10000 characters at most"),
     "negative": (with_("--negative", "blurry"), "prompts are for models of captions"),
+    "prompt of half a character": (with_("--prompt", "\udcff"), "--prompt is captions"),
+    "a word of half a character": (setting("scale=\udcff"), "scale is a finite number, a word"),
     "negative with a bell": (with_("--negative", "\a"), "--negative is a caption"),
 }
 

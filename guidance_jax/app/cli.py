@@ -625,7 +625,7 @@ def main() -> None:
         complain(f"error: {error.format_message().rstrip('.')}; {where} --help says what there is", 2)
     except OSError as error:
         name = "a file" if error.filename is None else shown(str(error.filename))
-        complain(f"error: {name}: {error.strerror or error}; give another name", 2)
+        complain(f"error: {name}: {error.strerror or error}; mend that and start again", 2)
     except (KeyboardInterrupt, typer.Abort):
         interrupted()
     if code == 130:  # typer's, of an interruption before or after a command

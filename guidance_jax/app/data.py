@@ -10,7 +10,7 @@ import numpy as np
 
 from guidance_jax.app.models import config_of
 from guidance_jax.app.reading import check_file, read_json
-from guidance_jax.app.schema import SIDE, Number, is_text, shown
+from guidance_jax.app.schema import SIDE, Number, is_path, is_text, shown
 from guidance_jax.checkpoints.load import load
 from guidance_jax.core import Refused
 from guidance_jax.datasets.digits import digits
@@ -75,7 +75,7 @@ def data_of(models: str | Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     found = read_json(path, repair)
-    kinds: dict[str, Any] = {"data": is_text, "size": Number(1, SIDE, whole=True), "classes": names_of_classes}
+    kinds: dict[str, Any] = {"data": is_path, "size": Number(1, SIDE, whole=True), "classes": names_of_classes}
     for key, good in kinds.items():
         try:
             fits = key not in found or good(found[key]) is not False

@@ -42,8 +42,13 @@ def shown(value: Any) -> str:
 
 
 def is_text(value: Any) -> bool:
-    """Whether a value is a string without control characters, of a length that can be meant."""
-    return isinstance(value, str) and len(value) <= TEXT and all(c >= " " or c in "\n\t" for c in value)
+    """Whether a value is a string without control characters or halves of characters, and not too long."""
+    return is_path(value) and not any("\ud800" <= c <= "\udfff" or (c < " " and c not in "\n\t") for c in value)
+
+
+def is_path(value: Any) -> bool:
+    """Whether a value is a string that may name a file: those of other encodings have halves of characters."""
+    return isinstance(value, str) and len(value) <= TEXT and "\0" not in value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +101,12 @@ class Read:
 
     def __call__(self, value: Any) -> Any:
         return self.read(value)
+
+
+def path(value: Any) -> str:
+    if not is_path(value) or not value:
+        raise ValueError
+    return value
 
 
 def text(value: Any) -> str:
@@ -186,7 +197,7 @@ def operator(value: Any) -> Any:
 def observed(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value
-    return text(value) if isinstance(value, str) else np.asarray(numbers(value, "measurement.observed"))
+    return path(value) if isinstance(value, str) else np.asarray(numbers(value, "measurement.observed"))
 
 
 def option(value: Any, path: str, depth: int = 0) -> Any:
@@ -244,7 +255,7 @@ Settings = Mapping[str, Setting]
 
 REQUEST: Settings = {
     "models": Setting(
-        "Folder of train, convert or diffusers; or models = ... in the file.", Read("a folder", text), "models"
+        "Folder of train, convert or diffusers; or models = ... in the file.", Read("a folder", path), "models"
     ),
     "method": Setting(
         "Name from `guidance-jax methods`, or none. (Classifier; CFG of latents)",
