@@ -197,7 +197,7 @@ def operator(value: Any) -> Any:
 def observed(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value
-    return path(value) if isinstance(value, str) else np.asarray(numbers(value, "measurement.observed"))
+    return path(value) if isinstance(value, str) else numbers(value, "measurement.observed")
 
 
 def option(value: Any, path: str, depth: int = 0) -> Any:
