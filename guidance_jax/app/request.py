@@ -1,29 +1,21 @@
 """What `guidance-jax sample` and `compare` are asked for: checkpoints, a method with its options, a solver, a grid."""
 
 import dataclasses
-import difflib
-import tomllib
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from guidance_jax.app.models import about, is_pipeline
 from guidance_jax.app.parts import parsed
+from guidance_jax.app.reading import read_toml
+from guidance_jax.app.schema import GRID, PICTURE, REQUEST, check, shown
 from guidance_jax.core import Level, Refused
 from guidance_jax.schedules import DDPM as Betas
-from guidance_jax.schedules import VE, Schedule, grid
+from guidance_jax.schedules import GRIDS, VE, Schedule, grid
 from guidance_jax.text.sequence import positions
 
 NONE = "none"  # the method that does not guide
-
-
-def type_named(dtype: str | None) -> str | None:
-    """A floating type that networks compute in."""
-    if dtype not in (None, "float32", "bfloat16", "float16"):
-        raise Refused(f"--dtype is float32, bfloat16 or float16, got {dtype!r}")
-    return None if dtype == "float32" else dtype
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +40,10 @@ class Request:
       particles: of a population, for particle methods.
       seed: of the keys.
       dtype: in which networks compute, for example "bfloat16"; None for float32.
+      given: the names of what was asked for by a flag or in a file: what the method does not use is then refused.
+
+    Raises:
+      Refused: a value of another kind than `schema.REQUEST` says, or out of its bounds.
     """
 
     models: str
@@ -56,7 +52,7 @@ class Request:
     grid: Mapping[str, Any] | None = None
     measurement: Mapping[str, Any] | None = None
     scale: float = 2.0
-    clip: float | None | str = "usual"
+    clip: float | str | None = "usual"
     labels: tuple[int | str, ...] = ()
     prompts: tuple[str, ...] = ()
     negative: str = ""
@@ -65,55 +61,28 @@ class Request:
     particles: int = 8
     seed: int = 0
     dtype: str | None = None
+    given: frozenset[str] = frozenset()
 
     def __post_init__(self):
-        if not np.isfinite(self.scale):
-            raise Refused(f"--scale is a finite number, got {self.scale}; write --scale 2")
-        type_named(self.dtype)
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        own = {k: v for k, v in vars(self).items() if k in REQUEST and v is not defaults[k] and v != () and v != {}}
+        for name, value in check(REQUEST, {k: v for k, v in own.items() if v is not None}).items():
+            object.__setattr__(self, name, value)
+        if self.dtype == "float32":
+            object.__setattr__(self, "dtype", None)
         if not self.method:
             object.__setattr__(self, "method", usual_method(self.models))
 
-    @classmethod
-    def of(cls, table: Mapping[str, Any]) -> "Request":
-        """From a configuration file.
-
-        Raises:
-          Refused: a key that is none of a request's; the nearest is offered, and all are listed.
-        """
-        known = [f.name for f in dataclasses.fields(cls)]
-        for key in table:
-            if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f"did you mean {near[0]}? " if near else ""
-                raise Refused(f"a configuration has no key {key!r}; {hint}its keys are {', '.join(known)}")
-        values = dict(table)
-        for key in ("labels", "prompts"):
-            if key in values:
-                found = values[key]
-                values[key] = tuple(found) if isinstance(found, list | tuple) else (found,)
-        if "steps" in values:
-            values["steps"] = str(values["steps"])
-        for key in ("method", "solver", "grid"):
-            if isinstance(values.get(key), str):
-                values[key] = {"name": values[key]}
-        return cls(**values)
-
     def sides(self) -> tuple[int, int] | None:
-        """Height and width that are asked for.
-
-        Raises:
-          Refused: something else than two numbers.
-        """
+        """Height and width that are asked for."""
         if self.size is None:
             return None
-        parts = self.size.lower().split("x")
-        if len(parts) != 2 or not all(part.isdigit() for part in parts):
-            raise Refused(f"--size is height x width, such as 512x768, got {self.size!r}")
-        return int(parts[0]), int(parts[1])
+        match = PICTURE.fullmatch(self.size)
+        return None if match is None else (int(match[1]), int(match[2]))
 
     def about(self) -> dict[str, Any]:
         """The request and the model's configuration: for manifests and protocols."""
-        return vars(self) | {"configuration": about(self.models)}
+        return {k: v for k, v in vars(self).items() if k != "given"} | {"configuration": about(self.models)}
 
     def levels(self, schedule: Schedule | None, shape: tuple[int, ...], own: Mapping[str, Any] | None = None) -> Level:
         """The levels of `steps` on the model's schedule: its `own` grid, or EDM's where noise is unbounded (`VE`).
@@ -123,31 +92,40 @@ class Request:
         """
         if schedule is None:
             return positions(*shape)
-        table = self.grid or own or {"name": "karras" if isinstance(schedule, VE) else "uniform"}
+        table = own or {"name": "karras" if isinstance(schedule, VE) else "uniform"}
+        if self.grid is not None:
+            table = grid_of(self.grid, schedule)
         if isinstance(schedule, Betas) and not self.steps.isdigit():
             return schedule.levels(self.steps)
-        if not self.steps.isdigit() or int(self.steps) < 1:
+        if not self.steps.isdigit():
             raise Refused(f"--steps is a number for a model on {schedule}, got {self.steps!r}; write --steps 50")
         return grid(schedule, int(self.steps), table)
+
+
+def grid_of(table: Mapping[str, Any], schedule: Schedule) -> dict[str, Any]:
+    """A grid that was asked for.
+
+    Raises:
+      Refused: a name that is none, an option that the grid of that name does not have, a value that no grid can take.
+    """
+    name = table.get("name", "uniform")
+    if name not in GRIDS:
+        raise Refused(f"there is no grid called {shown(name)}; known are {', '.join(GRIDS)}")
+    own = schedule.levels if name == "uniform" else GRIDS[name]
+    known = [k for k in inspect.signature(own).parameters if k not in ("schedule", "steps")]
+    options = {k: v for k, v in table.items() if k != "name"}
+    for key in options:
+        if key not in known:
+            raise Refused(f"the grid {name} has no options {shown(key)[1:-1]}; its options are {', '.join(known)}")
+    options = check(GRID, options, "grid.")
+    if options.get("start", 0.0) > schedule.start:
+        raise Refused(f"grid.start is at most {schedule.start:g}, where {schedule} starts, got {options['start']:g}")
+    return {"name": name, **options}
 
 
 def usual_method(models: str) -> dict[str, Any]:
     """How models are guided unless somebody says."""
     return {"name": "CFG" if is_pipeline(models) else "Classifier"}
-
-
-def read_config_file(path: Path) -> dict[str, Any]:
-    """A TOML file.
-
-    Raises:
-      Refused: a missing file, or one that is no TOML (the place is named).
-    """
-    try:
-        return tomllib.loads(path.read_text())
-    except OSError as error:
-        raise Refused(f"cannot read {path} ({error.strerror})") from None
-    except tomllib.TOMLDecodeError as error:
-        raise Refused(f"{path} is no TOML ({error})") from None
 
 
 def requested(
@@ -157,33 +135,29 @@ def requested(
     assignments: list[str] | None,
     **flags: Any,
 ) -> Request:
-    """A request from a configuration file, over which flags go."""
-    table = {} if config is None else read_config_file(config)
-    given = flags | {"models": None if models is None else str(models)}
-    table |= {k: v for k, v in given.items() if v is not None}
+    """A request from a configuration file, over which flags go.
+
+    Raises:
+      Refused: what `schema.REQUEST` does not know or takes for wrong, wherever it was written.
+    """
+    table = {} if config is None else check(REQUEST, read_toml(config), f"{config}: ")
+    named = flags | {"models": None if models is None else str(models), "method": method}
+    given = check(REQUEST, {k: v for k, v in named.items() if v is not None})
+    table |= given
     if "models" not in table:
         raise Refused("which models? write --models FOLDER, or models = ... in the configuration file")
     own = parsed(assignments or [])
-    if method is not None:
-        table["method"] = {"name": method}
-    if isinstance(table.get("method"), str):
-        table["method"] = {"name": table["method"]}
-    for part in ("solver", "grid", "measurement"):
-        if isinstance(given := own.pop(part, None), dict):
-            before = table.get(part)
-            table[part] = {**({"name": before} if isinstance(before, str) else before or {}), **given}
-        elif given is not None:
-            table[part] = given
-    if "clip" in own:
-        table["clip"] = own.pop("clip")
+    for name in ("solver", "grid", "measurement", "clip"):
+        if name in own:
+            value = own.pop(name)
+            merged = {**(table.get(name) or {}), **value} if isinstance(value, dict) else value
+            table |= check(REQUEST, {name: merged}, "--set ")
     if own:
         table["method"] = {**(table.get("method") or usual_method(table["models"])), **own}
-    asked, scale = table.get("method"), flags.get("scale")
-    if scale is not None and isinstance(asked, dict) and "scale" in asked:
+    asked, names = table.get("method"), set(table)
+    if "scale" in given and asked and "scale" in asked:
         inside = asked["scale"]  # a flag goes over a file, and into a part that has a scale of its own
+        scale = given["scale"]
         table["method"] = {**asked, "scale": {**inside, "scale": scale} if isinstance(inside, dict) else scale}
-    if table.get("clip") in (0, "none", False):
-        table["clip"] = None
-    if isinstance(labels := table.get("labels"), str):
-        table["labels"] = tuple(part.strip() for part in labels.split(","))
-    return Request.of(table)
+        names.discard("scale")
+    return Request(**table, given=frozenset(names))
