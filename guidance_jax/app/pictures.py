@@ -172,10 +172,13 @@ def save_trade_off(path: str | Path, rows: list[dict[str, Any]]) -> None:
     figure, axes = plt.subplots(figsize=(9.6, 6.4) if many else (6.4, 4.2), layout="constrained")
     for algorithm in dict.fromkeys(row["algorithm"] for row in rows):
         own = [row for row in rows if row["algorithm"] == algorithm]
-        x, y = ([row["report"][m]["value"] for row in own] for m in ("diversity", "accuracy"))
-        xe, ye = ([row["report"][m]["error"] for row in own] for m in ("diversity", "accuracy"))
+        found = [[row["report"][m] for row in own] for m in ("diversity", "accuracy")]
+        x, y = ([np.nan if f["value"] is None else f["value"] for f in each] for each in found)
+        xe, ye = ([np.nan if f["error"] is None else f["error"] for f in each] for each in found)
         axes.errorbar(x, y, ye, xe, marker="o", markersize=4, capsize=2, linewidth=1, label=algorithm)
         for row, a, b in zip(own, x, y):
+            if np.isnan([a, b]).any():
+                continue
             axes.annotate(f"{row['scale']:g}", (a, b), textcoords="offset points", xytext=(5, -11), fontsize=8)
     axes.invert_xaxis()
     axes.set_xlabel("diversity within the class asked for  (falls to the right)")

@@ -18,11 +18,14 @@ def frechet_distance(x: np.ndarray | Moments, y: np.ndarray | Moments) -> float:
     The square root is taken of S_1^{1/2} S_2 S_1^{1/2}, which is symmetric, so rank-deficient covariances are fine.
 
     Raises:
-      Refused: fewer than two samples, or features of different sizes.
+      Refused: fewer than two samples, features of different sizes, or numbers that are not finite.
     """
     a, b = (m if isinstance(m, Moments) else Moments.of(np.asarray(m)) for m in (x, y))
     if a.mean.shape != b.mean.shape:
         raise Refused(f"features of {a.mean.size} and {b.mean.size} numbers cannot be compared; use one extractor")
+    for moments in (a, b):
+        if not (np.isfinite(moments.mean).all() and np.isfinite(moments.covariance).all()):
+            raise Refused("a mean or a covariance is not finite; compute the reference again")
     values, vectors = np.linalg.eigh(a.covariance)
     root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
     cross = np.linalg.eigvalsh(root @ b.covariance @ root)
