@@ -58,7 +58,7 @@ class Run:
         self.stored = read_config(self.directory)
         found, here = today(self.stored), today(self.asked)
         old, new = dict(found.get("training") or {}), dict(here.get("training") or {})
-        planned, steps, stages = old.get("steps"), new.get("steps"), old.pop("stages", [])
+        planned, steps, stages, _ = old.get("steps"), new.get("steps"), old.pop("stages", []), new.pop("stages", None)
         for name in LATER:
             if (name in old) != (name in new):
                 old[name] = new[name] = {**old, **new}[name]
