@@ -9,6 +9,7 @@ is too large by about c / n (Chong & Forsyth 2020, arXiv 1911.07023), where c de
 import numpy as np
 
 from guidance_jax.core import Refused
+from guidance_jax.metrics.features import check_finite
 from guidance_jax.metrics.moments import Moments
 
 
@@ -40,8 +41,9 @@ def frechet_bias(features: np.ndarray, reference: Moments, sizes: int = 5, seed:
     subsets overlap, and c itself has an error.
 
     Raises:
-      Refused: fewer than 20 features.
+      Refused: fewer than 20 features, or some that are not finite.
     """
+    features = check_finite(features)
     n = len(features)
     if n < 20:
         raise Refused(f"the bias is fitted to subsets of at least 10 samples, got {n}; draw more")
