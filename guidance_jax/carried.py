@@ -97,7 +97,8 @@ class Carried:
             try:
                 found = self._from(place)
             except Exception as error:  # zipfile, tarfile, zlib and lzma have no common type for damage
-                wrong.append(f"{place} is not a whole archive or cannot be read ({type(error).__name__}: {error})")
+                why = f"{type(error).__name__}: {error}".splitlines()[0]
+                wrong.append(f"{place} is not a whole archive or cannot be read ({why})")
                 continue
             digest = None if found is None else hashlib.sha256(found).hexdigest()
             if found is not None and digest == self.sha256:

@@ -88,6 +88,9 @@ def test_what_lies_in_the_working_folder_does_not_block_the_good_one(file, how):
         Path("some_package-0.9-py3-none-any.whl").write_bytes(wheel(BAD))
         with tarfile.open("some_package-0.9.tar.gz", "w:gz") as archive:
             archive.addfile(tarfile.TarInfo("some_package-0.9/README"), io.BytesIO(b""))
+    with pytest.raises(gj.Refused, match=r"run: pip download --no-deps some-package==1.0") as caught:
+        found.read()
+    assert "\n" not in str(caught.value)
     assert found.read(download=True) == GOOD
     assert found.read() == GOOD
     assert len(ran) == 1
