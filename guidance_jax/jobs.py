@@ -69,7 +69,9 @@ class Job:
         if found.get("format") == FORMAT and content is not None:
             field = different(found.get("content") or {}, wanted["content"])
             if field is not None:
-                raise Refused(f"{field} has changed since {folder} was begun; restore it, or sample into another folder")
+                raise Refused(
+                    f"{field} has changed since {folder} was begun; restore it, or sample into another folder"
+                )
         field = different(found, wanted)
         if field is not None:
             raise Refused(
@@ -183,4 +185,5 @@ def different(a: Mapping[str, Any], b: Mapping[str, Any]) -> str | None:
 
 def write_arrays(path: Path, samples: np.ndarray, labels: np.ndarray, **beside: np.ndarray) -> None:
     """One file as ADM's evaluator reads it: `arr_0` samples, `arr_1` labels; and what else is to be in it."""
-    write_whole(path, lambda file: np.savez(file, arr_0=samples, arr_1=labels, **beside))
+    arrays: dict[str, Any] = {"arr_0": samples, "arr_1": labels, **beside}
+    write_whole(path, lambda file: np.savez(file, **arrays))

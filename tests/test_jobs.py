@@ -302,12 +302,27 @@ def test_a_job_knows_content_and_not_only_names(tmp_path):
 
 
 def test_content_hashes_are_of_content():
-    """Equal for equal content, whatever holds it; different for another type, shape, key, or place of the same bytes."""
+    """Equal for equal content, whatever holds it; another type, shape or key of the same bytes is other content."""
     x = np.arange(6, dtype=np.float32)
     assert content_hash({"a": x}) == content_hash({"a": jnp.asarray(x)})
     assert content_hash({"a": x[::2]}) == content_hash({"a": x[::2].copy()})
-    others = [{"a": x}, {"b": x}, {"a": x.reshape(2, 3)}, {"a": x.view(np.int32)}, {"a": x[:3], "b": x[3:]}, "ab", b"ab"]
-    others += [{"a": "ab"}, {"a": b"ab"}, {"a": 1}, {"a": 1.0}, {"a": jnp.zeros(2, jnp.bfloat16)}, {"a": np.zeros((0, 3))}]
+    others = [
+        {"a": x},
+        {"b": x},
+        {"a": x.reshape(2, 3)},
+        {"a": x.view(np.int32)},
+        {"a": x[:3], "b": x[3:]},
+        "ab",
+        b"ab",
+    ]
+    others += [
+        {"a": "ab"},
+        {"a": b"ab"},
+        {"a": 1},
+        {"a": 1.0},
+        {"a": jnp.zeros(2, jnp.bfloat16)},
+        {"a": np.zeros((0, 3))},
+    ]
     assert len({content_hash(other) for other in others}) == len(others)
 
 
@@ -354,7 +369,9 @@ def test_a_file_of_all_samples_that_is_another_jobs_is_written_again(tmp_path):
     job, other = Job(tmp_path / "j", 10, ABOUT, 5), Job(tmp_path / "other", 10, {"seed": 4}, 5)
     target, _ = job.run(slow_draw)
     want = target.read_bytes()
-    target.write_bytes(other.run(lambda i: (np.zeros((len(i), 4, 4, 1), np.uint8), np.zeros(len(i), int)))[0].read_bytes())
+    target.write_bytes(
+        other.run(lambda i: (np.zeros((len(i), 4, 4, 1), np.uint8), np.zeros(len(i), int)))[0].read_bytes()
+    )
     job.run(slow_draw)
     with np.load(target) as file:
         np.testing.assert_array_equal(file["arr_0"], slow_draw(range(10))[0])
@@ -400,6 +417,8 @@ def test_part_files_stay_while_their_process_lives(tmp_path):
 def test_two_jobs_that_begin_at_once_do_not_mix(tmp_path, monkeypatch):
     """The other's manifest comes between this one's look and its writing."""
     other = json.dumps({"format": "guidance_jax samples/2", "n": 10, "shard": 5, "seed": 4})
-    monkeypatch.setattr("guidance_jax.jobs.write_whole", lambda path, fill: (path.parent.mkdir(), path.write_text(other)))
+    monkeypatch.setattr(
+        "guidance_jax.jobs.write_whole", lambda path, fill: (path.parent.mkdir(), path.write_text(other))
+    )
     with pytest.raises(gj.Refused, match=r"another job \(seed: 4 there, 3 here\)"):
         Job(tmp_path / "j", 10, ABOUT, 5)

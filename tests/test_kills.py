@@ -94,7 +94,7 @@ def test_training_killed_at_random_moments_is_the_undisturbed_one(tmp_path, meas
     ):
         head = b"\x00\x00\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
         (data / f"train-{name}-ubyte").write_bytes(head + array.tobytes())
-    sizes = dict(steps=40, classifier_steps=24, judge_steps=24, width=8, batch=16, save_every=4)
+    sizes = dict(steps=40, classifier_steps=24, judge_steps=24, width=8, batch=16, save_every=5)
     flags = [text for name, n in sizes.items() for text in (f"--{name.replace('_', '-')}", n)]
     command = Command(tmp_path, "train", "--data", "data", "--preset", "quick", *flags, "--out", "models")
     command.whole()  # compiles

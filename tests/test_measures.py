@@ -66,7 +66,7 @@ def test_calibration_of_what_is_not_finite():
     with pytest.raises(gj.Refused, match="1 of 3 confidences are not finite"):
         expected_calibration_error(np.array([0.5, np.nan, 0.9]), np.ones(3))
     broken = gj.NoisyClassifier((), lambda params, x, t: jnp.full(10, jnp.nan) * x.sum())
-    with pytest.raises(gj.Refused, match="20 of 20 log-probabilities at sigma / alpha = 0.5 are not finite"):
+    with pytest.raises(gj.Refused, match=r"20 of 20 log-probabilities at sigma / alpha = 0\.5 are not finite"):
         by_level(broken, digits().take(np.arange(20)), gj.Cosine(), (0.5,))
 
 
@@ -135,7 +135,9 @@ def test_equal_samples_and_constant_features(reference):
         assert found.refused == {}
         assert found["is"] == pytest.approx(1)
     same = np.full((25, 2, 2, 3), 7, np.uint8)
-    constant = Reference(*(Moments.of(EXTRACTOR(same).pool), Moments.of(EXTRACTOR(same).spatial)), EXTRACTOR(same).pool, "")
+    constant = Reference(
+        *(Moments.of(EXTRACTOR(same).pool), Moments.of(EXTRACTOR(same).spatial)), EXTRACTOR(same).pool, ""
+    )
     found = measure_images(same, constant, EXTRACTOR)
     assert (found["fid"], found["precision"], found["recall"], found["kid"]) == (0, 1, 1, pytest.approx(0, abs=1e-9))
 

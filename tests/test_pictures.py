@@ -13,7 +13,9 @@ def drawn(text, font):
     return np.asarray(font.getmask(text)).reshape(font.getmask(text).size[::-1])
 
 
-@pytest.mark.parametrize("text", ["cat", "кот", "γάτα", "café", "çiğ köfte", "猫", "고양이", "แมว", "a 猫", "\ud800", "😀"])
+@pytest.mark.parametrize(
+    "text", ["cat", "кот", "γάτα", "café", "çiğ köfte", "猫", "고양이", "แมว", "a 猫", "\ud800", "😀"]
+)
 def test_no_letter_is_a_box(text):
     """Each is drawn by a font that has it, or written as its code point."""
     found, font = written(text)
@@ -28,7 +30,9 @@ def test_no_letter_is_a_box(text):
 def test_a_font_of_the_machine_is_taken_where_one_has_the_letters(tmp_path, monkeypatch):
     """The mathematical script letters that matplotlib's STIX fonts have, and DejaVu Sans has not."""
     own = [file for file in pictures.fonts() if "STIX" in file]
-    letter = next(c for file in own for c in sorted(glyphs(file)) if c not in glyphs(pictures.fonts()[0]) and c.isalpha())
+    letter = next(
+        c for file in own for c in sorted(glyphs(file)) if c not in glyphs(pictures.fonts()[0]) and c.isalpha()
+    )
     assert written(letter)[0] == letter
     assert written(letter)[1].path in own
     monkeypatch.setattr(pictures, "fonts", lambda: pictures_first)
@@ -62,14 +66,18 @@ def test_a_caption_for_each_picture(tmp_path):
 
 
 def test_prompts_of_two_lines_and_names_of_any_script_are_drawn(tmp_path):
-    contact_sheet(tmp_path / "a.png", {"0: 猫\nкот": np.zeros((2, 8, 8, 3))}, ["β", "x\ny"], 20)
+    contact_sheet(tmp_path / "a.png", {"0: 猫\nΩ": np.zeros((2, 8, 8, 3))}, ["β", "x\ny"], 20)
     with Image.open(tmp_path / "a.png") as sheet:
         assert sheet.size[1] == 20 + 26
 
 
 def test_a_measure_that_could_not_be_computed_is_left_out_of_the_curve(tmp_path, recwarn):
     def row(scale, value):
-        return {"algorithm": "CFG", "scale": scale, "report": {m: {"value": value, "error": value} for m in ("diversity", "accuracy")}}
+        return {
+            "algorithm": "CFG",
+            "scale": scale,
+            "report": {m: {"value": value, "error": value} for m in ("diversity", "accuracy")},
+        }
 
     save_trade_off(tmp_path / "a.png", [row(1.0, 0.5), row(2.0, None)])
     assert (tmp_path / "a.png").exists()

@@ -32,7 +32,9 @@ from guidance_jax.training.sequence_recipe import train_token_classifier
 CONFIG = config(None, None, batch=8)
 START = {"w": jnp.zeros(3)}
 DATA = Images(
-    np.random.default_rng(0).normal(size=(40, 8, 8, 1)).astype(np.float32), np.arange(40, dtype=np.int32) % 2, ("a", "b")
+    np.random.default_rng(0).normal(size=(40, 8, 8, 1)).astype(np.float32),
+    np.arange(40, dtype=np.int32) % 2,
+    ("a", "b"),
 )
 
 
@@ -302,7 +304,7 @@ def test_a_save_that_fails_logs_nothing_of_its_own(tmp_path, caplog, monkeypatch
             raise
 
     monkeypatch.setattr(run.manager, "save", fails)
-    with pytest.raises(gj.Refused, match="cannot be written .*Input/output error.*no step was kept") as caught:
+    with pytest.raises(gj.Refused, match=r"cannot be written .*Input/output error.*no step was kept") as caught:
         run.save(1, {"ema": START}, [])
     assert "\n" not in str(caught.value)
     assert caplog.records == []

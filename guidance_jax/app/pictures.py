@@ -1,6 +1,6 @@
 """Images of samples as PNG: a grid of small images, and the trade-off between fidelity and diversity."""
 
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ def written(text: str) -> tuple[str, Any]:
     return "".join(c if c in known else f"<U+{ord(c):04X}>" for c in text), ImageFont.truetype(files[0], 12)
 
 
-@lru_cache(maxsize=1)
+@cache
 def fonts() -> list[str]:
     """The fonts of this machine, matplotlib's own first, upright ones before others.
 
@@ -107,7 +107,7 @@ def fonts() -> list[str]:
     return list(dict.fromkeys([findfont("DejaVu Sans"), *(e.fname for e in entries)]))
 
 
-@lru_cache(maxsize=None)
+@cache
 def glyphs(file: str) -> frozenset[str]:
     """The letters that a font has."""
     from matplotlib.ft2font import FT2Font
@@ -119,7 +119,7 @@ def glyphs(file: str) -> frozenset[str]:
 
 
 def lines(text: str, wide: int, most: int = 3) -> tuple[str, Any]:
-    """(a text as `written`, in up to `most` lines of at most `wide` pixels; its font); what does not fit ends in "..."."""
+    """(a text in up to `most` lines of at most `wide` pixels, its font), as `written`; "..." ends one that is cut."""
     text, font = written(text)
     found = [""]
     for word in text.split(" "):

@@ -23,7 +23,6 @@ from guidance_jax.checkpoints.flat import WEIGHTS, load_flat
 from guidance_jax.core import Refused
 from guidance_jax.files import LOCK, PART, locked, sweep, uninterrupted, write_whole
 
-
 # settings that configurations of earlier versions do not hold: where one is missing, nobody knows what it was
 LATER = ("rate", "ema", "seed", "batch", "augment", "flip", "corruption")
 
@@ -43,7 +42,7 @@ class Run:
         self.directory = Path(directory).absolute()
         if self.directory.is_file():
             raise Refused(f"{self.directory} is a file; a checkpoint is a folder: choose another name")
-        self.asked, self.locked = json.loads(json.dumps({"format": FORMAT, **config})), False
+        self.asked, self.holds = json.loads(json.dumps({"format": FORMAT, **config})), False
         self.config = self.stored = self.asked
         if self.directory.exists() and any(not p.name.startswith((PART, LOCK)) for p in self.directory.iterdir()):
             read_config(self.directory)
@@ -58,11 +57,14 @@ class Run:
         self.stored = read_config(self.directory)
         found, here = today(self.stored), today(self.asked)
         old, new = dict(found.get("training") or {}), dict(here.get("training") or {})
-        planned, steps, stages, _ = old.get("steps"), new.get("steps"), old.pop("stages", []), new.pop("stages", None)
+        planned: Any = old.get("steps")
+        steps: Any = new.get("steps")
+        stages, _ = old.pop("stages", []), new.pop("stages", None)
         for name in LATER:
             if (name in old) != (name in new):
                 old[name] = new[name] = {**old, **new}[name]
-        if planned is not None and steps is not None:
+        other = None not in (planned, steps) and steps != planned
+        if other:
             old["steps"] = steps
         different = difference(found | {"training": old}, here | {"training": new})
         if different:
@@ -70,7 +72,7 @@ class Run:
                 f"{self.directory} holds a checkpoint of another configuration ({different}); train into another folder"
             )
         reached = self.latest() or 0
-        if planned is not None and steps != planned:
+        if other:
             if steps <= reached:
                 raise Refused(
                     f"{self.directory} has done {reached} of {planned} steps, got steps={steps}; write steps={planned} "
@@ -96,11 +98,11 @@ class Run:
         Raises:
           Refused: another training is running there; or as `Run`.
         """
-        if self.locked or jax.process_index() > 0:  # one process of many writes what they share
+        if self.holds or jax.process_index() > 0:  # one process of many writes what they share
             yield
             return
         with locked(self.directory):
-            self.locked = True
+            self.holds = True
             try:
                 sweep(self.directory)
                 for left in self.directory.glob("*.orbax-checkpoint-tmp*"):  # of a run that was killed
@@ -111,7 +113,7 @@ class Run:
                 self.compare()
                 yield
             finally:
-                self.locked = False
+                self.holds = False
 
     def latest(self) -> int | None:
         """The last complete step, or None."""
@@ -121,7 +123,7 @@ class Run:
         """(state, losses) of the last complete step, or the given state and none."""
         step = self.latest()
         found = (state, []) if step is None else _restore(self.manager, step, state)
-        if self.locked and self.config != self.stored:
+        if self.holds and self.config != self.stored:
             self.write_config()
         return found
 

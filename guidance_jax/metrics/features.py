@@ -16,5 +16,7 @@ def check_finite(values: Any, what: str = "features") -> np.ndarray:
     array = np.asarray(values, np.float64)
     bad = int((~np.isfinite(array).all(tuple(range(1, array.ndim)))).sum())
     if bad:
-        raise Refused(f"{bad} of {len(array)} {what} are not finite; leave these samples out and say how many they were")
+        raise Refused(
+            f"{bad} of {len(array)} {what} are not finite; leave these samples out and say how many they were"
+        )
     return array

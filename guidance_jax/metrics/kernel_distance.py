@@ -18,7 +18,9 @@ def kernel_distance(
       Refused: fewer features than a subset has, or than two; features that are not finite.
     """
     if min(len(samples), len(real)) < 2:
-        raise Refused(f"a kernel distance needs at least 2 features of each, got {len(samples)} and {len(real)}; draw more")
+        raise Refused(
+            f"a kernel distance needs at least 2 features of each, got {len(samples)} and {len(real)}; draw more"
+        )
     if not 2 <= size <= min(len(samples), len(real)):
         raise Refused(
             f"subsets of {size} need as many features, got {len(samples)} and {len(real)}; pass a smaller size"

@@ -1,5 +1,6 @@
 """The training loop: optax steps on the host, resumable at any step, bit for bit."""
 
+import types
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -129,8 +130,8 @@ def fit(
         raise Refused(
             f"{mesh.size} devices do not divide a batch of {batch}; write batch={batch // mesh.size * mesh.size}"
         )
-    name = None if augment is None else getattr(augment, "__qualname__", type(augment).__name__)
-    given = dict(batch=batch if isinstance(data, Images | Sequences) else None, ema=ema, seed=seed, augment=name)
+    name = augment.__qualname__ if isinstance(augment, types.FunctionType) else type(augment).__name__
+    given = dict(batch=batch if isinstance(data, Images | Sequences) else None, ema=ema, seed=seed, augment=None if augment is None else name)
     params = jax.tree.map(jnp.array, params)  # copies: the step gives its buffers up
     state = State(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.array, params), optimizer.init(params))
     sound = _finite(state)
