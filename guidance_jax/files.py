@@ -131,6 +131,32 @@ def uninterrupted() -> Iterator[None]:
         signal.raise_signal(signal.SIGINT)
 
 
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let no Ctrl-C be lost: Python drops an exception in a destructor or a callback of the garbage collector, with a
+    traceback, and goes on. An interruption that falls into one of JAX's comes again a moment later."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        where = frame
+        while where is not None and where.f_code.co_name not in ("__del__", "_xla_gc_callback"):
+            where = where.f_back
+        if where is None:
+            raise KeyboardInterrupt
+        again = threading.Timer(0.01, signal.raise_signal, (number,))
+        again.daemon = True
+        again.start()
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def content_hash(what: Any) -> str:
     """32 hexadecimal digits that depend on content alone (BLAKE2b): of a file, of a folder, or of a tree of arrays.
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from guidance_jax.core import Refused
-from guidance_jax.files import content_hash, sweep, write_whole
+from guidance_jax.files import content_hash, interruptible, sweep, write_whole
 from guidance_jax.progress import Bar
 from guidance_jax.sharding import not_finite
 
@@ -138,7 +138,7 @@ class Job:
         if strange and progress is not None:
             print(f"{strange} shards are damaged or not of this job: drawn again", file=sys.stderr, flush=True)
         bad, done = 0, self.shards - len(missing)
-        with Bar(progress, self.shards, done, "not finite") as advance:
+        with interruptible(), Bar(progress, self.shards, done, "not finite") as advance:
             for index in missing:
                 samples, labels = draw(self.span(index))
                 if not len(samples) == len(labels) == len(self.span(index)):

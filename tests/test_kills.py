@@ -29,10 +29,11 @@ LINE = "interrupted: what was saved is kept, and the same command goes on from t
 
 
 class Command:
-    """`guidance-jax ARGUMENTS` in a folder; `seconds` after its imports if nothing disturbs it."""
+    """`guidance-jax ARGUMENTS` in a folder, which writes to `out`: for `seconds` if nothing disturbs it."""
 
-    def __init__(self, folder, *arguments):
-        self.folder, self.arguments, self.seconds = folder, [*map(str, arguments)], 0.0
+    def __init__(self, folder, out, *arguments):
+        self.folder, self.out, self.seconds = folder, folder / out, 0.0
+        self.arguments = [*map(str, arguments), "--out", out]
         self.environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": str(ROOT),
@@ -53,17 +54,33 @@ class Command:
 
     def whole(self):
         """Run it to its end."""
-        process, begin = self.start(), time.monotonic()
+        process = self.start()
+        self.wait(process)
+        begin = time.monotonic()
         _, error = process.communicate(timeout=600)
         self.seconds = time.monotonic() - begin
         assert process.returncode == 0, error
 
-    def killed(self, kills, out, finished, generator):
-        """Kill it `kills` times; whenever a run reaches its end, `finished()` looks at it and `out` is removed."""
+    def files(self):
+        return {str(path) for path in self.out.rglob("*")} if self.out.exists() else set()
+
+    def wait(self, process):
+        """Wait until it writes something, or ends."""
+        before = self.files()
+        while process.poll() is None and self.files() == before:
+            time.sleep(0.005)
+
+    def killed(self, kills, finished, generator):
+        """Kill it `kills` times: one in four before it writes anything, the others while it writes.
+
+        Whenever a run reaches its end, `finished()` looks at it and `out` is removed.
+        """
         counts = dict.fromkeys((*SIGNALS, "ended before"), 0)
         while sum(counts[number] for number in SIGNALS) < kills:
             number = SIGNALS[sum(counts[number] for number in SIGNALS) % len(SIGNALS)]
             process = self.start()
+            if generator.random() < 0.75:
+                self.wait(process)
             time.sleep(self.seconds * generator.random())
             process.send_signal(number)
             _, error = process.communicate(timeout=600)
@@ -71,7 +88,7 @@ class Command:
             if process.returncode == 0:
                 counts["ended before"] += 1
                 finished()
-                shutil.rmtree(out)
+                shutil.rmtree(self.out)
                 continue
             counts[number] += 1
             if number == signal.SIGINT:
@@ -96,7 +113,7 @@ def test_training_killed_at_random_moments_is_the_undisturbed_one(tmp_path, meas
         (data / f"train-{name}-ubyte").write_bytes(head + array.tobytes())
     sizes = dict(steps=40, classifier_steps=24, judge_steps=24, width=8, batch=16, save_every=5)
     flags = [text for name, n in sizes.items() for text in (f"--{name.replace('_', '-')}", n)]
-    command = Command(tmp_path, "train", "--data", "data", "--preset", "quick", *flags, "--out", "models")
+    command = Command(tmp_path, "models", "train", "--data", "data", "--preset", "quick", *flags)
     command.whole()  # compiles
     parts = ("denoiser", "classifier", "judge")
     want = [jax.tree.leaves(read_params(tmp_path / "models" / part)) for part in parts]
@@ -113,7 +130,7 @@ def test_training_killed_at_random_moments_is_the_undisturbed_one(tmp_path, meas
 
     finished()
     shutil.rmtree(tmp_path / "models")
-    for what, count in command.killed(KILLS, tmp_path / "models", finished, generator).items():
+    for what, count in command.killed(KILLS, finished, generator).items():
         measured(f"training, {what}", count)
 
 
@@ -123,7 +140,7 @@ def test_sampling_killed_at_random_moments_is_the_undisturbed_one(tmp_path, meas
     save(tmp_path / "models" / "denoiser", model)
     save(tmp_path / "models" / "classifier", classifier)
     flags = ("--n", 120, "--shard", 2, "--batch", 2, "--steps", 4, "--seed", 3)
-    command = Command(tmp_path, "sample", "--models", "models", *flags, "--out", "job")
+    command = Command(tmp_path, "job", "sample", "--models", "models", *flags)
     command.whole()  # compiles
     with np.load(tmp_path / "job" / "samples.npz") as file:
         want = dict(file)
@@ -139,5 +156,5 @@ def test_sampling_killed_at_random_moments_is_the_undisturbed_one(tmp_path, meas
 
     finished()
     shutil.rmtree(tmp_path / "job")
-    for what, count in command.killed(KILLS, tmp_path / "job", finished, np.random.default_rng(1)).items():
+    for what, count in command.killed(KILLS, finished, np.random.default_rng(1)).items():
         measured(f"sampling, {what}", count)

@@ -292,6 +292,22 @@ def test_an_interruption_waits_for_the_end_of_a_save(tmp_path, capfd):
     assert Run(tmp_path / "run", CONFIG).latest() == 1
 
 
+def test_an_interruption_in_a_destructor_is_not_lost(capfd):
+    """Python drops what a destructor raises, with a traceback; without `interruptible` the loop would go on."""
+
+    class Unlucky:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt), files.interruptible():
+        thing = Unlucky()
+        del thing
+        for _ in range(500):
+            time.sleep(0.01)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_a_save_that_fails_logs_nothing_of_its_own(tmp_path, caplog, monkeypatch):
     """orbax logs a traceback before it raises."""
     run = Run(tmp_path / "run", CONFIG)

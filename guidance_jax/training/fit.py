@@ -16,6 +16,7 @@ from guidance_jax.checkpoints.store import Run
 from guidance_jax.core import Refused
 from guidance_jax.datasets.images import Images
 from guidance_jax.datasets.sequences import Sequences
+from guidance_jax.files import interruptible
 from guidance_jax.progress import Bar
 
 
@@ -131,7 +132,12 @@ def fit(
             f"{mesh.size} devices do not divide a batch of {batch}; write batch={batch // mesh.size * mesh.size}"
         )
     name = augment.__qualname__ if isinstance(augment, types.FunctionType) else type(augment).__name__
-    given = dict(batch=batch if isinstance(data, Images | Sequences) else None, ema=ema, seed=seed, augment=None if augment is None else name)
+    given = dict(
+        batch=batch if isinstance(data, Images | Sequences) else None,
+        ema=ema,
+        seed=seed,
+        augment=None if augment is None else name,
+    )
     params = jax.tree.map(jnp.array, params)  # copies: the step gives its buffers up
     state = State(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.array, params), optimizer.init(params))
     sound = _finite(state)
@@ -147,7 +153,7 @@ def fit(
                 "a gradient was not finite; lower the rate"
             )
 
-    with nullcontext() if run is None else run.alone(**given):
+    with interruptible(), nullcontext() if run is None else run.alone(**given):
         if run is not None:
             state, saved = run.restore(state)
             losses = [*saved]
