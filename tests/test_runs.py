@@ -299,11 +299,14 @@ def test_an_interruption_in_a_destructor_is_not_lost(capfd):
         def __del__(self):
             signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt), files.interruptible():
+    def work():
         thing = Unlucky()
         del thing
         for _ in range(500):
             time.sleep(0.01)
+
+    with pytest.raises(KeyboardInterrupt), files.interruptible():
+        work()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert "Traceback" not in capfd.readouterr().err
 

@@ -134,8 +134,8 @@ def fit(
     name = augment.__qualname__ if isinstance(augment, types.FunctionType) else type(augment).__name__
     given = dict(
         batch=batch if isinstance(data, Images | Sequences) else None,
-        ema=ema,
-        seed=seed,
+        ema=float(ema),
+        seed=int(seed),
         augment=None if augment is None else name,
     )
     params = jax.tree.map(jnp.array, params)  # copies: the step gives its buffers up
