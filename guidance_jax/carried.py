@@ -48,6 +48,10 @@ class Package:
             raise Refused(f"{self.name} {self.version} is not here, and is not downloaded unasked; run: {self.fetch}")
         folder = cache("packages")
         folder.mkdir(parents=True, exist_ok=True)
+        stem = f"{self.name}-{self.version}-".lower().replace("-", "_")
+        for wheel in folder.glob("*.whl"):  # a damaged one; pip of some versions keeps it
+            if wheel.name.lower().replace("-", "_").startswith(stem):
+                wheel.unlink(missing_ok=True)
         wanted = folder / f"{self.name}.txt"
         wanted.write_text(f"{self.name}=={self.version} --hash=sha256:{self.sha256}\n")
         options = "--no-deps --only-binary=:all: --ignore-requires-python --require-hashes --disable-pip-version-check"
@@ -77,32 +81,42 @@ class Carried:
         """The bytes of the file: from `path` (the file, the distribution, or a folder with either), else from an
         installed distribution, else from one in the current folder, else from what was downloaded before.
 
+        The hash decides: a damaged file or archive, another file of that name and another release are passed over.
+
         Args:
           path: where to look; None for the places above.
-          download: if it is in none of them, download the package.
+          download: if no place above has the right file, download the package.
 
         Raises:
-          Refused: no such file, with the command that gets it; or another file than expected.
+          Refused: no such file, with the command that gets it; or none but other files than expected.
         """
-        own = self.package
-        found = self._installed() if path is None else None
+        package, wrong = self.package, []
         folders = (Path("."), cache("packages")) if path is None else (Path(path),)
-        candidates = [] if found else [candidate for folder in folders for candidate in self._candidates(folder)]
-        found = next((content for candidate in candidates if (content := self._from(candidate))), found)
-        if found is None and path is None and download:
-            own.download()
+        places = [*(self._installed() if path is None else ()), *(p for f in folders for p in self._candidates(f))]
+        for place in places:
+            try:
+                found = self._from(place)
+            except Exception as error:  # zipfile, tarfile, zlib and lzma have no common type for damage
+                why = f"{type(error).__name__}: {error}".splitlines()[0]
+                wrong.append(f"{place} is not a whole archive or cannot be read ({why})")
+                continue
+            digest = None if found is None else hashlib.sha256(found).hexdigest()
+            if found is not None and digest == self.sha256:
+                return found
+            if digest is not None:
+                wrong.append(
+                    f"{place} has sha256 {digest[:16]}..., expected {self.sha256[:16]}...: "
+                    "another release or a damaged file"
+                )
+        if path is None and download:
+            package.download()
             return self.read()
-        if found is None:
-            where = "installed or in this folder" if path is None else f"in {path}"
-            raise Refused(f"{self.member} of {own.name} {own.version} is not {where}; run: {own.fetch}")
-        digest = hashlib.sha256(found).hexdigest()
-        if digest != self.sha256:
+        if wrong:
             raise Refused(
-                f"{Path(self.member).name} has sha256 {digest[:16]}..., expected {self.sha256[:16]}...: "
-                f"another release or a "
-                f"damaged file; run: {own.fetch}"
+                f"{Path(self.member).name} of {package.name} {package.version}: {wrong[0]}; run: {package.fetch}"
             )
-        return found
+        where = "installed or in this folder" if path is None else f"in {path}"
+        raise Refused(f"{self.member} of {package.name} {package.version} is not {where}; run: {package.fetch}")
 
     def rows(self, path: str | Path | None = None, *, download: bool = False) -> list[dict[str, str]]:
         """The rows of the file, which is a gzipped CSV with a header."""
@@ -117,27 +131,23 @@ class Carried:
         return [path / Path(self.member).name, path / self.member, *archives]
 
     def _from(self, path: Path) -> bytes | None:
+        """The member of an archive, or the bytes of another file; None where neither is."""
         if not path.is_file():
             return None
-        try:
-            if path.suffix in (".whl", ".zip"):
-                with zipfile.ZipFile(path) as archive:
-                    return archive.read(self.member) if self.member in archive.namelist() else None
-            if path.name.endswith((".tar.gz", ".tgz")) and path.name != Path(self.member).name:
-                with tarfile.open(path) as archive:
-                    inside = [m for m in archive.getmembers() if m.name.endswith(self.member) and m.isfile()]
-                    member = archive.extractfile(inside[0]) if inside else None
-                    return None if member is None else member.read()
-        except (zipfile.BadZipFile, tarfile.TarError, EOFError, gzip.BadGzipFile) as error:
-            raise Refused(f"{path} is not a whole archive ({error}); run: {self.package.fetch}") from None
+        if path.suffix in (".whl", ".zip"):
+            with zipfile.ZipFile(path) as archive:
+                return archive.read(self.member) if self.member in archive.namelist() else None
+        if path.name.endswith((".tar.gz", ".tgz")) and path.name != Path(self.member).name:
+            with tarfile.open(path) as archive:
+                inside = [m for m in archive.getmembers() if m.name.endswith(self.member) and m.isfile()]
+                member = archive.extractfile(inside[0]) if inside else None
+                return None if member is None else member.read()
         return path.read_bytes()
 
-    def _installed(self) -> bytes | None:
+    def _installed(self) -> list[Path]:
+        """Where an installed distribution of the package has the file."""
         try:
             files = importlib.metadata.files(self.package.name) or []
         except importlib.metadata.PackageNotFoundError:
-            return None
-        for file in files:
-            if str(file) == self.member and (path := Path(str(file.locate()))).is_file():
-                return path.read_bytes()
-        return None
+            return []
+        return [Path(str(file.locate())) for file in files if str(file) == self.member]

@@ -1,15 +1,32 @@
-"""Files that are written whole or not at all: samples, checkpoints, manifests."""
+"""Files that are written whole or not at all: samples, checkpoints, manifests; and what they hold, as a hash."""
 
 import errno
+import hashlib
 import os
+import signal
+import socket
 import tempfile
-from collections.abc import Callable
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax
+import numpy as np
+
 from guidance_jax.core import Refused
 
-PART = ".part-"  # files that are being written
+try:
+    import fcntl
+except ModuleNotFoundError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+PART = ".part-"  # files that are being written: .part-HOST-PID-RANDOM
+LOCK = ".lock"  # the file in a folder that its one writer holds
+OLD = 24 * 3600.0  # seconds after which a part file of an unknown process is taken for abandoned
 UMASK = os.umask(0)  # it can only be read by setting it
 os.umask(UMASK)
 
@@ -22,7 +39,8 @@ def write_whole(path: Path, fill: Callable[[Any], Any]) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=PART, delete=False) as file:
+        own = f"{PART}{socket.gethostname()}-{os.getpid()}-"
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=own, delete=False) as file:
             try:
                 fill(file)
                 file.flush()
@@ -34,6 +52,144 @@ def write_whole(path: Path, fill: Callable[[Any], Any]) -> None:
         os.replace(file.name, path)
     except OSError as error:
         raise Refused(f"{path}: {reason(error)}; no part of it was written: mend that and start again") from None
+
+
+def sweep(folder: Path) -> None:
+    """Remove the part files in `folder` that killed processes left behind.
+
+    A part file stays as long as its process lives on this machine. One of another machine is removed after a day.
+    """
+    for left in folder.glob(f"{PART}*"):
+        try:
+            *host, pid, _ = left.name.removeprefix(PART).split("-")
+            here = "-".join(host) == socket.gethostname() and pid.isdecimal() and os.name == "posix"
+            if _dead(int(pid)) if here else time.time() - left.stat().st_mtime > OLD:
+                left.unlink(missing_ok=True)
+        except (OSError, ValueError):  # somebody else removed it; a name of another kind
+            continue
+
+
+def _dead(pid: int) -> bool:
+    """Whether no process of this machine has that number."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:  # it lives, and is another user's
+        return False
+    return False
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Be the only writer in `folder`. The kernel releases the lock when the process ends, however it ends.
+
+    On a file system or a system without locks this warns, and locks nothing.
+
+    Raises:
+      Refused: another process, or another thread of this one, holds the lock; a folder that cannot be written to.
+    """
+    try:
+        descriptor = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise Refused(f"{folder}: {reason(error)}; choose another place") from None
+    try:
+        try:
+            if fcntl is None:
+                raise OSError(errno.ENOTSUP, "no file locks")
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refused(
+                f"{folder} is in use by another training; wait until it ends, or train into another folder"
+            ) from None
+        except OSError as error:
+            warnings.warn(f"{folder} cannot be locked ({error.strerror}); start only one training there", stacklevel=2)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of the block: libraries with threads of their own cannot be stopped in the middle.
+
+    In another thread than the main one, which Ctrl-C does not reach, this does nothing.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is None:
+        yield
+        return
+    came: list[tuple] = []
+    signal.signal(signal.SIGINT, lambda *arguments: came.append(arguments))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came and callable(before):
+        before(*came[0])
+    elif came and before == signal.SIG_DFL:
+        signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Let no Ctrl-C be lost: Python drops an exception in a destructor or a callback of the garbage collector, with a
+    traceback, and goes on. An interruption that falls into one of JAX's comes again a moment later."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        where = frame
+        while where is not None and where.f_code.co_name not in ("__del__", "_xla_gc_callback"):
+            where = where.f_back
+        if where is None:
+            raise KeyboardInterrupt
+        again = threading.Timer(0.01, signal.raise_signal, (number,))
+        again.daemon = True
+        again.start()
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def content_hash(what: Any) -> str:
+    """32 hexadecimal digits that depend on content alone (BLAKE2b): of a file, of a folder, or of a tree of arrays.
+
+    Args:
+      what: a `Path`: a file's bytes, or the relative names and bytes of all files of a folder, without hidden files and
+        pictures (.png). Anything else: a pytree of arrays, strings, bytes and numbers, by keys, shapes, types and
+        values.
+
+    Raises:
+      Refused: a path that cannot be read.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    if isinstance(what, Path):
+        try:
+            if not what.is_dir():
+                with open(what, "rb") as file:
+                    return hashlib.file_digest(file, lambda: digest).hexdigest()
+            found = {path.relative_to(what): path for path in what.rglob("*") if path.is_file()}
+        except OSError as error:
+            raise Refused(f"{what} cannot be read ({error.strerror or error})") from None
+        for name in sorted(found):
+            if name.suffix != ".png" and not any(part.startswith(".") for part in name.parts):
+                digest.update(f"{len(name.as_posix())} {name.as_posix()} {content_hash(found[name])}".encode())
+        return digest.hexdigest()
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(what):
+        if isinstance(leaf, str | bytes):
+            raw = leaf.encode() if isinstance(leaf, str) else leaf
+            array = np.frombuffer(raw, np.uint8)
+        else:
+            array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(keys)} {type(leaf) is str} {array.dtype} {array.shape} ".encode())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return digest.hexdigest()
 
 
 def cache(name: str) -> Path:

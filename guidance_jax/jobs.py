@@ -1,61 +1,84 @@
 """Long sampling jobs that may be killed at any instant: shards on disk, each written whole or not at all.
 
     DIR/manifest.json          what the job is: n, samples a shard, and everything that decides the samples
-    DIR/shard_00000.npz        arr_0 samples, arr_1 labels, as ADM's evaluator reads them
+    DIR/shard_00000.npz        arr_0 samples, arr_1 labels, as ADM's evaluator reads them, and a seal
     DIR/samples.npz            all of them, once the last shard is there
 
 A job that is started again finishes what is missing; batch size and devices may differ, since sample `i` depends on its
-index alone.
+index alone. A seal is a hash of a shard's arrays, its index and the manifest: a shard that is damaged, changed, or of
+another job or place is drawn again.
 """
 
 import json
+import sys
 import zipfile
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from guidance_jax.core import Refused
-from guidance_jax.files import PART, write_whole
+from guidance_jax.files import content_hash, interruptible, sweep, write_whole
 from guidance_jax.progress import Bar
 from guidance_jax.sharding import not_finite
 
-FORMAT = "guidance_jax samples/1"
+FORMAT = "guidance_jax samples/2"
+SEAL = "seal"  # the name of the seal among the arrays of a file
+ALL = -1  # the index of the file of all samples, in its seal
 
 
 class Job:
     """The folder of a job of `n` samples, `shard` a file, described by `about` (JSON: model, kernel, seed, ...).
+
+    Args:
+      content: hashes of what decides the samples, by name, as `content_hash` makes them: weights, a classifier, a
+        measurement. A name says where something lies; its hash says that it is still the same.
 
     Raises:
       Refused: a folder of something else or of another job (the field is named; nothing is written), or one that
         cannot be written to.
     """
 
-    def __init__(self, folder: str | Path, n: int, about: dict[str, Any], shard: int = 500):
+    def __init__(
+        self,
+        folder: str | Path,
+        n: int,
+        about: dict[str, Any],
+        shard: int = 500,
+        content: Mapping[str, str] | None = None,
+    ):
         if n < 1 or shard < 1:
             raise Refused(f"a job has at least one sample and one a shard, got n={n}, shard={shard}")
         self.folder, self.n, self.shard = Path(folder), n, shard
-        wanted = json.loads(json.dumps({"format": FORMAT, "n": n, "shard": shard, **about}))
+        own = {"format": FORMAT, "n": n, "shard": shard, **about}
+        wanted = json.loads(json.dumps(own if content is None else own | {"content": dict(content)}))
+        self.identity = content_hash(json.dumps(wanted, sort_keys=True))
         path = self.folder / "manifest.json"
-        if path.exists():
-            try:
-                found = json.loads(path.read_text())
-            except ValueError as error:
-                raise Refused(f"{path} is damaged ({error}); sample into another folder") from None
-            for field in [*wanted, *(k for k in found if k not in wanted)]:
-                if found.get(field) != wanted.get(field):
-                    raise Refused(
-                        f"{folder} belongs to another job ({field}: {found.get(field)!r} there, "
-                        f"{wanted.get(field)!r} here); "
-                        "sample into another folder"
-                    )
-        elif self.folder.exists() and any(not p.name.startswith(".") for p in self.folder.iterdir()):
-            raise Refused(f"{folder} is not empty and holds no job (no manifest.json); sample into another folder")
-        else:
+        if not path.exists():
+            if self.folder.exists() and any(not p.name.startswith(".") for p in self.folder.iterdir()):
+                raise Refused(f"{folder} is not empty and holds no job (no manifest.json); sample into another folder")
             write_whole(path, lambda file: file.write(json.dumps(wanted, indent=1).encode()))
-        for left in self.folder.glob(f"{PART}*"):  # of a run that was killed; a job has one process that writes
-            left.unlink(missing_ok=True)
+        try:  # also where it was just written: another process may have begun another job there
+            found = json.loads(path.read_text())
+            if not isinstance(found, dict):
+                raise ValueError("it is no table")
+        except (OSError, ValueError) as error:
+            raise Refused(f"{path} is damaged ({error}); sample into another folder") from None
+        if found.get("format") == FORMAT and content is not None:
+            field = different(found.get("content") or {}, wanted["content"])
+            if field is not None:
+                raise Refused(
+                    f"{field} has changed since {folder} was begun; restore it, or sample into another folder"
+                )
+        field = different(found, wanted)
+        if field is not None:
+            raise Refused(
+                f"{folder} belongs to another job ({field}: {found.get(field)!r} there, {wanted.get(field)!r} here); "
+                "sample into another folder"
+            )
+        sweep(self.folder)
 
     def path(self, index: int) -> Path:
         """The file of shard `index`."""
@@ -70,8 +93,26 @@ class Job:
         return -(-self.n // self.shard)
 
     def missing(self) -> list[int]:
-        """The shards that are not there, or not whole."""
-        return [i for i in range(self.shards) if not _whole(self.path(i), len(self.span(i)))]
+        """The shards that are not there, or not as this job wrote them."""
+        return [i for i in range(self.shards) if self.read(self.path(i), i) is None]
+
+    def seal(self, index: int, samples: np.ndarray, labels: np.ndarray) -> str:
+        """What only these arrays have, as shard `index` of this job."""
+        return content_hash({"job": self.identity, "shard": index, "samples": samples, "labels": labels})
+
+    def write(self, path: Path, index: int, samples: np.ndarray, labels: np.ndarray) -> None:
+        """Write one file with its seal."""
+        samples, labels = np.asarray(samples), np.asarray(labels)
+        write_arrays(path, samples, labels, **{SEAL: np.asarray(self.seal(index, samples, labels))})
+
+    def read(self, path: Path, index: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """(samples, labels) of a file, or None: not there, damaged, changed, another job's or in another's place."""
+        try:
+            with np.load(path) as file:
+                samples, labels, seal = file["arr_0"], file["arr_1"], str(file[SEAL])
+        except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error):
+            return None
+        return (samples, labels) if seal == self.seal(index, samples, labels) else None
 
     def run(
         self,
@@ -93,33 +134,56 @@ class Job:
           Refused: a disk that is full or a folder that cannot be written to.
         """
         target, missing = self.folder / "samples.npz", self.missing()
+        strange = sum(self.path(index).exists() for index in missing)
+        if strange and progress is not None:
+            print(f"{strange} shards are damaged or not of this job: drawn again", file=sys.stderr, flush=True)
         bad, done = 0, self.shards - len(missing)
-        with Bar(progress, self.shards, done, "not finite") as advance:
+        with interruptible(), Bar(progress, self.shards, done, "not finite") as advance:
             for index in missing:
                 samples, labels = draw(self.span(index))
+                if not len(samples) == len(labels) == len(self.span(index)):
+                    raise Refused(
+                        f"draw was asked for {len(self.span(index))} samples, got {len(samples)} and {len(labels)} "
+                        "labels; return one of each for every index"
+                    )
                 bad += not_finite(samples)
-                write_arrays(self.path(index), encode(samples), labels)
+                self.write(self.path(index), index, encode(samples), labels)
                 done += 1
                 advance(done, bad)
-        if missing or not _whole(target, self.n):
-            parts: dict[str, list] = {"arr_0": [], "arr_1": []}
-            for i in range(self.shards):
-                with np.load(self.path(i)) as file:
-                    for name, kept in parts.items():
-                        kept.append(file[name])
-            write_arrays(target, np.concatenate(parts["arr_0"]), np.concatenate(parts["arr_1"]))
+        if missing or self.read(target, ALL) is None:
+            parts = []
+            for index in range(self.shards):
+                found = self.read(self.path(index), index)
+                if found is None:
+                    raise Refused(f"{self.path(index)} was changed by another process; run the same command again")
+                parts.append(found)
+            self.write(target, ALL, *(np.concatenate(part) for part in zip(*parts, strict=True)))
         return target, bad
 
 
-def write_arrays(path: Path, samples: np.ndarray, labels: np.ndarray) -> None:
-    """One file as ADM's evaluator reads it: `arr_0` samples, `arr_1` labels."""
-    write_whole(path, lambda file: np.savez(file, arr_0=samples, arr_1=labels))
+def contents(models: str | Path, **others: Any) -> dict[str, str]:
+    """The hash of every part of a folder of models, and of what else decides samples: the `content` of a `Job`.
+
+    A part is a sub-folder with a configuration (`config.json`, `scheduler_config.json`, ...), or the file that names
+    the parts of a pipeline. The judge is left out: it decides no sample.
+
+    Args:
+      others: files or arrays by name, such as measurement="y.npy"; None is left out.
+    """
+    folder = Path(models)
+    parts = [path for path in sorted(folder.iterdir()) if path.name != "judge" and any(path.glob("*config.json"))]
+    parts += [folder / name for name in ("model_index.json", "pipeline.json") if (folder / name).is_file()]
+    hashes = {path.name: content_hash(path) for path in parts}
+    given = {name: Path(what) if isinstance(what, str) else what for name, what in others.items() if what is not None}
+    return hashes | {name: content_hash(what) for name, what in given.items()}
 
 
-def _whole(path: Path, n: int) -> bool:
-    """Whether `path` is a complete file of n samples."""
-    try:
-        with np.load(path) as file:
-            return len(file["arr_1"]) == n and len(file["arr_0"]) == n
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        return False
+def different(a: Mapping[str, Any], b: Mapping[str, Any]) -> str | None:
+    """The first field in which two tables differ."""
+    return next((name for name in [*b, *(name for name in a if name not in b)] if a.get(name) != b.get(name)), None)
+
+
+def write_arrays(path: Path, samples: np.ndarray, labels: np.ndarray, **beside: np.ndarray) -> None:
+    """One file as ADM's evaluator reads it: `arr_0` samples, `arr_1` labels; and what else is to be in it."""
+    arrays: dict[str, Any] = {"arr_0": samples, "arr_1": labels, **beside}
+    write_whole(path, lambda file: np.savez(file, **arrays))

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 import guidance_jax as gj
-from guidance_jax.jobs import Job
+from guidance_jax.files import PART, content_hash, sweep
+from guidance_jax.jobs import Job, contents, write_arrays
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = """
@@ -258,3 +259,166 @@ def test_a_full_disk_is_one_line_and_keeps_what_there_is(tmp_path, monkeypatch):
     assert job.missing() == [2, 3]
     assert not list((tmp_path / "j").glob(".part-*"))
     assert json.loads((tmp_path / "j" / "manifest.json").read_text())["n"] == 20
+
+
+def test_a_job_knows_content_and_not_only_names(tmp_path):
+    """Weights, a classifier and a measurement that are replaced under their names, and a step that is renamed."""
+    models, y = tmp_path / "models", tmp_path / "y.npy"
+    for part in ("denoiser", "classifier", "judge"):
+        (models / part / "24").mkdir(parents=True)
+        (models / part / "config.json").write_text("{}")
+        (models / part / "24" / "weights").write_bytes(part.encode())
+        (models / part / "progress.png").write_bytes(b"a picture")
+    (models / "my samples").mkdir()
+    np.save(y, np.arange(4.0))
+
+    def job():
+        return Job(tmp_path / "j", 10, ABOUT, 5, contents(models, measurement=str(y), nothing=None))
+
+    assert set(contents(models)) == {"denoiser", "classifier"}
+    job()
+    (models / "judge" / "24" / "weights").write_bytes(b"another judge")
+    (models / "denoiser" / "progress.png").write_bytes(b"another picture")
+    (models / "denoiser" / ".lock").write_text("")
+    job()  # none of these decides a sample
+
+    def refused(field):
+        with pytest.raises(gj.Refused, match=rf"^{field} has changed since .* was begun; restore it, or") as caught:
+            job()
+        assert "\n" not in str(caught.value)
+
+    (models / "classifier" / "24" / "weights").write_bytes(b"classifieR")
+    refused("classifier")
+    (models / "classifier").rename(tmp_path / "removed")
+    refused("classifier")
+    (tmp_path / "removed").rename(models / "classifier")
+    (models / "classifier" / "24" / "weights").write_bytes(b"classifier")
+    job()
+    (models / "denoiser" / "24").rename(models / "denoiser" / "25")
+    refused("denoiser")
+    (models / "denoiser" / "25").rename(models / "denoiser" / "24")
+    np.save(y, np.arange(4.0)[::-1])
+    refused("measurement")
+
+
+def test_content_hashes_are_of_content():
+    """Equal for equal content, whatever holds it; another type, shape or key of the same bytes is other content."""
+    x = np.arange(6, dtype=np.float32)
+    assert content_hash({"a": x}) == content_hash({"a": jnp.asarray(x)})
+    assert content_hash({"a": x[::2]}) == content_hash({"a": x[::2].copy()})
+    others = [
+        {"a": x},
+        {"b": x},
+        {"a": x.reshape(2, 3)},
+        {"a": x.view(np.int32)},
+        {"a": x[:3], "b": x[3:]},
+        "ab",
+        b"ab",
+    ]
+    others += [
+        {"a": "ab"},
+        {"a": b"ab"},
+        {"a": 1},
+        {"a": 1.0},
+        {"a": jnp.zeros(2, jnp.bfloat16)},
+        {"a": np.zeros((0, 3))},
+    ]
+    assert len({content_hash(other) for other in others}) == len(others)
+
+
+def test_content_hashes_of_files_and_folders(tmp_path):
+    for folder, names in (("one", ("a", "bc")), ("two", ("ab", "c"))):
+        for name in names:
+            (tmp_path / folder / name).parent.mkdir(exist_ok=True)
+            (tmp_path / folder / name).write_text(name[0])
+    assert content_hash(tmp_path / "one" / "a") == content_hash(tmp_path / "two" / "ab")
+    assert content_hash(tmp_path / "one") != content_hash(tmp_path / "two")
+    before = content_hash(tmp_path / "one")
+    (tmp_path / "one").rename(tmp_path / "three")
+    assert content_hash(tmp_path / "three") == before
+    with pytest.raises(gj.Refused, match="nowhere cannot be read"):
+        content_hash(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("what", ["of another job", "of another place", "with other samples", "without a seal"])
+def test_a_valid_shard_that_is_not_this_jobs_is_drawn_again(tmp_path, what, capfd):
+    job, other = Job(tmp_path / "j", 20, ABOUT, 5), Job(tmp_path / "other", 20, {"seed": 4}, 5)
+    target, _ = job.run(slow_draw)
+    other.run(lambda indices: (np.zeros((len(indices), 4, 4, 1), np.uint8), np.zeros(len(indices), int)))
+    with np.load(target) as file:
+        want = file["arr_0"]
+    wrong = job.path(2)
+    if what == "of another job":
+        wrong.write_bytes(other.path(2).read_bytes())
+    elif what == "of another place":
+        wrong.write_bytes(job.path(1).read_bytes())
+    else:
+        with np.load(wrong) as file:
+            arrays = dict(file)
+        beside = {"seal": arrays["seal"]} if what == "with other samples" else {}
+        write_arrays(wrong, arrays["arr_0"] + 1, arrays["arr_1"], **beside)
+    again = Job(tmp_path / "j", 20, ABOUT, 5)
+    assert again.missing() == [2]
+    again.run(slow_draw, progress="sampling")
+    assert capfd.readouterr().err.splitlines()[0] == "1 shards are damaged or not of this job: drawn again"
+    with np.load(target) as file:
+        np.testing.assert_array_equal(file["arr_0"], want)
+
+
+def test_a_file_of_all_samples_that_is_another_jobs_is_written_again(tmp_path):
+    job, other = Job(tmp_path / "j", 10, ABOUT, 5), Job(tmp_path / "other", 10, {"seed": 4}, 5)
+    target, _ = job.run(slow_draw)
+    want = target.read_bytes()
+    target.write_bytes(
+        other.run(lambda i: (np.zeros((len(i), 4, 4, 1), np.uint8), np.zeros(len(i), int)))[0].read_bytes()
+    )
+    job.run(slow_draw)
+    with np.load(target) as file:
+        np.testing.assert_array_equal(file["arr_0"], slow_draw(range(10))[0])
+    assert len(target.read_bytes()) == len(want)
+
+
+def test_a_shard_that_another_process_changes_meanwhile_is_not_taken(tmp_path):
+    job = Job(tmp_path / "j", 10, ABOUT, 5)
+
+    def draw(indices):
+        if indices.start == 5:
+            write_arrays(job.path(0), np.zeros((5, 4, 4, 1), np.uint8), np.zeros(5, int))
+        return slow_draw(indices)
+
+    with pytest.raises(gj.Refused, match=r"shard_00000.npz was changed by another process; run the same command again"):
+        job.run(draw)
+    assert not (tmp_path / "j" / "samples.npz").exists()
+
+
+def test_fewer_samples_than_asked_for_are_refused(tmp_path):
+    with pytest.raises(gj.Refused, match="draw was asked for 5 samples, got 4 and 5 labels"):
+        Job(tmp_path / "j", 10, {}, 5).run(lambda i: (np.zeros((len(i) - 1, 2)), np.zeros(len(i), int)))
+
+
+def test_part_files_stay_while_their_process_lives(tmp_path):
+    """A second job in the folder removes what the dead left, and leaves the first's part file alone."""
+    Job(tmp_path, 10, {}, 5)
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    here = socket.gethostname()
+    mine, living = tmp_path / f"{PART}{here}-{os.getpid()}-abc", tmp_path / f"{PART}{here}-{child.pid}-x_1"
+    fresh, old = tmp_path / f"{PART}elsewhere-7-abc", tmp_path / f"{PART}elsewhere-8-abc"
+    unnamed = tmp_path / f"{PART}tmpabc"  # of a version before names
+    for path in (mine, living, fresh, old, unnamed):
+        path.write_text("")
+    os.utime(old, (time.time() - 90_000,) * 2)
+    Job(tmp_path, 10, {}, 5)
+    assert [p.exists() for p in (mine, living, fresh, old, unnamed)] == [True, True, True, False, True]
+    child.communicate(b"\n")
+    sweep(tmp_path)
+    assert [p.exists() for p in (mine, living)] == [True, False]
+
+
+def test_two_jobs_that_begin_at_once_do_not_mix(tmp_path, monkeypatch):
+    """The other's manifest comes between this one's look and its writing."""
+    other = json.dumps({"format": "guidance_jax samples/2", "n": 10, "shard": 5, "seed": 4})
+    monkeypatch.setattr(
+        "guidance_jax.jobs.write_whole", lambda path, fill: (path.parent.mkdir(), path.write_text(other))
+    )
+    with pytest.raises(gj.Refused, match=r"another job \(seed: 4 there, 3 here\)"):
+        Job(tmp_path / "j", 10, ABOUT, 5)

@@ -8,41 +8,112 @@ orbax writes a step beside and renames it, so a kill at any moment leaves the st
 """
 
 import json
+import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
-from guidance_jax.checkpoints.config import difference, read_config, today
+from guidance_jax.checkpoints.config import FORMAT, difference, read_config, today
 from guidance_jax.checkpoints.flat import WEIGHTS, load_flat
 from guidance_jax.core import Refused
-from guidance_jax.files import PART, write_whole
+from guidance_jax.files import LOCK, PART, locked, sweep, uninterrupted, write_whole
+
+# settings that configurations of earlier versions do not hold: where one is missing, nobody knows what it was
+LATER = ("rate", "ema", "seed", "batch", "augment", "flip", "corruption")
 
 
 class Run:
     """A training run's directory. `fit(..., run=Run(directory, config(...)))` saves into it and resumes from it.
 
+    Every setting in the configuration has to be what it was, with one exception: `steps` may be another number above
+    the steps that are done, to train longer or shorter. The numbers that it had before are kept in `stages`.
+
     Raises:
-      Refused: a directory of something else or of another configuration (the field is named); nothing is written.
+      Refused: a directory of something else or of another configuration (the field is named); fewer steps than are
+        done; nothing is written.
     """
 
     def __init__(self, directory: str | Path, config: dict):
         self.directory = Path(directory).absolute()
         if self.directory.is_file():
             raise Refused(f"{self.directory} is a file; a checkpoint is a folder: choose another name")
-        self.config = json.loads(json.dumps(config))
-        if self.directory.exists() and any(not p.name.startswith(PART) for p in self.directory.iterdir()):
-            different = difference(today(read_config(self.directory)), self.config)
-            if different:
-                raise Refused(
-                    f"{directory} holds a checkpoint of another configuration ({different}); train into another folder"
-                )
+        self.asked, self.holds = json.loads(json.dumps({"format": FORMAT, **config})), False
+        self.config = self.stored = self.asked
+        if self.directory.exists() and any(not p.name.startswith((PART, LOCK)) for p in self.directory.iterdir()):
+            read_config(self.directory)
+            self.manager = _manager(self.directory)
+            self.compare()
         else:
-            text = json.dumps(self.config, indent=1).encode()
-            write_whole(self.directory / "config.json", lambda file: file.write(text))
-        self.manager = _manager(self.directory)
+            self.write_config()
+            self.manager = _manager(self.directory)
+
+    def compare(self) -> None:
+        """Compare what was asked for with the configuration on disk; `config` becomes what both say together."""
+        self.stored = read_config(self.directory)
+        found, here = today(self.stored), today(self.asked)
+        old, new = dict(found.get("training") or {}), dict(here.get("training") or {})
+        planned: Any = old.get("steps")
+        steps: Any = new.get("steps")
+        stages, _ = old.pop("stages", []), new.pop("stages", None)
+        for name in LATER:
+            if (name in old) != (name in new):
+                old[name] = new[name] = {**old, **new}[name]
+        other = None not in (planned, steps) and steps != planned
+        if other:
+            old["steps"] = steps
+        different = difference(found | {"training": old}, here | {"training": new})
+        if different:
+            raise Refused(
+                f"{self.directory} holds a checkpoint of another configuration ({different}); train into another folder"
+            )
+        reached = self.latest() or 0
+        if other:
+            if steps <= reached:
+                raise Refused(
+                    f"{self.directory} has done {reached} of {planned} steps, got steps={steps}; write steps={planned} "
+                    f"or another number above {reached}, or train into another folder"
+                )
+            if reached and (not stages or stages[-1]["until"] < reached):
+                stages = [*stages, {"steps": planned, "until": reached}]
+        self.config = self.asked | {"training": new | ({"stages": stages} if stages else {})}
+
+    def write_config(self) -> None:
+        """Write `config` beside the steps."""
+        text = json.dumps(self.config, indent=1).encode()
+        write_whole(self.directory / "config.json", lambda file: file.write(text))
+        self.stored = self.config
+
+    @contextmanager
+    def alone(self, **settings: Any) -> Iterator[None]:
+        """Be the only training in the directory.
+
+        Args:
+          settings: what `fit` was called with. They become part of the configuration, unless it says otherwise.
+
+        Raises:
+          Refused: another training is running there; or as `Run`.
+        """
+        if self.holds or jax.process_index() > 0:  # one process of many writes what they share
+            yield
+            return
+        with locked(self.directory):
+            self.holds = True
+            try:
+                sweep(self.directory)
+                for left in self.directory.glob("*.orbax-checkpoint-tmp*"):  # of a run that was killed
+                    shutil.rmtree(left, ignore_errors=True)
+                self.manager.reload()
+                training = json.loads(json.dumps(settings)) | self.asked.get("training", {})
+                self.asked = self.asked | {"training": training}
+                self.compare()
+                yield
+            finally:
+                self.holds = False
 
     def latest(self) -> int | None:
         """The last complete step, or None."""
@@ -51,30 +122,45 @@ class Run:
     def restore(self, state: Any) -> tuple[Any, list]:
         """(state, losses) of the last complete step, or the given state and none."""
         step = self.latest()
-        return (state, []) if step is None else _restore(self.manager, step, state)
+        found = (state, []) if step is None else _restore(self.manager, step, state)
+        if self.holds and self.config != self.stored:
+            self.write_config()
+        return found
 
     def save(self, step: int, state: Any, losses: list) -> None:
-        """Keep `state` and `losses`; a save that fails leaves the step before as it was.
+        """Keep `state` and `losses`; a save that fails leaves the step before as it was. Ctrl-C waits for its end.
 
         Raises:
-          Refused: a disk that is full, a folder that cannot be written to.
+          Refused: a disk that is full, a folder that cannot be written to, another training in it.
         """
         if self.latest() == step:
             return
-        try:
-            self.manager.save(
-                step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), losses=ocp.args.JsonSave(losses))
-            )
-            self.manager.wait_until_finished()
-        except Exception as error:  # orbax wraps what tensorstore says in types of its own
-            before = self.latest()
-            for left in self.directory.glob(f"{step}.*tmp*"):
-                shutil.rmtree(left, ignore_errors=True)
-            full = "the disk is full" if shutil.disk_usage(self.directory).free < 2**20 else one_line(error)
-            kept = f"step {before} is kept" if before is not None else "no step was kept"
-            raise Refused(
-                f"{self.directory}/{step} cannot be written ({full}); {kept}: mend that and start again"
-            ) from None
+        with self.alone():
+            try:
+                with uninterrupted(), _quiet():
+                    items = dict(state=ocp.args.StandardSave(state), losses=ocp.args.JsonSave(losses))
+                    self.manager.save(step, args=ocp.args.Composite(**items))
+                    self.manager.wait_until_finished()
+            except Exception as error:  # orbax wraps what tensorstore says in types of its own
+                before = self.latest()
+                for left in self.directory.glob(f"{step}.*tmp*"):
+                    shutil.rmtree(left, ignore_errors=True)
+                full = "the disk is full" if shutil.disk_usage(self.directory).free < 2**20 else one_line(error)
+                kept = f"step {before} is kept" if before is not None else "no step was kept"
+                raise Refused(
+                    f"{self.directory}/{step} cannot be written ({full}); {kept}: mend that and start again"
+                ) from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep orbax's log off standard error: what it raises becomes one line, and a traceback beside it says no more."""
+    log, no = logging.getLogger("absl"), lambda record: False
+    log.addFilter(no)
+    try:
+        yield
+    finally:
+        log.removeFilter(no)
 
 
 def one_line(error: Exception) -> str:
@@ -86,7 +172,8 @@ def one_line(error: Exception) -> str:
 def _manager(directory: Path) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(max_to_keep=1, create=False, enable_async_checkpointing=False)
     handlers = {"state": ocp.StandardCheckpointHandler(), "losses": ocp.JsonCheckpointHandler()}
-    return ocp.CheckpointManager(directory, options=options, item_handlers=handlers)
+    with uninterrupted():
+        return ocp.CheckpointManager(directory, options=options, item_handlers=handlers)
 
 
 def _restore(manager: ocp.CheckpointManager, step: int, state: Any) -> tuple[Any, list]:
@@ -99,9 +186,9 @@ def _restore(manager: ocp.CheckpointManager, step: int, state: Any) -> tuple[Any
             )
         else:
             target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
-        restored = manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target), losses=ocp.args.JsonRestore())
-        )
+        items = dict(state=ocp.args.StandardRestore(target), losses=ocp.args.JsonRestore())
+        with uninterrupted(), _quiet():
+            restored = manager.restore(step, args=ocp.args.Composite(**items))
     except Exception as error:  # orbax has no common type for damage
         raise Refused(
             f"the checkpoint {manager.directory}/{step} cannot be read ({one_line(error)}); nothing was changed: "

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from guidance_jax.core import Refused
+
 
 class Estimate(NamedTuple):
     """A value and its bootstrap standard error."""
@@ -20,9 +22,14 @@ def bootstrap(statistic: Callable[..., float], *samples: Any, repeats: int = 100
     """`statistic(*samples)` and its standard error, the samples' rows drawn again together, `repeats` times.
 
     Every array of `samples` has the same number of rows; row i of each belongs to the same sample.
+
+    Raises:
+      Refused: no rows; or whatever the statistic refuses.
     """
     arrays = [np.asarray(a) for a in samples]
     generator = np.random.default_rng(seed)
     n = len(arrays[0])
+    if n == 0:
+        raise Refused("a bootstrap needs at least 1 sample, got 0; draw some")
     draws = [statistic(*(a[index] for a in arrays)) for index in generator.integers(0, n, (repeats, n))]
     return Estimate(float(statistic(*arrays)), float(np.std(draws)))

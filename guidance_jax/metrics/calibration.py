@@ -15,6 +15,7 @@ import numpy as np
 
 from guidance_jax.core import Level, normal
 from guidance_jax.datasets.images import Images
+from guidance_jax.metrics.features import check_finite
 from guidance_jax.models.network import NoisyClassifier
 from guidance_jax.schedules import Schedule
 
@@ -58,7 +59,12 @@ def fitting_power(log_probs: np.ndarray, labels: np.ndarray) -> float:
 
 
 def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 10) -> float:
-    """The mean gap between confidence and accuracy over equal bins of confidence, weighted by their counts."""
+    """The mean gap between confidence and accuracy over equal bins of confidence, weighted by their counts.
+
+    Raises:
+      Refused: a confidence that is not finite.
+    """
+    confidence = check_finite(confidence, "confidences")
     which = np.minimum((confidence * bins).astype(int), bins - 1)
     gaps = [abs(confidence[which == b].sum() - correct[which == b].sum()) for b in range(bins)]
     return float(np.sum(gaps) / len(confidence))
@@ -70,14 +76,18 @@ def by_level(
     schedule: Schedule,
     ratios: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0),
 ) -> list[LevelReport]:
-    """Accuracy, loss, calibration and smoothness of `classifier` on `data` at the noise-to-signal ratios given."""
+    """Accuracy, loss, calibration and smoothness of `classifier` on `data` at the noise-to-signal ratios given.
+
+    Raises:
+      Refused: probabilities that are not finite.
+    """
     images, labels = jnp.asarray(data.images), np.asarray(data.labels)
     levels = schedule.by_ratio(ratios)
     reports = []
     for i, ratio in enumerate(ratios):
         keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(i)))(jnp.arange(len(images)))
         found, changes = _log_probs(classifier, keys, images, jnp.asarray(labels), levels.at(i))
-        logs = np.asarray(found, np.float64)
+        logs = check_finite(found, f"log-probabilities at sigma / alpha = {ratio:g}")
         correct = logs.argmax(1) == labels
         loss = -logs[np.arange(len(labels)), labels].mean()
         error = expected_calibration_error(np.exp(logs.max(1)), correct)

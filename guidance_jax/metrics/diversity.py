@@ -2,14 +2,19 @@
 
 import numpy as np
 
+from guidance_jax.metrics.features import check_finite
+
 
 def within_class_diversity(samples: np.ndarray, labels: np.ndarray) -> float:
     """The mean over classes of the mean root-mean-square difference between two samples of the class.
 
     In the units of the samples: 0 for copies, about 1.4 times the standard deviation for independent pixels. Classes
     with fewer than two samples are left out; without any other class it is nan.
+
+    Raises:
+      Refused: samples that are not finite.
     """
-    flat = np.asarray(samples, np.float64).reshape(len(samples), -1)
+    flat = check_finite(samples, "samples").reshape(len(samples), -1)
     means = []
     for label in np.unique(labels):
         own = flat[labels == label]

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from guidance_jax._typing import Array
+from guidance_jax.core import concrete
+from guidance_jax.metrics.features import check_finite
 
 
 @jax.jit
@@ -26,6 +28,11 @@ def energy_distance(x: Any, y: Any) -> Array:
     """The energy distance of two samples of vectors, (n, d) and (m, d): 0 only for equal distributions.
 
     At least 0 (V-statistic). Cost n m distances, memory 200 m; meant for a few dimensions.
+
+    Raises:
+      Refused: points that are not finite.
     """
     x, y = jnp.asarray(x), jnp.asarray(y)
+    if concrete((x, y)):
+        check_finite(x, "points"), check_finite(y, "points")
     return 2 * _mean_distance(x, y) - _mean_distance(x, x) - _mean_distance(y, y)

@@ -7,10 +7,13 @@
     density, coverage      k = 5, against the reference's images
     kid          kernel distance, subsets of 1,000, against the reference's images
 
-Every report carries its protocol. FID of fewer than 50,000 samples has its estimated bias beside it.
+Every report carries its protocol. FID of fewer than 50,000 samples has its estimated bias beside it. A measure that
+these samples do not allow is nan, with the reason beside it; the others are computed all the same.
 """
 
+import math
 import zipfile
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,7 @@ from guidance_jax.metrics.inception import InceptionExtractor, digest
 from guidance_jax.metrics.inception_score import inception_score
 from guidance_jax.metrics.kernel_distance import kernel_distance
 from guidance_jax.metrics.moments import Moments
-from guidance_jax.metrics.precision_recall import density_coverage, precision_recall
+from guidance_jax.metrics.precision_recall import covered, density_coverage
 
 PUBLISHED = 50_000  # samples that published FIDs are of
 NEEDS = {
@@ -73,7 +76,7 @@ class Reference:
         found = extractor(stored["arr_0"][:limit]) if "arr_0" in stored else None
         pool = Moments(stored["mu"], stored["sigma"]) if "mu" in stored else None
         spatial = Moments(stored["mu_s"], stored["sigma_s"]) if "mu_s" in stored else None
-        if found is not None and pool is None:
+        if found is not None and pool is None and len(found.pool) > 1:
             pool, spatial = Moments.of(found.pool), Moments.of(found.spatial)
         return cls(pool, spatial, None if found is None else found.pool, f"{Path(path).name} ({digest(path)})")
 
@@ -83,16 +86,40 @@ class Reference:
         return [name for name, part in NEEDS.items() if has[part] is not None]
 
 
+class Measures(dict[str, float]):
+    """{measure: value}; `refused` says of each value that is nan why it cannot be computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.refused: dict[str, str] = {}
+
+    def take(self, names: Iterable[str], measure: Callable[[], Iterable[float]]) -> None:
+        """Keep the values of `measure`, or why it refuses."""
+        names = list(names)
+        try:
+            values = [float(value) for value in measure()]
+        except Refused as error:
+            values = [math.nan] * len(names)
+            self.refused |= dict.fromkeys(names, str(error))
+        self.update(zip(names, values, strict=True))
+
+    def json(self) -> dict[str, Any]:
+        """For a file: null in the place of nan, and `refused` where something was."""
+        values = {name: value if math.isfinite(value) else None for name, value in self.items()}
+        return values | ({"refused": self.refused} if self.refused else {})
+
+
 def measure_images(
     images: np.ndarray, reference: Reference, extractor: InceptionExtractor, measures: list[str] | None = None
-) -> dict[str, Any]:
+) -> Measures:
     """{measure: value} of uint8 images (n, H, W, 3), by default all that the reference allows; IS is the mean.
 
     With `fid` comes `fid_bias`, an estimate of how much too large it is for 50,000 or fewer samples, and `kid_error`
-    with `kid`.
+    with `kid`. A measure that these samples do not allow, because they are too few or their features not finite, is
+    nan, and the reason is in `refused` of what is returned.
 
     Raises:
-      Refused: a measure that does not exist, or that the reference has not the features for.
+      Refused: a measure that does not exist, or that the reference has not the features for; no images.
     """
     wanted = reference.measures() if measures is None else measures
     for name in wanted:
@@ -103,28 +130,30 @@ def measure_images(
                 f"the reference {reference.name} has no {NEEDS[name]}, which {name} needs; "
                 f"it allows {', '.join(reference.measures())}"
             )
-    found: dict[str, Any] = {}
-    features = extractor(images)
-    pool, real = features.pool, reference.features
-    if "fid" in wanted:
-        assert reference.pool is not None
-        found["fid"] = frechet_distance(pool, reference.pool)
-        if len(images) < PUBLISHED:
-            found["fid_bias"] = frechet_bias(pool, reference.pool)
-    if "sfid" in wanted:
-        assert reference.spatial is not None
-        found["sfid"] = frechet_distance(features.spatial, reference.spatial)
-    if "is" in wanted:
-        found["is"] = inception_score(features.logits)[0]
-    if real is not None:
-        if {"precision", "recall"} & set(wanted):
-            found |= dict(zip(("precision", "recall"), precision_recall(pool, real), strict=True))
-        if {"density", "coverage"} & set(wanted):
-            found |= dict(zip(("density", "coverage"), density_coverage(pool, real), strict=True))
-        if "kid" in wanted:
-            size = min(1000, len(pool), len(real))
-            found["kid"], found["kid_error"] = kernel_distance(pool, real, size=size)
-    return {k: v for k, v in found.items() if k in wanted or k.split("_")[0] in wanted}
+    features, found = extractor(images), Measures()
+    pool: Any = features.pool
+    against: Any = reference  # what a wanted measure needs of it was found to be there
+    table: dict[tuple[str, ...], Callable[[], Iterable[float]]] = {
+        ("fid",): lambda: [frechet_distance(pool, against.pool)],
+        ("fid_bias",): lambda: [frechet_bias(pool, against.pool)],
+        ("sfid",): lambda: [frechet_distance(features.spatial, against.spatial)],
+        ("is",): lambda: inception_score(features.logits)[:1],
+        ("precision",): lambda: [covered(pool, against.features).mean()],
+        ("recall",): lambda: [covered(against.features, pool).mean()],
+        ("density", "coverage"): lambda: density_coverage(pool, against.features),
+        ("kid", "kid_error"): lambda: kernel_distance(
+            pool, against.features, size=min(1000, len(pool), len(against.features))
+        ),
+    }
+    for names, measure in table.items():
+        if {name.split("_")[0] for name in names} & set(wanted) and not (
+            names == ("fid_bias",) and len(images) >= PUBLISHED
+        ):
+            found.take(names, measure)
+    for name in [name for name in found if name.split("_")[0] not in wanted]:
+        del found[name]
+        found.refused.pop(name, None)
+    return found
 
 
 def protocol(reference: Reference, extractor: InceptionExtractor, n: int, labels: np.ndarray, sampling: Any) -> dict:

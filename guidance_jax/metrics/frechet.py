@@ -9,6 +9,7 @@ is too large by about c / n (Chong & Forsyth 2020, arXiv 1911.07023), where c de
 import numpy as np
 
 from guidance_jax.core import Refused
+from guidance_jax.metrics.features import check_finite
 from guidance_jax.metrics.moments import Moments
 
 
@@ -18,11 +19,14 @@ def frechet_distance(x: np.ndarray | Moments, y: np.ndarray | Moments) -> float:
     The square root is taken of S_1^{1/2} S_2 S_1^{1/2}, which is symmetric, so rank-deficient covariances are fine.
 
     Raises:
-      Refused: fewer than two samples, or features of different sizes.
+      Refused: fewer than two samples, features of different sizes, or numbers that are not finite.
     """
     a, b = (m if isinstance(m, Moments) else Moments.of(np.asarray(m)) for m in (x, y))
     if a.mean.shape != b.mean.shape:
         raise Refused(f"features of {a.mean.size} and {b.mean.size} numbers cannot be compared; use one extractor")
+    for moments in (a, b):
+        if not (np.isfinite(moments.mean).all() and np.isfinite(moments.covariance).all()):
+            raise Refused("a mean or a covariance is not finite; compute the reference again")
     values, vectors = np.linalg.eigh(a.covariance)
     root = vectors * np.sqrt(np.maximum(values, 0)) @ vectors.T
     cross = np.linalg.eigvalsh(root @ b.covariance @ root)
@@ -37,8 +41,9 @@ def frechet_bias(features: np.ndarray, reference: Moments, sizes: int = 5, seed:
     subsets overlap, and c itself has an error.
 
     Raises:
-      Refused: fewer than 20 features.
+      Refused: fewer than 20 features, or some that are not finite.
     """
+    features = check_finite(features)
     n = len(features)
     if n < 20:
         raise Refused(f"the bias is fitted to subsets of at least 10 samples, got {n}; draw more")

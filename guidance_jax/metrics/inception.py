@@ -41,13 +41,15 @@ class InceptionExtractor:
         """The features of `batch` images at a time.
 
         Raises:
-          Refused: images that are not uint8 with three channels.
+          Refused: images that are not uint8 with three channels, or none.
         """
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise Refused(
                 f"Inception takes uint8 images (n, height, width, 3), got {images.dtype} {images.shape}; "
                 "repeat the channel of grey images with np.repeat(images, 3, -1)"
             )
+        if len(images) == 0:
+            raise Refused("Inception takes at least 1 image, got 0; draw some")
         batch = min(batch, len(images))
         for i in range(0, len(images), batch):
             part = images[i : i + batch]

@@ -6,6 +6,7 @@ Unlike the Frechet distance it has no bias in the number of samples; it may be s
 import numpy as np
 
 from guidance_jax.core import Refused
+from guidance_jax.metrics.features import check_finite
 
 
 def kernel_distance(
@@ -14,20 +15,26 @@ def kernel_distance(
     """(mean, standard deviation) over random subsets of `size` features of each, in float64.
 
     Raises:
-      Refused: fewer features than a subset has, or than two.
+      Refused: fewer features than a subset has, or than two; features that are not finite.
     """
+    if min(len(samples), len(real)) < 2:
+        raise Refused(
+            f"a kernel distance needs at least 2 features of each, got {len(samples)} and {len(real)}; draw more"
+        )
     if not 2 <= size <= min(len(samples), len(real)):
         raise Refused(
             f"subsets of {size} need as many features, got {len(samples)} and {len(real)}; pass a smaller size"
         )
     generator = np.random.default_rng(seed)
-    x, y = np.asarray(samples, np.float64), np.asarray(real, np.float64)
+    x, y = check_finite(samples), check_finite(real)
     found = [squared_mmd(*(a[generator.choice(len(a), size, replace=False)] for a in (x, y))) for _ in range(subsets)]
     return float(np.mean(found)), float(np.std(found))
 
 
 def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
     """The unbiased squared MMD of (n, d) and (m, d)."""
+
+    x, y = check_finite(x), check_finite(y)
 
     def kernel(a, b):
         return (a @ b.T / a.shape[1] + 1) ** 3

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from guidance_jax.core import Refused
+from guidance_jax.metrics.features import check_finite
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,14 @@ class Moments:
         """The moments of features (n, d), or of batches of them, which are never held together.
 
         Raises:
-          Refused: fewer than two vectors.
+          Refused: fewer than two vectors, or some that are not finite.
         """
         batches = [features] if isinstance(features, np.ndarray) else features
         n, mean, scatter = 0, np.zeros(()), np.zeros(())
         for batch in batches:
-            x = np.asarray(batch, np.float64)
+            x = check_finite(batch)
+            if len(x) == 0:
+                continue
             own, many = x.mean(0), len(x)
             centred = x - own
             gap, total = own - mean, n + many

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from guidance_jax.core import Refused
+from guidance_jax.metrics.features import check_finite
 
 ROWS = 2000  # points whose distances are held at a time
 
@@ -23,11 +24,11 @@ def radii(manifold: np.ndarray, k: int = 3) -> np.ndarray:
     """The squared distance of each point to its k-th nearest neighbour, itself not counted.
 
     Raises:
-      Refused: fewer than k + 1 points.
+      Refused: fewer than k + 1 points, or some that are not finite.
     """
     if len(manifold) <= k:
         raise Refused(f"k={k} neighbours need more than {k} samples, got {len(manifold)}; draw more")
-    manifold, found = np.asarray(manifold, np.float64), np.zeros(len(manifold))
+    manifold, found = check_finite(manifold), np.zeros(len(manifold))
     for rows, distances in _squared_distances(manifold, manifold):
         found[rows] = np.partition(distances, k, axis=1)[:, k]  # entry 0 is the point itself
     return found
@@ -37,14 +38,14 @@ def covered(points: np.ndarray, manifold: np.ndarray, k: int = 3) -> np.ndarray:
     """For each point, whether it lies within the distance of some manifold point to its k-th nearest neighbour.
 
     Raises:
-      Refused: fewer than k + 1 points on the manifold.
+      Refused: fewer than k + 1 points on the manifold, or points that are not finite.
     """
     return _balls(points, manifold, radii(manifold, k)) > 0
 
 
 def _balls(points: np.ndarray, manifold: np.ndarray, radius: np.ndarray) -> np.ndarray:
     """For each point, in how many balls of the manifold, of these squared radii, it lies."""
-    manifold, points = np.asarray(manifold, np.float64), np.asarray(points, np.float64)
+    manifold, points = check_finite(manifold), check_finite(points)
     found = np.zeros(len(points), int)
     for rows, distances in _squared_distances(points, manifold):
         found[rows] = np.sum(distances <= radius, axis=1)
@@ -62,7 +63,7 @@ def density_coverage(samples: np.ndarray, real: np.ndarray, k: int = 5) -> tuple
     Density may exceed 1; both expect 1 - or, for coverage, 1 - 2^-k - of equal distributions and many samples.
     """
     radius = radii(real, k)
-    real, samples = np.asarray(real, np.float64), np.asarray(samples, np.float64)
+    real, samples = check_finite(real), check_finite(samples)
     nearest = np.zeros(len(real))
     for rows, distances in _squared_distances(real, samples):
         nearest[rows] = distances.min(1)

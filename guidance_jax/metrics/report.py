@@ -1,7 +1,8 @@
 """All measures of one set of samples against held-out data, under a judge that is never the guide."""
 
-from dataclasses import dataclass
-from functools import partial
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from guidance_jax.core import Refused
 from guidance_jax.datasets.images import Images
 from guidance_jax.metrics.bootstrap import Estimate, bootstrap
 from guidance_jax.metrics.diversity import within_class_diversity
+from guidance_jax.metrics.features import check_finite
 from guidance_jax.metrics.frechet import frechet_distance
 from guidance_jax.metrics.precision_recall import covered
 from guidance_jax.networks.judge import TrainedJudge
@@ -18,7 +20,8 @@ from guidance_jax.networks.judge import TrainedJudge
 class Report:
     """Measures with bootstrap errors. `frechet` is in the judge's features: it is not an FID.
 
-    `not_finite` samples are counted, and left out of the measures.
+    `not_finite` samples are counted, and left out of the measures. A measure that the samples do not allow is nan, and
+    `refused` says why.
     """
 
     accuracy: Estimate
@@ -28,9 +31,15 @@ class Report:
     diversity: Estimate
     samples: int
     not_finite: int
+    refused: dict[str, str] = field(default_factory=dict)
 
     def json(self) -> dict:
-        return {k: v._asdict() if isinstance(v, Estimate) else v for k, v in vars(self).items()}
+        """For a file: null in the place of nan."""
+
+        def plain(estimate: Estimate) -> dict:
+            return {k: v if math.isfinite(v) else None for k, v in estimate._asdict().items()}
+
+        return {k: plain(v) if isinstance(v, Estimate) else v for k, v in vars(self).items()}
 
 
 def evaluate(
@@ -42,7 +51,7 @@ def evaluate(
     images, in the judge's features. diversity: within the class asked for, in pixels.
 
     Raises:
-      Refused: no finite sample, or shapes that do not fit.
+      Refused: no finite sample, or shapes that do not fit. A measure that alone cannot be computed is nan instead.
     """
     samples, labels = np.asarray(samples), np.asarray(labels)
     if samples.shape[1:] != held_out.shape or labels.shape != samples.shape[:1]:
@@ -62,13 +71,29 @@ def evaluate(
     samples, labels = samples[finite], labels[finite]
     predicted, features = judge(samples)
     _, real = judge(held_out.images)
-    again = partial(bootstrap, repeats=repeats)
+    refused: dict[str, str] = {}
+
+    def take(name: str, statistic: Callable, arrays: Callable[[], tuple]) -> Estimate:
+        try:
+            estimate = bootstrap(statistic, *arrays(), repeats=repeats)
+        except Refused as error:
+            refused[name] = str(error)
+            return Estimate(math.nan, math.nan)
+        if math.isnan(estimate.value):
+            refused[name] = "no class has 2 samples; draw more"
+        return estimate
+
+    def correct() -> tuple:
+        check_finite(features)  # where they are not, neither are the probabilities
+        return (predicted == labels,)
+
     return Report(
-        accuracy=again(np.mean, predicted == labels),
-        frechet=again(lambda f: frechet_distance(f, real), features),
-        precision=again(np.mean, covered(features, real)),
-        recall=again(np.mean, covered(real, features)),
-        diversity=again(within_class_diversity, samples, labels),
+        accuracy=take("accuracy", np.mean, correct),
+        frechet=take("frechet", lambda f: frechet_distance(f, real), lambda: (features,)),
+        precision=take("precision", np.mean, lambda: (covered(features, real),)),
+        recall=take("recall", np.mean, lambda: (covered(real, features),)),
+        diversity=take("diversity", within_class_diversity, lambda: (samples, labels)),
         samples=len(samples) + bad,
         not_finite=bad,
+        refused=refused,
     )

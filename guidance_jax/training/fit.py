@@ -1,6 +1,8 @@
 """The training loop: optax steps on the host, resumable at any step, bit for bit."""
 
+import types
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,6 +16,7 @@ from guidance_jax.checkpoints.store import Run
 from guidance_jax.core import Refused
 from guidance_jax.datasets.images import Images
 from guidance_jax.datasets.sequences import Sequences
+from guidance_jax.files import interruptible
 from guidance_jax.progress import Bar
 
 
@@ -106,7 +109,9 @@ def fit(
         batches (samples, labels), such as a `grain` loader or `tf.data`. A resumed run passes over what it has seen.
       steps, batch, optimizer, ema, seed: the usual; `optimizer` is any optax transformation: clipping, schedules and
         accumulation are there. `batch` is not for iterables, which make their own.
-      run: where to keep checkpoints; None keeps none.
+      run: where to keep checkpoints; None keeps none. `batch`, `ema`, `seed` and the name of `augment` become part of
+        its configuration, so that it cannot go on with others. What is inside `optimizer` and `loss` is not known
+        there: write it into the configuration, for example config(..., rate=1e-3).
       save_every: steps between checkpoints, and between calls of `watch`.
       progress: the title of a progress bar on standard error; None for none.
       augment: augment(samples, generator) -> samples, on the host; the generator depends on seed and step.
@@ -114,8 +119,9 @@ def fit(
       watch: watch(step, EMA parameters, losses so far) at every save: for pictures, curves, early looks.
 
     Raises:
-      Refused: a batch larger than the data, or one that the devices do not divide; data that end too early; a loss
-        that is not finite; or whatever `run` refuses.
+      Refused: a batch larger than the data, or one that the devices do not divide; data that end too early; fewer
+        steps than `run` has done; a loss, weights or an optimizer's state that are not finite, which are never saved;
+        or whatever `run` refuses, such as another training in its directory.
     """
     if steps < 1 or save_every < 1:
         raise Refused(f"training takes at least one step, and one between saves, got {steps} and {save_every}")
@@ -125,45 +131,74 @@ def fit(
         raise Refused(
             f"{mesh.size} devices do not divide a batch of {batch}; write batch={batch // mesh.size * mesh.size}"
         )
+    name = augment.__qualname__ if isinstance(augment, types.FunctionType) else type(augment).__name__
+    given = dict(
+        batch=batch if isinstance(data, Images | Sequences) else None,
+        ema=float(ema),
+        seed=int(seed),
+        augment=None if augment is None else name,
+    )
     params = jax.tree.map(jnp.array, params)  # copies: the step gives its buffers up
     state = State(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.array, params), optimizer.init(params))
+    sound = _finite(state)
     losses: list[Any] = []
-    if run is not None:
-        state, saved = run.restore(state)
-        losses = [*saved]
-    first = int(state.step)
-    key = jax.random.key(seed)
-    stream = indexed(data, batch, seed, first) if isinstance(data, Images | Sequences) else streamed(data, first)
-    if mesh is not None:
-        state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
-    with Bar(progress, steps, first, "loss") as advance:
-        for step in range(first, steps):
-            found = next(stream, None)
-            if found is None:
-                raise Refused(f"the data ended after {step} of {steps} steps; repeat them, or train for {step}")
-            samples, labels = found
-            if augment is not None:
-                samples = augment(samples, np.random.default_rng((seed, step)))
-            if mesh is not None:
-                samples, labels = jax.device_put(
-                    (samples, labels), NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
-                )
-            state, value = _step(state, key, samples, labels, ema, as_argument(loss), optimizer)
-            losses.append(value)
-            done = step + 1
-            if done % 100 == 0 or done == steps:  # the host waits for the device here only
-                advance(done, float(value))
-            if (run is not None or watch is not None) and (done % save_every == 0 or done == steps):
-                losses = [*map(float, losses)]
-                if not np.isfinite(losses).all():
-                    raise Refused(
-                        f"the loss was not finite at step {int(np.argmin(np.isfinite(losses)))}; lower the rate"
+
+    def check(done: int) -> None:
+        """Refuse what is not to be kept: a loss, or a state after it, that is not finite."""
+        if not np.isfinite(losses).all():
+            raise Refused(f"the loss was not finite at step {int(np.argmin(np.isfinite(losses)))}; lower the rate")
+        if any(before and not now for before, now in zip(sound, _finite(state), strict=True)):
+            raise Refused(
+                f"the loss is finite, the weights, their average or the optimizer's state are not after step {done}: "
+                "a gradient was not finite; lower the rate"
+            )
+
+    with interruptible(), nullcontext() if run is None else run.alone(**given):
+        if run is not None:
+            state, saved = run.restore(state)
+            losses = [*saved]
+        first = int(state.step)
+        if first > steps:
+            raise Refused(f"the run has done {first} steps, got steps={steps}; write steps={first} or more")
+        check(first)
+        key = jax.random.key(seed)
+        stream = indexed(data, batch, seed, first) if isinstance(data, Images | Sequences) else streamed(data, first)
+        if mesh is not None:
+            state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+        with Bar(progress, steps, first, "loss") as advance:
+            for step in range(first, steps):
+                found = next(stream, None)
+                if found is None:
+                    raise Refused(f"the data ended after {step} of {steps} steps; repeat them, or train for {step}")
+                samples, labels = found
+                if augment is not None:
+                    samples = augment(samples, np.random.default_rng((seed, step)))
+                if mesh is not None:
+                    samples, labels = jax.device_put(
+                        (samples, labels), NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
                     )
-                if run is not None:
-                    run.save(done, state, losses)
-                if watch is not None:
-                    watch(done, state.ema, losses)
-    values = np.asarray(losses, np.float64)
-    if not np.isfinite(values).all():
-        raise Refused(f"the loss was not finite at step {int(np.argmin(np.isfinite(values)))}; lower the rate")
-    return state.ema, values
+                state, value = _step(state, key, samples, labels, ema, as_argument(loss), optimizer)
+                losses.append(value)
+                done = step + 1
+                if done % 100 == 0 or done == steps:  # the host waits for the device here only
+                    advance(done, float(value))
+                saves = (run is not None or watch is not None) and done % save_every == 0
+                if saves or done == steps:
+                    losses = [*map(float, losses)]
+                    check(done)
+                    if run is not None:
+                        run.save(done, state, losses)
+                    if watch is not None:
+                        watch(done, state.ema, losses)
+    return state.ema, np.asarray(losses, np.float64)
+
+
+def _finite(tree: Any) -> list[bool]:
+    """For each array of floating numbers, whether all of them are finite."""
+    leaves = [a for a in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(a), jnp.inexact)]
+    return [bool(a) for a in jax.device_get(_all_finite(leaves))]
+
+
+@jax.jit
+def _all_finite(leaves: list) -> list:
+    return [jnp.all(jnp.isfinite(a)) for a in leaves]

@@ -81,13 +81,15 @@ def networks(shape: tuple[int, ...], classes: int, recipe: Recipe) -> tuple[ADMU
         sides, halvings = tuple(side // 2 for side in sides), halvings + 1
     if halvings == 0:
         raise Refused(f"images need even sides of 8 or more, got {shape}; resize or pad them")
+    # by name, as a configuration holds it
+    dtype = None if recipe.dtype is None else jnp.dtype(recipe.dtype).name
     common: dict[str, Any] = dict(
         num_res_blocks=1,
         attention_resolutions=(2**halvings,),
         channel_mult=(1, *[2] * halvings),
         groups=8,
         time_scale=1000.0,
-        dtype=None if recipe.dtype is None else jnp.dtype(recipe.dtype),
+        dtype=None if dtype == "float32" else dtype,
     )
     unet = ADMUNet(recipe.width, shape[-1], num_classes=classes + 1, **common)
     return unet, ADMClassifier(recipe.classifier_width, classes, **common)
@@ -231,8 +233,13 @@ def fit_into(
     ema: float = 0.995,
     **options: Any,
 ) -> None:
-    """AdamW with warm-up and cosine decay into `directory`, unless it is complete."""
-    run = Run(directory, {**setup, "data": fingerprint(data)})
+    """AdamW with warm-up and cosine decay into `directory`, unless it is complete.
+
+    Of `options`, `augment` is part of the configuration. `mesh`, `save_every` and `watch` change no result.
+    """
+    settings = {"rate": rate, "ema": ema, "flip": options.get("augment") is not None}
+    training = {**setup["training"], **settings}
+    run = Run(directory, {**setup, "training": training, "data": fingerprint(data)})
     if run.latest() == steps:
         return
     options |= dict(optimizer=adamw(steps, rate), ema=ema, seed=seed, run=run, progress=progress)

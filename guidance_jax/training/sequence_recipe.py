@@ -9,7 +9,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from guidance_jax.checkpoints.config import config
+from guidance_jax.checkpoints.config import config, describe
 from guidance_jax.checkpoints.load import load
 from guidance_jax.datasets.sequences import Sequences
 from guidance_jax.discrete.network import HiddenNetwork
@@ -118,7 +118,7 @@ def train_token_classifier(
     loss = NoisyTokens(token_classifier(network, None).apply, process, schedule)
     inputs = jnp.zeros(length, jnp.int32), jnp.zeros(())
     title = "noisy classifier " if progress else None
-    about: dict[str, Any] = dict(steps=steps, batch=batch, seed=seed)
+    about: dict[str, Any] = dict(steps=steps, batch=batch, seed=seed, corruption=describe(process))
     return _train(NoisyClassifier, directory, title, network, domain, loss, inputs, data, **about)
 
 
