@@ -1,5 +1,7 @@
 """Order of convergence on an exact ODE, and that stochastic solvers keep the exact marginals."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,19 +23,25 @@ def end(solver, steps, start=0.9, stop=0.1):
     return np.asarray(run())
 
 
+@functools.cache
+def exact_end(stop):
+    """Where the ODE ends, by 20,000 steps of Heun; asked for in float64 only."""
+    return end(gj.Heun(), 20_000, stop=stop)
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("cls", [c for c, row in SOLVERS.items() if row.order])
 def test_order(cls):
     solver, order, _ = SOLVERS[cls]
-    exact = end(gj.Heun(), 20_000)
-    coarse, fine = (np.linalg.norm(end(solver, n) - exact) for n in (96, 192))
+    coarse, fine = (np.linalg.norm(end(solver, n) - exact_end(0.1)) for n in (96, 192))
     assert abs(np.log2(coarse / fine) - order) < 0.25
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("cls", [c for c, row in SOLVERS.items() if row.order])
-def test_step_to_the_clean_level_is_finite(cls):
-    assert np.isfinite(end(SOLVERS[cls].solver, 10, stop=0.0)).all()
+def test_step_to_the_clean_level_ends_near_the_exact_sample(cls):
+    """At 40 steps; an error of first order is at most 3 % of the 1.5 that the point has gone from where it began."""
+    assert np.linalg.norm(end(SOLVERS[cls].solver, 40, stop=0.0) - exact_end(0.0)) < 0.05
 
 
 DRAWING = NOISY | {cls.__name__: row.solver for cls, row in SOLVERS.items() if row.draws}
