@@ -137,13 +137,23 @@ def of_guides(method, space):
     }
 
 
+ALONE = "kernels and moves of methods"
 GROUPS = {
     "methods in methods": (of_methods, METHODS),
     "methods with solvers": (of_solvers, METHODS),
-    "kernels and moves of methods": (of_kernels, KERNELS),
+    ALONE: (of_kernels, KERNELS),
     "wrappers around kernels": (of_wrappers, WRAPPERS),
     "methods asking adapted guides": (of_guides, ASKING),
 }
+
+
+# one model of each space; embeddings are as the plane, and masks without hidden states have fewer methods
+SPACES = ["plane", "masks, hidden", "uniform", "text"]
+
+
+def places(group, part):
+    """The spaces of which the outcomes are stored: all, but of embeddings the methods alone."""
+    return [space for space in BASES if space != "embeddings" or (group, part) == (ALONE, "Reverse")]
 
 
 def kind(outcome):
@@ -183,14 +193,17 @@ def write(found):
 
 def test_every_row_is_stored():
     for group, (_, parts) in GROUPS.items():
-        assert list(stored()["rows"][group]) == [f"{part} on {space}" for part in parts for space in BASES]
+        rows = [f"{part} on {space}" for part in parts for space in places(group, part)]
+        assert list(stored()["rows"][group]) == rows
 
 
 @pytest.mark.parametrize("space", first(["plane", "masks", "text"], BASES))
 @pytest.mark.parametrize("outer", REPRESENTATIVE)
 def test_representative_methods_in_each_other(outer, space):
     inner = {name: METHODS[name] for name in REPRESENTATIVE}
-    check_stored("methods in methods", outer, space, outcomes(of_methods(outer, space, inner), execute=False))
+    found = outcomes(of_methods(outer, space, inner), execute=False)
+    if space != "embeddings":
+        check_stored("methods in methods", outer, space, found)
 
 
 @pytest.mark.parametrize("space", first(["plane", "masks"], BASES))
@@ -211,17 +224,13 @@ def test_methods_asking_every_adapted_guide(method):
 def test_every_method_on_every_space(space):
     """A space is never without its methods, and never with another's."""
     found = outcomes(of_kernels("Reverse", space), execute=False)
-    check_stored("kernels and moves of methods", "Reverse", space, found)
+    check_stored(ALONE, "Reverse", space, found)
     ran = {name for name in METHODS if found[f"Reverse of {name} on {space}"] == "ran"}
     assert {"CFG", "Autoguidance", "Tempered", "Unconditional", "Conditioned"} <= ran
     assert ("TFG" in ran) == (space in ("plane", "embeddings"))
     assert ("TAG" in ran) == (space in ("masks", "masks, hidden", "uniform"))
     assert ("FUDGE" in ran) == ("PPLM" in ran) == (space == "text")
     assert ("NOS" in ran) == (space in ("masks, hidden", "embeddings"))
-
-
-# one model of each space; embeddings are as the plane, and masks without hidden states have fewer methods
-SPACES = ["plane", "masks, hidden", "uniform", "text"]
 
 
 @pytest.mark.slow
@@ -247,7 +256,7 @@ if __name__ == "__main__":
         title: {
             f"{part} on {place}": outcomes(build(part, place), execute=False)
             for part in parts
-            for place in (BASES if storing else SPACES)
+            for place in (places(title, part) if storing else SPACES)
         }
         for title, (build, parts) in GROUPS.items()
     }

@@ -40,8 +40,9 @@ def test_order(cls):
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("cls", [c for c, row in SOLVERS.items() if row.order])
 def test_step_to_the_clean_level_ends_near_the_exact_sample(cls):
-    """At 40 steps; an error of first order is at most 3 % of the 1.5 that the point has gone from where it began."""
-    assert np.linalg.norm(end(SOLVERS[cls].solver, 40, stop=0.0) - exact_end(0.0)) < 0.05
+    """The point moves by 2.1. In 40 steps, solvers of first order miss its end by .018, the others by .0005 to .003."""
+    solver, order, _ = SOLVERS[cls]
+    assert np.linalg.norm(end(solver, 40, stop=0.0) - exact_end(0.0)) < (0.025 if order == 1 else 0.004)
 
 
 DRAWING = NOISY | {cls.__name__: row.solver for cls, row in SOLVERS.items() if row.draws}
@@ -92,10 +93,11 @@ def test_renoising_goes_from_marginal_to_marginal():
 
 
 @pytest.mark.slow
-def test_kernels_of_the_table_are_finite():
+def test_kernels_of_the_table_stay_where_the_data_are():
+    """Guided at 2, in 50 steps: within 5.5 of the origin, where the means of the mixture are within 2.4."""
     for make in KERNELS.values():
-        x = gj.generate(gj.keys(0, 3), make(2.0), SCHEDULE.levels(5), (2,), jnp.array([0, 1, 2]))
-        assert np.isfinite(x).all()
+        x = gj.generate(gj.keys(0, 50), make(2.0), SCHEDULE.levels(50), (2,), jnp.arange(50) % 3)
+        assert np.linalg.norm(x, axis=1).max() < 5.5
 
 
 def weighed(t, s, x_t, n):
