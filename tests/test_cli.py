@@ -13,7 +13,9 @@ import pytest
 
 from guidance_jax.app import cli, parts
 from guidance_jax.app.demos import splice as splice_demo
+from guidance_jax.checkpoints.load import load
 from guidance_jax.datasets import splice
+from guidance_jax.networks.judge import TrainedJudge
 from guidance_jax.released import donor
 
 
@@ -98,7 +100,8 @@ def test_train_sample_evaluate(run):
     measured = run("evaluate", "--models", "models", "--samples", "a.npz", "--out", "measures.json")
     assert measured.returncode == 0, measured.stderr
     report = json.loads((run.folder / "measures.json").read_text())
-    assert 0 <= report["accuracy"]["value"] <= 1
+    predicted, _ = load(run.folder / "models" / "judge", TrainedJudge)(a["arr_0"] / 127.5 - 1)
+    assert report["accuracy"]["value"] == pytest.approx(np.mean(predicted == a["arr_1"]))
     assert report["samples"] == 20
 
     for arguments, message in (

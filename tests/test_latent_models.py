@@ -139,10 +139,14 @@ def test_tiles_of_a_local_decoder_are_the_whole():
 def test_a_large_picture_is_decoded_in_tiles(pipelines):
     own = pipelines["sd15"].autoencoder
     z = jax.random.normal(jax.random.key(0), (1, 12, 16, 4))
-    whole, tiles = own.decode(z), own.decode(z, tile=8)
+    whole, tiles = own.decode(z), own.decode(z, tile=12)  # two tiles, of which 8 of 16 columns overlap
     assert whole.shape == tiles.shape == (1, 24, 32, 3)
-    np.testing.assert_allclose(own.decode(z, tile=16), whole, atol=1e-6)
-    assert np.isfinite(tiles).all()
+    np.testing.assert_allclose(own.decode(z, tile=16), whole, atol=1e-6)  # one tile holds all
+    left, right = own.decode(z[:, :, :12]), own.decode(z[:, :, 4:])
+    np.testing.assert_allclose(tiles[:, :, :8], left[:, :, :8], atol=1e-5)
+    np.testing.assert_allclose(tiles[:, :, 24:], right[:, :, 16:], atol=1e-5)
+    both = np.stack([left[:, :, 8:], right[:, :, :16]])
+    assert np.all((tiles[:, :, 8:24] >= both.min(0) - 1e-5) & (tiles[:, :, 8:24] <= both.max(0) + 1e-5))
     with pytest.raises(Refused, match="a tile has 8 latents or more"):
         own.decode(z, tile=4)
     with pytest.raises(Refused, match="latents have 4 channels"):

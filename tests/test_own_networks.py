@@ -1,5 +1,7 @@
 """A user's own network: batched as everyone writes them, of any library, in at the front door and out at the back."""
 
+import diffrax
+import equinox as eqx
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -80,8 +82,6 @@ def of_nnx():
 
 
 def of_equinox():
-    eqx = pytest.importorskip("equinox")
-
     class Net(eqx.Module):
         conv: eqx.nn.Conv2d
         norm: eqx.nn.GroupNorm
@@ -229,7 +229,6 @@ def test_a_guided_denoiser_goes_out_as_velocity_score_and_clean_estimate(mixture
 
 
 def test_diffrax_solves_the_guided_ode(mixture_of_two):
-    diffrax = pytest.importorskip("diffrax")
     guided = mixture_of_two
     f = gj.as_function(guided, gj.RectifiedFlow(), data_at=1, batched=False)
     noise = jax.random.normal(jax.random.key(0), (2,))

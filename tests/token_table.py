@@ -171,7 +171,7 @@ ROWS = {
         masked(UNIFORM, SUNDAE(share=0.5)),
     ),
     Forbid: Row(
-        lambda w: masked(Forbid(MASKED, jnp.arange(3) < jnp.asarray(w)), TauLeap()),
+        lambda w: masked(Forbid(MASKED, jnp.arange(3) < jnp.minimum(w, 2)), TauLeap()),  # never all three
         0.0,
         masked(MASKED, TauLeap()),
     ),

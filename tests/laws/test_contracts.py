@@ -30,13 +30,13 @@ from guidance_jax.guidance import (
 )
 from guidance_jax.kernels import Corrector, Padded, RectifiedCFGPlusPlus, Split
 from guidance_jax.models import Microbatched
-from guidance_jax.oracles import monte_carlo_floor
 from guidance_jax.solvers import DPM2, GLASS, DPMSolver2S
 from guidance_jax.text import FUDGE
 from tests import first
 from tests.laws.test_guidance import KEY, LEVELS, same, see
 from tests.parts import BASES, METHODS, NOISY, PREFIX, judge, usual
 from tests.table import MIXTURE, NULL, SCHEDULE, UNCONDITIONAL, line, log_clean, log_posterior, point, seen
+from tests.thresholds import most_total_variation
 from tests.token_table import FLOW, HIDDEN, MASKED, UNIFORM, along, log_masked, log_uniform
 
 LABELS = jnp.array([0, 1, 2, 1])
@@ -146,8 +146,10 @@ def test_adapters_hand_on_the_score_that_a_guide_has(adapter):
     record = Counted([])
     kernel = gj.Reverse(gj.Classifier(UNCONDITIONAL, OF_GUIDES[adapter](Recording(record)), 1.0), gj.DDIM())
     x = gj.generate(gj.keys(0, 4), kernel, SCHEDULE.levels(3), (2,), LABELS)
-    assert np.isfinite(x).all()
     assert record.calls
+    normal = gj.Classifier(UNCONDITIONAL, lambda x, level, cond: -0.5 * jnp.sum(x**2), 1.0)  # its score is -x too
+    own = gj.generate(gj.keys(0, 4), gj.Reverse(normal, gj.DDIM()), SCHEDULE.levels(3), (2,), LABELS)
+    np.testing.assert_allclose(x, own, rtol=1e-3)
 
 
 def inside_of(wrapper, key):
@@ -246,11 +248,10 @@ def test_infilling_around_particles_is_the_exact_conditional():
     weight = np.asarray(MASKED.classes, np.float64)[:, label] ** scale
     target, exact = given * weight / (given * weight).sum(), (given * weight).sum() / given.sum()
     log_w = np.asarray(found.log_w + found.log_evidence[:, None]).ravel()
-    assert MASKED.total_variation(np.asarray(found.x).reshape(-1, 3), target, log_w) <= monte_carlo_floor(
-        target, 20_000
-    )
+    distance = MASKED.total_variation(np.asarray(found.x).reshape(-1, 3), target, log_w)
+    assert distance <= most_total_variation(target, 20_000)
     evidence = np.exp(np.asarray(found.log_evidence)) / exact
-    assert abs(evidence.mean() - 1) < 3 * evidence.std() / np.sqrt(runs)
+    assert abs(evidence.mean() - 1) < 5 * evidence.std() / np.sqrt(runs)  # t of 19 degrees: one in 12,000
 
 
 def test_path_weights_are_refused_where_a_wrapper_would_overwrite_what_they_weigh():
@@ -497,11 +498,35 @@ def test_hidden_states_are_found_through_adapters_and_refused_elsewhere():
 
 
 def test_guides_of_another_space_are_refused():
-    for kernel, levels, shape in (
-        (gj.Reverse(gj.Classifier(UNCONDITIONAL, PREFIX, 1.0), gj.DDIM()), SCHEDULE.levels(3), (2,)),
-        (gj.Reverse(TAG(MASKED, PREFIX, 1.0), TauLeap()), FLOW.levels(3), (3,)),
-        (gj.Reverse(FUDGE(BASES["text"].model, NOISY, 1.0), gj.Ancestral()), gj.positions(4), (4,)),
+    for message, kernel, levels, shape in (
+        (
+            "PrefixClassifier is for text, the model is of images or vectors",
+            gj.Reverse(gj.Classifier(UNCONDITIONAL, PREFIX, 1.0), gj.DDIM()),
+            SCHEDULE.levels(3),
+            (2,),
+        ),
+        (
+            "PrefixClassifier is for text, the model is of masked tokens",
+            gj.Reverse(TAG(MASKED, PREFIX, 1.0), TauLeap()),
+            FLOW.levels(3),
+            (3,),
+        ),
+        (
+            "the future of FUDGE is PrefixGuide, got NoisyClassifier",
+            gj.Reverse(FUDGE(BASES["text"].model, NOISY, 1.0), gj.Ancestral()),
+            gj.positions(4),
+            (4,),
+        ),
     ):
-        with pytest.raises(gj.Refused):
+        with pytest.raises(gj.Refused, match=message):
             gj.generate(gj.keys(0, 2), kernel, levels, shape, LABELS[:2])
-    assert log_uniform(jnp.array([0, 1, 2]), FLOW(0.5), 1) < 0
+
+
+def test_the_classifier_of_uniform_tokens_is_bayes_rule_on_the_joint():
+    """p(y | x_t) by a sum over all 27 sequences, each token kept with probability alpha or else drawn of the three."""
+    x, alpha = np.array([0, 1, 2]), 0.5
+    kept = np.prod(np.where(UNIFORM.sequences == x, alpha + (1 - alpha) / 3, (1 - alpha) / 3), 1)
+    joint = kept * np.asarray(UNIFORM.p, np.float64).ravel()
+    expected = joint @ np.asarray(UNIFORM.classes, np.float64) / joint.sum()
+    found = [log_uniform(jnp.asarray(x), FLOW(alpha), label) for label in range(3)]
+    np.testing.assert_allclose(np.exp(found), expected, atol=1e-6)

@@ -56,7 +56,7 @@ def test_a_map_is_the_denoiser_of_its_flow_on_any_schedule(level):
 
 @pytest.mark.parametrize("how", [MeanFlow, Consistency])
 @pytest.mark.parametrize("teacher", [None, GAUSSIAN])
-def test_the_exact_map_is_the_minimum_of(how, teacher):
+def test_the_exact_map_is_the_minimum_of(how, teacher, measured):
     """With a teacher the loss itself is zero; without, its mean gradient is, and is not for another flow's map."""
     n = 20_000
     x0 = MEAN + STD * jax.random.normal(jax.random.key(0), (n, 2))
@@ -65,7 +65,8 @@ def test_the_exact_map_is_the_minimum_of(how, teacher):
     if teacher is not None:
         values = jax.vmap(loss, (None, 0, 0, None))(ZERO, keys, x0, jnp.array(0))
         wrong = jax.vmap(loss, (None, 0, 0, None))((jnp.full(2, 0.2), jnp.zeros(2)), keys, x0, jnp.array(0))
-        print(how.__name__, float(jnp.mean(values)), "elsewhere", float(jnp.mean(wrong)))
+        measured("loss", jnp.mean(values))
+        measured("elsewhere", jnp.mean(wrong))
         assert float(jnp.mean(values)) < (1e-6 if how is MeanFlow else 1e-3 * float(jnp.mean(wrong)))
         return
 
@@ -74,7 +75,8 @@ def test_the_exact_map_is_the_minimum_of(how, teacher):
         return np.abs(each.mean(0) / each.std(0)).max() * n**0.5
 
     there, elsewhere = errors(ZERO), errors((jnp.full(2, 0.2), jnp.zeros(2)))
-    print(f"in standard errors {there:.1f}, elsewhere {elsewhere:.1f}")
+    measured("gradient in standard errors", there)
+    measured("elsewhere", elsewhere)
     assert there < 4
     assert elsewhere > 8
 
@@ -109,7 +111,7 @@ def small(params, x, t, s, cond):
 
 
 @pytest.mark.slow
-def test_a_small_map_learns_a_guided_flow():
+def test_a_small_map_learns_a_guided_flow(measured):
     """CFG of scale 2 on the mixture: two jumps of the map beside 2 and 64 steps of the guided flow itself."""
     sizes, keys = [11, 128, 128, 128, 2], jax.random.split(jax.random.key(0), 4)
     params = [(jax.random.normal(k, (a, b)) / a**0.5, jnp.zeros(b)) for k, a, b in zip(keys, sizes, sizes[1:])]
@@ -131,7 +133,8 @@ def test_a_small_map_learns_a_guided_flow():
         "CFG, 2 steps": float(energy_distance(flow, drawn(gj.Reverse(guided, gj.DDIM()), 2))),
         "CFG, 64 steps": float(energy_distance(flow, drawn(gj.Reverse(guided, gj.Heun()), 64))),
     }
-    print({k: round(v, 5) for k, v in found.items()})
+    for what, value in found.items():
+        measured(what, value)
     assert found["map, 2 jumps"] < 0.1 * found["CFG, 2 steps"]
 
 

@@ -57,17 +57,18 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_the_minimum_is_the_guided_denoiser(name):
+def test_the_minimum_is_the_guided_denoiser(name, measured):
     """The mean gradient is zero there, within four standard errors, and is not for the conditional model."""
     make, strength = LOSSES[name]
     there = slope(make(exact(strength)))
     elsewhere = slope(make(exact(lambda scale: 1.4 * strength(scale))))
-    print(name, "in standard errors:", there.round(1), "elsewhere:", elsewhere.round(1))
+    measured("gradient in standard errors", there.max())
+    measured("elsewhere", elsewhere.max())
     assert there.max() < 4
     assert elsewhere.max() > 8
 
 
-def test_the_minimum_of_density_ratio_matching_is_the_exact_classifier_of_neighbours():
+def test_the_minimum_of_density_ratio_matching_is_the_exact_classifier_of_neighbours(measured):
     """Mean gradient over the joint distribution of masks: zero at the exact one, not beside it."""
     sequences, joint = jnp.asarray(MASKED.sequences), jnp.asarray(MASKED.p).ravel()[:, None] * MASKED.classes
     n = 40_000
@@ -86,7 +87,8 @@ def test_the_minimum_of_density_ratio_matching_is_the_exact_classifier_of_neighb
         return np.abs(np.mean(each, 0) / np.std(each, 0) * n**0.5)
 
     there, elsewhere = slope(1.0), slope(0.7)
-    print("in standard errors:", there.max().round(1), "elsewhere:", elsewhere.max().round(1))
+    measured("gradient in standard errors", there.max())
+    measured("elsewhere", elsewhere.max())
     assert there.max() < 4
     assert elsewhere.max() > 8
 
@@ -144,7 +146,7 @@ def weights(key):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["distilled", "guidance-free"])
-def test_a_small_network_learns_all_scales(how):
+def test_a_small_network_learns_all_scales(how, measured):
     """Its error against CFG is a small part of what guidance changes, at scales 1, 2 and 3; one call a step."""
     network = gj.Network(weights(jax.random.key(0)), small, gj.parameterizations.v, scale=1.0)
     labels = np.asarray(jax.random.randint(jax.random.key(1), (30_000,), 0, 3))
@@ -176,7 +178,8 @@ def test_a_small_network_learns_all_scales(how):
             error.append(float(jnp.mean(found[0])))
             effect.append(float(jnp.mean(found[1])))
         shares.append(sum(error) / sum(effect))
-    print(how, "share of guidance's effect that is missed:", np.round(shares, 4))
+    for scale, share in zip((1, 2, 3), shares, strict=True):
+        measured(f"share of the effect missed at scale {scale}", share)
     assert max(shares) < 0.1
     counted = gj.diagnostics.ledger(gj.Reverse(Learned(learned, 2.0), gj.DDIM()), SCHEDULE.levels(10), (2,), 1)
     assert counted.calls == {"Network": 10}

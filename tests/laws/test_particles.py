@@ -14,6 +14,7 @@ from guidance_jax.particles import ParticleGuidance, difference, maximum, total
 from guidance_jax.particles.populations import _populations
 from tests import first
 from tests.table import MIXTURE, NULL, POPULATIONS, SCHEDULE, UNCONDITIONAL, log_clean, log_posterior
+from tests.thresholds import most_energy_distance
 
 LEVELS = SCHEDULE.levels(12)
 RESAMPLERS = [gj.resampling.systematic, gj.resampling.stratified, gj.resampling.residual, gj.resampling.multinomial]
@@ -38,6 +39,21 @@ def test_resampling_copies_by_weight(resample):
         assert (counts >= np.floor(share + 1e-5)).all()
 
 
+def test_the_effective_sample_size_decides_whether_a_population_is_resampled():
+    """By hand: weights 3, 1, 1, 1 have the size (3 + 1 + 1 + 1)^2 / (9 + 1 + 1 + 1) = 3 of 4: .75 is the limit."""
+
+    def reward(x0, level, cond):
+        return jnp.where(x0[0] > 2, jnp.log(3.0), 0.0)
+
+    levels, x = SCHEDULE.levels(2), jnp.array([[3.0, 0.0], [1.0, 0.0], [0.0, 0.0], [-1.0, 0.0]])
+    model = gj.Function(lambda x, level, cond: x)
+    for threshold, resampled in ((0.74, False), (0.76, True)):
+        smc = gj.SMC(gj.Steered(model, gj.DDIM(1.0), reward, 1.0), threshold=threshold)
+        pop = smc(smc.init(x), levels.at(0), levels.at(1), None, jax.random.key(0))
+        np.testing.assert_allclose(pop.ess, 4.0 if resampled else 3.0, rtol=1e-5)
+        assert (np.ptp(pop.log_w) == 0) == resampled
+
+
 def test_resampling_of_equal_weights_keeps_everyone():
     for resample in (gj.resampling.systematic, gj.resampling.stratified, gj.resampling.residual):
         assert sorted(np.asarray(resample(jax.random.key(1), jnp.zeros(8))).tolist()) == list(range(8))
@@ -52,6 +68,8 @@ def test_laws_of_the_loop(cls):
     assert found.x.shape == (3, 6, 2)
     assert found.x.dtype == found.log_evidence.dtype == jnp.float32
     assert found.ess.shape == (3, 13)
+    w = np.exp(np.asarray(found.log_w, np.float64))
+    np.testing.assert_allclose(found.ess[:, -1], w.sum(1) ** 2 / (w**2).sum(1), rtol=1e-4)
     assert np.isfinite(found.x).all()
     assert not found.dropped.any()
     np.testing.assert_allclose(jax.nn.logsumexp(found.log_w, 1), np.log(6), atol=1e-5)
@@ -99,7 +117,7 @@ GAUSSIAN = {
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", GAUSSIAN)
 def test_particles_reach_the_posterior_and_its_evidence(name, measured):
-    """200 runs of 256 particles: the mean evidence within 2 standard errors of the exact one; posterior moments."""
+    """200 runs of 256 particles: the mean evidence within 4 standard errors of the exact one; posterior moments."""
     y, runs, levels = 1.5, 200, SCHEDULE.levels(40)
     move, resample = GAUSSIAN[name]
     found = gj.populations(gj.keys(0, runs), gj.SMC(move, resample), levels, (2,), 256, jnp.full((runs, 1), y))
@@ -112,7 +130,7 @@ def test_particles_reach_the_posterior_and_its_evidence(name, measured):
     error = evidence.std() / np.sqrt(runs)
     measured("evidence over the exact", evidence.mean())
     measured("its error", error)
-    assert abs(evidence.mean() - 1) < 2 * error
+    assert abs(evidence.mean() - 1) < 4 * error
     posterior = Gaussian(jnp.asarray(mean), jnp.asarray(covariance)).condition(jnp.asarray(row), jnp.array([y]), STD)
     w, x = np.asarray(found.log_w + found.log_evidence[:, None]).ravel(), np.asarray(found.x).reshape(-1, 2)
     w = np.exp(w - w.max()) / np.exp(w - w.max()).sum()
@@ -142,10 +160,9 @@ def test_particles_at_scale_three_are_within_the_floor(name, measured):
     """p(x) p(y|x)^3 on an asymmetric mixture: 5,000 draws, 400 steps; plain guidance is 40 floors away.
 
     The weights of the two that are led by the classifier's gradient have heavy tails: ten runs are at the floor in the
-    median over seeds and far above it for one seed in five. So they get forty runs, and twice the floor.
+    median over seeds and far above it for one seed in five. So they get forty runs.
     """
-    heavy = "classifier" in name
-    runs, n, label = 40 if heavy else 10, 5_000, 1
+    runs, n, label = 40 if "classifier" in name else 10, 5_000, 1
     smc = gj.SMC(EXACT[name], threshold=0.9)
     found = gj.populations(gj.keys(5, runs), smc, SCHEDULE.levels(400), (2,), 20_000, jnp.full(runs, label))
     log_w = np.asarray(found.log_w + found.log_evidence[:, None], np.float64).ravel()
@@ -155,7 +172,7 @@ def test_particles_at_scale_three_are_within_the_floor(name, measured):
     bias = MIXTURE.bias(jax.random.key(0), draws, label, 3.0)
     measured("distance", bias.distance)
     measured("floor", bias.floor)
-    assert bias.distance <= (2 if heavy else 1) * bias.floor
+    assert bias.distance <= most_energy_distance(MIXTURE.sample_tilted(jax.random.key(3), 400, label, 3.0), n)
 
 
 @pytest.mark.slow
@@ -197,7 +214,14 @@ def test_best_is_the_best_and_draws_follow_the_weights():
     for run in range(3):
         rewards = jax.vmap(lambda x, run=run: log_clean(x, None, run))(found.x[run])
         np.testing.assert_allclose(found.best()[run], found.x[run, int(jnp.argmax(rewards))])
-    assert found.draw(jax.random.key(0)).shape == (3, 2)
+    # the particle of each of 3,000 draws, which follow the weights: within 5 standard errors
+    draws = jax.vmap(found.draw)(jax.random.split(jax.random.key(0), 3000))
+    share = np.exp(np.asarray(found.log_w)) / 32
+    for run in range(3):
+        chosen = np.all(np.asarray(draws)[:, run, None] == np.asarray(found.x[run]), -1)
+        assert (chosen.sum(1) == 1).all()
+        error = np.sqrt(share[run] * (1 - share[run]) / 3000)
+        np.testing.assert_allclose((chosen.mean(0) - share[run]) / (error + 1e-4), 0, atol=5)
 
 
 def test_particle_guidance_spreads_a_population_out():

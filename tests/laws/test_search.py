@@ -1,5 +1,7 @@
 """Search among children: with the exact value and many children it samples the tilted distribution."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -128,21 +130,31 @@ def test_a_tree_without_reward_draws_from_the_model(growth):
     assert MASKED.total_variation(drawn(found), model) < 2 * floor(model, RUNS)
 
 
+@functools.cache
+def branching():
+    """Trees of 2, 8 and 32 rollouts: (their total variations to the posterior, log evidences less the exact one)."""
+    exact = np.log(np.sum(MASKED.p.ravel() * MASKED.classes[:, LABEL]))
+    found = {n: grown(n, 0.8) for n in (2, 8, 32)}
+    near = {n: MASKED.total_variation(drawn(f), MASKED.target(LABEL)) for n, f in found.items()}
+    return near, {n: float(jax.nn.logsumexp(f.log_evidence) - np.log(RUNS) - exact) for n, f in found.items()}
+
+
 def test_trees_come_near_the_posterior_and_their_evidence_is_low(measured):
     """Total variation falls with the rollouts, and stays above that of importance sampling: no branch that began badly
     is looked at again soon, so that values are too low.
     """
-    target, exact = MASKED.target(LABEL), np.log(np.sum(MASKED.p.ravel() * MASKED.classes[:, LABEL]))
-    found = {n: grown(n, 0.8) for n in (2, 8, 32)}
-    near = {n: MASKED.total_variation(drawn(f), target) for n, f in found.items()}
-    low = {n: float(jax.nn.logsumexp(f.log_evidence) - np.log(RUNS) - exact) for n, f in found.items()}
+    (near, low), target = branching(), MASKED.target(LABEL)
     apart = MASKED.total_variation(drawn(grown(32, 1.0)), target)
-    for n in found:
+    for n in near:
         measured(n, near[n])
         measured(f"evidence of {n}, less the exact", low[n])
     measured("importance sampling", apart)
     assert near[2] > near[8] > near[32] > apart
-    assert -0.5 < low[32] < -0.05
+
+
+def test_known_defect_the_evidence_of_trees_is_too_low():
+    """By 5 to 40 % at 32 rollouts. An unbiased estimate would be 1: whoever mends it turns this test around."""
+    assert -0.5 < branching()[1][32] < -0.05
 
 
 FLOWING = gj.schedules.log_snr_uniform(SCHEDULE, 15, lo=0.02)

@@ -1,5 +1,7 @@
 """Order of convergence on an exact ODE, and that stochastic solvers keep the exact marginals."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,19 +23,26 @@ def end(solver, steps, start=0.9, stop=0.1):
     return np.asarray(run())
 
 
+@functools.cache
+def exact_end(stop):
+    """Where the ODE ends, by 20,000 steps of Heun; asked for in float64 only."""
+    return end(gj.Heun(), 20_000, stop=stop)
+
+
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("cls", [c for c, row in SOLVERS.items() if row.order])
 def test_order(cls):
     solver, order, _ = SOLVERS[cls]
-    exact = end(gj.Heun(), 20_000)
-    coarse, fine = (np.linalg.norm(end(solver, n) - exact) for n in (96, 192))
+    coarse, fine = (np.linalg.norm(end(solver, n) - exact_end(0.1)) for n in (96, 192))
     assert abs(np.log2(coarse / fine) - order) < 0.25
 
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("cls", [c for c, row in SOLVERS.items() if row.order])
-def test_step_to_the_clean_level_is_finite(cls):
-    assert np.isfinite(end(SOLVERS[cls].solver, 10, stop=0.0)).all()
+def test_step_to_the_clean_level_ends_near_the_exact_sample(cls):
+    """The point moves by 2.1. In 40 steps, solvers of first order miss its end by .018, the others by .0005 to .003."""
+    solver, order, _ = SOLVERS[cls]
+    assert np.linalg.norm(end(solver, 40, stop=0.0) - exact_end(0.0)) < (0.025 if order == 1 else 0.004)
 
 
 DRAWING = NOISY | {cls.__name__: row.solver for cls, row in SOLVERS.items() if row.draws}
@@ -84,10 +93,11 @@ def test_renoising_goes_from_marginal_to_marginal():
 
 
 @pytest.mark.slow
-def test_kernels_of_the_table_are_finite():
+def test_kernels_of_the_table_stay_where_the_data_are():
+    """Guided at 2, in 50 steps: within 5.5 of the origin, where the means of the mixture are within 2.4."""
     for make in KERNELS.values():
-        x = gj.generate(gj.keys(0, 3), make(2.0), SCHEDULE.levels(5), (2,), jnp.array([0, 1, 2]))
-        assert np.isfinite(x).all()
+        x = gj.generate(gj.keys(0, 50), make(2.0), SCHEDULE.levels(50), (2,), jnp.arange(50) % 3)
+        assert np.linalg.norm(x, axis=1).max() < 5.5
 
 
 def weighed(t, s, x_t, n):

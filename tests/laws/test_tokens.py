@@ -25,6 +25,7 @@ from guidance_jax.particles.populations import _populations
 from guidance_jax.sample import _generate
 from tests import first
 from tests import token_table as table
+from tests.thresholds import most_total_variation
 from tests.token_table import (
     FLOW,
     LENGTH,
@@ -116,12 +117,12 @@ def test_exact_methods_at_scale_one_are_within_the_floor(name, measured):
     x = gj.generate(gj.keys(0, N), EXACT[name](1.0), LEVELS, (LENGTH,), jnp.full(N, label))
     assert (np.asarray(x) < MASKED.process.vocabulary).all()
     distance, target = MASKED.total_variation(x, MASKED.target(label)), MASKED.target(label)
-    assert distance <= floor(target, N)
+    assert distance <= most_total_variation(target, N)
     guided = gj.generate(gj.keys(0, N), EXACT[name](3.0), LEVELS, (LENGTH,), jnp.full(N, label))
     bias = MASKED.total_variation(guided, MASKED.target(label, 3.0))
     for what, value in {"scale 1": distance, "scale 3": bias, "floor": floor(target, N)}.items():
         measured(what, value)
-    assert bias > floor(target, N)  # guidance alone does not sample p(x) p(y|x)^3; particles do
+    assert bias > most_total_variation(target, N)  # guidance alone does not sample p(x) p(y|x)^3; particles do
 
 
 STEPWISE = {
@@ -184,8 +185,9 @@ def test_twisted_particles_reach_the_guided_target(lead, scale, measured):
     evidence = np.exp(np.asarray(found.log_evidence)) / exact
     measured("total variation", distance)
     measured("floor", floor(target, N))
-    assert distance <= floor(target, N)
-    assert abs(evidence.mean() - 1) < 3 * evidence.std() / np.sqrt(20) + 1e-5
+    assert distance <= most_total_variation(target, N)
+    # five errors: t of 19 degrees exceeds them once in 12,000 times
+    assert abs(evidence.mean() - 1) < 5 * evidence.std() / np.sqrt(20) + 1e-5
 
 
 @pytest.mark.parametrize(
@@ -301,7 +303,7 @@ def test_infilling_of_masks_is_exact_conditioning():
     x = gj.generate(gj.keys(0, n), kernel, LEVELS, (LENGTH,), jnp.full(n, 1))
     target = MASKED.target(1) * (MASKED.sequences[:, 1] == 2)
     target = target / target.sum()
-    assert MASKED.total_variation(x, target) <= floor(target, n)
+    assert MASKED.total_variation(x, target) <= most_total_variation(target, n)
 
 
 def test_mask_predict_keeps_what_it_is_sure_of():
@@ -350,7 +352,7 @@ def test_truncation_keeps_the_most_probable():
 
 
 @pytest.mark.slow
-def test_memory_of_exact_rates_is_that_of_one_chunk():
+def test_memory_of_exact_rates_is_that_of_one_chunk(measured):
     """XLA's temporary bytes, 40 tokens of 20 letters, a small transformer: chunks of 8 against all 800."""
     judge = Transformer(21, 20, 40, width=32, depth=1, values=2)
     classifier = token_classifier(judge, judge.init(jax.random.key(0), jnp.zeros(40, int), jnp.zeros(())))
@@ -362,5 +364,6 @@ def test_memory_of_exact_rates_is_that_of_one_chunk():
         return step.lower(jnp.zeros(40, jnp.int32)).compile().memory_analysis().temp_size_in_bytes
 
     small, large = peak(8), peak(None)
-    print(f"temporary bytes: {small:,} in chunks of 8, {large:,} at once")
+    measured("bytes in chunks of 8", small)
+    measured("bytes at once", large)
     assert small < large / 20
