@@ -62,7 +62,7 @@ def main():
     args = parser.parse_args()
     unet, shape = UNet(), (SIDE, SIDE, 3)
     variables = unet.init(jax.random.key(0), jnp.zeros((1, *shape)), jnp.zeros(1), jnp.zeros(1, int))
-    model = gj.from_linen(unet, variables)
+    model = gj.from_linen(unet, variables, gj.parameterizations.eps)
     kernel = gj.Reverse(gj.CFG(model, NULL, SCALE), gj.DDIM())
     levels, labels = SCHEDULE.levels(STEPS, 0.99), jnp.arange(N) % 10
     noise = jax.random.normal(jax.random.key(1), (N, *shape))

@@ -103,7 +103,7 @@ def ours(task):
     from guidance_jax.sharding import memory, sample_mesh
 
     apply, params, classify, guide = jax_networks(task)
-    model, noisy = gj.Network(params, apply), gj.NoisyClassifier(guide, classify)
+    model, noisy = gj.Network(params, apply, gj.parameterizations.eps), gj.NoisyClassifier(guide, classify)
     if task.cfg:
         kernel = gj.Reverse(gj.CFG(model, NULL, SCALE, in_turn=task.in_turn), gj.DDIM())
     else:

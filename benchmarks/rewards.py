@@ -205,7 +205,7 @@ def memory(steps=50):
     for last in (1, 10, steps):
         for remat in (True, False):
             loss = DRaFT(
-                gj.Network(params, unet.apply, batched=False),
+                gj.Network(params, unet.apply, gj.parameterizations.eps, batched=False),
                 SOLVER,
                 lambda x, level, cond: jnp.mean(x),
                 levels,

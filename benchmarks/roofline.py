@@ -31,7 +31,11 @@ def main():
     task = TASKS["adm"]
     apply, params, classify, guide = jax_networks(task)
     kernel = gj.Reverse(
-        gj.Classifier(gj.Unconditional(gj.Network(params, apply), NULL), gj.NoisyClassifier(guide, classify), SCALE),
+        gj.Classifier(
+            gj.Unconditional(gj.Network(params, apply, gj.parameterizations.eps), NULL),
+            gj.NoisyClassifier(guide, classify),
+            SCALE,
+        ),
         gj.DDIM(),
     )
     n, shape, lv = task.batch, task.shape, gj.Level(*(jnp.asarray(a, jnp.float32) for a in levels(task.steps)))

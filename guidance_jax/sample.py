@@ -22,7 +22,6 @@ from guidance_jax.core import (
     rows,
 )
 
-
 THREEFRY = "threefry2x32"
 
 

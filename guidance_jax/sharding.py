@@ -87,8 +87,8 @@ def generate_on(
       split: split large parameters over the devices too (`split_params`): for networks that one device cannot hold.
         The devices then do talk at every step.
       batch: samples at a time, all batches by one program; None for all at once. It does not change the samples.
-      progress: the title of a progress bar on standard error, with the number of samples that failed (`count_failed`); None
-        for none.
+      progress: the title of a progress bar on standard error, with the number of samples that failed
+        (`count_failed`); None for none.
 
     Raises:
       Refused: as `generate`; a batch of none.

@@ -17,6 +17,8 @@ X = jax.random.normal(jax.random.key(1), (N, *SHAPE))
 LABELS = jnp.arange(N) % 4
 NULL = 2  # of a mixture of two: both
 
+EPS = gj.parameterizations.eps
+
 
 class BatchedUNet(nn.Module):
     """The usual: (B, H, W, C), (B,), (B,); group and batch normalisation, attention, dropout."""
@@ -70,12 +72,14 @@ def randomised(variables):
 def linen():
     module = BatchedUNet()
     variables = randomised(module.init(jax.random.key(0), X, jnp.zeros(N), LABELS))
-    return gj.from_linen(module, variables, train=False), lambda x, t, y: module.apply(variables, x, t, y)
+    return gj.from_linen(module, variables, gj.parameterizations.eps, train=False), lambda x, t, y: module.apply(
+        variables, x, t, y
+    )
 
 
 def of_nnx():
     module = NNXNetwork(nnx.Rngs(0))
-    network = gj.from_nnx(module)
+    network = gj.from_nnx(module, gj.parameterizations.eps)
     evaluated = nnx.clone(module)
     evaluated.eval()
     return network, evaluated
@@ -99,7 +103,7 @@ def of_equinox():
             return jnp.moveaxis(self.out(self.drop(jax.nn.silu(h))), 0, -1)
 
     module = eqx.nn.inference_mode(Net(jax.random.key(0)))
-    return gj.from_equinox(module), jax.vmap(module)
+    return gj.from_equinox(module, gj.parameterizations.eps), jax.vmap(module)
 
 
 LIBRARIES = {"linen": linen, "nnx": of_nnx, "equinox": of_equinox}
@@ -123,7 +127,9 @@ def test_constructing_twice_shares_the_program():
     """The parts are compared by value: a module wrapped again in a sweep compiles nothing again."""
     module = BatchedUNet()
     variables = module.init(jax.random.key(0), X, jnp.zeros(N), LABELS)
-    trees = [jax.tree.structure(gj.from_linen(module, variables, train=False)) for _ in range(2)]
+    trees = [
+        jax.tree.structure(gj.from_linen(module, variables, gj.parameterizations.eps, train=False)) for _ in range(2)
+    ]
     assert trees[0] == trees[1]
 
 
@@ -137,24 +143,24 @@ def test_a_batched_network_declared_for_one_sample_is_refused_and_the_reverse():
         return gj.generate(gj.keys(0, 2), gj.Reverse(network, gj.DDIM()), levels, SHAPE, jnp.zeros(2, int))
 
     with pytest.raises(gj.Refused, match=r"written for batches .* write batched=True"):
-        draw(gj.Network(variables, module.apply))
+        draw(gj.Network(variables, module.apply, EPS))
     rows = RowNormalised()
     variables = rows.init(jax.random.key(0), X, jnp.zeros(N))
     with pytest.raises(gj.Refused, match=r"differ by \d+%: a normalisation that takes the first axis"):
-        draw(gj.Network(variables, rows.apply))
-    assert np.isfinite(draw(gj.Network(variables, rows.apply, batched=True))).all()
+        draw(gj.Network(variables, rows.apply, EPS))
+    assert np.isfinite(draw(gj.Network(variables, rows.apply, EPS, batched=True))).all()
     with pytest.raises(gj.Refused, match="written for one sample, not for batches"):
-        draw(gj.Network((), one_sample, batched=True))
+        draw(gj.Network((), one_sample, EPS, batched=True))
     with pytest.raises(gj.Refused, match=r"changes by \d+% with another beside it; write batched=False"):
-        draw(gj.Network((), whole_norm, batched=True))
-    assert np.isfinite(draw(gj.Network((), whole_norm, batched=False))).all()
+        draw(gj.Network((), whole_norm, EPS, batched=True))
+    assert np.isfinite(draw(gj.Network((), whole_norm, EPS, batched=False))).all()
     with pytest.raises(gj.Refused, match=r"of two samples the network made \[\(8, 8, 3\)\]; write batched=False"):
-        draw(gj.Network((), summed, batched=True))
+        draw(gj.Network((), summed, EPS, batched=True))
     with pytest.raises(gj.Refused, match=r"of a sample of shape \(8, 8, 3\) the network made one of shape \(3,\)"):
-        draw(gj.Network((), lambda params, x, t, y: x[0, 0], batched=False))
+        draw(gj.Network((), lambda params, x, t, y: x[0, 0], EPS, batched=False))
     classifier = gj.NoisyClassifier((), lambda params, x, t: jnp.sum(x))
     with pytest.raises(gj.Refused, match="a classifier gives a vector of logits"):
-        draw(gj.Classifier(gj.Network((), one_sample), classifier, 1.0))
+        draw(gj.Classifier(gj.Network((), one_sample, EPS), classifier, 1.0))
 
 
 def one_sample(params, x, t, y=None):
@@ -330,13 +336,13 @@ def test_own_networks_are_saved_and_loaded(tmp_path):
     assert loaded.apply.options == (("train", False),)
     assert (loaded.batched, loaded.domain, loaded.parameterization) == (True, domain, gj.parameterizations.v)
     jax.tree.map(np.testing.assert_array_equal, loaded.params, network.params)
-    gj.save(tmp_path / "function", gj.Network({"w": jnp.float32(2.0)}, own_function))
+    gj.save(tmp_path / "function", gj.Network({"w": jnp.float32(2.0)}, own_function, EPS))
     assert gj.load(tmp_path / "function", gj.Network).apply is own_function
     with pytest.raises(gj.Refused, match=r"write register\(RowNormalised\) before"):
-        gj.save(tmp_path / "other", gj.from_linen(RowNormalised(), variables))
+        gj.save(tmp_path / "other", gj.from_linen(RowNormalised(), variables, gj.parameterizations.eps))
     with pytest.raises(gj.Refused, match=r"write register\(whole_norm\) before"):
-        gj.save(tmp_path / "other", gj.Network((), whole_norm))
+        gj.save(tmp_path / "other", gj.Network((), whole_norm, EPS))
     with pytest.raises(gj.Refused, match="save writes a Network"):
         gj.save(tmp_path / "other", gj.GaussianMixture(jnp.eye(2), 0.5, jnp.ones(2) / 2))
     with pytest.raises(gj.Refused, match="a Linen module or a registered function, got Partial"):
-        gj.save(tmp_path / "other", gj.Network((), jax.tree_util.Partial(whole_norm)))
+        gj.save(tmp_path / "other", gj.Network((), jax.tree_util.Partial(whole_norm), EPS))

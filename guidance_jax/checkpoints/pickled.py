@@ -10,7 +10,9 @@ from typing import Any
 
 from guidance_jax.core import Refused
 
-STEPS = 4_000_000  # opcodes: a state dict of 10,000 tensors has about 300,000; at some 100 bytes each this bounds memory
+STEPS = (
+    4_000_000  # opcodes: a state dict of 10,000 tensors has about 300,000; at some 100 bytes each this bounds memory
+)
 DIGITS = 64  # bits of an integer that is a key: longer ones can be chosen to have equal hashes
 
 

@@ -38,9 +38,13 @@ STORAGES = {
 DTYPES = {
     **{name: np.dtype(name) for name in ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8")},
     **{name: np.dtype(name) for name in ("uint16", "uint32", "uint64")},
-    **{name: np.dtype(getattr(ml_dtypes, name)) for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2")},
-    **{"float": np.dtype("float32"), "double": np.dtype("float64"), "half": np.dtype("float16")},
-    **{"long": np.dtype("int64"), "int": np.dtype("int32"), "bool": np.dtype("bool")},
+    **{str(d): d for d in map(np.dtype, (ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2))},
+    "float": np.dtype("float32"),
+    "double": np.dtype("float64"),
+    "half": np.dtype("float16"),
+    "long": np.dtype("int64"),
+    "int": np.dtype("int32"),
+    "bool": np.dtype("bool"),
 }
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 DICTIONARIES = {("collections", "OrderedDict"), ("builtins", "dict"), ("torch.nn", "ParameterDict")}
@@ -67,7 +71,9 @@ class Archive:
         if not isinstance(identity, tuple) or len(identity) < 5 or identity[0] != "storage":
             raise Refused("it has a tensor without a storage")
         _, kind, key, _, size = identity[:5]
-        dtype = STORAGES.get(kind.name) if isinstance(kind, Name) and kind.module in ("torch", "torch.storage") else None
+        dtype = (
+            STORAGES.get(kind.name) if isinstance(kind, Name) and kind.module in ("torch", "torch.storage") else None
+        )
         if dtype is None or not isinstance(key, str | int) or not isinstance(size, int):
             raise Refused(f"it refers to a storage of type {kind if isinstance(kind, Name) else type(kind).__name__}")
         if len(identity) > 5 and identity[5] is not None:
@@ -244,8 +250,8 @@ def numpy_array(state: Any) -> np.ndarray:
     shape, letters = numbers(shape), isinstance(code, str) and code in NUMPY_TYPES
     if shape is None or not letters or not isinstance(raw, bytes | bytearray):
         raise Refused("it has a NumPy array of something else than plain numbers")
-    order = kind.state[1] if isinstance(kind.state, tuple) and len(kind.state) > 1 else "<"
-    dtype = np.dtype(code).newbyteorder(order if order in ("<", ">") else "=")
+    swapped = isinstance(kind.state, tuple) and len(kind.state) > 1 and kind.state[1] == ">"
+    dtype = np.dtype(code).newbyteorder(">" if swapped else "=")
     if math.prod(shape) * dtype.itemsize != len(raw) or len(shape) > 32:
         raise Refused("it has a NumPy array of another size than its bytes")
     return np.frombuffer(raw, dtype).reshape(shape, order="F" if fortran is True else "C")

@@ -20,9 +20,9 @@ BOUND = 1e6  # entries of images or vectors beyond it have left any data
 
 
 def draw_token(key: Any, log_q: Any) -> Any:
-    """Draw an index over the last axis of `log_q` (..., V), log-weights; `FAILED` where they are no distribution.
+    """Draw by `key` an index over the last axis of `log_q` (..., V), log-weights; `FAILED` where it is no distribution.
 
-    They are none if one of them is NaN or +inf, or all are -inf.
+    It is none if one of them is NaN or +inf, or all are -inf.
     """
     return _unless_failed(jax.random.categorical(key, log_q), log_q)
 
@@ -50,7 +50,7 @@ def read_entry(table: Any, index: Any) -> Any:
     index = jnp.asarray(index)
     if index.ndim or not jnp.issubdtype(index.dtype, jnp.integer):
         raise Refused(
-            f"a label is one integer for one sample, got {index.dtype} of shape {index.shape}; pass labels of shape (n,)"
+            f"a label is one integer for one sample, got {index.dtype} of shape {index.shape}; pass labels (n,)"
         )
     inside = (index >= 0) & (index < len(table))
     # a product, so that gradients are NaN too

@@ -37,7 +37,7 @@ class Space:
         """Raise `Refused` unless samples of `shape` can be made on `levels`."""
 
     def check_finished(self, levels: Level) -> None:
-        """Raise `Refused` if samples at the last of `levels` are not finished; where they are traced, `finished` does."""
+        """Raise `Refused` if the last of `levels` is known and samples are not finished there."""
 
     def finished(self, x: Any) -> Any:
         """A sample at the end of its levels; tokens that are still masks are `FAILED`."""

@@ -96,8 +96,8 @@ class Diffusion(Process):
     def check_finished(self, levels):
         if concrete(levels.sigma) and levels.sigma[-1] != 0:
             raise Refused(
-                f"the levels end at sigma = {float(levels.sigma[-1]):.3g}, where tokens are still corrupted; end at the "
-                "clean level, as schedule.levels(steps) does"
+                f"the levels end at sigma = {float(levels.sigma[-1]):.3g}, where tokens are still corrupted; end at "
+                "the clean level, as schedule.levels(steps) does"
             )
 
     def corrupt(self, key: Any, x0: Any, level: Any) -> Any:

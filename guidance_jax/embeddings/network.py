@@ -10,7 +10,7 @@ from guidance_jax.models.network import Parametrized
 
 
 def nearest(x: Any, table: Any) -> Any:
-    """The tokens (L,) whose embeddings, rows of `table` (V, d), are nearest to x (L, d); `FAILED` where x is not finite."""
+    """The tokens (L,) whose embeddings, rows of `table` (V, d), are nearest to x (L, d); `FAILED` where x is NaN."""
     distance = jnp.sum(table**2, -1) - 2 * jnp.matmul(x, table.T, precision="highest")
     return argmax_token(-distance)
 

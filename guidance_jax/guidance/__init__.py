@@ -18,6 +18,7 @@ from guidance_jax.guidance.internal import Internal
 from guidance_jax.guidance.learned import Learned
 from guidance_jax.guidance.lgd import LGD
 from guidance_jax.guidance.likelihoods import CleanClassifier, Decoded, GaussianLikelihood, Similarity
+from guidance_jax.guidance.linear_twist import LinearTwist
 from guidance_jax.guidance.mambo_g import MAMBOG
 from guidance_jax.guidance.mmps import MMPS
 from guidance_jax.guidance.mpgd import MPGD
@@ -56,6 +57,7 @@ __all__ = [
     "Internal",
     "LGD",
     "Learned",
+    "LinearTwist",
     "MAMBOG",
     "MMPS",
     "MPGD",

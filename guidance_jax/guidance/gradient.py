@@ -57,7 +57,7 @@ def in_x0(gradient: Callable[[], Any], level: Any) -> Callable[[], Any]:
 
 
 def check_gradient(owner: Any, levels: Any, scale: Any) -> None:
-    """Raise `Refused` if `owner` would add (sigma^2 / alpha) g where alpha is 0: unless `scale` is known to be off there.
+    """Raise `Refused` if `owner` would add (sigma^2 / alpha) g where alpha is 0 and `scale` is not off.
 
     The limit exists, but no gradient at that level tells it: there every g is 0.
     """

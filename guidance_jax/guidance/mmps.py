@@ -20,5 +20,7 @@ class MMPS(Inverse):
 
     def solve(self, residual, pull, level, like):
         return conjugate_gradient(
-            lambda v: self.variance * v + level.sigma**2 / level.alpha * self.operator(pull(v)), residual, self.iterations
+            lambda v: self.variance * v + level.sigma**2 / level.alpha * self.operator(pull(v)),
+            residual,
+            self.iterations,
         )

@@ -53,9 +53,12 @@ class Inpaint(KernelWrapper):
         if concrete((cond, self.mask)):
             mask = np.asarray(self.mask)
             if not np.isfinite(mask).all():
-                raise Refused("the mask of Inpaint holds numbers that are not finite; write 1 for what is known, else 0")
+                raise Refused(
+                    "the mask of Inpaint holds numbers that are not finite; write 1 for what is known, else 0"
+                )
             y = known_part(cond, self.observed)
-            check_measurement(self, y if isinstance(y, tuple) else np.where(mask > 0, y, 0.0))
+            if jnp.shape(y)[len(jnp.shape(y)) - len(shape) :] == tuple(shape):
+                check_measurement(self, np.where(mask > 0, y, 0.0))
 
     def __call__(self, carry, t, s, cond, key):
         first, second = jax.random.split(key)

@@ -122,7 +122,7 @@ def part_of(cond: Any, select: Callable | str | None) -> Any:
 
 
 def known_part(cond: Any, select: Callable | str | None) -> Any:
-    """As `part_of` for a check, whose `cond` may carry batch axes: nothing where `select` is a function of one sample."""
+    """As `part_of`, for checks, whose `cond` has batch axes: nothing if `select` is a function of one sample."""
     return () if callable(select) else part_of(cond, select)
 
 

@@ -85,7 +85,9 @@ def check_form(apply: Callable, batched: bool | None, tree: Any, shapes: tuple) 
     sensible = not fails(two) and all(a.shape[:1] == (2,) for a in jax.tree.leaves(two))
     if batched:
         if fails(two) and not fails(traced(())):
-            raise Refused(f"the network is written for one sample, not for batches ({first_line(two)}); write batched=False")
+            raise Refused(
+                f"the network is written for one sample, not for batches ({first_line(two)}); write batched=False"
+            )
         if not fails(two) and not sensible:
             got = [a.shape for a in jax.tree.leaves(two)]
             raise Refused(f"batched=True, but of two samples the network made {got}; write batched=False")

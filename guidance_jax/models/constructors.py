@@ -35,7 +35,7 @@ def call(apply: Callable, options: dict[str, Any]) -> Call:
 def from_linen(
     module: Any,
     variables: Any,
-    parameterization: Parameterization = parameterizations.eps,
+    parameterization: Any = None,
     domain: Domain | None = None,
     *,
     batched: bool | None = True,
@@ -46,7 +46,8 @@ def from_linen(
     Args:
       module: the module.
       variables: what `init` returned or training made of it: `{"params": ..., "batch_stats": ...}`.
-      parameterization, domain: as in `Network`.
+      parameterization: what its output means; no network tells, so that it has to be said.
+      domain: as in `Network`.
       batched: True for a module of batches, as most Linen modules are.
       options: passed to every call, for example `train=False` or `deterministic=True`.
     """
@@ -58,7 +59,7 @@ def from_linen(
 
 def from_nnx(
     module: Any,
-    parameterization: Parameterization = parameterizations.eps,
+    parameterization: Any = None,
     domain: Domain | None = None,
     *,
     batched: bool | None = True,
@@ -80,7 +81,7 @@ def from_nnx(
 
 def from_equinox(
     module: Any,
-    parameterization: Parameterization = parameterizations.eps,
+    parameterization: Any = None,
     domain: Domain | None = None,
     *,
     batched: bool | None = False,

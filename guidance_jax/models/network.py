@@ -53,7 +53,7 @@ class Network(Parametrized, Denoiser):
         program.
       apply: the function; x of shape (*event), t the clock of the schedule (`level.t`) unless the parameterization
         says otherwise (EDM), cond one sample's condition. `output` has the shape of x, or twice its channels.
-      parameterization: what the output means, see `guidance_jax.parameterizations`.
+      parameterization: what the output means, see `guidance_jax.parameterizations`; it has to be said.
       domain: what it was trained for; without one, nothing is checked.
       perturbation: what `perturbed` sets, given to `apply` as the argument of that name; None to give none.
       batched: True if `apply` takes a batch axis in front of x, t and cond, as most networks do: it is given batches of
@@ -70,7 +70,7 @@ class Network(Parametrized, Denoiser):
 
     params: Any
     apply: Callable = static()
-    parameterization: Parameterization = static(default=parameterizations.eps)
+    parameterization: Parameterization = static(default=None)
     domain: Domain | None = static(default=None)
     perturbation: Any = None
     batched: bool | None = static(default=None)
@@ -90,6 +90,36 @@ class Network(Parametrized, Denoiser):
             self.parameterization.schedule.check(levels, "the velocity field lives on")
         if self.parameterization.needs_signal:
             check_signal(levels, f"a network whose output is {self.parameterization}")
+
+    def explain(self) -> str:
+        """What the network is, and the number that it is told at three levels: to compare with how it was trained.
+
+        >>> from guidance_jax import CosineBetas, Domain, parameterizations
+        >>> domain = Domain((2,), CosineBetas(1000), num_classes=10, null_label=10)
+        >>> print(Network((), abs, parameterizations.v, domain).explain())
+        the output is V(), of samples (2,), on CosineBetas(steps=1000)
+        10 classes, 0 to 9, null label 10
+        told 999.0 where sigma / alpha = 2.0e+04
+        told 492.7 where sigma / alpha = 1.0e+00
+        told 0.0 where sigma / alpha = 6.4e-03
+        """
+        domain, schedule = self.domain, None if self.domain is None else self.domain.schedule
+        schedule = schedule or self.parameterization.schedule
+        shape = "any shape" if domain is None else str(domain.shape)
+        lines = [f"the output is {self.parameterization}, of samples {shape}, on {schedule or 'any schedule'}"]
+        if domain is not None and domain.num_classes is not None:
+            null = "no null label" if domain.null_label is None else f"null label {domain.null_label}"
+            lines.append(f"{domain.num_classes} classes, 0 to {domain.num_classes - 1}, {null}")
+        else:
+            lines.append("no classes are known")
+        if schedule is not None:
+            ends = schedule.levels(2)
+            middle = schedule(schedule.at_log_snr(jnp.zeros(())))
+            last = schedule(schedule.at_log_snr(jnp.asarray(2 * np.log(200.0))))
+            for level in (ends.at(0), middle, last):
+                clock = float(self.parameterization.inputs(jnp.zeros(()), level)[1])
+                lines.append(f"told {round(clock, 3) + 0.0:.4g} where sigma / alpha = {float(level.ratio):.1e}")
+        return "\n".join(lines)
 
     def encoded(self, cond: Any) -> Any:
         """Conditions (n, ...), encoded once: sampling with them does not encode again at every step.

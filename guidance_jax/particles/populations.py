@@ -29,6 +29,15 @@ class Particles(NamedTuple):
     ess: Float[Array, "runs steps"]
     dropped: Int[Array, " runs"]
 
+    @property
+    def collapsed(self) -> Array:
+        """Which runs (runs,) rest on hardly any particles: an effective sample size below 2, or 1 % of n, at some step.
+
+        Their evidence and their draws are unbiased on paper and useless in practice: take more particles, or a twist
+        that says what is not yet known (`LinearTwist` of linear measurements).
+        """
+        return jnp.min(self.ess, -1) < max(2.0, 0.01 * self.x.shape[1])
+
     def best(self) -> Array:
         """The particle of the largest weight of each run, (runs, *event)."""
         index = jnp.argmax(self.log_w, -1)
@@ -46,7 +55,9 @@ def _populations(keys, kernel, levels, shape, n, cond):
         first, second, _ = jax.random.split(as_threefry(key), 3)
         x = kernel.start(first, levels, (n, *shape))
         pop, ess = sample(second, kernel, levels, x, cond, record=lambda pop: pop.ess)
-        return Particles(jax.vmap(kernel.space.finished)(pop.x), pop.log_w, pop.log_evidence, jnp.append(ess, pop.ess), pop.dropped), pop.failed
+        return Particles(
+            jax.vmap(kernel.space.finished)(pop.x), pop.log_w, pop.log_evidence, jnp.append(ess, pop.ess), pop.dropped
+        ), pop.failed
 
     return jax.vmap(one, in_axes=(0, rows(kernel), 0))(keys, kernel, cond)
 

@@ -38,8 +38,8 @@ class Twisted(Step, Move):
     """A move for `SMC`: samples p(x) p(y | x)^scale under the solver's own chain, whatever the proposal.
 
     One call of the model, one of the twist and, if there is one, of the proposal per particle and step; with the
-    gradient as the proposal also one pull-back. The last step of images and vectors has no noise and is not guided, whatever
-    the proposal: so the weights, the evidence and the samples are right at any number of steps.
+    gradient as the proposal also one pull-back. The last step of images and vectors has no noise and is not guided,
+    whatever the proposal: so the weights, the evidence and the samples are right at any number of steps.
 
     Attributes:
       model: the unguided model; its chain is p.
@@ -110,7 +110,9 @@ class Twisted(Step, Move):
         pred, led, gradient, state = found
         p = self.solver.transition(pred, t, s)
         q = p if led is None else self.solver.transition(led, t, s)
-        if led is not None and isinstance(q, Normal):  # without noise nothing weighs the difference: the step is the chain's
+        if led is not None and isinstance(
+            q, Normal
+        ):  # without noise nothing weighs the difference: the step is the chain's
             q = q.moved(jnp.where(s.sigma == 0, p.mean - q.mean, 0))
         if gradient is not None:
             q = p.moved(jnp.where(p.clean | (s.sigma == 0), 0, p.std**2) * t.alpha / s.alpha * gradient)

@@ -33,7 +33,9 @@ class LMS(Solver):
         used = jnp.arange(ORDER) < known
         others = used[:, None] & used[None, :] & ~np.eye(ORDER, dtype=bool)
         gap = jnp.where(others, ratios[:, None] - ratios[None, :], 1)
-        factors = jnp.where(others[..., None], (r[None, None] - ratios[None, :, None]) / gap[..., None], 1)  # (j, k, node)
+        factors = jnp.where(
+            others[..., None], (r[None, None] - ratios[None, :, None]) / gap[..., None], 1
+        )  # (j, k, node)
         basis = jnp.where(used[:, None], jnp.prod(factors, 1), 0)
         coefficients = half * jnp.matmul(basis, jnp.asarray(WEIGHTS, ratios.dtype), precision="highest")
         moved = here * pred.eps + jnp.tensordot(coefficients, slopes, 1, precision="highest")

@@ -41,4 +41,6 @@ class Contrastive(Autoguidance):
     def rule(self, good, weak, w, level):
         guided = good.contrast(weak, w, level)
         likely = good.log_p >= jnp.max(good.log_p, -1, keepdims=True) + jnp.log(jnp.maximum(self.plausible, 1e-30))
-        return dataclasses.replace(guided, log_p=jax.nn.log_softmax(jnp.where(likely | jnp.isnan(good.log_p), guided.log_p, -jnp.inf)))
+        return dataclasses.replace(
+            guided, log_p=jax.nn.log_softmax(jnp.where(likely | jnp.isnan(good.log_p), guided.log_p, -jnp.inf))
+        )

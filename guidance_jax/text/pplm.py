@@ -6,9 +6,8 @@
 With `ahead`, as in the authors' code (a horizon of one), a discriminator's mean hidden state includes the next token,
 read as the expectation of its embedding under p_delta: else the prefix alone can please it.
 
-As published: delta starts at zero for every token, and the window is the most RECENT positions (the authors' code puts
-its mask on the oldest, and keeps delta in the cache, where it piles up). Here the cache stays the model's own, so that
-p_0 is the unguided model at every step and the KL is what it says.
+As published: delta starts at zero for every token, and the window is the most RECENT positions (the authors' code masks
+the oldest, and keeps delta in the cache, where it piles up). So p_0 is the unguided model at every step.
 """
 
 import dataclasses
@@ -17,18 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import (
-    Refused,
-    check_arguments,
-    converted,
-    function,
-    kl_divergence,
-    norm,
-    pytree,
-    quotient,
-    scalar,
-    static,
-)
+from guidance_jax.core import Refused, converted, function, kl_divergence, norm, pytree, quotient, scalar, static
+from guidance_jax.core.contracts import check_arguments
 from guidance_jax.guidance.base import Guidance
 from guidance_jax.guidance.scales import strength
 from guidance_jax.text.language_model import Memory, after

@@ -1,0 +1,67 @@
+"""The twist of a linear measurement y = A x0 + std z, with what is not yet known of the clean sample in its covariance.
+
+    log p(y | x_t) ~ log N(y; A D(x_t), std^2 I + (sigma^2 / alpha) A J A^T)
+
+By Tweedie's second formula (sigma^2 / alpha) J is Cov[x0 | x_t], so that for Gaussian data this is p(y | x_t) itself. A
+likelihood of the clean estimate leaves that covariance out: at small std it is far too sharp, and particles collapse.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import Denoiser, GaussianDiffusion, Guide, converted, need, pytree, static
+from guidance_jax.guidance.gradient import through
+from guidance_jax.guidance.operators import as_operator, check_measurement, check_operator, measured
+from guidance_jax.models.adapters import known_part, part_of
+
+
+@pytree
+class LinearTwist(Guide):
+    """A guide of noisy samples for `Twisted(model, solver, LinearTwist(model, operator, std), noisy=True)`.
+
+    One call of the model and a pull-back for each number of y, and a matrix of their square: for few measurements.
+
+    Attributes:
+      model: the unguided denoiser.
+      operator, std, observed: as in `GaussianLikelihood`; the operator is linear.
+
+    Raises:
+      Refused: as `GaussianLikelihood`; a model that is none.
+    """
+
+    model: Any
+    operator: Any = converted(as_operator)
+    std: Any
+    observed: Callable | str | None = static(default=None)
+
+    takes = GaussianDiffusion
+
+    def check(self, levels, shape, cond):
+        need(self, self.model, Denoiser, "the model")
+        check_operator(self, self.operator, shape)
+        check_measurement(self, known_part(cond, self.observed), self.std)
+
+    def log_prob(self, x, level, cond):
+        y = part_of(cond, self.observed)
+
+        def noisy():
+            pred, pull, _ = through(self.model, x, level, cond, self.model.init(x), jax.random.key(0))
+            residual = measured(self.operator, pred.x0, y)
+
+            def column(e):
+                return self.operator(pull(self.operator.adjoint(e.reshape(residual.shape), x))).ravel()
+
+            spread = level.sigma**2 / level.alpha * jax.vmap(column)(jnp.eye(residual.size, dtype=residual.dtype))
+            return residual.ravel(), (spread + spread.T) / 2
+
+        def clean():
+            residual = measured(self.operator, x, y).ravel()
+            return residual, jnp.zeros((residual.size, residual.size), residual.dtype)
+
+        residual, spread = jax.lax.cond(level.sigma > 0, noisy, clean)
+        root = jnp.linalg.cholesky(spread + self.std**2 * jnp.eye(residual.size, dtype=residual.dtype))
+        white = jax.scipy.linalg.solve_triangular(root, residual, lower=True)
+        return -0.5 * jnp.sum(white**2) - jnp.sum(jnp.log(jnp.diagonal(root))) + residual.size * jnp.log(self.std)
