@@ -19,7 +19,8 @@ def renoise(key: Any, x: Any, s: Level, t: Level) -> Any:
 class Recur(KernelWrapper):
     """`repeats - 1` times down and up again, then down: `repeats` times the cost; 1 is the kernel itself.
 
-    The memory of the solver and of the guidance is that of the last way down, begun with what was known at the level.
+    Every way down begins with the guidance's memory of the step before; a solver's history ends where x goes back up,
+    since the new noise is another trajectory.
 
     Attributes:
       inner: a kernel of images or vectors, not of populations.
@@ -48,11 +49,13 @@ class Recur(KernelWrapper):
 
         def again(state, key):
             down, up = jax.random.split(key)
-            x, _ = state
-            # every repeat starts with the memory that the step started with: slopes of one level are no history
-            done = self.inner(carry._replace(x=x), t, s, cond, down)
-            return (renoise(up, done.x, s, t), done), None
+            begin, _ = state
+            done = self.inner(begin, t, s, cond, down)
+            x = renoise(up, done.x, s, t)
+            # the guidance remembers what it did before the step; to the solver, new noise is another trajectory
+            begin = carry._replace(x=x, solver_state=self.inner.init(x).solver_state)
+            return (begin, done), None
 
         # the last way back up is thrown away: so the kernel is in the program once
-        (_, done), _ = jax.lax.scan(again, (carry.x, carry), jax.random.split(key, self.repeats))
+        (_, done), _ = jax.lax.scan(again, (carry, carry), jax.random.split(key, self.repeats))
         return done

@@ -11,7 +11,6 @@ from guidance_jax.core import Refused
 from guidance_jax.models import parameterizations
 from guidance_jax.models.domain import Domain
 from guidance_jax.models.network import Network
-from guidance_jax.models.parameterizations import Parameterization
 from guidance_jax.schedules import RectifiedFlow
 
 

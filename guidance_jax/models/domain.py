@@ -137,7 +137,7 @@ def same_domain(model: Denoiser, classifier: Guide) -> None:
 def check_guide(
     owner: Any, model: Any, guide: Any, levels: Level, shape: tuple[int, ...], cond: Any, *, noisy: bool = False
 ) -> None:
-    """Raise unless `guide`, which steers `model` in `owner`, fits it and takes what it is given, `noisy` samples or not."""
+    """Raise unless `guide`, which steers `model` in `owner`, fits it and takes what it is given (`noisy` samples?)."""
     need(owner, model, Denoiser, "the model")
     need(owner, guide, Guide, "the guide")
     if noisy and innermost(guide).clean:

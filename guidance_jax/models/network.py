@@ -70,7 +70,7 @@ class Network(Parametrized, Denoiser):
 
     params: Any
     apply: Callable = static()
-    parameterization: Parameterization = static(default=None)
+    parameterization: Any = static(default=None)
     domain: Domain | None = static(default=None)
     perturbation: Any = None
     batched: bool | None = static(default=None)

@@ -5,7 +5,6 @@
 
 With `ahead`, as in the authors' code (a horizon of one), a discriminator's mean hidden state includes the next token,
 read as the expectation of its embedding under p_delta: else the prefix alone can please it.
-
 As published: delta starts at zero for every token, and the window is the most RECENT positions (the authors' code masks
 the oldest, and keeps delta in the cache, where it piles up). So p_0 is the unguided model at every step.
 """

@@ -158,7 +158,7 @@ def test_embeddings_that_are_nan_are_no_words():
 
 
 def test_a_dead_end_is_marked_and_a_forbidden_neighbour_is_not():
-    """p(y | x_t) = 0 leads nowhere; what the model never says may have any ratio; what the guide forbids is not drawn."""
+    """p(y | x_t) = 0 leads nowhere; what the model never says may have any ratio; no guide's zero is drawn."""
     bare = gj.Unconditional(token_table.MASKED, token_table.NULL)
 
     def never(x, level, label):
