@@ -19,10 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from guidance_jax.core import Refused
+from guidance_jax.core import Refused, count_failed
 from guidance_jax.files import content_hash, interruptible, sweep, write_whole
 from guidance_jax.progress import Bar
-from guidance_jax.sharding import not_finite
 
 FORMAT = "guidance_jax samples/2"
 SEAL = "seal"  # the name of the seal among the arrays of a file
@@ -146,7 +145,7 @@ class Job:
                         f"draw was asked for {len(self.span(index))} samples, got {len(samples)} and {len(labels)} "
                         "labels; return one of each for every index"
                     )
-                bad += not_finite(samples)
+                bad += count_failed(samples)
                 self.write(self.path(index), index, encode(samples), labels)
                 done += 1
                 advance(done, bad)

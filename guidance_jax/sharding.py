@@ -13,7 +13,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from guidance_jax._typing import Array
 from guidance_jax.core import Level, Refused, Rows, count_failed
-from guidance_jax.core import count_failed as not_finite  # noqa: F401
 from guidance_jax.footprint import Memory, size, temporaries
 from guidance_jax.progress import Bar
 from guidance_jax.sample import _generate, checked

@@ -31,13 +31,13 @@ try:  # they take seconds, in which somebody may think better of it
     from guidance_jax.app.models import schedule_of
     from guidance_jax.app.pictures import contact_sheet
     from guidance_jax.app.plan import plan
-    from guidance_jax.app.reading import check_file, read_arrays, read_json
     from guidance_jax.app.request import NONE, requested
     from guidance_jax.app.schema import COUNTS, RECIPE, REQUEST, SAMPLES, SIDE, STEPS, Settings, check, flag_of, shown
     from guidance_jax.app.watch import drawn
     from guidance_jax.checkpoints.adm import Options
     from guidance_jax.checkpoints.convert import converted, schedule_named
-    from guidance_jax.core import Refused, Solver
+    from guidance_jax.core import Refused, Solver, count_failed
+    from guidance_jax.datasets.arrays import read_npz
     from guidance_jax.datasets.images import from_uint8, to_uint8
     from guidance_jax.files import cache, check_writable, write_whole
     from guidance_jax.guidance.operators import Operator
@@ -50,9 +50,10 @@ try:  # they take seconds, in which somebody may think better of it
     from guidance_jax.metrics.report import Report
     from guidance_jax.sample import keys
     from guidance_jax.schedules import GRIDS
-    from guidance_jax.sharding import memory, not_finite, sample_mesh
+    from guidance_jax.sharding import memory, sample_mesh
     from guidance_jax.training.recipe import PRESETS, step_memory
     from guidance_jax.training.recipe import train as train_models
+    from guidance_jax.untrusted import file_at, read_json
 except KeyboardInterrupt:
     print(INTERRUPTED, file=sys.stderr)
     sys.exit(130)
@@ -431,7 +432,7 @@ def sample(
     write_arrays(out, stored, labels)
     about = json.dumps({"n": n, **request.about()}, indent=1, default=str).encode()
     write_whole(out.with_suffix(".json"), lambda file: file.write(about))
-    console.print(f"{n} samples, {not_finite(found)} not finite: {out}", soft_wrap=True)
+    console.print(f"{n} samples, {count_failed(found)} failed: {out}", soft_wrap=True)
     if images:
         known = () if asked.pipeline is None else asked.pipeline.classes
         names = tuple(p[:40] for p in request.prompts) or classes_of(request.models) or known
@@ -557,7 +558,7 @@ def evaluate(
         check_writable(out)
     if samples.suffix != ".npz":
         raise Refused(f"{samples} is no .npz file; write one with guidance-jax sample")
-    found = read_arrays(samples, "samples", ("arr_0", "arr_1"))
+    found = read_npz(samples)
     if "arr_0" not in found:
         raise Refused(f"{samples} has no samples, which are called arr_0; write it with guidance-jax sample")
     images = found["arr_0"]
@@ -590,7 +591,7 @@ def by_inception(
     images: np.ndarray, labels: np.ndarray, samples: Path, path: Path, weights: Path | None, measures: list[str] | None
 ) -> dict[str, Any]:
     """Print and return FID and its like, with their protocol."""
-    check_file(path, "reference batch")
+    file_at(path)
     extractor = load_inception(weights)
     reference = Reference.read(path, extractor)
     found = measure_images(images, reference, extractor, measures)
@@ -603,7 +604,7 @@ def by_inception(
             "published ones are of 50,000"
         )
     beside = [samples.with_suffix(".json"), samples.parent / "manifest.json"]
-    sampling = next((read_json(p, "restore or remove it") for p in beside if p.exists()), None)
+    sampling = next((read_json(p) for p in beside if p.exists()), None)
     return {"measures": found, "protocol": protocol(reference, extractor, len(images), labels, sampling)}
 
 

@@ -16,13 +16,13 @@ from guidance_jax.app.parts import METHODS, OWN_NETWORK, methods, named, needs
 from guidance_jax.app.pictures import contact_sheet, save_trade_off
 from guidance_jax.app.plan import Parts, plan
 from guidance_jax.app.request import NONE, Request
-from guidance_jax.core import GaussianDiffusion, Refused, Space
+from guidance_jax.core import GaussianDiffusion, Refused, Space, count_failed
 from guidance_jax.guidance.operators import Downsample, Mask
 from guidance_jax.kernels.reverse import Reverse
 from guidance_jax.metrics.report import Report
 from guidance_jax.progress import Bar
 from guidance_jax.sample import keys
-from guidance_jax.sharding import not_finite, sample_mesh
+from guidance_jax.sharding import sample_mesh
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def compared(requests: list[Request], n: int, measure: Measure | None) -> Iterat
         except Refused as error:
             yield Entry(name, request.scale, time.perf_counter() - begin, None, None, 0, None, str(error))
             continue
-        seconds, bad = time.perf_counter() - begin, not_finite(samples)
+        seconds, bad = time.perf_counter() - begin, count_failed(samples)
         fits = measure is not None and bad < n and asked.labels.ndim == 1
         report = measure(samples, asked.labels) if measure is not None and fits else None
         yield Entry(name, request.scale, seconds, samples, asked.labels, bad, report, unused=asked.unused)

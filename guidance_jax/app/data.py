@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from guidance_jax.app.models import config_of
-from guidance_jax.app.reading import check_file, read_json
 from guidance_jax.app.schema import SIDE, Number, is_path, is_text, shown
 from guidance_jax.checkpoints.load import load
 from guidance_jax.core import Refused
@@ -20,6 +19,7 @@ from guidance_jax.datasets.images import Images
 from guidance_jax.files import write_whole
 from guidance_jax.metrics.report import Report, evaluate
 from guidance_jax.networks.judge import TrainedJudge
+from guidance_jax.untrusted import file_at, read_json
 
 Measure = Callable[[np.ndarray, np.ndarray], Report]
 
@@ -48,10 +48,10 @@ def read(data: str, size: int | None = None) -> Images:
     if resized(data):
         for path in folder.rglob("*"):
             if path.suffix.lower() in SUFFIXES:
-                check_file(path)
+                file_at(path)
         return image_folder(folder, SIDES if size is None else size)
     for path in folder.glob("*-ubyte*"):
-        check_file(path)
+        file_at(path)
     images = idx(folder)
     pad = -images.shape[0] % 4, -images.shape[1] % 4
     edges = ((0, 0), *((p // 2, p - p // 2) for p in pad), (0, 0))
@@ -74,7 +74,7 @@ def data_of(models: str | Path) -> dict[str, Any]:
     path, repair = Path(models) / "data.json", "restore it, or delete it and give --data"
     if not path.exists():
         return {}
-    found = read_json(path, repair)
+    found = read_json(path)
     kinds: dict[str, Any] = {"data": is_path, "size": Number(1, SIDE, whole=True), "classes": names_of_classes}
     for key, good in kinds.items():
         try:

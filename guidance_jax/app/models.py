@@ -5,7 +5,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from guidance_jax.app.reading import read_json
 from guidance_jax.app.schema import LABELS, Number, is_text, shown
 from guidance_jax.checkpoints.config import FORMAT, read_config
 from guidance_jax.checkpoints.diffusers import INDEX, load_diffusers
@@ -15,6 +14,7 @@ from guidance_jax.core import Refused
 from guidance_jax.models.network import Network
 from guidance_jax.pipelines.pipeline import Pipeline
 from guidance_jax.schedules import Schedule
+from guidance_jax.untrusted import read_json
 
 
 def schedule_of(model: Any) -> Schedule:
@@ -43,7 +43,7 @@ def is_pipeline(models: str | Path) -> bool:
 def about(models: str | Path) -> Any:
     """What the denoiser of a folder says of itself: for manifests and protocols."""
     index = Path(models) / INDEX
-    return read_json(index, "download it again") if index.exists() else config_of(denoiser_in(models))
+    return read_json(index) if index.exists() else config_of(denoiser_in(models))
 
 
 def config_of(folder: Path) -> dict[str, Any]:
@@ -54,7 +54,7 @@ def config_of(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     if path.exists():
-        found = read_json(path, "restore it or train into another folder")
+        found = read_json(path)
         if found.get("format") == FORMAT and not isinstance(found.get("network"), Mapping):
             raise Refused(f"{path} is damaged (it has no network); restore it or train into another folder")
     return read_config(folder)
@@ -79,7 +79,6 @@ def _loaded(folder: Path, dtype: str | None, remat: bool, changed: int) -> Any:
 @lru_cache(maxsize=1)
 def _pipeline(folder: Path, dtype: str | None, remat: bool, changed: int) -> Pipeline:
     if (folder / INDEX).exists():
-        read_json(folder / INDEX, "download it again")
         return load_diffusers(folder, dtype, remat=remat)
     check_pipeline(folder)
     return Parts.read(folder).assembled(dtype, remat)
@@ -100,7 +99,7 @@ def check_pipeline(folder: Path) -> None:
         "sizes": lambda v: Number(0, LABELS, whole=True)(v) is not None,
         "zero_empty": lambda v: isinstance(v, bool),
     }
-    for key, value in read_json(path, repair).items():
+    for key, value in read_json(path).items():
         if key not in kinds:
             raise Refused(f"{path} is damaged (it has {shown(key)}, known are {', '.join(kinds)}); {repair}")
         try:

@@ -14,10 +14,10 @@ import numpy as np
 from guidance_jax.app.data import classes_of
 from guidance_jax.app.models import denoiser_in, loaded, models_in
 from guidance_jax.app.parts import INSIDE, MEASURE, METHODS, STEERING, USUAL, Builder, named, needs
-from guidance_jax.app.reading import one_line, read_measurement
 from guidance_jax.app.request import NONE, Request
 from guidance_jax.app.schema import LABELS, shown
 from guidance_jax.core import Guide, Kernel, KernelWrapper, Level, Move, Refused, Rows, Solver
+from guidance_jax.datasets.arrays import read_array
 from guidance_jax.discrete.ancestral import Ancestral
 from guidance_jax.discrete.first_hitting import FirstHitting
 from guidance_jax.discrete.network import HiddenNetwork, TokenModel
@@ -41,6 +41,7 @@ from guidance_jax.sharding import generate_on
 from guidance_jax.solvers.ddim import DDIM
 from guidance_jax.solvers.ddpm import DDPM, fixed_small, learned_range
 from guidance_jax.text.language_model import LanguageModel
+from guidance_jax.untrusted import first_line
 
 
 class Plan(NamedTuple):
@@ -117,7 +118,7 @@ def check_options(found: Plan, request: Request, n: int) -> None:
     except Refused:
         raise
     except MISFITS as error:
-        name, reason = request.method["name"], one_line(error)
+        name, reason = request.method["name"], first_line(error)
         raise Refused(f"the options of {name} do not fit ({reason}); guidance-jax methods {name} says them") from None
 
 
@@ -235,7 +236,7 @@ class Parts:
         if isinstance(operator, Mapping):
             operator = Builder({}).make(operator, Operator, "operator", "measurement.operator.")
         y = table["observed"]
-        y = read_measurement(y) if isinstance(y, str) else np.asarray(y)
+        y = read_array(y) if isinstance(y, str) else np.asarray(y)
         return operator, float(table.get("std", USUAL["std"])), y
 
     def measured_shape(self) -> tuple[int, ...]:
@@ -249,7 +250,7 @@ class Parts:
             return found
         except (TypeError, ValueError) as error:  # numbers of a mask or a kernel come from outside, of any shape
             name = type(self.operator).__name__
-            reason = f"{name} does not take samples of shape {shape} ({one_line(error)})"
+            reason = f"{name} does not take samples of shape {shape} ({first_line(error)})"
             raise Refused(f"{reason}; mend measurement.operator") from None
 
     def uses_measurement(self, cls: type) -> bool:

@@ -2,18 +2,19 @@
 
 import dataclasses
 import inspect
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from guidance_jax.app.models import about, is_pipeline
 from guidance_jax.app.parts import parsed
-from guidance_jax.app.reading import read_toml
 from guidance_jax.app.schema import GRID, PICTURE, REQUEST, check, shown
 from guidance_jax.core import Level, Refused
 from guidance_jax.schedules import DDPM as Betas
 from guidance_jax.schedules import GRIDS, VE, Schedule, grid
 from guidance_jax.text.sequence import positions
+from guidance_jax.untrusted import JSON_BYTES, file_at, reading
 
 NONE = "none"  # the method that does not guide
 
@@ -126,6 +127,18 @@ def grid_of(table: Mapping[str, Any], schedule: Schedule) -> dict[str, Any]:
 def usual_method(models: str) -> dict[str, Any]:
     """How models are guided unless somebody says."""
     return {"name": "CFG" if is_pipeline(models) else "Classifier"}
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file of at most four megabytes.
+
+    Raises:
+      Refused: no such file, a larger one, or one that is no TOML; the place is named.
+    """
+    if (size := file_at(path).stat().st_size) > JSON_BYTES:
+        raise Refused(f"{path} has {size:,} bytes, at most {JSON_BYTES:,} are read; is it another file?")
+    with reading(path, "mend that place"):
+        return tomllib.loads(path.read_text("utf-8"))
 
 
 def requested(

@@ -99,9 +99,9 @@ class Network(Parametrized, Denoiser):
         >>> print(Network((), abs, parameterizations.v, domain).explain())
         the output is V(), of samples (2,), on CosineBetas(steps=1000)
         10 classes, 0 to 9, null label 10
-        told 999.0 where sigma / alpha = 2.0e+04
-        told 492.7 where sigma / alpha = 1.0e+00
-        told 0.0 where sigma / alpha = 6.4e-03
+        told 999 where sigma / alpha = 2.0e+04
+        told 495.1 where sigma / alpha = 1.0e+00
+        told 0 where sigma / alpha = 6.4e-03
         """
         domain, schedule = self.domain, None if self.domain is None else self.domain.schedule
         schedule = schedule or self.parameterization.schedule
