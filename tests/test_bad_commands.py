@@ -779,7 +779,7 @@ def test_files_among_the_models_that_are_none(call, folder, name, kind):
     path.unlink(missing_ok=True)
     try:
         path.mkdir() if kind == "a folder" else os.mkfifo(path)
-        one_line(call(EVALUATED if name.startswith("judge") else SAMPLE), f"it is {kind}")
+        one_line(call(EVALUATED if name.startswith("judge") else SAMPLE), "is no file")
     finally:
         path.rmdir() if kind == "a folder" else path.unlink()
         if before is not None:
