@@ -27,7 +27,8 @@ class AdaptiveGuidance(CFG):
     """CFG that, sample by sample, drops the unconditional call when the two noises agree again. Keeps x.
 
     A model whose noises never differ by more than the threshold is guided at every step: this is CFG then, and spares
-    nothing. `diagnostics.guidance_by_level` shows the cosine by level; choose a threshold above its least value.
+    nothing. `guidance_by_level(keys, model, Unconditional(model, null), ...)` shows the cosine by level: choose a
+    threshold above the least.
 
     The choice depends on the sample, so the call is really skipped for one sample at a time (`sample`, or `lax.map`
     over samples); under `vmap` both are computed and one is chosen, with the same result. For batches, read the noise

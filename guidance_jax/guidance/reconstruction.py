@@ -17,7 +17,9 @@ class Reconstruction(EstimateGuidance, GradientGuidance):
     """Differentiates log_likelihood(x0(x_t), level, cond) through whatever is inside. Keeps x; scale 0 is `inner`.
 
     One call of the inner denoiser and one pull-back through it. No classifier of noisy samples is needed: any
-    likelihood or reward of clean ones does, such as `CleanClassifier`, `GaussianLikelihood` or `Similarity`.
+    likelihood or reward of clean ones does, such as `CleanClassifier`, `GaussianLikelihood` or `Similarity`. It is a
+    gradient step, stable only for likelihoods wider than what is unknown of the clean sample: a `GaussianLikelihood` of
+    small std sends samples out of the data, which `count_failed` counts; `MMPS` has no such bound.
 
     Attributes:
       inner: the denoiser to guide.

@@ -4,7 +4,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from guidance_jax.core import Guide, Kernel, Move, Refused, as_guide, converted, float_type, need, pytree
+from guidance_jax.core import Guide, Kernel, Move, Refused, as_guide, converted, float_type, is_sound, need, pytree
 
 
 @pytree
@@ -56,4 +56,5 @@ class BestOf(Move):
         return carry.x, carry, jnp.zeros((), float_type(carry.x))
 
     def final_potential(self, x, state, level, cond, key):
-        return self.scale * self.reward.value(x, level, cond)
+        reward = self.scale * self.reward.value(x, level, cond)
+        return jnp.where(is_sound(x), reward, jnp.nan)  # a failed sample has no reward, whatever is said of it

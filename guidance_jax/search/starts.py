@@ -51,7 +51,7 @@ def _begun(key, move, levels, shape, cond):
     kernel = Again(move.kernel)
 
     def value(z):
-        found = move.scale * move.reward.value(sample(rest, kernel, levels, z, cond).x, levels.at(-1), cond)
+        found = move.final_potential(sample(rest, kernel, levels, z, cond).x, (), levels.at(-1), cond, last)
         return jnp.where(jnp.isnan(found), -jnp.inf, found)
 
     return move.kernel.start(first, levels, shape), value, last

@@ -81,7 +81,7 @@ def rollout(move, tree, i, key, levels, shape, cond, width, growth):
     leaf = jax.tree.map(lambda a: a[-1], states)
     clean = levels.at(-1)
     leaf = move.kernel.finish(leaf, clean, cond, second)
-    found = move.scale * move.reward.value(leaf.x, clean, cond)
+    found = move.final_potential(leaf.x, (), clean, cond, key)
     lost = ~(found < jnp.inf)
     found = jnp.where(lost, -jnp.inf, found)
 
