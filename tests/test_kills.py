@@ -91,7 +91,7 @@ class Command:
                 shutil.rmtree(self.out)
                 continue
             counts[number] += 1
-            if number == signal.SIGINT:
+            if number == signal.SIGINT and process.returncode != -number:  # as that where the interpreter is going down
                 assert process.returncode == 130, error
                 assert error.strip().splitlines()[-1] == LINE
             else:
@@ -131,7 +131,7 @@ def test_training_killed_at_random_moments_is_the_undisturbed_one(tmp_path, meas
     finished()
     shutil.rmtree(tmp_path / "models")
     for what, count in command.killed(KILLS, finished, generator).items():
-        measured(f"training, {what}", count)
+        measured(f"training, {getattr(what, 'name', what)}", count)
 
 
 @pytest.mark.slow
@@ -139,7 +139,7 @@ def test_sampling_killed_at_random_moments_is_the_undisturbed_one(tmp_path, meas
     model, classifier = example()
     save(tmp_path / "models" / "denoiser", model)
     save(tmp_path / "models" / "classifier", classifier)
-    flags = ("--n", 120, "--shard", 2, "--batch", 2, "--steps", 4, "--seed", 3)
+    flags = ("--n", 400, "--shard", 2, "--batch", 2, "--steps", 4, "--seed", 3)
     command = Command(tmp_path, "job", "sample", "--models", "models", *flags)
     command.whole()  # compiles
     with np.load(tmp_path / "job" / "samples.npz") as file:
@@ -152,9 +152,9 @@ def test_sampling_killed_at_random_moments_is_the_undisturbed_one(tmp_path, meas
             for name, expected in want.items():
                 np.testing.assert_array_equal(file[name], expected)
         assert not list((tmp_path / "job").glob(".part-*"))
-        assert json.loads((tmp_path / "job" / "manifest.json").read_text())["n"] == 120
+        assert json.loads((tmp_path / "job" / "manifest.json").read_text())["n"] == 400
 
     finished()
     shutil.rmtree(tmp_path / "job")
     for what, count in command.killed(KILLS, finished, np.random.default_rng(1)).items():
-        measured(f"sampling, {what}", count)
+        measured(f"sampling, {getattr(what, 'name', what)}", count)
