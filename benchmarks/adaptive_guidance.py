@@ -1,8 +1,10 @@
-"""What AdaptiveGuidance spares, and how far it is from CFG, on the digits that ship.  python benchmarks/adaptive_guidance.py
+"""What AdaptiveGuidance spares on the digits that ship, and how far it is from CFG.
 
-For each threshold: the share of unconditional calls that are left out, and the distance to CFG's samples, in units of the
-distance between CFG and the conditional model. The paper (arXiv 2312.12487, section 4.2) reports 25 % of all calls spared,
-that is half of the unconditional ones, on latents of text-to-image models at a threshold of 0.991.
+    python benchmarks/adaptive_guidance.py --out benchmarks/results/adaptive_guidance.json
+
+For each threshold: the share of unconditional calls that are left out, and the distance to CFG's samples, in units of
+the distance between CFG and the conditional model. The paper (arXiv 2312.12487) reports 25 % of all calls spared, that
+is half of the unconditional ones, on latents of text-to-image models.
 """
 
 import argparse
@@ -43,9 +45,7 @@ def main():
     cfg = np.asarray(of(2.0)[0])
     conditional = np.asarray(gj.generate(keys, gj.Reverse(model, gj.DDIM()), levels, shape, labels))
     apart = np.sqrt(np.mean((cfg - conditional) ** 2))
-    found = gj.diagnostics.guidance_by_level(
-        keys, model, gj.Unconditional(model, 10), gj.DDIM(), levels, shape, labels
-    )
+    found = gj.diagnostics.guidance_by_level(keys, model, gj.Unconditional(model, 10), gj.DDIM(), levels, shape, labels)
     rows = []
     for threshold in (0.99, 0.995, 0.997, 0.998, 0.999, 0.9995, 0.9999):
         x, on = map(np.asarray, of(threshold))

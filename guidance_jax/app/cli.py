@@ -39,10 +39,10 @@ try:  # they take seconds, in which somebody may think better of it
     from guidance_jax.core import Refused, Solver, count_failed
     from guidance_jax.datasets.arrays import read_npz
     from guidance_jax.datasets.images import from_uint8, to_uint8
-    from guidance_jax.files import cache, check_writable, write_whole
+    from guidance_jax.files import cache, check_writable, interruptible, write_whole
     from guidance_jax.guidance.operators import Operator
     from guidance_jax.guidance.scales import Scale
-    from guidance_jax.jobs import Job, write_arrays
+    from guidance_jax.jobs import Job, contents, write_arrays
     from guidance_jax.metrics.bootstrap import Estimate
     from guidance_jax.metrics.calibration import by_level
     from guidance_jax.metrics.fidelity import NEEDS, Reference, measure_images, protocol
@@ -72,7 +72,8 @@ def command(panel: str) -> Callable[[Callable], Callable]:
         @wraps(f)
         def run(*args, **kwargs):
             try:
-                return f(*args, **kwargs)
+                with interruptible():
+                    return f(*args, **kwargs)
             except KeyboardInterrupt:
                 interrupted()
 
@@ -213,6 +214,7 @@ def train(
     devices: Annotated[int | None, typer.Option(min=1, help="Devices that share a batch; by default one.")] = None,
     estimate: Annotated[bool, typer.Option(help="Print the memory a step needs, train nothing.")] = False,
     seed: Annotated[int | None, flag("seed", RECIPE)] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
 ) -> None:
     """Train a diffusion model, a noisy classifier and a judge; resume if interrupted. A fifth is held out.
 
@@ -230,7 +232,7 @@ def train(
     if flip is not None:
         found["flip"] = flip
     recipe = dataclasses.replace(PRESETS[preset], **found)
-    every = read(data, size)
+    every = read(data, size, skip_bad)
     if len(every.names) < 2:
         raise Refused(f"{data} has one class, {every.names[0]}; a classifier needs two or more sub-folders of images")
     seen, held_out = every.split()
@@ -271,6 +273,9 @@ def convert(
         bool | None, typer.Option("--new-attention-order/--old-attention-order", help="As the network was trained.")
     ] = None,
     family: Annotated[str | None, typer.Option(help="DiT, SiT, REPA or LightningDiT, of a latent transformer.")] = None,
+    null_label: Annotated[
+        bool | None, typer.Option("--null-label/--no-null-label", help="Whether the last label means unconditional.")
+    ] = None,
     key: Annotated[str | None, typer.Option(help="Which network of a file that holds several: ema.")] = None,
     prediction: Annotated[
         str | None, typer.Option(help="epsilon or v_prediction, of a single file of Stable Diffusion 2.")
@@ -282,7 +287,7 @@ def convert(
 
     The options say what tensors do not, and are needed only for networks that are none of OpenAI's releases.
     """
-    known = Options(image_size, schedule_named(schedule), heads, head_channels, new_attention_order, family)
+    known = Options(image_size, schedule_named(schedule), heads, head_channels, new_attention_order, family, null_label)
     for file in files:
         for name, network, domain in converted(
             file, out, to, known, key=key, prediction=prediction, tokenizer=tokenizer
@@ -424,8 +429,9 @@ def sample(
         return to_uint8(asked.pictures(found, tile)) if images else np.asarray(found)
 
     if not out.suffix:
-        path, bad = Job(out, n, request.about(), shard or 500).run(draw, encode, progress="sampling")
-        console.print(f"{n} samples, {bad} of those drawn now not finite: {path}")
+        content = contents(request.models, measurement=(request.measurement or {}).get("observed"))
+        path, bad = Job(out, n, request.about(), shard or 500, content).run(draw, encode, progress="sampling")
+        console.print(f"{n} samples, {bad} of those drawn now failed: {path}")
         return
     found, labels = draw(range(n))
     stored = encode(found)
@@ -436,14 +442,13 @@ def sample(
     if images:
         known = () if asked.pipeline is None else asked.pipeline.classes
         names = tuple(p[:40] for p in request.prompts) or classes_of(request.models) or known
-        shown, sheet = from_uint8(stored[:100]), {}
-        for row in range(min(10, -(-n // 10))):
-            own = labels[row * 10 : row * 10 + 10].reshape(-1)[:10]
-            said = sorted({names[i] if i < len(names) else str(i) for i in own.tolist()})
-            sheet[f"{row * 10}: {said[0]}" if len(said) == 1 else f"{row * 10}: {said[0]} to {said[-1]}"] = shown[
-                row * 10 : row * 10 + 10
-            ]
-        contact_sheet(out.with_suffix(".png"), sheet)
+        pictures, sheet, captions = from_uint8(stored[:100]), {}, {}
+        for start in range(0, len(pictures), 10):
+            rows = labels[start : start + 10].reshape(len(labels[start : start + 10]), -1).tolist()
+            said = [" + ".join(names[i] if i < len(names) else str(i) for i in row) for row in rows]
+            title = f"{start}: {said[0]}" if len(set(said)) == 1 else f"{start}"
+            sheet[title], captions[title] = pictures[start : start + 10], said if len(set(said)) > 1 else []
+        contact_sheet(out.with_suffix(".png"), sheet, captions=captions)
         console.print(f"picture: {out.with_suffix('.png')}", soft_wrap=True)
 
 
@@ -598,14 +603,16 @@ def by_inception(
     table = Table(*found, title=f"{len(images)} samples against {reference.name}")
     table.add_row(*(f"{v:.5g}" for v in found.values()))
     console.print(table)
-    if "fid_bias" in found:
+    for name, why in found.refused.items():
+        console.print(f"{name}: {why}", highlight=False, markup=False)
+    if found.get("fid_bias", np.nan) == found.get("fid_bias"):
         console.print(
             f"FID of {len(images)} samples: too large by about {found['fid_bias']:.3g} (fitted); "
             "published ones are of 50,000"
         )
     beside = [samples.with_suffix(".json"), samples.parent / "manifest.json"]
     sampling = next((read_json(p) for p in beside if p.exists()), None)
-    return {"measures": found, "protocol": protocol(reference, extractor, len(images), labels, sampling)}
+    return {"measures": found.json(), "protocol": protocol(reference, extractor, len(images), labels, sampling)}
 
 
 def main() -> None:

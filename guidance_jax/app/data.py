@@ -14,7 +14,7 @@ from guidance_jax.checkpoints.load import load
 from guidance_jax.core import Refused
 from guidance_jax.datasets.digits import digits
 from guidance_jax.datasets.idx import idx
-from guidance_jax.datasets.image_folder import SUFFIXES, image_folder
+from guidance_jax.datasets.image_folder import image_folder
 from guidance_jax.datasets.images import Images
 from guidance_jax.files import write_whole
 from guidance_jax.metrics.report import Report, evaluate
@@ -32,8 +32,10 @@ def resized(data: str) -> bool:
     return data != "digits" and not any(Path(data).glob("*-ubyte*"))
 
 
-def read(data: str, size: int | None = None) -> Images:
+def read(data: str, size: int | None = None, skip_bad: bool = False) -> Images:
     """Labelled images: "digits", a folder of IDX files, or a folder of images by class, which are resized to `size`.
+
+    `skip_bad` leaves out images that cannot be read.
 
     Raises:
       Refused: no such folder, a file in it that is none or cannot be read, a size for what is not resized.
@@ -46,10 +48,7 @@ def read(data: str, size: int | None = None) -> Images:
     if data == "digits":
         return digits()
     if resized(data):
-        for path in folder.rglob("*"):
-            if path.suffix.lower() in SUFFIXES:
-                file_at(path)
-        return image_folder(folder, SIDES if size is None else size)
+        return image_folder(folder, SIDES if size is None else size, skip_bad=skip_bad)
     for path in folder.glob("*-ubyte*"):
         file_at(path)
     images = idx(folder)

@@ -209,7 +209,10 @@ def read_params(directory: str | Path) -> Any:
     step = manager.latest_step()
     if step is None:
         raise Refused(f"{directory} has no complete checkpoint yet; train it first")
-    return _restore(manager, step, None)[0]["ema"]
+    found = _restore(manager, step, None)[0]
+    if not isinstance(found, dict) or "ema" not in found:
+        raise Refused(f"the checkpoint {directory}/{step} has no parameters (no entry ema); train it again")
+    return found["ema"]
 
 
 def save_params(directory: str | Path, params: Any, config: dict) -> None:

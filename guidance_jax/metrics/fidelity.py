@@ -12,7 +12,6 @@ these samples do not allow is nan, with the reason beside it; the others are com
 """
 
 import math
-import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ import jax
 import numpy as np
 
 from guidance_jax.core import Refused
+from guidance_jax.datasets.arrays import read_npz
 from guidance_jax.metrics.frechet import frechet_bias, frechet_distance
 from guidance_jax.metrics.inception import InceptionExtractor, digest
 from guidance_jax.metrics.inception_score import inception_score
@@ -66,11 +66,7 @@ class Reference:
         Raises:
           Refused: no such file, or one without images and moments.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                stored = {k: file[k] for k in ("mu", "sigma", "mu_s", "sigma_s", "arr_0") if k in file.files}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise Refused(f"{path} is no reference batch ({type(error).__name__}); pass an .npz of ADM's") from None
+        stored = {k: a for k, a in read_npz(path).items() if k in ("mu", "sigma", "mu_s", "sigma_s", "arr_0")}
         if not stored:
             raise Refused(f"{path} has none of mu, sigma, mu_s, sigma_s, arr_0; pass an .npz of ADM's")
         found = extractor(stored["arr_0"][:limit]) if "arr_0" in stored else None

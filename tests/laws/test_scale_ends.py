@@ -57,7 +57,8 @@ def ends(method):
     else:
         made.append(make(Outside()))
     return tuple(
-        next((name for name, x0 in plain.items() if np.allclose(predicted(model), x0, atol=1e-5)), "-") for model in made
+        next((name for name, x0 in plain.items() if np.allclose(predicted(model), x0, atol=1e-5)), "-")
+        for model in made
     )
 
 
