@@ -501,7 +501,7 @@ def test_networks_of_other_libraries_say_how_they_are_saved(tmp_path, make):
     import equinox as eqx
 
     if make == "equinox":
-        network = gj.from_equinox(eqx.nn.MLP(2, 2, 4, 1, key=jax.random.key(0)))
+        network = gj.from_equinox(eqx.nn.MLP(2, 2, 4, 1, key=jax.random.key(0)), gj.parameterizations.eps)
     else:
         network = gj.from_velocity(lambda params, t, x, cond: params * x, params=jnp.ones(2), data_at=0)
     with pytest.raises(Refused, match="give it a name"):

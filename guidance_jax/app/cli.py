@@ -628,7 +628,7 @@ def main() -> None:
         if type(error).__name__ == "NoArgsIsHelpError":
             typer.echo(error.format_message())  # the help, where it was not printed yet
             sys.exit(2)
-        context = getattr(error, "ctx", None)
+        context = getattr(error, "ctx", None)  # click's errors have it or not, by their class
         where = "guidance-jax" if context is None else context.command_path
         complain(f"error: {error.format_message().rstrip('.')}; {where} --help says what there is", 2)
     except OSError as error:

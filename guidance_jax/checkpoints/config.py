@@ -279,8 +279,8 @@ def today(found: dict) -> dict:
     return {"batched": False, "options": {}, **found, **json.loads(json.dumps(parts))}
 
 
-def read_config(directory: str | Path) -> dict:
-    """The configuration of a checkpoint directory.
+def read_config(directory: str | Path, of_network: bool = True) -> dict:
+    """The configuration of a checkpoint directory, `of_network` or of some other run of `fit`.
 
     Raises:
       Refused: no checkpoint, or one of something else.
@@ -297,6 +297,8 @@ def read_config(directory: str | Path) -> dict:
     if found.get("format") != FORMAT:
         raise Refused(f"{path} is not of the format {FORMAT}; it belongs to something else")
     for i, (entry, hint) in enumerate(ENTRIES.items()):
+        if not of_network and found.get(entry) is None:
+            continue
         if (i < NEEDED or entry in found) and not fits(found.get(entry, ...), hint):
             raise Refused(f"{path} has {entry} = {repr(found.get(entry))[:80]}, expected {annotation(hint)}")
     return found

@@ -45,7 +45,7 @@ class Run:
         self.asked, self.holds = json.loads(json.dumps({"format": FORMAT, **config})), False
         self.config = self.stored = self.asked
         if self.directory.exists() and any(not p.name.startswith((PART, LOCK)) for p in self.directory.iterdir()):
-            read_config(self.directory)
+            read_config(self.directory, of_network=False)
             self.manager = _manager(self.directory)
             self.compare()
         else:
@@ -54,7 +54,7 @@ class Run:
 
     def compare(self) -> None:
         """Compare what was asked for with the configuration on disk; `config` becomes what both say together."""
-        self.stored = read_config(self.directory)
+        self.stored = read_config(self.directory, of_network=False)
         found, here = today(self.stored), today(self.asked)
         old, new = dict(found.get("training") or {}), dict(here.get("training") or {})
         planned: Any = old.get("steps")

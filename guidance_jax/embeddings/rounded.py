@@ -5,10 +5,9 @@ x0 <- the nearest embedding, per position
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import GaussianDiffusion, pytree, read_entry
+from guidance_jax.core import FAILED, GaussianDiffusion, pytree
 from guidance_jax.embeddings.network import nearest
 from guidance_jax.guidance.base import Guidance
 from guidance_jax.guidance.scales import strength
@@ -34,6 +33,8 @@ class Rounded(Guidance):
 
     def __call__(self, x, level, cond, state, key):
         pred, state = self.inner(x, level, cond, state, key)
-        words = jax.vmap(read_entry, (None, 0))(self.table, nearest(pred.x0, self.table)).astype(pred.x0.dtype)
+        token = nearest(pred.x0, self.table)
+        known = jnp.where(token == FAILED, jnp.nan, 1.0)[..., None]
+        words = (self.table[jnp.maximum(token, 0)] * known).astype(pred.x0.dtype)
         share = strength(self.share, level, cond, off=0.0)
         return pred.towards(jnp.where(share == 0, pred.x0, pred.x0 + share * (words - pred.x0)), level), state

@@ -39,9 +39,9 @@ class Classifier(GradientGuidance, Contrast):
 
     def check(self, levels, shape, cond):
         self.check_inner()
-        check_gradient(self, levels, self.scale)
         check_guide(self, self.inner, self.classifier, levels, shape, cond, noisy=True)
         self.inner.check(levels, shape, cond)
+        check_gradient(self, levels, self.scale)
 
     def predict_and_gradient(self, x, level, cond, state, key):
         pred, state = self.inner(x, level, cond, state, key)

@@ -29,8 +29,8 @@ class GradientGuidance(Guidance):
         return pred.towards(pred.x0 + scaled(in_x0(gradient, level), self.scale, level, cond, x), level), state
 
     def check(self, levels, shape, cond):
-        check_gradient(self, levels, self.scale)
         super().check(levels, shape, cond)
+        check_gradient(self, levels, self.scale)
 
     def predict_and_gradient(
         self, x: Any, level: Any, cond: Any, state: Any, key: Any

@@ -67,8 +67,8 @@ class TFG(EstimateGuidance):
         return cls(inner, log_likelihood, rho, mu, iters=iters)
 
     def check(self, levels, shape, cond):
-        check_gradient(self, levels, self.rho)
         super().check(levels, shape, cond)
+        check_gradient(self, levels, self.rho)
 
     def __call__(self, x, level, cond, state, key):
         inner_key, noise = jax.random.split(key)

@@ -50,8 +50,8 @@ class Split(Step, Kernel):
     def check(self, levels, shape, cond):
         self.check_parts(levels, shape, cond)
         check_guide(self, self.model, self.classifier, levels, shape, cond, noisy=True)
-        check_gradient(self, levels, self.scale)
         self.model.check(levels, shape, cond)
+        check_gradient(self, levels, self.scale)
 
     def __call__(self, carry, t, s, cond, key):
         def push(x, level, share):

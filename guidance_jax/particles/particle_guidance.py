@@ -54,8 +54,8 @@ class ParticleGuidance(Step, PopulationKernel):
 
     def check(self, levels, shape, cond):
         self.check_size(shape)
-        check_gradient(self, levels, self.scale)
         super().check(levels, shape[1:], cond)
+        check_gradient(self, levels, self.scale)
 
     def __call__(self, carry, t, s, cond, key):
         w = strength(self.scale, t, cond, off=0.0)

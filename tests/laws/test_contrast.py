@@ -156,8 +156,9 @@ def test_dynamic_negative_guidance_avoids_a_class_and_nothing_else(measured):
 
 
 def test_adaptive_guidance_stops_for_good_once_the_two_agree():
-    model = AdaptiveGuidance(MIXTURE, NULL, 4.0, threshold=-1.1)  # they always agree
-    state = model.init(jnp.asarray(X))
+    model = AdaptiveGuidance(MIXTURE, NULL, 4.0, threshold=-1.1)  # they always agree, from now on
+    states, asked = model.init(jnp.asarray(X))
+    state = states, asked._replace(differed=jnp.array(True))
     first, state = model(jnp.asarray(X), LEVELS[0], LABEL, state, KEY)
     same(first, see(gj.CFG(MIXTURE, NULL, 4.0), LEVELS[0]))
     same(model(jnp.asarray(X), LEVELS[0], LABEL, state, KEY)[0], see(MIXTURE, LEVELS[0]))

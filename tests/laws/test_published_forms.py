@@ -65,7 +65,9 @@ def test_adaptive_guidance_compares_the_two_noises(agree):
     for t in (0.6, 0.55, 0.5, 0.45, 0.4):
         level = SCHEDULE(t)
         x = jnp.array([level.sigma if agree == "eps" else level.alpha, 0.0])
-        state = model.init(x) if state is None else state
+        if state is None:  # agreement counts once they have differed, as if they had at a noisier level
+            states, asked = model.init(x)
+            state = states, asked._replace(differed=jnp.array(True))
         pred, state = model(x, level, jnp.array(1), state, KEY)
     guided, alone = predict(gj.CFG(inner, NULL, 4.0), x, level), predict(inner, x, level)
     assert np.abs(guided.x0 - alone.x0).max() > 0.05
