@@ -275,7 +275,7 @@ def difference(a: Any, b: Any, path: str = "") -> str | None:
 
 def today(found: dict) -> dict:
     """A configuration as this version would write it: fields newer than the checkpoint have their defaults."""
-    parts = {k: describe(v) for k, v in build_parts(found)._asdict().items()}
+    parts = {k: describe(build(found.get(k))) for k in Built._fields}
     return {"batched": False, "options": {}, **found, **json.loads(json.dumps(parts))}
 
 
