@@ -58,7 +58,7 @@ def main():
         )
         print(rows[-1])
     cosines = [{"sigma / alpha": level.ratio, "cosine": level.agreement} for level in found]
-    write(args.out, {"options": vars(args), "rows": rows, "mean cosine of the two noises by level": cosines})
+    write(args.out, options=vars(args), rows=rows, cosines=cosines)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ def done(left):
     return left
 
 
+@pytest.mark.slow
 def test_a_caption_becomes_pictures(run):  # noqa: F811
     """Two captions in turn, a seed for each picture, a negative caption; what was asked lies beside."""
     models = whole("sd15", run.folder / "sd15")

@@ -179,6 +179,7 @@ def test_a_method_by_flags_and_by_file_draws_the_same(run, models):
     assert (run.folder / "a.npz").stat().st_mode & 0o444 == 0o444 & ~os.umask(os.umask(0o22))
 
 
+@pytest.mark.slow
 def test_a_measurement_and_a_population(run, models):
     np.save(run.folder / "y.npy", np.zeros((4, 4, 1), np.float32))
     measured = ("--set", "measurement.operator.name=Downsample", "--set", "measurement.operator.factor=2")

@@ -329,6 +329,7 @@ def test_a_transformer_is_split_over_devices(tmp_path):
     assert float(done.stdout) < 0.3
 
 
+@pytest.mark.slow
 def test_memory_is_foretold():
     """Of a transformer within 15 % of what the compiler says; nothing is compiled for it."""
     kernel, levels = split_model()
@@ -355,6 +356,7 @@ def test_remat_and_unrolling_change_nothing_and_bfloat16_little():
     assert relative(half.astype(jnp.float32), np.asarray(network.apply(params, x, *given))) < 0.03
 
 
+@pytest.mark.slow
 def test_a_pipeline_in_bfloat16_samples_in_float32(folders):
     want = gj.load_diffusers(folders["sd15"])
     half = gj.load_diffusers(folders["sd15"], "bfloat16")

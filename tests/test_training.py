@@ -87,6 +87,7 @@ def test_conditioning_dropout_is_as_often_as_asked_and_never_invents_labels():
     assert drop(keys[0], jnp.array(3), None, 0.5) == 3
 
 
+@pytest.mark.slow
 def test_a_network_with_dropout_is_trained_with_it():
     """Other masks by other keys, and none without dropout; at 22a9048 the rate was ignored without a word."""
     x0, label = jnp.ones((8, 8, 1)), jnp.array(3)
@@ -149,6 +150,7 @@ def test_batches_are_epochs_and_can_start_anywhere():
     np.testing.assert_array_equal(next(resumed), first[6])
 
 
+@pytest.mark.slow
 def test_resumed_training_is_the_uninterrupted_one_bit_for_bit(tmp_path, data, params):
     whole, losses = train(data, params, 23)
     train(data, params, 12, tmp_path / "run")  # stops after 12: the last whole checkpoint is there

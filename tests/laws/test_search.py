@@ -25,6 +25,7 @@ def masks(children, scale=1.0):
     return gj.generate(gj.keys(0, N), kernel, FLOW.levels(80), (LENGTH,), jnp.full(N, LABEL))
 
 
+@pytest.mark.slow
 def test_many_children_with_the_exact_value_sample_the_posterior(measured):
     """Masks, the exact p(y | x_t) for value: total variation falls with the children, to the floor."""
     target = MASKED.target(LABEL)
@@ -37,6 +38,7 @@ def test_many_children_with_the_exact_value_sample_the_posterior(measured):
     assert found[2] < 0.7 * alone
 
 
+@pytest.mark.slow
 def test_in_the_plane_the_exact_value_beats_the_reward_of_the_clean_estimate(measured):
     """Energy distance to p(x | y): the noisy classifier with 16 children is nearer than r(E[x_0 | x_s])."""
     n, levels = 4000, gj.schedules.log_snr_uniform(SCHEDULE, 40, lo=0.02)
@@ -73,6 +75,7 @@ def searched(width, n=8, runs=400):
     return np.asarray(jax.vmap(lambda x: ring(x, None, None))(found.best())), found
 
 
+@pytest.mark.slow
 def test_beam_search_finds_more_than_best_of_n_and_claims_no_evidence(measured):
     """A beam as wide as the population only sorts it, so it is best-of-n; narrower ones find better at equal calls."""
     alone, all_kept = searched(None), searched(8)
