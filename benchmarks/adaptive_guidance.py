@@ -47,7 +47,7 @@ def main():
     apart = np.sqrt(np.mean((cfg - conditional) ** 2))
     found = gj.diagnostics.guidance_by_level(keys, model, gj.Unconditional(model, 10), gj.DDIM(), levels, shape, labels)
     rows = []
-    for threshold in (0.99, 0.995, 0.997, 0.998, 0.999, 0.9995, 0.9999):
+    for threshold in (0.98, 0.985, 0.9875, 0.99, 0.995, 0.998, 0.9995):
         x, on = map(np.asarray, of(threshold))
         rows.append(
             {
