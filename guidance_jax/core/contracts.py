@@ -315,7 +315,7 @@ class KernelWrapper(Wrapper, Kernel):
 
     @property
     def population(self) -> bool:
-        return self.inner.population
+        return isinstance(self.inner, Kernel) and self.inner.population  # what is no kernel, `check` refuses
 
     @property
     def overwritable(self) -> bool:

@@ -43,7 +43,9 @@ class TokenNetwork(TokenModel):
 
     Attributes:
       params: a pytree of arrays.
-      apply: the function; x (L,) integers of the states of the process, t the clock of the schedule.
+      apply: the function; x (L,) integers of the states of the process, t the clock of the schedule. Of `Uniform` its
+        logits mean p(x0_l | the other tokens), which the UDLM loss trains (`NoisyTokens`). A network trained by plain
+        cross-entropy gives p(x0_l | x_t) instead and samples another law; `SUNDAE` is the solver for such a network.
       process: `Absorbing(V)` or `Uniform(V)`.
       domain: what it was trained for; without one, nothing is checked.
       batched: as in `Network`.

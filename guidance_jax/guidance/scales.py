@@ -67,6 +67,15 @@ def when(on: Any, work: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
     return work() if on is None else jax.lax.cond(on, work, otherwise)
 
 
+def check_constant(owner: Any) -> None:
+    """Raise `Refused` if the scale of `owner` is one that changes from level to level."""
+    if callable(owner.scale) or (isinstance(owner.scale, Scale) and not isinstance(owner.scale, PerSample | PerClass)):
+        raise Refused(
+            f"the scale of {type(owner).__name__} is the same at every level, got {type(owner.scale).__name__}; write "
+            "a number, PerSample(scales) or PerClass(table)"
+        )
+
+
 def not_negative(owner: Any) -> None:
     """Raise `Refused` if the scale of `owner` is known and negative."""
     scale = owner.scale

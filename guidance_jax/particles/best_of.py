@@ -5,6 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from guidance_jax.core import Guide, Kernel, Move, Refused, as_guide, converted, float_type, is_sound, need, pytree
+from guidance_jax.guidance.scales import check_constant, strength
 
 
 @pytree
@@ -16,10 +17,10 @@ class BestOf(Move):
     Attributes:
       kernel: what makes one sample, in any space; not of populations.
       reward: a `Guide`, or f(x, level, cond) -> scalar, of clean samples; it need not be differentiable.
-      scale: of the reward.
+      scale: of the reward: a number, `PerSample` or `PerClass`.
 
     Raises:
-      Refused: a kernel of populations; a reward that returns an array.
+      Refused: a kernel of populations; a reward that returns an array; a scale that changes from level to level.
     """
 
     kernel: Any
@@ -40,6 +41,7 @@ class BestOf(Move):
     def check(self, levels, shape, cond):
         need(self, self.kernel, Kernel, "the first argument")
         need(self, self.reward, Guide, "the reward")
+        check_constant(self)
         if self.kernel.population:
             raise Refused("BestOf takes a kernel of one sample, got one of a population; write SMC(move) alone")
         self.reward.check(levels, shape, cond)
@@ -56,5 +58,5 @@ class BestOf(Move):
         return carry.x, carry, jnp.zeros((), float_type(carry.x))
 
     def final_potential(self, x, state, level, cond, key):
-        reward = self.scale * self.reward.value(x, level, cond)
+        reward = strength(self.scale, level, cond, off=0.0) * self.reward.value(x, level, cond)
         return jnp.where(is_sound(x), reward, jnp.nan)  # a failed sample has no reward, whatever is said of it

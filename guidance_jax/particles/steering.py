@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from guidance_jax.core import Guide, Move, as_guide, converted, float_type, need, pytree, static
+from guidance_jax.guidance.scales import check_constant, strength
 from guidance_jax.kernels.reverse import Step, evaluator
 
 
@@ -45,11 +46,11 @@ class Steered(Step, Move):
       model: any denoiser, guided ones included.
       solver: any that takes its samples.
       reward: a `Guide`, or f(x0, level, cond) -> scalar, of clean samples.
-      scale: of the reward.
+      scale: of the reward: a number, `PerSample` or `PerClass`.
       path: how the reward is paid on the way: `difference`, `maximum` or `total`, from `guidance_jax.particles`.
 
     Raises:
-      Refused: a reward that returns an array.
+      Refused: a reward that returns an array; a scale that changes from level to level.
     """
 
     model: Any
@@ -60,6 +61,7 @@ class Steered(Step, Move):
 
     def check(self, levels, shape, cond):
         need(self, self.reward, Guide, "the reward")
+        check_constant(self)
         self.reward.check(levels, shape, cond)
         super().check(levels, shape, cond)
 
@@ -71,7 +73,7 @@ class Steered(Step, Move):
         own, solver_state, memory, paid = state
         pred, own = self.model(x, t, cond, own, key)
         gain, memory = self.path(self.reward.value(pred.x0, t, cond), memory)
-        return (pred, (own, solver_state, memory, paid + gain)), self.scale * gain
+        return (pred, (own, solver_state, memory, paid + gain)), strength(self.scale, t, cond, off=0.0) * gain
 
     def propose(self, found, t, s, cond, key):
         pred, (own, solver_state, memory, paid) = found
@@ -80,4 +82,4 @@ class Steered(Step, Move):
         return x, (own, solver_state, memory, paid), jnp.zeros((), float_type(x))
 
     def final_potential(self, x, state, level, cond, key):
-        return self.scale * (self.reward.value(x, level, cond) - state[3])
+        return strength(self.scale, level, cond, off=0.0) * (self.reward.value(x, level, cond) - state[3])

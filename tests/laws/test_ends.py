@@ -356,6 +356,34 @@ def test_labels_in_a_column_are_one_line():
         gj.generate(gj.keys(0, 2), gj.Reverse(model, gj.DDIM()), gj.Cosine().levels(3), (2,), jnp.zeros((2, 1), int))
 
 
+def test_rewards_are_paid_at_one_scale():
+    """By sample and by class too; a scale that changes from level to level would not add up to its last value."""
+    levels, labels = gj.Cosine().levels(3), jnp.array([0, 1])
+    kernel = gj.Reverse(table.UNCONDITIONAL, gj.DDIM(1.0))
+    for make in (
+        lambda w: gj.BestOf(kernel, table.log_clean, w),
+        lambda w: gj.Steered(table.UNCONDITIONAL, gj.DDIM(1.0), table.log_clean, w),
+    ):
+
+        def run(w, make=make):
+            return gj.populations(gj.keys(0, 2), gj.SMC(make(w)), levels, (2,), 3, labels)
+
+        for scale in (gj.Window(1.0, 0.1, 3.0), gj.guidance.Ramp(1.0), lambda level: level.sigma):
+            with pytest.raises(Refused, match="the same at every level"):
+                run(scale)
+        one = [np.asarray(run(w).x) for w in (0.5, 2.0)]
+        for scale in (gj.PerSample(jnp.array([0.5, 2.0])), gj.PerClass(jnp.array([0.5, 2.0, 9.0]))):
+            found = np.asarray(run(scale).x)
+            np.testing.assert_allclose(found[0], one[0][0], atol=1e-5)
+            np.testing.assert_allclose(found[1], one[1][1], atol=1e-5)
+
+
+def test_a_move_in_a_wrapper_of_kernels_is_one_line():
+    move = gj.Twisted(table.UNCONDITIONAL, gj.DDIM(1.0), table.log_clean)
+    with pytest.raises(Refused, match="is a kernel, got Twisted"):
+        gj.generate(gj.keys(0, 2), gj.Recur(move, 2), gj.Cosine().levels(3), (2,), jnp.zeros(2, int))
+
+
 def test_functions_of_other_arguments_are_one_line():
     with pytest.raises(Refused, match=r"calls its function as f\(x, level, cond\)"):
         gj.Classifier(table.MIXTURE, lambda x: 0.0, 1.0)
