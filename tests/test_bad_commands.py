@@ -266,7 +266,7 @@ OPTIONS = {
     ),
     "a window of a reward": (
         setting("scale.name=Window", "scale.scale=2", "scale.lo=0.3", "scale.hi=5", method="BestOf"),
-        "the options of BestOf do not fit",
+        "the scale of BestOf is the same at every level",
     ),
     "a scale for other samples": (setting("scale.name=PerSample", "scale.scales=[1,2,3]"), "PerSample"),
     "a table of a few classes": (setting("scale.name=PerClass", "scale.table=x"), "table of PerClass is"),
