@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax._typing import Array, Float, Int
-from guidance_jax.core import Denoiser, Refused, concrete, log, pytree, static
+from guidance_jax.core import Denoiser, Refused, concrete, log, pytree, read_entry, static
 from guidance_jax.discrete.prediction import TokenPrediction
 from guidance_jax.discrete.process import Diffusion, Process
 from guidance_jax.text.sequence import LeftToRight
@@ -70,7 +70,7 @@ class Enumerated(Denoiser):
         if label is None:
             return log(self.p.ravel())
         every = jnp.concatenate([self.classes, jnp.ones_like(self.classes[:, :1])], 1)
-        return log(self.p.ravel() * every[:, label])
+        return log(self.p.ravel() * read_entry(every.T, label))
 
     def _evidence(self, x, level):
         """log q(x_l | v_l) for every sequence v and position, (V^L, L); x are tokens or one-hot vectors (L, states)."""
@@ -105,7 +105,7 @@ class Enumerated(Denoiser):
         """log p(label | x0) of clean tokens."""
         x0, size = x0[self.given :], self.process.vocabulary
         index = jnp.sum(x0 * size ** jnp.arange(self.p.ndim - 1, -1, -1))
-        return log(self.classes[index, label])
+        return log(read_entry(self.classes[index], label))
 
     def target(self, label: int | None = None, scale: float = 1.0) -> np.ndarray:
         """p(x) p(label | x)^scale, normalised, (V^L,)."""

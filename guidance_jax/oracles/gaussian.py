@@ -161,8 +161,10 @@ class GaussianMixture(Denoiser):
     def log_posterior(self, x: Float[Array, " d"], level: Level, label: Any) -> Float[Array, ""]:
         """log p(label | x_t), in nats: the exact noisy classifier; 0 for the null label, which means any class."""
         log_joint = self._log_joint(x, level)
-        own = jax.nn.logsumexp(jnp.where(self._chosen(label), log_joint, -jnp.inf))
-        return own - jax.nn.logsumexp(log_joint)
+        chosen = self._chosen(label)
+        own = jax.nn.logsumexp(jnp.where(chosen, log_joint, -jnp.inf))
+        # NaN, and so is its gradient, for a label that no component has
+        return (own - jax.nn.logsumexp(log_joint)) * jnp.where(jnp.any(chosen), 1, jnp.nan)
 
     def log_tilted(self, x: Float[Array, " d"], label: Any, scale: Any) -> Float[Array, ""]:
         """log of the guided target p(x) p(label | x)^scale on clean x, not normalised."""

@@ -44,7 +44,7 @@ class Future(PrefixGuide):
 
     def _log_p(self, position, token, times, label):
         p = self.chances[jnp.asarray(position).astype(int), token, times]
-        return log(jnp.where(label == 1, p, 1 - p))
+        return log(jnp.where(label == 1, p, jnp.where(label == 0, 1 - p, jnp.nan)))
 
 
 @pytree

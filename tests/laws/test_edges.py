@@ -572,3 +572,52 @@ def test_samples_that_left_the_data_are_counted():
     assert count_failed(found) == (np.abs(found).max(1) > 1e6).sum() == 8
     right = drawn(gj.Reverse(MMPS(model, lambda x: a @ x, 0.05), gj.DDIM()), gj.Cosine().levels(30), (2,), y)
     assert count_failed(right) == 0
+
+
+# ------------------------------------------------------------------------------------- every method by every solver
+
+
+def outcome(make, solver, levels, x, label):
+    """ "refused", "marked" or "finite", of one sample run step by step without compiling."""
+    try:
+        with jax.disable_jit():
+            return (
+                "finite"
+                if np.isfinite(gj.sample(KEY, gj.Reverse(make(), solver), levels, x, label).x).all()
+                else "marked"
+            )
+    except Refused:
+        return "refused"
+
+
+KEY = jax.random.key(0)
+X = jnp.array([0.4, -0.9])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(EVERY_SOLVER))
+def test_every_pair_of_method_and_solver_at_the_edges(name, measured):
+    """No signal, one step, NaN in the network, a strength of NaN, a label outside the table."""
+    solver, flow, allowed = EVERY_SOLVER[name], gj.RectifiedFlow(), {}
+    one, dark = flow.levels(1), flow.levels(3, start=1.0)
+    for method, row in table.GUIDANCE.items():
+        make, label = row.make, jnp.array(1)
+        found = {
+            "no signal": outcome(lambda make=make: make(1.7), solver, dark, X, label),
+            "one step": outcome(lambda make=make: make(1.7), solver, one, X, label),
+            "a network that says NaN": outcome(
+                lambda make=make: make(1.7, SpoiledAfar(table.MIXTURE)), solver, one, 100 * X + 100, label
+            ),
+            "a strength that is NaN": outcome(lambda make=make: make(jnp.nan), solver, flow.levels(2), X, label),
+            "a label outside the table": outcome(lambda make=make: make(1.7), solver, one, X, jnp.array(12)),
+        }
+        allowed[method.__name__] = found
+        assert found["no signal"] in ("finite", "refused"), (method, found)
+        assert found["one step"] == "finite", (method, found)
+        assert found["a network that says NaN"] == "marked", (method, found)
+        assert found["a strength that is NaN"] in ("marked", "refused"), (method, found)
+        if method not in (PiGDM, TMPD, MMPS):  # whose measurement is a function of the label, any label's
+            assert found["a label outside the table"] in ("marked", "refused"), (method, found)
+    for case in next(iter(allowed.values())):
+        for what in ("finite", "marked", "refused"):
+            measured(f"{name}, {case}: {what}", sum(found[case] == what for found in allowed.values()))
