@@ -51,7 +51,7 @@ def main():
         begin = time.perf_counter()
         return lower().compile(), time.perf_counter() - begin
 
-    program = _generate, (keys, *checked(n, kernel, lv, shape, labels), shape, labels, None)
+    program = _generate, (*checked(keys, kernel, lv, shape, labels), shape, labels, None)
     compiling = {"sampler": [], "networks": []}
     for _ in range(3):
         jax.clear_caches()

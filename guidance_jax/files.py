@@ -81,7 +81,7 @@ def _dead(pid: int) -> bool:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def lock(folder: Path) -> Iterator[None]:
     """Be the only writer in `folder`. The kernel releases the lock when the process ends, however it ends.
 
     On a file system or a system without locks this warns, and locks nothing.
@@ -110,7 +110,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
+def hold_interruptions() -> Iterator[None]:
     """Let Ctrl-C wait for the end of the block: libraries with threads of their own cannot be stopped in the middle.
 
     In another thread than the main one, which Ctrl-C does not reach, this does nothing.

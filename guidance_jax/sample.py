@@ -103,7 +103,7 @@ def sample(
 
     steps = len(levels.t) - 1
     inputs = (levels.at(slice(None, -1)), levels.at(slice(1, None)), jax.random.split(key, steps))
-    carry, records = jax.lax.scan(body, kernel.init(kernel.space.entered(x)), inputs, unroll=unroll)
+    carry, records = jax.lax.scan(body, kernel.init(kernel.space.mark_foreign(x)), inputs, unroll=unroll)
     carry = kernel.finish(carry, levels.at(-1), cond, jax.random.fold_in(key, steps))
     return carry if record is None else (carry, records)
 
@@ -111,9 +111,9 @@ def sample(
 @partial(jax.jit, static_argnames="shape")
 def _generate(keys, kernel, levels, shape, cond, x):
     def one(key, kernel, cond, x):
-        first, rest = jax.random.split(as_threefry(key))
+        first, rest = jax.random.split(key)
         x = kernel.start(first, levels, shape) if x is None else x
-        return kernel.space.finished(sample(rest, kernel, levels, x, cond).x)
+        return kernel.space.mark_unfinished(sample(rest, kernel, levels, x, cond).x)
 
     return jax.vmap(one, in_axes=(0, rows(kernel), 0, 0))(keys, kernel, cond, x)
 
@@ -145,7 +145,7 @@ def generate(keys: Array, kernel: Any, levels: Level, shape: tuple[int, ...], co
             "the samples of a population have weights, which generate would lose; write populations(keys, kernel, "
             "levels, shape, n, cond) and take .best(), or .draw(key)"
         )
-    kernel, levels = checked(keys, kernel, levels, shape, cond)
+    keys, kernel, levels = checked(keys, kernel, levels, shape, cond)
     if x is not None and jnp.shape(x) != (len(keys), *shape):
         raise Refused(f"x must hold one start per key, {(len(keys), *shape)}, got {jnp.shape(x)}")
     return _generate(keys, kernel, levels, tuple(shape), *jax.tree.map(jnp.asarray, (cond, x)))
@@ -158,8 +158,8 @@ def check_kernel(kernel: Any, levels: Level, shape: tuple[int, ...], cond: Any) 
     kernel.check(levels, shape, cond)
 
 
-def checked(keys: Any, kernel: Any, levels: Level, shape: tuple[int, ...], cond: Any) -> tuple[Kernel, Level]:
-    """The kernel and levels with strong types, if they and the conditions of `keys` are what each part takes.
+def checked(keys: Any, kernel: Any, levels: Level, shape: tuple[int, ...], cond: Any) -> tuple[Any, Kernel, Level]:
+    """Threefry keys, and the kernel and levels with strong types, if they and the conditions are what each part takes.
 
     Raises:
       Refused: keys that are not a vector of them, conditions that are not one per key, or what a part refuses.
@@ -187,7 +187,7 @@ def checked(keys: Any, kernel: Any, levels: Level, shape: tuple[int, ...], cond:
                     f"{type(node).__name__} holds one number for each of the {len(keys)} keys, got shape "
                     f"{jnp.shape(leaf)}; write {type(node).__name__}(jnp.full({len(keys)}, scale))"
                 )
-    return jax.tree.map(strong, (kernel, levels))
+    return as_threefry(keys), *jax.tree.map(strong, (kernel, levels))
 
 
 def check_numbers(kernel: Kernel) -> None:

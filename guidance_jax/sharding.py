@@ -96,7 +96,7 @@ def generate_on(
     size = n if batch is None else min(batch, n)
     if size < 1:
         raise Refused(f"there is nothing to draw: {n} keys, batch={batch}; write keys(0, n)")
-    kernel, levels = _checked(keys, kernel, levels, shape, cond)
+    keys, kernel, levels = _checked(keys, kernel, levels, shape, cond)
     parts, bad = [], 0
     with Bar(progress, n, 0, "failed") as advance:
         for start in range(0, n, size):
@@ -116,10 +116,10 @@ def generate_on(
 
 
 def _checked(keys, kernel, levels, shape, cond):
-    kernel, levels = checked(keys, kernel, levels, shape, cond)
+    keys, kernel, levels = checked(keys, kernel, levels, shape, cond)
     if kernel.population:
         raise Refused("the samples of a population have weights; write populations(...) in the place of generate_on")
-    return kernel, levels
+    return keys, kernel, levels
 
 
 def _arguments(mesh, keys, kernel, levels, shape, cond, split, index):
@@ -157,7 +157,7 @@ def memory(
     Raises:
       Refused: as `generate`.
     """
-    kernel, levels = _checked(keys, kernel, levels, shape, cond)
+    keys, kernel, levels = _checked(keys, kernel, levels, shape, cond)
     given = _arguments(mesh, keys, kernel, levels, shape, cond, split, np.arange(len(keys)))
     if not compiled:
         return foretold(given, mesh.size)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from guidance_jax.core import Refused
+from guidance_jax.core import Refused, first_line
 
 SMALL, RATIO = 2**26, 100  # what is read may be as large as 64 MiB, or 100 times as large as its file
 JSON_BYTES, JSON_DEPTH = 2**22, 32
@@ -36,12 +36,6 @@ def reading(what: Any, advice: str = "fetch it again") -> Iterator[None]:
         raise
     except BaseException as error:
         raise Refused(f"{what} cannot be read ({first_line(error)}); {advice}") from None
-
-
-def first_line(error: BaseException) -> str:
-    """The type and the first line of an error."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 def plain_name(name: Any, where: Any) -> str:

@@ -112,6 +112,22 @@ def drift(params, x, t, s, cond):
     return x * (1 + t - s) - params * (1 + cond) / 3
 
 
+@gj.core.pytree
+class Outside(gj.guidance.Scale):
+    """A window's strength outside it, with the arithmetic that rows of the table do with strengths."""
+
+    def active(self, level):
+        return level.ratio < 0
+
+    def strength(self, level, cond, off):
+        return jnp.asarray(off)
+
+    def __add__(self, other):
+        return self
+
+    __radd__ = __sub__ = __rmul__ = __mul__ = __truediv__ = __add__
+
+
 class Guide(NamedTuple):
     """A guidance method. `make(strength, model)` at `off` is `identity(model)`; `keeps_x`: alpha x0 + sigma eps = x.
 

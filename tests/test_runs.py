@@ -223,8 +223,8 @@ CHILD = """
 import sys
 sys.path.insert(0, {root!r})
 from tests.test_runs import *
-from guidance_jax.files import locked
-with locked(Path({folder!r})):
+from guidance_jax.files import lock
+with lock(Path({folder!r})):
     print("ready", flush=True)
     time.sleep(600)
 """

@@ -75,7 +75,7 @@ def command(panel: str) -> Callable[[Callable], Callable]:
                 with interruptible():
                     return f(*args, **kwargs)
             except KeyboardInterrupt:
-                interrupted()
+                report_interruption()
 
         return app.command(rich_help_panel=panel)(run)
 
@@ -635,13 +635,13 @@ def main() -> None:
         name = "a file" if error.filename is None else shown(str(error.filename))
         complain(f"error: {name}: {error.strerror or error}; mend that and start again", 2)
     except (KeyboardInterrupt, typer.Abort):
-        interrupted()
+        report_interruption()
     if code == 130:  # typer's, of an interruption before or after a command
-        interrupted()
+        report_interruption()
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def interrupted() -> NoReturn:
+def report_interruption() -> NoReturn:
     """The end by Ctrl-C; a second one ends what is still closing, without a word."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     complain(INTERRUPTED, 130)

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from guidance_jax.app.models import config_of
 from guidance_jax.app.schema import SIDE, Number, is_path, is_text, shown
+from guidance_jax.checkpoints.config import read_config
 from guidance_jax.checkpoints.load import load
 from guidance_jax.core import Refused
 from guidance_jax.datasets.digits import digits
@@ -107,7 +107,7 @@ def judged(models: Path, data: str | None = None, size: int | None = None) -> tu
         size = known.get("size")
     _, held_out = read(data, size).split()
     path = models / "judge" / "config.json"
-    classes = config_of(models / "judge")["network"].get("num_classes")
+    classes = read_config(models / "judge")["network"].get("num_classes")
     if not isinstance(classes, int) or isinstance(classes, bool):
         raise Refused(f"{path} is damaged (num_classes is {shown(classes)}); restore it or train into another folder")
     if classes != len(held_out.names):

@@ -1,12 +1,10 @@
 """The models in a folder: of training, of `convert`, or of diffusers as it was downloaded."""
 
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from guidance_jax.app.schema import LABELS, Number, is_text, shown
-from guidance_jax.checkpoints.config import FORMAT, read_config
+from guidance_jax.checkpoints.config import read_config
 from guidance_jax.checkpoints.diffusers import INDEX, load_diffusers
 from guidance_jax.checkpoints.load import load
 from guidance_jax.checkpoints.pipeline import ABOUT, Parts
@@ -43,26 +41,12 @@ def is_pipeline(models: str | Path) -> bool:
 def about(models: str | Path) -> Any:
     """What the denoiser of a folder says of itself: for manifests and protocols."""
     index = Path(models) / INDEX
-    return read_json(index) if index.exists() else config_of(denoiser_in(models))
-
-
-def config_of(folder: Path) -> dict[str, Any]:
-    """The configuration of a checkpoint.
-
-    Raises:
-      Refused: as `read_config`; a file that is none, or one that describes no network.
-    """
-    path = folder / "config.json"
-    if path.exists():
-        found = read_json(path)
-        if found.get("format") == FORMAT and not isinstance(found.get("network"), Mapping):
-            raise Refused(f"{path} is damaged (it has no network); restore it or train into another folder")
-    return read_config(folder)
+    return read_json(index) if index.exists() else read_config(denoiser_in(models))
 
 
 def loaded(folder: Path, dtype: str | None, remat: bool) -> Any:
     """The network in a folder; the same object while the folder stays the same, so that a sweep compiles once."""
-    config_of(folder)  # says what is wrong with a folder that has none
+    read_config(folder)  # says what is wrong with a folder that has none
     return _loaded(folder.absolute(), dtype, remat, changed(folder))
 
 
@@ -80,34 +64,7 @@ def _loaded(folder: Path, dtype: str | None, remat: bool, changed: int) -> Any:
 def _pipeline(folder: Path, dtype: str | None, remat: bool, changed: int) -> Pipeline:
     if (folder / INDEX).exists():
         return load_diffusers(folder, dtype, remat=remat)
-    check_pipeline(folder)
     return Parts.read(folder).assembled(dtype, remat)
-
-
-def check_pipeline(folder: Path) -> None:
-    """Raise `Refused` unless what a folder says of its pipeline, and of each part, can be meant."""
-    for path in sorted(folder.glob("*/config.json")):
-        config_of(path.parent)
-    path = folder / ABOUT
-    if not path.exists():
-        return
-    repair = "convert the model again"
-    kinds = {
-        "grid": lambda v: v is None or (isinstance(v, Mapping) and isinstance(v.get("name"), str)),
-        "clip": lambda v: v is None or Number(0)(v) is not None,
-        "classes": lambda v: isinstance(v, list) and all(map(is_text, v)),
-        "sizes": lambda v: Number(0, LABELS, whole=True)(v) is not None,
-        "zero_empty": lambda v: isinstance(v, bool),
-    }
-    for key, value in read_json(path).items():
-        if key not in kinds:
-            raise Refused(f"{path} is damaged (it has {shown(key)}, known are {', '.join(kinds)}); {repair}")
-        try:
-            good = kinds[key](value)
-        except ValueError:
-            good = False
-        if not good:
-            raise Refused(f"{path} is damaged ({key} is {shown(value)}); {repair}")
 
 
 def models_in(models: str | Path, dtype: str | None, remat: bool) -> Any:

@@ -16,7 +16,7 @@ from guidance_jax.app.models import denoiser_in, loaded, models_in
 from guidance_jax.app.parts import INSIDE, MEASURE, METHODS, STEERING, USUAL, Builder, named, needs
 from guidance_jax.app.request import NONE, Request
 from guidance_jax.app.schema import LABELS, shown
-from guidance_jax.core import Guide, Kernel, KernelWrapper, Level, Move, Refused, Rows, Solver
+from guidance_jax.core import Guide, Kernel, KernelWrapper, Level, Move, Refused, Rows, Solver, first_line
 from guidance_jax.datasets.arrays import read_array
 from guidance_jax.discrete.ancestral import Ancestral
 from guidance_jax.discrete.first_hitting import FirstHitting
@@ -41,7 +41,6 @@ from guidance_jax.sharding import generate_on
 from guidance_jax.solvers.ddim import DDIM
 from guidance_jax.solvers.ddpm import DDPM, fixed_small, learned_range
 from guidance_jax.text.language_model import LanguageModel
-from guidance_jax.untrusted import first_line
 
 
 class Plan(NamedTuple):
@@ -108,7 +107,7 @@ def check_options(found: Plan, request: Request, n: int) -> None:
     own, cond = keys(request.seed, size), jax.tree.map(jnp.asarray, found.conditions(np.arange(size)))
     several = (found.particles,) if found.kernel.population else ()
     try:
-        kernel, levels = checked(own, found.kernel, found.levels, (*several, *found.shape), cond)
+        own, kernel, levels = checked(own, found.kernel, found.levels, (*several, *found.shape), cond)
         if all(set(table or {}) <= {"name"} for table in (request.method, request.solver, request.measurement)):
             return
         if several:

@@ -50,7 +50,7 @@ class Call:
         self.state: Any = None
 
     @property
-    def named(self) -> tuple[str, str] | None:
+    def target(self) -> tuple[str, str] | None:
         """(module, name) of what is called, None if that is no name."""
         return (self.function.module, self.function.name) if isinstance(self.function, Name) else None
 

@@ -87,6 +87,10 @@ class Parts:
         """
         about = {k: tuple(v) if isinstance(v, list) else v for k, v in self.pipeline.items()}
         check_fields(Pipeline, {"model": None, **about}, ("autoencoder", "text", "tokenizer"), unchecked=("model",))
+        if "sizes" in about:
+            whole_number(about, "sizes", "the pipeline", least=0)
+        if (about.get("clip") or 0) < 0:
+            raise Refused(f"the pipeline has clip = {about['clip']}, expected a radius that is not negative")
         for option, value in dict(about.get("grid") or {}).items():
             if not isinstance(build(value), str | int | float | None):
                 raise Refused(f"the grid of a pipeline has {option[:80]} = {value!r}, expected a number or a name")

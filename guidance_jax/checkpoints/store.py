@@ -20,8 +20,8 @@ import orbax.checkpoint as ocp
 
 from guidance_jax.checkpoints.config import FORMAT, difference, read_config, today
 from guidance_jax.checkpoints.flat import WEIGHTS, load_flat
-from guidance_jax.core import Refused
-from guidance_jax.files import LOCK, PART, locked, sweep, uninterrupted, write_whole
+from guidance_jax.core import Refused, first_line
+from guidance_jax.files import LOCK, PART, hold_interruptions, lock, sweep, write_whole
 
 # settings that configurations of earlier versions do not hold: where one is missing, nobody knows what it was
 LATER = ("rate", "ema", "seed", "batch", "augment", "flip", "corruption")
@@ -101,7 +101,7 @@ class Run:
         if self.holds or jax.process_index() > 0:  # one process of many writes what they share
             yield
             return
-        with locked(self.directory):
+        with lock(self.directory):
             self.holds = True
             try:
                 sweep(self.directory)
@@ -137,7 +137,7 @@ class Run:
             return
         with self.alone():
             try:
-                with uninterrupted(), _quiet():
+                with hold_interruptions(), _quiet():
                     items = dict(state=ocp.args.StandardSave(state), losses=ocp.args.JsonSave(losses))
                     self.manager.save(step, args=ocp.args.Composite(**items))
                     self.manager.wait_until_finished()
@@ -145,7 +145,7 @@ class Run:
                 before = self.latest()
                 for left in self.directory.glob(f"{step}.*tmp*"):
                     shutil.rmtree(left, ignore_errors=True)
-                full = "the disk is full" if shutil.disk_usage(self.directory).free < 2**20 else one_line(error)
+                full = "the disk is full" if shutil.disk_usage(self.directory).free < 2**20 else first_line(error)
                 kept = f"step {before} is kept" if before is not None else "no step was kept"
                 raise Refused(
                     f"{self.directory}/{step} cannot be written ({full}); {kept}: mend that and start again"
@@ -163,16 +163,10 @@ def _quiet() -> Iterator[None]:
         log.removeFilter(no)
 
 
-def one_line(error: Exception) -> str:
-    """The first line of an error, or its type."""
-    text = str(error).strip()
-    return text.splitlines()[0][:200] if text else type(error).__name__
-
-
 def _manager(directory: Path) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(max_to_keep=1, create=False, enable_async_checkpointing=False)
     handlers = {"state": ocp.StandardCheckpointHandler(), "losses": ocp.JsonCheckpointHandler()}
-    with uninterrupted():
+    with hold_interruptions():
         return ocp.CheckpointManager(directory, options=options, item_handlers=handlers)
 
 
@@ -187,11 +181,11 @@ def _restore(manager: ocp.CheckpointManager, step: int, state: Any) -> tuple[Any
         else:
             target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
         items = dict(state=ocp.args.StandardRestore(target), losses=ocp.args.JsonRestore())
-        with uninterrupted(), _quiet():
+        with hold_interruptions(), _quiet():
             restored = manager.restore(step, args=ocp.args.Composite(**items))
     except Exception as error:  # orbax has no common type for damage
         raise Refused(
-            f"the checkpoint {manager.directory}/{step} cannot be read ({one_line(error)}); nothing was changed: "
+            f"the checkpoint {manager.directory}/{step} cannot be read ({first_line(error)}); nothing was changed: "
             "restore it, or delete that folder to train again"
         ) from None
     return restored["state"], restored["losses"]

@@ -172,37 +172,37 @@ def storages_in(found: Any) -> list[Stored]:
     return storages
 
 
-def resolved(value: Any, archive: Archive) -> Any:
+def resolve(value: Any, archive: Archive) -> Any:
     """What a record means, one level deep: an array of a tensor's, a dict of a dictionary's; others stay records."""
     if not isinstance(value, Call):
         return value
-    named, args = value.named, value.args if isinstance(value.args, tuple) else ()
-    if named in DICTIONARIES and all(isinstance(item, tuple) and len(item) == 2 for item in value.items):
+    target, args = value.target, value.args if isinstance(value.args, tuple) else ()
+    if target in DICTIONARIES and all(isinstance(item, tuple) and len(item) == 2 for item in value.items):
         first = args[0] if args and isinstance(args[0], list) else []  # older OrderedDicts list their items
         items = [*(tuple(item) for item in first if isinstance(item, list | tuple) and len(item) == 2), *value.items]
         return {key if isinstance(key, str | int) else repr(key): item for key, item in items}
-    if named == ("argparse", "Namespace") and isinstance(value.state, dict):
+    if target == ("argparse", "Namespace") and isinstance(value.state, dict):
         return value.state
-    if named in (("torch._utils", "_rebuild_parameter"), ("torch._utils", "_rebuild_parameter_with_state")) and args:
-        return resolved(args[0], archive)
-    if named == ("torch._utils", "_rebuild_tensor_v2") and len(args) >= 4:
-        return strided(archive.storage(args[0]).data, *args[1:4])
-    if named == ("torch._utils", "_rebuild_tensor_v3") and len(args) >= 7:
+    if target in (("torch._utils", "_rebuild_parameter"), ("torch._utils", "_rebuild_parameter_with_state")) and args:
+        return resolve(args[0], archive)
+    if target == ("torch._utils", "_rebuild_tensor_v2") and len(args) >= 4:
+        return view_of(archive.storage(args[0]).data, *args[1:4])
+    if target == ("torch._utils", "_rebuild_tensor_v3") and len(args) >= 7:
         dtype = DTYPES.get(args[6].name) if isinstance(args[6], Name) else None
         if dtype is None:
             raise Refused(f"it has a tensor of type {args[6]}")
         raw = archive.storage(args[0]).data.view(np.uint8)
-        return strided(raw[: len(raw) // dtype.itemsize * dtype.itemsize].view(dtype), *args[1:4])
-    if named in tuple((module, "_reconstruct") for module in NUMPY):
+        return view_of(raw[: len(raw) // dtype.itemsize * dtype.itemsize].view(dtype), *args[1:4])
+    if target in tuple((module, "_reconstruct") for module in NUMPY):
         return numpy_array(value.state)
-    if named in tuple((module, "scalar") for module in NUMPY) and len(args) == 2:
+    if target in tuple((module, "scalar") for module in NUMPY) and len(args) == 2:
         return numpy_array((1, (), args[0], False, args[1]))
-    if named in tuple((f"{module.removesuffix('multiarray')}numeric", "_frombuffer") for module in NUMPY):
+    if target in tuple((f"{module.removesuffix('multiarray')}numeric", "_frombuffer") for module in NUMPY):
         return numpy_array((1, args[2], args[1], args[3] == "F", args[0]) if len(args) == 4 else None)
     return value
 
 
-def strided(data: np.ndarray, offset: Any, size: Any, stride: Any) -> np.ndarray:
+def view_of(data: np.ndarray, offset: Any, size: Any, stride: Any) -> np.ndarray:
     """The view of a storage that a tensor is.
 
     Raises:
@@ -224,7 +224,7 @@ def strided(data: np.ndarray, offset: Any, size: Any, stride: Any) -> np.ndarray
 
 def numbers(values: Any) -> tuple[int, ...] | None:
     """Whole numbers that are not negative, of a tuple, a list or a `torch.Size`; None if they are something else."""
-    if isinstance(values, Call) and values.named == ("torch", "Size") and isinstance(values.args, tuple):
+    if isinstance(values, Call) and values.target == ("torch", "Size") and isinstance(values.args, tuple):
         values = values.args[0] if values.args else ()
     if not isinstance(values, tuple | list) or not all(type(n) is int and n >= 0 for n in values):
         return None
@@ -240,13 +240,13 @@ def numpy_array(state: Any) -> np.ndarray:
     if not isinstance(state, tuple) or len(state) != 5:
         raise Refused("it has a NumPy array without its state")
     _, shape, kind, fortran, raw = state
-    if isinstance(raw, Call) and raw.named == ("_codecs", "encode") and raw.args:
+    if isinstance(raw, Call) and raw.target == ("_codecs", "encode") and raw.args:
         raw = raw.args[0]
     try:
         raw = raw.encode("latin1") if isinstance(raw, str) else raw
     except UnicodeEncodeError:
         raw = None
-    code = kind.args[0] if isinstance(kind, Call) and kind.named == ("numpy", "dtype") and kind.args else None
+    code = kind.args[0] if isinstance(kind, Call) and kind.target == ("numpy", "dtype") and kind.args else None
     shape, letters = numbers(shape), isinstance(code, str) and code in NUMPY_TYPES
     if shape is None or not letters or not isinstance(raw, bytes | bytearray):
         raise Refused("it has a NumPy array of something else than plain numbers")
@@ -296,15 +296,15 @@ def state_in(path: Any, found: Any, archive: Archive, key: str | None) -> dict[s
     Raises:
       Refused: none there, or not under that `key`.
     """
-    found = resolved(found, archive)
+    found = resolve(found, archive)
     for part in key.split(".") if key else ():
         if not isinstance(found, dict) or part not in found:
             raise Refused(f"{path} has no entry {part!r}; it holds {entries(found)}")
-        found = resolved(found[part], archive)
+        found = resolve(found[part], archive)
     if not isinstance(found, dict) or not found:
         check_foreign(found)
         raise Refused(f"{path} holds a {type(found).__name__}, expected a state dict (name -> tensor)")
-    state = {name: resolved(value, archive) for name, value in found.items()}
+    state = {name: resolve(value, archive) for name, value in found.items()}
     odd = [k for k, v in state.items() if not (isinstance(k, str) and isinstance(v, np.ndarray))]
     inside = [k for k, v in state.items() if isinstance(v, dict) and any(is_tensor(a) for a in v.values())]
     if inside:
@@ -325,7 +325,7 @@ def check_foreign(found: Any) -> None:
 
 def is_tensor(value: Any) -> bool:
     """Whether a record is one of a tensor."""
-    return isinstance(value, Call) and (value.named or ("", ""))[0] in ("torch._utils", *NUMPY)
+    return isinstance(value, Call) and (value.target or ("", ""))[0] in ("torch._utils", *NUMPY)
 
 
 def entries(found: Any) -> str:

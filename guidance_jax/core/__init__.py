@@ -40,9 +40,19 @@ from guidance_jax.core.edges import (
     draw_token,
     is_sound,
     keep_failed,
+    nan_unless,
     read_entry,
 )
-from guidance_jax.core.levels import CLEAN, Level, Refused, check_levels, check_signal, fresh_share, posterior_variance
+from guidance_jax.core.levels import (
+    CLEAN,
+    Level,
+    Refused,
+    check_levels,
+    check_signal,
+    first_line,
+    fresh_share,
+    posterior_variance,
+)
 from guidance_jax.core.pytrees import Rows, concrete, converted, function, pytree, rows, static
 from guidance_jax.core.spaces import GaussianDiffusion, Prediction, Space
 
@@ -78,6 +88,7 @@ __all__ = [
     "converted",
     "count_failed",
     "draw_token",
+    "first_line",
     "float_type",
     "fresh_share",
     "function",
@@ -88,6 +99,7 @@ __all__ = [
     "kl_divergence",
     "log",
     "log_softmax",
+    "nan_unless",
     "need",
     "norm",
     "normal",

@@ -1,4 +1,4 @@
-"""Numbers at the edge: one rule for each kind of sample, used by every draw, every table and every solver.
+"""Numbers at the edge: one rule for each kind of sample, for the draws, tables and searches of the library.
 
     images, vectors   a number that is not finite stays NaN or infinite, in its own sample
     tokens, text      a draw without a distribution gives `FAILED`, and a sample that holds one becomes all `FAILED`
@@ -41,6 +41,11 @@ def add_logs(log_p: Any, gain: Any) -> Any:
     return jnp.where(log_p == -jnp.inf, -jnp.inf, jnp.where(gain == jnp.inf, jnp.nan, log_p + gain))
 
 
+def nan_unless(known: Any, value: Any) -> Any:
+    """`value` where `known`, else NaN: by a product, so that gradients are NaN too, which `jnp.where` makes 0."""
+    return value * jnp.where(known, 1.0, jnp.nan).astype(value.dtype)
+
+
 def read_entry(table: Any, index: Any) -> Any:
     """table[index] on the first axis, NaN where `index`, one integer, is outside: negative or beyond the end.
 
@@ -53,8 +58,7 @@ def read_entry(table: Any, index: Any) -> Any:
             f"a label is one integer for one sample, got {index.dtype} of shape {index.shape}; pass labels (n,)"
         )
     inside = (index >= 0) & (index < len(table))
-    # a product, so that gradients are NaN too
-    return jnp.asarray(table)[jnp.where(inside, index, 0)] * jnp.where(inside, 1, jnp.nan)
+    return nan_unless(inside, jnp.asarray(table)[jnp.where(inside, index, 0)])
 
 
 def is_sound(x: Any) -> Any:

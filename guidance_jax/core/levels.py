@@ -13,6 +13,12 @@ class Refused(ValueError):
     """What the library refuses, in one line: what came, what was expected, what to write."""
 
 
+def first_line(error: BaseException) -> str:
+    """The type and the first line of somebody else's error, for the refusal that it becomes."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
+
+
 class Level(NamedTuple):
     """A noise level; with a leading axis, a sequence of them. What alpha and sigma mean is the space's affair.
 

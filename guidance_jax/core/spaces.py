@@ -39,11 +39,11 @@ class Space:
     def check_finished(self, levels: Level) -> None:
         """Raise `Refused` if the last of `levels` is known and samples are not finished there."""
 
-    def finished(self, x: Any) -> Any:
+    def mark_unfinished(self, x: Any) -> Any:
         """A sample at the end of its levels; tokens that are still masks are `FAILED`."""
         return x
 
-    def entered(self, x: Any) -> Any:
+    def mark_foreign(self, x: Any) -> Any:
         """What sampling starts from, as given; tokens outside the vocabulary are `FAILED`."""
         return x
 

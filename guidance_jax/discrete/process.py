@@ -65,7 +65,7 @@ class Process(Space):
         if bad.any():
             raise Refused(f"tokens go from 0 to {self.vocabulary - 1}, got {values[bad].flat[0]}; check the encoding")
 
-    def entered(self, x: Any) -> Any:
+    def mark_foreign(self, x: Any) -> Any:
         """Tokens as they are; what is no state of a position is `FAILED`."""
         return jnp.where((x >= 0) & (x < self.states), x, FAILED).astype(x.dtype)
 
@@ -151,7 +151,7 @@ class Absorbing(Diffusion):
         if (np.asarray(tokens) == self.mask).any():
             raise Refused(f"the token {self.mask} is the mask, no token of a clean sequence; check the encoding")
 
-    def finished(self, x: Any) -> Any:
+    def mark_unfinished(self, x: Any) -> Any:
         return jnp.where(jnp.any(x == self.mask), FAILED, x).astype(x.dtype)
 
     def start(self, key, levels, shape):

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from guidance_jax.core import FAILED, GaussianDiffusion, pytree
+from guidance_jax.core import FAILED, GaussianDiffusion, nan_unless, pytree
 from guidance_jax.embeddings.network import nearest
 from guidance_jax.guidance.base import Guidance
 from guidance_jax.guidance.scales import strength
@@ -34,7 +34,6 @@ class Rounded(Guidance):
     def __call__(self, x, level, cond, state, key):
         pred, state = self.inner(x, level, cond, state, key)
         token = nearest(pred.x0, self.table)
-        known = jnp.where(token == FAILED, jnp.nan, 1.0)[..., None]
-        words = (self.table[jnp.maximum(token, 0)] * known).astype(pred.x0.dtype)
+        words = nan_unless((token != FAILED)[..., None], self.table[jnp.maximum(token, 0)]).astype(pred.x0.dtype)
         share = strength(self.share, level, cond, off=0.0)
         return pred.towards(jnp.where(share == 0, pred.x0, pred.x0 + share * (words - pred.x0)), level), state

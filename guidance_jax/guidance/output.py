@@ -3,10 +3,10 @@
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from guidance_jax.core import GaussianDiffusion, pytree, static
 from guidance_jax.guidance.cfg import CFG
+from guidance_jax.guidance.scales import when
 from guidance_jax.models import parameterizations
 from guidance_jax.models.parameterizations import Eps, Parameterization, Score
 
@@ -28,15 +28,15 @@ class OutputRule(CFG):
     takes = GaussianDiffusion
 
     def rule(self, c, u, w, x, level, memory):
-        own, null = (self.output.target(p.x0, p.eps, level) for p in (c, u))
-        if not isinstance(self.output, Eps | Score):
-            return c.towards(self.output.predict(self.mix(own, null, w), x, level).x0, level), memory
-        dark = level.alpha == 0
-        lit = level._replace(alpha=jnp.where(dark, 1, level.alpha))
-        x0 = self.output.predict(self.mix(own, null, w), x, lit).x0
-        # the limit: outputs are proportional to x - alpha x0, and so is the mix of two equal ones
-        _, limit = jax.jvp(lambda c, u: self.mix(c, u, w), (x, x), (c.x0, u.x0))
-        return c.towards(jnp.where(dark, limit, x0), level), memory
+        def estimate():
+            own, null = (self.output.target(p.x0, p.eps, level) for p in (c, u))
+            return self.output.predict(self.mix(own, null, w), x, level).x0
+
+        def limit():  # outputs are proportional to x - alpha x0, and so is the mix of two equal ones
+            return jax.jvp(lambda c, u: self.mix(c, u, w), (x, x), (c.x0, u.x0))[1]
+
+        noise = isinstance(self.output, Eps | Score)
+        return c.towards(when(level.alpha == 0, limit, estimate) if noise else estimate(), level), memory
 
     def mix(self, c: Any, u: Any, w: Any) -> Any:
         """The guided output."""

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.core import Refused
+from guidance_jax.core import Refused, first_line
 
 
 def with_axis(tree: Any) -> Any:
@@ -50,11 +50,6 @@ def called(apply: Callable, batched: bool | None, params: Any, *inputs: Any, **o
             f"the network does not take a sample of shape {shape} with batched={batched} ({first_line(error)}); is it "
             "written for batches (batched=True), or for another order of axes?"
         ) from error
-
-
-def first_line(error: Exception) -> str:
-    """An error on one line, the beginning of it."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
 
 
 @functools.lru_cache(maxsize=64)

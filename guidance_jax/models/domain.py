@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.core import Denoiser, Guide, Level, Refused, check_space, concrete, innermost, need
+from guidance_jax.core import Denoiser, Guide, Level, Refused, check_space, concrete, innermost, nan_unless, need
 from guidance_jax.schedules import Schedule
 
 
@@ -114,8 +114,7 @@ def unless_unknown(domain: Domain | None, cond: Any, output: Any) -> Any:
     known = (cond >= 0) & (cond < domain.num_classes)
     if domain.null_label is not None:
         known = known | (cond == domain.null_label)
-    factor = jnp.where(known, 1.0, jnp.nan)  # a product, so that gradients are NaN too
-    return jax.tree.map(lambda a: a * factor.astype(a.dtype), output)
+    return jax.tree.map(lambda a: nan_unless(known, a), output)
 
 
 def same_domain(model: Denoiser, classifier: Guide) -> None:

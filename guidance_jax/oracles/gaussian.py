@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax._typing import Array, Float, Key
-from guidance_jax.core import CLEAN, Denoiser, Level, Prediction, Refused, concrete, normal, pytree
+from guidance_jax.core import CLEAN, Denoiser, Level, Prediction, Refused, concrete, nan_unless, normal, pytree
 from guidance_jax.metrics.energy import energy_distance
 
 
@@ -163,8 +163,7 @@ class GaussianMixture(Denoiser):
         log_joint = self._log_joint(x, level)
         chosen = self._chosen(label)
         own = jax.nn.logsumexp(jnp.where(chosen, log_joint, -jnp.inf))
-        # NaN, and so is its gradient, for a label that no component has
-        return (own - jax.nn.logsumexp(log_joint)) * jnp.where(jnp.any(chosen), 1, jnp.nan)
+        return nan_unless(jnp.any(chosen), own - jax.nn.logsumexp(log_joint))
 
     def log_tilted(self, x: Float[Array, " d"], label: Any, scale: Any) -> Float[Array, ""]:
         """log of the guided target p(x) p(label | x)^scale on clean x, not normalised."""

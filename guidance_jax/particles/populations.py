@@ -9,7 +9,7 @@ import numpy as np
 
 from guidance_jax._typing import Array, Float, Int, Key
 from guidance_jax.core import Kernel, Level, Refused, need, rows
-from guidance_jax.sample import as_threefry, checked, sample
+from guidance_jax.sample import checked, sample
 
 
 class Particles(NamedTuple):
@@ -52,11 +52,15 @@ class Particles(NamedTuple):
 @partial(jax.jit, static_argnames=("shape", "n"))
 def _populations(keys, kernel, levels, shape, n, cond):
     def one(key, kernel, cond):
-        first, second, _ = jax.random.split(as_threefry(key), 3)
+        first, second, _ = jax.random.split(key, 3)
         x = kernel.start(first, levels, (n, *shape))
         pop, ess = sample(second, kernel, levels, x, cond, record=lambda pop: pop.ess)
         return Particles(
-            jax.vmap(kernel.space.finished)(pop.x), pop.log_w, pop.log_evidence, jnp.append(ess, pop.ess), pop.dropped
+            jax.vmap(kernel.space.mark_unfinished)(pop.x),
+            pop.log_w,
+            pop.log_evidence,
+            jnp.append(ess, pop.ess),
+            pop.dropped,
         ), pop.failed
 
     return jax.vmap(one, in_axes=(0, rows(kernel), 0))(keys, kernel, cond)
@@ -83,7 +87,7 @@ def populations(keys: Array, kernel: Any, levels: Level, shape: tuple[int, ...],
             f"populations runs a kernel of a population, got {type(kernel).__name__}; write SMC(BestOf(kernel, "
             "reward)), or generate(...) for single samples"
         )
-    kernel, levels = checked(keys, kernel, levels, (n, *shape), cond)
+    keys, kernel, levels = checked(keys, kernel, levels, (n, *shape), cond)
     return not_lost(n, *_populations(keys, kernel, levels, tuple(shape), n, jax.tree.map(jnp.asarray, cond)))
 
 

@@ -110,9 +110,7 @@ class Twisted(Step, Move):
         pred, led, gradient, state = found
         p = self.solver.transition(pred, t, s)
         q = p if led is None else self.solver.transition(led, t, s)
-        if led is not None and isinstance(
-            q, Normal
-        ):  # without noise nothing weighs the difference: the step is the chain's
+        if isinstance(q, Normal):  # a step without noise, which no weight could correct, is the chain's own
             q = q.moved(jnp.where(s.sigma == 0, p.mean - q.mean, 0))
         if gradient is not None:
             q = p.moved(jnp.where(p.clean | (s.sigma == 0), 0, p.std**2) * t.alpha / s.alpha * gradient)

@@ -12,8 +12,8 @@ from guidance_jax.sample import checked
 
 
 def asked(name: str, keys: Any, move: Any, levels: Level, shape: tuple[int, ...], cond: Any) -> tuple[Any, ...]:
-    """(move, levels, shape, cond) of strong types, if `move` is a `BestOf` and its parts take the rest."""
+    """(keys, move, levels, shape, cond) of strong types, if `move` is a `BestOf` and its parts take the rest."""
     need(name, move, BestOf, "the move")
     population: Any
-    population, levels = checked(keys, SMC(move), levels, (2, *shape), cond)  # refuses what any population would
-    return population.move, levels, tuple(shape), jax.tree.map(jnp.asarray, cond)
+    keys, population, levels = checked(keys, SMC(move), levels, (2, *shape), cond)  # refuses what any population would
+    return keys, population.move, levels, tuple(shape), jax.tree.map(jnp.asarray, cond)

@@ -102,12 +102,12 @@ def _climb(keys, move, levels, shape, cond, steps, optimizer, prior):
 
 
 def _asked(name, keys, move, levels, shape, cond, steps):
-    move, *rest = asked(name, keys, move, levels, shape, cond)
+    keys, move, *rest = asked(name, keys, move, levels, shape, cond)
     if not isinstance(move.space, GaussianDiffusion):
         raise Refused(f"{name} moves noise, and {move.space.kind} start from none; use trees, or SMC(BestOf(...))")
     if steps < 1:
         raise Refused(f"{name} takes one step or more, got steps={steps}")
-    return move, *rest
+    return keys, move, *rest
 
 
 def walk(
@@ -138,7 +138,7 @@ def walk(
     Raises:
       Refused: another move, tokens or text, no step, a size outside (0, 1], or what the move refuses.
     """
-    move, *rest = _asked("walk", keys, move, levels, shape, cond, steps)
+    keys, move, *rest = _asked("walk", keys, move, levels, shape, cond, steps)
     if not 0 < size <= 1:
         raise Refused(f"walk proposes with a size in (0, 1], got {size}")
     return _walk(keys, move, *rest, steps, jnp.float32(size))
@@ -173,5 +173,5 @@ def climb(
     Raises:
       Refused: another move, tokens or text, no step, or what the move refuses.
     """
-    move, *rest = _asked("climb", keys, move, levels, shape, cond, steps)
+    keys, move, *rest = _asked("climb", keys, move, levels, shape, cond, steps)
     return _climb(keys, move, *rest, steps, optimizer, jnp.float32(prior))

@@ -179,7 +179,7 @@ def trees(
       Refused: another move, fewer than two rollouts, a width below one or a growth outside [0, 1], or what the move
         refuses; a run whose leaves all have the reward -inf.
     """
-    move, levels, shape, cond = asked("trees", keys, move, levels, shape, cond)
+    keys, move, levels, shape, cond = asked("trees", keys, move, levels, shape, cond)
     if n < 2 or width < 1 or not 0 <= growth <= 1:
         raise Refused(f"a tree has n >= 2, width >= 1, 0 <= growth <= 1, got n={n}, width={width}, growth={growth}")
     return not_lost(n, *_trees(keys, move, levels, shape, n, cond, jnp.float32(width), jnp.float32(growth)))

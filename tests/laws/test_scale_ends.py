@@ -18,22 +18,6 @@ ROWS = dict(
 METHODS = [c for c in table.GUIDANCE if c not in (gj.Clip, gj.guidance.DynamicClip)]  # those have a radius, no scale
 
 
-@gj.core.pytree
-class Outside(gj.guidance.Scale):
-    """A window's strength outside it, with the arithmetic that rows of the table do with strengths."""
-
-    def active(self, level):
-        return level.ratio < 0
-
-    def strength(self, level, cond, off):
-        return jnp.asarray(off)
-
-    def __add__(self, other):
-        return self
-
-    __radd__ = __sub__ = __rmul__ = __mul__ = __truediv__ = __add__
-
-
 def predicted(model):
     """The clean estimate at three levels on the way, memory threaded through."""
     x, label, found = jnp.array([0.4, -0.9]), jnp.array(1), []
@@ -53,9 +37,9 @@ def ends(method):
     if method is gj.guidance.Compose:
         weights = [[0.0, 0.0], [1.0, 0.0], [1.0, 0.0]]
         made = [gj.Conditioned(method(table.MIXTURE, table.NULL, w), table.two) for w in weights[:2]]
-        made.append(gj.Conditioned(method(table.MIXTURE, table.NULL, weights[2], Outside()), table.two))
+        made.append(gj.Conditioned(method(table.MIXTURE, table.NULL, weights[2], table.Outside()), table.two))
     else:
-        made.append(make(Outside()))
+        made.append(make(table.Outside()))
     return tuple(
         next((name for name, x0 in plain.items() if np.allclose(predicted(model), x0, atol=1e-5)), "-")
         for model in made
