@@ -40,9 +40,7 @@ FLAGS = {
     "steps ٣": (with_("--steps", "٣"), "--steps is a number"),
     "steps 0": (with_("--steps", "0"), "--steps is a number"),
     "steps -3": (
-        with_(
-            "--steps=-3",
-        ),
+        with_("--steps=-3"),
         "--steps is a number",
     ),
     "steps 1e3": (with_("--steps", "1e3"), "--steps is a number"),
@@ -58,15 +56,11 @@ FLAGS = {
     "label ²": (with_("--label", "²"), "there is no class called '²'"),
     "label ٣": (with_("--label", "٣"), "there is no class called '٣'"),
     "label --5": (
-        with_(
-            "--label=--5",
-        ),
+        with_("--label=--5"),
         "there is no class called '--5'",
     ),
     "label -1": (
-        with_(
-            "--label=-1",
-        ),
+        with_("--label=-1"),
         "labels go from 0 to 9, got '-1'",
     ),
     "label of 5000 digits": (with_("--label", DIGITS), "labels go from 0 to 9"),
@@ -82,9 +76,7 @@ FLAGS = {
     "seed 2**63": (with_("--seed", 2**63), "--seed is a whole number from 0 to 4294967295"),
     "seed 2**32": (with_("--seed", 2**32), "--seed is a whole number from 0 to 4294967295"),
     "seed -1": (
-        with_(
-            "--seed=-1",
-        ),
+        with_("--seed=-1"),
         "--seed is a whole number from 0",
     ),
     "seed x": (with_("--seed", "x"), "--seed"),
@@ -94,18 +86,14 @@ FLAGS = {
     "scale nan": (with_("--scale", "nan"), "--scale is a finite number, got nan"),
     "scale inf": (with_("--scale", "inf"), "--scale is a finite number, got inf"),
     "scale -inf": (
-        with_(
-            "--scale=-inf",
-        ),
+        with_("--scale=-inf"),
         "--scale is a finite number, got -inf",
     ),
     "scale 1e39": (with_("--scale", "1e39"), "--scale is a finite number"),
     "scale 1e400": (with_("--scale", "1e400"), "--scale is a finite number"),
     "scale x": (with_("--scale", "x"), "--scale"),
     "clip -1": (
-        with_(
-            "--clip=-1",
-        ),
+        with_("--clip=-1"),
         "--clip is a number from 0 on, got -1",
     ),
     "clip nan": (with_("--clip", "nan"), "--clip is a number from 0 on, got nan"),
@@ -117,9 +105,7 @@ FLAGS = {
     "size ²x²": (with_("--size", "²x²"), "--size is height x width"),
     "size 0x0": (with_("--size", "0x0"), "--size is height x width"),
     "size -1x-1": (
-        with_(
-            "--size=-1x-1",
-        ),
+        with_("--size=-1x-1"),
         "--size is height x width",
     ),
     "size of a trillion": (with_("--size", "1000000000000x8"), "--size is height x width"),
