@@ -85,7 +85,7 @@ class Parts:
         Raises:
           Refused: the first that is not as it should be.
         """
-        about = {k: tuple(v) if isinstance(v, list) else v for k, v in self.pipeline.items()}
+        about: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in self.pipeline.items()}
         check_fields(Pipeline, {"model": None, **about}, ("autoencoder", "text", "tokenizer"), unchecked=("model",))
         if "sizes" in about:
             whole_number(about, "sizes", "the pipeline", least=0)
