@@ -24,12 +24,12 @@ from timing import alternate, write
 
 import guidance_jax as gj
 from guidance_jax.footprint import inner
-from guidance_jax.networks.adm import ADMClassifier, ADMUNet
-from guidance_jax.networks.dit import DiT
-from guidance_jax.networks.sd_unet import StableDiffusionUNet
-from guidance_jax.networks.sequence_models import token_model
-from guidance_jax.networks.transformer import Transformer
 from guidance_jax.sample import _generate
+from guidance_jax.zoo.adm.network import ADMClassifier, ADMUNet
+from guidance_jax.zoo.dit.network import DiT
+from guidance_jax.zoo.sequence_models import token_model
+from guidance_jax.zoo.stable_diffusion.unet import StableDiffusionUNet
+from guidance_jax.zoo.transformer import Transformer
 
 CPU = jax.default_backend() == "cpu"
 STEPS = 4 if CPU else 20

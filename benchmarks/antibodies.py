@@ -16,9 +16,9 @@ import numpy as np
 from sweep import VALIDATION, Family, estimates, family, sweep
 
 import guidance_jax as gj
-from guidance_jax.app.demos.antibodies import FLOW, PARENT, Task, human, in_parts, judges, methods
+from antibodies import FLOW, PARENT, Task, human, in_parts, judges, methods
 from guidance_jax.discrete import NOS
-from guidance_jax.released.antibodies import AntiBERTy
+from released.antibodies import AntiBERTy
 
 
 def main():

@@ -20,8 +20,8 @@ from torch_mirrors import RELEASES, Classifier, randomised
 
 import guidance_jax as gj
 from guidance_jax.checkpoints.config import build, read_config
-from guidance_jax.checkpoints.convert import converted
-from guidance_jax.checkpoints.load import load
+from guidance_jax.zoo.convert import converted
+from guidance_jax.zoo.load import load
 
 
 def inputs(size, glide, seed=0):

@@ -20,10 +20,10 @@ from fashion import DATA, MODELS, RECIPE, models
 from timing import write
 
 import guidance_jax as gj
+from guidance_jax.app.recipe import train_classifier
 from guidance_jax.datasets.idx import FASHION, idx
 from guidance_jax.metrics.calibration import by_level
 from guidance_jax.metrics.report import evaluate
-from guidance_jax.training.recipe import train_classifier
 
 SHAPE, NULL = (28, 28, 1), 10
 EARLY = dataclasses.replace(RECIPE, classifier_steps=800)

@@ -5,7 +5,7 @@ import argparse
 import jax
 from timing import alternate, write
 
-from guidance_jax.networks.convolution import conv2d
+from guidance_jax.zoo.convolution import conv2d
 
 
 def jax_conv(x, w):

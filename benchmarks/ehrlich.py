@@ -19,10 +19,10 @@ from timing import write
 
 import guidance_jax as gj
 from guidance_jax.discrete import NOS, LaMBO
-from guidance_jax.networks.sequence_models import token_model
-from guidance_jax.networks.transformer import Transformer
 from guidance_jax.oracles import Ehrlich
 from guidance_jax.training.token_losses import TokenDenoising, squared
+from guidance_jax.zoo.sequence_models import token_model
+from guidance_jax.zoo.transformer import Transformer
 
 FLOW = gj.RectifiedFlow()
 

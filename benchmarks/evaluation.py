@@ -20,10 +20,10 @@ from torch_fidelity.metric_prc import prc_features_to_metric
 from guidance_jax.checkpoints.tensors import fitted
 from guidance_jax.metrics.frechet import frechet_distance
 from guidance_jax.metrics.inception import InceptionExtractor
+from guidance_jax.metrics.inception_network import Inception
 from guidance_jax.metrics.inception_score import inception_score
 from guidance_jax.metrics.kernel_distance import squared_mmd
 from guidance_jax.metrics.precision_recall import precision_recall
-from guidance_jax.networks.inception import Inception
 
 
 class RandomInception(theirs.FeatureExtractorInceptionV3):

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from guidance_jax.app.recipe import Recipe, train_classifier, train_denoiser, train_judge
 from guidance_jax.datasets.idx import FASHION, idx
 from guidance_jax.datasets.images import Images
 from guidance_jax.metrics.report import evaluate
 from guidance_jax.models.network import Network, NoisyClassifier
-from guidance_jax.networks.judge import TrainedJudge
-from guidance_jax.training.recipe import Recipe, train_classifier, train_denoiser, train_judge
+from guidance_jax.zoo.judge import TrainedJudge
 
 DATA, MODELS = Path("/usr/share/datasets/fashion-mnist"), Path("fashion_models")
 RECIPE = Recipe(width=32, classifier_width=24, steps=2400, classifier_steps=3000, label_dropout=0.15)

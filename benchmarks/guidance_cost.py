@@ -14,7 +14,7 @@ from timing import alternate, write
 
 import guidance_jax as gj
 from guidance_jax.guidance import Reuse
-from guidance_jax.networks.adm import ADMClassifier, ADMUNet
+from guidance_jax.zoo.adm.network import ADMClassifier, ADMUNet
 
 
 def main():

@@ -224,8 +224,8 @@ def by_authors(name, code):
     import jax
     import torch
 
-    from guidance_jax.checkpoints.adm import Options
-    from guidance_jax.checkpoints.dit import dit
+    from guidance_jax.zoo.dit.reader import dit
+    from guidance_jax.zoo.state_dict import Options
 
     sys.path.insert(0, str(code))
     if name == "sit_xl_2":

@@ -24,6 +24,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from sweep import SEEDS, Family, sweep
 
 import guidance_jax as gj
+from guidance_jax.app.recipe import adamw, fingerprint, networks
 from guidance_jax.checkpoints.store import Run
 from guidance_jax.datasets.idx import FASHION, idx
 from guidance_jax.guidance import Internal, Learned
@@ -34,7 +35,6 @@ from guidance_jax.training.guidance_free import GuidanceFree
 from guidance_jax.training.internal_heads import InternalHeads
 from guidance_jax.training.losses import Denoising
 from guidance_jax.training.model_guidance import ModelGuidance
-from guidance_jax.training.recipe import adamw, fingerprint, networks
 
 SHAPE, NULL, MOST, MODEL_GUIDANCE = (28, 28, 1), 10, 3.0, 1.5
 SCALES, WORSE = (1.25, 1.5, 2.0, 3.0), (1.3, 1.6, 2.0, 3.0)

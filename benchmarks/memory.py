@@ -12,7 +12,7 @@ from timing import write
 
 import guidance_jax as gj
 from guidance_jax.guidance import LGD
-from guidance_jax.networks.adm import ADMUNet
+from guidance_jax.zoo.adm.network import ADMUNet
 
 SHAPE = (28, 28, 1)
 

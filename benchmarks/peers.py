@@ -60,8 +60,8 @@ def jax_networks(task):
     import jax.flatten_util
     import jax.numpy as jnp
 
-    from guidance_jax.networks.adm import ADMClassifier, ADMUNet
-    from guidance_jax.networks.convolution import conv2d
+    from guidance_jax.zoo.adm.network import ADMClassifier, ADMUNet
+    from guidance_jax.zoo.convolution import conv2d
 
     shape, key = task.shape, jax.random.key(0)
     x, t, y = jnp.zeros(shape), jnp.zeros(()), jnp.zeros((), int)

@@ -25,10 +25,10 @@ from timing import kept, write
 from torch.nn import functional
 
 import guidance_jax as gj
-from guidance_jax.app.demos.text import POSITIVE, Parts, prepare
-from guidance_jax.datasets.sentences import UNKNOWN
 from guidance_jax.discrete import Ancestral, Forbid
 from guidance_jax.text import PPLM, positions
+from released.sentences import UNKNOWN
+from text import POSITIVE, Parts, prepare
 
 TOP, STEPS, FUSION, KL = 10, 10, 0.95, 0.01
 RATES = {"theirs": (0.0, 0.02, 0.03, 0.05, 0.1, 0.2), "ours": (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)}

@@ -13,7 +13,7 @@ import numpy as np
 from timing import write
 
 from guidance_jax.core import CLEAN
-from guidance_jax.released.antibodies import PROCESS, SPECIES, AntiBERTy, sapiens, tokens_of
+from released.antibodies import PROCESS, SPECIES, AntiBERTy, sapiens, tokens_of
 
 CHAINS = {  # as antiberty 0.1.3 shows them
     "human heavy": "EVQLVQSGPEVKKPGTSVKVSCKASGFTFMSSAVQWVRQARGQRLEWIGWIVIGSGNTNYAQKFQERVTITRDMSTSTAYMELSS"

@@ -32,11 +32,11 @@ from recovery import CHAINS, masked
 from sklearn.metrics import roc_auc_score
 from timing import write
 
-from guidance_jax.carried import Package
 from guidance_jax.core import CLEAN
-from guidance_jax.datasets.splice import splice
 from guidance_jax.files import cache
-from guidance_jax.released import antibodies, donor, faces, proteins, terrain
+from released import antibodies, donor, faces, proteins, terrain
+from released.carried import Package
+from released.splice_data import splice
 
 
 def wheel(package: Package) -> Path:

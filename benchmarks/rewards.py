@@ -19,18 +19,18 @@ import optax
 from timing import kept, write
 
 import guidance_jax as gj
+from guidance_jax.app.recipe import Recipe, networks
 from guidance_jax.core import CLEAN
+from guidance_jax.finetune.adjoint_matching import AdjointMatching
+from guidance_jax.finetune.draft import DRaFT
+from guidance_jax.finetune.nft import DiffusionNFT
+from guidance_jax.finetune.policy_gradient import PolicyGradient
 from guidance_jax.kernels import SVDD
-from guidance_jax.metrics.energy import energy_distance
+from guidance_jax.oracles.energy import energy_distance
 from guidance_jax.particles.resampling import Beam
 from guidance_jax.search import climb, trees, walk
 from guidance_jax.solvers import GLASS
-from guidance_jax.training.adjoint_matching import AdjointMatching
-from guidance_jax.training.draft import DRaFT
 from guidance_jax.training.fit import fit
-from guidance_jax.training.nft import DiffusionNFT
-from guidance_jax.training.policy_gradient import PolicyGradient
-from guidance_jax.training.recipe import Recipe, networks
 
 MIXTURE = gj.GaussianMixture(
     means=jnp.array([[2.0, 0.3], [-1.0, 1.5], [-1.2, -2.0], [0.4, 2.2]]),

@@ -14,8 +14,8 @@ from peers import NULL, SCALE, TASKS, jax_networks, levels
 from timing import alternate, write
 
 import guidance_jax as gj
-from guidance_jax.networks.convolution import conv2d
 from guidance_jax.sample import _generate, checked
+from guidance_jax.zoo.convolution import conv2d
 
 
 def flops(compiled):

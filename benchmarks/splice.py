@@ -17,10 +17,8 @@ import numpy as np
 from sweep import estimates, family, sweep
 
 import guidance_jax as gj
-from guidance_jax.app.demos.splice import FLOW, LABEL, Truth, methods, off_the_shelf
-from guidance_jax.app.demos.table import Method, samples_of
+from guidance_jax.app.recipe import adamw
 from guidance_jax.datasets.sequences import Sequences
-from guidance_jax.datasets.splice import splice
 from guidance_jax.discrete import (
     NOS,
     SUNDAE,
@@ -32,19 +30,21 @@ from guidance_jax.discrete import (
     PredictorGuidance,
     TauLeap,
 )
-from guidance_jax.networks.sequence_models import neighbour_classifier, token_model, value_head
-from guidance_jax.networks.transformer import Transformer
-from guidance_jax.released.donor import donor
 from guidance_jax.text import FUDGE
 from guidance_jax.training.fit import fit
-from guidance_jax.training.recipe import adamw
-from guidance_jax.training.sequence_recipe import (
+from guidance_jax.training.token_losses import DensityRatioMatching, Unrolled
+from guidance_jax.zoo.sequence_models import neighbour_classifier, token_model, value_head
+from guidance_jax.zoo.transformer import Transformer
+from recipes import (
     train_language_model,
     train_prefix_classifier,
     train_token_classifier,
     train_tokens,
 )
-from guidance_jax.training.token_losses import DensityRatioMatching, Unrolled
+from released.donor import donor
+from released.splice_data import splice
+from splice import FLOW, LABEL, Truth, methods, off_the_shelf
+from table import Method, samples_of
 
 
 def uniform_methods(model, classifier, steps):

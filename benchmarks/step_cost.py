@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from timing import alternate, write
 
 import guidance_jax as gj
-from guidance_jax.networks.adm import ADMClassifier, ADMUNet
+from guidance_jax.zoo.adm.network import ADMClassifier, ADMUNet
 
 
 def main():

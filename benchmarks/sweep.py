@@ -15,7 +15,7 @@ import numpy as np
 from timing import kept
 
 import guidance_jax as gj
-from guidance_jax.app.demos.table import Method, versions
+from table import Method, versions
 
 VALIDATION, SEEDS = 100, (0, 1, 2)
 Measures = Mapping[str, float]

@@ -17,16 +17,16 @@ import numpy as np
 from sweep import VALIDATION, estimates, family, sweep
 
 import guidance_jax as gj
-from guidance_jax.app.demos.table import Method, samples_of
-from guidance_jax.app.demos.text import POSITIVE, bag_of_words, methods, prepare
-from guidance_jax.datasets.sentences import UNKNOWN
+from guidance_jax.app.recipe import adamw
 from guidance_jax.embeddings import DiffusionLM, EmbeddingNetwork, Rounded
 from guidance_jax.embeddings.network import nearest
-from guidance_jax.networks.transformer import Transformer
 from guidance_jax.training.fit import fit
 from guidance_jax.training.losses import LogNormal
-from guidance_jax.training.recipe import adamw
 from guidance_jax.training.token_losses import EndToEnd, Interpolation, unit_rows
+from guidance_jax.zoo.transformer import Transformer
+from released.sentences import UNKNOWN
+from table import Method, samples_of
+from text import POSITIVE, bag_of_words, methods, prepare
 
 SCHEDULE = gj.Cosine()
 DIM = 32

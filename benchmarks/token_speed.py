@@ -11,9 +11,9 @@ from timing import alternate, write
 
 import guidance_jax as gj
 from guidance_jax.discrete import TAG, PredictorGuidance, TauLeap
-from guidance_jax.networks.sequence_models import language_model, token_classifier, token_model
-from guidance_jax.networks.transformer import GPT2, Transformer
 from guidance_jax.sample import _generate
+from guidance_jax.zoo.sequence_models import language_model, token_classifier, token_model
+from guidance_jax.zoo.transformer import GPT2, Transformer
 
 
 def main():

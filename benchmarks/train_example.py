@@ -7,12 +7,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from guidance_jax.app.recipe import Recipe, train
 from guidance_jax.checkpoints.config import read_config
 from guidance_jax.checkpoints.store import read_params
 from guidance_jax.datasets.digits import digits
-from guidance_jax.examples.digits import WEIGHTS
 from guidance_jax.files import write_whole
-from guidance_jax.training.recipe import Recipe, train
+from guidance_jax.zoo.examples import WEIGHTS
 
 FOLDERS = {"model": "denoiser", "classifier": "classifier"}
 TARGET = Path(__file__).parent.parent / "guidance_jax" / "examples" / WEIGHTS

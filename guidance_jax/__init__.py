@@ -11,7 +11,7 @@
 What everyone needs is here; the rest is one word further:
 
     schedules  parameterizations  models  solvers  guidance  operators  kernels  particles  resampling
-    search  discrete  text  embeddings  pipelines  oracles  diagnostics  examples    and `core`, for methods of your own
+    search  discrete  text  embeddings  oracles  diagnostics  zoo  examples    and `core`, for methods of your own
 """
 
 from guidance_jax import (
@@ -19,21 +19,18 @@ from guidance_jax import (
     diagnostics,
     discrete,
     embeddings,
-    examples,
     guidance,
     kernels,
     models,
     oracles,
     particles,
-    pipelines,
     schedules,
     search,
     solvers,
     text,
+    zoo,
 )
 from guidance_jax.checkpoints.config import register
-from guidance_jax.checkpoints.diffusers import load_diffusers
-from guidance_jax.checkpoints.load import load, save
 from guidance_jax.core import Denoiser, Guide, Kernel, Level, Move, Prediction, Refused, Solver, pytree, static
 from guidance_jax.discrete import Absorbing, Ancestral, Infill, TokenNetwork, Uniform
 from guidance_jax.guidance import (
@@ -70,6 +67,10 @@ from guidance_jax.schedules import VE, Cosine, CosineBetas, LinearBetas, Rectifi
 from guidance_jax.sharding import generate_on, memory, sample_mesh
 from guidance_jax.solvers import DDIM, DDPM, DPMSolver2M, Heun
 from guidance_jax.text import LanguageModel, positions
+from guidance_jax.zoo import examples
+from guidance_jax.zoo.diffusers.folder import load_diffusers
+from guidance_jax.zoo.load import load
+from guidance_jax.zoo.networks import save
 
 __version__ = "0.2.0"
 
@@ -87,12 +88,12 @@ __all__ = [
     "oracles",
     "parameterizations",
     "particles",
-    "pipelines",
     "resampling",
     "schedules",
     "search",
     "solvers",
     "text",
+    "zoo",
     # running
     "generate",
     "generate_on",

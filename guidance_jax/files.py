@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import platform
 import signal
 import socket
 import tempfile
@@ -213,3 +214,8 @@ def check_writable(path: Path) -> None:
             pass
     except OSError as error:
         raise Refused(f"{path}: {reason(error)}; choose another place") from None
+
+
+def versions() -> dict[str, str]:
+    """What numbers were measured on."""
+    return {"jax": jax.__version__, "python": platform.python_version(), "device": str(jax.devices()[0])}

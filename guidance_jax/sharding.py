@@ -4,7 +4,7 @@ Sample `i` depends on its own key alone, so the devices have nothing to tell eac
 collective, and the samples are those of one device. Parameters that one device cannot hold may be split too.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,28 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from guidance_jax._typing import Array
 from guidance_jax.core import Level, Refused, Rows, count_failed
-from guidance_jax.footprint import Memory, size, temporaries
 from guidance_jax.progress import Bar
 from guidance_jax.sample import _generate, checked
 
 AXIS = "samples"
+
+
+class Memory(NamedTuple):
+    """Bytes on one device.
+
+    Attributes:
+      arguments: what goes in, parameters mostly.
+      temporary: what the program needs beside it.
+      output: what comes out.
+    """
+
+    arguments: int
+    temporary: int
+    output: int
+
+    def __str__(self):
+        parts = ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in self._asdict().items())
+        return f"{sum(self) / 2**20:,.1f} MiB on a device ({parts})"
 
 
 def sample_mesh(devices: int | None = None) -> Mesh:
@@ -145,33 +162,16 @@ def memory(
     cond: Any = None,
     *,
     split: bool = False,
-    compiled: bool = True,
 ) -> Memory:
-    """What `generate_on` with these arguments will need on one device; nothing is run.
+    """What `generate_on` with these arguments will need on one device: compiled, which takes its time, and not run.
 
     Args:
       mesh, keys, kernel, levels, shape, cond, split: as in `generate_on`.
-      compiled: ask the compiler, which takes its time; if not, foretell it from the program's equations, within some
-        hundredths for transformers, a fifth for U-Nets (`footprint`).
 
     Raises:
       Refused: as `generate`.
     """
     keys, kernel, levels = _checked(keys, kernel, levels, shape, cond)
     given = _arguments(mesh, keys, kernel, levels, shape, cond, split, np.arange(len(keys)))
-    if not compiled:
-        return foretold(given, mesh.size)
     found = _generate.lower(*given).compile().memory_analysis()
     return Memory(found.argument_size_in_bytes, found.temp_size_in_bytes, found.output_size_in_bytes)
-
-
-def foretold(given: tuple, devices: int) -> Memory:
-    """The memory of `_generate` with arguments that are placed already, by its equations."""
-    keys, kernel, levels, shape, cond, _ = given
-    program = jax.make_jaxpr(lambda *a: _generate(*a[:3], shape, a[3], None))(keys, kernel, levels, cond).jaxpr
-    arguments = sum(
-        size(jax.ShapeDtypeStruct(leaf.sharding.shard_shape(leaf.shape), leaf.dtype))
-        for leaf in jax.tree.leaves((keys, kernel, levels, cond))
-    )
-    output = sum(size(v.aval) for v in program.outvars) // devices
-    return Memory(arguments, temporaries(program) // devices - output, output)

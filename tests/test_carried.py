@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import guidance_jax as gj
-from guidance_jax import carried
-from guidance_jax.carried import Carried, Package
+from released import carried
+from released.carried import Carried, Package
 
 GOOD, BAD = b"weights " * 500, b"other weights"
 MEMBER = "some_package/data/model.bin"

@@ -1,8 +1,5 @@
 """The command line, from training to measures, at tiny size; and its errors, one line each."""
 
-import dataclasses
-import gzip
-import hashlib
 import json
 import os
 from types import SimpleNamespace
@@ -12,11 +9,8 @@ import numpy as np
 import pytest
 
 from guidance_jax.app import cli, parts
-from guidance_jax.app.demos import splice as splice_demo
-from guidance_jax.checkpoints.load import load
-from guidance_jax.datasets import splice
-from guidance_jax.networks.judge import TrainedJudge
-from guidance_jax.released import donor
+from guidance_jax.zoo.judge import TrainedJudge
+from guidance_jax.zoo.load import load
 
 
 @pytest.fixture
@@ -36,45 +30,6 @@ def run(tmp_path, monkeypatch, capfd):
     call.folder = tmp_path
     yield call
     jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-
-
-def test_demos_of_sequences_say_how_to_get_their_data(run):
-    for task, package in (
-        ("splice", "mavenn==1.1.4"),
-        ("text", "vaderSentiment==3.3.2"),
-        ("faces", "gan-face-generate==1.1.1"),
-        ("antibodies", "antiberty==0.1.3"),
-        ("proteins", "vermouth==0.15.0"),
-        ("terrain", "adaptive-terrain-diffusion==0.4.2"),
-    ):
-        left = run("demo", "--task", task, "--out", "demo", "--data", ".")
-        assert left.returncode == 2
-        assert left.stderr.strip().count("\n") == 0
-        assert package in left.stderr
-    left = run("demo", "--task", "poems")
-    assert "--task is one of digits, splice, text, faces, antibodies, proteins, terrain, got 'poems'" in left.stderr
-
-
-@pytest.mark.slow
-def test_the_splice_demo_on_made_up_sites(run, monkeypatch):
-    """All methods run and are measured, on 300 random sites in the place of the real file."""
-    rng = np.random.default_rng(0)
-    sites = {"".join(rng.choice(list("ACGU"), 3)) + "GU" + "".join(rng.choice(list("ACGU"), 4)) for _ in range(300)}
-    lines = ["x,y", *(f"{s},{rng.normal():.3f}" for s in sorted(sites))]
-    content = gzip.compress("\n".join(lines).encode())
-    (run.folder / "mpsa_data.csv.gz").write_bytes(content)
-    expected = dataclasses.replace(splice.MPSA, sha256=hashlib.sha256(content).hexdigest())
-    monkeypatch.setattr(splice, "MPSA", expected)
-    network, around = donor.DonorNetwork(), np.zeros((2, 9, 4))
-    params = network.init(jax.random.key(0), np.zeros((18, 4)))
-    made_up = donor.Donor(params, around[:, :2], around[:, 2:], network.apply)
-    monkeypatch.setattr(splice_demo, "donor", lambda path, download: made_up)
-    left = run("demo", "--task", "splice", "--data", ".", "--out", "demo", "--quick", "--samples", 20)
-    assert left.returncode == 0, left.stderr
-    rows = json.loads((run.folder / "demo" / "splice.json").read_text())["rows"]
-    assert len(rows) > 20
-    assert all(np.isfinite(row["measures"]["kl"]) for row in rows)
-    assert "LaMBO-2" in left.stdout
 
 
 @pytest.mark.slow
@@ -135,10 +90,10 @@ def test_missing_models_and_data_are_one_line(run):
 def models(tmp_path_factory):
     """A folder as `train` leaves it, of the digits that ship with the package and a judge of some seconds."""
     from guidance_jax.app.data import remember
-    from guidance_jax.checkpoints.load import save
+    from guidance_jax.app.recipe import Recipe, train_judge
     from guidance_jax.datasets.digits import digits
     from guidance_jax.examples import digits as example
-    from guidance_jax.training.recipe import Recipe, train_judge
+    from guidance_jax.zoo.networks import save
 
     folder = tmp_path_factory.mktemp("models")
     model, classifier = example()
@@ -316,9 +271,9 @@ def test_every_method_for_images_is_compared_on_the_digits_in_one_run(run, model
 @pytest.mark.parametrize("kind", ["tokens", "text"])
 def test_methods_for_sequences_are_compared_in_one_run(run, kind):
     """Models of seconds: what needs no option of its own is drawn; the others say which option."""
+    import recipes as recipe
     from guidance_jax.datasets.sequences import Sequences
     from guidance_jax.discrete.process import Absorbing
-    from guidance_jax.training import sequence_recipe as recipe
 
     rng = np.random.default_rng(0)
     tokens = rng.integers(0, 4, (200, 6)).astype(np.int32)
@@ -341,47 +296,3 @@ def test_methods_for_sequences_are_compared_in_one_run(run, kind):
     asked = ("sample", "--models", "m", "--n", 4, "--out", "x.npz", "--label", 1, "--method", "CFG")
     assert run(*asked).returncode == 0
     assert np.load(run.folder / "x.npz")["arr_0"].dtype == np.int32
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("task", ["faces", "proteins"])
-def test_demos_of_released_models_on_made_up_weights(run, monkeypatch, task):
-    """The tables, pictures and JSON come about, whatever the weights are."""
-    from guidance_jax.app.demos import faces as faces_demo
-    from guidance_jax.app.demos import proteins as proteins_demo
-    from guidance_jax.networks.dcgan import DCGAN
-    from guidance_jax.networks.mini_xception import MiniXception
-    from guidance_jax.networks.protein_mpnn import ProteinMPNN
-    from guidance_jax.released import faces, proteins
-
-    def module(network, *inputs):
-        return network.init(jax.random.key(0), *inputs), network.apply
-
-    monkeypatch.setattr(faces, "generator", lambda p, download: faces.Generator(*module(DCGAN(8), np.zeros(100))))
-    classifier = module(MiniXception(), np.zeros((64, 64, 1)))
-    monkeypatch.setattr(faces, "expressions", lambda p, download: faces.Expressions(*classifier))
-    rng = np.random.default_rng(0)
-
-    def structure(entry, chains, path, download):
-        atoms = np.cumsum(rng.normal(size=(20, 4, 3)), 0).astype(np.float32)
-        return proteins.Structure(atoms, rng.integers(0, 20, 20), np.arange(20), np.zeros(20, int))
-
-    def design(name, of, path, download):
-        labels = 2 * ("membrane" in name)
-        network = ProteinMPNN(3 if labels else 0)
-        given = of.backbone, of.number, of.chain
-        params = network.init(jax.random.key(0), *given, of.tokens, np.arange(20), 0 if labels else None)
-        each = [network.apply(params, *given, label, method="encode") for label in range(labels) or (None,)]
-        stacked = jax.tree.map(lambda *a: jax.numpy.stack(a), *each)
-        return proteins.Design(params, stacked, network.apply, labels)
-
-    monkeypatch.setattr(proteins_demo, "structure", structure)
-    monkeypatch.setattr(proteins_demo, "design", design)
-    assert faces_demo.faces is faces
-    left = run("demo", "--task", task, "--quick", "--out", "demo")
-    assert left.returncode == 0, left.stderr
-    files = {"faces": faces_demo, "proteins": proteins_demo}[task].ABOUT.files
-    assert {p.name for p in (run.folder / "demo").iterdir()} == set(files)
-    rows = json.loads((run.folder / "demo" / files[0]).read_text())["rows"]
-    assert len(rows) > 10
-    assert all(np.isfinite(v) for row in rows for v in row["measures"].values())

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from guidance_jax.app.pictures import save_grid
 from guidance_jax.datasets.digits import digits
 from guidance_jax.datasets.idx import FASHION, idx, read_idx
 from guidance_jax.datasets.image_folder import image_folder
-from guidance_jax.datasets.images import Images, from_uint8, to_uint8
+from guidance_jax.datasets.images import Images
 from guidance_jax.metrics.bootstrap import bootstrap
 from guidance_jax.metrics.diversity import within_class_diversity
 from guidance_jax.metrics.frechet import frechet_distance
 from guidance_jax.metrics.precision_recall import precision_recall
 from guidance_jax.metrics.report import TrainedJudge, evaluate
+from guidance_jax.pictures import from_uint8, save_grid, to_uint8
 
 
 def write_idx(path, array):

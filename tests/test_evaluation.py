@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from guidance_jax.metrics.fidelity import NEEDS, Reference, measure_images
+from guidance_jax.metrics.fid import NEEDS, Reference, measure_images
 from guidance_jax.metrics.frechet import frechet_bias, frechet_distance
 from guidance_jax.metrics.inception import load_inception
 from guidance_jax.metrics.inception_score import inception_score

@@ -28,30 +28,30 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import guidance_jax as gj
-from guidance_jax.checkpoints.adm import Options
 from guidance_jax.checkpoints.config import build, config, describe
-from guidance_jax.checkpoints.convert import converted, read_state, recognised, unwrap
-from guidance_jax.checkpoints.diffusers import read_diffusers
 from guidance_jax.checkpoints.flat import save_flat
-from guidance_jax.checkpoints.gpt2 import load_gpt2
-from guidance_jax.checkpoints.keras_file import read_keras
-from guidance_jax.checkpoints.load import load
-from guidance_jax.checkpoints.onnx_file import read_onnx
-from guidance_jax.checkpoints.pipeline import Parts
 from guidance_jax.checkpoints.store import save_params
 from guidance_jax.checkpoints.tensors import nested
 from guidance_jax.core import Refused
 from guidance_jax.datasets.arrays import read_array, read_npz
 from guidance_jax.datasets.idx import read_idx
 from guidance_jax.datasets.pictures import picture
-from guidance_jax.networks.adm import ADMUNet
-from guidance_jax.networks.clip_text import CLIPText
-from guidance_jax.networks.dit import DiT
-from guidance_jax.networks.judge import Judge
-from guidance_jax.pipelines.pipeline import Pipeline
-from guidance_jax.pipelines.tokenizer import Tokenizer
-from guidance_jax.released.proteins import read_pdb
 from guidance_jax.untrusted import SMALL, plain_name, read_json, reading
+from guidance_jax.zoo.adm.network import ADMUNet
+from guidance_jax.zoo.convert import converted, read_state, recognised, unwrap
+from guidance_jax.zoo.diffusers.folder import read_diffusers
+from guidance_jax.zoo.dit.network import DiT
+from guidance_jax.zoo.gpt2.reader import load_gpt2
+from guidance_jax.zoo.judge import Judge
+from guidance_jax.zoo.load import load
+from guidance_jax.zoo.pipeline import Pipeline
+from guidance_jax.zoo.pipeline_parts import PipelineParts
+from guidance_jax.zoo.stable_diffusion.clip import CLIPText
+from guidance_jax.zoo.state_dict import Options
+from guidance_jax.zoo.tokenizer import Tokenizer
+from released.keras_file import read_keras
+from released.onnx_file import read_onnx
+from released.proteins import read_pdb
 from tests.test_latent_models import SHAPES, change, whole
 from tests.test_pretrained import openai, state
 
@@ -99,7 +99,7 @@ def test_an_index_of_weights_names_files_of_its_folder(tmp_path):
 
 
 def test_parts_with_the_name_of_a_path_are_not_written(tmp_path):
-    own = Parts({"grid": None}, {"text/../../evil": (config(JUDGE, DOMAIN), PARAMS)})
+    own = PipelineParts({"grid": None}, {"text/../../evil": (config(JUDGE, DOMAIN), PARAMS)})
     with pytest.raises(Refused, match="expected a plain name"):
         own.write(tmp_path / "out")
     assert not list(tmp_path.iterdir())
@@ -288,17 +288,17 @@ def zeros(network, *inputs):
 def test_a_tokenizer_of_another_model_is_refused_when_the_pipeline_is_assembled(known, tmp_path):
     small_tokenizer(tmp_path)
     text, unet = CLIPText(known, 4, 8, 1, 1, 8), ADMUNet(4, 1, 1, (), (1,), groups=2)
-    own = Parts({}, tokenizers={"text": Tokenizer.clip(tmp_path, 4)})
+    own = PipelineParts({}, tokenizers={"text": Tokenizer.clip(tmp_path, 4)})
     own.parts["denoiser"] = (
         config(unet, gj.Domain((8, 8, 1), gj.Cosine()), gj.parameterizations.eps),
         zeros(unet, X, 0.0),
     )
     own.parts["text"] = config(text, None), zeros(text, np.zeros(4, int))
     if known == 3:
-        assert own.assembled().text[0].tokenizer.vocabulary == 3
+        assert own.assemble().text[0].tokenizer.vocabulary == 3
     else:
         with pytest.raises(Refused, match="the tokenizer has tokens up to 2, pads with 2, the network knows 0 to 1"):
-            own.assembled()
+            own.assemble()
 
 
 def test_tokens_that_the_network_does_not_know_are_refused(tmp_path):
@@ -607,10 +607,12 @@ def config_case(folder):
 def pipeline_case(folder):
     network = ADMUNet(4, 1, 1, (), (1,), groups=2)
     params = zeros(network, X, 0.0)
-    own = Parts({"grid": {"name": "karras", "lo": 0.1, "hi": 10.0}, "clip": 1.0, "classes": ["a", "b"], "sizes": 0})
+    own = PipelineParts(
+        {"grid": {"name": "karras", "lo": 0.1, "hi": 10.0}, "clip": 1.0, "classes": ["a", "b"], "sizes": 0}
+    )
     own.parts["denoiser"] = config(network, gj.Domain((8, 8, 1), gj.Cosine()), gj.parameterizations.eps), params
     own.write(folder / "pipeline")
-    return folder / "pipeline" / "pipeline.json", mutated_json, lambda path: Parts.read(path.parent).check()
+    return folder / "pipeline" / "pipeline.json", mutated_json, lambda path: PipelineParts.read(path.parent).check()
 
 
 def read_index(path):

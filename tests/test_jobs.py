@@ -101,7 +101,7 @@ COLLECTIVES = """
 import jax, jax.numpy as jnp, re
 from jax.sharding import NamedSharding, PartitionSpec
 import guidance_jax as gj
-from guidance_jax.networks.adm import ADMUNet, ADMClassifier
+from guidance_jax.zoo.adm.network import ADMUNet, ADMClassifier
 
 from guidance_jax.sharding import AXIS, sample_mesh
 options = dict(num_res_blocks=1, attention_resolutions=(2,), channel_mult=(1, 2), groups=8, time_scale=1000.0)

@@ -17,9 +17,9 @@ import jax
 import numpy as np
 import pytest
 
-from guidance_jax.checkpoints.load import save
 from guidance_jax.checkpoints.store import read_params
-from guidance_jax.examples import digits as example
+from guidance_jax.zoo.examples import digits as example
+from guidance_jax.zoo.networks import save
 
 ROOT = Path(__file__).parent.parent
 KILLS = int(os.environ.get("GUIDANCE_JAX_KILLS", "6"))

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from guidance_jax.app import pictures
-from guidance_jax.app.pictures import contact_sheet, glyphs, lines, save_trade_off, written
+from guidance_jax import pictures
+from guidance_jax.pictures import contact_sheet, glyphs, lines, save_trade_off, written
 
 
 def drawn(text, font):

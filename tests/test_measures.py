@@ -11,16 +11,16 @@ from guidance_jax.datasets.digits import digits
 from guidance_jax.metrics.bootstrap import bootstrap
 from guidance_jax.metrics.calibration import by_level, expected_calibration_error
 from guidance_jax.metrics.diversity import within_class_diversity
-from guidance_jax.metrics.energy import energy_distance
-from guidance_jax.metrics.fidelity import Reference, measure_images
+from guidance_jax.metrics.fid import Reference, measure_images
 from guidance_jax.metrics.frechet import frechet_bias, frechet_distance
 from guidance_jax.metrics.inception import InceptionExtractor
+from guidance_jax.metrics.inception_network import InceptionFeatures
 from guidance_jax.metrics.inception_score import inception_score
 from guidance_jax.metrics.kernel_distance import kernel_distance, squared_mmd
 from guidance_jax.metrics.moments import Moments
 from guidance_jax.metrics.precision_recall import covered, density_coverage, precision_recall, radii
 from guidance_jax.metrics.report import TrainedJudge, evaluate
-from guidance_jax.networks.inception import InceptionFeatures
+from guidance_jax.oracles.energy import energy_distance
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(40, 6)), RNG.normal(size=(50, 6))

@@ -13,9 +13,9 @@ import guidance_jax as gj
 from guidance_jax.checkpoints.tensors import fitted
 from guidance_jax.guidance import Perturbation
 from guidance_jax.models.nnx import functional
-from guidance_jax.networks.adm import ADMClassifier, ADMUNet
-from guidance_jax.networks.convolution import conv2d
-from guidance_jax.networks.layers import AttentionBlock, GroupNorm
+from guidance_jax.zoo.adm.network import ADMClassifier, ADMUNet
+from guidance_jax.zoo.convolution import conv2d
+from guidance_jax.zoo.layers import AttentionBlock, GroupNorm
 from tests import first
 
 FOLDER = Path(__file__).parent / "golden"

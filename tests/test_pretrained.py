@@ -16,13 +16,14 @@ from safetensors.numpy import save_file
 import guidance_jax as gj
 from guidance_jax.app.plan import plan
 from guidance_jax.app.request import Request
-from guidance_jax.checkpoints.adm import Options, architecture
-from guidance_jax.checkpoints.convert import converted, read_state, recognised
-from guidance_jax.checkpoints.load import load
 from guidance_jax.checkpoints.torch_file import read_torch
 from guidance_jax.models.parameterizations import EDM, LearnedRange
-from guidance_jax.networks.adm import ADMClassifier, ADMUNet
 from guidance_jax.schedules import CosineBetas, LinearBetas
+from guidance_jax.zoo.adm.network import ADMClassifier, ADMUNet
+from guidance_jax.zoo.convert import converted, read_state, recognised
+from guidance_jax.zoo.guided_diffusion import architecture
+from guidance_jax.zoo.load import load
+from guidance_jax.zoo.state_dict import Options
 from tests.test_jobs import environment
 from tests.test_networks import GOLDEN, NETWORKS, golden_inputs, relative
 
@@ -267,10 +268,10 @@ SHARDED = """
 import sys
 import jax, jax.numpy as jnp
 import guidance_jax as gj
-from guidance_jax.networks.adm import ADMUNet
+from guidance_jax.zoo.adm.network import ADMUNet
 from guidance_jax.sharding import sample_mesh, split_params
 from guidance_jax.checkpoints.config import config
-from guidance_jax.checkpoints.load import load
+from guidance_jax.zoo.load import load
 from guidance_jax.checkpoints.store import save_params
 network = ADMUNet(8, 1, 1, (2,), (1, 2), groups=4)
 params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((8, 8, 1)), jnp.zeros(()))

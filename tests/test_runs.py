@@ -19,15 +19,15 @@ import pytest
 
 import guidance_jax as gj
 from guidance_jax import files
+from guidance_jax.app.recipe import Recipe, fingerprint, fit_into, networks, train_denoiser
 from guidance_jax.checkpoints.config import build, config
-from guidance_jax.checkpoints.load import load
 from guidance_jax.checkpoints.store import Run
 from guidance_jax.datasets.images import Images
 from guidance_jax.datasets.sequences import Sequences
 from guidance_jax.discrete.process import Absorbing
 from guidance_jax.training.fit import fit, mirrored
-from guidance_jax.training.recipe import Recipe, fingerprint, fit_into, networks, train_denoiser
-from guidance_jax.training.sequence_recipe import train_token_classifier
+from guidance_jax.zoo.load import load
+from recipes import train_token_classifier
 
 CONFIG = config(None, None, batch=8)
 START = {"w": jnp.zeros(3)}

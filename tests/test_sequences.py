@@ -14,21 +14,22 @@ import numpy as np
 import pytest
 
 import guidance_jax as gj
-from guidance_jax.app.demos.splice import Truth
-from guidance_jax.app.demos.text import words_of
-from guidance_jax.datasets import promoters, sentences, splice, word_lists
 from guidance_jax.datasets.sequences import Sequences, text
 from guidance_jax.discrete import NOS, FirstHitting, PredictorGuidance
-from guidance_jax.networks.sequence_models import value_head
 from guidance_jax.text import FUDGE
-from guidance_jax.training.sequence_recipe import (
+from guidance_jax.training.token_losses import EndToEnd, Interpolation, NextToken, TokenDenoising, Unrolled, before_end
+from guidance_jax.zoo.sequence_models import value_head
+from recipes import (
     train_language_model,
     train_prefix_classifier,
     train_token_classifier,
     train_tokens,
 )
-from guidance_jax.training.token_losses import EndToEnd, Interpolation, NextToken, TokenDenoising, Unrolled, before_end
+from released import sentences
+from released import splice_data as splice
+from splice import Truth
 from tests.token_table import FLOW, LENGTH, MASKED, UNIFORM
+from text import words_of
 
 
 def packed(rows, fields):
@@ -75,23 +76,11 @@ def test_missing_files_say_how_to_get_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for read, package in (
         (splice.splice, "mavenn==1.1.4"),
-        (promoters.promoters, "mavenn==1.1.4"),
         (sentences.sentences, "vaderSentiment==3.3.2"),
-        (word_lists.word_lists, "wordfreq==3.1.1"),
     ):
         with pytest.raises(ValueError, match=rf"run: pip download --no-deps .*{package}") as caught:
             read(tmp_path)
         assert "\n" not in str(caught.value)
-
-
-def test_promoters_take_the_bin_with_most_reads(tmp_path, monkeypatch):
-    row = {f"ct_{i}": 0 for i in range(10)} | {"x": "ACGT" * 18 + "AAA"}
-    content = packed([row | {"ct_3": 1, "ct_7": 2}], (*row,))
-    pretend(monkeypatch, promoters, "SORTSEQ", content)
-    (tmp_path / "sortseq_data.csv.gz").write_bytes(content)
-    data = promoters.promoters(tmp_path)
-    assert data.tokens.shape == (1, 75)
-    assert data.labels.tolist() == [7]
 
 
 def test_sentences_become_words(tmp_path, monkeypatch):
@@ -220,7 +209,7 @@ def test_other_losses_fall(kind):
     """A few gradient steps on one batch lower each loss."""
     import optax
 
-    from guidance_jax.networks.transformer import Transformer
+    from guidance_jax.zoo.transformer import Transformer
 
     inputs = 3 if kind == "unrolled" else 4
     network = Transformer(inputs, 4 if kind == "end to end" else 3, 3, width=16, depth=1, heads=2, num_classes=4)

@@ -201,8 +201,27 @@ def test_no_import_goes_round_in_a_circle():
     assert {f for f in arrows if f in reached(f)} == set()
 
 
-def test_the_library_does_not_know_the_product():
-    assert [pair for pair in imports() if folder(pair[1]) == "app" and folder(pair[0]) != "app"] == []
+# the circles of the house: the first imports nothing of the second
+LIBRARY = {"core", "sample", "schedules", "solvers", "guidance", "kernels", "particles", "search", "discrete", "text"}
+LIBRARY |= {"embeddings", "models", "oracles", "diagnostics", "sharding", "jobs", "files", "progress", "pictures"}
+LIBRARY |= {"untrusted", "_typing"}
+AROUND = {"training", "finetune", "metrics", "checkpoints", "datasets", "zoo", "app"}
+
+
+def test_the_library_does_not_know_what_is_around_it():
+    pairs = {(folder(own), folder(other)) for own, other in imports() if own != "__init__"}
+    assert {name for pair in pairs for name in pair} == LIBRARY | AROUND
+    assert {(own, other) for own, other in pairs if own in LIBRARY and other in AROUND} == set()
+    assert {(own, other) for own, other in pairs if other == "app" and own != "app"} == set()
+
+
+def test_a_family_of_networks_does_not_know_another():
+    families = {p.parent.name for p in (PACKAGE / "zoo").glob("*/__init__.py")} - {"diffusers"}
+    assert families >= {"adm", "dit", "glide", "gpt2", "stable_diffusion"}
+    pairs = [
+        (own.split(".")[1:2], other.split(".")[1:2]) for own, other in imports() if "zoo." in own and "zoo." in other
+    ]
+    assert [(a, b) for [a], [b] in pairs if a != b and {a, b} <= families] == []
 
 
 def test_what_is_sniffed_is_little_and_has_its_reason_beside_it():

@@ -18,16 +18,16 @@ import pytest
 
 import guidance_jax as gj
 from guidance_jax.checkpoints.config import build, config, describe
-from guidance_jax.checkpoints.load import load
 from guidance_jax.checkpoints.store import Run
 from guidance_jax.datasets.digits import digits
 from guidance_jax.datasets.images import Images
 from guidance_jax.metrics.calibration import by_level, expected_calibration_error
 from guidance_jax.models.parameterizations import EDM, LearnedRange
-from guidance_jax.networks.adm import ADMUNet
 from guidance_jax.schedules import LinearVP
 from guidance_jax.training.fit import batches, fit, mirrored
 from guidance_jax.training.losses import Denoising, LogNormal, NoisyCrossEntropy, draw, drop
+from guidance_jax.zoo.adm.network import ADMUNet
+from guidance_jax.zoo.load import load
 
 NETWORK = ADMUNet(8, 1, 1, (2,), (1, 2), groups=4, time_scale=1000.0, num_classes=11)
 DOMAIN = gj.Domain((8, 8, 1), gj.Cosine(), 10, 10)

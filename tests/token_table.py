@@ -24,10 +24,10 @@ from guidance_jax.discrete import (
 )
 from guidance_jax.embeddings import DiffusionLM, Rounded
 from guidance_jax.guidance import Tempered
-from guidance_jax.networks.sequence_models import embedding_model, language_model, token_model
-from guidance_jax.networks.transformer import GPT2, Transformer
 from guidance_jax.oracles import Enumerated, MarkovModel
 from guidance_jax.text import FUDGE, PPLM, Contrastive
+from guidance_jax.zoo.sequence_models import embedding_model, language_model, token_model
+from guidance_jax.zoo.transformer import GPT2, Transformer
 
 # An asymmetric joint distribution of three tokens and an attribute that is not certain even on clean sequences.
 LENGTH, SIZE = 3, 3

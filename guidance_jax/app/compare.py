@@ -11,15 +11,15 @@ import jax
 import numpy as np
 
 from guidance_jax.app.data import Measure
-from guidance_jax.app.demos.table import versions
 from guidance_jax.app.parts import METHODS, OWN_NETWORK, methods, named, needs
-from guidance_jax.app.pictures import contact_sheet, save_trade_off
 from guidance_jax.app.plan import Parts, plan
 from guidance_jax.app.request import NONE, Request
 from guidance_jax.core import GaussianDiffusion, Refused, Space, count_failed
+from guidance_jax.files import versions
 from guidance_jax.guidance.operators import Downsample, Mask
 from guidance_jax.kernels.reverse import Reverse
 from guidance_jax.metrics.report import Report
+from guidance_jax.pictures import contact_sheet, save_trade_off
 from guidance_jax.progress import Bar
 from guidance_jax.sample import keys
 from guidance_jax.sharding import sample_mesh

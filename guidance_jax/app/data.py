@@ -10,7 +10,6 @@ import numpy as np
 
 from guidance_jax.app.schema import SIDE, Number, is_path, is_text, shown
 from guidance_jax.checkpoints.config import read_config
-from guidance_jax.checkpoints.load import load
 from guidance_jax.core import Refused
 from guidance_jax.datasets.digits import digits
 from guidance_jax.datasets.idx import idx
@@ -18,8 +17,9 @@ from guidance_jax.datasets.image_folder import image_folder
 from guidance_jax.datasets.images import Images
 from guidance_jax.files import write_whole
 from guidance_jax.metrics.report import Report, evaluate
-from guidance_jax.networks.judge import TrainedJudge
 from guidance_jax.untrusted import file_at, read_json
+from guidance_jax.zoo.judge import TrainedJudge
+from guidance_jax.zoo.load import load
 
 Measure = Callable[[np.ndarray, np.ndarray], Report]
 

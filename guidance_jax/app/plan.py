@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax.app.data import classes_of
-from guidance_jax.app.models import denoiser_in, loaded, models_in
+from guidance_jax.app.models import load_models, load_once
 from guidance_jax.app.parts import INSIDE, MEASURE, METHODS, STEERING, USUAL, Builder, named, needs
 from guidance_jax.app.request import NONE, Request
 from guidance_jax.app.schema import LABELS, shown
@@ -32,15 +32,16 @@ from guidance_jax.kernels.reverse import Reverse, Step
 from guidance_jax.models.adapters import Conditioned, Microbatched, Unconditional
 from guidance_jax.models.network import Network
 from guidance_jax.models.parameterizations import LearnedRange
-from guidance_jax.networks.sequence_models import value_head
 from guidance_jax.particles.populations import _populations, populations
-from guidance_jax.pipelines.pipeline import Pipeline
 from guidance_jax.sample import _generate, checked, keys
 from guidance_jax.schedules import RectifiedFlow
 from guidance_jax.sharding import generate_on
 from guidance_jax.solvers.ddim import DDIM
 from guidance_jax.solvers.ddpm import DDPM, fixed_small, learned_range
 from guidance_jax.text.language_model import LanguageModel
+from guidance_jax.zoo.load import denoiser_in
+from guidance_jax.zoo.pipeline import Pipeline
+from guidance_jax.zoo.sequence_models import value_head
 
 
 class Plan(NamedTuple):
@@ -146,7 +147,7 @@ class Parts:
         self.folder = Path(request.models)
         # what is refused below where it means nothing, and what every method takes
         self.used = {*("labels", "prompts", "size"), *("models", "method", "seed", "dtype")}
-        found: Any = models_in(request.models, request.dtype, remat)
+        found: Any = load_models(request.models, request.dtype, remat)
         sides = request.sides()
         if sides is not None:
             if not isinstance(found, Pipeline):
@@ -204,7 +205,7 @@ class Parts:
             if not folder.exists():
                 name = "it" if cls is None else cls.__name__
                 raise Refused(f"{name} needs a classifier beside the denoiser ({folder}); write --method none")
-            self._classifier = loaded(folder, self.request.dtype, self.remat)
+            self._classifier = load_once(folder, self.request.dtype, self.remat)
             if self.microbatch is not None:
                 self._classifier = Microbatched(self._classifier, self.microbatch)
         return self._classifier

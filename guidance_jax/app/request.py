@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from guidance_jax.app.models import about, is_pipeline
+from guidance_jax.app.models import about
 from guidance_jax.app.parts import parsed
 from guidance_jax.app.schema import GRID, PICTURE, REQUEST, check, shown
 from guidance_jax.core import Level, Refused
@@ -15,6 +15,7 @@ from guidance_jax.schedules import DDPM as Betas
 from guidance_jax.schedules import GRIDS, VE, Schedule, grid
 from guidance_jax.text.sequence import positions
 from guidance_jax.untrusted import JSON_BYTES, file_at, reading
+from guidance_jax.zoo.load import is_pipeline
 
 NONE = "none"  # the method that does not guide
 

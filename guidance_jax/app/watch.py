@@ -6,16 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from guidance_jax.app.pictures import contact_sheet, save_curve
+from guidance_jax.app.recipe import Recipe, networks
 from guidance_jax.datasets.images import Images
 from guidance_jax.guidance.clip import Clip
 from guidance_jax.kernels.reverse import Reverse
 from guidance_jax.models import parameterizations
 from guidance_jax.models.network import Network
+from guidance_jax.pictures import contact_sheet, save_curve
 from guidance_jax.sample import generate, keys
 from guidance_jax.schedules import Cosine
 from guidance_jax.solvers.ddim import DDIM
-from guidance_jax.training.recipe import Recipe, networks
 
 
 def drawn(folder: Path, data: Images, recipe: Recipe) -> Callable[[int, Any, list], None]:

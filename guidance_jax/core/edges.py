@@ -82,3 +82,18 @@ def count_failed(samples: Any) -> int:
     else:
         bad = ~(np.abs(rows.astype(np.float32)) <= BOUND)
     return int(bad.any(1).sum())
+
+
+def check_finite(values: Any, what: str = "features") -> np.ndarray:
+    """`values` (n, ...) in float64.
+
+    Raises:
+      Refused: rows that are not finite, with their number.
+    """
+    array = np.asarray(values, np.float64)
+    bad = int((~np.isfinite(array).all(tuple(range(1, array.ndim)))).sum())
+    if bad:
+        raise Refused(
+            f"{bad} of {len(array)} {what} are not finite; leave these samples out and say how many they were"
+        )
+    return array

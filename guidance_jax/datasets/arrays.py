@@ -10,8 +10,8 @@ import numpy as np
 from numpy.lib import format as npy
 
 from guidance_jax.core import Refused
-from guidance_jax.datasets.images import from_uint8
 from guidance_jax.datasets.pictures import channels_of, picture
+from guidance_jax.pictures import from_uint8
 from guidance_jax.untrusted import check_size, file_at, reading
 
 

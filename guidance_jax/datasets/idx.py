@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from guidance_jax.core import Refused
-from guidance_jax.datasets.images import Images, from_uint8
+from guidance_jax.datasets.images import Images
+from guidance_jax.pictures import from_uint8
 from guidance_jax.untrusted import file_at, reading, unzip
 
 FASHION = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from guidance_jax.core import Refused
-from guidance_jax.datasets.images import Images, from_uint8
+from guidance_jax.datasets.images import Images
 from guidance_jax.datasets.pictures import package, picture
+from guidance_jax.pictures import from_uint8
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif"}
 NAMED = 5  # files that are named where more cannot be read

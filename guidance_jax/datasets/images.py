@@ -61,14 +61,3 @@ class Images:
         mask = np.zeros(len(self), bool)
         mask[np.concatenate(aside)] = True
         return self.take(np.flatnonzero(~mask)), self.take(np.flatnonzero(mask))
-
-
-def from_uint8(images: np.ndarray) -> np.ndarray:
-    """0..255 to [-1, 1], with a channel axis if there is none."""
-    images = images if images.ndim == 4 else images[..., None]
-    return images.astype(np.float32) / 127.5 - 1
-
-
-def to_uint8(images: np.ndarray) -> np.ndarray:
-    """[-1, 1] to 0..255; anything outside is clipped, a sample that is not finite becomes black."""
-    return np.clip(np.nan_to_num(np.asarray(images), nan=-1.0) * 127.5 + 127.5, 0, 255).round().astype(np.uint8)

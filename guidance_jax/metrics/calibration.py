@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax.core import Level, normal
+from guidance_jax.core.edges import check_finite
 from guidance_jax.datasets.images import Images
-from guidance_jax.metrics.features import check_finite
 from guidance_jax.models.network import NoisyClassifier
 from guidance_jax.schedules import Schedule
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from guidance_jax.metrics.features import check_finite
+from guidance_jax.core.edges import check_finite
 
 
 def within_class_diversity(samples: np.ndarray, labels: np.ndarray) -> float:

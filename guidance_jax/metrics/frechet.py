@@ -9,7 +9,7 @@ is too large by about c / n (Chong & Forsyth 2020, arXiv 1911.07023), where c de
 import numpy as np
 
 from guidance_jax.core import Refused
-from guidance_jax.metrics.features import check_finite
+from guidance_jax.core.edges import check_finite
 from guidance_jax.metrics.moments import Moments
 
 

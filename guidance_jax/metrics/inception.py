@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.checkpoints.convert import read_state
 from guidance_jax.checkpoints.tensors import fitted
 from guidance_jax.core import Refused, pytree, static
-from guidance_jax.networks.inception import Inception, InceptionFeatures
+from guidance_jax.metrics.inception_network import Inception, InceptionFeatures
+from guidance_jax.zoo.convert import read_state
 
 NAMES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth")
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from guidance_jax.core import Refused
-from guidance_jax.metrics.features import check_finite
+from guidance_jax.core.edges import check_finite
 
 
 def inception_score(logits: np.ndarray, split: int = 5000) -> tuple[float, float]:

@@ -6,7 +6,7 @@ Unlike the Frechet distance it has no bias in the number of samples; it may be s
 import numpy as np
 
 from guidance_jax.core import Refused
-from guidance_jax.metrics.features import check_finite
+from guidance_jax.core.edges import check_finite
 
 
 def kernel_distance(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from guidance_jax.core import Refused
-from guidance_jax.metrics.features import check_finite
+from guidance_jax.core.edges import check_finite
 
 
 @dataclass(frozen=True)

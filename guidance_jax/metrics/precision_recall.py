@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from guidance_jax.core import Refused
-from guidance_jax.metrics.features import check_finite
+from guidance_jax.core.edges import check_finite
 
 ROWS = 2000  # points whose distances are held at a time
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from guidance_jax.core import Refused
+from guidance_jax.core.edges import check_finite
 from guidance_jax.datasets.images import Images
 from guidance_jax.metrics.bootstrap import Estimate, bootstrap
 from guidance_jax.metrics.diversity import within_class_diversity
-from guidance_jax.metrics.features import check_finite
 from guidance_jax.metrics.frechet import frechet_distance
 from guidance_jax.metrics.precision_recall import covered
-from guidance_jax.networks.judge import TrainedJudge
+from guidance_jax.zoo.judge import TrainedJudge
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from guidance_jax._typing import Array, Float, Key
 from guidance_jax.core import CLEAN, Denoiser, Level, Prediction, Refused, concrete, nan_unless, normal, pytree
-from guidance_jax.metrics.energy import energy_distance
+from guidance_jax.oracles.energy import energy_distance
 
 
 @pytree

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from guidance_jax._typing import Array, Float, Int, Key
 from guidance_jax.core import Level, normal
 from guidance_jax.models.parameterizations import Parameterization
-from guidance_jax.networks.layers import training_options
 from guidance_jax.schedules import DDPM, Schedule
+from guidance_jax.zoo.layers import training_options
 
 
 def draw(key: Key[Array, ""], schedule: Schedule) -> Level:

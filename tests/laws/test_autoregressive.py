@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 import guidance_jax as gj
-from guidance_jax.checkpoints.gpt2 import gpt2_params, load_gpt2
 from guidance_jax.core import kl_divergence as divergence
 from guidance_jax.discrete import Forbid
-from guidance_jax.networks.sequence_models import language_model, prefix_classifier
-from guidance_jax.networks.transformer import GPT2
 from guidance_jax.oracles import monte_carlo_floor as floor
 from guidance_jax.text import FUDGE, PPLM, Contrastive, LanguageModel, LeftToRight
 from guidance_jax.text.language_model import after
+from guidance_jax.zoo.gpt2.reader import gpt2_params, load_gpt2
+from guidance_jax.zoo.sequence_models import language_model, prefix_classifier
+from guidance_jax.zoo.transformer import GPT2
 from tests.thresholds import most_total_variation
 from tests.token_table import GPT, MARKOV, TEXT_LEVELS, another, likes, shaken
 

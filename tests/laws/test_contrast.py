@@ -21,8 +21,8 @@ from guidance_jax.guidance import (
     Perturbed,
     Ramp,
 )
-from guidance_jax.metrics.energy import energy_distance
 from guidance_jax.oracles import Gaussian
+from guidance_jax.oracles.energy import energy_distance
 from tests.laws.test_guidance import KEY, LABEL, LEVELS, X, same, see
 from tests.table import MIXTURE, NULL, SCHEDULE, UNCONDITIONAL, mean, two
 

@@ -7,13 +7,13 @@ import optax
 import pytest
 
 import guidance_jax as gj
+from guidance_jax.finetune.consistency import Consistency
+from guidance_jax.finetune.mean_flow import MeanFlow
 from guidance_jax.guidance import ThroughMap
 from guidance_jax.kernels import MapSteps
-from guidance_jax.metrics.energy import energy_distance
 from guidance_jax.models import FlowMap
-from guidance_jax.training.consistency import Consistency
+from guidance_jax.oracles.energy import energy_distance
 from guidance_jax.training.fit import fit
-from guidance_jax.training.mean_flow import MeanFlow
 from tests.table import MIXTURE, NULL
 
 MEAN, STD = jnp.array([0.7, -0.4]), 0.5

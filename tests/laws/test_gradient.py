@@ -22,8 +22,8 @@ from guidance_jax.guidance import (
 from guidance_jax.guidance.operators import Blur, Downsample, Linear, Mask
 from guidance_jax.kernels import DPS, Corrector, RectifiedCFGPlusPlus, Split
 from guidance_jax.kernels.reverse import Carry
-from guidance_jax.metrics.energy import energy_distance
 from guidance_jax.oracles import Gaussian
+from guidance_jax.oracles.energy import energy_distance
 from tests.laws.test_guidance import KEY, LABEL, LEVELS, X, same, see
 from tests.table import (
     MIXTURE,

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 import guidance_jax as gj
+from benchmarks.ehrlich_function import Ehrlich
 from guidance_jax.core import kl_divergence as divergence
 from guidance_jax.discrete import NOS, HiddenNetwork, LaMBO
 from guidance_jax.embeddings import DiffusionLM, EmbeddingNetwork, Rounded
 from guidance_jax.embeddings.network import nearest
-from guidance_jax.embeddings.time_warp import TimeWarp
-from guidance_jax.oracles import Ehrlich
 from tests.token_table import DIRECTION, EMBEDDED, FLOW, HIDDEN, LENGTH, TABLE, along, near
 
 LEVEL = FLOW(jnp.float32(0.6))
@@ -227,19 +226,3 @@ def test_diffusion_lm_steps_raise_the_classifier():
     q = gj.DDIM(1.0).transition(pred, t, s)
     noise = jax.random.normal(jax.random.split(jax.random.key(1))[1], x.shape)
     np.testing.assert_allclose(run(0.0), q.mean + q.std * noise, atol=1e-6)
-
-
-def test_time_warp_flattens_the_loss():
-    """For a loss that rises as a logistic curve, ranks are in proportion to it."""
-    t = np.linspace(0, 1, 4000)
-    loss = 1 / (1 + np.exp(-20 * (t - 0.4)))
-    warp = TimeWarp.fit(t, loss, floor=0.0)
-    rank = np.interp(t, warp.times, warp.ranks)
-    np.testing.assert_allclose(rank, (loss - loss[0]) / (loss[-1] - loss[0]), atol=0.05)
-    draws = jax.vmap(lambda k: warp(k, FLOW).t)(jax.random.split(jax.random.key(0), 4000))
-    np.testing.assert_allclose(np.mean(np.asarray(draws) < 0.4), 0.5, atol=0.06)
-    levels = warp.levels(FLOW, 10)
-    assert levels.t.shape == (11,)
-    assert float(levels.t[-1]) == 0
-    with pytest.raises(ValueError, match="at least 40 finite losses, got 5"):
-        TimeWarp.fit(t[:5], loss[:5])

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import guidance_jax as gj
-from guidance_jax.metrics.energy import energy_distance
 from guidance_jax.oracles import Gaussian
+from guidance_jax.oracles.energy import energy_distance
 from tests.table import MIXTURE, NULL, SCHEDULE, UNCONDITIONAL, log_posterior
 from tests.thresholds import most_energy_distance
 

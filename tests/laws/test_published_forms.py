@@ -13,10 +13,10 @@ import guidance_jax as gj
 from guidance_jax.embeddings import DiffusionLM
 from guidance_jax.guidance import FDG, MAMBOG, AdaptiveGuidance, DynamicClip, DynamicNegative
 from guidance_jax.kernels import Corrector, RectifiedCFGPlusPlus
-from guidance_jax.networks.layers import blurred
 from guidance_jax.oracles import Gaussian
 from guidance_jax.particles import ParticleGuidance
 from guidance_jax.text import PPLM, Contrastive, LanguageModel, LeftToRight
+from guidance_jax.zoo.layers import blurred
 from tests.table import MIXTURE, NULL, SCHEDULE, UNCONDITIONAL
 
 FLOW = gj.RectifiedFlow()

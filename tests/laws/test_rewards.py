@@ -9,13 +9,13 @@ import optax
 import pytest
 
 import guidance_jax as gj
+from guidance_jax.finetune.adjoint_matching import AdjointMatching
+from guidance_jax.finetune.draft import DRaFT
+from guidance_jax.finetune.nft import DiffusionNFT
+from guidance_jax.finetune.policy_gradient import PolicyGradient
 from guidance_jax.models import parameterizations
 from guidance_jax.oracles import monte_carlo_floor as floor
-from guidance_jax.training.adjoint_matching import AdjointMatching
-from guidance_jax.training.draft import DRaFT
 from guidance_jax.training.fit import fit
-from guidance_jax.training.nft import DiffusionNFT
-from guidance_jax.training.policy_gradient import PolicyGradient
 from tests.table import MIXTURE, NULL, SCHEDULE, Taught
 from tests.token_table import FLOW, LENGTH, MASKED
 from tests.token_table import NULL as TOKEN_NULL

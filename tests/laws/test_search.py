@@ -11,8 +11,8 @@ import pytest
 import guidance_jax as gj
 from guidance_jax.discrete import FirstHitting
 from guidance_jax.kernels import SVDD
-from guidance_jax.metrics.energy import energy_distance
 from guidance_jax.oracles import monte_carlo_floor as floor
+from guidance_jax.oracles.energy import energy_distance
 from guidance_jax.search import climb, trees, walk
 from tests.table import MIXTURE, SCHEDULE, UNCONDITIONAL, log_clean, log_posterior
 from tests.token_table import FLOW, LENGTH, MASKED, log_masked, unconditional

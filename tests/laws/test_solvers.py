@@ -9,8 +9,8 @@ import pytest
 
 import guidance_jax as gj
 from guidance_jax.kernels.recur import renoise
-from guidance_jax.metrics.energy import energy_distance
 from guidance_jax.oracles import Gaussian
+from guidance_jax.oracles.energy import energy_distance
 from guidance_jax.particles import resampling
 from tests.table import KERNELS, MIXTURE, NOISY, SCHEDULE, SOLVERS
 

@@ -17,12 +17,12 @@ from guidance_jax.discrete import (
     PredictorGuidance,
     TauLeap,
 )
-from guidance_jax.networks.sequence_models import token_classifier
-from guidance_jax.networks.transformer import Transformer
 from guidance_jax.oracles import Enumerated
 from guidance_jax.oracles import monte_carlo_floor as floor
 from guidance_jax.particles.populations import _populations
 from guidance_jax.sample import _generate
+from guidance_jax.zoo.sequence_models import token_classifier
+from guidance_jax.zoo.transformer import Transformer
 from tests import first
 from tests import token_table as table
 from tests.thresholds import most_total_variation

@@ -1,0 +1,277 @@
+"""The recipe of `guidance-jax train` and `demo`: denoiser, noisy classifier and judge for small labelled images."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from guidance_jax.checkpoints.config import config
+from guidance_jax.checkpoints.store import Run
+from guidance_jax.core import Refused
+from guidance_jax.datasets.images import Images
+from guidance_jax.datasets.sequences import Sequences
+from guidance_jax.models import parameterizations
+from guidance_jax.models.domain import Domain
+from guidance_jax.models.network import Network, NoisyClassifier
+from guidance_jax.schedules import Cosine
+from guidance_jax.training.fit import State, _step, as_argument, fit, mirrored
+from guidance_jax.training.losses import Denoising, JudgeCrossEntropy, NoisyCrossEntropy
+from guidance_jax.zoo.adm.network import ADMClassifier, ADMUNet
+from guidance_jax.zoo.judge import Judge, TrainedJudge
+from guidance_jax.zoo.load import load
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Sizes and step counts; the defaults train on 8 x 8 digits in about three minutes on two CPU cores."""
+
+    width: int = 24
+    classifier_width: int = 32
+    steps: int = 2000
+    classifier_steps: int = 1200
+    judge_steps: int = 500
+    judge_width: int = 32
+    batch: int = 64
+    label_dropout: float = 0.2
+    seed: int = 0
+    rate: float = 3e-3
+    ema: float = 0.995
+    flip: bool = False
+    dtype: str | None = None
+    save_every: int = 500
+
+
+DEFAULT = Recipe()
+PRESETS = {
+    "quick": Recipe(steps=30, classifier_steps=30, judge_steps=60),
+    "small": DEFAULT,
+    "standard": Recipe(
+        width=96,
+        classifier_width=64,
+        steps=50_000,
+        classifier_steps=10_000,
+        judge_steps=4_000,
+        judge_width=64,
+        batch=128,
+        rate=3e-4,
+        ema=0.9999,
+        save_every=1000,
+    ),
+}
+
+
+def networks(shape: tuple[int, ...], classes: int, recipe: Recipe) -> tuple[ADMUNet, ADMClassifier]:
+    """An ADM U-Net and classifier for images of `shape`: as many resolutions as halve the sides down to 4.
+
+    Raises:
+      Refused: sides that cannot be halved even once; a width that the groups of the normalisation do not divide.
+    """
+    if recipe.width % 8 or recipe.classifier_width % 8:
+        raise Refused(f"widths are multiples of 8, got {recipe.width}; write --width {max(recipe.width // 8 * 8, 8)}")
+    halvings = 0
+    sides = shape[:2]
+    while all(side % 2 == 0 and side >= 8 for side in sides) and halvings < 3:
+        sides, halvings = tuple(side // 2 for side in sides), halvings + 1
+    if halvings == 0:
+        raise Refused(f"images need even sides of 8 or more, got {shape}; resize or pad them")
+    # by name, as a configuration holds it
+    dtype = None if recipe.dtype is None else jnp.dtype(recipe.dtype).name
+    common: dict[str, Any] = dict(
+        num_res_blocks=1,
+        attention_resolutions=(2**halvings,),
+        channel_mult=(1, *[2] * halvings),
+        groups=8,
+        time_scale=1000.0,
+        dtype=None if dtype == "float32" else dtype,
+    )
+    unet = ADMUNet(recipe.width, shape[-1], num_classes=classes + 1, **common)
+    return unet, ADMClassifier(recipe.classifier_width, classes, **common)
+
+
+def train(
+    directory: str | Path,
+    data: Images,
+    recipe: Recipe = DEFAULT,
+    *,
+    progress: bool = False,
+    mesh: Mesh | None = None,
+    watch: Callable[[int, Any, list], None] | None = None,
+) -> tuple[Network, NoisyClassifier, TrainedJudge]:
+    """Train, or load what is already trained, into `directory`/denoiser, /classifier and /judge.
+
+    Args:
+      directory, data, recipe, progress: what it says.
+      mesh: the devices that share a batch.
+      watch: of the denoiser, as in `fit`.
+
+    Returns:
+      (denoiser, noisy classifier, judge).
+    """
+    directory = Path(directory)
+    return (
+        train_denoiser(directory / "denoiser", data, recipe, progress=progress, mesh=mesh, watch=watch),
+        train_classifier(directory / "classifier", data, recipe, progress=progress, mesh=mesh),
+        train_judge(directory / "judge", data, recipe, progress=progress),
+    )
+
+
+def train_denoiser(
+    directory: Path,
+    data: Images,
+    recipe: Recipe,
+    *,
+    progress: bool = False,
+    mesh: Mesh | None = None,
+    watch: Callable[[int, Any, list], None] | None = None,
+) -> Network:
+    """A class-conditional U-Net, trained with conditioning dropout.
+
+    It serves alone, with CFG, and, asked for the null label, as the unconditional model of classifier guidance.
+    """
+    classes, schedule, v = len(data.names), Cosine(), parameterizations.v
+    unet, _ = networks(data.shape, classes, recipe)
+    # without dropout the null label is never trained, so the model does not claim one
+    null = classes if recipe.label_dropout > 0 else None
+    fit_into(
+        directory,
+        config(
+            unet,
+            Domain(data.shape, schedule, classes, null_label=null),
+            v,
+            steps=recipe.steps,
+            batch=recipe.batch,
+            dropout=recipe.label_dropout,
+            seed=recipe.seed,
+        ),
+        Denoising(unet.apply, schedule, v, null=null, dropout=recipe.label_dropout),
+        lambda key: unet.init(key, jnp.zeros(data.shape), jnp.zeros(()), jnp.zeros((), jnp.int32)),
+        data,
+        batch=recipe.batch,
+        steps=recipe.steps,
+        rate=recipe.rate,
+        seed=recipe.seed,
+        progress="diffusion model " if progress else None,
+        ema=recipe.ema,
+        augment=mirrored if recipe.flip else None,
+        mesh=mesh,
+        watch=watch,
+        save_every=recipe.save_every,
+    )
+    return load(directory, Network)
+
+
+def train_classifier(
+    directory: Path, data: Images, recipe: Recipe, *, progress: bool = False, mesh: Mesh | None = None
+) -> NoisyClassifier:
+    """A classifier of noisy images, log p(y | x_t)."""
+    schedule, seed = Cosine(), recipe.seed + 1
+    _, classifier = networks(data.shape, len(data.names), recipe)
+    fit_into(
+        directory,
+        config(
+            classifier,
+            Domain(data.shape, schedule, len(data.names)),
+            steps=recipe.classifier_steps,
+            batch=recipe.batch,
+            seed=seed,
+        ),
+        NoisyCrossEntropy(classifier.apply, schedule),
+        lambda key: classifier.init(key, jnp.zeros(data.shape), jnp.zeros(())),
+        data,
+        batch=recipe.batch,
+        steps=recipe.classifier_steps,
+        rate=2e-3,
+        seed=seed,
+        progress="noisy classifier" if progress else None,
+        augment=mirrored if recipe.flip else None,
+        mesh=mesh,
+        save_every=recipe.save_every,
+    )
+    return load(directory, NoisyClassifier)
+
+
+def train_judge(directory: Path, data: Images, recipe: Recipe, *, progress: bool = False) -> TrainedJudge:
+    """A classifier of clean images, of another architecture and seed than the guide: it measures."""
+    judge, seed = Judge(len(data.names), recipe.judge_width), recipe.seed + 2
+    domain = Domain(data.shape, Cosine(), len(data.names))
+    fit_into(
+        directory,
+        config(judge, domain, steps=recipe.judge_steps, batch=recipe.batch, seed=seed),
+        JudgeCrossEntropy(judge.apply),
+        lambda key: judge.init(key, jnp.zeros(data.shape)),
+        data,
+        batch=recipe.batch,
+        steps=recipe.judge_steps,
+        rate=3e-3,
+        seed=seed,
+        progress="judge           " if progress else None,
+        augment=mirrored if recipe.flip else None,
+        save_every=recipe.save_every,
+    )
+    return load(directory, TrainedJudge)
+
+
+def fit_into(
+    directory: Path,
+    setup: dict,
+    loss: Callable,
+    init: Callable,
+    data: Images | Sequences,
+    *,
+    batch: int,
+    steps: int,
+    rate: float,
+    seed: int,
+    progress: str | None,
+    ema: float = 0.995,
+    **options: Any,
+) -> None:
+    """AdamW with warm-up and cosine decay into `directory`, unless it is complete.
+
+    Of `options`, `augment` is part of the configuration. `mesh`, `save_every` and `watch` change no result.
+    """
+    settings = {"rate": rate, "ema": ema, "flip": options.get("augment") is not None}
+    training = {**setup["training"], **settings}
+    run = Run(directory, {**setup, "training": training, "data": fingerprint(data)})
+    if run.latest() == steps:
+        return
+    options |= dict(optimizer=adamw(steps, rate), ema=ema, seed=seed, run=run, progress=progress)
+    fit(loss, jax.jit(init)(jax.random.key(seed)), data, steps=steps, batch=min(batch, len(data)), **options)
+
+
+def adamw(steps: int, rate: float) -> optax.GradientTransformation:
+    """AdamW with warm-up over a fifteenth of the steps and cosine decay to 0."""
+    return optax.adamw(optax.warmup_cosine_decay_schedule(0.0, rate, steps // 15, steps), weight_decay=0.01)
+
+
+def fingerprint(data: Images | Sequences) -> str:
+    """A short hash of the data: a checkpoint trained on other data is not taken for one trained on these."""
+    digest = hashlib.sha256(np.ascontiguousarray(data.samples).tobytes() + data.labels.tobytes())
+    return f"{len(data)} {type(data).__name__.lower()} {digest.hexdigest()[:16]}"
+
+
+def step_memory(data: Images, recipe: Recipe) -> str:
+    """What a training step of the denoiser needs on one device, by compiling it; nothing is trained."""
+    unet, _ = networks(data.shape, len(data.names), recipe)
+    loss = Denoising(unet.apply, Cosine(), parameterizations.v, null=len(data.names), dropout=recipe.label_dropout)
+    optimizer = adamw(recipe.steps, recipe.rate)
+
+    def init(key):
+        params = unet.init(key, jnp.zeros(data.shape), jnp.zeros(()), jnp.zeros((), jnp.int32))
+        return State(jnp.zeros((), jnp.int32), params, params, optimizer.init(params))
+
+    state = jax.eval_shape(init, jax.random.key(0))
+    batch = min(recipe.batch, len(data))
+    images = jax.ShapeDtypeStruct((batch, *data.shape), jnp.float32)
+    labels = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    found = _step.lower(state, jax.random.key(0), images, labels, recipe.ema, as_argument(loss), optimizer).compile()
+    sizes = found.memory_analysis()
+    parts = {"weights and optimizer": sizes.argument_size_in_bytes, "temporary": sizes.temp_size_in_bytes}
+    return ", ".join(f"{name} {size / 2**20:,.1f} MiB" for name, size in parts.items())

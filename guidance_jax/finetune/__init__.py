@@ -1,0 +1,1 @@
+"""Tuning a trained model: to rewards, and to steps across noise levels."""

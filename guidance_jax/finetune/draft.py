@@ -1,0 +1,93 @@
+"""The reward, through the sampler: DRaFT-K (Clark et al. 2024, arXiv 2309.17400), AlignProp (2310.03739), DRAKES
+(2410.13643).
+
+    loss = -scale r(x_0) + sum KL(p(x_s | x_t) || p_base(x_s | x_t)),   differentiated through the last K steps
+
+Without the divergence nothing holds the samples near the model: it maximises r. With it, through all of many small
+steps that forget where they began, the optimum samples p_base(x) exp(scale r(x)). Tokens are drawn by straight-through
+Gumbel-softmax (DRAKES): one-hot vectors forward, the gradient of the softmax backward, which is a biased one.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import GaussianDiffusion, Refused, need, pytree, static
+from guidance_jax.discrete.network import TokenModel
+from guidance_jax.finetune.chains import Rewarded
+
+
+@pytree
+class DRaFT(Rewarded):
+    """Fields as in `Rewarded`. Tokens: the model and the reward take one-hot vectors (L, states), see `TAG`.
+
+    Attributes:
+      last: K, 1 to the number of steps, which is AlignProp without truncation.
+      remat: compute the steps again in the backward pass: memory for the samples of K levels and one call of the
+        network, in the place of K calls.
+      base: the model as it was, from which the steps may not diverge; None for no divergence.
+      temperature: of the softmax whose gradient the drawn tokens have.
+
+    Raises:
+      Refused: more steps than there are; a model of tokens that does not show its logits; as `Rewarded`.
+    """
+
+    last: int = static(default=1)
+    remat: bool = static(default=True)
+    base: Any = None
+    temperature: Any = 1.0
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.tokens:
+            for model in (self.model, self.model if self.base is None else self.base):
+                need(self, model, TokenModel, "the model of tokens")
+
+    @property
+    def tokens(self) -> bool:
+        """Whether samples are one-hot vectors."""
+        return not isinstance(self.model.space, GaussianDiffusion)
+
+    def transition(self, model, x, t, s, cond, key):
+        if not self.tokens:
+            return super().transition(model, x, t, s, cond, key)
+        pred = model.read(model.logits(x, t, cond), jnp.argmax(x, -1), t)
+        return self.solver.transition(pred, t, s)
+
+    def draw(self, own, x, key):
+        """x_s of the transition `own`, differentiable."""
+        if not self.tokens:
+            return own.draw(key)
+        noisy = own.log_q + jax.random.gumbel(key, own.log_q.shape)
+        hard, soft = jax.nn.one_hot(jnp.argmax(noisy, -1), x.shape[-1]), jax.nn.softmax(noisy / self.temperature)
+        decided = ~self.model.space.free(jnp.argmax(x, -1))[:, None]
+        return jnp.where(decided, x, hard + soft - jax.lax.stop_gradient(soft))
+
+    def __call__(self, params, key, x0, label):
+        model, n = self.tuned(params), len(self.levels.t) - 1
+        if not 1 <= self.last <= n:
+            raise Refused(f"DRaFT differentiates through 1 to {n} steps, got last={self.last}")
+        first, rest = jax.random.split(key)
+        keys, (t, s) = jax.random.split(rest, n), self.steps
+
+        def step(model, x, inputs):
+            t, s, key = inputs
+            asked, drawn = jax.random.split(key)
+            if self.base is not None and not self.tokens:  # the last step is a point, which nothing holds: not tuned
+                model = jax.tree.map(lambda a: jnp.where(s.sigma > 0, a, jax.lax.stop_gradient(a)), model)
+            own = self.transition(model, x, t, s, label, asked)
+            kl = jnp.zeros(())
+            if self.base is not None:
+                kl = own.divergence(self.transition(self.base, x, t, s, label, asked))
+            return self.draw(own, x, drawn), kl
+
+        def part(a, b):
+            return t.at(slice(a, b)), s.at(slice(a, b)), keys[a:b]
+
+        x, cut = self.start(first, x0), n - self.last
+        x = jax.nn.one_hot(x, self.model.space.states) if self.tokens else x
+        x, _ = jax.lax.scan(lambda x, i: step(jax.lax.stop_gradient(model), x, i), x, part(0, cut))
+        body = jax.checkpoint(step) if self.remat else step
+        x, kl = jax.lax.scan(lambda x, i: body(model, x, i), jax.lax.stop_gradient(x), part(cut, n))
+        return jnp.sum(kl) - self.value(x, label)

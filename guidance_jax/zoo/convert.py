@@ -1,0 +1,171 @@
+"""From a file or folder of someone else's weights to checkpoints of ours, and from one format of ours to the other."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from guidance_jax.checkpoints.config import build, config, read_config
+from guidance_jax.checkpoints.safetensors_file import Renamed, Tensors
+from guidance_jax.checkpoints.store import read_params
+from guidance_jax.checkpoints.torch_file import read_torch
+from guidance_jax.core import Refused
+from guidance_jax.schedules import CosineBetas, LinearBetas, Schedule
+from guidance_jax.untrusted import reading
+from guidance_jax.zoo.adm.edm import edm, is_edm
+from guidance_jax.zoo.adm.reader import adm
+from guidance_jax.zoo.diffusers.folder import INDEX, read_diffusers
+from guidance_jax.zoo.dit.reader import dit, is_dit
+from guidance_jax.zoo.glide.reader import glide, is_glide
+from guidance_jax.zoo.pipeline_parts import ABOUT, WRITERS, PipelineParts
+from guidance_jax.zoo.stable_diffusion.single_file import UNET, is_single_file, single_file
+from guidance_jax.zoo.state_dict import UNKNOWN, Options, Recognized
+from guidance_jax.zoo.tokenizer import Tokenizer
+
+SCHEDULES = {"cosine": CosineBetas(1000), "linear": LinearBetas(1000)}
+# of PyTorch's parallel networks and averages of weights, of compiled networks, of Lightning's modules
+WRAPPERS = ("module.", "_orig_mod.", "model.")
+INSIDE = re.compile(r"(?<=\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")  # of single blocks
+SIGNS = {  # names by which networks are recognised
+    "ADM": ("time_embed.0.weight", "input_blocks.0.0.weight"),
+    "DiT": ("blocks.0.adaLN_modulation.1.weight",),
+    "GLIDE": ("transformer.resblocks.0.ln_1.weight",),
+    "EDM": ("map_layer0.weight",),
+}
+COUNT = "n_averaged"  # what PyTorch's averages of weights keep beside them
+
+
+def schedule_named(name: str | None) -> Schedule | None:
+    """OpenAI's schedule of that name, with 1,000 steps."""
+    if name is not None and name not in SCHEDULES:
+        raise Refused(f"schedule is one of {', '.join(SCHEDULES)}, got {name!r}")
+    return None if name is None else SCHEDULES[name]
+
+
+def read_state(path: str | Path, key: str | None = None) -> Mapping[str, Any]:
+    """The state dict of a `.safetensors` or `.pt` file; reading executes nothing.
+
+    Args:
+      path: the file.
+      key: of a file that holds several networks, "ema" for example: their entry in a `.pt`, or what comes before their
+        names in a `.safetensors`.
+
+    Raises:
+      Refused: a missing, truncated, foreign or malicious file; an entry that it does not have.
+    """
+    path = Path(path)
+    state: Mapping[str, Any]
+    if path.suffix == ".safetensors" and path.is_file():
+        state = Tensors(path)
+        if key is not None:
+            state = Renamed(state, {k.removeprefix(f"{key}."): k for k in state if k.startswith(f"{key}.")})
+            if not state:
+                raise Refused(f"{path} has no tensor whose name begins with {key}.")
+    else:
+        try:
+            state = read_torch(path, key)
+        except Refused as error:
+            if key is not None:
+                raise
+            try:  # Lightning's files hold the network beside the state of its training
+                state = read_torch(path, "state_dict")
+            except Refused:
+                raise error from None
+    return unwrap(state)
+
+
+def unwrap(state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A state dict by the names of the bare network: wrappers come off in any order, counts are left out.
+
+    Raises:
+      Refused: two tensors that have one name then.
+    """
+    names = {k: INSIDE.sub("", k) for k in state if k != COUNT}  # old -> new
+    while names and not any(new.startswith(UNET) for new in names.values()):
+        wrapper = next((w for w in WRAPPERS if all(new.startswith(w) for new in names.values())), None)
+        if wrapper is None:
+            break
+        names = {old: new.removeprefix(wrapper) for old, new in names.items()}
+    if len(set(names.values())) < len(names):
+        raise Refused("without the names of its wrappers the state dict has a tensor twice; save one network alone")
+    return state if list(names.values()) == list(state) else Renamed(state, {new: old for old, new in names.items()})
+
+
+def recognised(state: Mapping[str, Any], known: Options = UNKNOWN) -> Recognized:
+    """The network that a state dict belongs to: ADM's, GLIDE's, EDM's of ADM's kind, or a latent transformer.
+
+    Raises:
+      Refused: none of them, or an incomplete one; see `adm`, `glide`, `edm` and `dit`.
+    """
+    with reading("the state dict", "compare it with the source"):
+        for test, read in ((is_dit, dit), (is_glide, glide)):
+            if test(state):
+                return read(state, known)
+        if is_edm(state):
+            return edm(state)
+        if not any(name in state for name in SIGNS["ADM"]):
+            first, wanted = ", ".join(list(state)[:3]), "; ".join(f"{k}: {', '.join(v)}" for k, v in SIGNS.items())
+            raise Refused(
+                f"no network that is known here has these names: {first[:200]}, ... ({len(state)} tensors); wanted are "
+                f"those of {wanted}; rename them, or name the entry that is the network with key"
+            )
+        return adm(state, known)
+
+
+def converted(
+    source: Path,
+    out: Path,
+    to: str = "safetensors",
+    known: Options = UNKNOWN,
+    *,
+    key: str | None = None,
+    prediction: str | None = None,
+    tokenizer: Path | None = None,
+) -> list[tuple[str, Any, Any]]:
+    """Write `source` into folders of `out`: `denoiser` or `classifier`, and the other parts of a pipeline.
+
+    Args:
+      source: a state dict, a single file of Stable Diffusion, a folder of diffusers, or a checkpoint of ours.
+      out: the folder.
+      to: safetensors or orbax.
+      known: what tensors do not say.
+      key: as in `read_state`.
+      prediction: of a single file of Stable Diffusion 2, "epsilon" or "v_prediction".
+      tokenizer: a folder with CLIP's or GLIDE's, which single files do not carry.
+
+    Returns:
+      (the folder's name, the network, its domain) of each.
+
+    Raises:
+      Refused: what cannot be read or recognised, or a folder that is not empty; nothing is written then.
+    """
+    if to not in WRITERS:
+        raise Refused(f"to is one of {', '.join(WRITERS)}, got {to!r}")
+    parts = None
+    if (source / INDEX).exists():
+        parts = read_diffusers(source)
+    elif (source / ABOUT).exists():
+        parts = PipelineParts.read(source)
+    elif source.is_dir():
+        about, params = read_config(source), read_params(source)
+        WRITERS[to](out / source.name, params, about)
+        return [(source.name, build(about["network"]), build(about["domain"]))]
+    else:
+        state = read_state(source, key)
+        if is_single_file(state):
+            with reading(source, "compare it with the source"):
+                parts = single_file(state, prediction, known.image_size)
+            for name in [n for n in parts.parts if n.startswith("text") and tokenizer]:
+                rule = Tokenizer.clip(str(tokenizer), parts.parts[name][0]["network"]["length"])
+                rule.pad = 0 if name == "text_2" else rule.pad  # XL's second encoder is padded with "!"
+                parts.tokenizers[name] = rule
+    if parts is not None:
+        parts.write(out, to)
+        return [(n, build(about["network"]), build(about["domain"])) for n, (about, _) in parts.parts.items()]
+    found = recognised(state, known)
+    about = config(found.network, found.domain, found.parameterization, source=source.name)
+    name = "classifier" if found.parameterization is None else "denoiser"
+    WRITERS[to](out / name, found.params, about)
+    if tokenizer is not None and found.domain.text_length is not None:
+        Tokenizer.glide(tokenizer, found.domain.text_length).save(out / name)
+    return [(name, found.network, found.domain)]

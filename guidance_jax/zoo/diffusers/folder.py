@@ -1,0 +1,284 @@
+"""Folders that diffusers' pipelines are downloaded as: which parts they hold, and what those say of themselves."""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from guidance_jax.checkpoints.config import LARGEST, build, config
+from guidance_jax.checkpoints.safetensors_file import Renamed, Tensors
+from guidance_jax.checkpoints.torch_file import read_torch
+from guidance_jax.core import Refused
+from guidance_jax.models.domain import Domain
+from guidance_jax.models.parameterizations import LearnedRange
+from guidance_jax.untrusted import plain_name, reading, whole_number
+from guidance_jax.untrusted import read_json as read_json_file
+from guidance_jax.zoo.diffusers.scheduler import Process, process
+from guidance_jax.zoo.dit.reader import dit_of_diffusers
+from guidance_jax.zoo.pipeline import Pipeline
+from guidance_jax.zoo.pipeline_parts import PipelineParts
+from guidance_jax.zoo.stable_diffusion import names as stable_diffusion
+from guidance_jax.zoo.stable_diffusion.controlnet import ControlledUNet, control_of_diffusers
+from guidance_jax.zoo.stable_diffusion.unet import StableDiffusionUNet
+from guidance_jax.zoo.tokenizer import Tokenizer
+
+INDEX = "model_index.json"
+XL = "StableDiffusionXLPipeline"
+PIPELINES = ("DiTPipeline", "StableDiffusionPipeline", XL)
+CLASSES = {
+    "unet": ("UNet2DConditionModel",),
+    "transformer": ("DiTTransformer2DModel", "Transformer2DModel"),  # the second in folders of before 2024
+    "vae": ("AutoencoderKL",),
+}
+SEVERAL = re.compile(r"(text_encoder|tokenizer|scheduler)(_\d)?")  # parts that may be of any class
+# parts that do not change what is sampled
+BESIDE = ("safety_checker", "feature_extractor", "image_encoder", "requires_safety_checker")
+# options of networks: those that are read, and the only values known of the others
+READ = {
+    "unet": (
+        *("sample_size", "in_channels", "out_channels", "down_block_types", "up_block_types", "block_out_channels"),
+        *("layers_per_block", "norm_num_groups", "cross_attention_dim", "transformer_layers_per_block"),
+        *("attention_head_dim", "use_linear_projection", "addition_embed_type", "addition_time_embed_dim"),
+        *("projection_class_embeddings_input_dim", "upcast_attention", "dropout", "addition_embed_type_num_heads"),
+    ),
+    "transformer": (
+        *("num_attention_heads", "attention_head_dim", "in_channels", "out_channels", "num_layers", "sample_size"),
+        *("patch_size", "num_embeds_ada_norm", "norm_eps", "upcast_attention", "dropout", "norm_num_groups"),
+    ),
+    "vae": (
+        *("in_channels", "out_channels", "down_block_types", "up_block_types", "block_out_channels"),
+        *("layers_per_block", "latent_channels", "norm_num_groups", "sample_size", "scaling_factor", "shift_factor"),
+        *("latents_mean", "latents_std", "force_upcast", "use_quant_conv", "use_post_quant_conv"),
+        "mid_block_add_attention",
+    ),
+}
+NEUTRAL: dict[str, dict[str, Any]] = {
+    "unet": {
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "downsample_padding": 1,
+        "mid_block_scale_factor": 1,
+        "act_fn": "silu",
+        "norm_eps": 1e-5,
+        "resnet_time_scale_shift": "default",
+        "resnet_out_scale_factor": 1.0,
+        "time_embedding_type": "positional",
+        "conv_in_kernel": 3,
+        "conv_out_kernel": 3,
+        "attention_type": "default",
+    },
+    "transformer": {
+        "attention_bias": True,
+        "activation_fn": "gelu-approximate",
+        "norm_type": "ada_norm_zero",
+        "norm_elementwise_affine": False,
+    },
+    "vae": {"act_fn": "silu"},
+}
+READ["control"] = (*READ["unet"], "conditioning_channels", "conditioning_embedding_out_channels")
+NEUTRAL["control"] = NEUTRAL["unet"] | {"controlnet_conditioning_channel_order": "rgb"}
+
+
+def load_diffusers(
+    folder: str | Path,
+    dtype: str | None = None,
+    size: tuple[int, int] | None = None,
+    remat: bool = False,
+    control: str | Path | None = None,
+) -> Pipeline:
+    """A model downloaded as a folder of diffusers: DiT, Stable Diffusion 1, 2 or XL.
+
+    Args:
+      folder: with `model_index.json`, `unet` or `transformer`, `vae`, `text_encoder`, `tokenizer`, `scheduler`.
+      dtype: the type of the denoiser and of the text encoders, "bfloat16" for example; None for float32. The
+        autoencoder and all sampling stay float32.
+      size: height and width of the pictures; by default those that the denoiser was trained for.
+      remat: blocks of the denoiser are computed again in gradients through it.
+      control: the folder of a ControlNet for that U-Net. Conditions then have an `image` in [0, 1], (n, H, W, 3), too,
+        and may have a `strength` (n,): `pipeline.conditions(captions) | {"image": images}`.
+
+    Raises:
+      Refused: what is not supported: a pipeline, a network, an option of one, a scheduler; it is named.
+    """
+    found = read_diffusers(folder)
+    if control is not None:
+        add_control(found, Path(control))
+    pipeline = found.assemble(dtype, remat)
+    return pipeline if size is None else pipeline.resized(*size)
+
+
+def read_diffusers(folder: str | Path) -> PipelineParts:
+    """The parts of a folder: `unet` or `transformer`, `vae`, `text_encoder`, `tokenizer`, `scheduler`.
+
+    Args:
+      folder: with `model_index.json`.
+
+    Raises:
+      Refused: what is not supported: a pipeline, a network, an option of one, a scheduler; it is named.
+    """
+    folder = Path(folder)
+    index = read_json(folder, INDEX)
+    pipeline = index.get("_class_name")
+    if pipeline not in PIPELINES:
+        raise Refused(f"{folder} holds a {pipeline}, which is not supported; known are {', '.join(PIPELINES)}")
+    parts = {k: v[1] for k, v in index.items() if isinstance(v, list) and len(v) == 2 and v[1] is not None}
+    for part, cls in parts.items():
+        place = folder / plain_name(part, folder / INDEX)
+        loaded = part in CLASSES or SEVERAL.fullmatch(part)
+        if cls not in CLASSES.get(part, (cls,)) or not (loaded or part in BESIDE):
+            raise Refused(f"{place} holds a {cls}, which is not supported")
+    with reading(folder, "compare its configuration files with the source"):
+        told = process(read_json(folder / "scheduler", "scheduler_config.json"))
+        try:
+            return parts_of(folder, index, parts, told)
+        except KeyError as error:
+            raise Refused(f"a configuration file in {folder} has no entry {error}") from None
+
+
+def parts_of(folder: Path, index: Mapping[str, Any], parts: Mapping[str, str], told: Process) -> PipelineParts:
+    """The networks of a folder whose index and scheduler have been understood."""
+    found = PipelineParts({"grid": told.grid, "clip": told.clip})
+    if "vae" in parts:
+        about = options(folder / "vae", "vae")
+        levels = len(about["block_out_channels"])
+        state = weights(folder / "vae")
+        named = Renamed(state, {stable_diffusion.autoencoder_name(k, levels): k for k in state})
+        network, params = stable_diffusion.autoencoder(named, int(about.get("norm_num_groups", 32)))
+        latents = {
+            "mean": about.get("latents_mean") or about.get("shift_factor") or 0.0,
+            "std": about.get("latents_std") or 1 / about.get("scaling_factor", 0.18215),
+        }
+        found.parts["autoencoder"] = config(network, None, latents=latents), params
+    kind = "transformer" if "transformer" in parts else "unet"
+    about, state = options(folder / kind, kind), weights(folder / kind)
+    if kind == "transformer":
+        transformer(found, state, about, told, index.get("id2label") or {})
+    else:
+        skip = int(index["_class_name"] == XL)  # states of the layer before the last
+        for part in sorted(p for p in parts if p.startswith("text_encoder")):
+            number = part.removeprefix("text_encoder")
+            text = options(folder / part, "text")
+            network, params = stable_diffusion.clip_text(weights(folder / part), text, skip)
+            found.parts[f"text{number}"] = config(network, None), params
+            found.tokenizers[f"text{number}"] = Tokenizer.clip(folder / f"tokenizer{number}", network.length)
+        unet(found, state, about, told)
+        found.pipeline["zero_empty"] = bool(index.get("force_zeros_for_empty_prompt", False))
+    return found
+
+
+def transformer(found: PipelineParts, state: Any, about: Any, told: Process, names: Mapping[str, str]) -> None:
+    """Add a DiT to `found`."""
+    dit = dit_of_diffusers(state, about)
+    learned = isinstance(dit.parameterization, LearnedRange)
+    parameterization = LearnedRange(told.parameterization) if learned else told.parameterization
+    domain = dataclasses.replace(dit.domain, schedule=told.schedule)
+    found.parts["denoiser"] = config(dit.network, domain, parameterization), dit.params
+    found.pipeline["classes"] = [names[k] for k in sorted(names, key=int)]
+
+
+def unet(found: PipelineParts, state: Any, about: Any, told: Process) -> None:
+    """Add Stable Diffusion's U-Net to `found`."""
+    sides = about["sample_size"]
+    sides = [sides, sides] if isinstance(sides, int) else sides
+    network, params = stable_diffusion.unet_of_diffusers(state, about)
+    length = found.parts["text"][0]["network"]["length"]
+    context: tuple = (("context", (length, whole_number(about, "cross_attention_dim", "unet"))),)
+    if network.added:
+        context += (("vector", (whole_number(about, "projection_class_embeddings_input_dim", "unet"),)),)
+        found.pipeline["sizes"] = whole_number(about, "addition_time_embed_dim", "unet")
+    domain = Domain((*sides, whole_number(about, "in_channels", "unet")), told.schedule, context=context)
+    found.parts["denoiser"] = config(network, domain, told.parameterization), params
+
+
+def add_control(found: PipelineParts, folder: Path) -> None:
+    """Make the U-Net of `found` one that the ControlNet in `folder` controls.
+
+    Raises:
+      Refused: something else in the folder, a ControlNet of another U-Net, a model without one.
+    """
+    about = options(folder, "control")
+    if about.get("_class_name") != "ControlNetModel":
+        raise Refused(f"{folder} holds a {about.get('_class_name')}, expected a ControlNetModel")
+    own, params = found.parts["denoiser"]
+    network, domain = build(own["network"]), build(own["domain"])
+    if not isinstance(network, StableDiffusionUNet):
+        raise Refused(
+            f"a ControlNet is for Stable Diffusion's U-Net, {folder} was given for a {type(network).__name__}"
+        )
+    cond = {name: jnp.zeros(shape) for name, shape in domain.context}
+    control, control_params = control_of_diffusers(weights(folder), about, network, cond)
+    factor = 2 ** (len(control.hint_channels) - 1)
+    image = ("image", (factor * domain.shape[0], factor * domain.shape[1], 3))
+    domain = dataclasses.replace(domain, context=(*domain.context, image))
+    both = {"params": {"denoiser": params["params"], "control": control_params["params"]}}
+    found.parts["denoiser"] = config(ControlledUNet(network, control), domain, build(own["parameterization"])), both
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """A JSON file of a folder.
+
+    Raises:
+      Refused: a folder of adapters, a missing or damaged file.
+    """
+    if not (folder / name).exists():
+        adapters = [p.name for p in folder.glob("*lora*.safetensors")] + [
+            p.name for p in folder.glob("adapter_config.json")
+        ]
+        if adapters:
+            raise Refused(f"{folder} holds an adapter (LoRA, {adapters[0]}), which is not supported; merge it first")
+        raise Refused(f"{folder} is no folder of diffusers': it has no {name}")
+    return read_json_file(folder / name)
+
+
+def options(folder: Path, kind: str) -> dict[str, Any]:
+    """The `config.json` of a network; `kind` says which options it may have.
+
+    Raises:
+      Refused: a quantised network, an option or a value of one that is not known here.
+    """
+    about = read_json(folder, "config.json")
+    if "quantization_config" in about:
+        raise Refused(f"{folder} is quantised, which is not supported; fetch the float16 or float32 weights")
+    if kind in READ:
+        for key, value in about.items():
+            if key.startswith("_") or key in READ[kind] or (value in (None, False) and key not in NEUTRAL[kind]):
+                continue
+            if key not in NEUTRAL[kind] or value != NEUTRAL[kind][key]:
+                raise Refused(f"{folder} asks for {key} = {value!r}, which is not supported")
+    for key, value in about.items():
+        each = value if isinstance(value, list) else [value]
+        if any(isinstance(v, int | float) and abs(v) > LARGEST for v in each):
+            raise Refused(f"{folder} asks for {key} = {str(value)[:80]}, at most {LARGEST:,} is read")
+    for key in ("layers_per_block", "cross_attention_dim"):
+        if not isinstance(about.get(key), int | None):
+            raise Refused(f"{folder} asks for {key} = {about[key]!r}, which is not supported")
+    if about.get("addition_embed_type") not in (None, "text_time"):
+        raise Refused(f"{folder} asks for addition_embed_type = {about['addition_embed_type']!r}; known is text_time")
+    return about
+
+
+def weights(folder: Path) -> Mapping[str, Any]:
+    """The tensors of a part: safetensors in one file or in several, else PyTorch's, read without running it.
+
+    Raises:
+      Refused: none of them.
+    """
+    for stem in ("diffusion_pytorch_model", "model"):
+        for variant in ("", ".fp16"):
+            many = folder / f"{stem}.safetensors.index{variant}.json"
+            if many.exists():
+                names = read_json_file(many).get("weight_map")
+                if not isinstance(names, dict) or not names:
+                    raise Refused(f"{many} has no weight_map, which says where the tensors are; fetch it again")
+                return Tensors(*(folder / one for one in sorted({plain_name(v, many) for v in names.values()})))
+            if (one := folder / f"{stem}{variant}.safetensors").exists():
+                return Tensors(one)
+    for stem in ("diffusion_pytorch_model", "pytorch_model"):
+        if (one := folder / f"{stem}.bin").exists():
+            return read_torch(one)
+    found = ", ".join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else "nothing"
+    raise Refused(f"{folder} has no weights that can be read (safetensors or .bin); it holds {found}")

@@ -1,0 +1,143 @@
+"""What stands beside a denoiser of latents: the autoencoder that makes pictures of them, the encoder of captions."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from guidance_jax.core import Refused, normal, pytree, static
+from guidance_jax.zoo.stable_diffusion.clip import CLIPText
+from guidance_jax.zoo.stable_diffusion.vae import AutoencoderKL
+from guidance_jax.zoo.tokenizer import Tokenizer
+
+
+@pytree
+class Autoencoder:
+    """Pictures of latents and back; denoisers see (z - mean) / std, where z are the network's own latents.
+
+    Attributes:
+      params: of the network.
+      network: the module.
+      mean, std: by which latents are normalised, numbers or one for each channel; Stable Diffusion's scaling factor is
+        1 / std.
+    """
+
+    params: Any
+    network: AutoencoderKL = static()
+    mean: Any = 0.0
+    std: Any = 1.0
+
+    @property
+    def factor(self) -> int:
+        """How many pixels a latent spans, in each direction."""
+        return 2 ** (len(self.network.channels) - 1)
+
+    def decode(self, latents: Any, tile: int | None = None) -> np.ndarray:
+        """Pictures (n, factor h, factor w, 3) in [-1, 1], more or less: nothing is clipped.
+
+        One at a time, in one compiled program.
+
+        Args:
+          latents: (n, h, w, channels), as a denoiser makes them.
+          tile: the side, in latents, of tiles that are decoded one by one and blended where they overlap, by a quarter
+            of it: large pictures then need the memory of a tile. The middle of the network sees its tile alone, so
+            pictures differ a little; None decodes a picture as one.
+
+        Raises:
+          Refused: latents of another number of channels, a tile smaller than 8.
+        """
+        shape = np.shape(latents)
+        if len(shape) != 4 or shape[-1] != self.network.latent_channels:
+            raise Refused(f"latents have {self.network.latent_channels} channels, (n, h, w, c), got shape {shape}")
+        if tile is not None and tile < 8:
+            raise Refused(f"a tile has 8 latents or more on a side, got {tile}")
+        return np.asarray(_decode(self, jnp.asarray(latents, jnp.float32), tile))
+
+    def encode(self, pictures: Any, key: Any = None) -> np.ndarray:
+        """Latents of pictures (n, H, W, 3) in [-1, 1]: their mean, or a draw if a `key` is given."""
+        return np.asarray(_encode(self, jnp.asarray(pictures, jnp.float32), key))
+
+
+@partial(jax.jit, static_argnums=2)
+def _decode(own: Autoencoder, latents: Any, tile: int | None) -> Any:
+    def whole(z):
+        return own.network.apply(own.params, z, method="decode")
+
+    def one(z):
+        z = z * own.std + own.mean
+        return whole(z) if tile is None or max(z.shape[:2]) <= tile else tiled(whole, z, tile, own.factor)
+
+    return jax.lax.map(one, latents)
+
+
+def tiled(decode: Any, z: Any, tile: int, factor: int) -> Any:
+    """`decode` of square tiles of z (h, w, c), weighed by ramps over a quarter of a tile where they overlap."""
+    sides = [min(tile, n) for n in z.shape[:2]]
+    starts = [
+        sorted({*range(0, n - side, side - side // 4), n - side}) for n, side in zip(z.shape, sides, strict=False)
+    ]
+    corners = jnp.asarray([(a, b) for a in starts[0] for b in starts[1]])
+
+    def ramp(side):
+        pixels = jnp.arange(side * factor)
+        return jnp.minimum(jnp.minimum(pixels + 1, side * factor - pixels) / (max(side // 4, 1) * factor), 1.0)
+
+    weight = (ramp(sides[0])[:, None] * ramp(sides[1]))[..., None]
+
+    def add(sums, corner):
+        part = decode(jax.lax.dynamic_slice(z, (*corner, 0), (*sides, z.shape[-1]))).astype(jnp.float32)
+        at = (*(corner * factor), 0)
+        return tuple(
+            jax.lax.dynamic_update_slice(total, jax.lax.dynamic_slice(total, at, new.shape) + new, at)
+            for total, new in zip(sums, (part * weight, weight), strict=True)
+        ), None
+
+    shape = z.shape[0] * factor, z.shape[1] * factor
+    channels = jax.eval_shape(decode, jax.ShapeDtypeStruct((*sides, z.shape[-1]), z.dtype)).shape[-1]
+    (total, weights), _ = jax.lax.scan(add, (jnp.zeros((*shape, channels)), jnp.zeros((*shape, 1))), corners)
+    return total / weights
+
+
+@jax.jit
+def _encode(own: Autoencoder, pictures: Any, key: Any) -> Any:
+    def one(x, key):
+        mean, log_variance = own.network.apply(own.params, x, method="encode")
+        drawn = mean if key is None else mean + jnp.exp(log_variance / 2) * normal(key, mean)
+        return (drawn - own.mean) / own.std
+
+    if key is None:
+        return jax.lax.map(lambda x: one(x, None), pictures)
+    return jax.lax.map(lambda pair: one(*pair), (pictures, jax.random.split(key, len(pictures))))
+
+
+@pytree
+class TextEncoder:
+    """Captions as conditions: {"context": (n, L, width), "pooled": (n, K)}, one call of the network a caption.
+
+    Attributes:
+      params: of the network.
+      network: the module.
+      tokenizer: from words to tokens; None where a checkpoint came without.
+    """
+
+    params: Any
+    network: CLIPText = static()
+    tokenizer: Tokenizer | None = static(default=None)
+
+    def __call__(self, captions: Sequence[str]) -> dict[str, Any]:
+        """Of each caption.
+
+        Raises:
+          Refused: no tokenizer, a caption that is too long.
+        """
+        if self.tokenizer is None:
+            raise Refused("the text encoder came without a tokenizer; put its tokenizer.json into the folder of it")
+        return _encode_text(self, jnp.asarray(self.tokenizer(captions)))
+
+
+@jax.jit
+def _encode_text(own: TextEncoder, tokens: Any) -> Any:
+    return jax.lax.map(lambda row: own.network.apply(own.params, row), tokens)

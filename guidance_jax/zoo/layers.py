@@ -1,0 +1,237 @@
+"""The layers of ADM for one sample: (H, W, C) images, (L, C) sequences, float32 statistics whatever the compute type.
+
+Sub-modules carry the names of OpenAI's PyTorch modules (dots between a name and a number become underscores), so that
+their checkpoints map one to one.
+"""
+
+import dataclasses
+import types
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.zoo.convolution import conv2d
+
+zeros = nn.initializers.zeros_init()
+torch_default = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+Dense = partial(nn.Dense, kernel_init=torch_default)
+
+
+class Conv(nn.Module):
+    """A 2-D convolution of one image with zero padding `size // 2`; see `convolution.py` for why not `nn.Conv`."""
+
+    features: int
+    size: int = 3
+    stride: int = 1
+    kernel_init: Any = torch_default
+    dtype: Any = None
+    pad: tuple[int, int] | None = None  # before and after, if not half the size
+
+    @nn.compact
+    def __call__(self, x):
+        w = self.param("kernel", self.kernel_init, (self.size, self.size, x.shape[-1], self.features))
+        b = self.param("bias", zeros, (self.features,))
+        x, w, b = nn.dtypes.promote_dtype(x, w, b, dtype=self.dtype)
+        return conv2d(x, w, self.stride, self.pad) + b
+
+
+class GroupNorm(nn.Module):
+    """Group normalisation over one sample by per-channel sums, in one pass over the data.
+
+    Each group is (x - mean) / sqrt(var + epsilon), var = E x^2 - mean^2; then scale and shift per channel.
+    """
+
+    groups: int = 32
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x):
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones_init(), (channels,))
+        bias = self.param("bias", zeros, (channels,))
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        axes = tuple(range(x.ndim - 1))
+        moments = jnp.stack([jnp.mean(wide, axes), jnp.mean(wide**2, axes)])
+        mean, square = jnp.mean(moments.reshape(2, self.groups, -1), -1)
+        inverse = jax.lax.rsqrt(jnp.maximum(square - mean**2, 0) + self.epsilon)
+        mean, inverse = (jnp.repeat(a, channels // self.groups) for a in (mean, inverse))
+        gain = inverse * scale
+        return (wide * gain + (bias - mean * gain)).astype(x.dtype)
+
+
+class StoredNorm(nn.Module):
+    """Batch normalisation with the moments of training: (x - mean) / sqrt(var + epsilon), then scale and shift."""
+
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x):
+        ones, shape = nn.initializers.ones_init(), x.shape[-1:]
+        mean, var = self.param("mean", zeros, shape), self.param("var", ones, shape)
+        scale, bias = self.param("scale", ones, shape), self.param("bias", zeros, shape)
+        return (x - mean) * (scale * jax.lax.rsqrt(var + self.epsilon)) + bias
+
+
+def timestep_embedding(t: Any, size: int, max_period: float = 10000.0, shift: int = 0) -> jax.Array:
+    """[cos, sin] of t times `size // 2` frequencies falling geometrically from 1 to 1 / max_period.
+
+    The last frequency reaches 1 / max_period with `shift` 1, and is one ratio short of it with 0.
+    """
+    half = size // 2
+    frequencies = jnp.exp(-jnp.log(max_period) * jnp.arange(half) / (half - shift))
+    angles = t * frequencies
+    return jnp.pad(jnp.concatenate([jnp.cos(angles), jnp.sin(angles)]), (0, size % 2))
+
+
+def upsample(x: jax.Array) -> jax.Array:
+    """Nearest neighbour, twice the size."""
+    h, w, c = x.shape
+    return jnp.broadcast_to(x[:, None, :, None], (h, 2, w, 2, c)).reshape(2 * h, 2 * w, c)
+
+
+def downsample(x: jax.Array) -> jax.Array:
+    """Mean of 2 x 2, half the size."""
+    h, w, c = x.shape
+    return jnp.mean(x.reshape(h // 2, 2, w // 2, 2, c), (1, 3))
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, seen: jax.Array | None = None) -> jax.Array:
+    """Attention over (L, heads, channels), softmax in float32 or better: all attention of all networks.
+
+    Query i takes part in key j where `seen` (queries, keys) is True; everywhere without it. Accelerators take JAX's own
+    attention, which has fused kernels there. On a CPU it has none: here the weights are divided by their sum after they
+    have met the values, which spares a pass over (heads, queries, keys): a DiT takes a fifth less time for it.
+    """
+    if jax.default_backend() != "cpu":
+        return jax.nn.dot_product_attention(q, k, v, mask=None if seen is None else seen[None])
+    scale = q.shape[-1] ** -0.25
+    logits = jnp.einsum("qhc,khc->hqk", q * scale, k * scale)
+    logits = logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    logits = logits if seen is None else jnp.where(seen, logits, -jnp.inf)
+    weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, -1, keepdims=True)))
+    out = jnp.einsum("hqk,khc->hqc", weights.astype(v.dtype), v) / jnp.sum(weights, -1, keepdims=True)
+    return jnp.moveaxis(out, 0, 1).astype(v.dtype)
+
+
+def causal(length: int) -> jax.Array:
+    """What each of `length` positions sees if it sees itself and those before it."""
+    return jnp.tril(jnp.ones((length, length), bool))
+
+
+def perturbed_attention(q: jax.Array, k: jax.Array, v: jax.Array, own: jax.Array, sides: Any, how: Any) -> jax.Array:
+    """Self-attention of a feature map of `sides`, made worse as `how` says (a `Perturbation`; None for not at all).
+
+    `own` are the values of the map itself, which an identity in the place of its attention returns.
+    """
+    if how is None:
+        return attend(q, k, v)
+    out = attend(blurred(q, sides, how.blur), k, v)
+    return out + jnp.asarray(how.attention, out.dtype) * (own - out)
+
+
+def blurred(q: jax.Array, sides: tuple[int, int], std: Any) -> jax.Array:
+    """Queries (H W, heads, channels) blurred over the pixels by a Gaussian of `std` pixels, normalised at the edges."""
+
+    def weights(side):
+        gap = jnp.arange(side)[:, None] - jnp.arange(side)
+        return jax.nn.softmax(-0.5 * (gap / jnp.maximum(std, 1e-3)) ** 2).astype(q.dtype)
+
+    rows, columns = map(weights, sides)
+    grid = jnp.einsum("ai,bj,ijhc->abhc", rows, columns, q.reshape(*sides, *q.shape[1:]))
+    return grid.reshape(q.shape)
+
+
+class ResBlock(nn.Module):
+    """GroupNorm, SiLU, conv; embedding by AdaGN (GN(h) (1 + scale) + shift) or by addition; GroupNorm, SiLU, conv."""
+
+    features: int
+    resample: Any = None  # None, upsample or downsample, applied after the first normalisation and to the skip
+    scale_shift: bool = True
+    dropout: float = 0.0
+    groups: int = 32
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x, emb, train=False):
+        h = nn.silu(GroupNorm(self.groups, name="in_layers_0")(x))
+        if self.resample is not None:
+            h, x = self.resample(h), self.resample(x)
+        h = Conv(self.features, dtype=self.dtype, name="in_layers_2")(h)
+
+        width = self.features * (2 if self.scale_shift else 1)
+        emb = Dense(width, dtype=self.dtype, name="emb_layers_1")(nn.silu(emb))
+        norm = GroupNorm(self.groups, name="out_layers_0")
+        if self.scale_shift:
+            scale, shift = jnp.split(emb, 2)
+            h = norm(h) * (1 + scale) + shift
+        else:
+            h = norm(h + emb)
+        h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))
+        h = Conv(self.features, kernel_init=zeros, dtype=self.dtype, name="out_layers_3")(h)
+        if x.shape[-1] != self.features:
+            x = Conv(self.features, size=1, dtype=self.dtype, name="skip_connection")(x)
+        return x + h
+
+
+class AttentionBlock(nn.Module):
+    """Self-attention over the pixels of one image, added to it; they attend to a `context` (L, width) too, if given.
+
+    `new_order` splits the projection into q, k, v before the heads; most of OpenAI's released models split the heads
+    first.
+    """
+
+    heads: int
+    new_order: bool = False
+    groups: int = 32
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x, perturbation=None, context=None):
+        h, w, c = x.shape
+        qkv = GroupNorm(self.groups, name="norm")(x.reshape(h * w, c))
+        qkv = Dense(3 * c, dtype=self.dtype, name="qkv")(qkv)
+        if self.new_order:
+            q, k, v = jnp.moveaxis(qkv.reshape(h * w, 3, self.heads, -1), 1, 0)
+        else:
+            q, k, v = jnp.moveaxis(qkv.reshape(h * w, self.heads, 3, -1), 2, 0)
+        own = v
+        if context is not None:
+            pair = Dense(2 * c, dtype=self.dtype, name="encoder_kv")(context).reshape(len(context), self.heads, 2, -1)
+            k, v = (jnp.concatenate([pair[:, :, i], a]) for i, a in enumerate((k, v)))
+        out = perturbed_attention(q, k, v, own, (h, w), perturbation)
+        out = Dense(c, kernel_init=zeros, dtype=self.dtype, name="proj_out")(out.reshape(h * w, c))
+        return x + out.reshape(h, w, c)
+
+
+class AttentionPool(nn.Module):
+    """CLIP's attention pooling: the mean token, with a learned position, attends to all pixels."""
+
+    features: int
+    heads: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x):
+        h, w, c = x.shape
+        position = self.param("positional_embedding", nn.initializers.normal(c**-0.5), (h * w + 1, c))
+        tokens = x.reshape(h * w, c)
+        tokens = jnp.concatenate([jnp.mean(tokens, 0, keepdims=True), tokens]) + position.astype(x.dtype)
+        qkv = Dense(3 * c, dtype=self.dtype, name="qkv_proj")(tokens)
+        q, k, v = jnp.moveaxis(qkv.reshape(h * w + 1, 3, self.heads, -1), 1, 0)
+        pooled = attend(q[:1], k, v).reshape(c)
+        return Dense(self.features, dtype=self.dtype, name="c_proj")(pooled)
+
+
+def training_options(apply: Any, key: Any) -> dict[str, Any]:
+    """What `apply` of a Linen module with dropout is given to train: `train=True` and the key of its masks.
+
+    Modules say so by a field `dropout`, the rate. A function of one's own decides for itself.
+    """
+    module = apply.__self__ if isinstance(apply, types.MethodType) else None
+    if not isinstance(module, nn.Module):
+        return {}
+    rate = {f.name: vars(module)[f.name] for f in dataclasses.fields(module) if f.name == "dropout"}.get("dropout", 0.0)
+    return {"train": True, "rngs": {"dropout": jax.random.fold_in(key, 1)}} if rate > 0 else {}

@@ -1,0 +1,56 @@
+"""One way to open every folder of models: of training, of `convert`, of diffusers as it was downloaded."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from guidance_jax.core import Refused
+from guidance_jax.models.network import Network
+from guidance_jax.zoo.diffusers.folder import INDEX, load_diffusers
+from guidance_jax.zoo.networks import load_network
+from guidance_jax.zoo.pipeline import Pipeline
+from guidance_jax.zoo.pipeline_parts import ABOUT, PipelineParts
+
+T = TypeVar("T")
+
+
+def load(folder: str | Path, kind: type[T] | None = None, dtype: str | None = None, remat: bool = False) -> T:
+    """What a folder holds: a network with its EMA parameters, or a `Pipeline` of several parts.
+
+    Args:
+      folder: a checkpoint of training, `save`, `save_params` or `guidance-jax convert`, on any number of devices: its
+        network. A folder with a `denoiser` of these, or one downloaded from diffusers (`load_diffusers` has more
+        options): a `Pipeline`. A folder with a `model` of tokens: that.
+      kind: what to expect, `Network`, `NoisyClassifier` or `Pipeline` for example; None takes whatever is there.
+      dtype: the type in which networks compute, such as "bfloat16"; parameters of a network and guidance stay float32.
+      remat: compute residual blocks again in gradients through the network, which then need less memory.
+
+    Raises:
+      Refused: a missing, foreign, damaged or unfinished checkpoint, or one of another kind; parameters that are not
+        those of their network, or not finite.
+    """
+    folder = Path(folder)
+    model: Any
+    if (folder / INDEX).exists():
+        model = load_diffusers(folder, dtype, remat=remat)
+    elif is_pipeline(folder):
+        model = PipelineParts.read(folder).assemble(dtype, remat)
+    elif not (folder / "config.json").exists() and denoiser_in(folder).is_dir():
+        model = load_network(denoiser_in(folder), dtype, remat)
+        model = Pipeline(model, clip=1.0) if isinstance(model, Network) else model
+    else:
+        model = load_network(folder, dtype, remat)
+    if kind is not None and not isinstance(model, kind):
+        raise Refused(f"{folder} holds a {type(model).__name__}, expected a {kind.__name__}; pass the folder of that")
+    return model
+
+
+def denoiser_in(folder: str | Path) -> Path:
+    """The folder of the denoiser among trained models: `denoiser`, or `model` of sequences."""
+    folder = Path(folder)
+    return folder / "model" if (folder / "model" / "config.json").exists() else folder / "denoiser"
+
+
+def is_pipeline(folder: str | Path) -> bool:
+    """Whether a folder holds more than networks of pictures or sequences: an autoencoder, text encoders."""
+    folder = Path(folder)
+    return any((folder / name).exists() for name in (INDEX, ABOUT, "autoencoder", "denoiser/tokenizer.json"))

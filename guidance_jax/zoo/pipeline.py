@@ -1,0 +1,159 @@
+"""A whole text- or class-conditional model: denoiser, autoencoder, text encoders, grid of timesteps."""
+
+import dataclasses
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from guidance_jax.core import Level, Refused
+from guidance_jax.models.network import Network
+from guidance_jax.schedules import grid
+from guidance_jax.zoo.latent import Autoencoder, TextEncoder
+from guidance_jax.zoo.layers import timestep_embedding
+from guidance_jax.zoo.tokenizer import Tokenizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Pipeline:
+    """What a downloaded model consists of; `model` is a `Network`, so every method of the library takes it.
+
+        cond, null = pipeline.conditions(["a red cat"] * 4), pipeline.null("blurry")
+        guided = CFG(pipeline.model, null, scale=5.0)
+        latents = generate(keys(0, 4), Reverse(guided, DDIM()), pipeline.levels(30), pipeline.shape, cond)
+        pictures = pipeline.decode(latents)
+
+    Attributes:
+      model: the denoiser of latents.
+      autoencoder: pictures of them; None for a model of pictures.
+      text: the encoders of captions, none for a model of classes, or one that encodes captions itself.
+      tokenizer: of a denoiser that encodes captions itself, GLIDE's.
+      grid: the timesteps it is sampled at, a table of a function of `schedules`; None for uniform levels.
+      clip: the radius of the clean estimate, None for no clipping.
+      classes: the names of the classes, where they are known.
+      sizes: how many numbers (sides of the picture, crop, sides wanted) are embedded and join the pooled text, each as
+        so many entries; 0 for none.
+      zero_empty: an empty negative caption is a condition of zeros (XL).
+    """
+
+    model: Network
+    autoencoder: Autoencoder | None = None
+    text: tuple[TextEncoder, ...] = ()
+    tokenizer: Tokenizer | None = None
+    grid: Mapping[str, Any] | None = None
+    clip: float | None = None
+    classes: tuple[str, ...] = ()
+    sizes: int = 0
+    zero_empty: bool = False
+
+    @property
+    def domain(self) -> Any:
+        """That of the denoiser."""
+        return self.model.domain
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one sample of the denoiser."""
+        return self.domain.shape
+
+    @property
+    def captions(self) -> bool:
+        """Whether it is conditional on captions."""
+        return bool(self.text) or self.tokenizer is not None
+
+    def levels(self, steps: int) -> Level:
+        """The levels of `steps` steps on the model's own grid."""
+        return grid(self.domain.schedule, steps, self.grid)
+
+    def resized(self, height: int, width: int) -> "Pipeline":
+        """The same for pictures of another size, in pixels.
+
+        Raises:
+          Refused: a model of one size alone, sides that its U-Net cannot halve.
+        """
+        if not self.text or self.autoencoder is None:
+            raise Refused("the model makes pictures of the size it was trained for; leave the size out")
+        factor = self.autoencoder.factor
+        if height % (8 * factor) or width % (8 * factor) or min(height, width) < 1:
+            raise Refused(f"height and width are multiples of {8 * factor}, got {height} x {width}")
+        shape = (height // factor, width // factor, self.shape[-1])
+        context = tuple((k, (height, width, 3) if k == "image" else v) for k, v in self.domain.context)
+        domain = dataclasses.replace(self.domain, shape=shape, context=context)
+        return dataclasses.replace(self, model=dataclasses.replace(self.model, domain=domain))
+
+    def conditions(self, asked: Any) -> Any:
+        """The conditions of captions, one call of the text encoders for each; of classes by number or name, (n,).
+
+        Args:
+          asked: a list of captions, or of classes; one alone is a list of one.
+
+        Raises:
+          Refused: a caption for a model of classes, a name that it does not know, a caption that is too long.
+        """
+        if isinstance(asked, str) or np.ndim(asked) == 0:  # a caption is no list of letters
+            asked = [asked]
+        if not self.captions:
+            return np.asarray([self.label(one) for one in asked], np.int32)
+        if not all(isinstance(one, str) for one in asked):
+            raise Refused(f"the model is conditional on captions, got {asked!r}; write conditions(['a red cat'])")
+        if self.tokenizer is not None:
+            return self.model.encoded(self.tokenizer(asked))
+        states = [encoder(asked) for encoder in self.text]
+        found = {"context": jnp.concatenate([s["context"] for s in states], -1)}
+        if self.sizes:
+            pooled = states[-1]["pooled"]
+            found["vector"] = jnp.concatenate([pooled, jnp.broadcast_to(self.size(), (len(asked), 6 * self.sizes))], -1)
+        return found
+
+    def null(self, negative: str = "") -> Any:
+        """The condition that means "unconditional", of one sample: a negative caption may stand in its place.
+
+        Raises:
+          Refused: a negative caption for a model of classes, or one without a null label.
+        """
+        if self.captions:
+            row = jax.tree.map(lambda a: a[0], self.conditions([negative]))
+            if self.zero_empty and not negative:
+                row = jax.tree.map(jnp.zeros_like, row)
+                row["vector"] = row["vector"].at[-6 * self.sizes :].set(self.size())
+            return row
+        if negative:
+            raise Refused("a negative caption needs a model of captions, this one is conditional on classes")
+        if self.domain.null_label is None:
+            raise Refused("the model has no null label: it was trained without conditioning dropout")
+        return np.int32(self.domain.null_label)
+
+    def size(self) -> Any:
+        """The embedded sizes: sides of the picture, crop at (0, 0), sides wanted."""
+        factor = 1 if self.autoencoder is None else self.autoencoder.factor
+        height, width = (factor * n for n in self.shape[:2])
+        numbers = jnp.asarray([height, width, 0, 0, height, width], jnp.float32)
+        return jax.vmap(lambda n: timestep_embedding(n, self.sizes))(numbers).reshape(-1)
+
+    def label(self, asked: Any) -> int:
+        """A class by its number or its name.
+
+        Raises:
+          Refused: a name or a number that the model does not know.
+        """
+        if isinstance(asked, str) and asked in self.classes:
+            return self.classes.index(asked)
+        try:
+            number = int(asked) if isinstance(asked, str) else operator.index(asked)
+        except (TypeError, ValueError):
+            raise Refused(
+                f"there is no class called {str(asked)[:40]!r}; the model knows {len(self.classes)} names"
+            ) from None
+        known = self.domain.num_classes
+        if isinstance(asked, bool) or (
+            known is not None and not 0 <= number <= max(known - 1, self.domain.null_label or 0)
+        ):
+            raise Refused(f"there is no class called {str(asked)[:40]!r}; they go from 0 to {known - 1}")
+        return number
+
+    def decode(self, latents: Any, tile: int | None = None) -> np.ndarray:
+        """Pictures in [-1, 1] of what the denoiser makes; `tile` as in `Autoencoder.decode`."""
+        return np.asarray(latents) if self.autoencoder is None else self.autoencoder.decode(latents, tile)

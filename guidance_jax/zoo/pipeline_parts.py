@@ -1,0 +1,132 @@
+"""Pipelines on disk and in memory: their parts, each a checkpoint of its own, and what holds them together.
+
+DIR/denoiser  DIR/autoencoder  DIR/text  DIR/text_2    checkpoints, as `load` reads them
+DIR/pipeline.json                                      the grid, the names of classes, what negatives mean
+"""
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from guidance_jax.checkpoints.config import build, build_parts, check_fields, read_config
+from guidance_jax.checkpoints.flat import save_flat
+from guidance_jax.checkpoints.store import read_params, save_params
+from guidance_jax.core import Refused
+from guidance_jax.files import write_whole
+from guidance_jax.models.network import Network
+from guidance_jax.untrusted import plain_name, read_json, whole_number
+from guidance_jax.zoo.glide.network import GLIDEUNet
+from guidance_jax.zoo.latent import Autoencoder, TextEncoder
+from guidance_jax.zoo.networks import restore
+from guidance_jax.zoo.pipeline import Pipeline
+from guidance_jax.zoo.tokenizer import Tokenizer
+
+ABOUT = "pipeline.json"
+WRITERS = {"safetensors": save_flat, "orbax": save_params}
+PARTS = re.compile(r"denoiser|autoencoder|text(_\d)?")  # folders that are parts; others may lie beside them
+
+
+@dataclasses.dataclass
+class PipelineParts:
+    """What a pipeline is made of, before anything is built.
+
+    Attributes:
+      pipeline: fields of `Pipeline` that are no parts.
+      parts: (configuration, parameters) by name: denoiser, autoencoder, text, text_2.
+      tokenizers: by the name of the part that they belong to.
+    """
+
+    pipeline: dict[str, Any]
+    parts: dict[str, tuple[dict[str, Any], Any]] = dataclasses.field(default_factory=dict)
+    tokenizers: dict[str, Tokenizer] = dataclasses.field(default_factory=dict)
+
+    def assemble(self, dtype: str | None = None, remat: bool = False) -> Pipeline:
+        """The pipeline, once: the arrays of the parts are used up.
+
+        Args:
+          dtype: the type of the denoiser and of the text encoders, parameters and computation; None for float32. The
+            autoencoder stays float32: those of Stable Diffusion overflow in less.
+          remat: blocks of the denoiser are computed again in gradients through it.
+
+        Raises:
+          Refused: no denoiser among the parts; parts that are not what their names say; a tokenizer with more tokens
+            than its encoder knows.
+        """
+        self.check()
+        found: dict[str, Any] = {}
+        tokenizer = self.tokenizers.get("denoiser")
+        if tokenizer is not None and "denoiser" in self.parts:
+            network = build_parts(self.parts["denoiser"][0]).network
+            tokenizer = tokenizer.within(network.vocabulary if isinstance(network, GLIDEUNet) else 0, padding=True)
+        for name in list(self.parts):
+            about, params = self.parts.pop(name)
+            found[name] = restore(
+                name, about, params, None if name == "autoencoder" else dtype, remat and name == "denoiser", cast=True
+            )
+        model, autoencoder = found.get("denoiser"), found.get("autoencoder")
+        if not isinstance(model, Network) or not isinstance(autoencoder, Autoencoder | None):
+            raise Refused(f"a pipeline has a denoiser, got {', '.join(found) or 'nothing'}")
+        text = []
+        for name in sorted(n for n in found if n.startswith("text")):
+            encoder, own = found[name], self.tokenizers.get(name)
+            if not isinstance(encoder, TextEncoder):
+                raise Refused(f"{name} holds a {type(encoder).__name__}, expected a text encoder; remove that folder")
+            own = own if own is None else own.within(encoder.network.vocabulary)
+            text.append(dataclasses.replace(encoder, tokenizer=own))
+        pixels = {"clip": 1.0} if autoencoder is None else {}  # pictures fill [-1, 1]; latents do not say
+        about = {**pixels, **self.pipeline, "classes": tuple(self.pipeline.get("classes", ()))}
+        return Pipeline(model, autoencoder, tuple(text), tokenizer, **about)
+
+    def check(self) -> None:
+        """Raise unless `pipeline` has fields of a `Pipeline`, and the configurations describe objects.
+
+        Raises:
+          Refused: the first that is not as it should be.
+        """
+        about: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in self.pipeline.items()}
+        check_fields(Pipeline, {"model": None, **about}, ("autoencoder", "text", "tokenizer"), unchecked=("model",))
+        if "sizes" in about:
+            whole_number(about, "sizes", "the pipeline", least=0)
+        if (about.get("clip") or 0) < 0:
+            raise Refused(f"the pipeline has clip = {about['clip']}, expected a radius that is not negative")
+        for option, value in dict(about.get("grid") or {}).items():
+            if not isinstance(build(value), str | int | float | None):
+                raise Refused(f"the grid of a pipeline has {option[:80]} = {value!r}, expected a number or a name")
+        for name, (about, _) in self.parts.items():
+            build_parts(about, plain_name(name, "the pipeline"))
+
+    def write(self, out: Path, to: str = "safetensors") -> None:
+        """Each part into a folder of `out`.
+
+        Raises:
+          Refused: a folder that is not empty, an unknown format; nothing of that part is written then. Names and
+            configurations that are not as they should be: nothing is written at all.
+        """
+        if to not in WRITERS:
+            raise Refused(f"to is one of {', '.join(WRITERS)}, got {to!r}")
+        self.check()
+        for name, (about, params) in self.parts.items():
+            WRITERS[to](out / name, params, about)
+            if name in self.tokenizers:
+                self.tokenizers[name].save(out / name)
+        write_whole(out / ABOUT, lambda file: file.write(json.dumps(self.pipeline, indent=1).encode()))
+
+    @classmethod
+    def read(cls, folder: Path) -> "PipelineParts":
+        """What `write` wrote.
+
+        Raises:
+          Refused: a missing or damaged part.
+        """
+        about = folder / ABOUT
+        own = cls(read_json(about) if about.exists() else {})
+        for path in sorted(p for p in folder.iterdir() if (p / "config.json").exists()):
+            if PARTS.fullmatch(path.name):
+                found = read_config(path)
+                own.parts[path.name] = found, read_params(path)
+                if (path / "tokenizer.json").exists():
+                    length = {"length": found["network"].get("length") or (found["domain"] or {}).get("text_length")}
+                    own.tokenizers[path.name] = Tokenizer.clip(path, whole_number(length, "length", path))
+        return own

@@ -1,0 +1,114 @@
+"""The package's transformers as denoisers, language models and prefix classifiers: the glue of flax, in one place."""
+
+from functools import partial
+from typing import Any
+
+from guidance_jax.core import Refused
+from guidance_jax.discrete.density_ratio import NeighbourClassifier
+from guidance_jax.discrete.network import HiddenNetwork
+from guidance_jax.discrete.nos import ValueHead
+from guidance_jax.discrete.process import Process
+from guidance_jax.embeddings.network import EmbeddingNetwork
+from guidance_jax.models.domain import Domain
+from guidance_jax.models.network import NoisyClassifier
+from guidance_jax.text.language_model import LanguageModel
+from guidance_jax.text.prefix import PrefixClassifier
+from guidance_jax.text.sequence import LeftToRight
+from guidance_jax.zoo.transformer import GPT2, Transformer
+
+
+def _encode(network, params, x, t, cond, previous=None):
+    return network.apply(params, x, t, cond, previous, method="encode")
+
+
+def _decode(network, params, h, t, cond):
+    return network.apply(params, h, method="decode")
+
+
+def token_model(network: Transformer, params: Any, process: Process, domain: Domain | None = None) -> HiddenNetwork:
+    """A `Transformer` as a denoiser of tokens with hidden states."""
+    return HiddenNetwork(params, Partial(_encode, network), Partial(_decode, network), process, domain)
+
+
+def _value(network, params, h):
+    return network.apply(params, h, method="value")
+
+
+def value_head(model: HiddenNetwork) -> ValueHead:
+    """The value head that `model` was trained with, as a value for `NOS`.
+
+    Raises:
+      Refused: a model without one.
+    """
+    network = model.encode.args[0]  # type: ignore[attr-defined]
+    if not network.values:
+        raise Refused("the model was trained without a value head; train it with value_weight > 0")
+    return ValueHead(model.params, Partial(_value, network))
+
+
+def _classify(network, params, x, t):
+    return network.apply(params, network.apply(params, x, t, method="encode"), method="value")
+
+
+def token_classifier(network: Transformer, params: Any, domain: Domain | None = None) -> NoisyClassifier:
+    """A `Transformer` with `values` classes as a classifier of corrupted tokens, or of one-hot vectors."""
+    return NoisyClassifier(params, Partial(_classify, network), domain, batched=False)
+
+
+def _neighbours(network, classes, params, x, t):
+    return network.apply(params, x, t).reshape(len(x), -1, classes)
+
+
+def neighbour_classifier(network: Transformer, params: Any, classes: int) -> NeighbourClassifier:
+    """A `Transformer` with V times `classes` outputs as the classifier of all neighbours of masked tokens."""
+    return NeighbourClassifier(params, Partial(_neighbours, network, classes))
+
+
+def embedding_model(network: Transformer, params: Any, table: Any, domain: Domain | None = None) -> EmbeddingNetwork:
+    """A `Transformer` as a denoiser of embeddings by score interpolation, with hidden states."""
+    encode, decode = Partial(_encode, network), Partial(_decode, network)
+    return EmbeddingNetwork(params, table, encode=encode, decode=decode, domain=domain)
+
+
+def _step(network, params, token, position, cache, cond):
+    return network.apply(params, token, position, cache, cond, method="step")
+
+
+def _blank(network, length):
+    return network.blank(length)
+
+
+def language_model(network: GPT2, params: Any, first: int = 0, domain: Domain | None = None) -> LanguageModel:
+    """`GPT2` as a denoiser of the next token; every sequence starts with the token `first`."""
+    process = LeftToRight(network.vocabulary, first)
+    return LanguageModel(params, Partial(_step, network), Partial(_blank, network), process, network.context, domain)
+
+
+def _read(network, params, token, position, cache):
+    logits, _, cache = network.apply(params, token, position, cache, method="step")
+    return logits, cache
+
+
+def _whole(network, params, x):
+    return network.apply(params, x)[0]
+
+
+def _empty(network, length):
+    return network.blank(length)[0]
+
+
+def prefix_classifier(network: GPT2, params: Any) -> PrefixClassifier:
+    """`GPT2` with `outputs` classes as a classifier of prefixes."""
+    return PrefixClassifier(
+        params, Partial(_read, network), Partial(_empty, network), network.outputs, Partial(_whole, network)
+    )
+
+
+class Partial(partial):
+    """`functools.partial` that is equal to another of the same function and network, so that nothing retraces."""
+
+    def __eq__(self, other):
+        return isinstance(other, Partial) and (self.func, self.args) == (other.func, other.args)
+
+    def __hash__(self):
+        return hash((self.func, self.args))

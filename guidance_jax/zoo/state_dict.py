@@ -1,0 +1,56 @@
+"""What readers of other people's state dicts share: what must be told, and what is found."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from guidance_jax.core import Refused
+from guidance_jax.models.domain import Domain
+from guidance_jax.models.parameterizations import Parameterization
+from guidance_jax.schedules import Schedule
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a state dict does not say. `None` is unknown; one of the two counts of heads is enough.
+
+    `family` tells latent transformers apart: DiT, SiT, REPA or LightningDiT. `null_label` is False for one whose label
+    table has no row for "unconditional", because it was trained without conditioning dropout.
+    """
+
+    image_size: int | None = None
+    schedule: Schedule | None = None
+    num_heads: int | None = None
+    num_head_channels: int | None = None
+    use_new_attention_order: bool | None = None
+    family: str | None = None
+    null_label: bool | None = None
+
+    def filled(self, other: "Options") -> "Options":
+        """Fields that are None here come from `other`; heads and their channels count as one field."""
+        own = {k: v for k, v in vars(self).items() if v is not None}
+        if {"num_heads", "num_head_channels"} & own.keys():
+            other = dataclasses.replace(other, num_heads=None, num_head_channels=None)
+        return dataclasses.replace(other, **own)
+
+
+UNKNOWN = Options()
+
+
+@dataclasses.dataclass(frozen=True)
+class Recognized:
+    """A network with its parameters and what it was trained for; no parameterization: a classifier."""
+
+    network: Any
+    params: Any
+    domain: Domain
+    parameterization: Parameterization | None
+
+
+def shape_of(shapes: Mapping[str, tuple[int, ...]], name: str, axes: int) -> tuple[int, ...]:
+    """The shape of a tensor that must be there, with so many axes."""
+    if name not in shapes:
+        raise Refused(f"the checkpoint has no tensor {name}, which every network of this kind has")
+    if len(shapes[name]) != axes:
+        raise Refused(f"the tensor {name} has shape {shapes[name]}, expected {axes} axes")
+    return shapes[name]
