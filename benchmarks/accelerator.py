@@ -1,11 +1,11 @@
-"""What do guided steps cost on whatever is here?   python benchmarks/accelerator.py [--minutes 10] [--out FILE]
+"""What do guided steps cost on whatever is here?   python -m benchmarks.accelerator [--minutes 10] [--out FILE]
 
 On an accelerator the networks have their published sizes: ADM 64 x 64 with its classifier, DiT-XL/2 with CFG, SDXL's
 U-Net with CFG, a token model with CFG; in float32 and bfloat16, from one sample to the largest batch that fits. On a
 CPU the same in a tiny form, in float32 (DiT-S/2 has 33 M parameters). Each row: seconds a step, samples a second (of as
-many steps as the setting says), the share of the largest matrix product measured here, the memory foretold and as
-compiled. Beside it, where PyTorch and diffusers are installed, diffusers' own DiT and U-Net, eager and compiled, on the
-same device, alternately. Then the laws of sampling are run on the device. Weights are random.
+many steps as the setting says), the share of the largest matrix product measured here, the memory as compiled. Beside
+it, where PyTorch and diffusers are installed, diffusers' own DiT and U-Net, eager and compiled, on the same device,
+alternately. Then the laws of sampling are run on the device. Weights are random.
 """
 
 import argparse
@@ -20,10 +20,9 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from timing import alternate, write
 
 import guidance_jax as gj
-from guidance_jax.footprint import inner
+from benchmarks.timing import alternate, write
 from guidance_jax.sample import _generate
 from guidance_jax.zoo.adm.network import ADMClassifier, ADMUNet
 from guidance_jax.zoo.dit.network import DiT
@@ -111,7 +110,9 @@ def flops(program):
             total += 2 * out * math.prod(equation.invars[0].aval.shape[i] for i in contracted)
         elif name in ("conv_general_dilated", "conv2d_in_scan"):
             total += 2 * out * math.prod(equation.invars[1].aval.shape[:-1])
-        within = [flops(body) for body in inner(equation)]
+        parts = [one for v in equation.params.values() for one in (v if isinstance(v, tuple | list) else (v,))]
+        within = [flops(one.jaxpr) for one in parts if isinstance(one, jax.extend.core.ClosedJaxpr)]
+        within += [flops(one) for one in parts if isinstance(one, jax.extend.core.Jaxpr)]
         total += (max(within) if name == "cond" else sum(within)) * equation.params.get("length", 1) if within else 0
     return total
 
@@ -141,10 +142,7 @@ def row(kernel, domain, cond, n, best, seconds):
     begin = time.perf_counter()
     compiled = gj.memory(*given)
     record = {"batch": n, "compile, s": round(time.perf_counter() - begin, 2)}
-    record |= {
-        "memory, MiB": round(sum(compiled) / 2**20),
-        "foretold, MiB": round(sum(gj.memory(*given, compiled=False)) / 2**20),
-    }
+    record["memory, MiB"] = round(sum(compiled) / 2**20)
     step = median(lambda: gj.generate(given[1], kernel, levels, domain.shape, cond), seconds) / STEPS
     program = jax.make_jaxpr(lambda k, c: _generate(given[1], k, levels, domain.shape, c, None))(kernel, cond).jaxpr
     record |= {"step, s": step, "samples a second": n / step / SAMPLE_STEPS}

@@ -1,6 +1,6 @@
 """What AdaptiveGuidance spares on the digits that ship, and how far it is from CFG.
 
-    python benchmarks/adaptive_guidance.py --out benchmarks/results/adaptive_guidance.json
+    python -m benchmarks.adaptive_guidance --out benchmarks/results/adaptive_guidance.json
 
 For each threshold: the share of unconditional calls that are left out, and the distance to CFG's samples, in units of
 the distance between CFG and the conditional model. The paper (arXiv 2312.12487) reports 25 % of all calls spared, that
@@ -12,9 +12,9 @@ import argparse
 import jax
 import jax.numpy as jnp
 import numpy as np
-from timing import write
 
 import guidance_jax as gj
+from benchmarks.timing import write
 from guidance_jax.guidance import AdaptiveGuidance
 
 

@@ -1,6 +1,6 @@
 """NOS beside best-of-n at equal calls, tuned: a mouse antibody's framework, redesigned to be human.
 
-    python benchmarks/antibodies.py [--data FOLDER] [--out FILE]
+    python -m benchmarks.antibodies [--data FOLDER] [--out FILE]
 
 AntiBERTy fills in the framework, its species head guides. Every method spends about 48 calls a sample. Its strength is
 the one of highest p(human) on a validation seed among those that Sapiens, which guides nothing, finds no less natural
@@ -13,10 +13,10 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-from sweep import VALIDATION, Family, estimates, family, sweep
 
 import guidance_jax as gj
 from antibodies import FLOW, PARENT, Task, human, in_parts, judges, methods
+from benchmarks.sweep import VALIDATION, Family, estimates, family, sweep
 from guidance_jax.discrete import NOS
 from released.antibodies import AntiBERTy
 

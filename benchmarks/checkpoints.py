@@ -1,4 +1,4 @@
-"""Do networks of OpenAI's real sizes convert and agree?  python benchmarks/checkpoints.py [--only NAME] [--out FILE]
+"""Do networks of OpenAI's real sizes convert and agree?  python -m benchmarks.checkpoints [--only NAME] [--out FILE]
 
 For each release: its network in PyTorch with random weights, saved as a `.pt`; what `guidance-jax convert` does, on
 that file; then both on the same input. Agreement is the largest difference over the largest entry, of the output and,
@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from timing import write
-from torch_mirrors import RELEASES, Classifier, randomised
 
 import guidance_jax as gj
+from benchmarks.timing import write
+from benchmarks.torch_mirrors import RELEASES, Classifier, randomised
 from guidance_jax.checkpoints.config import build, read_config
 from guidance_jax.zoo.convert import converted
 from guidance_jax.zoo.load import load

@@ -1,6 +1,6 @@
 """Why classifier guidance failed here on Fashion-MNIST, and its trade-off once mended.
 
-    python benchmarks/classifier_guidance.py --out FILE
+    python -m benchmarks.classifier_guidance --out FILE
 
 The diffusion model, the classifier (3,000 steps) and the judge come from `fashion.py`; an early classifier (800 steps,
 as it was when guidance failed) is trained beside it. Both are examined level by level on held-out images; then each
@@ -16,10 +16,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from fashion import DATA, MODELS, RECIPE, models
-from timing import write
 
 import guidance_jax as gj
+from benchmarks.fashion import DATA, MODELS, RECIPE, models
+from benchmarks.timing import write
 from guidance_jax.app.recipe import train_classifier
 from guidance_jax.datasets.idx import FASHION, idx
 from guidance_jax.metrics.calibration import by_level

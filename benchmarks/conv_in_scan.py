@@ -1,10 +1,10 @@
-"""What does the hand-written transpose of a convolution save inside `lax.scan`?  python benchmarks/conv_in_scan.py"""
+"""What does the hand-written transpose of a convolution save inside `lax.scan`?  python -m benchmarks.conv_in_scan"""
 
 import argparse
 
 import jax
-from timing import alternate, write
 
+from benchmarks.timing import alternate, write
 from guidance_jax.zoo.convolution import conv2d
 
 

@@ -1,4 +1,4 @@
-"""Guided edits against a genetic algorithm at equal objective calls:  python benchmarks/ehrlich.py [--out FILE]
+"""Guided edits against a genetic algorithm at equal objective calls:  python -m benchmarks.ehrlich [--out FILE]
 
 Ehrlich functions, V = 32, L = 32, 4 motifs of 4. Every method starts from the same random feasible sequences and gets
 the same number of calls per round. LaMBO-2 and NOS retrain a denoiser with a value head on what is known so far.
@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tables
-from timing import write
 
 import guidance_jax as gj
+from benchmarks import tables
+from benchmarks.timing import write
 from guidance_jax.discrete import NOS, LaMBO
 from guidance_jax.oracles import Ehrlich
 from guidance_jax.training.token_losses import TokenDenoising, squared

@@ -1,4 +1,4 @@
-"""The authors' own optimizers on our Ehrlich functions.  python benchmarks/ehrlich_official.py --functions FILE
+"""The authors' own optimizers on our Ehrlich functions.  python -m benchmarks.ehrlich_official --functions FILE
 
 The functions come from `ehrlich.py --write-functions FILE`. Needs neither JAX nor this package, but, in an environment
 of its own, pytorch-holo 0.0.5, pytorch-cortex 0.0.4, beignet, boto3, lightning-cloud 0.5.70, setuptools below 80, numpy

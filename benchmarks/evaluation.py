@@ -1,4 +1,4 @@
-"""Do Inception-v3 and the measures agree with torch-fidelity?  python benchmarks/evaluation.py [--out FILE]
+"""Do Inception-v3 and the measures agree with torch-fidelity?  python -m benchmarks.evaluation [--out FILE]
 
 torch-fidelity's Inception on its own random initialisation, converted, on the same random images; then FID, Inception
 score, precision, recall and kernel distance of both libraries on the same features. Needs the `bench` extra.
@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 import torch_fidelity
-from timing import write
 from torch_fidelity import feature_extractor_inceptionv3 as theirs
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
+from benchmarks.timing import write
 from guidance_jax.checkpoints.tensors import fitted
 from guidance_jax.metrics.frechet import frechet_distance
 from guidance_jax.metrics.inception import InceptionExtractor

@@ -1,4 +1,4 @@
-"""The models that `quality.py` compares on Fashion-MNIST:  python benchmarks/fashion.py [--data DIR] [--models DIR]
+"""The models that `quality.py` compares on Fashion-MNIST:  python -m benchmarks.fashion [--data DIR] [--models DIR]
 
 60,000 real 28 x 28 images; a U-Net trained with conditioning dropout, a weaker one for autoguidance, a noisy
 classifier, a clean classifier as it might come off the shelf, and two judges, which are none of them: one chooses the

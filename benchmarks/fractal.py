@@ -1,6 +1,6 @@
 """Autoguidance against CFG on a fractal in the plane, after Karras et al. 2024 (arXiv 2406.02507, section 3):
 
-    python benchmarks/fractal.py [--out FILE] [--picture FILE]
+    python -m benchmarks.fractal [--out FILE] [--picture FILE]
 
 Two classes, each a branching tree of Gaussians with exact density. A main model of class A, a smaller and less trained
 one of class A (autoguidance's bad version), one of both classes of the same small size (CFG's unconditional model), all
@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from timing import write
 
 import guidance_jax as gj
+from benchmarks.timing import write
 from guidance_jax.models.parameterizations import EDM
 
 SIGMA_DATA, WIDTHS, ITERATIONS = 0.5, {"main": 64, "weak": 32, "both": 32}, {"main": 4096, "weak": 512, "both": 512}

@@ -1,7 +1,7 @@
 """The fractal of Karras et al. 2024 (arXiv 2406.02507, section 3) with the authors' own networks and sampler, and ours:
 
     git clone https://github.com/NVlabs/edm2
-    python benchmarks/fractal_official.py --official edm2 [--networks FOLDER] [--out FILE]
+    python -m benchmarks.fractal_official --official edm2 [--networks FOLDER] [--out FILE]
 
 `toy_example.py` of that repository makes the two classes and trains the networks: a main model of class A, a smaller
 and less trained one of class A (autoguidance's bad version) and one of both classes (CFG's unconditional model). Each
@@ -25,9 +25,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from timing import kept, write
 
 import guidance_jax as gj
+from benchmarks.timing import kept, write
 
 NETWORKS = {"main": ("A", 64, 4096), "weak": ("A", 32, 512), "both": ("AB", 32, 512)}  # classes, width, iterations
 METHODS = {  # the model, what guides it, the scale

@@ -1,4 +1,4 @@
-"""Is guidance that is switched off free, and what do reused gradients cost?  python benchmarks/guidance_cost.py [--out
+"""Is guidance that is switched off free, and what do reused gradients cost?  python -m benchmarks.guidance_cost [--out
 FILE]
 
 Whole runs, timed in turn: unguided; guided at every step; guided in a window that is open for a quarter of the steps;
@@ -10,9 +10,9 @@ import argparse
 import jax
 import jax.numpy as jnp
 import numpy as np
-from timing import alternate, write
 
 import guidance_jax as gj
+from benchmarks.timing import alternate, write
 from guidance_jax.guidance import Reuse
 from guidance_jax.zoo.adm.network import ADMClassifier, ADMUNet
 

@@ -1,6 +1,6 @@
 """Do the latent models of the field, at their real sizes, agree with PyTorch?
 
-    python benchmarks/latent_models.py [--only NAME ...] [--code FOLDER] [--out FILE]
+    python -m benchmarks.latent_models [--only NAME ...] [--code FOLDER] [--out FILE]
 
 Each with random weights. DiT-XL/2, Stable Diffusion 1.5, 2.1 and XL are diffusers' own classes, saved by diffusers and
 transformers in their layout of folders, in a process of its own; the folder is then read by `gj.load_diffusers` and its
@@ -20,7 +20,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-from timing import write
+
+from benchmarks.timing import write
 
 DIFFUSERS = ("dit_xl_2", "sd_1_5", "sd_2_1", "sd_xl")
 AUTHORS = ("sit_xl_2", "lightningdit_xl_1")

@@ -1,4 +1,4 @@
-"""What the laws measure, as the tables of methods quote it:  python benchmarks/laws.py [--out FILE]
+"""What the laws measure, as the tables of methods quote it:  python -m benchmarks.laws [--out FILE]
 
 Runs the tests of `tests/laws` that record a figure, the slow ones too, and writes what they recorded: distances to
 exact distributions, and the floor that exact samples would show. A law that does not hold is no figure: nothing is
@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from xml.etree import ElementTree
 
-from timing import write
+from benchmarks.timing import write
 
 ROOT = Path(__file__).parent.parent
 

@@ -1,4 +1,4 @@
-"""Does one call of a network that learned guidance do what CFG does in two?  python benchmarks/learned.py --out FILE
+"""Does one call of a network that learned guidance do what CFG does in two?  python -m benchmarks.learned --out FILE
 
 Fashion-MNIST. Every network is trained equally long from one denoiser, half as wide as that of `fashion.py`: distilled
 from its CFG (whole, or adapters alone, on guided trajectories), by guidance-free training, model guidance, internal
@@ -19,11 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from fashion import DATA, MODELS, RECIPE, denoiser, judges, judging
 from flax.traverse_util import flatten_dict, unflatten_dict
-from sweep import SEEDS, Family, sweep
 
 import guidance_jax as gj
+from benchmarks.fashion import DATA, MODELS, RECIPE, denoiser, judges, judging
+from benchmarks.sweep import SEEDS, Family, sweep
 from guidance_jax.app.recipe import adamw, fingerprint, networks
 from guidance_jax.checkpoints.store import Run
 from guidance_jax.datasets.idx import FASHION, idx

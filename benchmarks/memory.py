@@ -1,4 +1,4 @@
-"""Does memory grow with the population, and what does rematerialisation save?  python benchmarks/memory.py [--out FILE]
+"""Does memory grow with the population, and what does rematerialisation save?  python -m benchmarks.memory [--out FILE]
 
 Peak temporary bytes of the compiled programs (XLA's own plan), not of the process: 10 and 1,000 particles of a 28 x 28
 model at once and in microbatches, Monte Carlo draws likewise, and a gradient through the network with `remat`.
@@ -8,9 +8,9 @@ import argparse
 
 import jax
 import jax.numpy as jnp
-from timing import write
 
 import guidance_jax as gj
+from benchmarks.timing import write
 from guidance_jax.guidance import LGD
 from guidance_jax.zoo.adm.network import ADMUNet
 

@@ -1,6 +1,6 @@
 """A guided step of a batched Linen U-Net through the library, over the same step written by hand for batches.
 
-python benchmarks/own_network.py [--out results/own_network.json]
+python -m benchmarks.own_network [--out results/own_network.json]
 """
 
 import argparse
@@ -11,9 +11,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from timing import alternate, write
 
 import guidance_jax as gj
+from benchmarks.timing import alternate, write
 
 N, STEPS, SIDE, NULL, SCALE = 16, 10, 32, 10, 3.0
 SCHEDULE = gj.Cosine()

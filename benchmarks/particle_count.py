@@ -1,4 +1,4 @@
-"""What do more particles buy?  python benchmarks/particle_count.py --out FILE
+"""What do more particles buy?  python -m benchmarks.particle_count --out FILE
 
 The twisted diffusion sampler's experiment (Wu et al. 2023, arXiv 2306.17775, figure 2: MNIST) on Fashion-MNIST: the
 unconditional model of `learned.py`, steered towards a class by a classifier of clean images, by 2 to 8 particles;
@@ -15,13 +15,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from fashion import DATA, MODELS, denoiser, judges
-from learned import BASE, NULL, SCHEDULE, SHAPE
-from quality import clean_logits
-from sweep import estimates
-from timing import kept, write
 
 import guidance_jax as gj
+from benchmarks.fashion import DATA, MODELS, denoiser, judges
+from benchmarks.learned import BASE, NULL, SCHEDULE, SHAPE
+from benchmarks.quality import clean_logits
+from benchmarks.sweep import estimates
+from benchmarks.timing import kept, write
 from guidance_jax.datasets.idx import FASHION, idx
 from guidance_jax.guidance import CleanClassifier
 

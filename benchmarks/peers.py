@@ -1,4 +1,4 @@
-"""How fast is a guided step beside other libraries?  python benchmarks/peers.py [--pythons NAME=PATH ...] [--out FILE]
+"""How fast is a guided step beside other libraries?  python -m benchmarks.peers [--pythons NAME=PATH ...] [--out FILE]
 
 Every library runs in a process of its own, with the Python given for it (`--pythons torch=/venvs/torch/bin/python
 hackable=...`; ours is the one that runs this script), because their requirements differ. All processes are warmed up
@@ -178,7 +178,8 @@ def hackable(task):
 def torch_networks(task):
     import torch
     from torch import nn
-    from torch_mirrors import Classifier, UNet, by_channels, randomised
+
+    from benchmarks.torch_mirrors import Classifier, UNet, by_channels, randomised
 
     if task.shape == LARGE:
         fields = (2, (1, 2, 2), (16, 8), by_channels(32))

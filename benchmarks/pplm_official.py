@@ -1,7 +1,7 @@
 """PPLM by its authors' loop and by ours, on one language model:
 
     git clone https://github.com/uber-research/PPLM
-    python benchmarks/pplm_official.py --official PPLM --data FOLDER [--out FILE]
+    python -m benchmarks.pplm_official --official PPLM --data FOLDER [--out FILE]
 
 The language model, the discriminator and the judge of `text.py`. `generate_text_pplm` of the authors' `run_pplm.py`
 runs as it is, on a PyTorch mirror of the network that answers as GPT-2 did in transformers 2; only its `to_var`, which
@@ -20,11 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from flax.traverse_util import flatten_dict
-from sweep import estimates
-from timing import kept, write
 from torch.nn import functional
 
 import guidance_jax as gj
+from benchmarks.sweep import estimates
+from benchmarks.timing import kept, write
 from guidance_jax.discrete import Ancestral, Forbid
 from guidance_jax.text import PPLM, positions
 from released.sentences import UNKNOWN

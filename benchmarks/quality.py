@@ -1,4 +1,4 @@
-"""Which guidance is best at which cost? Fashion-MNIST, 28 x 28:  python benchmarks/quality.py --out FILE
+"""Which guidance is best at which cost? Fashion-MNIST, 28 x 28:  python -m benchmarks.quality --out FILE
 
 Every method gets the same budget of network evaluations per sample and takes as many steps as it can afford: an
 evaluation of another network counts by its floating-point operations, a pull-back to the input as one evaluation more.
@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from fashion import DATA, MODELS, RECIPE, Fashion, judging, models
-from sweep import Family, sweep
 
 import guidance_jax as gj
+from benchmarks.fashion import DATA, MODELS, RECIPE, Fashion, judging, models
+from benchmarks.sweep import Family, sweep
 from guidance_jax.diagnostics.ledger import ledger
 from guidance_jax.guidance import (
     APG,

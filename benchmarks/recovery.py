@@ -1,4 +1,4 @@
-"""How far do language models of antibodies know what is masked?  python benchmarks/recovery.py [--out FILE]
+"""How far do language models of antibodies know what is masked?  python -m benchmarks.recovery [--out FILE]
 
 Of the package's own two examples, a human heavy and a mouse light chain, a share of letters is masked; recovery is how
 many of them the likeliest letter is right for, and the species head says what it makes of the masked chain.
@@ -10,8 +10,8 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from timing import write
 
+from benchmarks.timing import write
 from guidance_jax.core import CLEAN
 from released.antibodies import PROCESS, SPECIES, AntiBERTy, sapiens, tokens_of
 

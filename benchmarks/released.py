@@ -1,4 +1,4 @@
-"""Do the readers of released models compute what the packages do?  python benchmarks/released.py [--out FILE]
+"""Do the readers of released models compute what the packages do?  python -m benchmarks.released [--out FILE]
 
 Every model with its released weights beside the code that its package runs it with: PyTorch modules taken out of the
 wheel, which is not installed, or Keras, ONNX Runtime and transformers where the package calls those. Sapiens runs on
@@ -28,10 +28,10 @@ import numpy as np
 import onnxruntime
 import torch
 import transformers
-from recovery import CHAINS, masked
 from sklearn.metrics import roc_auc_score
-from timing import write
 
+from benchmarks.recovery import CHAINS, masked
+from benchmarks.timing import write
 from guidance_jax.core import CLEAN
 from guidance_jax.files import cache
 from released import antibodies, donor, faces, proteins, terrain

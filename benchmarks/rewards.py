@@ -1,4 +1,4 @@
-"""What fine-tuning to a reward samples, beside p(x) exp(scale r(x)) itself:  python benchmarks/rewards.py [--out FILE]
+"""What fine-tuning to a reward samples, beside p(x) exp(scale r(x)) itself:  python -m benchmarks.rewards [--out FILE]
 
 The exact mixture of the plane with four components in three classes, r = log p(y | x_0), so that the target at scale s
 is p(x) p(y | x)^s and can be sampled exactly. Every fine-tuned model is the exact denoiser plus a small network that
@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from timing import kept, write
 
 import guidance_jax as gj
+from benchmarks.timing import kept, write
 from guidance_jax.app.recipe import Recipe, networks
 from guidance_jax.core import CLEAN
 from guidance_jax.finetune.adjoint_matching import AdjointMatching

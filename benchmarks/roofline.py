@@ -1,4 +1,4 @@
-"""How near is a guided step to what the machine can do, and what does compiling cost?  python benchmarks/roofline.py
+"""How near is a guided step to what the machine can do, and what does compiling cost?  python -m benchmarks.roofline
 
 Achieved GFLOP/s of a classifier-guided step, by XLA's count of its operations, over two measured peaks of this machine:
 a large matrix product, and the convolution that the network has most of. Then the time to compile the whole sampler
@@ -10,10 +10,10 @@ import time
 
 import jax
 import jax.numpy as jnp
-from peers import NULL, SCALE, TASKS, jax_networks, levels
-from timing import alternate, write
 
 import guidance_jax as gj
+from benchmarks.peers import NULL, SCALE, TASKS, jax_networks, levels
+from benchmarks.timing import alternate, write
 from guidance_jax.sample import _generate, checked
 from guidance_jax.zoo.convolution import conv2d
 

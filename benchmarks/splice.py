@@ -1,4 +1,4 @@
-"""Which guidance for tokens, at which cost?  python benchmarks/splice.py --data FOLDER [--out FILE]
+"""Which guidance for tokens, at which cost?  python -m benchmarks.splice --data FOLDER [--out FILE]
 
 5' splice sites: 30,483 of 32,768 sequences measured, so that samples are judged by what was measured of them. Trains,
 on the same 80 % and each in minutes on a CPU, an absorbing, a uniform and a step-unrolled model, noisy classifiers, a
@@ -14,9 +14,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sweep import estimates, family, sweep
 
 import guidance_jax as gj
+from benchmarks.sweep import estimates, family, sweep
 from guidance_jax.app.recipe import adamw
 from guidance_jax.datasets.sequences import Sequences
 from guidance_jax.discrete import (

@@ -1,4 +1,4 @@
-"""What does a guided step cost over the bare networks?  python benchmarks/step_cost.py [--out FILE]
+"""What does a guided step cost over the bare networks?  python -m benchmarks.step_cost [--out FILE]
 
 The whole sampler, divided by its steps, over one jitted call of what a step cannot do without: the diffusion network's
 forward pass plus the classifier's value and gradient. Networks and guide of the size of an ADM for 32 x 32.
@@ -8,9 +8,9 @@ import argparse
 
 import jax
 import jax.numpy as jnp
-from timing import alternate, write
 
 import guidance_jax as gj
+from benchmarks.timing import alternate, write
 from guidance_jax.zoo.adm.network import ADMClassifier, ADMUNet
 
 

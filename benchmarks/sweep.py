@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from timing import kept
 
 import guidance_jax as gj
+from benchmarks.timing import kept
 from table import Method, versions
 
 VALIDATION, SEEDS = 100, (0, 1, 2)

@@ -1,4 +1,4 @@
-"""Writes tables, figures and curves of `docs` from `results/`:  python benchmarks/tables.py [--check | --pictures]"""
+"""Writes tables, figures and curves of `docs` from `results/`:  python -m benchmarks.tables [--check | --pictures]"""
 
 import argparse
 import json
@@ -7,10 +7,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-import figures
-import sweep
-from figures import RESULTS, result
-from sweep import told
+from benchmarks import figures, sweep
+from benchmarks.figures import RESULTS, result
+from benchmarks.sweep import told
 
 DOCS = Path(__file__).parent.parent / "docs"
 TASKS = {

@@ -1,4 +1,4 @@
-"""Sentiment control against perplexity.  python benchmarks/text.py --data FOLDER [--out FILE]
+"""Sentiment control against perplexity.  python -m benchmarks.text --data FOLDER [--out FILE]
 
 Rated snippets of film reviews of at most 23 words. Every guide is trained on the same sentences with the same
 number of classifier steps; the judges (two bags of words, a language model) on others. Language models: CFG, PPLM,
@@ -14,9 +14,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from sweep import VALIDATION, estimates, family, sweep
 
 import guidance_jax as gj
+from benchmarks.sweep import VALIDATION, estimates, family, sweep
 from guidance_jax.app.recipe import adamw
 from guidance_jax.embeddings import DiffusionLM, EmbeddingNetwork, Rounded
 from guidance_jax.embeddings.network import nearest

@@ -1,4 +1,4 @@
-"""Are Taylor rates worth it, and does decoding stay linear?  python benchmarks/token_speed.py [--out FILE]
+"""Are Taylor rates worth it, and does decoding stay linear?  python -m benchmarks.token_speed [--out FILE]
 
 One guided step on 75 tokens of 4 letters, exact against Taylor rates; text of 128 tokens, 256 sequences, in two halves.
 """
@@ -7,9 +7,9 @@ import argparse
 
 import jax
 import jax.numpy as jnp
-from timing import alternate, write
 
 import guidance_jax as gj
+from benchmarks.timing import alternate, write
 from guidance_jax.discrete import TAG, PredictorGuidance, TauLeap
 from guidance_jax.sample import _generate
 from guidance_jax.zoo.sequence_models import language_model, token_classifier, token_model

@@ -1,4 +1,4 @@
-"""Published toys with the exact column that they lack:  python benchmarks/toys.py [--out FILE]
+"""Published toys with the exact column that they lack:  python -m benchmarks.toys [--out FILE]
 
 1. Annealing of a mixture of 40 Gaussians to its cube, Skreta et al. 2025 (arXiv 2503.02819, table A1): there 1,000
    steps and 10,000 particles, resampled at every step. Here the cube is enumerated on a grid of the plane, so its log
@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from scipy.optimize import linear_sum_assignment
-from timing import write
 
 import guidance_jax as gj
+from benchmarks.timing import write
 from guidance_jax.discrete import FirstHitting, TokenNetwork
 from guidance_jax.guidance import Tempered
 from guidance_jax.solvers import fixed_large

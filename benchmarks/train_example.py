@@ -1,4 +1,4 @@
-"""Trains the digits that ship with the package, in 4 minutes.  python benchmarks/train_example.py FOLDER"""
+"""Trains the digits that ship with the package, in 4 minutes.  python -m benchmarks.train_example FOLDER"""
 
 import json
 import sys

@@ -602,8 +602,8 @@ def folder(tmp_path_factory):
     from guidance_jax.app.data import remember
     from guidance_jax.checkpoints.config import config
     from guidance_jax.checkpoints.flat import save_flat
-    from guidance_jax.examples import digits
     from guidance_jax.models import Domain
+    from guidance_jax.zoo.examples import digits
     from guidance_jax.zoo.judge import Judge
     from guidance_jax.zoo.networks import save
 

@@ -92,7 +92,7 @@ def models(tmp_path_factory):
     from guidance_jax.app.data import remember
     from guidance_jax.app.recipe import Recipe, train_judge
     from guidance_jax.datasets.digits import digits
-    from guidance_jax.examples import digits as example
+    from guidance_jax.zoo.examples import digits as example
     from guidance_jax.zoo.networks import save
 
     folder = tmp_path_factory.mktemp("models")

@@ -236,14 +236,13 @@ def test_what_is_sniffed_is_little_and_has_its_reason_beside_it():
 
 
 def test_the_tables_of_the_pages_are_the_results():
-    script = PACKAGE.parent / "benchmarks" / "tables.py"
-    done = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "benchmarks.tables", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PACKAGE.parent)
     assert done.returncode == 0, done.stderr
 
 
 def test_a_figure_in_a_sentence_is_the_result_with_its_digits(monkeypatch):
-    monkeypatch.syspath_prepend(PACKAGE.parent / "benchmarks")
-    import figures
+    from benchmarks import figures
 
     rows = [{"method": "a", "scale": 1.0, "found": 0.4351}, {"method": "a", "scale": 2.0, "found": 8192}]
     monkeypatch.setattr(figures, "result", lambda name: {"rows": rows, "small": 2.4e-6, name: [3, 5]})
