@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 import guidance_jax as gj
+from guidance_jax import methods
+from tests.given import Given
 from tests.table import MIXTURE, Taught
 from tests.token_table import EMBEDDED, GPT, HIDDEN, MASKED, TABLE, UNIFORM
 
@@ -79,48 +81,79 @@ CLEAN = gj.guidance.CleanClassifier((), lambda params, x: jnp.arange(3.0) * jnp.
 SIMILAR = gj.guidance.Similarity(lambda x: jnp.asarray(x, jnp.float32).ravel()[:2], lambda y: jnp.stack([1.0 + y, 1.0]))
 MEASURE = gj.guidance.GaussianLikelihood(first_entry, 0.5, seen)
 
-g, d, t, e = gj.guidance, gj.discrete, gj.text, gj.embeddings
+g, d, t = gj.guidance, gj.discrete, gj.text
+
+
+def given(model):
+    """What there is beside a model of any space."""
+    return Given(
+        model=model, free=model, null=NULL, classifier=judge, likelihood=judge, neighbours=ratios, value=judge,
+        attribute=attribute, operator=first_entry, mask=jnp.array([1, 0]), std=0.3, observed=seen,
+        weak=gj.Conditioned(model, another), embeddings=TABLE, scale=0.5, weights=[1.0, -0.3], schedule=COSINE,
+        reverse=model, unguided=model,
+    )  # fmt: skip
+
+
+def make(name, model, **options):
+    return given(model).make(name, **options)
+
+
+def options_of(name, model):
+    """Of a method, where the strength 0.5 or a default would take long, or is not its own."""
+    row = methods.METHODS[name]
+    if row.family == methods.CONTRAST and "scale" in row.sources and row.same == "conditional":
+        return {"scale": 1.5} | SPECIAL.get(name, lambda m: {})(model)
+    return SPECIAL.get(name, lambda m: {})(model)
+
+
+SPECIAL = {
+    "FDG": lambda m: {"lowpass": mean},
+    "Perturbed": lambda m: {"weak_scale": 0.5},
+    "Learned": lambda m: {"inner": Taught(m)},
+    "Tempered": lambda m: {"scale": 1.3},
+    "Reuse": lambda m: {"every": 2},
+    "LGD": lambda m: {"draws": 2},
+    "MPGD": lambda m: {"scale": 0.1},
+    "TFG": lambda m: {"rho": 0.1, "mu": 0.1, "spread": 0.1, "iters": 1, "draws": 2},
+    "PiGDM": lambda m: {"iterations": 2},
+    "MMPS": lambda m: {"iterations": 1},
+    "Clip": lambda m: {"inner": m, "radius": 2.0},
+    "DynamicClip": lambda m: {"inner": m},
+    "PredictorFree": lambda m: {"scale": 1.5},
+    "PredictorGuidance": lambda m: {"chunk": 4},
+    "NOS": lambda m: {"steps": 2},
+    "Forbid": lambda m: {"banned": jnp.array([False, True, False])},
+    "FUDGE": lambda m: {"future": PREFIX},
+    "PPLM": lambda m: {"steps": 2},
+    "Contrastive": lambda m: {"scale": 1.5},
+    "DPS": lambda m: {"scale": 0.1, "solver": usual(m)},
+    "SVDD": lambda m: {"children": 2, "solver": usual(m)},
+    "DiffusionLM": lambda m: {"steps": 2, "solver": usual(m)},
+    "LaMBO": lambda m: {"model": m},
+}
+
+
+def made(name):
+    """model -> the method on it."""
+
+    def of(model):
+        part = make(name, model, **options_of(name, model))
+        return gj.Conditioned(part, two) if name == "Compose" else part
+
+    return of
+
+
+IN_ORDER = (  # in which their outcomes are stored
+    *("CFG", "Rescale", "APG", "CFGPlusPlus", "CFGZeroStar", "TCFG", "FDG", "MAMBOG", "Compose", "DynamicNegative"),
+    *("AdaptiveGuidance", "Perturbed", "Autoguidance", "Internal", "Learned", "Tempered", "Classifier", "Reuse"),
+    *("Reconstruction", "LGD", "MPGD", "Universal", "TFG", "PiGDM", "TMPD", "MMPS", "Clip", "DynamicClip", "Rounded"),
+    *("PredictorFree", "PredictorGuidance", "DensityRatio", "TAG", "NOS", "Forbid", "FUDGE", "PPLM", "Contrastive"),
+)
 METHODS = {
-    "CFG": lambda m: gj.CFG(m, NULL, 1.5),
+    "CFG": made("CFG"),
     "CFG, in turn": lambda m: gj.CFG(m, NULL, 1.5, in_turn=True),
     "CFG, window": lambda m: gj.CFG(m, NULL, gj.Window(1.5, 0.3, 3.0)),
-    "Rescale": lambda m: g.Rescale(m, NULL, 1.5),
-    "APG": lambda m: g.APG(m, NULL, 1.5),
-    "CFGPlusPlus": lambda m: g.CFGPlusPlus(m, NULL, 0.5),
-    "CFGZeroStar": lambda m: g.CFGZeroStar(m, NULL, 1.5),
-    "TCFG": lambda m: g.TCFG(m, NULL, 1.5),
-    "FDG": lambda m: g.FDG(m, NULL, 1.5, lowpass=mean),
-    "MAMBOG": lambda m: g.MAMBOG(m, NULL, 1.5),
-    "Compose": lambda m: gj.Conditioned(g.Compose(m, NULL, [1.0, -0.3]), two),
-    "DynamicNegative": lambda m: g.DynamicNegative(m, NULL, 0.5),
-    "AdaptiveGuidance": lambda m: g.AdaptiveGuidance(m, NULL, 1.5),
-    "Perturbed": lambda m: g.Perturbed(m, NULL, 1.5, gj.Conditioned(m, another), 0.5),
-    "Autoguidance": lambda m: gj.Autoguidance(m, gj.Conditioned(m, another), 1.5),
-    "Internal": lambda m: g.Internal(m, 1.5),
-    "Learned": lambda m: g.Learned(Taught(m), 1.5),
-    "Tempered": lambda m: g.Tempered(m, 1.3),
-    "Classifier": lambda m: gj.Classifier(m, judge, 0.5),
-    "Reuse": lambda m: g.Reuse(gj.Classifier(m, judge, 0.5), 2),
-    "Reconstruction": lambda m: gj.Reconstruction(m, judge, 0.5),
-    "LGD": lambda m: g.LGD(m, judge, 0.5, draws=2),
-    "MPGD": lambda m: g.MPGD(m, judge, 0.1),
-    "Universal": lambda m: g.Universal(m, judge, 0.5, rate=0.1),
-    "TFG": lambda m: g.TFG(m, judge, 0.1, 0.1, 0.1, iters=1, draws=2),
-    "PiGDM": lambda m: g.PiGDM(m, first_entry, 0.3, 0.5, seen, iterations=2),
-    "TMPD": lambda m: g.TMPD(m, first_entry, 0.3, 0.5, seen),
-    "MMPS": lambda m: g.MMPS(m, first_entry, 0.3, 0.5, seen, iterations=1),
-    "Clip": lambda m: gj.Clip(m, 2.0),
-    "DynamicClip": lambda m: g.DynamicClip(m),
-    "Rounded": lambda m: e.Rounded(m, TABLE, 0.5),
-    "PredictorFree": lambda m: d.PredictorFree(m, NULL, 1.5),
-    "PredictorGuidance": lambda m: d.PredictorGuidance(m, judge, 0.5, chunk=4),
-    "DensityRatio": lambda m: d.DensityRatio(m, ratios, 0.5),
-    "TAG": lambda m: d.TAG(m, judge, 0.5),
-    "NOS": lambda m: d.NOS(m, judge, 0.5, steps=2),
-    "Forbid": lambda m: d.Forbid(m, jnp.array([False, True, False])),
-    "FUDGE": lambda m: t.FUDGE(m, PREFIX, 0.5),
-    "PPLM": lambda m: t.PPLM(m, attribute, 0.5, steps=2),
-    "Contrastive": lambda m: t.Contrastive(m, gj.Conditioned(m, another), 1.5),
+    **{name: made(name) for name in IN_ORDER[1:]},
     "Unconditional": lambda m: gj.Unconditional(m, NULL),
     "Conditioned": lambda m: gj.Conditioned(m, another),
     "OnSchedule": lambda m: gj.OnSchedule(m, COSINE),
@@ -154,16 +187,16 @@ def usual(model):
 
 KERNELS = {
     "Reverse": lambda m: gj.Reverse(m, usual(m)),
-    "MeanShift": lambda m: gj.MeanShift(m, usual(m), judge, 0.5),
-    "DPS": lambda m: gj.kernels.DPS(m, usual(m), first_entry, 0.1, seen),
-    "RectifiedCFGPlusPlus": lambda m: gj.kernels.RectifiedCFGPlusPlus(m, NULL, 0.5, COSINE),
-    "MapSteps": lambda m: gj.kernels.MapSteps(m),
-    "SVDD": lambda m: gj.kernels.SVDD(m, usual(m), judge, 0.5, children=2),
-    "Split": lambda m: gj.kernels.Split(m, usual(m), judge, 0.5),
-    "DiffusionLM": lambda m: e.DiffusionLM(m, usual(m), judge, 0.5, steps=2),
-    "LaMBO": lambda m: d.LaMBO(m),
-    "AnyOrder": lambda m: d.AnyOrder(m, judge, 0.5),
-    "ParticleGuidance": lambda m: gj.particles.ParticleGuidance(m, usual(m), 0.1),
+    "MeanShift": lambda m: make("MeanShift", m, solver=usual(m)),
+    "DPS": made("DPS"),
+    "RectifiedCFGPlusPlus": made("RectifiedCFGPlusPlus"),
+    "MapSteps": made("MapSteps"),
+    "SVDD": made("SVDD"),
+    "Split": lambda m: make("Split", m, solver=usual(m)),
+    "DiffusionLM": made("DiffusionLM"),
+    "LaMBO": made("LaMBO"),
+    "AnyOrder": made("AnyOrder"),
+    "ParticleGuidance": lambda m: make("ParticleGuidance", m, solver=usual(m), scale=0.1),
     "Twisted": lambda m: gj.SMC(gj.Twisted(m, usual(m), judge, 0.2)),
     "Twisted, noisy": lambda m: gj.SMC(gj.Twisted(m, usual(m), judge, 0.2, noisy=True)),
     "Twisted, led": lambda m: gj.SMC(gj.Twisted(m, usual(m), judge, 0.2, proposal=gj.Conditioned(m, another))),

@@ -1,9 +1,7 @@
-"""Every guidance method, solver and kernel with a small constructor: the laws run over all rows.
-
-Adding a method is adding its row here; `test_table.py` fails until it is there.
-"""
+"""Every row of `guidance_jax.methods` on an exact mixture in the plane: the laws run over all rows."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,35 +9,12 @@ import jax.numpy as jnp
 
 import guidance_jax as gj
 from guidance_jax.core import CLEAN
-from guidance_jax.guidance import (
-    APG,
-    FDG,
-    LGD,
-    MAMBOG,
-    MMPS,
-    MPGD,
-    TCFG,
-    TFG,
-    TMPD,
-    AdaptiveGuidance,
-    CFGPlusPlus,
-    CFGZeroStar,
-    Compose,
-    DynamicClip,
-    DynamicNegative,
-    Internal,
-    Learned,
-    Perturbed,
-    PiGDM,
-    Ramp,
-    Rescale,
-    Reuse,
-    Tempered,
-    Universal,
-)
-from guidance_jax.kernels import DPS, SVDD, Corrector, MapSteps, Padded, RectifiedCFGPlusPlus, Split
+from guidance_jax.guidance import Ramp, Reuse, Tempered
+from guidance_jax.methods import CONTRAST, GRADIENT, KERNEL, MACHINERY, METHODS
+from guidance_jax.methods import PARTICLES as PARTICLE_METHODS
 from guidance_jax.particles import ParticleGuidance
 from guidance_jax.solvers import DPM2, GLASS, LMS, DPMSolver2S
+from tests.given import Given
 
 # An asymmetric target: three classes of four components, nothing mirrored.
 MIXTURE = gj.GaussianMixture(
@@ -177,44 +152,80 @@ class Taught(gj.core.Wrapper, gj.core.Denoiser):
         return guided(x, level, cond, guided.init(x), key)[0], state
 
 
+def plane(strength, model=MIXTURE):
+    """What there is on the plane: `model`, all guides exact."""
+    return Given(
+        model=model,
+        free=null(model),
+        reverse=gj.Reverse(gj.CFG(model, NULL, strength), gj.DDIM(0.5)),
+        unguided=gj.Reverse(null(model), gj.DDIM(1.0)),
+        solver=gj.DDIM(1.0),
+        schedule=SCHEDULE,
+        null=NULL,
+        classifier=log_posterior,
+        likelihood=log_clean,
+        operator=line,
+        mask=jnp.array([1, 0]),
+        std=0.3,
+        observed=seen,
+        weak=gj.Conditioned(model, another),
+        scale=strength,
+        weights=strength * jnp.array([1.0, -0.3]),
+    )
+
+
+# options of a method at a strength, where its defaults would hide it, or need more than a network can do in a test
+OPTIONS = {
+    "Rescale": lambda w, m: {"phi": 0.5},
+    "APG": lambda w, m: {"eta": 0.3, "momentum": -0.5, "radius": 2.0},
+    "FDG": lambda w, m: {"low": (1 + w) / 2, "lowpass": mean},
+    "MAMBOG": lambda w, m: {"damping": 0.3},
+    "DynamicNegative": lambda w, m: {"prior": 0.4},
+    "AdaptiveGuidance": lambda w, m: {"threshold": 0.9999},
+    "Perturbed": lambda w, m: {"weak_scale": w - 1},
+    "Autoguidance": lambda w, m: {"weak": null(m)},
+    "Internal": lambda w, m: {"inner": Early((), drift, gj.parameterizations.v, inner=m)},
+    "Learned": lambda w, m: {"inner": Taught(m)},
+    "Reuse": lambda w, m: {"every": 2},
+    "LGD": lambda w, m: {"draws": 3},
+    "Universal": lambda w, m: {"steps": 2, "rate": 0.1 * w},
+    "TFG": lambda w, m: {"rho": 0.1 * w, "mu": 0.1 * w, "spread": 0.1, "iters": 2, "draws": 2},
+    "MMPS": lambda w, m: {"iterations": 2},
+    "Clip": lambda w, m: {"inner": m, "radius": w},
+    "DynamicClip": lambda w, m: {"inner": m, "radius": w, "percentile": 90.0},
+    "MeanShift": lambda w, m: {"solver": gj.DDPM()},
+    "DPS": lambda w, m: {"solver": gj.DDIM(0.5), "scale": 0.1 * w},
+    "Inpaint": lambda w, m: {"observed": point},
+    "Corrector": lambda w, m: {"inner": gj.Reverse(m, gj.DDIM()), "model": gj.CFG(m, NULL, w), "step": 0.3},
+    "MapSteps": lambda w, m: {"model": gj.models.FlowMap(w, drift)},
+    "SVDD": lambda w, m: {"children": 3},
+    "Split": lambda w, m: {"solver": gj.DPMSolver2M(), "strang": True},
+    "Reverse": lambda w, m: {"model": gj.CFG(m, NULL, w), "solver": gj.DDIM(0.5)},
+}
+
+
+def made(name, strength, model=MIXTURE):
+    """The method of that name on the plane."""
+    options = OPTIONS.get(name, lambda w, m: {})(strength, model)
+    part = plane(strength, model).make(name, **options)
+    return gj.Conditioned(part, two) if name == "Compose" else part
+
+
+def rows_of(*families):
+    return [row for row in METHODS.values() if row.family in families]
+
+
+MOVES_X = ("CFGPlusPlus", "MPGD", "TFG")  # whose x is not alpha x0 + sigma eps
+BOUNDS = ("Clip", "DynamicClip")  # the smaller, the stronger
 GUIDANCE = {
-    gj.CFG: Guide(lambda w, m=MIXTURE: gj.CFG(m, NULL, w), 1.0, same),
-    Rescale: Guide(lambda w, m=MIXTURE: Rescale(m, NULL, w, 0.5), 1.0, same),
-    APG: Guide(lambda w, m=MIXTURE: APG(m, NULL, w, 0.3, -0.5, 2.0), 1.0, same),
-    CFGPlusPlus: Guide(lambda w, m=MIXTURE: CFGPlusPlus(m, NULL, w), 0.0, null, keeps_x=False),
-    CFGZeroStar: Guide(lambda w, m=MIXTURE: CFGZeroStar(m, NULL, w), 1.0, same),
-    TCFG: Guide(lambda w, m=MIXTURE: TCFG(m, NULL, w), 1.0, same),
-    FDG: Guide(lambda w, m=MIXTURE: FDG(m, NULL, w, low=(1 + w) / 2, lowpass=mean), 1.0, same),
-    MAMBOG: Guide(lambda w, m=MIXTURE: MAMBOG(m, NULL, w, 0.3), 1.0, same),
-    Compose: Guide(lambda w, m=MIXTURE: gj.Conditioned(Compose(m, NULL, w * jnp.array([1.0, -0.3])), two), 0.0, null),
-    DynamicNegative: Guide(lambda w, m=MIXTURE: DynamicNegative(m, NULL, w, prior=0.4), 0.0, null),
-    AdaptiveGuidance: Guide(lambda w, m=MIXTURE: AdaptiveGuidance(m, NULL, w, threshold=0.9999), 1.0, same),
-    Perturbed: Guide(
-        lambda w, m=MIXTURE: Perturbed(m, NULL, w, weak=gj.Conditioned(m, another), weak_scale=w - 1),
-        1.0,
-        same,
-    ),
-    Internal: Guide(lambda w, m=MIXTURE: Internal(Early((), drift, gj.parameterizations.v, inner=m), w), 1.0, same),
-    Learned: Guide(lambda w, m=MIXTURE: Learned(Taught(m), w), 1.0, same),
-    gj.Autoguidance: Guide(lambda w, m=MIXTURE: gj.Autoguidance(m, null(m), w), 1.0, same),
-    gj.Classifier: Guide(lambda w, m=MIXTURE: gj.Classifier(null(m), log_posterior, w), 0.0, null),
-    Reuse: Guide(lambda w, m=MIXTURE: Reuse(gj.Classifier(null(m), log_posterior, w), 2), 0.0, null),
-    gj.Reconstruction: Guide(lambda w, m=MIXTURE: gj.Reconstruction(null(m), log_clean, w), 0.0, null),
-    LGD: Guide(lambda w, m=MIXTURE: LGD(null(m), log_clean, w, draws=3), 0.0, null),
-    MPGD: Guide(lambda w, m=MIXTURE: MPGD(null(m), log_clean, w), 0.0, null, keeps_x=False),
-    Universal: Guide(lambda w, m=MIXTURE: Universal(null(m), log_clean, w, steps=2, rate=0.1 * w), 0.0, null),
-    TFG: Guide(
-        lambda w, m=MIXTURE: TFG(null(m), log_clean, 0.1 * w, 0.1 * w, 0.1, iters=2, draws=2),
-        0.0,
-        null,
-        keeps_x=False,
-    ),
-    PiGDM: Guide(lambda w, m=MIXTURE: PiGDM(null(m), line, 0.3, w, seen), 0.0, null),
-    TMPD: Guide(lambda w, m=MIXTURE: TMPD(null(m), line, 0.3, w, seen), 0.0, null),
-    MMPS: Guide(lambda w, m=MIXTURE: MMPS(null(m), line, 0.3, w, seen, iterations=2), 0.0, null),
-    Tempered: Guide(lambda w, m=MIXTURE: Tempered(m, w), 1.0, same),
-    gj.Clip: Guide(lambda w, m=MIXTURE: gj.Clip(m, w), 1e6, same, strong=0.01),
-    DynamicClip: Guide(lambda w, m=MIXTURE: DynamicClip(m, 90.0, w), 1e6, same, strong=0.01),
+    row.cls: Guide(
+        partial(made, row.name),
+        0.0 if row.off is None else next(iter(row.off.values())),
+        null if row.same == "unconditional" or row.cls is Reuse else same,
+        keeps_x=row.name not in MOVES_X,
+        strong=0.01 if row.name in BOUNDS else 3.0,
+    )
+    for row in rows_of(CONTRAST, GRADIENT)
 }
 
 
@@ -240,32 +251,17 @@ SOLVERS = {
 # Stochastic settings of solvers that also have deterministic ones
 NOISY = {"DDIM(1)": gj.DDIM(1.0), "2M SDE": gj.DPMSolver2M(1.0), "2S ancestral": DPMSolver2S(SCHEDULE, 1.0)}
 
-KERNELS = {
-    gj.Reverse: lambda w: gj.Reverse(gj.CFG(MIXTURE, NULL, w), gj.DDIM(0.5)),
-    gj.MeanShift: lambda w: gj.MeanShift(UNCONDITIONAL, gj.DDPM(), log_posterior, w),
-    gj.Recur: lambda w: gj.Recur(gj.Reverse(gj.CFG(MIXTURE, NULL, w), gj.DDIM(0.5)), 2),
-    Padded: lambda w: Padded(gj.Reverse(gj.CFG(MIXTURE, NULL, w), gj.DDIM(0.5))),
-    DPS: lambda w: DPS(UNCONDITIONAL, gj.DDIM(0.5), line, 0.1 * w, seen),
-    gj.Inpaint: lambda w: gj.Inpaint(gj.Reverse(gj.CFG(MIXTURE, NULL, w), gj.DDIM(0.5)), jnp.array([1, 0]), point),
-    Corrector: lambda w: Corrector(gj.Reverse(MIXTURE, gj.DDIM()), gj.CFG(MIXTURE, NULL, w), 0.3),
-    RectifiedCFGPlusPlus: lambda w: RectifiedCFGPlusPlus(MIXTURE, NULL, w, SCHEDULE),
-    MapSteps: lambda w: MapSteps(gj.models.FlowMap(w, drift)),
-    SVDD: lambda w: SVDD(UNCONDITIONAL, gj.DDIM(1.0), log_clean, w, children=3),
-    Split: lambda w: Split(UNCONDITIONAL, gj.DPMSolver2M(), log_posterior, w, strang=True),
-}
+KERNELS = {row.cls: partial(made, row.name) for row in rows_of(KERNEL, MACHINERY) if row.cls is not gj.SMC}
 
 # Moves of a population
 PARTICLES = {
-    gj.Twisted: lambda w: gj.Twisted(UNCONDITIONAL, gj.DDIM(1.0), log_clean, w),
-    gj.Corrected: lambda w: gj.Corrected(gj.CFG(MIXTURE, NULL, w), gj.DDIM(1.0)),
+    **{row.cls: partial(made, row.name) for row in rows_of(PARTICLE_METHODS) if row.cls is not ParticleGuidance},
     "Corrected classifier": lambda w: gj.Corrected(gj.Classifier(UNCONDITIONAL, log_posterior, w), gj.DDIM(1.0)),
     "Corrected tempering": lambda w: gj.Corrected(Tempered(MIXTURE, w), gj.DDIM(1.0)),
-    gj.Steered: lambda w: gj.Steered(UNCONDITIONAL, gj.DDIM(1.0), log_clean, w),
-    gj.BestOf: lambda w: gj.BestOf(gj.Reverse(UNCONDITIONAL, gj.DDIM(1.0)), log_clean, w),
 }
 POPULATIONS = {
     **{c: (lambda w, make=make: gj.SMC(make(w), threshold=0.7)) for c, make in PARTICLES.items()},
-    ParticleGuidance: lambda w: ParticleGuidance(MIXTURE, gj.DDIM(1.0), w),
+    ParticleGuidance: partial(made, "ParticleGuidance"),
 }
 
 

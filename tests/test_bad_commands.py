@@ -793,7 +793,7 @@ def test_an_interruption_at_any_moment_is_one_line(call, monkeypatch):
 
     for patched, name, command in (
         (cli.jax.config, "update", ("methods",)),
-        (cli.parts, "methods", ("methods",)),
+        (cli.parts, "summary", ("methods",)),
         (cli, "plan", SAMPLE),
         (cli, "check_writable", SAMPLE),
     ):
@@ -813,7 +813,7 @@ def test_an_interruption_of_the_imports_is_one_line(tmp_path):
         "import sys, builtins, guidance_jax\n"
         "real = builtins.__import__\n"
         "def interrupted(name, *rest):\n"
-        "    if name.endswith('metrics.fidelity'): raise KeyboardInterrupt\n"
+        "    if name.endswith('metrics.fid'): raise KeyboardInterrupt\n"
         "    return real(name, *rest)\n"
         "builtins.__import__ = interrupted\n"
         "from guidance_jax.app.cli import main\n"

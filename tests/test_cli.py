@@ -109,8 +109,8 @@ def test_methods_are_listed_from_the_classes_themselves(run):
     """Each with its first sentence and its options; one alone with its whole documentation."""
     listed = run("methods")
     assert listed.returncode == 0
-    names = [name for name in parts.methods() if f"  {name}  " in listed.stdout]
-    assert names == [*parts.methods()]
+    names = [name for name in parts.METHODS if f"  {name}  " in listed.stdout]
+    assert names == [*parts.METHODS]
     assert len(names) >= 40
     assert "radius=15.0" in listed.stdout
     assert "Sadat" in run("methods", "apg").stdout

@@ -12,6 +12,7 @@ import jax
 import pytest
 
 import guidance_jax as gj
+from guidance_jax import methods
 from tests import parts, table, token_table
 
 PACKAGE = Path(gj.__file__).parent
@@ -43,47 +44,36 @@ def rows(table):
     return {row for row in table if not isinstance(row, str)}
 
 
-def test_every_guidance_method_has_a_row():
-    assert made_of("guidance", gj.guidance.Guidance) - {gj.guidance.Guidance, gj.guidance.Contrast} == rows(
-        table.GUIDANCE
-    )
-
-
-def test_every_solver_has_a_row():
-    assert made_of("solvers", gj.Solver) == rows(table.SOLVERS)
-
-
-def test_every_kernel_has_a_row():
-    assert made_of("kernels", gj.Kernel) == rows(table.KERNELS)
-
-
-def test_every_particle_method_has_a_row():
-    assert made_of("particles", gj.Move, gj.Kernel) - {gj.SMC} == rows(table.POPULATIONS)
+def test_every_part_has_a_row():
+    """Of `guidance_jax.methods`, from which the command line, the laws and the pages take them."""
+    groups = ("guidance", "kernels", "particles", "discrete", "text", "embeddings", "solvers")
+    kinds = gj.guidance.Guidance, gj.Kernel, gj.Move, gj.Solver
+    abstract = {gj.guidance.Guidance, gj.guidance.Contrast}
+    public = set().union(*(made_of(group, *kinds) for group in groups)) - abstract
+    assert public == {row.cls for row in (methods.METHODS | methods.SOLVERS).values()}
+    assert made_of("guidance", gj.guidance.Scale) - {gj.guidance.Scale} == {r.cls for r in methods.SCALES.values()}
+    assert rows(table.SOLVERS) | rows(token_table.ROWS) >= {row.cls for row in methods.SOLVERS.values()}
     assert rows(token_table.PARTICLES) <= rows(table.POPULATIONS)
 
 
-def test_every_method_for_tokens_and_text_has_a_row():
-    kinds = gj.guidance.Guidance, gj.Solver, gj.Kernel
-    assert made_of("discrete", *kinds) | made_of("text", *kinds) | made_of("embeddings", *kinds) == rows(
-        token_table.ROWS
-    )
+def test_a_row_names_fields_of_its_class():
+    """What it names is there, and what it does not name has a default, so that nothing is found by its name."""
+    for row in methods.PARTS.values():
+        fields = {field.name: field for field in dataclasses.fields(row.cls)}
+        assert set(row.sources) | set(row.off or {}) <= set(fields), row.name
+        bare = [n for n, f in fields.items() if f.default is dataclasses.MISSING and n not in row.sources]
+        assert bare == [], (row.name, bare)
+        assert row.same in ("conditional", "unconditional")
 
 
 def test_every_method_is_paired_with_all_others():
-    """The makers of `tests/parts.py` name every class that has a row."""
-    text = (Path(__file__).parent / "parts.py").read_text()
-    named = set(re.findall(r"\b[A-Z]\w+", text))
-    methods = rows(table.GUIDANCE) | rows(table.SOLVERS) | rows(table.KERNELS) | rows(table.POPULATIONS)
-    methods |= rows(token_table.ROWS)
-    assert {c.__name__ for c in methods} - named == set()
-    assert len(parts.METHODS) > 35
+    named = {*parts.METHODS, *parts.KERNELS, *parts.WRAPPERS, *(type(s).__name__ for s in parts.SOLVERS.values())}
+    assert {*methods.METHODS, *methods.SOLVERS} - named == set()
 
 
 def test_every_method_is_in_the_list_of_laws():
     listed = (PACKAGE.parent / "docs" / "methods" / "index.md").read_text()
-    methods = rows(table.GUIDANCE) | rows(table.SOLVERS) | rows(table.KERNELS) | rows(table.POPULATIONS)
-    methods |= rows(token_table.ROWS)
-    assert [c.__name__ for c in methods if f"`{c.__name__}`" not in listed] == []
+    assert [name for name in (*methods.METHODS, *methods.SOLVERS) if f"`{name}" not in listed] == []
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
@@ -204,7 +194,7 @@ def test_no_import_goes_round_in_a_circle():
 # the circles of the house: the first imports nothing of the second
 LIBRARY = {"core", "sample", "schedules", "solvers", "guidance", "kernels", "particles", "search", "discrete", "text"}
 LIBRARY |= {"embeddings", "models", "oracles", "diagnostics", "sharding", "jobs", "files", "progress", "pictures"}
-LIBRARY |= {"untrusted", "_typing"}
+LIBRARY |= {"methods", "untrusted", "_typing"}
 AROUND = {"training", "finetune", "metrics", "checkpoints", "datasets", "zoo", "app"}
 
 

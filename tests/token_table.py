@@ -1,5 +1,6 @@
 """Every method for tokens and text with a small constructor: the laws of `laws/test_tokens.py` run over all rows."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,10 +25,12 @@ from guidance_jax.discrete import (
 )
 from guidance_jax.embeddings import DiffusionLM, Rounded
 from guidance_jax.guidance import Tempered
+from guidance_jax.methods import METHODS
 from guidance_jax.oracles import Enumerated, MarkovModel
 from guidance_jax.text import FUDGE, PPLM, Contrastive
 from guidance_jax.zoo.sequence_models import embedding_model, language_model, token_model
 from guidance_jax.zoo.transformer import GPT2, Transformer
+from tests.given import Given
 
 # An asymmetric joint distribution of three tokens and an attribute that is not certain even on clean sequences.
 LENGTH, SIZE = 3, 3
@@ -119,124 +122,95 @@ class Row(NamedTuple):
     shape: tuple = (LENGTH,)
 
 
+def given(model, strength, **more):
+    """What there is beside a model of sequences: `log_masked` for masks, `log_uniform` for uniform noise."""
+    classifier = log_uniform if model is UNIFORM else near if model is EMBEDDED else log_masked
+    free = unconditional(model) if any(model is m for m in (MASKED, UNIFORM)) else model
+    found = Given(
+        model=model, free=free, null=NULL, classifier=classifier, likelihood=classifier, neighbours=neighbours,
+        value=along, attribute=likes, weak=gj.Conditioned(model, another), embeddings=TABLE, scale=strength,
+        solver=FirstHitting(), unguided=masked(free, FirstHitting()), reverse=masked(gj.CFG(model, NULL, strength)),
+    )  # fmt: skip
+    return dataclasses.replace(found, **more)
+
+
 def masked(guided, solver=None):
     return gj.Reverse(guided, solver or gj.Ancestral())
 
 
+def row(name, model, solver=None, **options):
+    """A guidance of the table on `model` with a solver; its identity is what the table says."""
+    method, solver = METHODS[name], solver or gj.Ancestral()
+    text, embedded = any(model is m for m in (MARKOV, GPT)), model is EMBEDDED
+    levels = TEXT_LEVELS if text else gj.Cosine().levels(6) if embedded else LEVELS
+    off = None if method.off is None else next(iter(method.off.values()))
+    same = given(model, off).free if method.same == "unconditional" else model
+    return Row(
+        lambda w: gj.Reverse(given(model, w).make(name, **options), solver),
+        off,
+        None if off is None else gj.Reverse(same, solver),
+        levels,
+        (6,) if text else (LENGTH, 2) if embedded else (LENGTH,),
+    )
+
+
+def solved(model, solver):
+    """A solver with CFG."""
+    return Row(lambda w: gj.Reverse(gj.CFG(model, NULL, w), solver), 1.0, gj.Reverse(model, solver))
+
+
+KNOWN = jnp.array([-1, 2, -1])
 ROWS = {
-    "CFG": Row(lambda w: masked(gj.CFG(MASKED, NULL, w)), 1.0, masked(MASKED)),
-    "CFG, uniform": Row(lambda w: masked(gj.CFG(UNIFORM, NULL, w)), 1.0, masked(UNIFORM)),
-    PredictorFree: Row(lambda w: masked(PredictorFree(MASKED, NULL, w), TauLeap()), 1.0, masked(MASKED)),
-    "PredictorFree, uniform": Row(
-        lambda w: masked(PredictorFree(UNIFORM, NULL, w), TauLeap()),
-        1.0,
-        masked(UNIFORM, TauLeap()),
+    "CFG": row("CFG", MASKED),
+    "CFG, uniform": row("CFG", UNIFORM),
+    PredictorFree: row("PredictorFree", MASKED, TauLeap())._replace(identity=masked(MASKED)),
+    "PredictorFree, uniform": row("PredictorFree", UNIFORM, TauLeap()),
+    PredictorGuidance: row("PredictorGuidance", MASKED, TauLeap(), chunk=2)._replace(
+        identity=masked(unconditional(MASKED))
     ),
-    PredictorGuidance: Row(
-        lambda w: masked(PredictorGuidance(unconditional(MASKED), log_masked, w, chunk=2), TauLeap()),
-        0.0,
-        masked(unconditional(MASKED)),
-    ),
-    DensityRatio: Row(
-        lambda w: masked(DensityRatio(unconditional(MASKED), neighbours, w), TauLeap()),
-        0.0,
-        masked(unconditional(MASKED)),
-    ),
-    TAG: Row(
-        lambda w: masked(TAG(unconditional(UNIFORM), log_uniform, w), TauLeap()),
-        0.0,
-        masked(unconditional(UNIFORM), TauLeap()),
-    ),
-    gj.Ancestral: Row(
-        lambda w: masked(gj.CFG(MASKED, NULL, w), gj.Ancestral(0.8, 2, 0.9)),
-        1.0,
-        masked(MASKED, gj.Ancestral(0.8, 2, 0.9)),
-    ),
-    TauLeap: Row(lambda w: masked(gj.CFG(MASKED, NULL, w), TauLeap()), 1.0, masked(MASKED, TauLeap())),
-    FirstHitting: Row(
-        lambda w: masked(gj.CFG(MASKED, NULL, w), FirstHitting()),
-        1.0,
-        masked(MASKED, FirstHitting()),
-    ),
-    AnyOrder: Row(lambda w: AnyOrder(unconditional(MASKED), log_masked, w)),
-    MaskPredict: Row(
-        lambda w: masked(gj.CFG(MASKED, NULL, w), MaskPredict(1.0)),
-        1.0,
-        masked(MASKED, MaskPredict(1.0)),
-    ),
-    SingleJump: Row(lambda w: masked(gj.CFG(UNIFORM, NULL, w), SingleJump()), 1.0, masked(UNIFORM, SingleJump())),
-    SUNDAE: Row(
-        lambda w: masked(gj.CFG(UNIFORM, NULL, w), SUNDAE(share=0.5)),
-        1.0,
-        masked(UNIFORM, SUNDAE(share=0.5)),
-    ),
+    DensityRatio: row("DensityRatio", MASKED, TauLeap())._replace(identity=masked(unconditional(MASKED))),
+    TAG: row("TAG", UNIFORM, TauLeap()),
+    gj.Ancestral: solved(MASKED, gj.Ancestral(0.8, 2, 0.9)),
+    TauLeap: solved(MASKED, TauLeap()),
+    FirstHitting: solved(MASKED, FirstHitting()),
+    AnyOrder: Row(lambda w: given(MASKED, w).make("AnyOrder")),
+    MaskPredict: solved(MASKED, MaskPredict(1.0)),
+    SingleJump: solved(UNIFORM, SingleJump()),
+    SUNDAE: solved(UNIFORM, SUNDAE(share=0.5)),
     Forbid: Row(
         lambda w: masked(Forbid(MASKED, jnp.arange(3) < jnp.minimum(w, 2)), TauLeap()),  # never all three
         0.0,
         masked(MASKED, TauLeap()),
     ),
-    gj.Infill: Row(
-        lambda w: gj.Infill(masked(gj.CFG(UNIFORM, NULL, w)), jnp.array([-1, 2, -1])),
-        1.0,
-        gj.Infill(masked(UNIFORM), jnp.array([-1, 2, -1])),
-    ),
-    NOS: Row(lambda w: masked(NOS(HIDDEN, along, w, rate=0.5)), 0.0, masked(HIDDEN)),
-    "NOS, embeddings": Row(
-        lambda w: gj.Reverse(NOS(EMBEDDED, along, w, rate=0.5), gj.DDIM(0.5)),
-        None,
-        None,
-        gj.Cosine().levels(6),
-        (LENGTH, 2),
-    ),
-    LaMBO: Row(lambda w: LaMBO(NOS(HIDDEN, along, w, rate=0.5))),
-    FUDGE: Row(lambda w: masked(FUDGE(MARKOV, MARKOV.future, w, top=None)), 0.0, masked(MARKOV), TEXT_LEVELS, (6,)),
-    PPLM: Row(lambda w: masked(PPLM(GPT, likes, w, rate=0.2)), 0.0, masked(GPT), TEXT_LEVELS, (6,)),
-    Contrastive: Row(
-        lambda w: masked(Contrastive(GPT, gj.Conditioned(GPT, another), w, plausible=0.0)),
-        1.0,
-        masked(GPT),
-        TEXT_LEVELS,
-        (6,),
-    ),
-    "CFG of logits": Row(lambda w: masked(gj.CFG(GPT, 3, w)), 1.0, masked(GPT), TEXT_LEVELS, (6,)),
-    Rounded: Row(
-        lambda w: gj.Reverse(Rounded(EMBEDDED, TABLE, w), gj.DDIM(0.5)),
-        0.0,
-        gj.Reverse(EMBEDDED, gj.DDIM(0.5)),
-        gj.Cosine().levels(6),
-        (LENGTH, 2),
-    ),
+    gj.Infill: Row(lambda w: given(UNIFORM, w).make("Infill", known=KNOWN), 1.0, gj.Infill(masked(UNIFORM), KNOWN)),
+    NOS: row("NOS", HIDDEN, rate=0.5),
+    "NOS, embeddings": row("NOS", EMBEDDED, gj.DDIM(0.5), rate=0.5)._replace(off=None, identity=None),
+    LaMBO: Row(lambda w: given(HIDDEN, w).make("LaMBO", model=NOS(HIDDEN, along, w, rate=0.5))),
+    FUDGE: row("FUDGE", MARKOV, future=MARKOV.future, top=None),
+    PPLM: row("PPLM", GPT, rate=0.2),
+    Contrastive: row("Contrastive", GPT, plausible=0.0),
+    "CFG of logits": row("CFG", GPT),
+    Rounded: row("Rounded", EMBEDDED, gj.DDIM(0.5)),
     DiffusionLM: Row(
-        lambda w: DiffusionLM(EMBEDDED, gj.DDIM(1.0), near, w),
+        lambda w: given(EMBEDDED, w).make("DiffusionLM", solver=gj.DDIM(1.0)),
         None,
         None,
         gj.Cosine().levels(6),
         (LENGTH, 2),
     ),
-    "CFG of embeddings": Row(
-        lambda w: gj.Reverse(gj.CFG(EMBEDDED, 3, w), gj.DPMSolver2M()),
-        1.0,
-        gj.Reverse(EMBEDDED, gj.DPMSolver2M()),
-        gj.Cosine().levels(6),
-        (LENGTH, 2),
-    ),
+    "CFG of embeddings": row("CFG", EMBEDDED, gj.DPMSolver2M()),
 }
 
 # Moves of a population
 PARTICLES = {
-    gj.Twisted: lambda w: gj.Twisted(
-        unconditional(MASKED),
-        FirstHitting(),
-        log_masked,
-        w,
-        TAG(unconditional(MASKED), log_masked, w),
-        noisy=True,
+    gj.Twisted: lambda w: given(MASKED, w).make(
+        "Twisted", proposal=TAG(unconditional(MASKED), log_masked, w), noisy=True
     ),
-    gj.Corrected: lambda w: gj.Corrected(gj.CFG(MASKED, NULL, w), FirstHitting()),
+    gj.Corrected: lambda w: given(MASKED, w).make("Corrected"),
     "Corrected exact rates, uniform": lambda w: gj.Corrected(
         PredictorGuidance(unconditional(UNIFORM), log_uniform, w), gj.Ancestral()
     ),
     "Corrected tempering": lambda w: gj.Corrected(Tempered(MASKED, w), FirstHitting()),
-    gj.BestOf: lambda w: gj.BestOf(masked(unconditional(MASKED), FirstHitting()), MASKED.log_likelihood, w),
-    gj.Steered: lambda w: gj.Steered(unconditional(MASKED), FirstHitting(), MASKED.log_likelihood, w),
+    gj.BestOf: lambda w: given(MASKED, w).make("BestOf", reward=MASKED.log_likelihood),
+    gj.Steered: lambda w: given(MASKED, w).make("Steered", reward=MASKED.log_likelihood),
 }

@@ -34,12 +34,11 @@ try:  # they take seconds, in which somebody may think better of it
     from guidance_jax.app.request import NONE, requested
     from guidance_jax.app.schema import COUNTS, RECIPE, REQUEST, SAMPLES, SIDE, STEPS, Settings, check, flag_of, shown
     from guidance_jax.app.watch import drawn
-    from guidance_jax.core import Refused, Solver, count_failed
+    from guidance_jax.core import Refused, count_failed
     from guidance_jax.datasets.arrays import read_npz
     from guidance_jax.files import cache, check_writable, interruptible, write_whole
-    from guidance_jax.guidance.operators import Operator
-    from guidance_jax.guidance.scales import Scale
     from guidance_jax.jobs import Job, contents, write_arrays
+    from guidance_jax.methods import OPERATORS, PARTS, SCALES, SOLVERS, Row
     from guidance_jax.metrics.bootstrap import Estimate
     from guidance_jax.metrics.calibration import by_level
     from guidance_jax.metrics.fid import NEEDS, Reference, measure_images, protocol
@@ -101,12 +100,7 @@ def flag(name: str, settings: Settings = REQUEST) -> Any:
     return typer.Option(f"--{flag_of(name, setting)}", help=setting.help)
 
 
-# fields that the models, the solver and the measurement fill: no options of a user
-GIVEN = (
-    *("inner", "model", "kernel", "null", "classifier", "solver", "schedule", "operator", "std", "observed", "mask"),
-    *("log_likelihood", "log_twist", "reward", "value", "future", "move"),
-)
-PARTS = ("solver", "grid", "measurement", "clip")
+SETTINGS = ("solver", "grid", "measurement", "clip")
 MEANS = "Means (they change no sample)"
 COLUMNS = ("accuracy", "diversity", "Frechet distance", "precision", "recall", "not finite")
 
@@ -259,24 +253,21 @@ def methods(
 ) -> None:
     """List every way to guide, with its options; and solvers, scales, operators and grids."""
     if name is not None:
-        cls = parts.named(name, parts.EVERY, "method or part")
-        console.print(f"{cls.__name__}({parts.options(cls, {})})\n", highlight=False, markup=False)
-        for text in (inspect.getdoc(cls), sys.modules[cls.__module__].__doc__):  # the formula is in the file's
+        row = parts.find(name, PARTS, "method or part")
+        console.print(f"{row.name}({parts.options(row, every=True)})\n", highlight=False, markup=False)
+        for text in (inspect.getdoc(row.cls), sys.modules[row.cls.__module__].__doc__):  # the formula is in the file's
             console.print(f"{(text or '').strip()}\n", highlight=False, markup=False)
         return
-    groups: dict[str, list[type]] = {}
-    for cls in parts.methods().values():
-        groups.setdefault(parts.family(cls), []).append(cls)
-    for kind, title in ((Solver, "solvers"), (Scale, "scales"), (Operator, "operators of a measurement")):
-        groups[title] = list(parts.catalogue(kind).values())
-    for title, classes in groups.items():
+    groups: dict[str, list[Row]] = {}
+    for row in (*parts.METHODS.values(), *SOLVERS.values(), *SCALES.values(), *OPERATORS.values()):
+        groups.setdefault(row.family, []).append(row)
+    for title, rows in groups.items():
         console.print(f"\n[bold]{title}[/bold]")
-        for cls in classes:
-            console.print(f"  {cls.__name__}", style="cyan", end="", highlight=False)
-            console.print(f"  {parts.summary(cls)}", highlight=False, markup=False)
-            given = parts.options(cls, {} if issubclass(cls, Operator) else dict.fromkeys(GIVEN))
-            if given:
-                console.print(f"      {given}", style="dim", highlight=False, markup=False)
+        for row in rows:
+            console.print(f"  {row.name}", style="cyan", end="", highlight=False)
+            console.print(f"  {parts.summary(row.cls)}", highlight=False, markup=False)
+            if options := parts.options(row):
+                console.print(f"      {options}", style="dim", highlight=False, markup=False)
     console.print(f"\n[bold]grids[/bold]\n  {', '.join(GRIDS)}")
     console.print("\n--method none samples the model as it is; --set OPTION=VALUE sets an option.", markup=False)
     console.print(
@@ -441,15 +432,17 @@ def compare(
     flags: dict[str, Any] = dict(labels=label, solver=solver, grid=grid, steps=steps, particles=particles, seed=seed)
     flags |= dict(prompts=prompt or None, negative=negative)
     for text in set_ or []:
-        if text.partition("=")[0].split(".")[0].strip() not in PARTS:
-            raise Refused(f"--set of compare is of {', '.join(PARTS)}, got {shown(text)}; write --method NAME:option=2")
+        if text.partition("=")[0].split(".")[0].strip() not in SETTINGS:
+            raise Refused(
+                f"--set of compare is of {', '.join(SETTINGS)}, got {shown(text)}; write --method NAME:option=2"
+            )
     wanted = []
     base = requested(models, config, None, set_, **flags)
     numbers = [base.scale] if scales is None else [number(part) for part in scales.split(",")]
     names = [(name, own) for name, _, own in (text.partition(":") for text in method or [])]
     for name, _ in names:
         if name != NONE:
-            parts.named(name, parts.METHODS, "method")
+            parts.find(name, parts.METHODS, "method")
     measure, held_out = judged(Path(base.models), data, size)
     for name, own in names or [(name, "") for name in every_method(base.models)]:
         assignments = [*(a for a in own.split(",") if a), *(set_ or [])]

@@ -11,13 +11,13 @@ import jax
 import numpy as np
 
 from guidance_jax.app.data import Measure
-from guidance_jax.app.parts import METHODS, OWN_NETWORK, methods, named, needs
-from guidance_jax.app.plan import Parts, plan
+from guidance_jax.app.parts import METHODS, find
+from guidance_jax.app.plan import Offer, plan
 from guidance_jax.app.request import NONE, Request
 from guidance_jax.core import GaussianDiffusion, Refused, Space, count_failed
 from guidance_jax.files import versions
 from guidance_jax.guidance.operators import Downsample, Mask
-from guidance_jax.kernels.reverse import Reverse
+from guidance_jax.methods import CONTRAST, GRADIENT, KERNEL, PARTICLES, TEXT, TOKENS, Row
 from guidance_jax.metrics.report import Report
 from guidance_jax.pictures import contact_sheet, save_trade_off
 from guidance_jax.progress import Bar
@@ -89,13 +89,12 @@ def track(items: Iterable[Entry], total: int) -> Iterator[Entry]:
 
 def inverse(name: str) -> bool:
     """Whether a method cannot do without a measurement."""
-    cls = named(name, METHODS, "method") if name != NONE else Reverse
-    return needs(cls, "operator") or needs(cls, "mask")
+    return name != NONE and bool(find(name, METHODS, "method").needs & {"operator", "mask"})
 
 
 def halved(name: str, images: np.ndarray) -> dict[str, Any]:
     """The measurement that `compare` gives to methods of inverse problems: every other row, or half the resolution."""
-    if needs(named(name, METHODS, "method"), "mask"):
+    if "mask" in find(name, METHODS, "method").needs:
         mask = np.zeros(images.shape[1:], np.float32)
         mask[::2] = 1
         return {"operator": Mask(mask), "std": 0.05, "observed": images * mask}
@@ -105,18 +104,15 @@ def halved(name: str, images: np.ndarray) -> dict[str, Any]:
 
 def every_method(models: str) -> list[str]:
     """The names of all methods for what these models sample, the unguided model first."""
-    space = Parts(Request(models)).model.space
-    foreign = () if isinstance(space, GaussianDiffusion) else ("kernels",)
-    own = {"Absorbing": "discrete", "Uniform": "discrete", "LeftToRight": "text"}.get(type(space).__name__)
-    groups = {"guidance", "kernels", "particles", own} - {*foreign}
-    known = [(name, cls) for name, cls in methods().items() if name not in OWN_NETWORK]
-    return [NONE, *(n for n, cls in known if cls.__module__.split(".")[1] in groups and fits(cls, space))]
+    space = Offer(Request(models)).model.space
+    own = {"Absorbing": TOKENS, "Uniform": TOKENS, "LeftToRight": TEXT}.get(type(space).__name__)
+    families = {CONTRAST, GRADIENT, PARTICLES, own} | ({KERNEL} if isinstance(space, GaussianDiffusion) else set())
+    return [NONE, *(n for n, row in METHODS.items() if row.family in families and fits(row, space))]
 
 
-def fits(cls: Any, space: Space) -> bool:
-    """Whether a method takes samples of that space, as far as its class says."""
-    taken = next((vars(base)["takes"] for base in cls.__mro__ if "takes" in vars(base)), Space)
-    return isinstance(space, taken)
+def fits(row: Row, space: Space) -> bool:
+    """Whether a method takes samples of that space, as far as its class says, and a model that was not made for it."""
+    return not row.own_network and isinstance(space, row.cls.takes)
 
 
 def write(

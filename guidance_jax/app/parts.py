@@ -1,127 +1,78 @@
-"""Every part of the library by its name and with its own options, for flags and configuration files.
-
-There is no list: the names are the public classes of the groups, the options their fields, the help their docstrings.
-"""
+"""Parts of `guidance_jax.methods` by their names, with options from flags and configuration files."""
 
 import dataclasses
 import difflib
 import inspect
 import sys
 import tomllib
-from collections.abc import Callable, Mapping
-from types import FunctionType, ModuleType
+from collections.abc import Mapping
+from types import FunctionType
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax import discrete, guidance, kernels, particles, solvers, text
+from guidance_jax import methods as table
 from guidance_jax.app.schema import COUNTS, LABELS, Number, option, shown
-from guidance_jax.core import Guide, Kernel, KernelWrapper, Move, Refused, Solver
-from guidance_jax.guidance import Contrast, Guidance, Scale, operators
-from guidance_jax.guidance.operators import Operator
+from guidance_jax.core import Kernel, Refused
+from guidance_jax.guidance import Guidance
 from guidance_jax.kernels import Reverse
+from guidance_jax.methods import OPERATORS, SCALES, SOLVERS, Row, Source
 
-GROUPS: tuple[ModuleType, ...] = (guidance, kernels, particles, discrete, text, solvers, operators)
-# what a method may be: a guided denoiser, a kernel, or a move of particles
-METHODS = (Guidance, Kernel, Move)
-EVERY = (*METHODS, Solver, Scale, Operator)
-# no guidance of their own: the plain step, the padding of grids, the machinery around a move
-PLUMBING = ("Reverse", "Padded", "SMC")
-# of networks that are trained for them: no comparison of what one model can do takes them up
-OWN_NETWORK = ("DensityRatio", "Internal", "Learned", "MapSteps")
-# what these are made from, unless a table says so
-INSIDE = {"LaMBO": "NOS", "Corrected": "CFG", "Reuse": "Classifier", "Clip": "CFG", "DynamicClip": "CFG"}
-# what a measurement gives, and how it is asked for
-MEASURED = ("operator", "mask", "std", "observed")
+# every way to guide a model that a folder can hold
+METHODS = {n: row for n, row in table.METHODS.items() if row.family not in (table.MACHINERY, table.EMBEDDINGS)}
+KINDS = {"method": METHODS, "solver": SOLVERS, "scale": SCALES, "operator": OPERATORS}
 MEASURE = (
     "--set measurement.operator.name=Downsample --set measurement.operator.factor=2 --set measurement.observed=y.npy"
 )
-# fields that hold what steers: the model beside them is the unconditional one
-STEERING = ("classifier", "operator", "log_likelihood", "reward", "log_twist", "value", "future", "attribute")
-# options that are strengths, lists of numbers, or parts; the others are what their defaults are
-SCALES = ("scale", "weak_scale", "spread", "window", "low", "share", "rate")
-LISTS = ("mask", "weights", "table", "scales", "known", "banned")
-FILLED = (
-    *("inner", "model", "kernel", "weak", "proposal", "move", "solver", "operator"),
-    *("classifier", "future", "value", "log_likelihood", "log_twist", "reward"),
-)
-# what no flag and no file can say
-PYTHON = ("schedule", "output", "observed", "attribute", "objective", "feasible", "f", "own_adjoint")
-# plain numbers for fields that have no default, where a comparison needs some
-USUAL: dict[str, Any] = {
-    "scale": 2.0,
-    "weak_scale": 1.5,
-    "weights": [1.0],
-    "rho": 1.0,
-    "mu": 0.5,
-    "rate": 0.1,
-    "repeats": 2,
-    "std": 0.1,
+# the kinds of values in the words of a refusal
+WORDS = {
+    table.NUMBER: "a finite number",
+    table.STRENGTH: "a finite number or a part",
+    table.LABEL: "a label, a whole number from 0",
+    table.COUNT: f"a whole number from 1 to {COUNTS}",
+    table.FUNCTION: "one of ",
+    table.FIXED: "no option of the command line: the model or the measurement gives it",
 }
 
 
-def catalogue(kinds: type | tuple[type, ...]) -> dict[str, type]:
-    """The public classes of those kinds, by name."""
-    found = {}
-    for group in GROUPS:
-        for name in vars(group).get("__all__", vars(group)):  # operators is a single file, without
-            cls = vars(group).get(name)
-            if isinstance(cls, type) and issubclass(cls, kinds) and dataclasses.is_dataclass(cls):
-                found[name] = cls
-    return found
-
-
-def methods() -> dict[str, type]:
-    """Every way to guide."""
-    return {name: cls for name, cls in catalogue(METHODS).items() if name not in PLUMBING}
-
-
-def named(name: str, kinds: type | tuple[type, ...], what: str) -> type:
-    """The class called `name`, in any case.
+def find(name: str, rows: Mapping[str, Row], what: str) -> Row:
+    """The row called `name`, in any case.
 
     Raises:
       Refused: no such name; the nearest ones are offered.
     """
-    known = methods() if kinds == METHODS else catalogue(kinds)
-    lower = {k.lower(): k for k in known}
+    lower = {known.lower(): known for known in rows}
     if name.lower() not in lower:
-        for other, word in ((Solver, "solver"), (Scale, "scale"), (Operator, "operator"), (METHODS, "method")):
-            if what != word and name.lower() in {n.lower() for n in catalogue(other)}:
+        for word, others in {**KINDS, "method": table.METHODS}.items():
+            if what != word and name.lower() in {other.lower() for other in others}:
                 raise Refused(f"{name} is a {word}, not a {what}; guidance-jax methods {name} says how it is used")
         near = difflib.get_close_matches(name.lower()[:80], lower, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(lower[n] for n in near)}?" if near else f"known are {', '.join(known)}"
+        hint = f"did you mean {' or '.join(lower[n] for n in near)}?" if near else f"known are {', '.join(rows)}"
         raise Refused(f"there is no {what} called {shown(name)}; {hint}")
-    return known[lower[name.lower()]]
-
-
-def fields(cls: Any) -> list[dataclasses.Field]:
-    """The options of a class, in its order."""
-    return list(dataclasses.fields(cls))
+    return rows[lower[name.lower()]]
 
 
 def summary(cls: type) -> str:
     """The first sentence of a class, on one line."""
-    first = (inspect.getdoc(cls) or "").split("\n\n")[0]
-    return " ".join(first.split())
+    return " ".join((inspect.getdoc(cls) or "").split("\n\n")[0].split())
 
 
-def options(cls: type, given: Mapping[str, Any]) -> str:
-    """Its options in words: `scale, radius=15.0`; what is `given` by the context is not an option."""
+def options(row: Row, every: bool = False) -> str:
+    """Its options in words: `scale [2.0], radius=15.0`; with `every`, also what is no option, but given."""
     parts = []
-    for field in fields(cls):
-        if field.name in given:
+    for field in dataclasses.fields(row.cls):
+        source, default = row.sources.get(field.name, Source(table.NUMBER, shown="")), field.default
+        if source.shown is None and not every:
             continue
-        default = field.default
-        shown = default.__name__ if isinstance(default, FunctionType) else repr(default)
         if default is dataclasses.MISSING:
-            parts.append(f"{field.name} [{USUAL[field.name]}]" if field.name in USUAL else field.name)
+            parts.append(f"{field.name} [{source.shown}]" if source.shown else field.name)
         else:
-            parts.append(f"{field.name}={shown}")
+            parts.append(f"{field.name}={default.__name__ if isinstance(default, FunctionType) else repr(default)}")
     return ", ".join(parts)
 
 
-def parsed(assignments: list[str]) -> dict[str, Any]:
+def parse(assignments: list[str]) -> dict[str, Any]:
     """`["radius=10", "scale.name=Window"]` as nested tables; values are those of TOML, words need no quotes.
 
     Raises:
@@ -152,114 +103,84 @@ def parsed(assignments: list[str]) -> dict[str, Any]:
 
 
 class Builder:
-    """Builds parts from tables `{"name": ..., option: ...}`; `context` has what a field holds if no table says so.
+    """Builds parts from tables `{"name": ..., option: ...}`; what no table says comes from `given`.
 
     Attributes:
-      context: by the field's name, a function of the class that is being built.
+      given: `given(row)` is a `methods.Given`, for the row that is being built.
     """
 
-    def __init__(self, context: Mapping[str, Callable[[type], Any]]):
-        self.context = context
+    def __init__(self, given: Any):
+        self.given = given
 
-    def make(
-        self, table: Mapping[str, Any], kinds: type | tuple[type, ...] = object, what: str = "part", path: str = ""
-    ) -> Any:
-        """The part that `table` names; `path` is what comes before its options on the command line.
+    def make(self, asked: Mapping[str, Any], rows: Mapping[str, Row], what: str = "part", path: str = "") -> Any:
+        """The part that a table names; `path` is what comes before its options on the command line.
 
         Raises:
           Refused: an unknown name or option (the allowed ones are listed), or one that is needed and missing.
         """
-        if "name" not in table:
+        if "name" not in asked:
             raise Refused(f'the {what} has no name; write name = "..."')
-        cls = named(str(table["name"]), kinds, what)
-        known = [f.name for f in fields(cls)]
-        for key in table:
-            if key != "name" and key not in known:
-                near = difflib.get_close_matches(key[:80], known, n=1)
+        row = find(str(asked["name"]), rows, what)
+        fields = {field.name: field for field in dataclasses.fields(row.cls)}
+        for key in asked:
+            if key != "name" and key not in fields:
+                near = difflib.get_close_matches(key[:80], fields, n=1)
                 hint = f"did you mean {near[0]}? " if near else ""
-                raise Refused(f"{cls.__name__} has no option {shown(key)}; {hint}its options are {', '.join(known)}")
-        values = {}
-        for field in fields(cls):
-            if field.name in table:
-                values[field.name] = self.value(table[field.name], cls, field, path)
-            elif field.name in self.context and (found := self.context[field.name](cls)) is not None:
-                values[field.name] = found
+                raise Refused(f"{row.name} has no option {shown(key)}; {hint}its options are {', '.join(fields)}")
+        given, values = self.given(row), {}
+        for name, field in fields.items():
+            source = row.sources.get(name)
+            value = None if name in asked or source is None or source.get is None else source.get(given)
+            if name in asked:
+                values[name] = self.read(asked[name], row, field, path)
+            elif value is not None:
+                values[name] = value
             elif field.default is dataclasses.MISSING:
-                if field.name in MEASURED and not path:
-                    raise Refused(f"{cls.__name__} needs {field.name}, of a measurement; write {MEASURE}")
-                write = "give it in Python" if kind_of(cls, field) == FIXED else f"write --set {path}{field.name}=..."
-                raise Refused(f"{cls.__name__} needs {field.name}; {write}")
-        return cls(**values)
+                if source in (table.OPERATOR, table.MASK, table.STD) and not path:
+                    raise Refused(f"{row.name} needs {name}, of a measurement; write {MEASURE}")
+                write = "give it in Python" if row.kind(field) == table.FIXED else f"write --set {path}{name}=..."
+                raise Refused(f"{row.name} needs {name}; {write}")
+        return row.cls(**values)
 
-    def value(self, value: Any, cls: type, field: dataclasses.Field, path: str = "") -> Any:
-        """What an option of `cls` holds: a number, a list of them, a part by its table, a function by its name.
+    def read(self, value: Any, row: Row, field: dataclasses.Field, path: str = "") -> Any:
+        """What an option holds: a number, a list of them, a part by its table, a function by its name.
 
         Raises:
           Refused: a value of another kind than the option is.
         """
-        expected, where = kind_of(cls, field), f"{path}{field.name}"
-        if isinstance(value, Mapping) and expected in (PART, NUMBER_OR_PART):
-            usual = ((Scale,), "scale") if expected == NUMBER_OR_PART else ((Guide, *METHODS), field.name)
-            kinds, what = KINDS.get(field.name, usual)
-            part = self.make(value, kinds, what, f"{where}.")
-            wants_kernel = (issubclass(cls, KernelWrapper) and field.name == "inner") or field.name == "kernel"
-            if wants_kernel and isinstance(part, Guidance):
-                return Reverse(part, self.context["solver"](Reverse))
-            if wants_kernel and not isinstance(part, Kernel):
-                raise Refused(f"{where} of {cls.__name__} is a kernel, got {type(part).__name__}")
+        kind, where = row.kind(field), f"{path}{field.name}"
+        if isinstance(value, Mapping) and kind in (table.PART, table.STRENGTH):
+            source = row.sources[field.name]
+            rows, what = {table.SOLVER: (SOLVERS, "solver"), table.OPERATOR: (OPERATORS, "operator")}.get(
+                source, (SCALES, "scale") if kind == table.STRENGTH else (table.METHODS | table.GUIDES, field.name)
+            )
+            part = self.make(value, rows, what, f"{where}.")
+            if source in (table.REVERSE, table.UNGUIDED):
+                if isinstance(part, Guidance):
+                    return Reverse(part, self.given(table.METHODS["Reverse"]).solver)
+                if not isinstance(part, Kernel):
+                    raise Refused(f"{where} of {row.name} is a kernel, got {type(part).__name__}")
             return part
         try:
-            if expected == FLAG and isinstance(value, bool):
+            if kind == table.FLAG and isinstance(value, bool):
                 return value
-            if expected == LABEL:
+            if kind == table.LABEL:
                 return np.int32(Number(0, LABELS, whole=True)(value))
-            if expected == COUNT:
+            if kind == table.COUNT:
                 return Number(1, COUNTS, whole=True)(value)
-            if expected in (NUMBER, NUMBER_OR_PART) and value == np.inf:
-                return value  # `schema.option` lets it pass where it means: none
-            if expected in (NUMBER, NUMBER_OR_PART):
-                return Number()(value)
-            if expected == NUMBERS:
+            if kind in (table.NUMBER, table.STRENGTH):
+                return (
+                    value if value == np.inf else Number()(value)
+                )  # `schema.option` lets it pass where it means: none
+            if kind == table.NUMBERS:
                 return jnp.asarray(value if isinstance(value, list) else [Number()(value)])
-            if isinstance(found := functions_like(field.default).get(value), FunctionType):
-                return found
+            if isinstance(function := functions_like(field.default).get(value), FunctionType):
+                return function
         except (ValueError, TypeError):
             pass
-        names = ", ".join(functions_like(field.default)) if isinstance(field.default, FunctionType) else ""
-        write = f"; write --set {where}.name=..." if expected in (PART, NUMBER_OR_PART) else ""
-        raise Refused(f"the option {where} of {cls.__name__} is {expected}{names}, got {shown(value)}{write}")
-
-
-# the parts that some options are
-KINDS: dict[str, tuple[tuple[type, ...], str]] = {
-    "solver": ((Solver,), "solver"),
-    "operator": ((Operator,), "operator"),
-}
-# what an option may be
-FLAG, COUNT, NUMBER = "true or false", f"a whole number from 1 to {COUNTS}", "a finite number"
-LABEL, NUMBERS, PART = "a label, a whole number from 0", "a list of numbers", "a part"
-NUMBER_OR_PART = "a finite number or a part"
-FUNCTION, FIXED = "one of ", "no option of the command line: the model or the measurement gives it"
-
-
-def kind_of(cls: type, field: dataclasses.Field) -> str:
-    """What the option `field` of a class may be, by its name and its default."""
-    default, static = field.default, field.metadata.get("static", False)
-    if field.name in SCALES:
-        return NUMBER_OR_PART
-    if field.name in LISTS or (field.name == "kernel" and issubclass(cls, Operator)):
-        return NUMBERS
-    if field.name == "null":
-        return LABEL
-    if field.name in FILLED:
-        return PART
-    if field.name in PYTHON:
-        return FIXED
-    if isinstance(default, bool):
-        return FLAG
-    if isinstance(default, FunctionType):
-        return FUNCTION
-    return COUNT if static or isinstance(default, int) or field.name == "top_k" else NUMBER
+        names = ", ".join(functions_like(field.default)) if kind == table.FUNCTION else ""
+        write = f"; write --set {where}.name=..." if kind in (table.PART, table.STRENGTH) else ""
+        raise Refused(f"the option {where} of {row.name} is {WORDS.get(kind, kind)}{names}, got {shown(value)}{write}")
 
 
 def functions_like(default: Any) -> dict[Any, Any]:
@@ -272,22 +193,3 @@ def functions_like(default: Any) -> dict[Any, Any]:
         for name, f in vars(sys.modules[default.__module__]).items()
         if isinstance(f, FunctionType) and name[0] != "_" and list(inspect.signature(f).parameters) == called
     }
-
-
-def needs(cls: type, name: str) -> bool:
-    """Whether a method has such a field."""
-    return name in {f.name for f in fields(cls)}
-
-
-def family(cls: Any) -> str:
-    """Where a method belongs in a list."""
-    group = cls.__module__.split(".")[1]
-    if group in ("discrete", "text", "embeddings"):
-        return {"discrete": "tokens", "text": "text", "embeddings": "embeddings"}[group]
-    if issubclass(cls, Move) or group == "particles":
-        return "particles: a population for each sample"
-    if issubclass(cls, Kernel):
-        return "kernels: change the step"
-    if (issubclass(cls, Contrast) and not needs(cls, "classifier")) or needs(cls, "null"):
-        return "contrasts of two predictions"
-    return "gradients, and wrappers"

@@ -1,8 +1,9 @@
 """From a request to what sampling needs: every part that its method asks for, made from the checkpoints beside it."""
 
+import dataclasses
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +14,10 @@ import numpy as np
 
 from guidance_jax.app.data import classes_of
 from guidance_jax.app.models import load_models, load_once
-from guidance_jax.app.parts import INSIDE, MEASURE, METHODS, STEERING, USUAL, Builder, named, needs
+from guidance_jax.app.parts import MEASURE, METHODS, Builder, find
 from guidance_jax.app.request import NONE, Request
 from guidance_jax.app.schema import LABELS, shown
-from guidance_jax.core import Guide, Kernel, KernelWrapper, Level, Move, Refused, Rows, Solver, first_line
+from guidance_jax.core import Guide, Kernel, KernelWrapper, Level, Move, Refused, Rows, first_line
 from guidance_jax.datasets.arrays import read_array
 from guidance_jax.discrete.ancestral import Ancestral
 from guidance_jax.discrete.first_hitting import FirstHitting
@@ -24,11 +25,13 @@ from guidance_jax.discrete.network import HiddenNetwork, TokenModel
 from guidance_jax.discrete.process import Absorbing
 from guidance_jax.guidance.clip import Clip
 from guidance_jax.guidance.likelihoods import GaussianLikelihood
-from guidance_jax.guidance.operators import Mask, Operator
+from guidance_jax.guidance.operators import Mask
 from guidance_jax.guidance.perturbed import perturbed
 from guidance_jax.guidance.scales import PerClass
+from guidance_jax.kernels.dps import DPS
 from guidance_jax.kernels.mean_shift import MeanShift
 from guidance_jax.kernels.reverse import Reverse, Step
+from guidance_jax.methods import GUIDES, OPERATORS, PART, PARTS, SOLVERS, Row, Source
 from guidance_jax.models.adapters import Conditioned, Microbatched, Unconditional
 from guidance_jax.models.network import Network
 from guidance_jax.models.parameterizations import LearnedRange
@@ -89,11 +92,12 @@ def plan(request: Request, n: int, *, remat: bool = False, microbatch: int | Non
     Raises:
       Refused: checkpoints that are missing or do not fit together, or a request that they cannot honour.
     """
-    found = Parts(request, remat, microbatch).plan(n)
+    found = Offer(request, remat, microbatch).plan(n)
     check_options(found, request, n)
     return found
 
 
+NOISE = 0.1  # the standard deviation of a measurement that says none
 # what JAX and the library raise while a program is made of parts that do not fit
 MISFITS = (TypeError, ValueError, IndexError, KeyError, AttributeError, ArithmeticError)
 
@@ -122,11 +126,6 @@ def check_options(found: Plan, request: Request, n: int) -> None:
         raise Refused(f"the options of {name} do not fit ({reason}); guidance-jax methods {name} says them") from None
 
 
-def usual(name: str, cls: type) -> Any:
-    """The number, or numbers, of a field that has no default."""
-    return jnp.asarray(USUAL[name]) if isinstance(USUAL[name], list) else USUAL[name]
-
-
 def take(tree: Any, index: Any) -> Any:
     """The rows `index` of every array."""
     return jax.tree.map(lambda a: a[index], tree)
@@ -139,7 +138,7 @@ def one_of_each(key: Any, x: Any, log_w: Any) -> Any:
     return x[jax.random.categorical(jax.random.fold_in(key, 1), log_w)]
 
 
-class Parts:
+class Offer:
     """What the checkpoints of a request offer to its method."""
 
     def __init__(self, request: Request, remat: bool = False, microbatch: int | None = None):
@@ -157,7 +156,8 @@ class Parts:
         self.model: Any = found if self.pipeline is None else self.pipeline.model
         if not isinstance(self.model, Network | TokenModel | LanguageModel):
             raise Refused(f"{denoiser_in(request.models)} holds a {type(self.model).__name__}, no denoiser")
-        self.domain: Any = vars(self.model)["domain"]
+        domain: Any = self.model.domain
+        self.domain = domain
         self.images, self.text = isinstance(self.model, Network), isinstance(self.model, LanguageModel)
         self.captions = self.pipeline is not None and self.pipeline.captions
         if self.domain.text_length is not None and not self.captions:
@@ -180,51 +180,28 @@ class Parts:
 
     # what a method may be given
 
-    def free(self, cls: type) -> Any:
-        """The model that a gradient steers: unconditional where it can be, else with its label, as OpenAI's are."""
-        if self.domain.null_label is not None or self.captions:
-            return Unconditional(self.model, self.null(cls))
-        return Conditioned(self.model, "label") if self.uses_measurement(cls) else self.model
-
-    def null(self, cls: type) -> Any:
+    def null(self, row: Row) -> Any:
         if self.captions and self.pipeline is not None:
             self.used.add("negative")
             return self.pipeline.null(self.request.negative)
         if self.domain.null_label is None:
             raise Refused(
-                f"{cls.__name__} needs a model with a null label, trained with conditioning dropout; write "
+                f"{row.name} needs a model with a null label, trained with conditioning dropout; write "
                 "--method Classifier"
             )
         return np.int32(self.domain.null_label)
 
-    def classifier(self, cls: type | None = None) -> Any:
+    def classifier(self, name: str = "it") -> Any:
         """The classifier beside the denoiser."""
         self.used.add("microbatch")
         if self._classifier is None:
             folder = self.folder / "classifier"
             if not folder.exists():
-                name = "it" if cls is None else cls.__name__
                 raise Refused(f"{name} needs a classifier beside the denoiser ({folder}); write --method none")
             self._classifier = load_once(folder, self.request.dtype, self.remat)
             if self.microbatch is not None:
                 self._classifier = Microbatched(self._classifier, self.microbatch)
         return self._classifier
-
-    def value(self, cls: type) -> Any:
-        """The value head of a model of tokens."""
-        if not isinstance(self.model, HiddenNetwork):
-            raise Refused(f"{cls.__name__} needs a model of tokens with a value head; write --method CFG")
-        return value_head(self.model)
-
-    def likelihood(self, cls: type) -> Any:
-        """Of a clean estimate: of the measurement if there is one, else of the noisy classifier at the last level."""
-        if self.operator is not None:
-            self.used.add("measurement")
-            return GaussianLikelihood(self.operator, self.std, "y")
-        if not self.images:
-            return self.classifier(cls)
-        last = self.levels.at(-2)
-        return jax.tree_util.Partial(at_level, self.classifier(cls), last)
 
     def measured(self) -> tuple[Any, Any, Any]:
         table = self.request.measurement
@@ -234,10 +211,10 @@ class Parts:
             raise Refused(f"a measurement needs an operator and what was observed; write {MEASURE}")
         operator = table["operator"]
         if isinstance(operator, Mapping):
-            operator = Builder({}).make(operator, Operator, "operator", "measurement.operator.")
+            operator = Builder(lambda row: None).make(operator, OPERATORS, "operator", "measurement.operator.")
         y = table["observed"]
         y = read_array(y) if isinstance(y, str) else np.asarray(y)
-        return operator, float(table.get("std", USUAL["std"])), y
+        return operator, float(table.get("std", NOISE)), y
 
     def measured_shape(self) -> tuple[int, ...]:
         """The shape of a measurement of one sample."""
@@ -253,73 +230,33 @@ class Parts:
             reason = f"{name} does not take samples of shape {shape} ({first_line(error)})"
             raise Refused(f"{reason}; mend measurement.operator") from None
 
-    def uses_measurement(self, cls: type) -> bool:
-        used = self.operator is not None and any(
-            needs(cls, name) for name in ("operator", "mask", "log_likelihood", "log_twist", "reward")
-        )
+    def uses_measurement(self, row: Row) -> bool:
+        used = self.operator is not None and bool(row.needs & {"operator", "mask", "likelihood"})
         self.used |= {"measurement"} if used else set()
         return used
 
-    def solver(self, cls: type) -> Any:
+    def solver(self, row: Row) -> Any:
         """What the request says, else the usual one for that kind of method."""
         self.used.add("solver")
         if self.request.solver is not None:
-            builder = Builder({"schedule": lambda _: self.schedule})
-            return builder.make(self.request.solver, Solver, "solver", "solver.")
+            return self.build(self.request.solver, SOLVERS, "solver", "solver.")
         if self.text:
             return Ancestral()
         if not self.images:
             each = len(self.levels.t) - 1 == self.domain.shape[0]  # as many steps as tokens: one token a step is exact
             return FirstHitting() if each and isinstance(self.model.process, Absorbing) else Ancestral()
-        if issubclass(cls, MeanShift):
+        if issubclass(row.cls, MeanShift):
             learned = isinstance(self.model.parameterization, LearnedRange)
             return DDPM.like_openai(self.levels, learned_range) if learned else DDPM(fixed_small)
         # particles are weighed by their transitions, children differ by them, and DPS' step needs the noise
-        random = issubclass(cls, Move) or (issubclass(cls, Step) and cls.weighs)
-        return DDIM(1.0) if random or (needs(cls, "operator") and issubclass(cls, Kernel)) else DDIM()
+        random = issubclass(row.cls, Move) or (issubclass(row.cls, Step) and row.cls.weighs)
+        return DDIM(1.0) if random or issubclass(row.cls, DPS) else DDIM()
 
-    def inside(self, cls: type) -> Any:
-        """What a method of that class is made from."""
-        if cls.__name__ in INSIDE:
-            return Builder(self.context()).make({"name": INSIDE[cls.__name__]}, METHODS, "inside")
-        if issubclass(cls, KernelWrapper):
-            return Reverse(self.clipped(self.free(cls) if self.uses_measurement(cls) else self.model), self.solver(cls))
-        steered = any(needs(cls, field) for field in STEERING) and not needs(cls, "null")
-        model = self.free(cls) if steered else self.model
-        return self.clipped(model) if issubclass(cls, Kernel) else model
+    def build(self, asked: Mapping[str, Any], rows: Mapping[str, Row], what: str, path: str = "") -> Any:
+        """The part that a table names, from what is here."""
+        return Builder(partial(Given, self)).make(asked, rows, what, path)
 
-    def context(self) -> dict[str, Callable[[type], Any]]:
-        """What fields hold by their names, if the request does not say."""
-
-        def scale(_: type) -> float:
-            self.used.add("scale")
-            return self.request.scale
-
-        return {
-            "inner": self.inside,
-            "model": lambda cls: self.model if issubclass(cls, KernelWrapper) else self.inside(cls),
-            "kernel": lambda cls: Reverse(self.free(cls), self.solver(cls)),
-            "null": self.null,
-            "classifier": self.classifier,
-            "future": self.classifier,
-            "value": self.value,
-            "log_likelihood": self.likelihood,
-            "log_twist": self.likelihood,
-            "reward": self.likelihood,
-            "weak": lambda cls: perturbed(self.model, attention=1.0) if self.images else self.free(cls),
-            "solver": self.solver,
-            "schedule": lambda cls: self.schedule,
-            "operator": lambda cls: self.operator,
-            "std": lambda cls: self.std,
-            "mask": lambda cls: self.operator.mask if isinstance(self.operator, Mask) else None,
-            "observed": lambda cls: "y" if self.uses_measurement(cls) else None,
-            "scale": scale,
-            "table": lambda cls: np.full(self.domain.num_classes or 1, scale(cls), np.float32),
-            "weights": lambda cls: jnp.ones(max(len(self.request.labels), 1)),
-            **{k: partial(usual, k) for k in USUAL if k not in ("scale", "std", "weights")},
-        }
-
-    def clipped(self, model: Any) -> Any:
+    def clip(self, model: Any) -> Any:
         self.used |= {"clip"} if self.images else set()
         usual = None if self.pipeline is None else self.pipeline.clip
         radius = usual if self.request.clip == "usual" else self.request.clip
@@ -332,23 +269,22 @@ class Parts:
         if name.lower() == NONE:
             if len(table) > 1:
                 raise Refused(f"no guidance has no options, got {', '.join(k for k in table if k != 'name')}")
-            return Reverse(self.clipped(self.model), self.solver(Reverse))
-        cls = named(name, METHODS, "method")
-        if self.microbatch is not None and not any(needs(cls, f) for f in ("classifier", "log_likelihood", "reward")):
-            raise Refused(f"--microbatch is of a classifier's gradient, got --method {cls.__name__}")
+            return Reverse(self.clip(self.model), self.solver(PARTS["Reverse"]))
+        row = find(name, METHODS, "method")
+        if self.microbatch is not None and not row.needs & {"classifier", "likelihood"}:
+            raise Refused(f"--microbatch is of a classifier's gradient, got --method {row.name}")
         smc = table.pop("smc", {})
         if not isinstance(smc, Mapping):
             raise Refused(f"smc is a table of options of SMC, got {shown(smc)}; write --set smc.threshold=0.5")
         if self.captions and "null" in table:
             raise Refused("the null condition of a model of captions is a caption; write --negative")
-        part = Builder(self.context()).make(table, METHODS, "method")
+        part = self.build(table, METHODS, "method")
         if isinstance(part, Move):
-            return Builder({"move": lambda _: part}).make({"name": "SMC", **smc}, Kernel, "smc", "smc.")
+            rows = {"SMC": dataclasses.replace(PARTS["SMC"], sources={"move": Source(PART, lambda _: part)})}
+            return self.build({"name": "SMC", **smc}, rows, "smc", "smc.")
         if smc:
-            raise Refused(f"smc options are of particle methods, got --method {cls.__name__}")
-        if isinstance(part, Kernel):
-            return part
-        return Reverse(self.clipped(part), self.solver(type(part)))
+            raise Refused(f"smc options are of particle methods, got --method {row.name}")
+        return part if isinstance(part, Kernel) else Reverse(self.clip(part), self.solver(row))
 
     def plan(self, n: int) -> Plan:
         """Everything, for `n` samples."""
@@ -367,9 +303,9 @@ class Parts:
             particles = self.request.particles
             return Plan(kernel, self.levels, shape, cond, labels, particles, self.pipeline, labels, unused)
         if "measurement" in self.used:
-            for cls in named_in(self.request.method):
-                if needs(cls, "null") or needs(cls, "classifier") or cls is PerClass:
-                    what = f"{cls.__name__} reads a label, and with a measurement the condition is more than that"
+            for row in rows_in(self.request.method):
+                if row.needs & {"null", "classifier"} or row.cls is PerClass:
+                    what = f"{row.name} reads a label, and with a measurement the condition is more than that"
                     raise Refused(f"{what}; combine the two in Python")
             shape = self.measured_shape()
             y = np.asarray(self.y, np.float32)
@@ -384,6 +320,10 @@ class Parts:
     def guided(self) -> bool:
         return str(self.request.method.get("name", NONE)).lower() != NONE
 
+    def several(self) -> bool:
+        """Whether the method takes several conditions a sample."""
+        return self.guided() and "several conditions" in find(str(self.request.method["name"]), METHODS, "method").needs
+
     def labels(self, n: int) -> np.ndarray:
         """(n,), the classes asked for in turn; (n, K), all of them at once, for `Compose`."""
         if self.captions:
@@ -397,23 +337,114 @@ class Parts:
         chosen = [number_of(label, names) for label in self.request.labels]
         if chosen and classes is None and not (self.guided() and (self.folder / "classifier").exists()):
             raise Refused("the model knows no classes; leave --label out")
-        if self.guided() and named_compose(self.request.method) and chosen:
+        if self.several() and chosen:
             return np.tile(np.asarray(chosen, np.int32), (n, 1))
         some = np.asarray(chosen or range(classes or 1), np.int32)
         rows = some[np.arange(n) % len(some)]
-        return rows[:, None] if self.guided() and named_compose(self.request.method) else rows
+        return rows[:, None] if self.several() else rows
 
 
-def named_in(table: Mapping[str, Any]) -> list[type]:
-    """The classes that a table names, its own first."""
-    name = table.get("name", NONE)
-    own = [] if name.lower() == NONE else [named(name, object, "part")]
-    return own + [cls for part in table.values() if isinstance(part, Mapping) for cls in named_in(part)]
+class Given:
+    """What an `Offer` holds for one row, made when it is asked for: see `methods.Given`."""
+
+    def __init__(self, offer: Offer, row: Row):
+        self.offer, self.row = offer, row
+        self.operator, self.std = offer.operator, offer.std
+        self.schedule = offer.schedule
+        self.neighbours = self.attribute = self.embeddings = None  # in Python alone
+
+    def clipped(self, model: Any) -> Any:
+        """The model of a kernel that steps by it is clipped; guidance is clipped as a whole, afterwards."""
+        steps = issubclass(self.row.cls, Kernel) and not issubclass(self.row.cls, KernelWrapper)
+        return self.offer.clip(model) if steps else model
+
+    @property
+    def model(self) -> Any:
+        return self.clipped(self.offer.model)
+
+    @property
+    def free(self) -> Any:
+        return self.clipped(self._free)
+
+    @property
+    def _free(self) -> Any:
+        """The model that a gradient steers: unconditional where it can be, else with its label, as OpenAI's are."""
+        if self.offer.domain.null_label is not None or self.offer.captions:
+            return Unconditional(self.offer.model, self.null)
+        return Conditioned(self.offer.model, "label") if self.offer.uses_measurement(self.row) else self.offer.model
+
+    @property
+    def reverse(self) -> Any:
+        model = self._free if self.offer.uses_measurement(self.row) else self.offer.model
+        return Reverse(self.offer.clip(model), self.solver)
+
+    @property
+    def unguided(self) -> Any:
+        return Reverse(self._free, self.solver)
+
+    @property
+    def solver(self) -> Any:
+        return self.offer.solver(self.row)
+
+    @property
+    def null(self) -> Any:
+        return self.offer.null(self.row)
+
+    @property
+    def classifier(self) -> Any:
+        return self.offer.classifier(self.row.name)
+
+    @property
+    def likelihood(self) -> Any:
+        """Of a clean estimate: of the measurement if there is one, else of the noisy classifier at the last level."""
+        if self.offer.operator is not None:
+            self.offer.used.add("measurement")
+            return GaussianLikelihood(self.offer.operator, self.offer.std, "y")
+        if not self.offer.images:
+            return self.classifier
+        return jax.tree_util.Partial(at_level, self.classifier, self.offer.levels.at(-2))
+
+    @property
+    def value(self) -> Any:
+        """The value head of a model of tokens."""
+        if not isinstance(self.offer.model, HiddenNetwork):
+            raise Refused(f"{self.row.name} needs a model of tokens with a value head; write --method CFG")
+        return value_head(self.offer.model)
+
+    @property
+    def mask(self) -> Any:
+        return self.operator.mask if isinstance(self.operator, Mask) else None
+
+    @property
+    def observed(self) -> Any:
+        return "y" if self.offer.uses_measurement(self.row) else None
+
+    @property
+    def weak(self) -> Any:
+        return perturbed(self.offer.model, attention=1.0) if self.offer.images else self.free
+
+    @property
+    def scale(self) -> float:
+        self.offer.used.add("scale")
+        return self.offer.request.scale
+
+    @property
+    def weights(self) -> Any:
+        return jnp.ones(max(len(self.offer.request.labels), 1))
+
+    @property
+    def per_class(self) -> Any:
+        return np.full(self.offer.domain.num_classes or 1, self.scale, np.float32)
+
+    def part(self, name: str) -> Any:
+        return self.offer.build({"name": name}, METHODS, "inside")
 
 
-def named_compose(method: Mapping[str, Any]) -> bool:
-    """Whether a method takes several conditions a sample."""
-    return needs(named(str(method["name"]), METHODS, "method"), "weights")
+def rows_in(asked: Mapping[str, Any]) -> list[Row]:
+    """The rows that a table names, its own first."""
+    name = asked.get("name", NONE)
+    own = [] if name.lower() == NONE else [find(name, PARTS | GUIDES, "part")]
+    return own + [row for part in asked.values() if isinstance(part, Mapping) for row in rows_in(part)]
 
 
 def number_of(label: int | str, names: tuple[str, ...]) -> int:

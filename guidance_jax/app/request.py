@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from guidance_jax.app.models import about
-from guidance_jax.app.parts import parsed
+from guidance_jax.app.parts import parse
 from guidance_jax.app.schema import GRID, PICTURE, REQUEST, check, shown
 from guidance_jax.core import Level, Refused
 from guidance_jax.schedules import DDPM as Betas
@@ -160,7 +160,7 @@ def requested(
     table |= given
     if "models" not in table:
         raise Refused("which models? write --models FOLDER, or models = ... in the configuration file")
-    own = parsed(assignments or [])
+    own = parse(assignments or [])
     for name in ("solver", "grid", "measurement", "clip"):
         if name in own:
             value = own.pop(name)

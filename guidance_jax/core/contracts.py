@@ -184,7 +184,12 @@ class Stochastic(Solver):
 
 
 class Kernel:
-    """One reverse transition of everything that is carried; the carry has a field `x`."""
+    """One reverse transition of everything that is carried; the carry has a field `x`.
+
+    `takes` is the class of spaces it is for.
+    """
+
+    takes: ClassVar[type[Space]] = Space
 
     @property
     def space(self) -> Any:
@@ -229,8 +234,11 @@ class Move:
     """How one particle goes from level to level and what its log-weight gains; `SMC` does the rest.
 
     In the words of Feynman-Kac models: `potential` at a particle's level before it moves, `propose` the transition and
-    the log-ratio of target and proposal, `final_potential` at the clean level.
+    the log-ratio of target and proposal, `final_potential` at the clean level. `takes` is the class of spaces it is
+    for.
     """
+
+    takes: ClassVar[type[Space]] = Space
 
     @property
     def overwritable(self) -> bool:

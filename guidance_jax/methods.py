@@ -1,0 +1,366 @@
+"""Every way to guide and to step, a row a part: how it is made from what is there, and where it changes nothing.
+
+The command line, the laws of the tests, the comparisons and the pages read this table; a part that is not in it is none
+for them. A row names each field that is no plain option of its own, and says where its value comes from.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from guidance_jax import discrete as d
+from guidance_jax import embeddings as e
+from guidance_jax import guidance as g
+from guidance_jax import kernels as k
+from guidance_jax import particles as p
+from guidance_jax import solvers as s
+from guidance_jax import text as t
+from guidance_jax.guidance import operators as o
+
+
+class Given(Protocol):
+    """What is there, which parts are made from; what is asked for and is not there raises `Refused`.
+
+    Attributes:
+      model: the denoiser, asked with the condition.
+      free: the denoiser without a condition, which a gradient steers.
+      reverse: a kernel that steps by the model.
+      unguided: a kernel that steps by the denoiser without a condition.
+      solver, schedule: of the model.
+      null: the condition that means "none".
+      classifier: log p(y | x_t), a guide of noisy samples; of tokens, of prefixes.
+      likelihood: log p(y | x_0), a guide of clean samples.
+      neighbours: a guide that knows all neighbours of masked tokens.
+      value: of hidden states.
+      attribute: of the next token and the prefix.
+      operator, mask, std, observed: of a measurement.
+      weak: a worse model of the same.
+      embeddings: the table of the embeddings of all tokens.
+      scale: the strength.
+      weights: a strength for each of several conditions.
+      per_class: a strength for each class.
+    """
+
+    model: Any
+    free: Any
+    reverse: Any
+    unguided: Any
+    solver: Any
+    schedule: Any
+    null: Any
+    classifier: Any
+    likelihood: Any
+    neighbours: Any
+    value: Any
+    attribute: Any
+    operator: Any
+    mask: Any
+    std: Any
+    observed: Any
+    weak: Any
+    embeddings: Any
+    scale: Any
+    weights: Any
+    per_class: Any
+
+    def part(self, name: str) -> Any:
+        """The method of that name, for methods that are made from another."""
+
+
+# what the value of a field may be
+PART, STRENGTH, LABEL = "a part", "a number or a part", "a label"
+NUMBER, NUMBERS, COUNT, FLAG, FUNCTION = (
+    "a number",
+    "a list of numbers",
+    "a whole number",
+    "true or false",
+    "a function",
+)
+FIXED = "of the model or of the measurement"
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where the value of a field comes from.
+
+    Attributes:
+      kind: what the value may be.
+      get: the value by what is given; None where the class has a default, or somebody has to say.
+      need: what has to be there for it, in a word.
+      shown: of an option, what a list says of it beside its name, "" for nothing; None of what is no option.
+    """
+
+    kind: str
+    get: Callable[[Any], Any] | None = None
+    need: str = ""
+    shown: str | None = None
+
+
+MODEL = Source(PART, lambda given: given.model)
+FREE = Source(PART, lambda given: given.free)
+REVERSE = Source(PART, lambda given: given.reverse)
+UNGUIDED = Source(PART, lambda given: given.unguided)
+SOLVER = Source(PART, lambda given: given.solver)
+SCHEDULE = Source(FIXED, lambda given: given.schedule)
+NULL = Source(LABEL, lambda given: given.null, "null")
+CLASSIFIER = Source(PART, lambda given: given.classifier, "classifier")
+LIKELIHOOD = Source(PART, lambda given: given.likelihood, "likelihood")
+NEIGHBOURS = Source(PART, lambda given: given.neighbours, "classifier")
+VALUE = Source(PART, lambda given: given.value, "hidden states")
+ATTRIBUTE = Source(FIXED, lambda given: given.attribute, "hidden states")
+OPERATOR = Source(PART, lambda given: given.operator, "operator")
+MASK = Source(NUMBERS, lambda given: given.mask, "mask")
+STD = Source(NUMBER, lambda given: given.std)
+OBSERVED = Source(FIXED, lambda given: given.observed)
+WEAK = Source(PART, lambda given: given.weak, shown="")
+TABLE = Source(NUMBERS, lambda given: given.embeddings, "embeddings")
+SCALE = Source(STRENGTH, lambda given: given.scale, shown="2.0")
+WEIGHTS = Source(NUMBERS, lambda given: given.weights, "several conditions", shown="1 each")
+PER_CLASS = Source(NUMBERS, lambda given: given.per_class, shown="2.0 each")
+# options of their own, of a kind that their defaults do not tell
+OPTION, NUMBERS_, STRENGTH_, COUNT_, NUMBER_ = (
+    Source(kind, shown="") for kind in (PART, NUMBERS, STRENGTH, COUNT, NUMBER)
+)
+IN_PYTHON = Source(FIXED, shown="")
+
+
+def usual(value: Any) -> Source:
+    """A number of a field that has no default."""
+    return Source(COUNT if isinstance(value, int) else NUMBER, lambda _: value, shown=str(value))
+
+
+def made_from(name: str) -> Source:
+    """Another method."""
+    return Source(PART, lambda given: given.part(name))
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A part: how it is made, and where it changes nothing.
+
+    Attributes:
+      cls: the class.
+      family: the group of a list that it belongs to.
+      sources: by the name of a field; the others are numbers, flags and functions with a default.
+      off: options at which it changes nothing; None where there are none.
+      same: what it samples then: "conditional" or "unconditional".
+      own_network: whether only a network that was trained for it can be guided so.
+    """
+
+    cls: Any
+    family: str
+    sources: Mapping[str, Source]
+    off: Mapping[str, Any] | None = None
+    same: str = "conditional"
+    own_network: bool = False
+
+    @property
+    def name(self) -> str:
+        return self.cls.__name__
+
+    @property
+    def needs(self) -> set[str]:
+        """What has to be there: null, classifier, likelihood, operator, mask, hidden states, ..."""
+        return {source.need for source in self.sources.values()} - {""}
+
+    def make(self, given: Any, **options: Any) -> Any:
+        """The part, from what is given, and from `options` in the place of that."""
+        values = {
+            name: source.get(given) for name, source in self.sources.items() if source.get and name not in options
+        }
+        return self.cls(**values, **options)
+
+    def kind(self, field: dataclasses.Field) -> str:
+        """What the value of a field may be: its source says it, else its default."""
+        if field.name in self.sources:
+            return self.sources[field.name].kind
+        if isinstance(field.default, bool):
+            return FLAG
+        if callable(field.default) and not isinstance(field.default, type):
+            return FUNCTION
+        return COUNT if field.metadata.get("static", False) or isinstance(field.default, int) else NUMBER
+
+
+CONTRAST, GRADIENT = "contrasts of two predictions", "gradients, and wrappers"
+KERNEL, PARTICLES = "kernels: change the step", "particles: a population for each sample"
+TOKENS, TEXT, EMBEDDINGS = "tokens", "text", "embeddings"
+MACHINERY = "machinery"  # no guidance of their own: the plain step, the padding of grids, what moves a population
+
+
+def _rows(family: str, *rows: tuple) -> list[Row]:
+    return [Row(cls, family, sources, *rest) for cls, sources, *rest in rows]
+
+
+def _two(**more: Source) -> dict[str, Source]:
+    """The fields of a rule of two predictions."""
+    return {"inner": MODEL, "null": NULL, "scale": SCALE, **more}
+
+
+def _steered(**more: Source) -> dict[str, Source]:
+    """The fields of a gradient."""
+    return {"inner": FREE, **more, "scale": SCALE}
+
+
+_ONE, _ZERO = {"scale": 1.0}, {"scale": 0.0}
+_MEASURED = {"operator": OPERATOR, "std": STD, "observed": OBSERVED}
+_SAMPLED = {"temperature": NUMBER_, "top_k": COUNT_, "top_p": NUMBER_}
+_ROWS = [
+    *_rows(
+        CONTRAST,
+        (g.CFG, _two(), _ONE),
+        (g.Rescale, _two(output=IN_PYTHON), _ONE),
+        (g.APG, _two(), _ONE),
+        (g.CFGPlusPlus, _two(), _ZERO, "unconditional"),
+        (g.CFGZeroStar, _two(output=IN_PYTHON), _ONE),
+        (g.TCFG, _two(output=IN_PYTHON), _ONE),
+        (g.FDG, _two(low=STRENGTH_), {"scale": 1.0, "low": 1.0}),
+        (g.MAMBOG, _two(output=IN_PYTHON), _ONE),
+        (
+            g.Compose,
+            {"inner": MODEL, "null": NULL, "weights": WEIGHTS, "window": STRENGTH_},
+            {"weights": 0.0},
+            "unconditional",
+        ),
+        (g.DynamicNegative, _two(), _ZERO, "unconditional"),
+        (g.AdaptiveGuidance, _two(), _ONE),
+        (
+            g.Perturbed,
+            _two(weak=WEAK, weak_scale=dataclasses.replace(usual(1.5), kind=STRENGTH)),
+            {"scale": 1.0, "weak_scale": 0.0},
+        ),
+        (g.Autoguidance, {"inner": MODEL, "weak": WEAK, "scale": SCALE}, _ONE),
+        (g.Internal, {"inner": MODEL, "scale": SCALE}, _ONE, "conditional", True),
+        (g.Learned, {"inner": MODEL, "scale": SCALE}, _ONE, "conditional", True),
+        (g.Tempered, {"inner": MODEL, "scale": SCALE}, _ONE),
+    ),
+    *_rows(
+        GRADIENT,
+        (g.Classifier, _steered(classifier=CLASSIFIER), _ZERO, "unconditional"),
+        (g.Reuse, {"inner": made_from("Classifier")}),
+        (g.Reconstruction, _steered(log_likelihood=LIKELIHOOD), _ZERO, "unconditional"),
+        (g.LGD, _steered(log_likelihood=LIKELIHOOD, spread=STRENGTH_), _ZERO, "unconditional"),
+        (g.MPGD, _steered(log_likelihood=LIKELIHOOD), _ZERO, "unconditional"),
+        (
+            g.Universal,
+            _steered(log_likelihood=LIKELIHOOD, rate=dataclasses.replace(usual(0.1), kind=STRENGTH)),
+            {"scale": 0.0, "rate": 0.0},
+            "unconditional",
+        ),
+        (
+            g.TFG,
+            {"inner": FREE, "log_likelihood": LIKELIHOOD, "rho": usual(1.0), "mu": usual(0.5), "spread": STRENGTH_},
+            {"rho": 0.0, "mu": 0.0},
+            "unconditional",
+        ),
+        (g.PiGDM, _steered(**_MEASURED), _ZERO, "unconditional"),
+        (g.TMPD, _steered(**_MEASURED), _ZERO, "unconditional"),
+        (g.MMPS, _steered(**_MEASURED), _ZERO, "unconditional"),
+        (g.Clip, {"inner": made_from("CFG")}, {"radius": float("inf")}),
+        (g.DynamicClip, {"inner": made_from("CFG")}, {"radius": float("inf")}),
+    ),
+    *_rows(
+        KERNEL,
+        (
+            k.MeanShift,
+            {"model": FREE, "solver": SOLVER, "classifier": CLASSIFIER, "scale": SCALE},
+            _ZERO,
+            "unconditional",
+        ),
+        (k.Recur, {"inner": REVERSE, "repeats": usual(2)}, {"repeats": 1}),
+        (
+            k.DPS,
+            {"model": FREE, "solver": SOLVER, "operator": OPERATOR, "observed": OBSERVED, "scale": SCALE},
+            _ZERO,
+            "unconditional",
+        ),
+        (k.Inpaint, {"inner": REVERSE, "mask": MASK, "observed": OBSERVED}),
+        (k.Corrector, {"inner": REVERSE, "model": MODEL}),
+        (k.RectifiedCFGPlusPlus, _two(schedule=SCHEDULE), _ZERO),
+        (k.MapSteps, {"model": MODEL}, None, "conditional", True),
+        (k.SVDD, {"model": FREE, "solver": SOLVER, "reward": LIKELIHOOD, "scale": SCALE}, _ZERO, "unconditional"),
+        (k.Split, {"model": FREE, "solver": SOLVER, "classifier": CLASSIFIER, "scale": SCALE}, _ZERO, "unconditional"),
+    ),
+    *_rows(
+        PARTICLES,
+        (
+            p.Twisted,
+            {"model": FREE, "solver": SOLVER, "log_twist": LIKELIHOOD, "scale": SCALE, "proposal": OPTION},
+            _ZERO,
+            "unconditional",
+        ),
+        (p.Corrected, {"model": made_from("CFG"), "solver": SOLVER, "proposal": OPTION}),
+        (p.Steered, {"model": FREE, "solver": SOLVER, "reward": LIKELIHOOD, "scale": SCALE}, _ZERO, "unconditional"),
+        (p.BestOf, {"kernel": UNGUIDED, "reward": LIKELIHOOD, "scale": SCALE}, _ZERO, "unconditional"),
+        (p.ParticleGuidance, {"model": MODEL, "solver": SOLVER, "scale": SCALE}, _ZERO),
+    ),
+    *_rows(
+        TOKENS,
+        (d.PredictorFree, _two(), _ONE),
+        (d.PredictorGuidance, _steered(classifier=CLASSIFIER), _ZERO, "unconditional"),
+        (d.DensityRatio, _steered(classifier=NEIGHBOURS), _ZERO, "unconditional", True),
+        (d.TAG, _steered(classifier=CLASSIFIER), _ZERO, "unconditional"),
+        (d.NOS, _steered(value=VALUE, rate=STRENGTH_), _ZERO, "unconditional"),
+        (d.LaMBO, {"model": made_from("NOS"), "objective": IN_PYTHON, "feasible": IN_PYTHON, "known": NUMBERS_}),
+        (d.AnyOrder, {"model": FREE, "classifier": CLASSIFIER, "scale": SCALE, "top": COUNT_, "masks": COUNT_}),
+        (d.Forbid, {"inner": MODEL, "banned": NUMBERS_}),
+        (d.Infill, {"inner": REVERSE, "known": NUMBERS_}),
+    ),
+    *_rows(
+        TEXT,
+        (t.FUDGE, _steered(future=CLASSIFIER), _ZERO, "unconditional"),
+        (t.PPLM, _steered(attribute=ATTRIBUTE, rate=STRENGTH_, window=STRENGTH_), _ZERO, "unconditional"),
+        (t.Contrastive, {"inner": MODEL, "weak": WEAK, "scale": SCALE}, {"scale": 1.0, "plausible": 0.0}),
+    ),
+    *_rows(
+        EMBEDDINGS,
+        (e.Rounded, {"inner": MODEL, "table": TABLE, "share": SCALE}, {"share": 0.0}),
+        (e.DiffusionLM, {"model": MODEL, "solver": SOLVER, "classifier": CLASSIFIER, "scale": SCALE}),
+    ),
+    *_rows(
+        MACHINERY,
+        (k.Reverse, {"model": MODEL, "solver": SOLVER}),
+        (k.Padded, {"inner": REVERSE}),
+        (p.SMC, {"move": OPTION}),
+    ),
+]
+METHODS = {row.name: row for row in _ROWS}
+SOLVERS = {
+    row.name: row
+    for row in _rows(
+        "solvers",
+        *((cls, {}) for cls in (s.DDIM, s.DDPM, s.DPMSolver2M, s.Heun, s.LMS)),
+        *((cls, {"schedule": SCHEDULE}) for cls in (s.DPM2, s.DPMSolver2S, s.GLASS)),
+        *((cls, _SAMPLED) for cls in (d.Ancestral, d.FirstHitting, d.MaskPredict, d.SingleJump, d.TauLeap)),
+        (d.SUNDAE, {**_SAMPLED, "share": STRENGTH_}),
+    )
+}
+SCALES = {
+    row.name: row
+    for row in _rows(
+        "scales",
+        (g.Window, {"scale": SCALE, "lo": NUMBER_, "hi": NUMBER_}, _ONE),
+        (g.Ramp, {"scale": SCALE}, _ONE),
+        (g.PerClass, {"table": PER_CLASS}),
+        (g.PerSample, {"scales": NUMBERS_}),
+    )
+}
+OPERATORS = {
+    row.name: row
+    for row in _rows(
+        "operators of a measurement",
+        (o.Mask, {"mask": NUMBERS_}),
+        (o.Blur, {"kernel": NUMBERS_}),
+        (o.Downsample, {"factor": COUNT_}),
+        (o.Linear, {"f": IN_PYTHON, "own_adjoint": IN_PYTHON}),
+    )
+}
+GUIDES = {
+    row.name: row
+    for row in _rows(
+        "guides",
+        (g.ImplicitClassifier, {"model": MODEL, "null": NULL, "schedule": SCHEDULE}),
+        (g.GaussianLikelihood, _MEASURED),
+        (g.LinearTwist, {"model": FREE, **_MEASURED}),
+    )
+}
+PARTS = METHODS | SOLVERS | SCALES | OPERATORS
