@@ -15,7 +15,7 @@ from guidance_jax.files import write_whole
 from guidance_jax.zoo.examples import WEIGHTS
 
 FOLDERS = {"model": "denoiser", "classifier": "classifier"}
-TARGET = Path(__file__).parent.parent / "guidance_jax" / "examples" / WEIGHTS
+TARGET = Path(__file__).parent.parent / "guidance_jax" / "zoo" / WEIGHTS
 
 
 def store(models, path):

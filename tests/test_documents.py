@@ -102,7 +102,7 @@ def test_the_example_that_ships_is_small_and_knows_its_digits():
     import jax.numpy as jnp
 
     model, classifier = gj.examples.digits()
-    weights = ROOT / "guidance_jax" / "examples" / "digits.npz"
+    weights = ROOT / "guidance_jax" / "zoo" / "weights" / "digits.npz"
     assert weights.stat().st_size < 1_500_000
     levels, labels = gj.Cosine().levels(12), jnp.arange(50) % 10
     images = gj.generate(

@@ -49,6 +49,7 @@ from guidance_jax.zoo.pipeline_parts import PipelineParts
 from guidance_jax.zoo.stable_diffusion.clip import CLIPText
 from guidance_jax.zoo.state_dict import Options
 from guidance_jax.zoo.tokenizer import Tokenizer
+from guidance_jax.zoo.transformer import Transformer
 from released.keras_file import read_keras
 from released.onnx_file import read_onnx
 from released.proteins import read_pdb
@@ -228,7 +229,7 @@ def test_a_configuration_may_ask_for_no_more_than_its_file_holds(tmp_path):
     """Blocks are traced in a loop, positions made by NumPy, before any shape is compared."""
     small = {"params": {"a": np.ones(3, np.float32)}}
     for network, domain in (
-        (gj.checkpoints.config.Transformer(3, 3, 4, depth=2**20), None),
+        (Transformer(3, 3, 4, depth=2**20), None),
         (DiT(width=2**16, out_channels=1, patch=1), gj.Domain((4096, 4096, 1))),
     ):
         folder = tmp_path / type(network).__name__

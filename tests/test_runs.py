@@ -221,7 +221,7 @@ def test_an_optimizer_that_begins_with_infinities_trains():
 
 CHILD = """
 import sys
-sys.path.insert(0, {root!r})
+sys.path[:0] = [{root!r}, {root!r} + "/examples"]
 from tests.test_runs import *
 from guidance_jax.files import lock
 with lock(Path({folder!r})):

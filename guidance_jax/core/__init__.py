@@ -28,7 +28,6 @@ from guidance_jax.core.contracts import (
     check_arguments,
     check_space,
     innermost,
-    is_a,
     need,
 )
 from guidance_jax.core.distributions import Categorical, Distribution, Normal
@@ -93,7 +92,6 @@ __all__ = [
     "fresh_share",
     "function",
     "innermost",
-    "is_a",
     "is_sound",
     "keep_failed",
     "kl_divergence",

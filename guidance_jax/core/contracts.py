@@ -346,19 +346,6 @@ def innermost(part: Any) -> Any:
     return part
 
 
-def unwrapped(part: Any, kind: type[Any]) -> Any:
-    """What decides whether `part` is a `kind`: the first thing inside wrappers of that kind that is no such wrapper."""
-    inside: Any = part
-    while isinstance(inside, Wrapper) and isinstance(inside, kind):
-        inside = inside.inner
-    return inside
-
-
-def is_a(part: Any, kind: type[Any]) -> bool:
-    """Whether `part` is a `kind`; a wrapper is what it wraps."""
-    return isinstance(unwrapped(part, kind), kind)
-
-
 HINTS: dict[Any, tuple[str, str]] = {
     Denoiser: ("a denoiser", "wrap a function f(x, level, cond) -> x0 as Function(f)"),
     Guide: ("a guide", "pass a Guide or a function f(x, level, cond) -> log p"),
@@ -372,10 +359,10 @@ HINTS: dict[Any, tuple[str, str]] = {
 
 def need(owner: Any, part: Any, kind: type[Any], place: str = "its part") -> None:
     """Raise `Refused` unless `part`, which is `place` of `owner`, is a `kind`."""
-    part = unwrapped(part, kind)
     if not isinstance(part, kind):
         what, hint = HINTS.get(kind, (kind.__name__, f"pass a {kind.__name__}"))
         got = part.__name__ if isinstance(part, type) else type(part).__name__
+        got += f" of {type(innermost(part)).__name__}" if isinstance(part, Wrapper) else ""
         name = owner if isinstance(owner, str) else type(owner).__name__
         raise Refused(f"{place} of {name} is {what}, got {got}; {hint}")
 

@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 from guidance_jax.core import (
+    Denoiser,
     GaussianDiffusion,
     Guide,
     HiddenStates,
@@ -15,18 +16,29 @@ from guidance_jax.core import (
     Prediction,
     Refused,
     Wrapper,
-    check_space,
     concrete,
-    is_a,
-    need,
     pytree,
     static,
 )
 from guidance_jax.schedules import Schedule
 
+T = TypeVar("T")
 
-class Adapter(Wrapper, HiddenStates, Guide):
-    """A denoiser (with or without hidden states) or a guide, asked at another `point` or with another condition."""
+
+class Adapter(Wrapper):
+    """Asks `inner` at another `point` or with another condition, and is what `inner` is.
+
+    Around a denoiser it is a denoiser, with hidden states where that has them, around a guide it is a guide: `adapter`
+    makes a class for each, and `Adapter(inner)` takes the right one.
+    """
+
+    kinds: ClassVar[dict[type, type]] = {}
+
+    def __new__(cls, inner: Any = None, *_: Any, **__: Any) -> Any:
+        for kind, own in cls.kinds.items():
+            if isinstance(inner, kind):
+                return object.__new__(own)
+        return object.__new__(cls.kinds.get(Denoiser, cls))  # which says in `check` that it needs another inside
 
     def point(self, x: Any, level: Level) -> tuple[Any, Level]:
         """The sample and the level that `inner` is asked about; by default the same."""
@@ -36,22 +48,19 @@ class Adapter(Wrapper, HiddenStates, Guide):
         """The condition that `inner` is given; by default the same."""
         return cond
 
-    def check_inner(self) -> None:
-        if not is_a(self.inner, Guide):
-            need(self, self.inner, self.wraps, "the inside")
-        check_space(self, self.inner.space)
-
     def check(self, levels, shape, cond):
         super().check(levels, shape, self.given(cond))
+
+
+class AskedDenoiser(Adapter, Denoiser):
+    """An adapter of a denoiser."""
 
     def __call__(self, x, level, cond, state, key):
         return self.inner(*self.point(x, level), self.given(cond), state, key)
 
-    def log_prob(self, x, level, cond):
-        return self.inner.log_prob(*self.point(x, level), self.given(cond))
 
-    def score(self, x, level, cond):
-        return self.inner.score(*self.point(x, level), self.given(cond))
+class AskedHiddenStates(AskedDenoiser, HiddenStates):
+    """An adapter of a denoiser with hidden states."""
 
     def hidden(self, x, level, cond):
         return self.inner.hidden(*self.point(x, level), self.given(cond))
@@ -63,6 +72,31 @@ class Adapter(Wrapper, HiddenStates, Guide):
         return self.inner.read(logits, *self.point(x, level))
 
 
+class AskedGuide(Adapter, Guide):
+    """An adapter of a guide."""
+
+    wraps = Guide
+
+    def log_prob(self, x, level, cond):
+        return self.inner.log_prob(*self.point(x, level), self.given(cond))
+
+    def score(self, x, level, cond):
+        return self.inner.score(*self.point(x, level), self.given(cond))
+
+
+ASKED = {HiddenStates: AskedHiddenStates, Denoiser: AskedDenoiser, Guide: AskedGuide}
+
+
+def adapter(cls: type[T]) -> type[T]:
+    """Make the pytree `cls`, an `Adapter`, a class for each kind of part that it may be around."""
+    names = {"__doc__": cls.__doc__, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    cls.kinds = {  # type: ignore[attr-defined]
+        kind: pytree(type(cls.__name__, (cls, asked), dict(names))) for kind, asked in ASKED.items()
+    }
+    return cls
+
+
+@adapter
 @pytree
 class Unconditional(Adapter):
     """The inner denoiser asked with the null condition, whatever condition it is given.
@@ -85,6 +119,7 @@ class Unconditional(Adapter):
         return self.null
 
 
+@adapter
 @pytree
 class Conditioned(Adapter):
     """The inner denoiser or guide given `select(cond)` for its condition.
@@ -127,7 +162,7 @@ def known_part(cond: Any, select: Callable | str | None) -> Any:
 
 
 @pytree
-class Microbatched(Adapter):
+class Microbatched(AskedGuide):
     """A guide whose gradient is taken for `size` samples at a time, as `vmap` batches them: less memory.
 
     The samples are the same. The gradient cannot be differentiated again (`Classifier` and `MeanShift` do not).
@@ -142,8 +177,6 @@ class Microbatched(Adapter):
 
     inner: Any
     size: int = static()
-
-    wraps = Guide
 
     def __post_init__(self):
         if self.size < 1:
@@ -180,6 +213,7 @@ def few_at_a_time(f: Callable, size: int) -> Callable:
     return call
 
 
+@adapter
 @pytree
 class OnSchedule(Adapter):
     """A denoiser or classifier trained on `schedule`, usable on levels of any other.
@@ -213,12 +247,13 @@ class OnSchedule(Adapter):
         super().check(self.schedule.by_ratio(levels.ratio[:-1]) if concrete(levels) else levels, shape, cond)
 
     def __call__(self, x, level, cond, state, key):
-        pred, state = super().__call__(x, level, cond, state, key)
+        pred, state = super().__call__(x, level, cond, state, key)  # type: ignore[misc]
         return Prediction(pred.x0, pred.eps, pred.variance_fraction), state
 
     def score(self, x, level, cond):
         """grad log p of the inner guide; x' = x own.alpha / level.alpha brings that factor."""
-        return super().score(x, level, cond) * factor(self.point(x, level)[1], level)
+        score = super().score(x, level, cond)  # type: ignore[misc]
+        return score * factor(self.point(x, level)[1], level)
 
 
 def factor(own: Level, level: Level) -> Any:
