@@ -103,7 +103,7 @@ def train(target, label, width, iterations, seed=0, batch=1024):
     ema, state = params, optimizer.init(params)
     for i in range(iterations):
         params, ema, state = step(params, ema, state, jax.random.fold_in(jax.random.key(seed + 1), i), i)
-    return gj.Network(ema, apply, HOW)
+    return gj.Network(ema, apply, HOW, batched=False)
 
 
 def main():

@@ -30,8 +30,8 @@ def main():
     unet, classifier = ADMUNet(24, 1, num_classes=11, **common), ADMClassifier(24, 10, **common)
     shape = (args.size, args.size, 1)
     x, t, y = jnp.zeros(shape), jnp.zeros(()), jnp.zeros((), int)
-    model = gj.Network(unet.init(jax.random.key(0), x, t, y), unet.apply, gj.parameterizations.v)
-    noisy = gj.NoisyClassifier(classifier.init(jax.random.key(1), x, t), classifier.apply)
+    model = gj.Network(unet.init(jax.random.key(0), x, t, y), unet.apply, gj.parameterizations.v, batched=False)
+    noisy = gj.NoisyClassifier(classifier.init(jax.random.key(1), x, t), classifier.apply, batched=False)
     keys, labels, levels = gj.keys(0, args.batch), jnp.arange(args.batch) % 10, gj.Cosine().levels(args.steps)
     quarter = args.steps // 4
     ratios = np.sqrt(np.asarray(levels.ratio[:-1]) * np.append(np.asarray(levels.ratio[1:-1]), 1e-4))  # between levels

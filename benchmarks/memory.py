@@ -41,7 +41,7 @@ def main():
     rows = {}
 
     def model(remat=False):
-        return gj.Network(params, unet(remat).apply, gj.parameterizations.v)
+        return gj.Network(params, unet(remat).apply, gj.parameterizations.v, batched=False)
 
     def population(n, microbatch, move):
         kernel = gj.SMC(move, microbatch=microbatch)

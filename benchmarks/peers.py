@@ -103,7 +103,10 @@ def ours(task):
     from guidance_jax.sharding import memory, sample_mesh
 
     apply, params, classify, guide = jax_networks(task)
-    model, noisy = gj.Network(params, apply, gj.parameterizations.eps), gj.NoisyClassifier(guide, classify)
+    model, noisy = (
+        gj.Network(params, apply, gj.parameterizations.eps, batched=False),
+        gj.NoisyClassifier(guide, classify, batched=False),
+    )
     if task.cfg:
         kernel = gj.Reverse(gj.CFG(model, NULL, SCALE, in_turn=task.in_turn), gj.DDIM())
     else:
@@ -124,9 +127,9 @@ def ours(task):
             twice, both = jnp.concatenate([xs, xs]), jnp.concatenate([labels, jnp.full(n, NULL)])
             return jax.vmap(apply, (None, 0, None, 0))(params, twice, level.t, both)
         out = jax.vmap(lambda x: apply(params, x, level.t, jnp.array(NULL)))(xs)
-        return out, jax.vmap(jax.value_and_grad(gj.NoisyClassifier(guide, classify).log_prob), (0, None, 0))(
-            xs, level, labels
-        )
+        return out, jax.vmap(
+            jax.value_and_grad(gj.NoisyClassifier(guide, classify, batched=False).log_prob), (0, None, 0)
+        )(xs, level, labels)
 
     def networks():
         for _ in range(task.steps):

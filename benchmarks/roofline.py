@@ -32,8 +32,8 @@ def main():
     apply, params, classify, guide = jax_networks(task)
     kernel = gj.Reverse(
         gj.Classifier(
-            gj.Unconditional(gj.Network(params, apply, gj.parameterizations.eps), NULL),
-            gj.NoisyClassifier(guide, classify),
+            gj.Unconditional(gj.Network(params, apply, gj.parameterizations.eps, batched=False), NULL),
+            gj.NoisyClassifier(guide, classify, batched=False),
             SCALE,
         ),
         gj.DDIM(),
@@ -44,7 +44,7 @@ def main():
 
     def bare(params, guide, xs, labels):
         out = jax.vmap(lambda x: apply(params, x, level.t, jnp.array(NULL)))(xs)
-        gradient = jax.grad(gj.NoisyClassifier(guide, classify).log_prob)
+        gradient = jax.grad(gj.NoisyClassifier(guide, classify, batched=False).log_prob)
         return out, jax.vmap(gradient, (0, None, 0))(xs, level, labels)
 
     def compiled(lower):

@@ -34,7 +34,10 @@ def main():
     params, guide = unet.init(jax.random.key(0), x, t, y), classifier.init(jax.random.key(1), x, t)
     sizes = [sum(a.size for a in jax.tree.leaves(p)) for p in (params, guide)]
 
-    model, noisy = gj.Network(params, unet.apply, gj.parameterizations.v), gj.NoisyClassifier(guide, classifier.apply)
+    model, noisy = (
+        gj.Network(params, unet.apply, gj.parameterizations.v, batched=False),
+        gj.NoisyClassifier(guide, classifier.apply, batched=False),
+    )
     keys, labels, levels = gj.keys(0, args.batch), jnp.arange(args.batch) % 10, gj.Cosine().levels(args.steps)
     xs = jax.random.normal(jax.random.key(2), (args.batch, *shape))
     level = levels.at(args.steps // 2)
@@ -42,7 +45,7 @@ def main():
     @jax.jit
     def bare(params, guide, xs, labels):
         out = jax.vmap(lambda x: unet.apply(params, x, level.t, jnp.array(10)))(xs)
-        log_prob = gj.NoisyClassifier(guide, classifier.apply).log_prob
+        log_prob = gj.NoisyClassifier(guide, classifier.apply, batched=False).log_prob
         return out, jax.vmap(jax.value_and_grad(log_prob), (0, None, 0))(xs, level, labels)
 
     @jax.jit

@@ -181,7 +181,7 @@ def main():
         "Diffusion-LM",
     )
     words = trained["table"]
-    model = gj.Network(trained["network"], end_to_end.apply, gj.parameterizations.x0)
+    model = gj.Network(trained["network"], end_to_end.apply, gj.parameterizations.x0, batched=False)
     guide = noisy_classifier(words, parts.seen, args.steps // 2, 64)
     found |= embedding_methods("Diffusion-LM", model, words, guide, alphabet, args.solver_steps)
 

@@ -76,7 +76,9 @@ def mean(x):
 PREFIX = gj.text.PrefixClassifier(
     (), lambda params, token, position, state: (jnp.arange(3.0) * token, state), lambda length: (), 3
 )
-NOISY = gj.NoisyClassifier((), lambda params, x, t: jnp.arange(3.0) * jnp.sum(jnp.asarray(x, jnp.float32)))
+NOISY = gj.NoisyClassifier(
+    (), lambda params, x, t: jnp.arange(3.0) * jnp.sum(jnp.asarray(x, jnp.float32)), batched=False
+)
 CLEAN = gj.guidance.CleanClassifier((), lambda params, x: jnp.arange(3.0) * jnp.sum(jnp.asarray(x, jnp.float32)))
 SIMILAR = gj.guidance.Similarity(lambda x: jnp.asarray(x, jnp.float32).ravel()[:2], lambda y: jnp.stack([1.0 + y, 1.0]))
 MEASURE = gj.guidance.GaussianLikelihood(first_entry, 0.5, seen)

@@ -184,7 +184,7 @@ OPTIONS = {
     "AdaptiveGuidance": lambda w, m: {"threshold": 0.9999},
     "Perturbed": lambda w, m: {"weak_scale": w - 1},
     "Autoguidance": lambda w, m: {"weak": null(m)},
-    "Internal": lambda w, m: {"inner": Early((), drift, gj.parameterizations.v, inner=m)},
+    "Internal": lambda w, m: {"inner": Early((), drift, gj.parameterizations.v, inner=m, batched=False)},
     "Learned": lambda w, m: {"inner": Taught(m)},
     "Reuse": lambda w, m: {"every": 2},
     "LGD": lambda w, m: {"draws": 3},

@@ -64,12 +64,14 @@ def test_guidance_by_level_is_the_scale_times_the_ratio_of_scores():
 
 
 def network(width):
-    return gj.Network(jnp.zeros(width), lambda params, x, t, cond: 0.1 * x + 0 * cond, gj.parameterizations.v)
+    return gj.Network(
+        jnp.zeros(width), lambda params, x, t, cond: 0.1 * x + 0 * cond, gj.parameterizations.v, batched=False
+    )
 
 
 def test_the_ledger_counts_what_is_really_evaluated():
     model, weak = network(3), network(1)
-    classifier = gj.NoisyClassifier((), lambda params, x, t: x.sum() * jnp.arange(3.0))
+    classifier = gj.NoisyClassifier((), lambda params, x, t: x.sum() * jnp.arange(3.0), batched=False)
     levels, label = SCHEDULE.levels(12), np.int32(1)
     inside = int(np.sum((np.asarray(levels.ratio[:-1]) > 0.3) & (np.asarray(levels.ratio[:-1]) <= 3.0)))
 

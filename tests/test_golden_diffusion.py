@@ -45,6 +45,7 @@ def setting(case, clip):
         (),
         network_with_variance if learned else network,
         LearnedRange() if learned else gj.parameterizations.eps,
+        batched=False,
     )
     return levels, gj.Clip(model, 1.0) if clip else model, gj.DDPM.like_openai(levels, VARIANCES[variance])
 

@@ -504,7 +504,7 @@ def test_networks_of_other_libraries_say_how_they_are_saved(tmp_path, make):
     if make == "equinox":
         network = gj.from_equinox(eqx.nn.MLP(2, 2, 4, 1, key=jax.random.key(0)), gj.parameterizations.eps)
     else:
-        network = gj.from_velocity(lambda params, t, x, cond: params * x, params=jnp.ones(2), data_at=0)
+        network = gj.from_velocity(lambda params, t, x, cond: params * x, params=jnp.ones(2), data_at=0, batched=False)
     with pytest.raises(Refused, match="give it a name"):
         gj.save(tmp_path / "model", network)
 
@@ -517,7 +517,9 @@ def words(params, x, t, cond):
     return cond
 
 
-WORDS = gj.Network((), words, gj.parameterizations.eps, gj.Domain((8, 8, 1), gj.Cosine(), 3, 3), encodes=True)
+WORDS = gj.Network(
+    (), words, gj.parameterizations.eps, gj.Domain((8, 8, 1), gj.Cosine(), 3, 3), encodes=True, batched=False
+)
 
 
 def test_one_caption_is_no_list_of_letters(tmp_path):

@@ -65,7 +65,7 @@ def test_moments_of_a_file_that_are_not_finite():
 def test_calibration_of_what_is_not_finite():
     with pytest.raises(gj.Refused, match="1 of 3 confidences are not finite"):
         expected_calibration_error(np.array([0.5, np.nan, 0.9]), np.ones(3))
-    broken = gj.NoisyClassifier((), lambda params, x, t: jnp.full(10, jnp.nan) * x.sum())
+    broken = gj.NoisyClassifier((), lambda params, x, t: jnp.full(10, jnp.nan) * x.sum(), batched=False)
     with pytest.raises(gj.Refused, match=r"20 of 20 log-probabilities at sigma / alpha = 0\.5 are not finite"):
         by_level(broken, digits().take(np.arange(20)), gj.Cosine(), (0.5,))
 

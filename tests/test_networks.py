@@ -149,7 +149,7 @@ def test_any_nnx_module_is_a_network():
     module = Tiny(nnx.Rngs(0))
     module.eval()
     apply, params = functional(module)
-    model = gj.Network(params, apply, gj.parameterizations.v)
+    model = gj.Network(params, apply, gj.parameterizations.v, batched=False)
     guided = gj.Classifier(model, lambda x, level, label: apply(params, x, level.t)[label], 1.0)
     x = gj.generate(gj.keys(0, 3), gj.Reverse(guided, gj.DDIM()), gj.Cosine().levels(4), (2,), jnp.array([0, 1, 0]))
     assert np.isfinite(x).all()
@@ -170,7 +170,7 @@ def small_params(unet):
 def test_perturbations_are_numbers_and_zero_is_none():
     """One program for all strengths; each does something; skipping the middle is skipping it."""
     unet = small_unet()
-    model = gj.Network(small_params(unet), unet.apply, gj.parameterizations.v)
+    model = gj.Network(small_params(unet), unet.apply, gj.parameterizations.v, batched=False)
     x, level, label = jax.random.normal(jax.random.key(1), (8, 8, 1)), gj.Cosine()(0.5), jnp.array(3)
     plain = jax.jit(lambda model: model(x, level, label, (), None)[0].x0)(model)
     ask = jax.jit(lambda model: model(x, level, label, (), None)[0].x0)

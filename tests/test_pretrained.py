@@ -204,7 +204,7 @@ def test_foreign_state_dicts_are_refused(change, message):
 @pytest.mark.parametrize("name", ["text", "inpaint"])
 def test_glide_is_the_mirror_s(name):
     found = recognised(state(GLIDE_SHAPES[name], 0.05), KNOWN)
-    model = gj.Network(found.params, found.network.apply, found.parameterization, found.domain)
+    model = gj.Network(found.params, found.network.apply, found.parameterization, found.domain, batched=False)
     channels_last = {k: np.moveaxis(GLIDE[f"{name}/{k}"], 1, -1) for k in ("x", "out")}
     cond = jnp.asarray(GLIDE[f"{name}/tokens"])
     if name == "inpaint":
@@ -217,7 +217,7 @@ def test_glide_is_the_mirror_s(name):
 def test_glide_is_guided_in_the_noise_alone():
     """The learned variance stays that of the caption; another length of caption is refused in one line."""
     found = recognised(state(GLIDE_SHAPES["text"], 0.05), KNOWN)
-    model = gj.Network(found.params, found.network.apply, found.parameterization, found.domain)
+    model = gj.Network(found.params, found.network.apply, found.parameterization, found.domain, batched=False)
     null, caption = jnp.full(6, -1), jnp.array([4, 9, 3, -1, -1, -1])
     x, level = jax.random.normal(jax.random.key(0), (16, 16, 3)), found.domain.schedule(jnp.array(400.0))
     guide = gj.CFG.from_gamma(model, null, 3.0)
@@ -309,7 +309,7 @@ def test_edm_is_the_mirror_s_and_preconditioned():
     x, out = (np.moveaxis(golden[k], 1, -1) for k in ("x", "out"))
     got = jax.jit(jax.vmap(found.network.apply, (None, 0, 0, 0)))(found.params, x, golden["t"], golden["y"])
     assert relative(got, out) < 1e-4
-    model = gj.Network(found.params, found.network.apply, found.parameterization, found.domain)
+    model = gj.Network(found.params, found.network.apply, found.parameterization, found.domain, batched=False)
     level, label = found.domain.schedule(jnp.exp(4 * golden["t"][0])), golden["y"][0]  # c_noise = log(sigma) / 4
     sigma, sd = float(level.sigma), 0.5
     at = jnp.asarray(x[0]) * (sigma**2 + sd**2) ** 0.5  # c_in makes it x[0]

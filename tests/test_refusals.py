@@ -43,13 +43,13 @@ from tests.token_table import LEVELS as TOKEN_LEVELS
 
 SHAPE, LEVELS, LABELS = (4, 4, 1), SCHEDULE.levels(5), jnp.array([0, 1])
 DOMAIN = gj.Domain(SHAPE, SCHEDULE, num_classes=10, null_label=10)
-MODEL = gj.Network((), lambda params, x, t, cond: x, gj.parameterizations.v, DOMAIN)
+MODEL = gj.Network((), lambda params, x, t, cond: x, gj.parameterizations.v, DOMAIN, batched=False)
 BARE = gj.Domain(SHAPE, SCHEDULE)
 
 
 def classifier(**changes):
     domain = dict(shape=SHAPE, schedule=SCHEDULE, num_classes=10) | changes
-    return gj.NoisyClassifier((), lambda params, x, t: jnp.zeros(10) * x.sum(), gj.Domain(**domain))
+    return gj.NoisyClassifier((), lambda params, x, t: jnp.zeros(10) * x.sum(), gj.Domain(**domain), batched=False)
 
 
 def run(kernel, labels=LABELS, shape=SHAPE, levels=LEVELS):
@@ -207,7 +207,7 @@ CASES = {
         "predicts no variance",
     ),
     "learned variance without the channels": (
-        lambda: run(plain(gj.Network((), lambda p, x, t, c: x, LearnedRange(), DOMAIN))),
+        lambda: run(plain(gj.Network((), lambda p, x, t, c: x, LearnedRange(), DOMAIN, batched=False))),
         "twice the channels",
     ),
     "solver and model swapped": (lambda: run(gj.Reverse(gj.DDIM(), MODEL)), "second argument of Reverse is a solver"),
@@ -338,7 +338,9 @@ def test_what_is_right_is_not_refused():
     guided = gj.Classifier(gj.Unconditional(MODEL, 10), classifier(), 1.0)
     assert run(plain(guided)).shape == (2, *SHAPE)
     assert run(plain(gj.CFG(MODEL, 10, 2.0)), jnp.array([0, 10])).shape == (2, *SHAPE)
-    unlabelled = gj.Network((), lambda params, x, t, cond: x if cond is None else x / 0, gj.parameterizations.v, BARE)
+    unlabelled = gj.Network(
+        (), lambda params, x, t, cond: x if cond is None else x / 0, gj.parameterizations.v, BARE, batched=False
+    )
     assert np.isfinite(run(plain(gj.Classifier(unlabelled, classifier(), 1.0)))).all()
     assert run(plain(gj.OnSchedule(MODEL, SCHEDULE)), levels=gj.RectifiedFlow().levels(5)).shape == (2, *SHAPE)
     other = gj.OnSchedule(classifier(schedule=LinearVP()), LinearVP())

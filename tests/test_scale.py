@@ -36,7 +36,9 @@ def parts(wide=512):
 
     own = weights(0, **{"in": (SIZE, wide), "middle": (wide, wide), "out": (wide, SIZE), "labels": (4, wide)})
     guide = weights(1, **{"in": (SIZE, wide), "middle": (wide, wide), "out": (wide, 3)})
-    return gj.Network(own, network, gj.parameterizations.v), gj.NoisyClassifier(guide, logits)
+    return gj.Network(own, network, gj.parameterizations.v, batched=False), gj.NoisyClassifier(
+        guide, logits, batched=False
+    )
 
 
 def same(got, want):

@@ -130,7 +130,7 @@ def test_a_noisy_classifier_learns_the_exact_posterior():
     loss = NoisyCrossEntropy(Classifier().apply, gj.Cosine())
     start = Classifier().init(jax.random.key(0), x0[0], jnp.zeros(()))
     learned, _ = fit(loss, start, data, steps=600, batch=256, optimizer=optax.adam(5e-3), ema=0.99)
-    classifier = gj.NoisyClassifier(learned, Classifier().apply)
+    classifier = gj.NoisyClassifier(learned, Classifier().apply, batched=False)
     for ratio in (0.5, 1.5):
         level = gj.Cosine().by_ratio([ratio]).at(0)
         for x in (-1.0, 0.0, 0.7):
@@ -287,7 +287,7 @@ def test_an_exact_classifier_is_calibrated():
     def logits(params, x, t):
         return jnp.stack([target.log_posterior(x.ravel(), gj.Cosine()(t), i) for i in (0, 1)])
 
-    reports = by_level(gj.NoisyClassifier((), logits), data, gj.Cosine(), (0.5, 2.0))
+    reports = by_level(gj.NoisyClassifier((), logits, batched=False), data, gj.Cosine(), (0.5, 2.0))
     assert reports[0].accuracy > reports[1].accuracy > 0.6
     assert max(r.calibration_error for r in reports) < 0.02
 

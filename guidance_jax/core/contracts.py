@@ -336,6 +336,7 @@ class KernelWrapper(Wrapper, Kernel):
         return self.inner.finish(carry, level, cond, key)
 
     def moving(self, levels: Level) -> Level:
+        need(self, self.inner, self.wraps, "the inside")
         return self.inner.moving(levels)
 
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from guidance_jax.core import Level
-from guidance_jax.models.batching import called
+from guidance_jax.models.batching import call_network
 from guidance_jax.models.network import Function, Parametrized
 from guidance_jax.sample import sample
 
@@ -86,8 +86,10 @@ def ledger(
         names = ("f",) if isinstance(node, Function) else node.functions
         fields = {name: vars(node)[name] for name in names}
         part: Any = node
-        if isinstance(node, Parametrized) and node.batched is not False:  # marked where it answers for one sample
-            return dataclasses.replace(part, apply=marked(partial(called, part.apply, node.batched)), batched=False)
+        if isinstance(node, Parametrized) and node.batched:  # marked where it answers for one sample
+            return dataclasses.replace(
+                part, apply=marked(partial(call_network, part.apply, node.batched)), batched=False
+            )
         return dataclasses.replace(part, **{k: marked(f) for k, f in fields.items() if f is not None})
 
     kernel = jax.tree.map(counted, kernel, is_leaf=lambda node: isinstance(node, COUNTED))

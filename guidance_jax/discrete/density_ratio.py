@@ -13,7 +13,7 @@ from guidance_jax.core import Refused, converted, function, log_softmax, pytree,
 from guidance_jax.discrete.predictor import RateGuidance
 from guidance_jax.discrete.process import Absorbing
 from guidance_jax.guidance.scales import not_negative
-from guidance_jax.models.batching import called
+from guidance_jax.models.batching import call_network
 from guidance_jax.models.domain import Domain
 from guidance_jax.models.network import Parametrized
 
@@ -32,10 +32,10 @@ class NeighbourClassifier(Parametrized):
     params: Any
     apply: Callable = static()
     domain: Domain | None = static(default=None)
-    batched: bool | None = static(default=False)
+    batched: bool = static(default=False)
 
     def __call__(self, x, level, cond):
-        log_p = log_softmax(called(self.apply, self.batched, self.params, x, level.t))
+        log_p = log_softmax(call_network(self.apply, self.batched, self.params, x, level.t))
         return read_entry(jnp.moveaxis(log_p, -1, 0), cond)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from guidance_jax.core import Denoiser, HiddenStates, Refused, log_softmax, pytree, static
 from guidance_jax.discrete.prediction import TokenPrediction
 from guidance_jax.discrete.process import Process
-from guidance_jax.models.batching import called
+from guidance_jax.models.batching import call_network, require_form
 from guidance_jax.models.domain import Domain, network_condition, unless_unknown
 from guidance_jax.models.network import Parametrized
 
@@ -58,10 +58,13 @@ class TokenNetwork(TokenModel):
     apply: Callable = static()
     process: Process = static()
     domain: Domain | None = static(default=None)
-    batched: bool | None = static(default=None)
+    batched: bool = static(default=None)
+
+    def __post_init__(self):
+        require_form(self, self.batched)
 
     def logits(self, x, level, cond):
-        logits = called(self.apply, self.batched, self.params, x, level.t, network_condition(self.domain, cond))
+        logits = call_network(self.apply, self.batched, self.params, x, level.t, network_condition(self.domain, cond))
         return unless_unknown(self.domain, cond, logits)
 
 

@@ -24,7 +24,7 @@ from guidance_jax.core import (
 )
 from guidance_jax.guidance.operators import as_operator, check_measurement, check_operator, measured
 from guidance_jax.models.adapters import known_part, part_of
-from guidance_jax.models.batching import called
+from guidance_jax.models.batching import call_network
 from guidance_jax.models.domain import Domain
 from guidance_jax.models.network import Parametrized
 
@@ -102,7 +102,7 @@ class CleanClassifier(Parametrized, Guide):
     clean = True
 
     def log_prob(self, x, level, cond):
-        return read_entry(log_softmax(called(self.apply, False, self.params, x)), cond)
+        return read_entry(log_softmax(call_network(self.apply, False, self.params, x)), cond)
 
 
 @pytree

@@ -37,7 +37,7 @@ def from_linen(
     parameterization: Any = None,
     domain: Domain | None = None,
     *,
-    batched: bool | None = True,
+    batched: bool = True,
     **options: Any,
 ) -> Network:
     """A Flax Linen module, called as `module.apply(variables, x, t, cond, **options)`, as a `Network`.
@@ -61,7 +61,7 @@ def from_nnx(
     parameterization: Any = None,
     domain: Domain | None = None,
     *,
-    batched: bool | None = True,
+    batched: bool = True,
     **options: Any,
 ) -> Network:
     """A Flax NNX module, called as `module(x, t, cond, **options)` in evaluation mode, as a `Network`.
@@ -83,7 +83,7 @@ def from_equinox(
     parameterization: Any = None,
     domain: Domain | None = None,
     *,
-    batched: bool | None = False,
+    batched: bool = False,
     **options: Any,
 ) -> Network:
     """An Equinox module, or any callable pytree, called as `module(x, t, cond, **options)`, as a `Network`.
@@ -122,7 +122,7 @@ def from_velocity(
     *,
     params: Any = (),
     data_at: int,
-    batched: bool | None = None,
+    batched: bool,
 ) -> Network:
     """A flow-matching velocity field as a `Network` on `RectifiedFlow`, whose clock is 0 at the data.
 
@@ -134,7 +134,7 @@ def from_velocity(
       domain: as in `Network`; its schedule is `RectifiedFlow()`.
       params: a pytree of arrays; a function that closes over its weights has them compiled in.
       data_at: the time, 0 or 1, at which x is data. No function tells: it must be said.
-      batched: as in `Network`; None is told apart where it matters.
+      batched: as in `Network`.
 
     Raises:
       Refused: another `data_at`, or a domain with another schedule.

@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from guidance_jax.core import Denoiser, Level, Prediction, Refused, pytree, static
-from guidance_jax.models.batching import called
+from guidance_jax.models.batching import call_network
 from guidance_jax.models.domain import Domain, network_condition, unless_unknown
 from guidance_jax.models.network import Parametrized
 
@@ -36,11 +36,11 @@ class FlowMap(Parametrized, Denoiser):
     params: Any
     apply: Callable = static()
     domain: Domain | None = static(default=None)
-    batched: bool | None = static(default=False)
+    batched: bool = static(default=False)
 
     def velocity(self, x: Any, t: Any, s: Any, cond: Any) -> Any:
         """u(x, t, s), of the shape of x, a point of the flow; t and s are its clocks."""
-        u = called(self.apply, self.batched, self.params, x, t, s, network_condition(self.domain, cond))
+        u = call_network(self.apply, self.batched, self.params, x, t, s, network_condition(self.domain, cond))
         if jnp.shape(u) != jnp.shape(x):
             raise Refused(f"of a sample of shape {jnp.shape(x)} the flow map made a velocity of {jnp.shape(u)}")
         return unless_unknown(self.domain, cond, u)

@@ -23,7 +23,7 @@ from guidance_jax.core import (
     static,
 )
 from guidance_jax.models import parameterizations
-from guidance_jax.models.batching import called
+from guidance_jax.models.batching import call_network, require_form
 from guidance_jax.models.domain import Domain, network_condition, unless_unknown
 from guidance_jax.models.parameterizations import Parameterization
 
@@ -34,7 +34,7 @@ class Parametrized:
     params: Any
     domain: Any
     functions: ClassVar[tuple[str, ...]] = ("apply",)
-    batched: bool | None = False
+    batched: bool = False
 
     def __repr__(self):
         size = sum(np.size(a) for a in jax.tree.leaves(self.params))
@@ -57,7 +57,7 @@ class Network(Parametrized, Denoiser):
       domain: what it was trained for; without one, nothing is checked.
       perturbation: what `perturbed` sets, given to `apply` as the argument of that name; None to give none.
       batched: True if `apply` takes a batch axis in front of x, t and cond, as most networks do: it is given batches of
-        one, which the loop joins again. None: for one sample, refused where a batch axis would change the numbers.
+        one, which the loop joins again; False if it is for one sample. It has to be said: no network tells.
       scale: the strength that a network with guidance learned into it is asked for, a number given to `apply` as the
         argument of that name; `guidance.Learned` sets it, level by level if need be. None to give none.
       encodes: whether `apply(params, None, None, cond)` of one sample gives the condition in an encoded form, which it
@@ -65,7 +65,7 @@ class Network(Parametrized, Denoiser):
 
     Raises:
       Refused: samples, labels or levels that `domain` does not allow; an output of another shape than x; a network that
-        is written for batches and does not say so, or the reverse.
+        says nothing of batches, or is evidently written the other way.
     """
 
     params: Any
@@ -73,7 +73,7 @@ class Network(Parametrized, Denoiser):
     parameterization: Any = static(default=None)
     domain: Domain | None = static(default=None)
     perturbation: Any = None
-    batched: bool | None = static(default=None)
+    batched: bool = static(default=None)
     encodes: bool = static(default=False)
     scale: Any = None
 
@@ -83,6 +83,7 @@ class Network(Parametrized, Denoiser):
                 f"a parameterization says what the output means, got {self.parameterization!r}; "
                 "write gj.parameterizations.eps, x0, v, velocity, score or EDM(...)"
             )
+        require_form(self, self.batched)
 
     def check(self, levels, shape, cond):
         super().check(levels, shape, cond)
@@ -96,7 +97,7 @@ class Network(Parametrized, Denoiser):
 
         >>> from guidance_jax import CosineBetas, Domain, parameterizations
         >>> domain = Domain((2,), CosineBetas(1000), num_classes=10, null_label=10)
-        >>> print(Network((), abs, parameterizations.v, domain).explain())
+        >>> print(Network((), abs, parameterizations.v, domain, batched=False).explain())
         the output is V(), of samples (2,), on CosineBetas(steps=1000)
         10 classes, 0 to 9, null label 10
         told 999 where sigma / alpha = 2.0e+04
@@ -139,7 +140,7 @@ class Network(Parametrized, Denoiser):
             options["scale"] = self.scale
         cond = network_condition(self.domain, cond)
         inputs = *self.parameterization.inputs(x, level), cond
-        output = called(self.apply, self.batched, self.params, *inputs, **options)
+        output = call_network(self.apply, self.batched, self.params, *inputs, **options)
         if jnp.shape(output)[:-1] != x.shape[:-1] or jnp.ndim(output) != x.ndim:
             raise Refused(
                 f"of a sample of shape {x.shape} the network made one of shape {jnp.shape(output)}; its output has the "
@@ -195,11 +196,14 @@ class NoisyClassifier(Parametrized, Guide):
     params: Any
     apply: Callable = static()
     domain: Domain | None = static(default=None)
-    batched: bool | None = static(default=None)
+    batched: bool = static(default=None)
+
+    def __post_init__(self):
+        require_form(self, self.batched)
 
     def logits(self, x: Any, level: Level) -> Float[Array, " classes"]:
         """Unnormalised log p(. | x_t)."""
-        logits = called(self.apply, self.batched, self.params, x, level.t)
+        logits = call_network(self.apply, self.batched, self.params, x, level.t)
         if jnp.ndim(logits) != 1:
             raise Refused(f"a classifier gives a vector of logits for one sample, got shape {jnp.shape(logits)}")
         return logits

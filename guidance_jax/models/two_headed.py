@@ -5,7 +5,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from guidance_jax.core import Prediction, Refused, pytree
-from guidance_jax.models.batching import called
+from guidance_jax.models.batching import call_network
 from guidance_jax.models.domain import network_condition, unless_unknown
 from guidance_jax.models.network import Network
 
@@ -23,7 +23,7 @@ class TwoHeaded(Network):
     def heads(self, x: Any, level: Any, cond: Any) -> tuple[Prediction, Prediction]:
         """(prediction, early prediction), one call."""
         inputs = *self.parameterization.inputs(x, level), network_condition(self.domain, cond)
-        outputs = called(self.apply, self.batched, self.params, *inputs)
+        outputs = call_network(self.apply, self.batched, self.params, *inputs)
         if not isinstance(outputs, tuple) or len(outputs) != 2 or any(jnp.shape(o) != jnp.shape(x) for o in outputs):
             raise Refused(f"a TwoHeaded network gives two outputs of shape {jnp.shape(x)}; for one head, use Network")
         outputs = unless_unknown(self.domain, cond, outputs)

@@ -88,7 +88,7 @@ def change(network: Any, fields: Mapping[str, Any], where: Any) -> Any:
 
 def network_or_classifier(stored: Stored) -> Any:
     """A classifier if there is no parameterization, a denoiser of tokens if there is a process, else of images."""
-    apply, batched = apply_of(stored.network, stored.about), stored.about.get("batched", False)
+    apply, batched = apply_of(stored.network, stored.about), bool(stored.about.get("batched", False))
     if stored.parameterization is None:
         return NoisyClassifier(stored.params, apply, stored.domain, batched)
     if stored.process is not None:

@@ -90,7 +90,7 @@ def test_the_null_condition_is_the_condition_that_is_null(space):
 
 GUIDES = {
     "function": log_posterior,
-    "NoisyClassifier": gj.NoisyClassifier((), lambda params, x, t: jnp.arange(3.0) * jnp.sin(x).sum()),
+    "NoisyClassifier": gj.NoisyClassifier((), lambda params, x, t: jnp.arange(3.0) * jnp.sin(x).sum(), batched=False),
     "ImplicitClassifier": ImplicitClassifier(MIXTURE, NULL, SCHEDULE, num_classes=3, points=4, draws=2),
 }
 OF_GUIDES = {
@@ -306,7 +306,7 @@ def clocked(schedule):
     def apply(params, x, t, cond):
         return MIXTURE(x, schedule(t), cond, (), None)[0].x0
 
-    return gj.Network((), apply, gj.parameterizations.x0)
+    return gj.Network((), apply, gj.parameterizations.x0, batched=False)
 
 
 @pytest.mark.parametrize("solver", [DPM2, DPMSolver2S, GLASS])
@@ -412,7 +412,7 @@ def channels(guided):
     def apply(params, x, t, cond):
         return MIXTURE(x, SCHEDULE(t), cond, (), None)[0].x0
 
-    return gj.Network((), apply, gj.parameterizations.x0, DOMAIN if guided else None)
+    return gj.Network((), apply, gj.parameterizations.x0, DOMAIN if guided else None, batched=False)
 
 
 def weak(model):

@@ -178,7 +178,7 @@ def test_only_the_channels_that_the_model_wants_guided_are():
     def apply(params, x, t, cond):
         return MIXTURE(x, LEVELS[0], cond, (), None)[0].x0
 
-    model = gj.Network((), apply, gj.parameterizations.x0, domain)
+    model = gj.Network((), apply, gj.parameterizations.x0, domain, batched=False)
     whole = dataclasses.replace(model, domain=dataclasses.replace(domain, guided_channels=None))
     for make in (
         lambda m: gj.CFG(m, NULL, 3.0),

@@ -246,9 +246,9 @@ def small(params, x, t, cond):
 def test_a_traced_label_outside_the_table_is_marked(label):
     """A classifier knows its logits, a network with a domain its classes; under jit nothing is refused."""
     free = gj.Function(lambda x, level, cond: 0.5 * x)
-    noisy = gj.NoisyClassifier(jnp.ones(()), logits)
+    noisy = gj.NoisyClassifier(jnp.ones(()), logits, batched=False)
     domain = gj.Domain((2,), gj.Cosine(), num_classes=3, null_label=3)
-    model = gj.Network(jnp.ones(()), small, gj.parameterizations.v, domain)
+    model = gj.Network(jnp.ones(()), small, gj.parameterizations.v, domain, batched=False)
     kernels = {
         "classifier": gj.Reverse(gj.Classifier(free, noisy, 1.0), gj.DDIM()),
         "clean classifier": gj.Reverse(
@@ -278,7 +278,11 @@ def test_a_traced_label_outside_the_table_is_marked(label):
 
 def test_tables_of_scales_are_those_of_the_classes():
     model = gj.Network(
-        jnp.ones(()), small, gj.parameterizations.v, gj.Domain((2,), gj.Cosine(), num_classes=3, null_label=3)
+        jnp.ones(()),
+        small,
+        gj.parameterizations.v,
+        gj.Domain((2,), gj.Cosine(), num_classes=3, null_label=3),
+        batched=False,
     )
     for scale in (
         gj.PerClass(jnp.ones(5)),
@@ -419,11 +423,11 @@ def test_rules_in_the_language_of_noise_have_a_limit():
 
 def test_networks_of_noise_say_nothing_without_signal():
     for output in ("eps", "score"):
-        model = gj.Network(jnp.ones(()), small, getattr(gj.parameterizations, output))
+        model = gj.Network(jnp.ones(()), small, getattr(gj.parameterizations, output), batched=False)
         with pytest.raises(Refused, match=r"no signal \(alpha = 0"):
             drawn(gj.Reverse(model, gj.DDIM()), DARK, (2,))
     for output in ("v", "velocity", "x0"):
-        model = gj.Network(jnp.ones(()), small, getattr(gj.parameterizations, output))
+        model = gj.Network(jnp.ones(()), small, getattr(gj.parameterizations, output), batched=False)
         assert np.isfinite(drawn(gj.Reverse(model, gj.DDIM()), DARK, (2,))).all()
 
 

@@ -287,7 +287,7 @@ def test_what_the_output_means_has_to_be_said():
     for make in (
         lambda: gj.from_linen(Module(), {"params": {}}),
         lambda: gj.from_equinox(jax.tree_util.Partial(half, jnp.ones(()))),
-        lambda: gj.Network(jnp.ones(()), half),
+        lambda: gj.Network(jnp.ones(()), half, batched=False),
     ):
         with pytest.raises(Refused, match="says what the output means"):
             make()
@@ -295,14 +295,16 @@ def test_what_the_output_means_has_to_be_said():
 
 def test_a_network_explains_what_it_is_and_what_it_is_told():
     domain = gj.Domain((2,), gj.CosineBetas(1000), num_classes=10, null_label=10)
-    text = gj.Network(jnp.ones(()), half, gj.parameterizations.v, domain).explain()
+    text = gj.Network(jnp.ones(()), half, gj.parameterizations.v, domain, batched=False).explain()
     for wanted in ("CosineBetas", "V()", "10 classes", "null label 10", "told 999 ", "told 0 "):
         assert wanted in text, text
-    flow = gj.Network(jnp.ones(()), half, gj.parameterizations.velocity_to_data, gj.Domain((2,), gj.RectifiedFlow()))
+    flow = gj.Network(
+        jnp.ones(()), half, gj.parameterizations.velocity_to_data, gj.Domain((2,), gj.RectifiedFlow()), batched=False
+    )
     assert "no classes" in flow.explain()
     # sigma / alpha 1 is t = 1/2 of a flow, told turned round
     assert "0.5" in flow.explain()
-    assert "any schedule" in gj.Network(jnp.ones(()), half, gj.parameterizations.eps).explain()
+    assert "any schedule" in gj.Network(jnp.ones(()), half, gj.parameterizations.eps, batched=False).explain()
 
 
 def network(params, x, t, cond, scale=1.0, perturbation=None):
@@ -310,7 +312,7 @@ def network(params, x, t, cond, scale=1.0, perturbation=None):
 
 
 def test_a_network_that_traces_both_ways_may_have_options():
-    model = gj.Network(jnp.ones(()), network, gj.parameterizations.eps, scale=2.0)
+    model = gj.Network(jnp.ones(()), network, gj.parameterizations.eps, scale=2.0, batched=False)
     weak = gj.guidance.perturbed(dataclasses.replace(model, scale=None), attention=1.0)
     levels = gj.Cosine().levels(3)
     for kernel in (gj.Reverse(gj.guidance.Learned(model, 2.0), gj.DDIM()), gj.Reverse(weak, gj.DDIM())):
@@ -336,7 +338,7 @@ def test_networks_of_another_layout_are_one_line():
 
 def test_labels_in_a_column_are_one_line():
     domain = gj.Domain((2,), gj.Cosine(), num_classes=3)
-    model = gj.Network(jnp.ones(()), half, gj.parameterizations.v, domain)
+    model = gj.Network(jnp.ones(()), half, gj.parameterizations.v, domain, batched=False)
     with pytest.raises(Refused, match=r"one integer for one sample, got shape \(1,\)"):
         gj.generate(gj.keys(0, 2), gj.Reverse(model, gj.DDIM()), gj.Cosine().levels(3), (2,), jnp.zeros((2, 1), int))
 

@@ -148,7 +148,7 @@ def weights(key):
 @pytest.mark.parametrize("how", ["distilled", "guidance-free"])
 def test_a_small_network_learns_all_scales(how, measured):
     """Its error against CFG is a small part of what guidance changes, at scales 1, 2 and 3; one call a step."""
-    network = gj.Network(weights(jax.random.key(0)), small, gj.parameterizations.v, scale=1.0)
+    network = gj.Network(weights(jax.random.key(0)), small, gj.parameterizations.v, scale=1.0, batched=False)
     labels = np.asarray(jax.random.randint(jax.random.key(1), (30_000,), 0, 3))
     x0 = np.asarray(
         jax.vmap(lambda k, c: MIXTURE.sample(k, 1, c)[0])(jax.random.split(jax.random.key(2), 30_000), labels)

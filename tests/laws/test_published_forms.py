@@ -128,7 +128,9 @@ def test_the_filter_of_fdg_keeps_a_slope():
 
 def tokens(p):
     """A model of one token with the probabilities p, whatever it sees."""
-    return gj.TokenNetwork(jnp.log(jnp.array([p])), lambda params, x, t, cond: params, gj.Absorbing(len(p)))
+    return gj.TokenNetwork(
+        jnp.log(jnp.array([p])), lambda params, x, t, cond: params, gj.Absorbing(len(p)), batched=False
+    )
 
 
 def test_contrastive_decoding_is_the_ratio_of_expert_and_amateur_among_the_plausible():

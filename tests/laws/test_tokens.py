@@ -329,7 +329,7 @@ def test_sundae_with_the_exact_posterior_is_gibbs_sampling():
 
     n = 20_000
     start = MASKED.sequences[np.random.default_rng(0).choice(27, n, p=MASKED.target())]
-    clean = gj.TokenNetwork((), lambda params, x, t, cond: conditionals(x, None, None), gj.Uniform(3))
+    clean = gj.TokenNetwork((), lambda params, x, t, cond: conditionals(x, None, None), gj.Uniform(3), batched=False)
     kernel = gj.Reverse(clean, SUNDAE(share=0.02))
     run = jax.jit(jax.vmap(lambda key, x: gj.sample(key, kernel, FLOW.levels(100), x).x))
     after = run(gj.keys(0, n), jnp.asarray(start))
@@ -356,7 +356,7 @@ def test_memory_of_exact_rates_is_that_of_one_chunk(measured):
     """XLA's temporary bytes, 40 tokens of 20 letters, a small transformer: chunks of 8 against all 800."""
     judge = Transformer(21, 20, 40, width=32, depth=1, values=2)
     classifier = token_classifier(judge, judge.init(jax.random.key(0), jnp.zeros(40, int), jnp.zeros(())))
-    flat = gj.TokenNetwork((), lambda params, x, t, cond: jnp.zeros((40, 20)), gj.Absorbing(20))
+    flat = gj.TokenNetwork((), lambda params, x, t, cond: jnp.zeros((40, 20)), gj.Absorbing(20), batched=False)
 
     def peak(chunk):
         guided = PredictorGuidance(flat, classifier, 1.0, chunk)
