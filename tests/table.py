@@ -170,7 +170,6 @@ def plane(strength, model=MIXTURE):
         observed=seen,
         weak=gj.Conditioned(model, another),
         scale=strength,
-        weights=strength * jnp.array([1.0, -0.3]),
     )
 
 
@@ -182,6 +181,7 @@ OPTIONS = {
     "MAMBOG": lambda w, m: {"damping": 0.3},
     "DynamicNegative": lambda w, m: {"prior": 0.4},
     "AdaptiveGuidance": lambda w, m: {"threshold": 0.9999},
+    "Compose": lambda w, m: {"weights": w * jnp.array([1.0, -0.3])},
     "Perturbed": lambda w, m: {"weak_scale": w - 1},
     "Autoguidance": lambda w, m: {"weak": null(m)},
     "Internal": lambda w, m: {"inner": Early((), drift, gj.parameterizations.v, inner=m, batched=False)},

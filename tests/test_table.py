@@ -48,7 +48,7 @@ def test_every_part_has_a_row():
     """Of `guidance_jax.methods`, from which the command line, the laws and the pages take them."""
     groups = ("guidance", "kernels", "particles", "discrete", "text", "embeddings", "solvers")
     kinds = gj.guidance.Guidance, gj.Kernel, gj.Move, gj.Solver
-    abstract = {gj.guidance.Guidance, gj.guidance.Contrast}
+    abstract = {gj.guidance.Guidance, gj.guidance.Contrast, gj.guidance.TwoConditions}
     public = set().union(*(made_of(group, *kinds) for group in groups)) - abstract
     assert public == {row.cls for row in (methods.METHODS | methods.SOLVERS).values()}
     assert made_of("guidance", gj.guidance.Scale) - {gj.guidance.Scale} == {r.cls for r in methods.SCALES.values()}

@@ -12,19 +12,19 @@ import jax.numpy as jnp
 
 from guidance_jax.core import add_logs, pytree
 from guidance_jax.discrete.process import Diffusion
-from guidance_jax.guidance.cfg import CFG
+from guidance_jax.guidance.conditions import TwoConditions
 from guidance_jax.guidance.scales import not_negative
 
 
 @pytree
-class PredictorFree(CFG):
+class PredictorFree(TwoConditions):
     """CFG on rates: scale 1 is the conditional model. One network call with both conditions.
 
     Attributes:
       inner: a denoiser of tokens trained with conditioning dropout.
       null: the condition that means "unconditional".
       scale: a number, `Window`, `PerClass`, or a function of the level; not negative.
-      in_turn: as in `CFG`.
+      in_turn: as in `TwoConditions`.
 
     Raises:
       Refused: as `CFG`; a negative scale; text, which has no rates, or images.

@@ -11,6 +11,7 @@ from guidance_jax.guidance.cfg_zero_star import CFGZeroStar
 from guidance_jax.guidance.classifier import Classifier
 from guidance_jax.guidance.clip import Clip, DynamicClip
 from guidance_jax.guidance.compose import Compose
+from guidance_jax.guidance.conditions import TwoConditions
 from guidance_jax.guidance.dynamic_negative import DynamicNegative
 from guidance_jax.guidance.fdg import FDG
 from guidance_jax.guidance.implicit import ImplicitClassifier
@@ -75,6 +76,7 @@ __all__ = [
     "TCFG",
     "TFG",
     "TMPD",
+    "TwoConditions",
     "Tempered",
     "ThroughMap",
     "Universal",

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from guidance_jax.core import GaussianDiffusion, norm, pytree, quotient
-from guidance_jax.guidance.cfg import CFG
+from guidance_jax.guidance.conditions import TwoConditions
 from guidance_jax.guidance.scales import active
 
 
@@ -23,7 +23,7 @@ class Asked(NamedTuple):
 
 
 @pytree
-class AdaptiveGuidance(CFG):
+class AdaptiveGuidance(TwoConditions):
     """CFG that, sample by sample, drops the unconditional call when the two noises agree again. Keeps x.
 
     A model whose noises never differ by more than the threshold is guided at every step: this is CFG then, and spares
@@ -35,7 +35,7 @@ class AdaptiveGuidance(CFG):
     level at which they agree from `guidance_by_level` and use a `Window`.
 
     Attributes:
-      inner, null, scale, in_turn: as in `CFG`.
+      inner, null, scale, in_turn: as in `TwoConditions`.
       threshold: the cosine of the two noises, in [-1, 1], above which they agree.
     """
 

@@ -12,18 +12,18 @@ from typing import Any
 import jax.numpy as jnp
 
 from guidance_jax.core import GaussianDiffusion, norm, pytree, quotient
-from guidance_jax.guidance.cfg import CFG
+from guidance_jax.guidance.conditions import TwoConditions
 
 
 @pytree
-class APG(CFG):
+class APG(TwoConditions):
     """CFG whose update is limited in length and loses (eta < 1) its part along D_c, which over-saturates. Keeps x.
 
     One network call with both conditions; the running sum of differences is state. eta 1, momentum 0 and an infinite
     radius are CFG.
 
     Attributes:
-      inner, null, scale, in_turn: as in `CFG`.
+      inner, null, scale, in_turn: as in `TwoConditions`.
       eta: the share of the part along D_c that stays.
       momentum: the weight of the differences of earlier steps, negative in the paper.
       radius: the largest length of the difference, in units of x0, over one sample.

@@ -37,10 +37,6 @@ class Autoguidance(Contrast):
         check_weak(self, self.weak)
         self.weak.check(levels, shape, cond)
 
-    def __call__(self, x, level, cond, state, key):
-        guided, _, _, state = self.parts(x, level, cond, state, key)
-        return guided, state
-
     def parts(self, x, level, cond, state, key):
         w = strength(self.scale, level, cond, off=1.0)
         good, first = self.inner(x, level, cond, state[0], key)

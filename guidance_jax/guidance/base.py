@@ -34,6 +34,10 @@ class Contrast(Guidance):
         """(guided, strong, weak, new state)."""
         raise NotImplementedError
 
+    def __call__(self, x, level, cond, state, key):
+        guided, _, _, state = self.parts(x, level, cond, state, key)
+        return guided, state
+
 
 def only_guided(model: Denoiser, guided: Any, own: Any) -> Any:
     """`guided` in the channels that the model wants guided (`Domain.guided_channels`), `own` in the others."""

@@ -4,18 +4,18 @@ x0 = D_u + scale (D_c - D_u),   eps = eps_u,   scale in [0, 1]
 """
 
 from guidance_jax.core import GaussianDiffusion, pytree
-from guidance_jax.guidance.cfg import CFG
+from guidance_jax.guidance.conditions import TwoConditions
 
 
 @pytree
-class CFGPlusPlus(CFG):
+class CFGPlusPlus(TwoConditions):
     """D_u moved towards D_c while the noise stays unconditional: the point moves, x is not kept. scale 0 is D_u.
 
     With DDIM this is the published sampler; every other solver reads the moved point in the same way. One network
     call with both conditions.
 
     Attributes:
-      inner, null, in_turn: as in `CFG`.
+      inner, null, in_turn: as in `TwoConditions`.
       scale: from 0 (the unconditional model) to 1.
     """
 

@@ -22,7 +22,7 @@ class CFGZeroStar(OutputRule):
     standing still on a flow.
 
     Attributes:
-      inner, null, scale, in_turn: as in `CFG`.
+      inner, null, scale, in_turn: as in `TwoConditions`.
       zero_above: the noise-to-signal ratio above which nothing moves; infinite for no zero-init.
       output: the parameterization in which the rule is applied, the paper's velocity.
     """

@@ -41,7 +41,7 @@ class DynamicClip(Guidance):
     Attributes:
       inner: any denoiser of images or vectors.
       percentile: of one sample's own entries, in percent.
-      radius: the range of the data, in units of x0.
+      radius: the range of the data, in units of x0; infinite for no clipping.
     """
 
     inner: Any
@@ -52,5 +52,8 @@ class DynamicClip(Guidance):
 
     def __call__(self, x, level, cond, state, key):
         pred, state = self.inner(x, level, cond, state, key)
-        q = jnp.maximum(self.radius, jnp.percentile(jnp.abs(pred.x0), self.percentile))
-        return pred.towards(self.radius * jnp.clip(pred.x0, -q, q) / q, level), state
+        q = jnp.percentile(jnp.abs(pred.x0), self.percentile)
+        beyond = q > self.radius  # an infinite radius is no clipping
+        radius, q = jnp.where(beyond, self.radius, 1.0), jnp.where(beyond, q, 1.0)
+        bound = jnp.where(beyond, q, self.radius)
+        return pred.towards(radius * jnp.clip(pred.x0, -bound, bound) / q, level), state

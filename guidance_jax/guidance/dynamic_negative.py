@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 from guidance_jax.core import GaussianDiffusion, Level, Prediction, pytree, quotient
-from guidance_jax.guidance.cfg import CFG
+from guidance_jax.guidance.conditions import TwoConditions
 from guidance_jax.solvers.ddim import DDIM
 
 
@@ -34,7 +34,7 @@ def plain(pred: Any) -> Prediction:
 
 
 @pytree
-class DynamicNegative(CFG):
+class DynamicNegative(TwoConditions):
     """Keeps away from `cond`, in proportion to the odds that x_t is on its way there. Keeps x; scale 0 is D_u.
 
     One network call with both conditions. Made for stochastic solvers (`DDPM()`, `DDIM(1.0)`): on an ODE the posterior

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from guidance_jax.core import GaussianDiffusion, Refused, pytree, static
-from guidance_jax.guidance.cfg import CFG
+from guidance_jax.guidance.conditions import TwoConditions
 from guidance_jax.guidance.scales import active, strength
 
 
@@ -26,14 +26,14 @@ def coarse(x: Any) -> Any:
 
 
 @pytree
-class FDG(CFG):
+class FDG(TwoConditions):
     """CFG with `scale` on the fine detail and `low` on what the linear filter `lowpass` keeps. Keeps x.
 
     low = scale is CFG whatever the filter is. More bands: a `lowpass` that itself weighs them. Each of the two has its
     own window: outside that of `scale` the fine detail is the conditional model's, and `low` goes on.
 
     Attributes:
-      inner, null, in_turn: as in `CFG`.
+      inner, null, in_turn: as in `TwoConditions`.
       scale: the strength on the fine detail.
       low: the strength on the coarse part: a number, `Window` or a function of the level.
       lowpass: a linear filter of one sample; the default takes images of even sides.

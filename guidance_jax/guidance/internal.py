@@ -33,10 +33,6 @@ class Internal(Contrast):
             )
         super().check(levels, shape, cond)
 
-    def __call__(self, x, level, cond, state, key):
-        guided, _, _, state = self.parts(x, level, cond, state, key)
-        return guided, state
-
     def parts(self, x, level, cond, state, key):
         good, early = self.inner.heads(x, level, cond)
         guided = good.contrast(early, strength(self.scale, level, cond, off=1.0), level)

@@ -18,7 +18,7 @@ class MAMBOG(OutputRule):
     """CFG whose scale falls, per sample, with the relative size of the update. Keeps x; damping 0 is CFG.
 
     Attributes:
-      inner, null, scale, in_turn: as in `CFG`.
+      inner, null, scale, in_turn: as in `TwoConditions`.
       damping: how fast the scale falls, per relative size.
       output: the parameterization in which the rule is applied, the paper's velocity.
     """

@@ -5,21 +5,21 @@ from typing import Any
 import jax
 
 from guidance_jax.core import GaussianDiffusion, pytree, static
-from guidance_jax.guidance.cfg import CFG
+from guidance_jax.guidance.conditions import TwoConditions
 from guidance_jax.guidance.scales import when
 from guidance_jax.models import parameterizations
 from guidance_jax.models.parameterizations import Eps, Parameterization, Score
 
 
 @pytree
-class OutputRule(CFG):
+class OutputRule(TwoConditions):
     """A rule `mix(c, u, scale)` on the outputs of the model in the language of `output`. Keeps x.
 
     The language is that of the paper, whatever the model itself speaks, so its parameterization does not matter. At a
     level without signal (alpha = 0) the limit is taken.
 
     Attributes:
-      inner, null, scale, in_turn: as in `CFG`.
+      inner, null, scale, in_turn: as in `TwoConditions`.
       output: the parameterization in which the rule is applied.
     """
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from guidance_jax.core import GaussianDiffusion, pytree
 from guidance_jax.guidance.autoguidance import check_weak
 from guidance_jax.guidance.base import only_guided
-from guidance_jax.guidance.cfg import CFG
+from guidance_jax.guidance.conditions import TwoConditions
 from guidance_jax.guidance.scales import active, strength, when
 from guidance_jax.models.network import Network
 
@@ -45,7 +45,7 @@ def perturbed(model: Network, attention: Any = 0.0, blur: Any = 0.0, skip: Any =
 
 
 @pytree
-class Perturbed(CFG):
+class Perturbed(TwoConditions):
     """CFG plus a contrast with `weak`, for example `perturbed(model, attention=1.0)`. Keeps x.
 
     One network call with both conditions and one of the weak model, skipped outside the window of `weak_scale`. scale 1
@@ -53,7 +53,7 @@ class Perturbed(CFG):
     saves the unconditional call.
 
     Attributes:
-      inner, null, scale, in_turn: as in `CFG`.
+      inner, null, scale, in_turn: as in `TwoConditions`.
       weak: the perturbed model.
       weak_scale: the strength of the contrast with it, 0 for none: a number, `Window`, or a function of the level.
 

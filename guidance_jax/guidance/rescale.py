@@ -22,7 +22,7 @@ class Rescale(OutputRule):
     A sample whose guided output is constant is left as it is, where the published code divides zero by zero.
 
     Attributes:
-      inner, null, scale, in_turn: as in `CFG`.
+      inner, null, scale, in_turn: as in `TwoConditions`.
       phi: the share of the rescaled output, from 0 to 1.
       output: the parameterization that is rescaled; the paper uses the model's own (eps for ADM, v for its SD models).
     """

@@ -17,7 +17,7 @@ class TCFG(OutputRule):
     """CFG in which the unconditional output keeps what it shares with the conditional one. Keeps x; scale 1 is D_c.
 
     Attributes:
-      inner, null, scale, in_turn: as in `CFG`.
+      inner, null, scale, in_turn: as in `TwoConditions`.
       output: the parameterization in which the outputs are projected, eps in the paper.
     """
 

@@ -41,10 +41,6 @@ class Tempered(Contrast):
             return x
         return strength(self.scale, levels.at(0), None, off=1.0) ** -0.5 * x
 
-    def __call__(self, x, level, cond, state, key):
-        guided, _, _, state = self.parts(x, level, cond, state, key)
-        return guided, state
-
     def parts(self, x, level, cond, state, key):
         own, state = self.inner(x, level, cond, state, key)
         flat = self.space.flat(x, level)
