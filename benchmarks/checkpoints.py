@@ -20,7 +20,7 @@ import guidance_jax as gj
 from benchmarks.timing import write
 from benchmarks.torch_mirrors import RELEASES, Classifier, randomised
 from guidance_jax.checkpoints.config import build, read_config
-from guidance_jax.zoo.convert import converted
+from guidance_jax.zoo.convert import convert
 from guidance_jax.zoo.load import load
 
 
@@ -69,7 +69,7 @@ def compare(name):
         torch.save(network.state_dict(), file)
         del network
         begin = time.perf_counter()
-        [(kind, flax, domain)] = converted(file, Path(folder) / "models")
+        [(kind, flax, domain)] = convert(file, Path(folder) / "models")
         record["convert, s"] = round(time.perf_counter() - begin, 2)
         record["network"], record["domain"] = str(flax), str(domain)
         classifier = kind == "classifier"

@@ -17,7 +17,7 @@ from torch_fidelity.metric_kid import kid_features_to_metric
 from torch_fidelity.metric_prc import prc_features_to_metric
 
 from benchmarks.timing import write
-from guidance_jax.checkpoints.tensors import fitted
+from guidance_jax.checkpoints.tensors import match_params
 from guidance_jax.metrics.frechet import frechet_distance
 from guidance_jax.metrics.inception import InceptionExtractor
 from guidance_jax.metrics.inception_network import Inception
@@ -54,7 +54,7 @@ def main():
     images = np.random.default_rng(0).integers(0, 256, (args.images, 64, 64, 3), dtype=np.uint8)
     with torch.no_grad():
         pool, logits = (a.numpy() for a in network(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())))
-    ours = InceptionExtractor(fitted(state, Inception(), jnp.zeros((64, 64, 3))))(images)
+    ours = InceptionExtractor(match_params(state, Inception(), jnp.zeros((64, 64, 3))))(images)
 
     def relative(a, b):
         return float(np.abs(np.asarray(a) - np.asarray(b)).max() / np.abs(b).max())

@@ -82,7 +82,7 @@ def auto(p, bad, w):
 
 
 def perturbed(p, w, **how):
-    return auto(p, gj.guidance.perturbed(p.model, **how), w)
+    return auto(p, gj.guidance.perturb(p.model, **how), w)
 
 
 class Way(NamedTuple):

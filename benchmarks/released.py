@@ -181,7 +181,7 @@ def protein_mpnn(name):
     with torch.no_grad():
         found = network.eval().score(features, use_sequence=True)
     rank = jnp.zeros(length, jnp.int32).at[found["decoding_order"][0].numpy()].set(jnp.arange(length))
-    encoded = jax.tree.map(lambda a: a[0], ours.encoded)
+    encoded = jax.tree.map(lambda a: a[0], ours.encode)
     logits = ours.apply(ours.params, jnp.asarray(of.tokens), rank, encoded, method="decode")
     return logits, found["logits"][0].numpy(), ours.params
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import guidance_jax as gj
 from benchmarks.peers import NULL, SCALE, TASKS, jax_networks, levels
 from benchmarks.timing import alternate, write
-from guidance_jax.sample import _generate, checked
+from guidance_jax.sample import _generate, prepare
 from guidance_jax.zoo.convolution import conv2d
 
 
@@ -51,7 +51,7 @@ def main():
         begin = time.perf_counter()
         return lower().compile(), time.perf_counter() - begin
 
-    program = _generate, (*checked(keys, kernel, lv, shape, labels), shape, labels, None)
+    program = _generate, (*prepare(keys, kernel, lv, shape, labels), shape, labels, None)
     compiling = {"sampler": [], "networks": []}
     for _ in range(3):
         jax.clear_caches()

@@ -51,8 +51,8 @@ def contact_sheet(
     some = next(iter(rows.values()))
     zoom = max(1, -(-side // some.shape[1]))
     high, wide = some.shape[1] * zoom + 2, some.shape[2] * zoom + 2
-    names = {name: written(name) for name in rows}
-    heads = [written(name) for name in columns or ()]
+    names = {name: fit_text(name) for name in rows}
+    heads = [fit_text(name) for name in columns or ()]
     below = {name: [lines(text, wide - 4) for text in (captions or {}).get(name, ())] for name in rows}
     strip = {name: LINE * max((len(text.split("\n")) for text, _ in texts), default=0) for name, texts in below.items()}
     left = 12 + int(max(font.getlength(text) for text, font in names.values()))
@@ -81,7 +81,7 @@ LINE = 16  # pixels of a line of a caption
 PLAIN = frozenset(map(chr, range(32, 127)))  # what Pillow's own font has for sure
 
 
-def written(text: str) -> tuple[str, Any]:
+def fit_text(text: str) -> tuple[str, Any]:
     """(a text of one line that its font has all letters of, the font).
 
     The font is Pillow's for ASCII, else matplotlib's (Latin, Greek, Cyrillic, ...), else the first of this machine that
@@ -129,7 +129,7 @@ def glyphs(file: str) -> frozenset[str]:
 
 def lines(text: str, wide: int, most: int = 3) -> tuple[str, Any]:
     """(a text in up to `most` lines of at most `wide` pixels, its font), as `written`; "..." ends one that is cut."""
-    text, font = written(text)
+    text, font = fit_text(text)
     found = [""]
     for word in text.split(" "):
         if found[-1] and font.getlength(f"{found[-1]} {word}") <= wide:

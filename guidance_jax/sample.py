@@ -145,7 +145,7 @@ def generate(keys: Array, kernel: Any, levels: Level, shape: tuple[int, ...], co
             "the samples of a population have weights, which generate would lose; write populations(keys, kernel, "
             "levels, shape, n, cond) and take .best(), or .draw(key)"
         )
-    keys, kernel, levels = checked(keys, kernel, levels, shape, cond)
+    keys, kernel, levels = prepare(keys, kernel, levels, shape, cond)
     if x is not None and jnp.shape(x) != (len(keys), *shape):
         raise Refused(f"x must hold one start per key, {(len(keys), *shape)}, got {jnp.shape(x)}")
     return _generate(keys, kernel, levels, tuple(shape), *jax.tree.map(jnp.asarray, (cond, x)))
@@ -158,7 +158,7 @@ def check_kernel(kernel: Any, levels: Level, shape: tuple[int, ...], cond: Any) 
     kernel.check(levels, shape, cond)
 
 
-def checked(keys: Any, kernel: Any, levels: Level, shape: tuple[int, ...], cond: Any) -> tuple[Any, Kernel, Level]:
+def prepare(keys: Any, kernel: Any, levels: Level, shape: tuple[int, ...], cond: Any) -> tuple[Any, Kernel, Level]:
     """Threefry keys, and the kernel and levels with strong types, if they and the conditions are what each part takes.
 
     Raises:

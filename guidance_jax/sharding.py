@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from guidance_jax._typing import Array
 from guidance_jax.core import Level, Refused, Rows, count_failed
 from guidance_jax.progress import Bar
-from guidance_jax.sample import _generate, checked
+from guidance_jax.sample import _generate, prepare
 
 AXIS = "samples"
 
@@ -50,7 +50,7 @@ def sample_mesh(devices: int | None = None) -> Mesh:
     return Mesh(np.asarray(found[:count]), (AXIS,))
 
 
-def placed(tree: Any, sharding: Any) -> Any:
+def place(tree: Any, sharding: Any) -> Any:
     """Every array of `tree`, which all processes hold alike, as a global array of that sharding, or of one per leaf."""
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
@@ -113,7 +113,7 @@ def generate_on(
     size = n if batch is None else min(batch, n)
     if size < 1:
         raise Refused(f"there is nothing to draw: {n} keys, batch={batch}; write keys(0, n)")
-    keys, kernel, levels = _checked(keys, kernel, levels, shape, cond)
+    keys, kernel, levels = _prepare(keys, kernel, levels, shape, cond)
     parts, bad = [], 0
     with Bar(progress, n, 0, "failed") as advance:
         for start in range(0, n, size):
@@ -132,8 +132,8 @@ def generate_on(
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
-def _checked(keys, kernel, levels, shape, cond):
-    keys, kernel, levels = checked(keys, kernel, levels, shape, cond)
+def _prepare(keys, kernel, levels, shape, cond):
+    keys, kernel, levels = prepare(keys, kernel, levels, shape, cond)
     if kernel.population:
         raise Refused("the samples of a population have weights; write populations(...) in the place of generate_on")
     return keys, kernel, levels
@@ -148,8 +148,8 @@ def _arguments(mesh, keys, kernel, levels, shape, cond, split, index):
         is_leaf=lambda node: isinstance(node, Rows),
     )
     samples, whole = NamedSharding(mesh, PartitionSpec(AXIS)), NamedSharding(mesh, PartitionSpec())
-    keys, cond = placed(jax.tree.map(lambda a: jnp.asarray(a)[index], (keys, cond)), samples)
-    kernel, levels = placed(kernel, split_params(kernel, mesh) if split else whole), placed(levels, whole)
+    keys, cond = place(jax.tree.map(lambda a: jnp.asarray(a)[index], (keys, cond)), samples)
+    kernel, levels = place(kernel, split_params(kernel, mesh) if split else whole), place(levels, whole)
     return keys, kernel, levels, tuple(shape), cond, None
 
 
@@ -171,7 +171,7 @@ def memory(
     Raises:
       Refused: as `generate`.
     """
-    keys, kernel, levels = _checked(keys, kernel, levels, shape, cond)
+    keys, kernel, levels = _prepare(keys, kernel, levels, shape, cond)
     given = _arguments(mesh, keys, kernel, levels, shape, cond, split, np.arange(len(keys)))
     found = _generate.lower(*given).compile().memory_analysis()
     return Memory(found.argument_size_in_bytes, found.temp_size_in_bytes, found.output_size_in_bytes)

@@ -13,7 +13,7 @@ from guidance_jax.metrics.inception import load_inception
 from guidance_jax.metrics.inception_score import inception_score
 from guidance_jax.metrics.kernel_distance import kernel_distance, squared_mmd
 from guidance_jax.metrics.moments import Moments
-from guidance_jax.metrics.precision_recall import covered, density_coverage, precision_recall
+from guidance_jax.metrics.precision_recall import density_coverage, find_covered, precision_recall
 
 FOLDER = Path(__file__).parent / "golden"
 GOLDEN, SHAPES = np.load(FOLDER / "fidelity.npz"), json.loads((FOLDER / "inception.json").read_text())
@@ -96,7 +96,7 @@ def test_density_and_coverage_of_known_sets():
     assert density_coverage(real, real, k=1) == (pytest.approx(28 / 10), 1.0)  # inner points lie in three balls
     assert density_coverage(real + 100, real, k=1) == (0, 0)
     np.testing.assert_allclose(density_coverage(np.full((7, 1), 4.5), real, k=1), (2, 0.2))  # in the balls of 4 and 5
-    assert covered(np.array([[9.9], [10.1]]), real, 1).tolist() == [True, False]
+    assert find_covered(np.array([[9.9], [10.1]]), real, 1).tolist() == [True, False]
 
 
 def test_kernel_distance_is_unbiased():

@@ -31,14 +31,14 @@ import guidance_jax as gj
 from guidance_jax.checkpoints.config import build, config, describe
 from guidance_jax.checkpoints.flat import save_flat
 from guidance_jax.checkpoints.store import save_params
-from guidance_jax.checkpoints.tensors import nested
+from guidance_jax.checkpoints.tensors import nest
 from guidance_jax.core import Refused
 from guidance_jax.datasets.arrays import read_array, read_npz
 from guidance_jax.datasets.idx import read_idx
 from guidance_jax.datasets.pictures import picture
 from guidance_jax.untrusted import SMALL, plain_name, read_json, reading
 from guidance_jax.zoo.adm.network import ADMUNet
-from guidance_jax.zoo.convert import converted, read_state, recognised, unwrap
+from guidance_jax.zoo.convert import convert, read_state, recognize, unwrap
 from guidance_jax.zoo.diffusers.folder import read_diffusers
 from guidance_jax.zoo.dit.network import DiT
 from guidance_jax.zoo.gpt2.reader import load_gpt2
@@ -85,7 +85,7 @@ def test_a_folder_of_diffusers_writes_nothing_outside_its_place(tmp_path):
     change(folder / "model_index.json", **{"text_encoder/../../../evil": ["transformers", "CLIPTextModel"]})
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(Refused, match="expected a plain name without folders"):
-        converted(folder, tmp_path / "out" / "models")
+        convert(folder, tmp_path / "out" / "models")
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -161,18 +161,18 @@ def test_foreign_tensors_that_are_not_finite_are_named():
     wrong = openai("adm_class")
     wrong["out.0.bias"][3] = np.nan
     with pytest.raises(Refused, match=r"the tensor out\.0\.bias holds 1 of 32 numbers that are not finite"):
-        recognised(wrong, Options(16, gj.CosineBetas(1000), None, 16, False))
+        recognize(wrong, Options(16, gj.CosineBetas(1000), None, 16, False))
     wrong = state(SHAPES["DiT"], 0.05)
     wrong["blocks_0.attn.proj.bias"] = wrong["blocks.0.attn.proj.bias"]
     with pytest.raises(Refused, match="is there twice"):
-        recognised(wrong, Options(num_heads=4, family="DiT"))
+        recognize(wrong, Options(num_heads=4, family="DiT"))
 
 
 def test_names_that_go_on_where_others_end_are_refused():
-    assert nested({"a/b": 1, "a/c/d": 2}) == {"a": {"b": 1, "c": {"d": 2}}}
+    assert nest({"a/b": 1, "a/c/d": 2}) == {"a": {"b": 1, "c": {"d": 2}}}
     for names in (["a", "a/b"], ["a/b", "a"], ["a/b/c", "a/b"]):
         with pytest.raises(Refused, match="both an array and a folder"):
-            nested(dict.fromkeys(names, 1))
+            nest(dict.fromkeys(names, 1))
 
 
 @pytest.mark.parametrize(
@@ -424,22 +424,22 @@ def test_what_is_not_recognised_is_told_by_names_of_both_sides():
     with pytest.raises(
         Refused, match=r"encoder\.layer\.0\.weight.*blocks\.0\.adaLN_modulation\.1\.weight.*map_layer0"
     ) as caught:
-        recognised({"encoder.layer.0.weight": np.zeros(3)})
+        recognize({"encoder.layer.0.weight": np.zeros(3)})
     assert "\n" not in str(caught.value)
 
 
 def test_a_label_table_without_a_row_for_unconditional():
     shapes = {k: ([1, v[1]] if k == "y_embedder.embedding_table.weight" else v) for k, v in SHAPES["DiT"].items()}
     one = state(shapes, 0.05)
-    found = recognised(one, Options(num_heads=4, family="DiT"))
+    found = recognize(one, Options(num_heads=4, family="DiT"))
     assert (found.domain.num_classes, found.domain.null_label, found.network.num_classes) == (None, None, 0)
     name = "y_embedder.embedding_table.weight"
-    twice = recognised(one | {name: np.concatenate([one[name]] * 2)}, Options(num_heads=4, family="DiT"))
+    twice = recognize(one | {name: np.concatenate([one[name]] * 2)}, Options(num_heads=4, family="DiT"))
     x = jnp.asarray(np.random.default_rng(0).normal(size=found.domain.shape), jnp.float32)
     got = jax.jit(found.network.apply)(found.params, x, 7.0)
     want = jax.jit(twice.network.apply)(twice.params, x, 7.0, jnp.asarray(0))
     np.testing.assert_allclose(got, want, atol=1e-6)
-    full = recognised(state(SHAPES["DiT"], 0.05), Options(num_heads=4, family="DiT", null_label=False))
+    full = recognize(state(SHAPES["DiT"], 0.05), Options(num_heads=4, family="DiT", null_label=False))
     assert (full.domain.num_classes, full.domain.null_label, full.network.num_classes) == (11, None, 11)
 
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageFont
 
 from guidance_jax import pictures
-from guidance_jax.pictures import contact_sheet, glyphs, lines, save_trade_off, written
+from guidance_jax.pictures import contact_sheet, fit_text, glyphs, lines, save_trade_off
 
 
 def drawn(text, font):
@@ -18,7 +18,7 @@ def drawn(text, font):
 )
 def test_no_letter_is_a_box(text):
     """Each is drawn by a font that has it, or written as its code point."""
-    found, font = written(text)
+    found, font = fit_text(text)
     box = drawn("\U000e0fff", font)  # a letter that no font has
     for letter in set(found) - {" "}:
         pixels = drawn(letter, font)
@@ -33,11 +33,11 @@ def test_a_font_of_the_machine_is_taken_where_one_has_the_letters(tmp_path, monk
     letter = next(
         c for file in own for c in sorted(glyphs(file)) if c not in glyphs(pictures.fonts()[0]) and c.isalpha()
     )
-    assert written(letter)[0] == letter
-    assert written(letter)[1].path in own
+    assert fit_text(letter)[0] == letter
+    assert fit_text(letter)[1].path in own
     monkeypatch.setattr(pictures, "fonts", lambda: pictures_first)
     pictures_first = [next(f for f in own if letter not in glyphs(f))]
-    assert written(letter)[0] == f"<U+{ord(letter):04X}>"
+    assert fit_text(letter)[0] == f"<U+{ord(letter):04X}>"
 
 
 def test_lines_fit_and_say_that_something_is_left_out():
@@ -85,4 +85,4 @@ def test_a_measure_that_could_not_be_computed_is_left_out_of_the_curve(tmp_path,
 
 
 def test_the_usual_font_is_kept_for_ascii():
-    assert written("cat")[1].getname() == ImageFont.load_default(13).getname()
+    assert fit_text("cat")[1].getname() == ImageFont.load_default(13).getname()

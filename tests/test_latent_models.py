@@ -16,12 +16,12 @@ from safetensors.numpy import load_file, save_file
 import guidance_jax as gj
 from guidance_jax.core import Refused
 from guidance_jax.guidance import Autoguidance
-from guidance_jax.guidance.perturbed import Perturbation, perturbed
-from guidance_jax.zoo.convert import converted, read_state, recognised
+from guidance_jax.guidance.perturbed import Perturbation, perturb
+from guidance_jax.zoo.convert import convert, read_state, recognize
 from guidance_jax.zoo.diffusers.scheduler import process
 from guidance_jax.zoo.dit.network import DiT
 from guidance_jax.zoo.glide.network import GLIDEUNet
-from guidance_jax.zoo.latent import tiled
+from guidance_jax.zoo.latent import decode_tiles
 from guidance_jax.zoo.layers import upsample
 from guidance_jax.zoo.pipeline_parts import PipelineParts
 from guidance_jax.zoo.stable_diffusion import names as stable_diffusion
@@ -70,7 +70,7 @@ def last(a):
 @pytest.mark.parametrize("family", list(SHAPES))
 def test_a_latent_transformer_is_the_authors_s(family):
     told = {"DiT": "DiT", "SiT": "SiT"}.get(family)
-    found = recognised(state(SHAPES[family], 0.05), Options(num_heads=4, family=told))
+    found = recognize(state(SHAPES[family], 0.05), Options(num_heads=4, family=told))
     x, t, y, want = (TRANSFORMERS[f"{family}/{name}"] for name in ("x", "t", "y", "out"))
     got = jax.jit(jax.vmap(found.network.apply, in_axes=(None, 0, 0, 0)))(found.params, last(x), t, y)
     assert relative(first(got), want) < 1e-5
@@ -80,21 +80,21 @@ def test_a_latent_transformer_is_the_authors_s(family):
 
 def test_what_a_transformer_predicts_must_be_said_where_tensors_do_not():
     with pytest.raises(Refused, match="DiT and SiT files hold the same tensors"):
-        recognised(state(SHAPES["SiT"], 0.05), Options(num_heads=4))
+        recognize(state(SHAPES["SiT"], 0.05), Options(num_heads=4))
     with pytest.raises(Refused, match="48 wide is none of the published sizes; give num_heads"):
-        recognised(state(SHAPES["SiT"], 0.05), Options(family="SiT"))
+        recognize(state(SHAPES["SiT"], 0.05), Options(family="SiT"))
     with pytest.raises(Refused, match="family is one of"):
-        recognised(state(SHAPES["SiT"], 0.05), Options(num_heads=4, family="sit"))
+        recognize(state(SHAPES["SiT"], 0.05), Options(num_heads=4, family="sit"))
 
 
 def test_a_tensor_of_a_stacked_block_is_named():
     wrong = state(SHAPES["DiT"], 0.05)
     wrong["blocks.1.mlp.fc2.weight"] = np.zeros((48, 7), np.float32)
     with pytest.raises(Refused, match=r"blocks\.1\.mlp\.fc2\.weight has shape \(48, 7\), expected \(48, 192\)"):
-        recognised(wrong, Options(num_heads=4, family="DiT"))
+        recognize(wrong, Options(num_heads=4, family="DiT"))
     del wrong["blocks.1.mlp.fc2.weight"]
     with pytest.raises(Refused, match="no tensor for the block 1 of blocks/mlp_fc2/kernel"):
-        recognised(wrong, Options(num_heads=4, family="DiT"))
+        recognize(wrong, Options(num_heads=4, family="DiT"))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -134,7 +134,7 @@ def test_the_autoencoder_s_encoder_is_diffusers(pipelines):
 
 def test_tiles_of_a_local_decoder_are_the_whole():
     z = jax.random.normal(jax.random.key(0), (13, 21, 4))
-    np.testing.assert_allclose(tiled(upsample, z, 8, 2), upsample(z), atol=1e-6)
+    np.testing.assert_allclose(decode_tiles(upsample, z, 8, 2), upsample(z), atol=1e-6)
 
 
 def test_a_large_picture_is_decoded_in_tiles(pipelines):
@@ -187,7 +187,7 @@ def test_glide_reads_a_caption_once():
             jax.debug.callback(lambda _: calls.append(1), tokens)
             return super().read(tokens)
 
-    found = recognised(state(GLIDE_SHAPES["text"], 0.05), KNOWN)
+    found = recognize(state(GLIDE_SHAPES["text"], 0.05), KNOWN)
     fields = [f.name for f in dataclasses.fields(GLIDEUNet) if f.name not in ("parent", "name")]
     network = Counting(**{k: vars(found.network)[k] for k in fields})
     model = gj.Network(found.params, network.apply, found.parameterization, found.domain, batched=False, encodes=True)
@@ -203,11 +203,11 @@ def test_glide_reads_a_caption_once():
     raw = drawn(tokens, null[0])
     assert len(calls) == 3 * 2 * 2  # steps, samples, with and without the caption
     calls.clear()
-    cond, empty = model.encoded(tokens), jax.tree.map(lambda a: a[0], model.encoded(null))
+    cond, empty = model.encode(tokens), jax.tree.map(lambda a: a[0], model.encode(null))
     np.testing.assert_allclose(drawn(cond, empty), raw, atol=1e-5)
     assert len(calls) == 3
     with pytest.raises(Refused, match="nothing to encode"):
-        dataclasses.replace(model, encodes=False).encoded(tokens)
+        dataclasses.replace(model, encodes=False).encode(tokens)
 
 
 CONTROL = GOLDEN / "pipelines/control"
@@ -285,7 +285,7 @@ def test_a_skipped_block_is_a_network_without_it():
 @pytest.mark.parametrize("name", NAMES)
 def test_every_network_can_be_perturbed(name, pipelines):
     pipeline = pipelines[name]
-    weak = perturbed(pipeline.model, attention=1.0)
+    weak = perturb(pipeline.model, attention=1.0)
     cond = pipeline.conditions([3] if name == "dit" else CAPTIONS[:1])
     levels = pipeline.levels(4)
 
@@ -376,8 +376,8 @@ def test_a_picture_of_another_size(folders):
 
 @pytest.mark.parametrize("name", ["sdxl", "dit"])
 def test_a_converted_folder_samples_the_same(name, folders, pipelines, tmp_path):
-    assert {n for n, _, _ in converted(folders[name], tmp_path / "a")} >= {"denoiser", "autoencoder"}
-    converted(tmp_path / "a", tmp_path / "b", "orbax")
+    assert {n for n, _, _ in convert(folders[name], tmp_path / "a")} >= {"denoiser", "autoencoder"}
+    convert(tmp_path / "a", tmp_path / "b", "orbax")
     for pipeline in (PipelineParts.read(tmp_path / "a").assemble(), PipelineParts.read(tmp_path / "b").assemble()):
         want = pipelines[name]
         asked = [3] if name == "dit" else CAPTIONS[:1]

@@ -18,7 +18,7 @@ from guidance_jax.metrics.inception_network import InceptionFeatures
 from guidance_jax.metrics.inception_score import inception_score
 from guidance_jax.metrics.kernel_distance import kernel_distance, squared_mmd
 from guidance_jax.metrics.moments import Moments
-from guidance_jax.metrics.precision_recall import covered, density_coverage, precision_recall, radii
+from guidance_jax.metrics.precision_recall import density_coverage, find_covered, precision_recall, radii
 from guidance_jax.metrics.report import TrainedJudge, evaluate
 from guidance_jax.oracles.energy import energy_distance
 
@@ -37,7 +37,7 @@ MEASURES = {
     "density, coverage": lambda x: density_coverage(x, Y),
     "density, coverage, the real ones": lambda x: density_coverage(Y, x),
     "radii": radii,
-    "covered": lambda x: covered(x, Y),
+    "covered": lambda x: find_covered(x, Y),
     "kernel": lambda x: kernel_distance(x, Y, size=20),
     "kernel, the real ones": lambda x: kernel_distance(Y, x, size=20),
     "squared MMD": lambda x: squared_mmd(x, Y),
@@ -120,7 +120,7 @@ def test_few_samples_have_the_measures_that_they_allow(reference, n, impossible)
     if n > 1:
         assert found["fid"] == frechet_distance(pool, EXTRACTOR(REAL).pool)
     assert found["density"] == density_coverage(pool, EXTRACTOR(REAL).pool)[0]
-    assert found["precision"] == covered(pool, EXTRACTOR(REAL).pool).mean()
+    assert found["precision"] == find_covered(pool, EXTRACTOR(REAL).pool).mean()
     written = json.loads(json.dumps(found.json(), allow_nan=False))
     assert all(written[name] is None for name in impossible)
     assert set(written.get("refused", ())) == impossible

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import guidance_jax as gj
-from guidance_jax.checkpoints.tensors import fitted
+from guidance_jax.checkpoints.tensors import match_params
 from guidance_jax.guidance import Perturbation
 from guidance_jax.models.nnx import functional
 from guidance_jax.zoo.adm.network import ADMClassifier, ADMUNet
@@ -36,7 +36,7 @@ def golden_network(name, dtype):
     network = cls(**fields)
     x, t, y = golden_inputs(name, dtype)
     given = (x[0], t[0]) if vars(network).get("num_classes") is None else (x[0], t[0], y[0])
-    return network, jax.tree.map(lambda a: a.astype(dtype), fitted(state, network, *given))
+    return network, jax.tree.map(lambda a: a.astype(dtype), match_params(state, network, *given))
 
 
 def golden_inputs(name, dtype):
@@ -174,9 +174,9 @@ def test_perturbations_are_numbers_and_zero_is_none():
     x, level, label = jax.random.normal(jax.random.key(1), (8, 8, 1)), gj.Cosine()(0.5), jnp.array(3)
     plain = jax.jit(lambda model: model(x, level, label, (), None)[0].x0)(model)
     ask = jax.jit(lambda model: model(x, level, label, (), None)[0].x0)
-    np.testing.assert_allclose(ask(gj.guidance.perturbed(model, 0.0, 0.0, 0.0)), plain, atol=1e-5)
+    np.testing.assert_allclose(ask(gj.guidance.perturb(model, 0.0, 0.0, 0.0)), plain, atol=1e-5)
     for strength in (dict(attention=1.0), dict(blur=2.0), dict(skip=1.0), dict(attention=0.5, blur=1.0, skip=0.3)):
-        assert np.abs(ask(gj.guidance.perturbed(model, **strength)) - plain).max() > 1e-4
+        assert np.abs(ask(gj.guidance.perturb(model, **strength)) - plain).max() > 1e-4
     assert ask._cache_size() == 1
 
 

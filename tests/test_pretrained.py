@@ -20,7 +20,7 @@ from guidance_jax.checkpoints.torch_file import read_torch
 from guidance_jax.models.parameterizations import EDM, LearnedRange
 from guidance_jax.schedules import CosineBetas, LinearBetas
 from guidance_jax.zoo.adm.network import ADMClassifier, ADMUNet
-from guidance_jax.zoo.convert import converted, read_state, recognised
+from guidance_jax.zoo.convert import convert, read_state, recognize
 from guidance_jax.zoo.guided_diffusion import architecture
 from guidance_jax.zoo.load import load
 from guidance_jax.zoo.state_dict import Options
@@ -114,7 +114,7 @@ def test_the_architecture_is_told_by_the_tensors(name):
         spec.get("num_head_channels"),
         spec.get("use_new_attention_order", False),
     )
-    found = recognised(openai(name), known)
+    found = recognize(openai(name), known)
     for field, value in spec.items():
         if field not in ("image_size", "in_channels"):
             assert getattr(found.network, field) == (tuple(value) if isinstance(value, list) else value), field
@@ -131,7 +131,7 @@ def test_openai_s_releases_need_no_options():
     network = ADMClassifier(128, 1000, 4, (2, 4, 8), (1, 2, 3, 4), num_head_channels=64)
     x = jnp.zeros((64, 64, 3))
     shapes = jax.eval_shape(network.init, jax.random.key(0), x, jnp.zeros(()))
-    found = recognised(torch_names(shapes))
+    found = recognize(torch_names(shapes))
     assert found.network == network
     assert found.domain == gj.Domain((64, 64, 3), CosineBetas(1000), 1000)
 
@@ -158,7 +158,7 @@ def torch_names(params):
 
 def test_what_tensors_do_not_tell_is_asked_for():
     with pytest.raises(ValueError, match=r"none of OpenAI's releases.* give image_size, schedule, num_heads"):
-        recognised(openai("adm_class"))
+        recognize(openai("adm_class"))
 
 
 def test_a_wrong_shape_is_named_with_both_shapes():
@@ -167,7 +167,7 @@ def test_a_wrong_shape_is_named_with_both_shapes():
     with pytest.raises(
         ValueError, match=r"middle_block\.0\.in_layers\.2\.weight has shape \(64, 63, 3, 3\), expected \(64, 64, 3, 3\)"
     ):
-        recognised(wrong, KNOWN)
+        recognize(wrong, KNOWN)
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))
@@ -198,12 +198,12 @@ def test_foreign_state_dicts_are_refused(change, message):
     wrong = openai("adm_class")
     change(wrong)
     with pytest.raises(ValueError, match=message):
-        recognised(wrong, KNOWN)
+        recognize(wrong, KNOWN)
 
 
 @pytest.mark.parametrize("name", ["text", "inpaint"])
 def test_glide_is_the_mirror_s(name):
-    found = recognised(state(GLIDE_SHAPES[name], 0.05), KNOWN)
+    found = recognize(state(GLIDE_SHAPES[name], 0.05), KNOWN)
     model = gj.Network(found.params, found.network.apply, found.parameterization, found.domain, batched=False)
     channels_last = {k: np.moveaxis(GLIDE[f"{name}/{k}"], 1, -1) for k in ("x", "out")}
     cond = jnp.asarray(GLIDE[f"{name}/tokens"])
@@ -216,7 +216,7 @@ def test_glide_is_the_mirror_s(name):
 @pytest.mark.slow
 def test_glide_is_guided_in_the_noise_alone():
     """The learned variance stays that of the caption; another length of caption is refused in one line."""
-    found = recognised(state(GLIDE_SHAPES["text"], 0.05), KNOWN)
+    found = recognize(state(GLIDE_SHAPES["text"], 0.05), KNOWN)
     model = gj.Network(found.params, found.network.apply, found.parameterization, found.domain, batched=False)
     null, caption = jnp.full(6, -1), jnp.array([4, 9, 3, -1, -1, -1])
     x, level = jax.random.normal(jax.random.key(0), (16, 16, 3)), found.domain.schedule(jnp.array(400.0))
@@ -237,10 +237,10 @@ def test_glide_is_guided_in_the_noise_alone():
 def test_a_converted_checkpoint_is_openai_s_network_in_both_formats(tmp_path):
     """safetensors in, ours out, to orbax, and back: the same output as OpenAI's code throughout."""
     save_file(openai("adm_uncond"), tmp_path / "weights.safetensors")
-    [(name, _, domain)] = converted(tmp_path / "weights.safetensors", tmp_path / "flat", known=KNOWN)
+    [(name, _, domain)] = convert(tmp_path / "weights.safetensors", tmp_path / "flat", known=KNOWN)
     assert name == "denoiser"
-    converted(tmp_path / "flat" / name, tmp_path / "orbax", "orbax")
-    converted(tmp_path / "orbax" / name, tmp_path / "again", "safetensors")
+    convert(tmp_path / "flat" / name, tmp_path / "orbax", "orbax")
+    convert(tmp_path / "orbax" / name, tmp_path / "again", "safetensors")
     x, t, _ = golden_inputs("adm_uncond", jnp.float32)
     for folder in ("flat", "orbax", "again"):
         model = load(tmp_path / folder / name, gj.Network)
@@ -248,13 +248,13 @@ def test_a_converted_checkpoint_is_openai_s_network_in_both_formats(tmp_path):
         out = jax.vmap(model.apply, (None, 0, 0, None))(model.params, x, t, None)
         assert relative(np.moveaxis(out, -1, 1), GOLDEN["adm_uncond/out"]) < 1e-4
     with pytest.raises(ValueError, match="is not empty; convert into another folder"):
-        converted(tmp_path / "weights.safetensors", tmp_path / "flat", known=KNOWN)
+        convert(tmp_path / "weights.safetensors", tmp_path / "flat", known=KNOWN)
 
 
 @pytest.mark.slow
 def test_half_precision_inside_leaves_guidance_in_float32(tmp_path):
     save_file(openai("classifier_attention"), tmp_path / "weights.safetensors")
-    [(name, _, domain)] = converted(tmp_path / "weights.safetensors", tmp_path, known=KNOWN)
+    [(name, _, domain)] = convert(tmp_path / "weights.safetensors", tmp_path, known=KNOWN)
     half, full = (load(tmp_path / name, gj.NoisyClassifier, dtype) for dtype in ("bfloat16", None))
     x, t, _ = golden_inputs("classifier_attention", jnp.float32)
     level = domain.schedule(t[0])
@@ -300,7 +300,7 @@ def edm_state():
 
 @pytest.mark.slow
 def test_edm_is_the_mirror_s_and_preconditioned():
-    found, golden = recognised(edm_state()), np.load(FOLDER / "edm.npz")
+    found, golden = recognize(edm_state()), np.load(FOLDER / "edm.npz")
     assert (found.parameterization, found.domain.shape, found.domain.num_classes) == (
         EDM(0.5),
         (8, 8, 3),
@@ -323,7 +323,7 @@ def test_a_tensor_of_edm_that_is_missing_or_odd_is_refused(name):
     odd = dict(missing) | {name: missing.pop(name)[:-1]}
     for wrong in (missing, odd):
         with pytest.raises(ValueError, match=r"no tensor|has shape|missing"):
-            recognised(wrong)
+            recognize(wrong)
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ def test_a_tensor_of_edm_that_is_missing_or_odd_is_refused(name):
 )
 def test_other_networks_of_edm_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        recognised(edm_state() | change)
+        recognize(edm_state() | change)
 
 
 @pytest.mark.slow
@@ -382,7 +382,7 @@ UNGUIDED = {"name": "none"}
 def test_edm_is_sampled_on_its_grid(tmp_path):
     """18 steps: from 80 to 0.002, then to 0 (Karras et al. 2022, eq. 5)."""
     save_file({k: np.ascontiguousarray(v) for k, v in edm_state().items()}, tmp_path / "edm.safetensors")
-    converted(tmp_path / "edm.safetensors", tmp_path)
+    convert(tmp_path / "edm.safetensors", tmp_path)
     levels = plan(Request(str(tmp_path), UNGUIDED, steps="18"), 2).levels
     np.testing.assert_allclose(levels.sigma[np.array([0, 9, 17, 18])], [80, 1.9233, 0.002, 0], rtol=1e-4)
     with pytest.raises(ValueError, match="--steps is a number"):
@@ -391,6 +391,6 @@ def test_edm_is_sampled_on_its_grid(tmp_path):
 
 def test_captions_are_for_generate(tmp_path):
     save_file(state(GLIDE_SHAPES["text"], 0.05), tmp_path / "glide.safetensors")
-    converted(tmp_path / "glide.safetensors", tmp_path, known=KNOWN)
+    convert(tmp_path / "glide.safetensors", tmp_path, known=KNOWN)
     with pytest.raises(ValueError, match="conditional on captions and came without a tokenizer"):
         plan(Request(str(tmp_path), UNGUIDED), 2)

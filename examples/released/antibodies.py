@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.checkpoints.tensors import fitted
+from guidance_jax.checkpoints.tensors import match_params
 from guidance_jax.checkpoints.torch_file import read_torch
 from guidance_jax.core import CLEAN, Refused, log_softmax
 from guidance_jax.datasets.sequences import AMINO_ACIDS, encode
@@ -130,7 +130,7 @@ class AntiBERTy:
 
     def __init__(self, path: str | Path | None = None, *, cut: int = 4, download: bool = False):
         network = BERT(labels=HEADS, cut=cut)
-        params = fitted(renamed(read_torch(ANTIBERTY.read(path, download=download))), network, jnp.zeros(4, int))
+        params = match_params(renamed(read_torch(ANTIBERTY.read(path, download=download))), network, jnp.zeros(4, int))
         self.params, self.network = jax.device_put(params), network
         encode, decode = jax.tree_util.Partial(_states, network), jax.tree_util.Partial(_decode, network)
         self.model = HiddenNetwork(self.params, encode, decode, PROCESS)
@@ -155,7 +155,7 @@ def sapiens(chain: str = "heavy", path: str | Path | None = None, *, download: b
     network = BERT(**SIZES, end=2, positions=146, offset=2)
     state = read_torch(SAPIENS[chain].read(path, download=download), key="model")
     return TokenNetwork(
-        jax.device_put(fitted(renamed(state), network, jnp.zeros(4, int))),
+        jax.device_put(match_params(renamed(state), network, jnp.zeros(4, int))),
         jax.tree_util.Partial(_logits, network),
         PROCESS,
         batched=False,

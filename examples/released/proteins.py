@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.checkpoints.tensors import fitted
+from guidance_jax.checkpoints.tensors import match_params
 from guidance_jax.checkpoints.torch_file import read_torch
 from guidance_jax.core import Denoiser, Refused, log_softmax, pytree, static
 from guidance_jax.datasets.sequences import AMINO_ACIDS
@@ -170,7 +170,7 @@ def design(name: str, of: Structure, path: str | Path | None = None, *, download
     network = ProteinMPNN(3 if labels else 0)  # the third class was never trained
     given = [jnp.asarray(a) for a in (of.backbone, of.number, of.chain)]
     rank = jnp.arange(len(of.tokens))
-    params = jax.device_put(fitted(state, network, *given, of.tokens, rank, 0 if labels else None))
+    params = jax.device_put(match_params(state, network, *given, of.tokens, rank, 0 if labels else None))
     encode = jax.jit(lambda label: network.apply(params, *given, label, method="encode"))
     each = [encode(label) for label in (range(labels) if labels else (None,))]
     return Design(params, jax.tree.map(lambda *a: jnp.stack(a), *each), network.apply, labels)

@@ -13,7 +13,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.checkpoints.tensors import fitted
+from guidance_jax.checkpoints.tensors import match_params
 from guidance_jax.core import pytree, static
 from guidance_jax.zoo.adm.network import UNet
 from guidance_jax.zoo.guided_diffusion import architecture
@@ -84,5 +84,5 @@ def terrain(difficulty: float = 50.0, path: str | Path | None = None, *, downloa
     state = read_onnx(TERRAIN.read(path, download=download))
     fields, _ = architecture({name: a.shape for name, a in state.items()})
     network = TerrainUNet(**fields, num_head_channels=32, use_new_attention_order=True, time_scale=250.0)
-    params = fitted(state, network, jnp.zeros(SHAPE), jnp.zeros(()), jnp.zeros(()))
+    params = match_params(state, network, jnp.zeros(SHAPE), jnp.zeros(()), jnp.zeros(()))
     return Terrain(jax.device_put(params), network.apply, difficulty)

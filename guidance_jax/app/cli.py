@@ -24,16 +24,16 @@ try:  # they take seconds, in which somebody may think better of it
 
     import guidance_jax
     from guidance_jax.app import parts
-    from guidance_jax.app.compare import check_any, compared, every_method, halved, inverse, track, write
-    from guidance_jax.app.data import classes_of, judged, read, remember
+    from guidance_jax.app.compare import check_any, compare_all, every_method, half_measurement, inverse, track, write
+    from guidance_jax.app.data import classes_of, load_judge, read_data, remember
     from guidance_jax.app.demo import demo as run_demo
     from guidance_jax.app.models import schedule_of
     from guidance_jax.app.plan import plan
     from guidance_jax.app.recipe import PRESETS, step_memory
     from guidance_jax.app.recipe import train as train_models
-    from guidance_jax.app.request import NONE, requested
-    from guidance_jax.app.schema import COUNTS, RECIPE, REQUEST, SAMPLES, SIDE, STEPS, Settings, check, flag_of, shown
-    from guidance_jax.app.watch import drawn
+    from guidance_jax.app.request import NONE, read_request
+    from guidance_jax.app.schema import COUNTS, RECIPE, REQUEST, SAMPLES, SIDE, STEPS, Settings, check, flag_of, show
+    from guidance_jax.app.watch import draw_progress
     from guidance_jax.core import Refused, count_failed
     from guidance_jax.datasets.arrays import read_npz
     from guidance_jax.files import cache, check_writable, interruptible, write_whole
@@ -49,7 +49,8 @@ try:  # they take seconds, in which somebody may think better of it
     from guidance_jax.schedules import GRIDS
     from guidance_jax.sharding import memory, sample_mesh
     from guidance_jax.untrusted import file_at, read_json
-    from guidance_jax.zoo.convert import converted, schedule_named
+    from guidance_jax.zoo.convert import convert as convert_files
+    from guidance_jax.zoo.convert import schedule_named
     from guidance_jax.zoo.state_dict import Options
 except KeyboardInterrupt:
     print(INTERRUPTED, file=sys.stderr)
@@ -171,7 +172,7 @@ def train(
     OUT/denoiser/progress.png (samples) and loss.png are drawn at every save.
     """
     if preset not in PRESETS:
-        raise Refused(f"--preset is one of {', '.join(PRESETS)}, got {shown(preset)}")
+        raise Refused(f"--preset is one of {', '.join(PRESETS)}, got {show(preset)}")
     given: dict[str, Any] = dict(
         width=width, steps=steps, classifier_steps=classifier_steps, judge_steps=judge_steps, batch=batch
     )
@@ -182,7 +183,7 @@ def train(
     if flip is not None:
         found["flip"] = flip
     recipe = dataclasses.replace(PRESETS[preset], **found)
-    every = read(data, size, skip_bad)
+    every = read_data(data, size, skip_bad)
     if len(every.names) < 2:
         raise Refused(f"{data} has one class, {every.names[0]}; a classifier needs two or more sub-folders of images")
     seen, held_out = every.split()
@@ -191,7 +192,7 @@ def train(
         return
     mesh = None if devices is None else sample_mesh(devices)
     remember(out, data, size, every.names)
-    watch = drawn(out / "denoiser", seen, recipe)
+    watch = draw_progress(out / "denoiser", seen, recipe)
     model, classifier, judge = train_models(out, seen, recipe, progress=True, mesh=mesh, watch=watch)
     correct = judge(held_out.images)[0] == held_out.labels
     console.print(f"judge: {np.mean(correct):.1%} of {len(held_out)} held-out images")
@@ -239,7 +240,7 @@ def convert(
     """
     known = Options(image_size, schedule_named(schedule), heads, head_channels, new_attention_order, family, null_label)
     for file in files:
-        for name, network, domain in converted(
+        for name, network, domain in convert_files(
             file, out, to, known, key=key, prediction=prediction, tokenizer=tokenizer
         ):
             what = type(network).__name__ if domain is None else f"{type(network).__name__}, {domain}"
@@ -348,7 +349,7 @@ def sample(
         check_writable(out)
     flags: dict[str, Any] = dict(scale=scale, labels=label, solver=solver, grid=grid, steps=steps, particles=particles)
     flags |= dict(prompts=prompt or None, negative=negative, size=size)
-    request = requested(models, config, method, set_, **flags, clip=clip, dtype=dtype, seed=seed)
+    request = read_request(models, config, method, set_, **flags, clip=clip, dtype=dtype, seed=seed)
     mesh = sample_mesh(devices)
     asked = plan(request, n, remat=remat, microbatch=microbatch)
     for name in asked.unused:
@@ -434,26 +435,28 @@ def compare(
     for text in set_ or []:
         if text.partition("=")[0].split(".")[0].strip() not in SETTINGS:
             raise Refused(
-                f"--set of compare is of {', '.join(SETTINGS)}, got {shown(text)}; write --method NAME:option=2"
+                f"--set of compare is of {', '.join(SETTINGS)}, got {show(text)}; write --method NAME:option=2"
             )
     wanted = []
-    base = requested(models, config, None, set_, **flags)
+    base = read_request(models, config, None, set_, **flags)
     numbers = [base.scale] if scales is None else [number(part) for part in scales.split(",")]
     names = [(name, own) for name, _, own in (text.partition(":") for text in method or [])]
     for name, _ in names:
         if name != NONE:
             parts.find(name, parts.METHODS, "method")
-    measure, held_out = judged(Path(base.models), data, size)
+    measure, held_out = load_judge(Path(base.models), data, size)
     for name, own in names or [(name, "") for name in every_method(base.models)]:
         assignments = [*(a for a in own.split(",") if a), *(set_ or [])]
         for scale in numbers if name != NONE else numbers[:1]:
-            one = requested(models, config, name, assignments, **flags, scale=scale)
+            one = read_request(models, config, name, assignments, **flags, scale=scale)
             if one.measurement is None and base.measurement is None and held_out is not None and inverse(name):
-                one = dataclasses.replace(one, measurement=halved(name, held_out.images[np.arange(n) % len(held_out)]))
+                one = dataclasses.replace(
+                    one, measurement=half_measurement(name, held_out.images[np.arange(n) % len(held_out)])
+                )
             wanted.append(one)
     check_any(wanted, n)
     table = Table("method", "scale", *COLUMNS, "s", title=f"{n} samples each, the same seeds")
-    for entry in track(compared(wanted, n, measure), len(wanted)):
+    for entry in track(compare_all(wanted, n, measure), len(wanted)):
         entries.append(entry)
         if entry.refused is None:
             values = short(entry.report) if entry.report else ["-"] * (len(COLUMNS) - 1)
@@ -478,7 +481,7 @@ def number(text: str) -> float:
     try:
         return check(REQUEST, {"scale": float(text)})["scale"]
     except ValueError:
-        raise Refused(f"--scales takes finite numbers with commas, got {shown(text)}; write --scales 1,2,4") from None
+        raise Refused(f"--scales takes finite numbers with commas, got {show(text)}; write --scales 1,2,4") from None
 
 
 @command("Sampling")
@@ -507,7 +510,7 @@ def evaluate(
     wanted = measures.split(",") if measures is not None else None
     for name in wanted or []:
         if name not in NEEDS:
-            raise Refused(f"--measures are {', '.join(NEEDS)}, got {shown(name)}; write --measures fid,is")
+            raise Refused(f"--measures are {', '.join(NEEDS)}, got {show(name)}; write --measures fid,is")
     if out is not None:
         check_writable(out)
     if samples.suffix != ".npz":
@@ -528,7 +531,7 @@ def evaluate(
         record = by_inception(images, labels, samples, reference, inception, wanted)
     else:
         assert models is not None
-        measure, held_out = judged(models, data, size)
+        measure, held_out = load_judge(models, data, size)
         if measure is None or held_out is None:
             raise Refused(f"{models} has no judge; guidance-jax train makes one, or give --reference")
         report = measure(images.astype(np.float32) / 127.5 - 1, labels)
@@ -581,7 +584,7 @@ def main() -> None:
         where = "guidance-jax" if context is None else context.command_path
         complain(f"error: {error.format_message().rstrip('.')}; {where} --help says what there is", 2)
     except OSError as error:
-        name = "a file" if error.filename is None else shown(str(error.filename))
+        name = "a file" if error.filename is None else show(str(error.filename))
         complain(f"error: {name}: {error.strerror or error}; mend that and start again", 2)
     except (KeyboardInterrupt, typer.Abort):
         report_interruption()

@@ -49,7 +49,7 @@ class Entry:
         return found | {"algorithm": self.name, "report": None if self.report is None else self.report.json()}
 
 
-def compared(requests: list[Request], n: int, measure: Measure | None) -> Iterator[Entry]:
+def compare_all(requests: list[Request], n: int, measure: Measure | None) -> Iterator[Entry]:
     """Every request with the keys of its seed, one after another; a refusal is an entry too."""
     mesh = sample_mesh()
     for request in requests:
@@ -92,7 +92,7 @@ def inverse(name: str) -> bool:
     return name != NONE and bool(find(name, METHODS, "method").needs & {"operator", "mask"})
 
 
-def halved(name: str, images: np.ndarray) -> dict[str, Any]:
+def half_measurement(name: str, images: np.ndarray) -> dict[str, Any]:
     """The measurement that `compare` gives to methods of inverse problems: every other row, or half the resolution."""
     if "mask" in find(name, METHODS, "method").needs:
         mask = np.zeros(images.shape[1:], np.float32)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from guidance_jax.app.schema import SIDE, Number, is_path, is_text, shown
+from guidance_jax.app.schema import SIDE, Number, is_path, is_text, show
 from guidance_jax.checkpoints.config import read_config
 from guidance_jax.core import Refused
 from guidance_jax.datasets.digits import digits
@@ -27,12 +27,12 @@ Measure = Callable[[np.ndarray, np.ndarray], Report]
 SIDES = 32  # that images of a folder are resized to, unless somebody says
 
 
-def resized(data: str) -> bool:
+def is_resized(data: str) -> bool:
     """Whether data are a folder of images by class, whose images may have any size."""
     return data != "digits" and not any(Path(data).glob("*-ubyte*"))
 
 
-def read(data: str, size: int | None = None, skip_bad: bool = False) -> Images:
+def read_data(data: str, size: int | None = None, skip_bad: bool = False) -> Images:
     """Labelled images: "digits", a folder of IDX files, or a folder of images by class, which are resized to `size`.
 
     `skip_bad` leaves out images that cannot be read.
@@ -42,12 +42,12 @@ def read(data: str, size: int | None = None, skip_bad: bool = False) -> Images:
     """
     folder = Path(data)
     if data != "digits" and not folder.is_dir():
-        raise Refused(f'there is no folder {shown(data)}; --data is a folder of images by class, or "digits"')
-    if size is not None and not resized(data):
+        raise Refused(f'there is no folder {show(data)}; --data is a folder of images by class, or "digits"')
+    if size is not None and not is_resized(data):
         raise Refused(f"--size is of a folder of images by class, {data} is not resized; leave it out")
     if data == "digits":
         return digits()
-    if resized(data):
+    if is_resized(data):
         return image_folder(folder, SIDES if size is None else size, skip_bad=skip_bad)
     for path in folder.glob("*-ubyte*"):
         file_at(path)
@@ -81,7 +81,7 @@ def data_of(models: str | Path) -> dict[str, Any]:
         except ValueError:
             fits = False
         if not fits:
-            raise Refused(f"{path} is damaged ({key} is {shown(found[key])}); {repair}")
+            raise Refused(f"{path} is damaged ({key} is {show(found[key])}); {repair}")
     return found
 
 
@@ -94,7 +94,7 @@ def classes_of(models: str | Path) -> tuple[str, ...]:
     return tuple(data_of(models).get("classes", ()))
 
 
-def judged(models: Path, data: str | None = None, size: int | None = None) -> tuple[Measure | None, Images | None]:
+def load_judge(models: Path, data: str | None = None, size: int | None = None) -> tuple[Measure | None, Images | None]:
     """How the judge beside `models` measures samples, and the held-out images it does so against; None without one."""
     if not (models / "judge").exists():
         for flag, value in (("--data", data), ("--size", size)):
@@ -103,13 +103,13 @@ def judged(models: Path, data: str | None = None, size: int | None = None) -> tu
         return None, None
     known = data_of(models)
     data = data or known.get("data", "digits")
-    if size is None and resized(data):
+    if size is None and is_resized(data):
         size = known.get("size")
-    _, held_out = read(data, size).split()
+    _, held_out = read_data(data, size).split()
     path = models / "judge" / "config.json"
     classes = read_config(models / "judge")["network"].get("num_classes")
     if not isinstance(classes, int) or isinstance(classes, bool):
-        raise Refused(f"{path} is damaged (num_classes is {shown(classes)}); restore it or train into another folder")
+        raise Refused(f"{path} is damaged (num_classes is {show(classes)}); restore it or train into another folder")
     if classes != len(held_out.names):
         raise Refused(f"the judge in {models} knows {classes} classes, {data} has {len(held_out.names)}; name its data")
     judge = load(models / "judge", TrainedJudge)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax import methods as table
-from guidance_jax.app.schema import COUNTS, LABELS, Number, option, shown
+from guidance_jax.app.schema import COUNTS, LABELS, Number, option, show
 from guidance_jax.core import Kernel, Refused
 from guidance_jax.guidance import Guidance
 from guidance_jax.kernels import Reverse
@@ -49,7 +49,7 @@ def find(name: str, rows: Mapping[str, Row], what: str) -> Row:
                 raise Refused(f"{name} is a {word}, not a {what}; guidance-jax methods {name} says how it is used")
         near = difflib.get_close_matches(name.lower()[:80], lower, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(lower[n] for n in near)}?" if near else f"known are {', '.join(rows)}"
-        raise Refused(f"there is no {what} called {shown(name)}; {hint}")
+        raise Refused(f"there is no {what} called {show(name)}; {hint}")
     return rows[lower[name.lower()]]
 
 
@@ -82,22 +82,22 @@ def parse(assignments: list[str]) -> dict[str, Any]:
     for text_ in assignments:
         key, equals, value = text_.partition("=")
         if not equals or not key.strip():
-            raise Refused(f"--set takes option=value, got {shown(text_)}; write --set scale=2.0")
+            raise Refused(f"--set takes option=value, got {show(text_)}; write --set scale=2.0")
         try:
             table = tomllib.loads(f"value = {value}")
         except (ValueError, RecursionError):
             table = {"value": value.strip()}
         if len(table) > 1:
-            raise Refused(f"--set takes one option=value at a time, got {shown(text_)}; write --set twice")
+            raise Refused(f"--set takes one option=value at a time, got {show(text_)}; write --set twice")
         value = option(table["value"], key.strip())
         *path, last = key.strip().split(".")
         node = found
         for part in path:
             node = node.setdefault(part, {})
             if not isinstance(node, dict):
-                raise Refused(f"--set gives {part} twice, once as a value and once as a table ({shown(text_)})")
+                raise Refused(f"--set gives {part} twice, once as a value and once as a table ({show(text_)})")
         if isinstance(node.get(last), dict):
-            raise Refused(f"--set gives {last} twice, once as a value and once as a table ({shown(text_)})")
+            raise Refused(f"--set gives {last} twice, once as a value and once as a table ({show(text_)})")
         node[last] = value
     return found
 
@@ -126,7 +126,7 @@ class Builder:
             if key != "name" and key not in fields:
                 near = difflib.get_close_matches(key[:80], fields, n=1)
                 hint = f"did you mean {near[0]}? " if near else ""
-                raise Refused(f"{row.name} has no option {shown(key)}; {hint}its options are {', '.join(fields)}")
+                raise Refused(f"{row.name} has no option {show(key)}; {hint}its options are {', '.join(fields)}")
         given, values = self.given(row), {}
         for name, field in fields.items():
             source = row.sources.get(name)
@@ -180,7 +180,7 @@ class Builder:
             pass
         names = ", ".join(functions_like(field.default)) if kind == table.FUNCTION else ""
         write = f"; write --set {where}.name=..." if kind in (table.PART, table.STRENGTH) else ""
-        raise Refused(f"the option {where} of {row.name} is {WORDS.get(kind, kind)}{names}, got {shown(value)}{write}")
+        raise Refused(f"the option {where} of {row.name} is {WORDS.get(kind, kind)}{names}, got {show(value)}{write}")
 
 
 def functions_like(default: Any) -> dict[Any, Any]:

@@ -16,7 +16,7 @@ from guidance_jax.app.data import classes_of
 from guidance_jax.app.models import load_models, load_once
 from guidance_jax.app.parts import MEASURE, METHODS, Builder, find
 from guidance_jax.app.request import NONE, Request
-from guidance_jax.app.schema import LABELS, shown
+from guidance_jax.app.schema import LABELS, show
 from guidance_jax.core import Guide, Kernel, KernelWrapper, Level, Move, Refused, Rows, first_line
 from guidance_jax.datasets.arrays import read_array
 from guidance_jax.discrete.ancestral import Ancestral
@@ -26,7 +26,7 @@ from guidance_jax.discrete.process import Absorbing
 from guidance_jax.guidance.clip import Clip
 from guidance_jax.guidance.likelihoods import GaussianLikelihood
 from guidance_jax.guidance.operators import Mask
-from guidance_jax.guidance.perturbed import perturbed
+from guidance_jax.guidance.perturbed import perturb
 from guidance_jax.guidance.scales import PerClass
 from guidance_jax.kernels.dps import DPS
 from guidance_jax.kernels.mean_shift import MeanShift
@@ -36,7 +36,7 @@ from guidance_jax.models.adapters import Conditioned, Microbatched, Unconditiona
 from guidance_jax.models.network import Network
 from guidance_jax.models.parameterizations import LearnedRange
 from guidance_jax.particles.populations import _populations, populations
-from guidance_jax.sample import _generate, checked, keys
+from guidance_jax.sample import _generate, keys, prepare
 from guidance_jax.schedules import RectifiedFlow
 from guidance_jax.sharding import generate_on
 from guidance_jax.solvers.ddim import DDIM
@@ -112,7 +112,7 @@ def check_options(found: Plan, request: Request, n: int) -> None:
     own, cond = keys(request.seed, size), jax.tree.map(jnp.asarray, found.conditions(np.arange(size)))
     several = (found.particles,) if found.kernel.population else ()
     try:
-        own, kernel, levels = checked(own, found.kernel, found.levels, (*several, *found.shape), cond)
+        own, kernel, levels = prepare(own, found.kernel, found.levels, (*several, *found.shape), cond)
         if all(set(table or {}) <= {"name"} for table in (request.method, request.solver, request.measurement)):
             return
         if several:
@@ -151,7 +151,7 @@ class Offer:
         if sides is not None:
             if not isinstance(found, Pipeline):
                 raise Refused("--size is for models of captions; leave it out")
-            found = found.resized(*sides)
+            found = found.resize(*sides)
         self.pipeline = found if isinstance(found, Pipeline) else None
         self.model: Any = found if self.pipeline is None else self.pipeline.model
         if not isinstance(self.model, Network | TokenModel | LanguageModel):
@@ -176,7 +176,7 @@ class Offer:
         grid = None if self.pipeline is None else self.pipeline.grid
         self.levels = request.levels(self.schedule, self.domain.shape, grid)
         self._classifier: Any = None
-        self.operator, self.std, self.y = self.measured()
+        self.operator, self.std, self.y = self.read_measurement()
 
     # what a method may be given
 
@@ -203,7 +203,7 @@ class Offer:
                 self._classifier = Microbatched(self._classifier, self.microbatch)
         return self._classifier
 
-    def measured(self) -> tuple[Any, Any, Any]:
+    def read_measurement(self) -> tuple[Any, Any, Any]:
         table = self.request.measurement
         if table is None:
             return None, None, None
@@ -275,7 +275,7 @@ class Offer:
             raise Refused(f"--microbatch is of a classifier's gradient, got --method {row.name}")
         smc = table.pop("smc", {})
         if not isinstance(smc, Mapping):
-            raise Refused(f"smc is a table of options of SMC, got {shown(smc)}; write --set smc.threshold=0.5")
+            raise Refused(f"smc is a table of options of SMC, got {show(smc)}; write --set smc.threshold=0.5")
         if self.captions and "null" in table:
             raise Refused("the null condition of a model of captions is a caption; write --negative")
         part = self.build(table, METHODS, "method")
@@ -317,25 +317,25 @@ class Offer:
         particles, shape = self.request.particles, self.domain.shape
         return Plan(kernel, self.levels, shape, cond, labels, particles, self.pipeline, unused=unused)
 
-    def guided(self) -> bool:
+    def guides(self) -> bool:
         return str(self.request.method.get("name", NONE)).lower() != NONE
 
     def several(self) -> bool:
         """Whether the method takes several conditions a sample."""
-        return self.guided() and "several conditions" in find(str(self.request.method["name"]), METHODS, "method").needs
+        return self.guides() and "several conditions" in find(str(self.request.method["name"]), METHODS, "method").needs
 
     def labels(self, n: int) -> np.ndarray:
         """(n,), the classes asked for in turn; (n, K), all of them at once, for `Compose`."""
         if self.captions:
             return np.arange(n, dtype=np.int32) % max(len(self.request.prompts), 1)
         classes = self.domain.num_classes
-        if classes is None and (self.folder / "classifier").exists() and self.guided():
+        if classes is None and (self.folder / "classifier").exists() and self.guides():
             own = self.classifier().domain
             classes = None if own is None else own.num_classes
         own = () if self.pipeline is None else self.pipeline.classes
         names = classes_of(self.request.models) or own
         chosen = [number_of(label, names) for label in self.request.labels]
-        if chosen and classes is None and not (self.guided() and (self.folder / "classifier").exists()):
+        if chosen and classes is None and not (self.guides() and (self.folder / "classifier").exists()):
             raise Refused("the model knows no classes; leave --label out")
         if self.several() and chosen:
             return np.tile(np.asarray(chosen, np.int32), (n, 1))
@@ -353,18 +353,18 @@ class Given:
         self.schedule = offer.schedule
         self.neighbours = self.attribute = self.embeddings = None  # in Python alone
 
-    def clipped(self, model: Any) -> Any:
+    def clip(self, model: Any) -> Any:
         """The model of a kernel that steps by it is clipped; guidance is clipped as a whole, afterwards."""
         steps = issubclass(self.row.cls, Kernel) and not issubclass(self.row.cls, KernelWrapper)
         return self.offer.clip(model) if steps else model
 
     @property
     def model(self) -> Any:
-        return self.clipped(self.offer.model)
+        return self.clip(self.offer.model)
 
     @property
     def free(self) -> Any:
-        return self.clipped(self._free)
+        return self.clip(self._free)
 
     @property
     def _free(self) -> Any:
@@ -421,7 +421,7 @@ class Given:
 
     @property
     def weak(self) -> Any:
-        return perturbed(self.offer.model, attention=1.0) if self.offer.images else self.free
+        return perturb(self.offer.model, attention=1.0) if self.offer.images else self.free
 
     @property
     def scale(self) -> float:
@@ -458,11 +458,11 @@ def number_of(label: int | str, names: tuple[str, ...]) -> int:
         return names.index(text)
     if re.fullmatch("-?[0-9]+", text, re.ASCII):
         if len(text) > 10 or not 0 <= int(text) <= LABELS:
-            raise Refused(f"labels go from 0 to {len(names) - 1 if names else LABELS}, got {shown(text)}")
+            raise Refused(f"labels go from 0 to {len(names) - 1 if names else LABELS}, got {show(text)}")
         return int(text)
     near = difflib.get_close_matches(text[:80], names, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise Refused(f"there is no class called {shown(text)}; {hint}known are {', '.join(names) or 'numbers alone'}")
+    raise Refused(f"there is no class called {show(text)}; {hint}known are {', '.join(names) or 'numbers alone'}")
 
 
 def at_level(classifier: Guide, at: Level, x: Any, level: Level, cond: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from guidance_jax.app.models import about
 from guidance_jax.app.parts import parse
-from guidance_jax.app.schema import GRID, PICTURE, REQUEST, check, shown
+from guidance_jax.app.schema import GRID, PICTURE, REQUEST, check, show
 from guidance_jax.core import Level, Refused
 from guidance_jax.schedules import DDPM as Betas
 from guidance_jax.schedules import GRIDS, VE, Schedule, grid
@@ -112,13 +112,13 @@ def grid_of(table: Mapping[str, Any], schedule: Schedule) -> dict[str, Any]:
     """
     name = table.get("name", "uniform")
     if name not in GRIDS:
-        raise Refused(f"there is no grid called {shown(name)}; known are {', '.join(GRIDS)}")
+        raise Refused(f"there is no grid called {show(name)}; known are {', '.join(GRIDS)}")
     own = schedule.levels if name == "uniform" else GRIDS[name]
     known = [k for k in inspect.signature(own).parameters if k not in ("schedule", "steps")]
     options = {k: v for k, v in table.items() if k != "name"}
     for key in options:
         if key not in known:
-            raise Refused(f"the grid {name} has no options {shown(key)[1:-1]}; its options are {', '.join(known)}")
+            raise Refused(f"the grid {name} has no options {show(key)[1:-1]}; its options are {', '.join(known)}")
     options = check(GRID, options, "grid.")
     if options.get("start", 0.0) > schedule.start:
         raise Refused(f"grid.start is at most {schedule.start:g}, where {schedule} starts, got {options['start']:g}")
@@ -142,7 +142,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text("utf-8"))
 
 
-def requested(
+def read_request(
     models: Path | None,
     config: Path | None,
     method: str | None,

@@ -29,7 +29,7 @@ RESPACING = re.compile(r"(ddim|fast)?[0-9]{1,9}|[0-9]{1,9}(,[0-9]{1,9})+", re.AS
 PICTURE = re.compile(r"([0-9]{1,9})[xX]([0-9]{1,9})", re.ASCII)
 
 
-def shown(value: Any) -> str:
+def show(value: Any) -> str:
     """A value from outside as it stands in a message: short, whatever it is."""
     if isinstance(value, Mapping):
         return "a table"
@@ -194,7 +194,7 @@ def operator(value: Any) -> Any:
     return part(value) if isinstance(value, str | Mapping | list | tuple | int | float | None) else value
 
 
-def observed(value: Any) -> Any:
+def check_observed(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return value
     return path(value) if isinstance(value, str) else numbers(value, "measurement.observed")
@@ -218,7 +218,7 @@ def option(value: Any, path: str, depth: int = 0) -> Any:
     if isinstance(value, float) and (abs(value) <= LARGEST or (value == np.inf and last in ENDLESS)):
         return value
     if isinstance(value, str | int | float | Mapping) or value is None:
-        raise Refused(f"{path} is a finite number, a word, a list of numbers or a table, got {shown(value)}")
+        raise Refused(f"{path} is a finite number, a word, a list of numbers or a table, got {show(value)}")
     return value  # an object of Python, which no file and no flag can hold
 
 
@@ -229,7 +229,7 @@ def numbers(value: Any, path: str) -> list:
     except (ValueError, RecursionError, OverflowError):
         found = np.asarray(None)
     if found.dtype.kind not in "biuf" or not 0 < found.size <= ENTRIES or found.ndim > 4:
-        raise Refused(f"{path} is a list of numbers, or of lists of one length, got {shown(value)} with something else")
+        raise Refused(f"{path} is a list of numbers, or of lists of one length, got {show(value)} with something else")
     if not (np.abs(found.astype(float)) <= (LABELS if found.dtype.kind in "iu" else LARGEST)).all():
         raise Refused(f"{path} is a list of finite numbers, got one that is not finite or too large")
     return found.tolist()
@@ -312,7 +312,7 @@ REQUEST: Settings = {
 MEASUREMENT: Settings = {
     "operator": Setting("", Read("a table with a name", operator), "Downsample"),
     "std": Setting("", Number(0), "0.1"),
-    "observed": Setting("", Read("an .npy file, a picture, or a list of numbers", observed), "y.npy"),
+    "observed": Setting("", Read("an .npy file, a picture, or a list of numbers", check_observed), "y.npy"),
 }
 
 # options of grids, and of the schedules' own levels
@@ -362,7 +362,7 @@ def check(settings: Settings, given: Mapping[str, Any], where: str = "--") -> di
             near = difflib.get_close_matches(str(name)[:80], settings, n=1)
             hint = f"did you mean {near[0]}? " if near else ""
             a = "a measurement" if settings is MEASUREMENT else "a configuration"
-            raise Refused(f"{a} has no key {shown(name)}; {hint}its keys are {', '.join(settings)}")
+            raise Refused(f"{a} has no key {show(name)}; {hint}its keys are {', '.join(settings)}")
         setting = settings[name]
         flags = where == "--"
         title = f"{where}{flag_of(name, setting) if flags else name}"
@@ -373,5 +373,5 @@ def check(settings: Settings, given: Mapping[str, Any], where: str = "--") -> di
         except (ValueError, TypeError):
             quoted = setting.example if flags or setting.example[0].isdigit() else f'"{setting.example}"'
             write = f"{title} {quoted}" if flags else f"{name} = {quoted}"
-            raise Refused(f"{title} is {setting.kind}, got {shown(value)}; write {write}") from None
+            raise Refused(f"{title} is {setting.kind}, got {show(value)}; write {write}") from None
     return found

@@ -18,7 +18,7 @@ from guidance_jax.schedules import Cosine
 from guidance_jax.solvers.ddim import DDIM
 
 
-def drawn(folder: Path, data: Images, recipe: Recipe) -> Callable[[int, Any, list], None]:
+def draw_progress(folder: Path, data: Images, recipe: Recipe) -> Callable[[int, Any, list], None]:
     """`watch` of `fit`: two samples of each class and the losses, as pictures."""
     classes, schedule = min(len(data.names), 10), Cosine()
     unet, _ = networks(data.shape, len(data.names), recipe)

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from guidance_jax.checkpoints.safetensors_file import Tensors, package
-from guidance_jax.checkpoints.tensors import nested
+from guidance_jax.checkpoints.tensors import nest
 from guidance_jax.core import Refused
 from guidance_jax.files import write_whole
 
@@ -37,4 +37,4 @@ def save_flat(directory: str | Path, params: Any, config: dict) -> None:
 
 def load_flat(directory: str | Path) -> Any:
     """The parameters that `save_flat` wrote, as nested dictionaries of NumPy arrays."""
-    return nested(Tensors(Path(directory) / WEIGHTS))
+    return nest(Tensors(Path(directory) / WEIGHTS))

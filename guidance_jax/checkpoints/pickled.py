@@ -195,7 +195,7 @@ class Machine:
         target = self.top()
         if isinstance(target, dict):
             for key, value in items:
-                target[checked_key(key)] = value
+                target[check_key(key)] = value
         else:
             of_call(target).extend(items)
 
@@ -212,7 +212,7 @@ def of_call(target: Any) -> list[Any]:
     return target.items
 
 
-def checked_key(key: Any) -> Any:
+def check_key(key: Any) -> Any:
     """A key of a dictionary: a short number, text, or a tuple of those. Others can be made to cost without end."""
     for part in key if isinstance(key, tuple) else (key,):
         short = not isinstance(part, int) or part.bit_length() <= DIGITS

@@ -22,7 +22,7 @@ class Place(NamedTuple):
     row: int | None = None
 
 
-def fitted(state: Mapping[str, Any], network: Any, *inputs: Any) -> dict:
+def match_params(state: Mapping[str, Any], network: Any, *inputs: Any) -> dict:
     """The parameters of `network`, each of the shape that it has on `inputs`, in float32, from a state dict.
 
     Names map one to one, dots and slashes become underscores (`input_blocks.1.0.in_layers.2.weight` is
@@ -48,7 +48,7 @@ def fitted(state: Mapping[str, Any], network: Any, *inputs: Any) -> dict:
             raise Refused(f"the tensor {key} of shape {shape} belongs to nothing in {kind(network)}")
         shape = wanted[place.path] if place.row is None else wanted[place.path][1:]
         tensor = numbers(state[key], f"the tensor {key}")
-        value = arranged(tensor, place.path, len(shape))
+        value = arrange(tensor, place.path, len(shape))
         if value.shape != shape:
             raise Refused(
                 f"the tensor {key} has shape {tensor.shape}, expected {_torch_shape(tensor.shape, shape)} by the other "
@@ -76,7 +76,7 @@ def fitted(state: Mapping[str, Any], network: Any, *inputs: Any) -> dict:
     if missing:
         path = missing[0]
         raise Refused(f"the checkpoint has no tensor for {path} of shape {wanted[path]}, {len(missing)} are missing")
-    return {"params": nested(found)}
+    return {"params": nest(found)}
 
 
 def exact(flat: Mapping[str, Any], network: Any, *inputs: Any) -> dict:
@@ -92,7 +92,7 @@ def exact(flat: Mapping[str, Any], network: Any, *inputs: Any) -> dict:
         are whole or not finite.
     """
     same_shapes({path: np.shape(a) for path, a in flat.items()}, shapes_in(network, *inputs), kind(network))
-    return {"params": nested({path: np.ascontiguousarray(numbers(a, path)) for path, a in flat.items()})}
+    return {"params": nest({path: np.ascontiguousarray(numbers(a, path)) for path, a in flat.items()})}
 
 
 def check_params(params: Any, network: Any, inputs: tuple | None, where: Any) -> None:
@@ -152,7 +152,7 @@ def shapes_in(network: Any, *inputs: Any) -> dict[str, tuple[int, ...]]:
     return {_text(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(expected)}
 
 
-def nested(flat: Mapping[str, Any]) -> dict:
+def nest(flat: Mapping[str, Any]) -> dict:
     """Values by the parts of their paths: {"a/b": v} is {"a": {"b": v}}.
 
     Raises:
@@ -192,7 +192,7 @@ def flat(name: str) -> str:
     return name.replace(".", "_").replace("/", "_")
 
 
-def arranged(a: np.ndarray, path: str, rank: int) -> np.ndarray:
+def arrange(a: np.ndarray, path: str, rank: int) -> np.ndarray:
     """A tensor of PyTorch's layout as the parameter at `path`, which has `rank` axes."""
     *modules, leaf = path.split("/")
     if leaf == "kernel":

@@ -59,13 +59,13 @@ class Denoiser:
 
 
 class HiddenStates(Denoiser):
-    """A denoiser whose hidden states can be guided: its call is `read(decoded(hidden(x)))`."""
+    """A denoiser whose hidden states can be guided: its call is `read(logits_of(hidden(x)))`."""
 
     def hidden(self, x: Any, level: Level, cond: Any) -> Any:
         """The hidden states of one sample, usually (L, width)."""
         raise NotImplementedError
 
-    def decoded(self, h: Any, level: Level, cond: Any) -> Any:
+    def logits_of(self, h: Any, level: Level, cond: Any) -> Any:
         """The logits (L, V) that hidden states lead to."""
         raise NotImplementedError
 

@@ -57,7 +57,7 @@ class Normal(Distribution):
         each = jnp.log(std / own) + (own**2 + (self.mean - other.mean) ** 2) / (2 * std**2) - 0.5
         return jnp.sum(jnp.where(noisy, each, 0))
 
-    def moved(self, shift: Any) -> "Normal":
+    def shift(self, shift: Any) -> "Normal":
         """The same spread around another mean."""
         return Normal(self.mean + shift, self.std, self.clean)
 

@@ -45,10 +45,10 @@ def pytree(cls: type[T]) -> type[T]:
 
         cls.__post_init__ = convert_fields  # type: ignore[attr-defined]
     plain = cls.__repr__ is object.__repr__
-    return registered(dataclasses.dataclass(frozen=True, eq=False, repr=plain)(cls))
+    return register_pytree(dataclasses.dataclass(frozen=True, eq=False, repr=plain)(cls))
 
 
-def registered(cls: Any) -> Any:
+def register_pytree(cls: Any) -> Any:
     """`cls` known to JAX as a pytree whose structure names its class.
 
     `jax.tree_util.register_dataclass` would not do: from JAX 0.10 on (seen on 0.10.2 and 0.12.0; not on 0.7.2) the

@@ -76,7 +76,7 @@ class Prediction:
         eps = self.eps + level.alpha / level.sigma * (self.x0 - x0)
         return dataclasses.replace(self, x0=x0, eps=eps)
 
-    def moved(self, delta: Float[Array, "*event"]) -> "Prediction":
+    def shift(self, delta: Float[Array, "*event"]) -> "Prediction":
         """New clean estimate, same noise: the point moves with it (CFG++, TFG, MPGD)."""
         return dataclasses.replace(self, x0=self.x0 + delta)
 

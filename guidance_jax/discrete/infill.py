@@ -31,7 +31,7 @@ class Named:
         return hash(self.name)
 
 
-def known_tokens(known: Any) -> Any:
+def as_known(known: Any) -> Any:
     """An array as it is; a function of the condition, or the name of an entry, as a pytree."""
     return function(Named(known) if isinstance(known, str) else known)
 
@@ -53,7 +53,7 @@ class Infill(KernelWrapper):
     """
 
     inner: Any
-    known: Any = converted(known_tokens)
+    known: Any = converted(as_known)
 
     takes = Process
 
@@ -77,11 +77,11 @@ class Infill(KernelWrapper):
             self.space.check_tokens(known, blank=FREE)
         self.inner.check(levels, shape, cond)
 
-    def fixed(self, x, cond):
+    def put_known(self, x, cond):
         """x with the known tokens in their places."""
         known = jnp.asarray(self.known(cond) if callable(self.known) else self.known)
         return jnp.where(known == FREE, x, known.astype(x.dtype))
 
     def __call__(self, carry, t, s, cond, key):
-        carry = self.inner(carry._replace(x=self.fixed(carry.x, cond)), t, s, cond, key)
-        return carry._replace(x=self.fixed(carry.x, cond))
+        carry = self.inner(carry._replace(x=self.put_known(carry.x, cond)), t, s, cond, key)
+        return carry._replace(x=self.put_known(carry.x, cond))

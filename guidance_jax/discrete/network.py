@@ -97,10 +97,10 @@ class HiddenNetwork(TokenModel, HiddenStates):
         """The hidden states of one sequence, usually (L, width)."""
         return self.encode(self.params, x, level.t, network_condition(self.domain, cond))
 
-    def decoded(self, h: Any, level: Any, cond: Any) -> Any:
+    def logits_of(self, h: Any, level: Any, cond: Any) -> Any:
         """The logits (L, V) that hidden states lead to."""
         logits = self.decode(self.params, h, level.t, network_condition(self.domain, cond))
         return unless_unknown(self.domain, cond, logits)
 
     def logits(self, x, level, cond):
-        return self.decoded(self.hidden(x, level, cond), level, cond)
+        return self.logits_of(self.hidden(x, level, cond), level, cond)

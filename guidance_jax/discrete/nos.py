@@ -89,17 +89,17 @@ class NOS(Guidance):
         w, on = strength(self.scale, level, cond, off=0.0), active(self.scale, level)
         h = self.inner.hidden(x, level, cond)
         # a KL whose gradient is rounding alone would be a full step to Adagrad
-        h = when(w != 0 if on is None else on, lambda: self.moved(h, w, x, level, cond, key), lambda: h)
-        return self.inner.read(self.inner.decoded(h, level, cond), x, level), state
+        h = when(w != 0 if on is None else on, lambda: self.climb(h, w, x, level, cond, key), lambda: h)
+        return self.inner.read(self.inner.logits_of(h, level, cond), x, level), state
 
-    def moved(self, h, w, x, level, cond, key):
+    def climb(self, h, w, x, level, cond, key):
         """h + delta after `steps` steps."""
         where = self.space.free(x)
         moves = where.reshape(-1, *[1] * (h.ndim - 1)) if h.shape[:1] == where.shape else True
-        base = log_softmax(self.inner.decoded(h, level, cond))
+        base = log_softmax(self.inner.logits_of(h, level, cond))
 
         def objective(delta):
-            new = log_softmax(self.inner.decoded(h + delta, level, cond))
+            new = log_softmax(self.inner.logits_of(h + delta, level, cond))
             return w * self.value.value(h + delta, level, cond) - self.kl * kl_divergence(base, new, where)
 
         def step(carry, key):

@@ -52,6 +52,6 @@ class TokenPrediction:
         """log_p + tilt, (L, V): the odds of what each position becomes; impossible tokens stay so whatever the tilt."""
         return add_logs(self.log_p, self.tilt)
 
-    def tilted(self, log_factor: Any) -> "TokenPrediction":
+    def tilt_by(self, log_factor: Any) -> "TokenPrediction":
         """The prediction with the rate of every jump multiplied by exp(log_factor), (L, V)."""
         return dataclasses.replace(self, tilt=self.tilt + log_factor)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from guidance_jax.core import as_guide, converted, pytree, static
 from guidance_jax.discrete.process import Diffusion
 from guidance_jax.guidance.base import Contrast
-from guidance_jax.guidance.gradient import scaled
+from guidance_jax.guidance.gradient import scale_gradient
 from guidance_jax.guidance.scales import not_negative, strength
 from guidance_jax.models.domain import check_guide
 
@@ -37,14 +37,14 @@ class RateGuidance(Contrast):
 
     def __call__(self, x, level, cond, state, key):
         pred, state = self.inner(x, level, cond, state, key)
-        ratios = scaled(lambda: self.log_ratios(pred, level, cond), self.scale, level, cond, pred.log_p)
-        return pred.tilted(ratios), state
+        ratios = scale_gradient(lambda: self.log_ratios(pred, level, cond), self.scale, level, cond, pred.log_p)
+        return pred.tilt_by(ratios), state
 
     def parts(self, x, level, cond, state, key):
         weak, state = self.inner(x, level, cond, state, key)
         ratios = self.log_ratios(weak, level, cond)
         w = strength(self.scale, level, cond, off=0.0)
-        return weak.tilted(w * ratios), weak.tilted(ratios), weak, state
+        return weak.tilt_by(w * ratios), weak.tilt_by(ratios), weak, state
 
 
 @pytree

@@ -44,4 +44,4 @@ class PredictorFree(TwoConditions):
         own, other = (add_logs(p.process.log_rates(p.x, p.log_p, level), p.tilt) for p in (c, u))
         both = (own != -jnp.inf) & (other != -jnp.inf)
         gap = jnp.where(both, jnp.where(both, own, 0) - jnp.where(both, other, 0), 0)
-        return c.tilted((w - 1) * gap), memory
+        return c.tilt_by((w - 1) * gap), memory

@@ -63,10 +63,10 @@ class DiffusionLM(Step, Kernel):
         x = q.draw(second)
         w, on = strength(self.scale, s, cond, off=0.0), active(self.scale, s)
         wanted = (w != 0 if on is None else on) & (s.sigma > 0)
-        x = when(wanted, lambda: self.controlled(x, q.mean, q.std, w, s, cond), lambda: x)
+        x = when(wanted, lambda: self.control(x, q.mean, q.std, w, s, cond), lambda: x)
         return carry._replace(x=x, model_state=state)
 
-    def controlled(self, x, mean, std, w, level, cond):
+    def control(self, x, mean, std, w, level, cond):
         """x after the ascent."""
 
         def objective(x):

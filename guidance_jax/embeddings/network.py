@@ -65,7 +65,7 @@ class EmbeddingNetwork(Parametrized, HiddenStates):
             raise Refused("this EmbeddingNetwork shows no hidden states; give it encode and decode instead of apply")
         return self.encode(self.params, x, level.t, network_condition(self.domain, cond), jnp.zeros_like(x))
 
-    def decoded(self, h, level, cond):
+    def logits_of(self, h, level, cond):
         logits = self.decode(self.params, h, level.t, network_condition(self.domain, cond))
         return unless_unknown(self.domain, cond, logits)
 

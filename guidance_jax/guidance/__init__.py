@@ -23,7 +23,7 @@ from guidance_jax.guidance.linear_twist import LinearTwist
 from guidance_jax.guidance.mambo_g import MAMBOG
 from guidance_jax.guidance.mmps import MMPS
 from guidance_jax.guidance.mpgd import MPGD
-from guidance_jax.guidance.perturbed import Perturbation, Perturbed, perturbed
+from guidance_jax.guidance.perturbed import Perturbation, Perturbed, perturb
 from guidance_jax.guidance.pigdm import PiGDM
 from guidance_jax.guidance.reconstruction import Reconstruction
 from guidance_jax.guidance.rescale import Rescale
@@ -82,5 +82,5 @@ __all__ = [
     "Universal",
     "Window",
     "operators",
-    "perturbed",
+    "perturb",
 ]

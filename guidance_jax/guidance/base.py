@@ -62,7 +62,7 @@ def check_conditions(rule: Any, levels: Level, shape: tuple[int, ...], cond: Any
         )
     rule.inner.check(levels, shape, cond)
     try:
-        rule.inner.check(levels, shape, completed(rule.null, cond))
+        rule.inner.check(levels, shape, complete_null(rule.null, cond))
     except Refused as error:
         raise Refused(
             f"{name} asks what is inside with its null condition too, which is refused: {error}; "
@@ -70,12 +70,12 @@ def check_conditions(rule: Any, levels: Level, shape: tuple[int, ...], cond: Any
         ) from None
 
 
-def completed(null: Any, cond: Any) -> Any:
+def complete_null(null: Any, cond: Any) -> Any:
     """The null condition of a sample: entries that `null`, a dict, does not have are those of the sample's own."""
     return {**cond, **null} if isinstance(null, dict) and isinstance(cond, dict) else null
 
 
-def stacked(state: Any, count: int = 2) -> Any:
+def stack_states(state: Any, count: int = 2) -> Any:
     """The state of a denoiser for `count` conditions, on a new leading axis."""
     return jax.tree.map(lambda s: jnp.stack([s] * count), state)
 
@@ -86,7 +86,7 @@ def both(model: Any, x: Any, level: Level, cond: Any, null: Any, state: Any, key
     One network call, by `vmap` over the two conditions. Where `on` may be False the two are asked in turn, in a
     loop that inlines the network once, and the unconditional one is skipped: it is then a copy of the conditional.
     """
-    null = completed(null, cond)
+    null = complete_null(null, cond)
     null = jax.tree.map(lambda c, n: jnp.broadcast_to(jnp.asarray(n, jnp.result_type(c)), jnp.shape(c)), cond, null)
     conditions = jax.tree.map(lambda c, n: jnp.stack([c, n]), cond, null)
     if on is None:

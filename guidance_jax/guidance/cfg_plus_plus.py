@@ -22,4 +22,4 @@ class CFGPlusPlus(TwoConditions):
     takes = GaussianDiffusion
 
     def rule(self, c, u, w, x, level, memory):
-        return u.moved(w * (c.x0 - u.x0)), memory
+        return u.shift(w * (c.x0 - u.x0)), memory

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from guidance_jax.core import GaussianDiffusion, Refused, converted, pytree
-from guidance_jax.guidance.base import Guidance, check_conditions, only_guided, stacked
+from guidance_jax.guidance.base import Guidance, check_conditions, only_guided, stack_states
 from guidance_jax.guidance.scales import strength
 
 
@@ -46,7 +46,7 @@ class Compose(Guidance):
     takes = GaussianDiffusion
 
     def init(self, x):
-        return stacked(self.inner.init(x), len(self.weights) + 1)
+        return stack_states(self.inner.init(x), len(self.weights) + 1)
 
     def check(self, levels, shape, cond):
         if jnp.ndim(self.weights) != 1:

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 
 from guidance_jax.core import pytree, static
-from guidance_jax.guidance.base import Contrast, both, check_conditions, only_guided, stacked
+from guidance_jax.guidance.base import Contrast, both, check_conditions, only_guided, stack_states
 from guidance_jax.guidance.scales import active, strength
 
 
@@ -43,7 +43,7 @@ class TwoConditions(Contrast):
         return ()
 
     def init(self, x):
-        return stacked(self.inner.init(x)), self.memory(x)
+        return stack_states(self.inner.init(x)), self.memory(x)
 
     def check(self, levels, shape, cond):
         check_conditions(self, levels, shape, cond)
@@ -53,7 +53,7 @@ class TwoConditions(Contrast):
         states, memory = state
         c, u, states = self.predictions(x, level, cond, states, memory, key)
         guided, memory = self.rule(c, u, w, x, level, memory)
-        return only_guided(self.inner, guided, self.unguided(c, u)), c, u, (states, memory)
+        return only_guided(self.inner, guided, self.keep(c, u)), c, u, (states, memory)
 
     def predictions(self, x, level, cond, states, memory, key):
         """(conditional, unconditional, states)."""
@@ -65,6 +65,6 @@ class TwoConditions(Contrast):
         """Whether the unconditional call is needed: a boolean, or None for always."""
         return active(self.scale, level)
 
-    def unguided(self, c: Any, u: Any) -> Any:
+    def keep(self, c: Any, u: Any) -> Any:
         """The prediction that stays in channels which the model does not want guided."""
         return c

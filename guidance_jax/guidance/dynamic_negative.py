@@ -58,7 +58,7 @@ class DynamicNegative(TwoConditions):
     def needs_unconditional(self, level, memory):
         return None  # outside a window the model is the unconditional one, and the posterior is followed there too
 
-    def unguided(self, c, u):
+    def keep(self, c, u):
         return u
 
     def memory(self, x):

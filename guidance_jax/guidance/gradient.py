@@ -26,7 +26,7 @@ class GradientGuidance(Guidance):
 
     def __call__(self, x, level, cond, state, key):
         pred, gradient, state = self.predict_and_gradient(x, level, cond, state, key)
-        return pred.towards(pred.x0 + scaled(in_x0(gradient, level), self.scale, level, cond, x), level), state
+        return pred.towards(pred.x0 + scale_gradient(in_x0(gradient, level), self.scale, level, cond, x), level), state
 
     def check(self, levels, shape, cond):
         super().check(levels, shape, cond)
@@ -71,7 +71,7 @@ def check_gradient(owner: Any, levels: Any, scale: Any) -> None:
         check_signal(levels, f"the gradient of {type(owner).__name__}")
 
 
-def scaled(gradient: Callable[[], Any], scale: Any, level: Any, cond: Any, like: Any) -> Any:
+def scale_gradient(gradient: Callable[[], Any], scale: Any, level: Any, cond: Any, like: Any) -> Any:
     """scale gradient(), of the shape of `like`; where the scale is off or 0 the gradient is not computed."""
     w, on = strength(scale, level, cond, off=0.0), active(scale, level)
     return when(w != 0 if on is None else on, lambda: w * gradient(), lambda: jnp.zeros_like(like))

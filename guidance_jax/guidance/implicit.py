@@ -25,7 +25,7 @@ from guidance_jax.core import (
     read_entry,
     static,
 )
-from guidance_jax.guidance.base import both, stacked
+from guidance_jax.guidance.base import both, stack_states
 from guidance_jax.schedules import Schedule
 
 
@@ -97,7 +97,7 @@ class ImplicitClassifier(Guide):
 
     def score(self, x: Float[Array, "*event"], level: Level, cond: Any) -> Float[Array, "*event"]:
         """grad_x log p(label | x_t) = (alpha / sigma^2) (D_c - D_u); one call with both conditions."""
-        state = stacked(self.model.init(x))
+        state = stack_states(self.model.init(x))
         c, u, _ = both(self.model, x, level, cond, self.null, state, jax.random.key(self.seed))
         return level.alpha / level.sigma**2 * (c.x0 - u.x0)
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from guidance_jax.core import converted, pytree, static
 from guidance_jax.guidance.gradient import GradientGuidance, through
-from guidance_jax.guidance.operators import as_operator, check_measurement, check_operator, measured
+from guidance_jax.guidance.operators import as_operator, check_measurement, check_operator, residual_of
 from guidance_jax.models.adapters import known_part, part_of
 
 
@@ -52,7 +52,7 @@ class Inverse(GradientGuidance):
 
     def predict_and_gradient(self, x, level, cond, state, key):
         pred, pull, state = through(self.inner, x, level, cond, state, key)
-        residual = measured(self.operator, pred.x0, part_of(cond, self.observed))
+        residual = residual_of(self.operator, pred.x0, part_of(cond, self.observed))
 
         def gradient():
             v = self.solve(residual, lambda y: pull(self.operator.adjoint(y, x)), level, x)

@@ -37,14 +37,14 @@ class Learned(Guidance):
                 f"Learned asks a network that has the scale as an input, got {type(self.inner).__name__}; "
                 "train one with Distillation or GuidanceFree, or write CFG(...)"
             )
-        self.asked(levels.at(0), cond).check(levels, shape, cond)
+        self.at_strength(levels.at(0), cond).check(levels, shape, cond)
 
     def init(self, x):
         return self.inner.init(x)
 
     def __call__(self, x, level, cond, state, key):
-        return self.asked(level, cond)(x, level, cond, state, key)
+        return self.at_strength(level, cond)(x, level, cond, state, key)
 
-    def asked(self, level: Any, cond: Any) -> Any:
+    def at_strength(self, level: Any, cond: Any) -> Any:
         """The network at the strength of this level."""
         return dataclasses.replace(self.inner, scale=jnp.asarray(strength(self.scale, level, cond, off=1.0)))

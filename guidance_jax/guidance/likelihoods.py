@@ -22,7 +22,7 @@ from guidance_jax.core import (
     read_entry,
     static,
 )
-from guidance_jax.guidance.operators import as_operator, check_measurement, check_operator, measured
+from guidance_jax.guidance.operators import as_operator, check_measurement, check_operator, residual_of
 from guidance_jax.models.adapters import known_part, part_of
 from guidance_jax.models.batching import call_network
 from guidance_jax.models.domain import Domain
@@ -54,7 +54,7 @@ class GaussianLikelihood(Guide):
         check_measurement(self, known_part(cond, self.observed), self.std)
 
     def log_prob(self, x, level, cond):
-        return -0.5 * jnp.sum(measured(self.operator, x, part_of(cond, self.observed)) ** 2) / self.std**2
+        return -0.5 * jnp.sum(residual_of(self.operator, x, part_of(cond, self.observed)) ** 2) / self.std**2
 
 
 @pytree

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from guidance_jax.core import Denoiser, GaussianDiffusion, Guide, converted, need, pytree, static
 from guidance_jax.guidance.gradient import through
-from guidance_jax.guidance.operators import as_operator, check_measurement, check_operator, measured
+from guidance_jax.guidance.operators import as_operator, check_measurement, check_operator, residual_of
 from guidance_jax.models.adapters import known_part, part_of
 
 
@@ -49,7 +49,7 @@ class LinearTwist(Guide):
 
         def noisy():
             pred, pull, _ = through(self.model, x, level, cond, self.model.init(x), jax.random.key(0))
-            residual = measured(self.operator, pred.x0, y)
+            residual = residual_of(self.operator, pred.x0, y)
 
             def column(e):
                 return self.operator(pull(self.operator.adjoint(e.reshape(residual.shape), x))).ravel()
@@ -58,7 +58,7 @@ class LinearTwist(Guide):
             return residual.ravel(), (spread + spread.T) / 2
 
         def clean():
-            residual = measured(self.operator, x, y).ravel()
+            residual = residual_of(self.operator, x, y).ravel()
             return residual, jnp.zeros((residual.size, residual.size), residual.dtype)
 
         residual, spread = jax.lax.cond(level.sigma > 0, noisy, clean)

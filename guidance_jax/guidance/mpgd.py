@@ -6,7 +6,7 @@ x0' = x0 + scale grad_x0 log p(y | x0),   eps kept: the point moves
 from typing import Any
 
 from guidance_jax.core import as_guide, converted, pytree
-from guidance_jax.guidance.gradient import EstimateGuidance, scaled
+from guidance_jax.guidance.gradient import EstimateGuidance, scale_gradient
 
 
 @pytree
@@ -31,5 +31,5 @@ class MPGD(EstimateGuidance):
 
     def __call__(self, x, level, cond, state, key):
         pred, state = self.inner(x, level, cond, state, key)
-        step = scaled(lambda: self.log_likelihood.score(pred.x0, level, cond), self.scale, level, cond, pred.x0)
-        return pred.moved(step), state
+        step = scale_gradient(lambda: self.log_likelihood.score(pred.x0, level, cond), self.scale, level, cond, pred.x0)
+        return pred.shift(step), state

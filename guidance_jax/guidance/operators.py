@@ -161,7 +161,7 @@ def check_adjoint(operator: Any, shape: tuple[int, ...], tolerance: float = 1e-4
         raise Refused(f"the adjoint does not match: <A x, y> = {forth:.6g}, <x, A^T y> = {back:.6g}; leave it out")
 
 
-def measured(operator: Any, x0: Any, y: Any) -> Any:
+def residual_of(operator: Any, x0: Any, y: Any) -> Any:
     """y - A x0.
 
     Raises:

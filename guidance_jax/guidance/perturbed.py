@@ -31,7 +31,7 @@ class Perturbation(NamedTuple):
     skip: Any = 0.0
 
 
-def perturbed(model: Network, attention: Any = 0.0, blur: Any = 0.0, skip: Any = 0.0) -> Network:
+def perturb(model: Network, attention: Any = 0.0, blur: Any = 0.0, skip: Any = 0.0) -> Network:
     """A weak version of `model` for `Autoguidance` or `Perturbed`: the same parameters, worse layers.
 
     Its `apply` must take `perturbation=`, as `ADMUNet` does. Without attention in the network, `attention` and `blur`
@@ -46,7 +46,7 @@ def perturbed(model: Network, attention: Any = 0.0, blur: Any = 0.0, skip: Any =
 
 @pytree
 class Perturbed(TwoConditions):
-    """CFG plus a contrast with `weak`, for example `perturbed(model, attention=1.0)`. Keeps x.
+    """CFG plus a contrast with `weak`, for example `perturb(model, attention=1.0)`. Keeps x.
 
     One network call with both conditions and one of the weak model, skipped outside the window of `weak_scale`. scale 1
     asks for the contrast with the weak model only; then `Autoguidance(model, weak, 1 + weak_scale)` is the same and

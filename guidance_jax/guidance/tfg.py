@@ -84,4 +84,4 @@ class TFG(EstimateGuidance):
         pred, pull, state = through(self.inner, x, level, cond, state, inner_key)
         variance = jax.lax.cond(rho != 0, lambda: rho / level.alpha * pull(ascent(pred.x0)), lambda: jnp.zeros_like(x))
         x0, _ = jax.lax.scan(lambda x0, _: (x0 + mu * ascent(x0), None), pred.x0, length=self.iters)
-        return pred.moved(variance + x0 - pred.x0), state
+        return pred.shift(variance + x0 - pred.x0), state

@@ -5,7 +5,7 @@ from guidance_jax.kernels.dps import DPS
 from guidance_jax.kernels.inpaint import Inpaint
 from guidance_jax.kernels.map_steps import MapSteps
 from guidance_jax.kernels.mean_shift import MeanShift
-from guidance_jax.kernels.padded import Padded, padded
+from guidance_jax.kernels.padded import Padded, pad_levels
 from guidance_jax.kernels.rectified_cfg import RectifiedCFGPlusPlus
 from guidance_jax.kernels.recur import Recur
 from guidance_jax.kernels.reverse import Reverse
@@ -24,5 +24,5 @@ __all__ = [
     "Reverse",
     "SVDD",
     "Split",
-    "padded",
+    "pad_levels",
 ]

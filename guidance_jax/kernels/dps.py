@@ -12,8 +12,8 @@ from typing import Any
 import jax
 
 from guidance_jax.core import GaussianDiffusion, Kernel, converted, norm, pytree, static
-from guidance_jax.guidance.gradient import scaled, through
-from guidance_jax.guidance.operators import as_operator, check_measurement, check_operator, measured
+from guidance_jax.guidance.gradient import scale_gradient, through
+from guidance_jax.guidance.operators import as_operator, check_measurement, check_operator, residual_of
 from guidance_jax.kernels.reverse import Carry, Step, evaluator
 from guidance_jax.models.adapters import known_part, part_of
 
@@ -56,10 +56,10 @@ class DPS(Step, Kernel):
         first, second, third = jax.random.split(key, 3)
         pred, pull, state = through(self.model, carry.x, t, cond, carry.model_state, first)
 
-        def residual(x0):
-            return norm(measured(self.operator, x0, part_of(cond, self.observed)))
+        def length(x0):
+            return norm(residual_of(self.operator, x0, part_of(cond, self.observed)))
 
-        shift = scaled(lambda: pull(jax.grad(residual)(pred.x0)), self.scale, t, cond, carry.x)
+        shift = scale_gradient(lambda: pull(jax.grad(length)(pred.x0)), self.scale, t, cond, carry.x)
         evaluate = evaluator(self.model, cond, state, third)
         x, solver_state = self.solver.step(pred, t, s, evaluate, carry.solver_state, second)
         return Carry(x - shift, state, solver_state)

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from guidance_jax.core import GaussianDiffusion, Kernel, as_guide, converted, pytree
-from guidance_jax.guidance.gradient import scaled
+from guidance_jax.guidance.gradient import scale_gradient
 from guidance_jax.kernels.reverse import Carry, Step
 from guidance_jax.models.domain import check_guide
 
@@ -55,5 +55,5 @@ class MeanShift(Step, Kernel):
         first, second = jax.random.split(key)
         pred, state = self.model(carry.x, t, cond, carry.model_state, first)
         q = self.solver.transition(pred, t, s)
-        shift = scaled(lambda: self.classifier.score(carry.x, t, cond), self.scale, t, cond, carry.x)
-        return Carry(q.moved(q.std**2 * shift).draw(second), state, ())
+        shift = scale_gradient(lambda: self.classifier.score(carry.x, t, cond), self.scale, t, cond, carry.x)
+        return Carry(q.shift(q.std**2 * shift).draw(second), state, ())

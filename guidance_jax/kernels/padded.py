@@ -15,7 +15,7 @@ import numpy as np
 from guidance_jax.core import KernelWrapper, Level, Refused, concrete, pytree
 
 
-def padded(levels: Level, steps: int) -> Level:
+def pad_levels(levels: Level, steps: int) -> Level:
     """`levels` with as many idle steps at the end as make `steps` of them.
 
     Raises:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from guidance_jax.core import Denoiser, GaussianDiffusion, Kernel, check_space, need, pytree, static
-from guidance_jax.guidance.base import both, check_conditions, only_guided, stacked
+from guidance_jax.guidance.base import both, check_conditions, only_guided, stack_states
 from guidance_jax.guidance.scales import active, strength
 from guidance_jax.kernels.reverse import Carry
 from guidance_jax.schedules import Schedule
@@ -51,7 +51,7 @@ class RectifiedCFGPlusPlus(Kernel):
         return self.inner.start(key, levels, shape)
 
     def init(self, x):
-        return Carry(x, stacked(self.inner.init(x)), ())
+        return Carry(x, stack_states(self.inner.init(x)), ())
 
     def check(self, levels, shape, cond):
         check_conditions(self, levels, shape, cond)

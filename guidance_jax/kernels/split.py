@@ -14,7 +14,7 @@ from typing import Any
 import jax
 
 from guidance_jax.core import GaussianDiffusion, Kernel, as_guide, converted, pytree, static
-from guidance_jax.guidance.gradient import check_gradient, scaled
+from guidance_jax.guidance.gradient import check_gradient, scale_gradient
 from guidance_jax.kernels.reverse import Carry, Reverse, Step
 from guidance_jax.models.domain import check_guide
 
@@ -59,7 +59,7 @@ class Split(Step, Kernel):
                 length = (t.ratio - s.ratio) * level.alpha * level.sigma
                 return share * length * self.classifier.score(x, level, cond)
 
-            return x + scaled(gradient, self.scale, level, cond, x)
+            return x + scale_gradient(gradient, self.scale, level, cond, x)
 
         before = carry._replace(x=push(carry.x, t, 0.5 if self.strang else 1.0))
         after = Reverse(self.model, self.solver)(before, t, s, cond, key)

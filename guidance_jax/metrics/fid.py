@@ -27,7 +27,7 @@ from guidance_jax.metrics.inception import InceptionExtractor, digest
 from guidance_jax.metrics.inception_score import inception_score
 from guidance_jax.metrics.kernel_distance import kernel_distance
 from guidance_jax.metrics.moments import Moments
-from guidance_jax.metrics.precision_recall import covered, density_coverage
+from guidance_jax.metrics.precision_recall import density_coverage, find_covered
 
 PUBLISHED = 50_000  # samples that published FIDs are of
 NEEDS = {
@@ -134,8 +134,8 @@ def measure_images(
         ("fid_bias",): lambda: [frechet_bias(pool, against.pool)],
         ("sfid",): lambda: [frechet_distance(features.spatial, against.spatial)],
         ("is",): lambda: inception_score(features.logits)[:1],
-        ("precision",): lambda: [covered(pool, against.features).mean()],
-        ("recall",): lambda: [covered(against.features, pool).mean()],
+        ("precision",): lambda: [find_covered(pool, against.features).mean()],
+        ("recall",): lambda: [find_covered(against.features, pool).mean()],
         ("density", "coverage"): lambda: density_coverage(pool, against.features),
         ("kid", "kid_error"): lambda: kernel_distance(
             pool, against.features, size=min(1000, len(pool), len(against.features))

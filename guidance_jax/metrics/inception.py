@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.checkpoints.tensors import fitted
+from guidance_jax.checkpoints.tensors import match_params
 from guidance_jax.core import Refused, pytree, static
 from guidance_jax.metrics.inception_network import Inception, InceptionFeatures
 from guidance_jax.zoo.convert import read_state
@@ -80,5 +80,5 @@ def load_inception(path: str | Path | None = None) -> InceptionExtractor:
         )
     state = read_state(file)
     state = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
-    params = fitted(state, Inception(), jnp.zeros((32, 32, 3)))
+    params = match_params(state, Inception(), jnp.zeros((32, 32, 3)))
     return InceptionExtractor(jax.tree.map(jnp.asarray, params), f"Inception-v3 (2015-12-05), weights {digest(file)}")

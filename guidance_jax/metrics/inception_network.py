@@ -145,7 +145,7 @@ class Inception(nn.Module):
 
     @nn.compact
     def __call__(self, image):
-        x = (resized(image.astype(jnp.float32), SIDE) - 128) / 128
+        x = (resize(image.astype(jnp.float32), SIDE) - 128) / 128
         x = BasicConv(32, 3, 2, False, name="Conv2d_1a_3x3")(x)
         x = BasicConv(32, 3, 1, False, name="Conv2d_2a_3x3")(x)
         x = max_pool(BasicConv(64, 3, name="Conv2d_2b_3x3")(x))
@@ -162,7 +162,7 @@ class Inception(nn.Module):
         return InceptionFeatures(pool, spatial.reshape(-1), logits)
 
 
-def resized(image: jax.Array, side: int) -> jax.Array:
+def resize(image: jax.Array, side: int) -> jax.Array:
     """TensorFlow 1's bilinear resize to (side, side, C): pixel i comes from i H / side, no antialiasing."""
 
     def along(x, axis):

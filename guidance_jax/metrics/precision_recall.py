@@ -34,7 +34,7 @@ def radii(manifold: np.ndarray, k: int = 3) -> np.ndarray:
     return found
 
 
-def covered(points: np.ndarray, manifold: np.ndarray, k: int = 3) -> np.ndarray:
+def find_covered(points: np.ndarray, manifold: np.ndarray, k: int = 3) -> np.ndarray:
     """For each point, whether it lies within the distance of some manifold point to its k-th nearest neighbour.
 
     Raises:
@@ -54,7 +54,7 @@ def _balls(points: np.ndarray, manifold: np.ndarray, radius: np.ndarray) -> np.n
 
 def precision_recall(samples: np.ndarray, real: np.ndarray, k: int = 3) -> tuple[float, float]:
     """(precision, recall): the share of samples on the real manifold, and of real images on the samples' manifold."""
-    return float(covered(samples, real, k).mean()), float(covered(real, samples, k).mean())
+    return float(find_covered(samples, real, k).mean()), float(find_covered(real, samples, k).mean())
 
 
 def density_coverage(samples: np.ndarray, real: np.ndarray, k: int = 5) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from guidance_jax.datasets.images import Images
 from guidance_jax.metrics.bootstrap import Estimate, bootstrap
 from guidance_jax.metrics.diversity import within_class_diversity
 from guidance_jax.metrics.frechet import frechet_distance
-from guidance_jax.metrics.precision_recall import covered
+from guidance_jax.metrics.precision_recall import find_covered
 from guidance_jax.zoo.judge import TrainedJudge
 
 
@@ -90,8 +90,8 @@ def evaluate(
     return Report(
         accuracy=take("accuracy", np.mean, correct),
         frechet=take("frechet", lambda f: frechet_distance(f, real), lambda: (features,)),
-        precision=take("precision", np.mean, lambda: (covered(features, real),)),
-        recall=take("recall", np.mean, lambda: (covered(real, features),)),
+        precision=take("precision", np.mean, lambda: (find_covered(features, real),)),
+        recall=take("recall", np.mean, lambda: (find_covered(real, features),)),
         diversity=take("diversity", within_class_diversity, lambda: (samples, labels)),
         samples=len(samples) + bad,
         not_finite=bad,

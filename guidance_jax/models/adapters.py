@@ -44,29 +44,29 @@ class Adapter(Wrapper):
         """The sample and the level that `inner` is asked about; by default the same."""
         return x, level
 
-    def given(self, cond: Any) -> Any:
+    def give(self, cond: Any) -> Any:
         """The condition that `inner` is given; by default the same."""
         return cond
 
     def check(self, levels, shape, cond):
-        super().check(levels, shape, self.given(cond))
+        super().check(levels, shape, self.give(cond))
 
 
 class AskedDenoiser(Adapter, Denoiser):
     """An adapter of a denoiser."""
 
     def __call__(self, x, level, cond, state, key):
-        return self.inner(*self.point(x, level), self.given(cond), state, key)
+        return self.inner(*self.point(x, level), self.give(cond), state, key)
 
 
 class AskedHiddenStates(AskedDenoiser, HiddenStates):
     """An adapter of a denoiser with hidden states."""
 
     def hidden(self, x, level, cond):
-        return self.inner.hidden(*self.point(x, level), self.given(cond))
+        return self.inner.hidden(*self.point(x, level), self.give(cond))
 
-    def decoded(self, h, level, cond):
-        return self.inner.decoded(h, self.point(0.0, level)[1], self.given(cond))
+    def logits_of(self, h, level, cond):
+        return self.inner.logits_of(h, self.point(0.0, level)[1], self.give(cond))
 
     def read(self, logits, x, level):
         return self.inner.read(logits, *self.point(x, level))
@@ -78,10 +78,10 @@ class AskedGuide(Adapter, Guide):
     wraps = Guide
 
     def log_prob(self, x, level, cond):
-        return self.inner.log_prob(*self.point(x, level), self.given(cond))
+        return self.inner.log_prob(*self.point(x, level), self.give(cond))
 
     def score(self, x, level, cond):
-        return self.inner.score(*self.point(x, level), self.given(cond))
+        return self.inner.score(*self.point(x, level), self.give(cond))
 
 
 ASKED = {HiddenStates: AskedHiddenStates, Denoiser: AskedDenoiser, Guide: AskedGuide}
@@ -115,7 +115,7 @@ class Unconditional(Adapter):
     inner: Any
     null: Any
 
-    def given(self, cond):
+    def give(self, cond):
         return self.null
 
 
@@ -138,7 +138,7 @@ class Conditioned(Adapter):
     inner: Any
     select: Callable | str = static()
 
-    def given(self, cond):
+    def give(self, cond):
         return part_of(cond, self.select)
 
 

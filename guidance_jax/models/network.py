@@ -55,13 +55,13 @@ class Network(Parametrized, Denoiser):
         says otherwise (EDM), cond one sample's condition. `output` has the shape of x, or twice its channels.
       parameterization: what the output means, see `guidance_jax.parameterizations`; it has to be said.
       domain: what it was trained for; without one, nothing is checked.
-      perturbation: what `perturbed` sets, given to `apply` as the argument of that name; None to give none.
+      perturbation: what `perturb` sets, given to `apply` as the argument of that name; None to give none.
       batched: True if `apply` takes a batch axis in front of x, t and cond, as most networks do: it is given batches of
         one, which the loop joins again; False if it is for one sample. It has to be said: no network tells.
       scale: the strength that a network with guidance learned into it is asked for, a number given to `apply` as the
         argument of that name; `guidance.Learned` sets it, level by level if need be. None to give none.
       encodes: whether `apply(params, None, None, cond)` of one sample gives the condition in an encoded form, which it
-        takes as well: what is costly and the same at every step, such as GLIDE's caption. See `encoded`.
+        takes as well: what is costly and the same at every step, such as GLIDE's caption. See `encode`.
 
     Raises:
       Refused: samples, labels or levels that `domain` does not allow; an output of another shape than x; a network that
@@ -122,7 +122,7 @@ class Network(Parametrized, Denoiser):
                 lines.append(f"told {round(clock, 3) + 0.0:.4g} where sigma / alpha = {float(level.ratio):.1e}")
         return "\n".join(lines)
 
-    def encoded(self, cond: Any) -> Any:
+    def encode(self, cond: Any) -> Any:
         """Conditions (n, ...), encoded once: sampling with them does not encode again at every step.
 
         Raises:

@@ -9,7 +9,7 @@ import numpy as np
 
 from guidance_jax._typing import Array, Float, Int, Key
 from guidance_jax.core import Kernel, Level, Refused, need, rows
-from guidance_jax.sample import checked, sample
+from guidance_jax.sample import prepare, sample
 
 
 class Particles(NamedTuple):
@@ -87,7 +87,7 @@ def populations(keys: Array, kernel: Any, levels: Level, shape: tuple[int, ...],
             f"populations runs a kernel of a population, got {type(kernel).__name__}; write SMC(BestOf(kernel, "
             "reward)), or generate(...) for single samples"
         )
-    keys, kernel, levels = checked(keys, kernel, levels, (n, *shape), cond)
+    keys, kernel, levels = prepare(keys, kernel, levels, (n, *shape), cond)
     return not_lost(n, *_populations(keys, kernel, levels, tuple(shape), n, jax.tree.map(jnp.asarray, cond)))
 
 

@@ -111,9 +111,9 @@ class Twisted(Step, Move):
         p = self.solver.transition(pred, t, s)
         q = p if led is None else self.solver.transition(led, t, s)
         if isinstance(q, Normal):  # a step without noise, which no weight could correct, is the chain's own
-            q = q.moved(jnp.where(s.sigma == 0, p.mean - q.mean, 0))
+            q = q.shift(jnp.where(s.sigma == 0, p.mean - q.mean, 0))
         if gradient is not None:
-            q = p.moved(jnp.where(p.clean | (s.sigma == 0), 0, p.std**2) * t.alpha / s.alpha * gradient)
+            q = p.shift(jnp.where(p.clean | (s.sigma == 0), 0, p.std**2) * t.alpha / s.alpha * gradient)
         x = q.draw(key)
         return x, state, p.log_prob(x) - q.log_prob(x)
 

@@ -18,7 +18,7 @@ import optax
 from guidance_jax._typing import Array, Float
 from guidance_jax.core import GaussianDiffusion, KernelWrapper, Level, Refused, pytree, rows
 from guidance_jax.sample import sample
-from guidance_jax.search.asked import asked
+from guidance_jax.search.asked import check_search
 
 ADAM = optax.adam(0.1)
 
@@ -102,7 +102,7 @@ def _climb(keys, move, levels, shape, cond, steps, optimizer, prior):
 
 
 def _asked(name, keys, move, levels, shape, cond, steps):
-    keys, move, *rest = asked(name, keys, move, levels, shape, cond)
+    keys, move, *rest = check_search(name, keys, move, levels, shape, cond)
     if not isinstance(move.space, GaussianDiffusion):
         raise Refused(f"{name} moves noise, and {move.space.kind} start from none; use trees, or SMC(BestOf(...))")
     if steps < 1:

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from guidance_jax._typing import Array
 from guidance_jax.core import Level, Refused, float_type, rows
 from guidance_jax.particles.populations import Particles, not_lost
-from guidance_jax.search.asked import asked
+from guidance_jax.search.asked import check_search
 
 
 class Tree(NamedTuple):
@@ -29,7 +29,7 @@ class Tree(NamedTuple):
     value: Any  # (depths, n)
     visits: Any  # (depths, n): none where there is no node
 
-    def made(self, depth: Any) -> Any:
+    def exists(self, depth: Any) -> Any:
         """(n,) whether there is a node."""
         return self.visits[depth] > 0
 
@@ -39,7 +39,7 @@ def chosen(mask: Any, value: Any, key: Any) -> Any:
     return jax.random.categorical(key, jnp.where(mask, jnp.maximum(value, -1e30), -jnp.inf))
 
 
-def backed(mask: Any, value: Any) -> Any:
+def back_up(mask: Any, value: Any) -> Any:
     """log mean exp(value) over `mask`."""
     return jax.nn.logsumexp(jnp.where(mask, value, -jnp.inf)) - jnp.log(jnp.sum(mask))
 
@@ -60,7 +60,7 @@ def rollout(move, tree, i, key, levels, shape, cond, width, growth):
         parent, visits, state = carry
         depth, key = inputs
         first, second = jax.random.split(key)
-        mask = tree.made(depth) & (tree.parent[depth] == parent)
+        mask = tree.exists(depth) & (tree.parent[depth] == parent)
         new = jnp.sum(mask) < width * visits**growth
 
         slot = jnp.where(new, i, chosen(mask, tree.value[depth], first)).astype(jnp.int32)
@@ -95,8 +95,8 @@ def rollout(move, tree, i, key, levels, shape, cond, width, growth):
 
     def up(below, inputs):
         depth, slot = inputs
-        mask = tree.made(depth + 1) & (tree.parent[depth + 1] == slot)
-        value = backed(mask, tree.value[depth + 1].at[path[depth + 1]].set(below))
+        mask = tree.exists(depth + 1) & (tree.parent[depth + 1] == slot)
+        value = back_up(mask, tree.value[depth + 1].at[path[depth + 1]].set(below))
         return value, value
 
     _, values = jax.lax.scan(up, found, (at[:-1], path[:-1]), reverse=True)
@@ -109,12 +109,12 @@ def leaves(tree: Tree) -> Any:
 
     def down(paid, depth):
         above = jnp.where(depth == 0, -1, tree.parent[depth])
-        same = tree.made(depth) & (above[:, None] == above[None, :])
+        same = tree.exists(depth) & (above[:, None] == above[None, :])
         paid = jnp.where(depth == 0, 0.0, paid[above]) + jnp.log(jnp.sum(same, 1))
         return paid, None
 
     paid, _ = jax.lax.scan(down, jnp.zeros(tree.visits.shape[1]), jnp.arange(len(tree.visits)))
-    return jnp.where(tree.made(-1), tree.value[-1] - paid, -jnp.inf)
+    return jnp.where(tree.exists(-1), tree.value[-1] - paid, -jnp.inf)
 
 
 @partial(jax.jit, static_argnames=("shape", "n"))
@@ -179,7 +179,7 @@ def trees(
       Refused: another move, fewer than two rollouts, a width below one or a growth outside [0, 1], or what the move
         refuses; a run whose leaves all have the reward -inf.
     """
-    keys, move, levels, shape, cond = asked("trees", keys, move, levels, shape, cond)
+    keys, move, levels, shape, cond = check_search("trees", keys, move, levels, shape, cond)
     if n < 2 or width < 1 or not 0 <= growth <= 1:
         raise Refused(f"a tree has n >= 2, width >= 1, 0 <= growth <= 1, got n={n}, width={width}, growth={growth}")
     return not_lost(n, *_trees(keys, move, levels, shape, n, cond, jnp.float32(width), jnp.float32(growth)))

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from guidance_jax.core import add_logs, need, pytree, static
 from guidance_jax.guidance.base import Contrast
-from guidance_jax.guidance.gradient import scaled
+from guidance_jax.guidance.gradient import scale_gradient
 from guidance_jax.guidance.scales import not_negative, strength
 from guidance_jax.text.prefix import PrefixGuide
 from guidance_jax.text.sequence import LeftToRight
@@ -24,7 +24,7 @@ class Candidates(NamedTuple):
     log_p: Any
     tokens: Any
 
-    def guided(self, gains: Any) -> Any:
+    def guide(self, gains: Any) -> Any:
         """The prediction among the candidates alone, log p raised by `gains` (top,), normalised."""
         guided = jnp.full_like(self.model.log_p, -jnp.inf).at[self.tokens].set(add_logs(self.log_p, gains))
         return dataclasses.replace(self.model, log_p=jax.nn.log_softmax(guided))
@@ -66,12 +66,12 @@ class FUDGE(Contrast):
 
     def __call__(self, x, level, cond, state, key):
         pred, gains, state = self.candidates(x, level, cond, state, key)
-        return pred.guided(scaled(gains, self.scale, level, cond, pred.log_p)), state
+        return pred.guide(scale_gradient(gains, self.scale, level, cond, pred.log_p)), state
 
     def parts(self, x, level, cond, state, key):
         pred, gains, state = self.candidates(x, level, cond, state, key)
         found = gains()
-        return pred.guided(strength(self.scale, level, cond, off=0.0) * found), pred.guided(found), pred.model, state
+        return pred.guide(strength(self.scale, level, cond, off=0.0) * found), pred.guide(found), pred.model, state
 
     def candidates(self, x, level, cond, state, key):
         """(the model's most probable tokens, a function that returns log p(a | prefix and each), new state)."""

@@ -80,27 +80,27 @@ class PPLM(Guidance):
         pred, new = self.inner(x, level, cond, state, key)
         w = strength(self.scale, level, cond, off=0.0)
 
-        def steered(delta):
+        def steer(delta):
             moved = jax.tree.map(jnp.add, state.cache, delta)
             return self.inner(x, level, cond, state._replace(cache=moved), key)
 
         def objective(delta):
-            other, memory = steered(delta)
+            other, memory = steer(delta)
             if self.ahead:
                 memory = after(self.inner, x, other.log_p, level, cond, memory, key)
             value = scalar(self.attribute(other.log_p, memory.mean, cond), "the attribute of PPLM")
             return w * value - self.kl * kl_divergence(other.log_p, pred.log_p)
 
         def step(delta, _):
-            g = jax.tree.map(lambda a: jax.vmap(self.bounded, (0, None))(a, level), jax.grad(objective)(delta))
+            g = jax.tree.map(lambda a: jax.vmap(self.bound, (0, None))(a, level), jax.grad(objective)(delta))
             return jax.tree.map(lambda d, a: d + self.rate * jnp.where(w == 0, 0, a), delta, g), None
 
         zero = jax.tree.map(jnp.zeros_like, state.cache)
         delta, _ = jax.lax.scan(step, zero, None, length=self.steps)
-        fused = pred.contrast(steered(delta)[0], 1 - self.fusion, level)
+        fused = pred.contrast(steer(delta)[0], 1 - self.fusion, level)
         return dataclasses.replace(pred, log_p=fused.log_p), new
 
-    def bounded(self, g, level):
+    def bound(self, g, level):
         """One layer's gradient (..., positions, heads, channels): the window's part over its norm^gamma."""
         position = jnp.arange(g.shape[-3])[:, None, None]
         inside = position < level.t

@@ -62,20 +62,20 @@ def batches(size: int, batch: int, seed: int, start: int) -> Iterator[np.ndarray
         step += 1
 
 
-def indexed(data: Images | Sequences, batch: int, seed: int, start: int) -> Iterator[tuple[Any, Any]]:
+def index_batches(data: Images | Sequences, batch: int, seed: int, start: int) -> Iterator[tuple[Any, Any]]:
     """(samples, labels) of the batches from step `start` on."""
     for index in batches(len(data), batch, seed, start):
         yield data.samples[index], data.labels[index]
 
 
-def streamed(data: Iterable, start: int) -> Iterator[tuple[Any, Any]]:
+def stream_batches(data: Iterable, start: int) -> Iterator[tuple[Any, Any]]:
     """The batches of an iterable from step `start` on."""
     for i, (samples, labels) in enumerate(data):
         if i >= start:
             yield np.asarray(samples), np.asarray(labels)
 
 
-def mirrored(samples: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def mirror(samples: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Images (n, H, W, C), every other one mirrored left to right, by chance: for `augment`."""
     return np.where(generator.random(len(samples))[:, None, None, None] < 0.5, samples, samples[:, :, ::-1])
 
@@ -162,7 +162,11 @@ def fit(
             raise Refused(f"the run has done {first} steps, got steps={steps}; write steps={first} or more")
         check(first)
         key = jax.random.key(seed)
-        stream = indexed(data, batch, seed, first) if isinstance(data, Images | Sequences) else streamed(data, first)
+        stream = (
+            index_batches(data, batch, seed, first)
+            if isinstance(data, Images | Sequences)
+            else stream_batches(data, first)
+        )
         if mesh is not None:
             state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
         with Bar(progress, steps, first, "loss") as advance:

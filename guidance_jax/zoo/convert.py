@@ -91,7 +91,7 @@ def unwrap(state: Mapping[str, Any]) -> Mapping[str, Any]:
     return state if list(names.values()) == list(state) else Renamed(state, {new: old for old, new in names.items()})
 
 
-def recognised(state: Mapping[str, Any], known: Options = UNKNOWN) -> Recognized:
+def recognize(state: Mapping[str, Any], known: Options = UNKNOWN) -> Recognized:
     """The network that a state dict belongs to: ADM's, GLIDE's, EDM's of ADM's kind, or a latent transformer.
 
     Raises:
@@ -112,7 +112,7 @@ def recognised(state: Mapping[str, Any], known: Options = UNKNOWN) -> Recognized
         return adm(state, known)
 
 
-def converted(
+def convert(
     source: Path,
     out: Path,
     to: str = "safetensors",
@@ -162,7 +162,7 @@ def converted(
     if parts is not None:
         parts.write(out, to)
         return [(n, build(about["network"]), build(about["domain"])) for n, (about, _) in parts.parts.items()]
-    found = recognised(state, known)
+    found = recognize(state, known)
     about = config(found.network, found.domain, found.parameterization, source=source.name)
     name = "classifier" if found.parameterization is None else "denoiser"
     WRITERS[to](out / name, found.params, about)

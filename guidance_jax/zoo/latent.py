@@ -68,12 +68,12 @@ def _decode(own: Autoencoder, latents: Any, tile: int | None) -> Any:
 
     def one(z):
         z = z * own.std + own.mean
-        return whole(z) if tile is None or max(z.shape[:2]) <= tile else tiled(whole, z, tile, own.factor)
+        return whole(z) if tile is None or max(z.shape[:2]) <= tile else decode_tiles(whole, z, tile, own.factor)
 
     return jax.lax.map(one, latents)
 
 
-def tiled(decode: Any, z: Any, tile: int, factor: int) -> Any:
+def decode_tiles(decode: Any, z: Any, tile: int, factor: int) -> Any:
     """`decode` of square tiles of z (h, w, c), weighed by ramps over a quarter of a tile where they overlap."""
     sides = [min(tile, n) for n in z.shape[:2]]
     starts = [

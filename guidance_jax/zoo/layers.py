@@ -128,11 +128,11 @@ def perturbed_attention(q: jax.Array, k: jax.Array, v: jax.Array, own: jax.Array
     """
     if how is None:
         return attend(q, k, v)
-    out = attend(blurred(q, sides, how.blur), k, v)
+    out = attend(blur_queries(q, sides, how.blur), k, v)
     return out + jnp.asarray(how.attention, out.dtype) * (own - out)
 
 
-def blurred(q: jax.Array, sides: tuple[int, int], std: Any) -> jax.Array:
+def blur_queries(q: jax.Array, sides: tuple[int, int], std: Any) -> jax.Array:
     """Queries (H W, heads, channels) blurred over the pixels by a Gaussian of `std` pixels, normalised at the edges."""
 
     def weights(side):

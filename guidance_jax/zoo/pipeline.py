@@ -68,7 +68,7 @@ class Pipeline:
         """The levels of `steps` steps on the model's own grid."""
         return grid(self.domain.schedule, steps, self.grid)
 
-    def resized(self, height: int, width: int) -> "Pipeline":
+    def resize(self, height: int, width: int) -> "Pipeline":
         """The same for pictures of another size, in pixels.
 
         Raises:
@@ -100,7 +100,7 @@ class Pipeline:
         if not all(isinstance(one, str) for one in asked):
             raise Refused(f"the model is conditional on captions, got {asked!r}; write conditions(['a red cat'])")
         if self.tokenizer is not None:
-            return self.model.encoded(self.tokenizer(asked))
+            return self.model.encode(self.tokenizer(asked))
         states = [encoder(asked) for encoder in self.text]
         found = {"context": jnp.concatenate([s["context"] for s in states], -1)}
         if self.sizes:

@@ -26,7 +26,7 @@ class Options:
     family: str | None = None
     null_label: bool | None = None
 
-    def filled(self, other: "Options") -> "Options":
+    def fill_from(self, other: "Options") -> "Options":
         """Fields that are None here come from `other`; heads and their channels count as one field."""
         own = {k: v for k, v in vars(self).items() if v is not None}
         if {"num_heads", "num_head_channels"} & own.keys():

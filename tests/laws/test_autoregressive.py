@@ -224,7 +224,7 @@ def test_the_window_of_pplm_is_the_most_recent():
     """With a window of one, only the position before the present one moves."""
     x, level = jnp.array([0, 2, 1, 1, 0, 0]), TEXT_LEVELS.at(3)
     guided = PPLM(GPT, likes, window=1)
-    g = guided.bounded(jnp.ones(GPT.init(x).cache.shape[1:]), level)
+    g = guided.bound(jnp.ones(GPT.init(x).cache.shape[1:]), level)
     assert np.unique(np.nonzero(np.asarray(g))[1]).tolist() == [2]
 
 

@@ -313,7 +313,7 @@ def network(params, x, t, cond, scale=1.0, perturbation=None):
 
 def test_a_network_that_traces_both_ways_may_have_options():
     model = gj.Network(jnp.ones(()), network, gj.parameterizations.eps, scale=2.0, batched=False)
-    weak = gj.guidance.perturbed(dataclasses.replace(model, scale=None), attention=1.0)
+    weak = gj.guidance.perturb(dataclasses.replace(model, scale=None), attention=1.0)
     levels = gj.Cosine().levels(3)
     for kernel in (gj.Reverse(gj.guidance.Learned(model, 2.0), gj.DDIM()), gj.Reverse(weak, gj.DDIM())):
         assert np.isfinite(gj.generate(gj.keys(0, 2), kernel, levels, (2,), jnp.zeros(2, int))).all()

@@ -30,7 +30,7 @@ def test_nos_raises_the_value_and_the_kl_holds_it_back():
     values, kls = [], []
     for rate, kl, steps in ((0.02, 0.01, 10), (0.2, 0.01, 10), (0.02, 50.0, 100)):
         guided = NOS(HIDDEN, along, 1.0, rate, kl, adagrad=False, steps=steps)
-        moved = guided.moved(h, 1.0, X, LEVEL, 1, jax.random.key(0))
+        moved = guided.climb(h, 1.0, X, LEVEL, 1, jax.random.key(0))
         values.append(float(along(moved, LEVEL, 1) - along(h, LEVEL, 1)))
         base, new = predicted(HIDDEN).log_p, predicted(guided).log_p
         kls.append(float(divergence(base, new, X == 3)))
@@ -42,10 +42,12 @@ def test_nos_raises_the_value_and_the_kl_holds_it_back():
 def test_nos_decodes_what_it_optimised_and_moves_only_free_positions():
     guided = NOS(HIDDEN, along, 1.0, rate=0.3)
     h = HIDDEN.hidden(X, LEVEL, 1)
-    moved = guided.moved(h, 1.0, X, LEVEL, 1, jax.random.key(0))
+    moved = guided.climb(h, 1.0, X, LEVEL, 1, jax.random.key(0))
     np.testing.assert_array_equal(moved[1], h[1])
     assert np.abs(moved[0] - h[0]).max() > 0.01
-    np.testing.assert_allclose(predicted(guided).log_p, jax.nn.log_softmax(HIDDEN.decoded(moved, LEVEL, 1)), atol=1e-6)
+    np.testing.assert_allclose(
+        predicted(guided).log_p, jax.nn.log_softmax(HIDDEN.logits_of(moved, LEVEL, 1)), atol=1e-6
+    )
 
 
 @pytest.mark.usefixtures("x64")
@@ -54,10 +56,10 @@ def test_one_step_of_nos_by_finite_differences():
     model = jax.tree.map(lambda a: a.astype(jnp.float64), HIDDEN)
     level, kl, rate, scale = FLOW(jnp.float64(0.6)), 0.7, 0.05, 1.4
     h = np.asarray(model.hidden(X, level, 1))
-    base = np.asarray(jax.nn.log_softmax(model.decoded(jnp.asarray(h), level, 1)))
+    base = np.asarray(jax.nn.log_softmax(model.logits_of(jnp.asarray(h), level, 1)))
 
     def objective(h):
-        new = np.asarray(jax.nn.log_softmax(model.decoded(jnp.asarray(h), level, 1)))
+        new = np.asarray(jax.nn.log_softmax(model.logits_of(jnp.asarray(h), level, 1)))
         return scale * np.mean(h @ np.asarray(DIRECTION)) - kl * np.sum((np.exp(base) * (base - new))[[0, 2]])
 
     g = np.zeros_like(h)
@@ -68,7 +70,7 @@ def test_one_step_of_nos_by_finite_differences():
         g[i, j] = (objective(up) - objective(down)) / 2e-5
     guided = NOS(model, along, scale, rate, kl, steps=1, adagrad=False)
     np.testing.assert_allclose(
-        guided.moved(jnp.asarray(h), scale, X, level, 1, jax.random.key(0)), h + rate * g, atol=1e-6
+        guided.climb(jnp.asarray(h), scale, X, level, 1, jax.random.key(0)), h + rate * g, atol=1e-6
     )
 
 
@@ -80,7 +82,7 @@ def test_langevin_noise_samples_the_tilted_hidden_states():
 
     guided = NOS(HIDDEN, bowl, 1.0, rate=0.02, kl=0.0, noise=1.0, steps=400, adagrad=False)
     h = HIDDEN.hidden(X, LEVEL, 1)
-    run = jax.jit(jax.vmap(lambda key: guided.moved(h, 1.0, X, LEVEL, 1, key)))
+    run = jax.jit(jax.vmap(lambda key: guided.climb(h, 1.0, X, LEVEL, 1, key)))
     found = np.asarray(run(jax.random.split(jax.random.key(0), 300)))[:, [0, 2]]
     np.testing.assert_allclose(found.mean(), 1.0, atol=0.03)
     np.testing.assert_allclose(found.var(), 0.25, rtol=0.1)

@@ -16,7 +16,7 @@ from guidance_jax.kernels import Corrector, RectifiedCFGPlusPlus
 from guidance_jax.oracles import Gaussian
 from guidance_jax.particles import ParticleGuidance
 from guidance_jax.text import PPLM, Contrastive, LanguageModel, LeftToRight
-from guidance_jax.zoo.layers import blurred
+from guidance_jax.zoo.layers import blur_queries
 from tests.table import MIXTURE, NULL, SCHEDULE, UNCONDITIONAL
 
 FLOW = gj.RectifiedFlow()
@@ -283,12 +283,12 @@ def test_the_blur_of_queries_has_the_standard_deviation_that_it_is_given():
     """The answer to a single bright pixel spreads by `std` pixels along both axes; a constant stays as it is."""
     sides, std = (31, 41), 2.0
     bright = jnp.zeros(sides).at[15, 20].set(1.0).reshape(-1, 1, 1)
-    out = np.asarray(blurred(bright, sides, std)).reshape(sides)
+    out = np.asarray(blur_queries(bright, sides, std)).reshape(sides)
     np.testing.assert_allclose(out.sum(), 1, atol=1e-5)
     for axis, centre in ((0, 15), (1, 20)):
         gap = np.arange(sides[axis]) - centre
         np.testing.assert_allclose(np.sqrt(out.sum(1 - axis) @ gap**2), std, rtol=1e-3)
-    np.testing.assert_allclose(blurred(jnp.ones((31 * 41, 1, 1)), sides, std), 1, atol=1e-5)
+    np.testing.assert_allclose(blur_queries(jnp.ones((31 * 41, 1, 1)), sides, std), 1, atol=1e-5)
 
 
 @pytest.mark.usefixtures("x64")

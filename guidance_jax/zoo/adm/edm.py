@@ -43,12 +43,12 @@ def edm(state: Mapping[str, Any], sigma_data: float = 0.5) -> Recognized:
     state = {k.removeprefix("model."): np.asarray(v) for k, v in state.items()}
     if any("aux_norm" in k or "emb_fourier" in k for k in state):
         raise Refused("of EDM's networks only those of the ADM architecture (ImageNet 64 x 64) can be converted")
-    size, renamed = renamed_to_openai(state)
+    size, renamed = rename_to_openai(state)
     found = adm(renamed, Options(size, VE(), None, HEAD, False))
     return dataclasses.replace(found, parameterization=parameterizations.EDM(sigma_data))
 
 
-def renamed_to_openai(state: Mapping[str, np.ndarray]) -> tuple[int, dict[str, np.ndarray]]:
+def rename_to_openai(state: Mapping[str, np.ndarray]) -> tuple[int, dict[str, np.ndarray]]:
     """(image size, the same tensors by OpenAI's names)."""
     rest = {k: v for k, v in state.items() if not k.endswith("resample_filter") and not k.startswith("map_augment.")}
     found: dict[str, np.ndarray] = {}

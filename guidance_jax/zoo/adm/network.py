@@ -12,7 +12,7 @@ class ADMUNet(UNet):
     """`apply(params, x (H, W, C), t, y) -> (H, W, out_channels)`, for one sample.
 
     `num_classes` is the number of label embeddings (the null label of conditioning dropout included), None for an
-    unconditional network. `perturbation` makes it worse on purpose, see `guidance.perturbed`. With `scaled`
+    unconditional network. `perturbation` makes it worse on purpose, see `guidance.perturb`. With `scaled`
     it takes the strength of guidance as `scale`, embedded as the clock is; the last layer of that begins at zero, so
     that the parameters of a network without it, completed by `init`, are the same function. With `early` it has a
     second head, on what its decoder makes before the last resolution: for `TwoHeaded`.

@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from guidance_jax.checkpoints.safetensors_file import shapes_of
-from guidance_jax.checkpoints.tensors import fitted
+from guidance_jax.checkpoints.tensors import match_params
 from guidance_jax.models.domain import Domain
 from guidance_jax.schedules import CosineBetas, LinearBetas, Schedule
 from guidance_jax.zoo.adm.network import ADMClassifier, ADMUNet
@@ -51,8 +51,8 @@ def adm(state: Mapping[str, Any], known: Options = UNKNOWN) -> Recognized:
     shapes = shapes_of(state)
     classifier = is_classifier(shapes)
     fields, image_channels = architecture(shapes)
-    known = known.filled((CLASSIFIERS if classifier else UNETS).get(signature(fields), UNKNOWN))
-    known = known.filled(Options(image_size=_pooled_size(shapes, len(fields["channel_mult"]))))
+    known = known.fill_from((CLASSIFIERS if classifier else UNETS).get(signature(fields), UNKNOWN))
+    known = known.fill_from(Options(image_size=_pooled_size(shapes, len(fields["channel_mult"]))))
     size, schedule, more = complete(known, fields)
     fields |= more
 
@@ -61,10 +61,10 @@ def adm(state: Mapping[str, Any], known: Options = UNKNOWN) -> Recognized:
     if classifier:
         classes = fields["out_channels"]
         network: Any = ADMClassifier(**fields, pool="attention" if "out.2.c_proj.weight" in shapes else "adaptive")
-        return Recognized(network, fitted(state, network, x, t), Domain(shape, schedule, classes), None)
+        return Recognized(network, match_params(state, network, x, t), Domain(shape, schedule, classes), None)
     classes = shape_of(shapes, "label_emb.weight", 2)[0] if "label_emb.weight" in shapes else None
     network = ADMUNet(**fields, num_classes=classes)
-    params = fitted(state, network, *((x, t) if classes is None else (x, t, y)))
+    params = match_params(state, network, *((x, t) if classes is None else (x, t, y)))
     return Recognized(network, params, Domain(shape, schedule, classes), parameterization(fields, image_channels))
 
 

@@ -108,7 +108,7 @@ def load_diffusers(
     if control is not None:
         add_control(found, Path(control))
     pipeline = found.assemble(dtype, remat)
-    return pipeline if size is None else pipeline.resized(*size)
+    return pipeline if size is None else pipeline.resize(*size)
 
 
 def read_diffusers(folder: str | Path) -> PipelineParts:

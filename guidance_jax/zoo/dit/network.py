@@ -82,7 +82,7 @@ class Block(Layers):
                 for a, name in ((q, "attn_q_norm"), (k, "attn_k_norm"))
             )
         if self.rotary:
-            q, k = (turned(a, self.sides) for a in (q, k))
+            q, k = (rotate(a, self.sides) for a in (q, k))
         out = perturbed_attention(q, k, v, v, self.sides, perturbation)
         return self.dense(self.width, "attn_proj")(out.reshape(h.shape))
 
@@ -177,7 +177,7 @@ def sincos(rows: int, columns: int, width: int) -> np.ndarray:
     return np.concatenate([one(column), one(row)], 1).astype(np.float32)
 
 
-def turned(a: jax.Array, sides: tuple[int, int]) -> jax.Array:
+def rotate(a: jax.Array, sides: tuple[int, int]) -> jax.Array:
     """Rotary positions of two axes: pairs of channels of a (L, heads, channels) turned by the row, then the column."""
     half = a.shape[-1] // 2
     frequencies = 10000.0 ** -(np.arange(0, half, 2) / half)

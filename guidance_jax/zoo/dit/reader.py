@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax.checkpoints.safetensors_file import shapes_of
-from guidance_jax.checkpoints.tensors import fitted
+from guidance_jax.checkpoints.tensors import match_params
 from guidance_jax.core import Refused
 from guidance_jax.models.domain import Domain
 from guidance_jax.models.parameterizations import LearnedRange, eps, velocity, velocity_to_data
@@ -111,7 +111,7 @@ def dit(state: Mapping[str, Any], known: Options = UNKNOWN) -> Recognized:
         num_classes=rows,
     )
     shape = (side, side, channels)
-    params = fitted(state, network, *inputs(shape)[: 3 if rows else 2])
+    params = match_params(state, network, *inputs(shape)[: 3 if rows else 2])
     parameterization, guided = FAMILIES[family]
     schedule = LinearBetas(1000) if family == "DiT" else RectifiedFlow()
     null = None if known.null_label is False or not rows else rows - 1
@@ -184,7 +184,7 @@ def dit_of_diffusers(state: Mapping[str, Any], about: Mapping[str, Any]) -> Reco
     )
     shape = (side, side, channels)
     found["pos_embed"] = sincos(side // patch, side // patch, width)
-    params = fitted(found, network, *inputs(shape))
+    params = match_params(found, network, *inputs(shape))
     classes = network.num_classes - 1
     learned = network.out_channels == 2 * channels
     return Recognized(network, params, Domain(shape, None, classes, classes), LearnedRange() if learned else eps)

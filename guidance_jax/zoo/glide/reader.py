@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from guidance_jax.checkpoints.safetensors_file import shapes_of
-from guidance_jax.checkpoints.tensors import fitted
+from guidance_jax.checkpoints.tensors import match_params
 from guidance_jax.models.domain import Domain
 from guidance_jax.schedules import CosineBetas
 from guidance_jax.zoo.glide.network import GLIDEUNet
@@ -25,14 +25,14 @@ def glide(state: Mapping[str, Any], known: Options = UNKNOWN) -> Recognized:
     """The text-conditional U-Net of a GLIDE state dict. The text transformer has 64 channels a head, as OpenAI's.
 
     Classifier-free guidance is `CFG(model, null=jnp.full(text_ctx, -1), scale)`: it guides the noise, the learned
-    variance stays that of the caption, as in OpenAI's notebooks. `model.encoded(tokens)` reads captions once.
+    variance stays that of the caption, as in OpenAI's notebooks. `model.encode(tokens)` reads captions once.
 
     Raises:
       Refused: an upsampler, a foreign or incomplete state dict, a tensor of the wrong shape, or what is not known.
     """
     shapes = shapes_of(state)
     fields, channels = architecture(shapes, (IMAGE, INPAINT))
-    known = known.filled(RELEASES.get(signature(fields), UNKNOWN))
+    known = known.fill_from(RELEASES.get(signature(fields), UNKNOWN))
     size, schedule, more = complete(known, fields)
     length, width = shape_of(shapes, "positional_embedding", 2)
     layers = len({k.split(".")[2] for k in shapes if k.startswith("transformer.resblocks.")})
@@ -47,7 +47,7 @@ def glide(state: Mapping[str, Any], known: Options = UNKNOWN) -> Recognized:
         inpaint=channels == INPAINT,
     )
     shape = (size, size, IMAGE)
-    params = fitted(state, network, jnp.zeros(shape), jnp.zeros(()), jnp.zeros(length, int))
+    params = match_params(state, network, jnp.zeros(shape), jnp.zeros(()), jnp.zeros(length, int))
     context = (("context", (length, width)),)
     domain = Domain(shape, schedule, text_length=length, context=context)
     return Recognized(network, params, domain, parameterization(fields, IMAGE))

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from guidance_jax.checkpoints.safetensors_file import Renamed
-from guidance_jax.checkpoints.tensors import fitted
+from guidance_jax.checkpoints.tensors import match_params
 from guidance_jax.core import Refused
 from guidance_jax.zoo.layers import Conv, zeros
 from guidance_jax.zoo.stable_diffusion.names import unet_name
@@ -45,7 +45,7 @@ class ControlNet(StableDiffusionUNet):
             hint = self.hint(nn.silu(hint), after, number + 2, stride=2)
             number += 4
         hint = self.hint(nn.silu(hint), self.model_channels, number)
-        maps, _ = self.encode(x, self.conditioned(t, cond), False, None, cond["context"], hint)
+        maps, _ = self.encode(x, self.embed_condition(t, cond), False, None, cond["context"], hint)
         names = [*(f"zero_convs_{i}_0" for i in range(len(maps) - 1)), "middle_block_out_0"]
         return [
             Conv(h.shape[-1], size=1, kernel_init=zeros, dtype=self.dtype, name=name)(h)
@@ -107,4 +107,4 @@ def control_of_diffusers(
     side = 2 ** len(network.channel_mult)
     image = jnp.zeros((side * 2 ** (len(hint) - 1),) * 2 + (3,))
     x = jnp.zeros((side, side, 4))
-    return control, fitted(Renamed(state, names), control, x, jnp.zeros(()), cond, image)
+    return control, match_params(Renamed(state, names), control, x, jnp.zeros(()), cond, image)

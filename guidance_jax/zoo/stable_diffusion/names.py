@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from guidance_jax.checkpoints.safetensors_file import Renamed, shapes_of
-from guidance_jax.checkpoints.tensors import fitted
+from guidance_jax.checkpoints.tensors import match_params
 from guidance_jax.core import Refused
 from guidance_jax.untrusted import whole_number
 from guidance_jax.zoo.guided_diffusion import architecture
@@ -134,7 +134,7 @@ def unet(state: Mapping[str, Any], heads: Mapping[str, int], groups: int = 32) -
     if network.added:
         cond["vector"] = jnp.zeros(shapes["label_emb.0.0.weight"][1])
     side = 2 ** (levels - 1) * 2
-    return network, fitted(state, network, jnp.zeros((side, side, channels)), jnp.zeros(()), cond)
+    return network, match_params(state, network, jnp.zeros((side, side, channels)), jnp.zeros(()), cond)
 
 
 def autoencoder(state: Mapping[str, Any], groups: int = 32) -> tuple[AutoencoderKL, dict]:
@@ -160,7 +160,7 @@ def autoencoder(state: Mapping[str, Any], groups: int = 32) -> tuple[Autoencoder
         image_channels=shape_of(shapes, "decoder.conv_out.weight", 4)[0],
     )
     side = 2 ** (levels + 1)
-    return network, fitted(state, network, jnp.zeros((side, side, network.image_channels)))
+    return network, match_params(state, network, jnp.zeros((side, side, network.image_channels)))
 
 
 def autoencoder_name(key: str, levels: int) -> str:
@@ -205,4 +205,4 @@ def clip_text(state: Mapping[str, Any], about: Mapping[str, Any], skip: int) -> 
         if end is None or end == 2
         else int(end),  # 2 is a mistake of old files: the largest token ends the text
     )
-    return network, fitted(state, network, jnp.zeros(network.length, int))
+    return network, match_params(state, network, jnp.zeros(network.length, int))

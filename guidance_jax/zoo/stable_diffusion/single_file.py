@@ -92,7 +92,7 @@ def single_file(
     for i, (prefix, skip, layers) in enumerate(release.texts):
         own = under(state, prefix)
         text = from_open_clip(own, layers) if "positional_embedding" in own else own
-        network, params = clip_text(text, told(text, "gelu" if text is not own else "quick_gelu"), skip)
+        network, params = clip_text(text, describe_encoder(text, "gelu" if text is not own else "quick_gelu"), skip)
         found.parts["text" + f"_{i + 1}" * (i > 0)] = config(network, None), params
     return found
 
@@ -126,7 +126,7 @@ def from_open_clip(state: Mapping[str, Any], layers: int | None) -> dict[str, An
     return found
 
 
-def told(state: Mapping[str, Any], activation: str) -> dict[str, Any]:
+def describe_encoder(state: Mapping[str, Any], activation: str) -> dict[str, Any]:
     """What the configuration of a text encoder would say, by its tensors; heads have 64 channels."""
     shapes = {k.removeprefix("text_model."): v for k, v in shapes_of(state).items()}
     vocabulary, width = shape_of(shapes, "embeddings.token_embedding.weight", 2)

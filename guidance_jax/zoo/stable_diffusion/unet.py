@@ -19,7 +19,7 @@ class StableDiffusionUNet(UNet):
     """`apply(params, x (H, W, C), t, cond) -> (H, W, out_channels)`, for one sample.
 
     `cond` is a dict: `context` (L, width), the states of the text encoders; and `vector` (K,), the pooled text and the
-    embedded sizes, for a network with `added`. Of `perturbed` only the middle block listens, as in PAG's default.
+    embedded sizes, for a network with `added`. Of `perturb` only the middle block listens, as in PAG's default.
 
     Attributes:
       transformer_depth: transformer blocks in each level's attention; the middle has the last level's.
@@ -33,9 +33,9 @@ class StableDiffusionUNet(UNet):
 
     @nn.compact
     def __call__(self, x, t, cond, train=False, perturbation=None, control=None):
-        return self.unet(x, self.conditioned(t, cond), train, perturbation, cond["context"], control)
+        return self.unet(x, self.embed_condition(t, cond), train, perturbation, cond["context"], control)
 
-    def conditioned(self, t, cond):
+    def embed_condition(self, t, cond):
         """The embedding of the time, and of the vector if there is one."""
         wanted = {"context", "vector"} if self.added else {"context"}
         if not isinstance(cond, dict) or set(cond) != wanted:
@@ -94,15 +94,15 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, h, context, perturbation):
-        q, k, v = self.projected(norm := self.norm(h, "norm1"), norm, "attn1")
+        q, k, v = self.project(norm := self.norm(h, "norm1"), norm, "attn1")
         out = perturbed_attention(q, k, v, v, self.sides, perturbation)
         h = h + self.dense(h.shape[-1], "attn1_to_out_0")(out.reshape(h.shape))
-        q, k, v = self.projected(self.norm(h, "norm2"), context, "attn2")
+        q, k, v = self.project(self.norm(h, "norm2"), context, "attn2")
         h = h + self.dense(h.shape[-1], "attn2_to_out_0")(attend(q, k, v).reshape(h.shape))
         wide, gate = jnp.split(self.dense(8 * h.shape[-1], "ff_net_0_proj")(self.norm(h, "norm3")), 2, -1)
         return h + self.dense(h.shape[-1], "ff_net_2")(wide * nn.gelu(gate, approximate=False)), None
 
-    def projected(self, h, context, name):
+    def project(self, h, context, name):
         """Queries of `h`, keys and values of `context`, (L, heads, channels) each."""
         sources = {"to_q": h, "to_k": context, "to_v": context}
         return (
