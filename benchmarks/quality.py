@@ -133,7 +133,7 @@ METHODS: dict[str, Way] = {
     ),
     "clean classifier, MPGD": Way(lambda p, w: reverse(MPGD(unconditional(p), p.clean, w)), (0.5, 1.0, 2.0, 4.0)),
     "clean classifier, TFG": Way(
-        lambda p, w: reverse(TFG(unconditional(p), p.clean, w, 0.25 * w, iters=1)), (0.5, 1.0, 2.0, 4.0)
+        lambda p, w: reverse(TFG(unconditional(p), p.clean, w, 0.25 * w, steps=1)), (0.5, 1.0, 2.0, 4.0)
     ),
     "best of 4": Way(lambda p, w: gj.SMC(gj.BestOf(reverse(p.model), p.clean), threshold=0.0)),
     "FK steering, 4 particles": Way(

@@ -288,7 +288,7 @@ def memory_and_time():
         ("a classifier gradient every fourth step", f"{share(ratios['reuse, share of the guidance time'])} of the "
          "guidance time"),
         ("a step with exact rates over one with Taylor rates, 75 tokens of 4 letters",
-         f"{speed['exact_over_taylor']:.0f} times (`chunk` 256)"),
+         f"{speed['exact_over_taylor']:.0f} times (`microbatch` 256)"),
         ("decoding 256 sequences of 128 tokens", f"{speed['decoding']['compiles']} compile; time of the second half "
          f"over the first {speed['decoding']['second_over_first']:.2f}"),
     ]  # fmt: skip

@@ -20,7 +20,7 @@ from guidance_jax.schedules import RectifiedFlow, Schedule
 from guidance_jax.text.language_model import LanguageModel
 from guidance_jax.text.prefix import PrefixClassifier
 from guidance_jax.text.sequence import LeftToRight
-from guidance_jax.training.token_losses import NextToken, NoisyTokens, Prefixes, TokenDenoising
+from guidance_jax.training.token_losses import NextTokenLoss, NoisyTokens, Prefixes, TokenDenoising
 from guidance_jax.zoo.load import load
 from guidance_jax.zoo.sequence_models import token_classifier
 from guidance_jax.zoo.transformer import GPT2, Transformer
@@ -138,7 +138,7 @@ def train_language_model(
     classes, length = len(data.names), data.shape[0]
     network = GPT2(len(data.alphabet), length, width=width, depth=depth, num_classes=classes + 1)
     domain = Domain((length,), num_classes=classes, null_label=classes)
-    loss = NextToken(network.apply, classes, dropout, end=0)
+    loss = NextTokenLoss(network.apply, classes, dropout, end=0)
     inputs = jnp.zeros(length, jnp.int32), jnp.zeros((), jnp.int32)
     title = "language model   " if progress else None
     about: dict[str, Any] = dict(

@@ -129,7 +129,7 @@ def usual(value: Any) -> Source:
     return Source(COUNT if isinstance(value, int) else NUMBER, lambda _: value, shown=str(value))
 
 
-def made_from(name: str) -> Source:
+def from_method(name: str) -> Source:
     """Another method."""
     return Source(PART, lambda given: given.part(name))
 
@@ -191,12 +191,12 @@ def _rows(family: str, *rows: tuple) -> list[Row]:
     return [Row(cls, family, sources, *rest) for cls, sources, *rest in rows]
 
 
-def _two(**more: Source) -> dict[str, Source]:
+def _of_two(**more: Source) -> dict[str, Source]:
     """The fields of a rule of two predictions."""
     return {"inner": MODEL, "null": NULL, "scale": SCALE, **more}
 
 
-def _steered(**more: Source) -> dict[str, Source]:
+def _of_gradient(**more: Source) -> dict[str, Source]:
     """The fields of a gradient."""
     return {"inner": FREE, **more, "scale": SCALE}
 
@@ -207,25 +207,25 @@ _SAMPLED = {"temperature": NUMBER_, "top_k": COUNT_, "top_p": NUMBER_}
 _ROWS = [
     *_rows(
         CONTRAST,
-        (g.CFG, _two(), _ONE),
-        (g.Rescale, _two(output=IN_PYTHON), _ONE),
-        (g.APG, _two(), _ONE),
-        (g.CFGPlusPlus, _two(), _ZERO, "unconditional"),
-        (g.CFGZeroStar, _two(output=IN_PYTHON), _ONE),
-        (g.TCFG, _two(output=IN_PYTHON), _ONE),
-        (g.FDG, _two(low=STRENGTH_), {"scale": 1.0, "low": 1.0}),
-        (g.MAMBOG, _two(output=IN_PYTHON), _ONE),
+        (g.CFG, _of_two(), _ONE),
+        (g.Rescale, _of_two(output=IN_PYTHON), _ONE),
+        (g.APG, _of_two(), _ONE),
+        (g.CFGPlusPlus, _of_two(), _ZERO, "unconditional"),
+        (g.CFGZeroStar, _of_two(output=IN_PYTHON), _ONE),
+        (g.TCFG, _of_two(output=IN_PYTHON), _ONE),
+        (g.FDG, _of_two(low=STRENGTH_), {"scale": 1.0, "low": 1.0}),
+        (g.MAMBOG, _of_two(output=IN_PYTHON), _ONE),
         (
             g.Compose,
             {"inner": MODEL, "null": NULL, "weights": WEIGHTS, "window": STRENGTH_},
             {"weights": 0.0},
             "unconditional",
         ),
-        (g.DynamicNegative, _two(), _ZERO, "unconditional"),
-        (g.AdaptiveGuidance, _two(), _ONE),
+        (g.DynamicNegative, _of_two(), _ZERO, "unconditional"),
+        (g.AdaptiveGuidance, _of_two(), _ONE),
         (
             g.Perturbed,
-            _two(weak=WEAK, weak_scale=dataclasses.replace(usual(1.5), kind=STRENGTH)),
+            _of_two(weak=WEAK, weak_scale=dataclasses.replace(usual(1.5), kind=STRENGTH)),
             {"scale": 1.0, "weak_scale": 0.0},
         ),
         (g.Autoguidance, {"inner": MODEL, "weak": WEAK, "scale": SCALE}, _ONE),
@@ -235,14 +235,14 @@ _ROWS = [
     ),
     *_rows(
         GRADIENT,
-        (g.Classifier, _steered(classifier=CLASSIFIER), _ZERO, "unconditional"),
-        (g.Reuse, {"inner": made_from("Classifier")}),
-        (g.Reconstruction, _steered(log_likelihood=LIKELIHOOD), _ZERO, "unconditional"),
-        (g.LGD, _steered(log_likelihood=LIKELIHOOD, spread=STRENGTH_), _ZERO, "unconditional"),
-        (g.MPGD, _steered(log_likelihood=LIKELIHOOD), _ZERO, "unconditional"),
+        (g.Classifier, _of_gradient(classifier=CLASSIFIER), _ZERO, "unconditional"),
+        (g.Reuse, {"inner": from_method("Classifier")}),
+        (g.Reconstruction, _of_gradient(log_likelihood=LIKELIHOOD), _ZERO, "unconditional"),
+        (g.LGD, _of_gradient(log_likelihood=LIKELIHOOD, spread=STRENGTH_), _ZERO, "unconditional"),
+        (g.MPGD, _of_gradient(log_likelihood=LIKELIHOOD), _ZERO, "unconditional"),
         (
             g.Universal,
-            _steered(log_likelihood=LIKELIHOOD, rate=dataclasses.replace(usual(0.1), kind=STRENGTH)),
+            _of_gradient(log_likelihood=LIKELIHOOD, rate=dataclasses.replace(usual(0.1), kind=STRENGTH)),
             {"scale": 0.0, "rate": 0.0},
             "unconditional",
         ),
@@ -252,11 +252,11 @@ _ROWS = [
             {"rho": 0.0, "mu": 0.0},
             "unconditional",
         ),
-        (g.PiGDM, _steered(**_MEASURED), _ZERO, "unconditional"),
-        (g.TMPD, _steered(**_MEASURED), _ZERO, "unconditional"),
-        (g.MMPS, _steered(**_MEASURED), _ZERO, "unconditional"),
-        (g.Clip, {"inner": made_from("CFG")}, {"radius": float("inf")}),
-        (g.DynamicClip, {"inner": made_from("CFG")}, {"radius": float("inf")}),
+        (g.PiGDM, _of_gradient(**_MEASURED), _ZERO, "unconditional"),
+        (g.TMPD, _of_gradient(**_MEASURED), _ZERO, "unconditional"),
+        (g.MMPS, _of_gradient(**_MEASURED), _ZERO, "unconditional"),
+        (g.Clip, {"inner": from_method("CFG")}, {"radius": float("inf")}),
+        (g.DynamicClip, {"inner": from_method("CFG")}, {"radius": float("inf")}),
     ),
     *_rows(
         KERNEL,
@@ -275,7 +275,7 @@ _ROWS = [
         ),
         (k.Inpaint, {"inner": REVERSE, "mask": MASK, "observed": OBSERVED}),
         (k.Corrector, {"inner": REVERSE, "model": MODEL}),
-        (k.RectifiedCFGPlusPlus, _two(schedule=SCHEDULE), _ZERO),
+        (k.RectifiedCFGPlusPlus, _of_two(schedule=SCHEDULE), _ZERO),
         (k.MapSteps, {"model": MODEL}, None, "conditional", True),
         (k.SVDD, {"model": FREE, "solver": SOLVER, "reward": LIKELIHOOD, "scale": SCALE}, _ZERO, "unconditional"),
         (k.Split, {"model": FREE, "solver": SOLVER, "classifier": CLASSIFIER, "scale": SCALE}, _ZERO, "unconditional"),
@@ -288,27 +288,27 @@ _ROWS = [
             _ZERO,
             "unconditional",
         ),
-        (p.Corrected, {"model": made_from("CFG"), "solver": SOLVER, "proposal": OPTION}),
+        (p.Corrected, {"model": from_method("CFG"), "solver": SOLVER, "proposal": OPTION}),
         (p.Steered, {"model": FREE, "solver": SOLVER, "reward": LIKELIHOOD, "scale": SCALE}, _ZERO, "unconditional"),
         (p.BestOf, {"kernel": UNGUIDED, "reward": LIKELIHOOD, "scale": SCALE}, _ZERO, "unconditional"),
         (p.ParticleGuidance, {"model": MODEL, "solver": SOLVER, "scale": SCALE}, _ZERO),
     ),
     *_rows(
         TOKENS,
-        (d.PredictorFree, _two(), _ONE),
-        (d.PredictorGuidance, _steered(classifier=CLASSIFIER), _ZERO, "unconditional"),
-        (d.DensityRatio, _steered(classifier=NEIGHBOURS), _ZERO, "unconditional", True),
-        (d.TAG, _steered(classifier=CLASSIFIER), _ZERO, "unconditional"),
-        (d.NOS, _steered(value=VALUE, rate=STRENGTH_), _ZERO, "unconditional"),
-        (d.LaMBO, {"model": made_from("NOS"), "objective": IN_PYTHON, "feasible": IN_PYTHON, "known": NUMBERS_}),
+        (d.PredictorFree, _of_two(), _ONE),
+        (d.PredictorGuidance, _of_gradient(classifier=CLASSIFIER), _ZERO, "unconditional"),
+        (d.DensityRatio, _of_gradient(classifier=NEIGHBOURS), _ZERO, "unconditional", True),
+        (d.TAG, _of_gradient(classifier=CLASSIFIER), _ZERO, "unconditional"),
+        (d.NOS, _of_gradient(value=VALUE, rate=STRENGTH_), _ZERO, "unconditional"),
+        (d.LaMBO, {"model": from_method("NOS"), "objective": IN_PYTHON, "feasible": IN_PYTHON, "known": NUMBERS_}),
         (d.AnyOrder, {"model": FREE, "classifier": CLASSIFIER, "scale": SCALE, "top": COUNT_, "masks": COUNT_}),
         (d.Forbid, {"inner": MODEL, "banned": NUMBERS_}),
         (d.Infill, {"inner": REVERSE, "known": NUMBERS_}),
     ),
     *_rows(
         TEXT,
-        (t.FUDGE, _steered(future=CLASSIFIER), _ZERO, "unconditional"),
-        (t.PPLM, _steered(attribute=ATTRIBUTE, rate=STRENGTH_, window=STRENGTH_), _ZERO, "unconditional"),
+        (t.FUDGE, _of_gradient(future=CLASSIFIER), _ZERO, "unconditional"),
+        (t.PPLM, _of_gradient(attribute=ATTRIBUTE, rate=STRENGTH_, window=STRENGTH_), _ZERO, "unconditional"),
         (t.Contrastive, {"inner": MODEL, "weak": WEAK, "scale": SCALE}, {"scale": 1.0, "plausible": 0.0}),
     ),
     *_rows(

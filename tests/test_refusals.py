@@ -278,7 +278,7 @@ CASES = {
         "got CFG; use Classifier",
     ),
     "reuse for no step": (lambda: Reuse(gj.Classifier(MODEL, classifier(), 1.0), 0), "got every=0"),
-    "no corrector step": (lambda: Corrector(plain(), MODEL, 1.0, 0), "got repeats=0"),
+    "no corrector step": (lambda: Corrector(plain(), MODEL, 1.0, 0), "got steps=0"),
     "a contrast around a classifier": (
         lambda: run(plain(gj.CFG(gj.Classifier(MODEL, classifier(), 1.0), 10, 2.0))),
         r"a classifier goes outside: Classifier\(CFG",

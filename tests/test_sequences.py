@@ -17,7 +17,14 @@ import guidance_jax as gj
 from guidance_jax.datasets.sequences import Sequences, text
 from guidance_jax.discrete import NOS, FirstHitting, PredictorGuidance
 from guidance_jax.text import FUDGE
-from guidance_jax.training.token_losses import EndToEnd, Interpolation, NextToken, TokenDenoising, Unrolled, before_end
+from guidance_jax.training.token_losses import (
+    EndToEnd,
+    Interpolation,
+    NextTokenLoss,
+    TokenDenoising,
+    Unrolled,
+    before_end,
+)
 from guidance_jax.zoo.sequence_models import value_head
 from recipes import (
     train_language_model,
@@ -146,7 +153,7 @@ def test_what_follows_the_end_does_not_count():
     def apply(params, x, cond):
         return jnp.where(jnp.arange(6)[:, None] < 3, 0.0, params) * jnp.arange(6.0), None
 
-    loss = NextToken(apply, labelled=False, end=0)
+    loss = NextTokenLoss(apply, labelled=False, end=0)
     assert float(loss(0.0, jax.random.key(0), x, 0)) == pytest.approx(float(loss(9.0, jax.random.key(0), x, 0)))
 
 

@@ -214,6 +214,35 @@ def test_a_family_of_networks_does_not_know_another():
     assert [(a, b) for [a], [b] in pairs if a != b and {a, b} <= families] == []
 
 
+# what these functions are called by in the papers and in JAX: kinds of things, not what was done to them
+KINDS = {"converted", "stratified", "shifted", "spaced", "fixed_small", "fixed_large", "learned_range", "elapsed"}
+KINDS |= {
+    "squared",
+    "squared_distances",
+    "squared_mmd",
+    "smoothed_gradient",
+    "expected_calibration_error",
+    "measured_shape",
+}
+KINDS |= {"marked", "counted", "asked", "perturbed_attention"}
+
+
+def test_functions_are_verbs():
+    """A past participle says what was done to something, not what the function does."""
+    names = {
+        node.name.strip("_")
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and not any("property" in ast.unparse(d) for d in node.decorator_list)
+    }
+    first = {n: n.split("_")[0] for n in names}
+    irregular = {"drawn", "told", "found", "shown", "made", "kept", "written"}
+    done = {
+        n for n, word in first.items() if (word.endswith("ed") and word not in ("embed", "need")) or word in irregular
+    }
+    assert done - KINDS == set()
+
+
 def test_what_is_sniffed_is_little_and_has_its_reason_beside_it():
     lines = [
         f"{p.relative_to(PACKAGE)}: {line.strip()}"

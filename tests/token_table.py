@@ -165,7 +165,7 @@ ROWS = {
     "CFG, uniform": row("CFG", UNIFORM),
     PredictorFree: row("PredictorFree", MASKED, TauLeap())._replace(identity=masked(MASKED)),
     "PredictorFree, uniform": row("PredictorFree", UNIFORM, TauLeap()),
-    PredictorGuidance: row("PredictorGuidance", MASKED, TauLeap(), chunk=2)._replace(
+    PredictorGuidance: row("PredictorGuidance", MASKED, TauLeap(), microbatch=2)._replace(
         identity=masked(unconditional(MASKED))
     ),
     DensityRatio: row("DensityRatio", MASKED, TauLeap())._replace(identity=masked(unconditional(MASKED))),

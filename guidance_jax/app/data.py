@@ -113,8 +113,8 @@ def load_judge(models: Path, data: str | None = None, size: int | None = None) -
     if classes != len(held_out.names):
         raise Refused(f"the judge in {models} knows {classes} classes, {data} has {len(held_out.names)}; name its data")
     judge = load(models / "judge", TrainedJudge)
-    return partial(measured, judge, held_out), held_out
+    return partial(measure, judge, held_out), held_out
 
 
-def measured(judge: TrainedJudge, held_out: Images, images: np.ndarray, labels: np.ndarray) -> Report:
+def measure(judge: TrainedJudge, held_out: Images, images: np.ndarray, labels: np.ndarray) -> Report:
     return evaluate(images, labels, held_out, judge)

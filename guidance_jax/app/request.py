@@ -11,8 +11,7 @@ from guidance_jax.app.models import about
 from guidance_jax.app.parts import parse
 from guidance_jax.app.schema import GRID, PICTURE, REQUEST, check, show
 from guidance_jax.core import Level, Refused
-from guidance_jax.schedules import DDPM as Betas
-from guidance_jax.schedules import GRIDS, VE, Schedule, grid
+from guidance_jax.schedules import GRIDS, VE, Betas, Schedule, grid
 from guidance_jax.text.sequence import positions
 from guidance_jax.untrusted import JSON_BYTES, file_at, reading
 from guidance_jax.zoo.load import is_pipeline

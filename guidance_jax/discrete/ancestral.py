@@ -31,7 +31,7 @@ class TokenSolver(Solver):
             if value is not None and concrete(value) and not (value > 0 and value >= bound):
                 raise Refused(f"{name} must be positive, got {value}; leave it out for plain sampling")
 
-    def truncated(self, pred: TokenPrediction) -> TokenPrediction:
+    def truncate(self, pred: TokenPrediction) -> TokenPrediction:
         """The prediction with temperature, top-k and top-p applied to log p."""
         log_p = pred.log_p
         if self.temperature is not None:
@@ -74,4 +74,4 @@ class Ancestral(TokenSolver, Stochastic):
     top_p: Any = None
 
     def transition(self, pred, t, s):
-        return pred.process.transition(self.truncated(pred), t, s)
+        return pred.process.transition(self.truncate(pred), t, s)

@@ -44,6 +44,6 @@ class FirstHitting(TokenSolver, Stochastic):
             )
 
     def transition(self, pred, t, s):
-        rates = log_rates(self.truncated(pred), t)
+        rates = log_rates(self.truncate(pred), t)
         some = jnp.any(pred.process.free(pred.x))
         return Jump(jnp.where(some, log_jump(rates), -jnp.inf), jnp.where(some, -jnp.inf, 0), pred.x)

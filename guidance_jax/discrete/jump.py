@@ -68,6 +68,6 @@ class SingleJump(TokenSolver, Stochastic):
     takes = Uniform
 
     def transition(self, pred, t, s):
-        rates = log_rates(self.truncated(pred), t)
+        rates = log_rates(self.truncate(pred), t)
         total = jnp.sum(jnp.exp(rates)) * pred.process.elapsed(t, s)
         return Jump(log(-jnp.expm1(-total)) + log_jump(rates), -total, pred.x)

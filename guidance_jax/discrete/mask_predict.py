@@ -40,7 +40,7 @@ class MaskPredict(TokenSolver):
 
     def step(self, pred, t, s, evaluate, state, key):
         process: Any = pred.process
-        log_p = jax.nn.log_softmax(self.truncated(pred).log_weights)
+        log_p = jax.nn.log_softmax(self.truncate(pred).log_weights)
         free = process.free(pred.x)
         chosen = argmax_token(log_p) if self.temperature is None else draw_token(key, log_p)
         x = jnp.where(free, chosen.astype(pred.x.dtype), pred.x)

@@ -49,7 +49,7 @@ class RateGuidance(Contrast):
 
 @pytree
 class PredictorGuidance(RateGuidance):
-    """All L V neighbours through the classifier, `chunk` at a time: L V + 1 of its calls a step, memory of `chunk`.
+    """All L V neighbours through the classifier, `microbatch` at a time: L V + 1 of its calls a step.
 
     With the exact p(y | x_t) and scale 1 the guided rates are those of the conditional process.
 
@@ -57,7 +57,7 @@ class PredictorGuidance(RateGuidance):
       inner: a denoiser of tokens.
       classifier: a `Guide` of corrupted tokens, such as a `NoisyClassifier`, or f(x, level, label) -> log p.
       scale: a number, `Window`, `PerClass`, or a function of the level; not negative.
-      chunk: neighbours at a time; None for all at once.
+      microbatch: neighbours at a time; None for all at once.
 
     Raises:
       Refused: a model of images or text; a negative scale; a classifier that does not fit the model.
@@ -66,7 +66,7 @@ class PredictorGuidance(RateGuidance):
     inner: Any
     classifier: Any = converted(as_guide)
     scale: Any
-    chunk: int | None = static(default=256)
+    microbatch: int | None = static(default=256)
 
     def log_ratios(self, pred, level, cond):
         x, (length, size) = pred.x, pred.log_p.shape
@@ -77,5 +77,5 @@ class PredictorGuidance(RateGuidance):
 
         here = self.classifier.value(x, level, cond)
         sites = jnp.arange(length * size)
-        chunk = length * size if self.chunk is None else min(self.chunk, length * size)
-        return jax.lax.map(asked, sites, batch_size=chunk).reshape(length, size) - here
+        microbatch = length * size if self.microbatch is None else min(self.microbatch, length * size)
+        return jax.lax.map(asked, sites, batch_size=microbatch).reshape(length, size) - here

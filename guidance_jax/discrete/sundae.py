@@ -35,6 +35,6 @@ class SUNDAE(TokenSolver, Stochastic):
     takes = Uniform
 
     def transition(self, pred, t, s):
-        fresh = jax.nn.log_softmax(self.truncated(pred).log_weights)
+        fresh = jax.nn.log_softmax(self.truncate(pred).log_weights)
         kept = jax.nn.one_hot(pred.x, pred.process.vocabulary)
         return Categorical(jnp.log(jnp.maximum(self.share * jnp.exp(fresh) + (1 - self.share) * kept, 1e-38)))

@@ -34,7 +34,7 @@ class TauLeap(TokenSolver, Stochastic):
     takes = Diffusion
 
     def transition(self, pred, t, s):
-        pred = self.truncated(pred)
+        pred = self.truncate(pred)
         process: Any = pred.process
         rates = log_rates(pred, t)
         rates = jnp.pad(rates, ((0, 0), (0, process.states - process.vocabulary)), constant_values=-jnp.inf)

@@ -26,7 +26,7 @@ class AdjointMatching(Rewarded):
     base: Any = None
 
     def __call__(self, params, key, x0, label):
-        model, base = self.tuned(params), self.model if self.base is None else self.base
+        model, base = self.tune(params), self.model if self.base is None else self.base
         x, path = self.run(model, key, x0, label)
         t, s = self.steps
 

@@ -44,7 +44,7 @@ class Rewarded:
         """(t, s) of every step, stacked."""
         return self.levels.at(slice(None, -1)), self.levels.at(slice(1, None))
 
-    def tuned(self, params: Any) -> Any:
+    def tune(self, params: Any) -> Any:
         """The model with these parameters."""
         return dataclasses.replace(self.model, params=params)
 

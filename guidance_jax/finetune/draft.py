@@ -65,7 +65,7 @@ class DRaFT(Rewarded):
         return jnp.where(decided, x, hard + soft - jax.lax.stop_gradient(soft))
 
     def __call__(self, params, key, x0, label):
-        model, n = self.tuned(params), len(self.levels.t) - 1
+        model, n = self.tune(params), len(self.levels.t) - 1
         if not 1 <= self.last <= n:
             raise Refused(f"DRaFT differentiates through 1 to {n} steps, got last={self.last}")
         first, rest = jax.random.split(key)

@@ -29,7 +29,7 @@ class PolicyGradient(Rewarded):
     kl: Any = 1.0
 
     def __call__(self, params, key, x0, label):
-        model, base = self.tuned(params), self.model if self.base is None else self.base
+        model, base = self.tune(params), self.model if self.base is None else self.base
         ends, paths = zip(*(self.run(model, k, x0, label) for k in jax.random.split(key)), strict=True)
 
         def log_p(model, path, end):

@@ -65,8 +65,8 @@ class Inverse(GradientGuidance):
         raise NotImplementedError
 
 
-def conjugate_gradient(apply: Callable, b: Any, iterations: int) -> Any:
-    """The solution of a positive definite system by at most `iterations` steps, exact after as many as unknowns."""
+def conjugate_gradient(apply: Callable, b: Any, steps: int) -> Any:
+    """The solution of a positive definite system by at most `steps` steps, exact after as many as unknowns."""
     with jax.default_matmul_precision("highest"):
-        found = jax.scipy.sparse.linalg.cg(apply, b, tol=1e-6, maxiter=iterations)[0]
+        found = jax.scipy.sparse.linalg.cg(apply, b, tol=1e-6, maxiter=steps)[0]
     return jnp.where(jnp.all(jnp.isfinite(b)), found, jnp.nan)  # it returns zeros for a b that is not finite

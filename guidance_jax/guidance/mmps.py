@@ -9,18 +9,18 @@ from guidance_jax.guidance.inverse import Inverse, conjugate_gradient
 
 @pytree
 class MMPS(Inverse):
-    """The exact posterior for Gaussian data. 1 + `iterations` pull-backs a step. Keeps x.
+    """The exact posterior for Gaussian data. 1 + `steps` pull-backs a step. Keeps x.
 
     Attributes:
       inner, operator, std, scale, observed: as in `Inverse`.
-      iterations: steps of conjugate gradients; exact after as many as there are measurements.
+      steps: steps of conjugate gradients; exact after as many as there are measurements.
     """
 
-    iterations: int = static(default=5)
+    steps: int = static(default=5)
 
     def solve(self, residual, pull, level, like):
         return conjugate_gradient(
             lambda v: self.variance * v + level.sigma**2 / level.alpha * self.operator(pull(v)),
             residual,
-            self.iterations,
+            self.steps,
         )

@@ -18,15 +18,15 @@ class PiGDM(Inverse):
     Attributes:
       inner, operator, std, scale, observed: as in `Inverse`.
       prior: the variance of the data, 1 in the paper.
-      iterations: steps of conjugate gradients, none of which calls the network.
+      steps: steps of conjugate gradients, none of which calls the network.
     """
 
     prior: Any = 1.0
-    iterations: int = static(default=10)
+    steps: int = static(default=10)
 
     def solve(self, residual, pull, level, like):
         r2 = self.prior * level.sigma**2 / (self.prior * level.alpha**2 + level.sigma**2)
         adjoint = self.operator.adjoint
         return conjugate_gradient(
-            lambda v: self.variance * v + r2 * self.operator(adjoint(v, like)), residual, self.iterations
+            lambda v: self.variance * v + r2 * self.operator(adjoint(v, like)), residual, self.steps
         )

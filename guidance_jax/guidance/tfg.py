@@ -2,7 +2,7 @@
 
     log f~(x0) = log mean_k f(x0 + spread e_k)                    e_k ~ N(0, I), the same for both gradients
     variance guidance   Delta_t = rho grad_x log f~(x0(x_t))      through the denoiser
-    mean guidance       Delta_0: `iters` steps x0 += mu grad_x0 log f~(x0)
+    mean guidance       Delta_0: `steps` steps x0 += mu grad_x0 log f~(x0)
     x_s = solver(x_t) + (alpha_s / alpha_t) Delta_t + alpha_s Delta_0
 
 Recurrence is `Recur(Reverse(TFG(...), solver), repeats)`. rho, mu, spread: numbers or functions of the level.
@@ -23,7 +23,7 @@ from guidance_jax.guidance.scales import strength
 class TFG(EstimateGuidance):
     """x0 + rho grad / alpha + Delta_0 with eps kept: the point moves. rho = mu = 0 is `inner`.
 
-    One call of the denoiser and a pull-back through it, draws (1 + iters) gradients of f. The points that have names:
+    One call of the denoiser and a pull-back through it, draws (1 + steps) gradients of f. The points that have names:
     `TFG.dps` (rho alone), `TFG.lgd` (rho, smoothed), `TFG.freedom` (rho, with `Recur`), `TFG.mpgd` (mu alone),
     `TFG.universal` (both, unsmoothed).
 
@@ -33,7 +33,7 @@ class TFG(EstimateGuidance):
       rho: the step along the gradient through the denoiser: a number or a function of the level.
       mu: the step along the gradient of the clean estimate, likewise.
       spread: the standard deviation of the smoothing, in units of x0, likewise; 0 for none.
-      iters: steps on the clean estimate.
+      steps: steps on the clean estimate.
       draws: clean samples that smooth the likelihood.
 
     Raises:
@@ -45,26 +45,26 @@ class TFG(EstimateGuidance):
     rho: Any
     mu: Any
     spread: Any = 0.0
-    iters: int = static(default=4)
+    steps: int = static(default=4)
     draws: int = static(default=1)
 
     @classmethod
     def dps(cls, inner, log_likelihood, rho):
-        return cls(inner, log_likelihood, rho, 0.0, iters=0)
+        return cls(inner, log_likelihood, rho, 0.0, steps=0)
 
     freedom = dps
 
     @classmethod
     def lgd(cls, inner, log_likelihood, rho, spread, draws):
-        return cls(inner, log_likelihood, rho, 0.0, spread, iters=0, draws=draws)
+        return cls(inner, log_likelihood, rho, 0.0, spread, steps=0, draws=draws)
 
     @classmethod
     def mpgd(cls, inner, log_likelihood, mu):
-        return cls(inner, log_likelihood, 0.0, mu, iters=1)
+        return cls(inner, log_likelihood, 0.0, mu, steps=1)
 
     @classmethod
-    def universal(cls, inner, log_likelihood, rho, mu, iters):
-        return cls(inner, log_likelihood, rho, mu, iters=iters)
+    def universal(cls, inner, log_likelihood, rho, mu, steps):
+        return cls(inner, log_likelihood, rho, mu, steps=steps)
 
     def check(self, levels, shape, cond):
         super().check(levels, shape, cond)
@@ -83,5 +83,5 @@ class TFG(EstimateGuidance):
 
         pred, pull, state = through(self.inner, x, level, cond, state, inner_key)
         variance = jax.lax.cond(rho != 0, lambda: rho / level.alpha * pull(ascent(pred.x0)), lambda: jnp.zeros_like(x))
-        x0, _ = jax.lax.scan(lambda x0, _: (x0 + mu * ascent(x0), None), pred.x0, length=self.iters)
+        x0, _ = jax.lax.scan(lambda x0, _: (x0 + mu * ascent(x0), None), pred.x0, length=self.steps)
         return pred.shift(variance + x0 - pred.x0), state

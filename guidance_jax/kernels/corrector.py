@@ -37,16 +37,16 @@ def not_of_a_population(kernel: KernelWrapper) -> None:
 
 @pytree
 class Corrector(KernelWrapper):
-    """`repeats` Langevin steps of `model` after each step of `inner`, none at the clean level. step 0 is `inner`.
+    """`steps` Langevin steps of `model` after each step of `inner`, none at the clean level. step 0 is `inner`.
 
     `inner` predicts, `model` corrects; with an exact model the corrector leaves its marginal as it is, up to O(step).
-    `repeats` calls of the model a step; its state restarts every time.
+    `steps` calls of the model a step; its state restarts every time.
 
     Attributes:
       inner: a kernel of images or vectors, not of populations.
       model: the denoiser whose score corrects.
       step: the size of a Langevin step, in the variance that an ancestral step adds.
-      repeats: Langevin steps.
+      steps: Langevin steps.
 
     Raises:
       Refused: fewer than one repeat; tokens; a population, whose weights would not know of the steps.
@@ -55,13 +55,13 @@ class Corrector(KernelWrapper):
     inner: Any
     model: Any
     step: Any = 1.0
-    repeats: int = static(default=1)
+    steps: int = static(default=1)
 
     takes = GaussianDiffusion
 
     def __post_init__(self):
-        if self.repeats < 1:
-            raise Refused(f"Corrector needs at least one step, got repeats={self.repeats}; write repeats=1")
+        if self.steps < 1:
+            raise Refused(f"Corrector needs at least one step, got steps={self.steps}; write steps=1")
 
     def check(self, levels, shape, cond):
         super().check(levels, shape, cond)
@@ -81,6 +81,6 @@ class Corrector(KernelWrapper):
             return x - v / (2 * s.sigma) * pred.eps + jnp.sqrt(v) * normal(draw, x), None
 
         def correct():
-            return jax.lax.scan(langevin, carry.x, jax.random.split(rest, self.repeats))[0]
+            return jax.lax.scan(langevin, carry.x, jax.random.split(rest, self.steps))[0]
 
         return carry._replace(x=jax.lax.cond(s.sigma > 0, correct, lambda: carry.x))

@@ -57,7 +57,7 @@ class Inpaint(KernelWrapper):
                     "the mask of Inpaint holds numbers that are not finite; write 1 for what is known, else 0"
                 )
             y = known_part(cond, self.observed)
-            if jnp.shape(y)[len(jnp.shape(y)) - len(shape) :] == tuple(shape):
+            if np.shape(y)[np.ndim(y) - len(shape) :] == tuple(shape):
                 check_measurement(self, np.where(mask > 0, y, 0.0))
 
     def __call__(self, carry, t, s, cond, key):

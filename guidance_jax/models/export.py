@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from guidance_jax.core import Denoiser, GaussianDiffusion, Level, Refused, need
-from guidance_jax.schedules import DDPM, RectifiedFlow, Schedule
+from guidance_jax.schedules import Betas, RectifiedFlow, Schedule
 
 
 def as_function(
@@ -49,7 +49,7 @@ def as_function(
         raise Refused(f"output is velocity, score, x0 or eps, got {output!r}")
     if data_at not in (0, 1) or (data_at == 1 and schedule != RectifiedFlow()):
         raise Refused(f"data_at is 0, or 1 on RectifiedFlow(), got {data_at} on {schedule}")
-    if output == "velocity" and isinstance(schedule, DDPM):
+    if output == "velocity" and isinstance(schedule, Betas):
         raise Refused(f"{schedule} has timesteps, no continuous clock to take a velocity on; export eps")
 
     def one(x, t, cond):

@@ -130,7 +130,7 @@ class Network(Parametrized, Denoiser):
         """
         if not self.encodes:
             raise Refused("the network takes its conditions as they are; there is nothing to encode")
-        return _encoded(self, jax.tree.map(jnp.asarray, cond))
+        return _encode(self, jax.tree.map(jnp.asarray, cond))
 
     def __call__(self, x, level, cond, state, key):
         if self.domain is not None:
@@ -151,7 +151,7 @@ class Network(Parametrized, Denoiser):
 
 
 @jax.jit
-def _encoded(network: Network, cond: Any) -> Any:
+def _encode(network: Network, cond: Any) -> Any:
     return jax.lax.map(lambda one: network.apply(network.params, None, None, one), cond)
 
 

@@ -5,14 +5,14 @@ level (alpha 1, sigma 0). Schedules are hashable values without arrays: checkpoi
 """
 
 from guidance_jax.schedules.base import Schedule
-from guidance_jax.schedules.betas import DDPM, CosineBetas, LinearBetas, ScaledLinearBetas, respace
+from guidance_jax.schedules.betas import Betas, CosineBetas, LinearBetas, ScaledLinearBetas, respace
 from guidance_jax.schedules.continuous import VE, Cosine, LinearVP, RectifiedFlow
 from guidance_jax.schedules.grids import GRIDS, dynamic_shift, grid, karras, log_snr_uniform, shifted, spaced
 
 __all__ = [
     "Cosine",
     "CosineBetas",
-    "DDPM",
+    "Betas",
     "LinearBetas",
     "LinearVP",
     "RectifiedFlow",

@@ -17,7 +17,7 @@ from guidance_jax.schedules.base import Schedule, check_steps
 
 
 @dataclass(frozen=True)
-class DDPM(Schedule):
+class Betas(Schedule):
     """A discrete variance-preserving process of `steps` betas; the clock is the ORIGINAL timestep, 0 to steps - 1.
 
     Subclasses give `betas()`. Between timesteps the log-SNR is interpolated, so that the clock is continuous.
@@ -87,7 +87,7 @@ class DDPM(Schedule):
 
 
 @dataclass(frozen=True)
-class LinearBetas(DDPM):
+class LinearBetas(Betas):
     """Betas from `first` / `steps` to `last` / `steps`, by default OpenAI's "linear": 1e-4 to 0.02 in 1,000 steps."""
 
     first: float = 0.1
@@ -98,7 +98,7 @@ class LinearBetas(DDPM):
 
 
 @dataclass(frozen=True)
-class ScaledLinearBetas(DDPM):
+class ScaledLinearBetas(Betas):
     """Betas whose square roots are linear, from `first` to `last` in `steps`: every Stable Diffusion to XL.
 
     Attributes:
@@ -123,7 +123,7 @@ class ScaledLinearBetas(DDPM):
 
 
 @dataclass(frozen=True)
-class CosineBetas(DDPM):
+class CosineBetas(Betas):
     """OpenAI's "cosine" in `steps` steps: alpha^2(t) = cos^2((t + 0.008) / 1.008 pi / 2), betas at most 0.999."""
 
     def betas(self) -> np.ndarray:

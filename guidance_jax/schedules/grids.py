@@ -13,7 +13,7 @@ import numpy as np
 from guidance_jax.core.levels import Level, Refused
 from guidance_jax.core.pytrees import concrete
 from guidance_jax.schedules.base import Schedule, check_steps
-from guidance_jax.schedules.betas import DDPM
+from guidance_jax.schedules.betas import Betas
 
 
 def karras(schedule: Schedule, steps: int, lo: Any = 0.002, hi: Any = 80.0, rho: Any = 7.0) -> Level:
@@ -114,7 +114,7 @@ def spaced(schedule: Schedule, steps: int, spacing: str = "leading", offset: int
     Raises:
       Refused: a schedule without timesteps, more steps than it has, or an unknown spacing.
     """
-    if not isinstance(schedule, DDPM):
+    if not isinstance(schedule, Betas):
         raise Refused(f"spaced chooses among the timesteps of betas, the model is on {schedule}; use uniform")
     total = schedule.steps
     check_steps(steps)

@@ -14,13 +14,13 @@ import jax.numpy as jnp
 from guidance_jax._typing import Array, Float, Int, Key
 from guidance_jax.core import Level, normal
 from guidance_jax.models.parameterizations import Parameterization
-from guidance_jax.schedules import DDPM, Schedule
+from guidance_jax.schedules import Betas, Schedule
 from guidance_jax.zoo.layers import training_options
 
 
 def draw(key: Key[Array, ""], schedule: Schedule) -> Level:
     """A level with its clock uniform over the schedule: [0, start], or one of the timesteps of a discrete process."""
-    if isinstance(schedule, DDPM):
+    if isinstance(schedule, Betas):
         return schedule(jax.random.randint(key, (), 0, schedule.steps).astype(jnp.float32))
     return schedule(jax.random.uniform(key, minval=1e-3 * schedule.start, maxval=schedule.start))
 

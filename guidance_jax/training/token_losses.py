@@ -123,7 +123,7 @@ class DensityRatioMatching:
 
 
 @dataclass(frozen=True)
-class NextToken:
+class NextTokenLoss:
     """A language model's loss per token, in nats, with conditioning dropout. `apply(params, x, cond) -> (logits,
     hidden)`.
 

@@ -102,7 +102,7 @@ def test_points_of_training_free_guidance(level):
         see(TFG.mpgd(UNCONDITIONAL, log_clean, 0.3), level),
         see(MPGD(UNCONDITIONAL, log_clean, 0.3), level),
     )
-    one = TFG(UNCONDITIONAL, log_clean, 0.2, 0.3, iters=1)
+    one = TFG(UNCONDITIONAL, log_clean, 0.2, 0.3, steps=1)
     same(see(TFG.universal(UNCONDITIONAL, log_clean, 0.2, 0.3, 1), level), see(one, level))
     still = TFG.lgd(UNCONDITIONAL, log_clean, 0.2, 0.0, 4)
     same(see(still, level), see(TFG.dps(UNCONDITIONAL, log_clean, 0.2), level))
@@ -293,7 +293,7 @@ def test_classifier_free_guidance_is_a_predictor_corrector(measured):
 @pytest.mark.slow
 def test_a_corrector_leaves_an_exact_marginal_alone():
     n = 10_000
-    kernel = Corrector(gj.Reverse(MIXTURE, gj.DDIM(1.0)), MIXTURE, 0.2, repeats=2)
+    kernel = Corrector(gj.Reverse(MIXTURE, gj.DDIM(1.0)), MIXTURE, 0.2, steps=2)
     x = gj.generate(gj.keys(0, n), kernel, SCHEDULE.levels(200), (2,), jnp.full(n, 1))
     assert energy_distance(MIXTURE.sample(jax.random.key(5), n, 1), np.asarray(x)) < 5e-4
 

@@ -237,7 +237,7 @@ def test_many_steps_of_the_corrector_reach_the_exact_marginal():
     """150 Langevin steps from where DDIM ends: N(alpha m, alpha^2 C + sigma^2), of which a large step misses 3 %."""
     n, t, s = 4000, SCHEDULE(0.7), SCHEDULE(0.5)
     target = Gaussian(jnp.array([0.5, -1.0]), jnp.array([[0.6, 0.2], [0.2, 0.3]]))
-    kernel = Corrector(gj.Reverse(target, gj.DDIM()), target, 0.1, repeats=150)
+    kernel = Corrector(gj.Reverse(target, gj.DDIM()), target, 0.1, steps=150)
     x = jax.vmap(lambda key: one_step(kernel, jnp.zeros(2), t, s, key))(gj.keys(0, n))
     covariance = s.alpha**2 * np.asarray(target.covariance) + s.sigma**2 * np.eye(2)
     np.testing.assert_allclose(np.mean(x, 0), s.alpha * target.mean, atol=5 * np.sqrt(covariance.max() / n))

@@ -274,7 +274,8 @@ def test_tag_is_the_first_order_of_the_exact_ratios():
 def test_chunks_of_neighbours_bound_the_memory_and_change_nothing():
     x, level = jnp.array([3, 0, 3]), FLOW(jnp.float32(0.5))
     whole, parts = (
-        PredictorGuidance(unconditional(MASKED), log_masked, 2.0, chunk=c)(x, level, 1, (), None)[0] for c in (None, 2)
+        PredictorGuidance(unconditional(MASKED), log_masked, 2.0, microbatch=c)(x, level, 1, (), None)[0]
+        for c in (None, 2)
     )
     np.testing.assert_allclose(whole.tilt, parts.tilt, atol=1e-6)
 
@@ -340,14 +341,14 @@ def test_sundae_with_the_exact_posterior_is_gibbs_sampling():
 def test_truncation_keeps_the_most_probable():
     pred, _ = MASKED(jnp.array([3, 3, 3]), FLOW(jnp.float32(0.5)), 1, (), None)
     p = np.exp(pred.log_p)
-    top2 = np.exp(gj.Ancestral(top_k=2).truncated(pred).log_p)
+    top2 = np.exp(gj.Ancestral(top_k=2).truncate(pred).log_p)
     assert ((top2 > 0).sum(1) == 2).all()
     assert (top2[np.arange(3), p.argmin(1)] == 0).all()
-    nucleus = np.exp(gj.Ancestral(top_p=1e-6).truncated(pred).log_p)
+    nucleus = np.exp(gj.Ancestral(top_p=1e-6).truncate(pred).log_p)
     np.testing.assert_allclose(nucleus.max(1), 1, atol=1e-6)
-    np.testing.assert_allclose(np.exp(gj.Ancestral(top_p=1.0).truncated(pred).log_p), p, atol=1e-5)
+    np.testing.assert_allclose(np.exp(gj.Ancestral(top_p=1.0).truncate(pred).log_p), p, atol=1e-5)
     np.testing.assert_allclose(
-        np.exp(gj.Ancestral(0.5).truncated(pred).log_p), p**2 / (p**2).sum(1, keepdims=True), atol=1e-5
+        np.exp(gj.Ancestral(0.5).truncate(pred).log_p), p**2 / (p**2).sum(1, keepdims=True), atol=1e-5
     )
 
 
@@ -358,8 +359,8 @@ def test_memory_of_exact_rates_is_that_of_one_chunk(measured):
     classifier = token_classifier(judge, judge.init(jax.random.key(0), jnp.zeros(40, int), jnp.zeros(())))
     flat = gj.TokenNetwork((), lambda params, x, t, cond: jnp.zeros((40, 20)), gj.Absorbing(20), batched=False)
 
-    def peak(chunk):
-        guided = PredictorGuidance(flat, classifier, 1.0, chunk)
+    def peak(microbatch):
+        guided = PredictorGuidance(flat, classifier, 1.0, microbatch)
         step = jax.jit(lambda x: guided(x, FLOW(jnp.float32(0.5)), 1, (), None)[0].tilt)
         return step.lower(jnp.zeros(40, jnp.int32)).compile().memory_analysis().temp_size_in_bytes
 

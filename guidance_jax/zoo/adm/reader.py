@@ -52,7 +52,7 @@ def adm(state: Mapping[str, Any], known: Options = UNKNOWN) -> Recognized:
     classifier = is_classifier(shapes)
     fields, image_channels = architecture(shapes)
     known = known.fill_from((CLASSIFIERS if classifier else UNETS).get(signature(fields), UNKNOWN))
-    known = known.fill_from(Options(image_size=_pooled_size(shapes, len(fields["channel_mult"]))))
+    known = known.fill_from(Options(image_size=_image_size(shapes, len(fields["channel_mult"]))))
     size, schedule, more = complete(known, fields)
     fields |= more
 
@@ -68,7 +68,7 @@ def adm(state: Mapping[str, Any], known: Options = UNKNOWN) -> Recognized:
     return Recognized(network, params, Domain(shape, schedule, classes), parameterization(fields, image_channels))
 
 
-def _pooled_size(shapes: Mapping[str, tuple[int, ...]], levels: int) -> int | None:
+def _image_size(shapes: Mapping[str, tuple[int, ...]], levels: int) -> int | None:
     """The image size by the positions of a classifier's attention pooling: one per pixel and one more."""
     name = "out.2.positional_embedding"
     positions = shape_of(shapes, name, 2) if name in shapes else None

@@ -16,7 +16,7 @@ from guidance_jax.models.domain import Domain
 from guidance_jax.models.parameterizations import LearnedRange
 from guidance_jax.untrusted import plain_name, reading, whole_number
 from guidance_jax.untrusted import read_json as read_json_file
-from guidance_jax.zoo.diffusers.scheduler import Process, process
+from guidance_jax.zoo.diffusers.scheduler import Scheduler, process
 from guidance_jax.zoo.dit.reader import dit_of_diffusers
 from guidance_jax.zoo.pipeline import Pipeline
 from guidance_jax.zoo.pipeline_parts import PipelineParts
@@ -139,7 +139,7 @@ def read_diffusers(folder: str | Path) -> PipelineParts:
             raise Refused(f"a configuration file in {folder} has no entry {error}") from None
 
 
-def parts_of(folder: Path, index: Mapping[str, Any], parts: Mapping[str, str], told: Process) -> PipelineParts:
+def parts_of(folder: Path, index: Mapping[str, Any], parts: Mapping[str, str], told: Scheduler) -> PipelineParts:
     """The networks of a folder whose index and scheduler have been understood."""
     found = PipelineParts({"grid": told.grid, "clip": told.clip})
     if "vae" in parts:
@@ -170,7 +170,7 @@ def parts_of(folder: Path, index: Mapping[str, Any], parts: Mapping[str, str], t
     return found
 
 
-def transformer(found: PipelineParts, state: Any, about: Any, told: Process, names: Mapping[str, str]) -> None:
+def transformer(found: PipelineParts, state: Any, about: Any, told: Scheduler, names: Mapping[str, str]) -> None:
     """Add a DiT to `found`."""
     dit = dit_of_diffusers(state, about)
     learned = isinstance(dit.parameterization, LearnedRange)
@@ -180,7 +180,7 @@ def transformer(found: PipelineParts, state: Any, about: Any, told: Process, nam
     found.pipeline["classes"] = [names[k] for k in sorted(names, key=int)]
 
 
-def unet(found: PipelineParts, state: Any, about: Any, told: Process) -> None:
+def unet(found: PipelineParts, state: Any, about: Any, told: Scheduler) -> None:
     """Add Stable Diffusion's U-Net to `found`."""
     sides = about["sample_size"]
     sides = [sides, sides] if isinstance(sides, int) else sides

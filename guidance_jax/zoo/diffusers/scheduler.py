@@ -68,7 +68,7 @@ PREDICTIONS = {
 }
 
 
-class Process(NamedTuple):
+class Scheduler(NamedTuple):
     """What a scheduler file says of a model.
 
     Attributes:
@@ -84,7 +84,7 @@ class Process(NamedTuple):
     clip: float | None
 
 
-def process(about: Mapping[str, Any]) -> Process:
+def process(about: Mapping[str, Any]) -> Scheduler:
     """The schedule, the parameterization and the grid of a `scheduler_config.json`.
 
     Raises:
@@ -133,4 +133,4 @@ def process(about: Mapping[str, Any]) -> Process:
         ratios = schedule(0.0).ratio, schedule(float(steps - 1)).ratio
         grid = {"name": "karras", "lo": float(ratios[0]), "hi": float(ratios[1])}
     clip = float(asked["clip_sample_range"]) if asked["clip_sample"] else None
-    return Process(schedule, PREDICTIONS[asked["prediction_type"]], grid, clip)
+    return Scheduler(schedule, PREDICTIONS[asked["prediction_type"]], grid, clip)
