@@ -89,7 +89,7 @@ def train_tokens(
         decoder=1,
     )
     domain = Domain((length,), schedule, classes, null_label=classes)
-    loss = TokenDenoising(network.apply, process, schedule, classes, dropout, value_weight=value_weight)
+    loss = TokenDenoising(network.apply, process, schedule, null=classes, dropout=dropout, value_weight=value_weight)
     inputs = jnp.zeros(length, jnp.int32), jnp.zeros(()), jnp.zeros((), jnp.int32)
     title = "token model      " if progress else None
     about: dict[str, Any] = dict(steps=steps, batch=batch, seed=seed, dropout=dropout, value_weight=value_weight)
@@ -138,7 +138,7 @@ def train_language_model(
     classes, length = len(data.names), data.shape[0]
     network = GPT2(len(data.alphabet), length, width=width, depth=depth, num_classes=classes + 1)
     domain = Domain((length,), num_classes=classes, null_label=classes)
-    loss = NextTokenLoss(network.apply, classes, dropout, end=0)
+    loss = NextTokenLoss(network.apply, null=classes, dropout=dropout, end=0)
     inputs = jnp.zeros(length, jnp.int32), jnp.zeros((), jnp.int32)
     title = "language model   " if progress else None
     about: dict[str, Any] = dict(

@@ -7,7 +7,6 @@ many n, all points of a trajectory lead to its end. The target is of the paramet
 average.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -15,25 +14,22 @@ import jax.numpy as jnp
 
 from guidance_jax.core import normal, pytree, static
 from guidance_jax.schedules import RectifiedFlow
-from guidance_jax.training.losses import drop
+from guidance_jax.training.losses import ConditionalLoss
 
 
 @pytree
-class Consistency:
+class Consistency(ConditionalLoss):
     """A loss for `fit`, of a `FlowMap`s `apply`, for jumps to the data: `MapSteps(map, fresh=True)`, one jump, or
     `ThroughMap`. Two calls of the map, and two of the teacher (Heun's step).
 
     Attributes:
       apply: apply(params, x, t, s, cond) -> u, asked with s = 0.
       teacher: a denoiser of the flow, guided or not; None to learn from the data alone.
-      null, dropout: of the condition, as in `Denoising`.
+      null, dropout, labelled: of the condition, as in `ConditionalLoss`.
       intervals: n, of the clock.
     """
 
-    apply: Callable = static()
     teacher: Any = None
-    null: int | None = static(default=None)
-    dropout: float = static(default=0.1)
     intervals: int = static(default=100)
 
     def __call__(self, params: Any, key: Any, x0: Any, label: Any) -> Any:
@@ -41,7 +37,7 @@ class Consistency:
         h = RectifiedFlow.start / self.intervals
         t = h * jax.random.randint(first, (), 1, self.intervals + 1).astype(x0.dtype)
         s = jnp.maximum(t - h, 0)
-        flow, cond, eps = RectifiedFlow(), drop(third, label, self.null, self.dropout), normal(second, x0)
+        flow, cond, eps = RectifiedFlow(), self.condition(third, label), normal(second, x0)
         x, nearer = flow(t).noise(x0, eps), flow(s).noise(x0, eps)
         if self.teacher is not None:
 
@@ -55,7 +51,7 @@ class Consistency:
             nearer = x - (t - s) * (v + after) / 2
 
         def clean(params, x, t):
-            return x - t * self.apply(params, x, t, jnp.zeros_like(t), cond)
+            return x - t * self.ask(params, key, x, t, jnp.zeros_like(t), cond)
 
         target = jax.lax.stop_gradient(clean(params, nearer, s))
         return self.intervals * jnp.mean((clean(params, x, t) - target) ** 2)

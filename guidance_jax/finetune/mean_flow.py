@@ -6,7 +6,6 @@ v is the conditional velocity eps - x0, or the velocity of a teacher at x_t: wit
 are wanted. Where nothing changes any more u is the average velocity of the flow.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,25 +13,22 @@ import jax.numpy as jnp
 
 from guidance_jax.core import normal, pytree, static
 from guidance_jax.schedules import RectifiedFlow
-from guidance_jax.training.losses import drop
+from guidance_jax.training.losses import ConditionalLoss
 
 
 @pytree
-class MeanFlow:
+class MeanFlow(ConditionalLoss):
     """A loss for `fit`, of a `FlowMap`'s `apply`. One forward derivative of the network a step, and the teacher.
 
     Attributes:
       apply: apply(params, x, t, s, cond) -> u.
       teacher: a denoiser of the flow, guided or not; None to learn from the data alone.
-      null, dropout: of the condition, as in `Denoising`.
+      null, dropout, labelled: of the condition, as in `ConditionalLoss`.
       equal: the share of samples with s = t, which learn the velocity itself; the paper's best has 0.75.
       power: the squared distance is divided by its own (mean + 1e-3)^power: 1 in the paper, 0 for the plain one.
     """
 
-    apply: Callable = static()
     teacher: Any = None
-    null: int | None = static(default=None)
-    dropout: float = static(default=0.1)
     equal: float = static(default=0.25)
     power: float = static(default=0.0)
 
@@ -40,7 +36,7 @@ class MeanFlow:
         first, second, third, fourth = jax.random.split(key, 4)
         s, t = jnp.sort(jax.random.uniform(first, (2,), x0.dtype))
         s = jnp.where(jax.random.bernoulli(fourth, self.equal), t, s)
-        cond, eps = drop(third, label, self.null, self.dropout), normal(second, x0)
+        cond, eps = self.condition(third, label), normal(second, x0)
         level = RectifiedFlow()(t)
         x, v = level.noise(x0, eps), eps - x0
         if self.teacher is not None:
@@ -48,7 +44,7 @@ class MeanFlow:
             v = jax.lax.stop_gradient(pred.eps - pred.x0)
 
         def u(x, t):
-            return self.apply(params, x, t, s, cond)
+            return self.ask(params, key, x, t, s, cond)
 
         own, slope = jax.jvp(u, (x, t), (v, jnp.ones_like(t)))
         distance = jnp.mean((own - jax.lax.stop_gradient(v - (t - s) * slope)) ** 2)

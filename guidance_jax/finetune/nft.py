@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from guidance_jax.core import CLEAN, as_guide, converted, normal, pytree, static
 from guidance_jax.models.parameterizations import Parameterization
 from guidance_jax.schedules import Schedule
-from guidance_jax.training.losses import draw
+from guidance_jax.training.losses import draw, training_options
 
 
 @pytree
@@ -43,7 +43,10 @@ class DiffusionNFT:
         level, eps = draw(first, self.schedule), normal(second, x0)
         inputs = self.parameterization.inputs(level.noise(x0, eps), level)
         target = self.parameterization.target(x0, eps, level)
-        old, new = (self.apply(given, *inputs, label) for given in (jax.lax.stop_gradient(self.old), params))
+        old, new = (
+            self.apply(given, *inputs, label, **training_options(self.apply, key))
+            for given in (jax.lax.stop_gradient(self.old), params)
+        )
         r = jnp.clip(self.reward.value(x0, CLEAN, label), 0.0, 1.0)
         good, bad = old + self.beta * (new - old), old - self.beta * (new - old)
         return jnp.mean(r * (good - target) ** 2 + (1 - r) * (bad - target) ** 2)

@@ -6,16 +6,15 @@ Where nothing changes any more D(c, scale) = D_u + scale (D_c - D_u), the CFG of
 paper's input is beta = 1 / scale, which is drawn uniformly.
 """
 
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
 
+from guidance_jax.core import pytree, static
 from guidance_jax.training.losses import Denoising
 from guidance_jax.training.model_guidance import check_learned
 
 
-@dataclass(frozen=True)
+@pytree
 class GuidanceFree(Denoising):
     """`Denoising` of what a network with a `scale` input says, mixed with its unconditional output. Two calls a step.
 
@@ -30,7 +29,7 @@ class GuidanceFree(Denoising):
       Refused: no null label; a largest scale below 1.
     """
 
-    most: float = 4.0
+    most: float = static(default=4.0, kw_only=True)
 
     def __post_init__(self):
         check_learned(self, self.most)

@@ -7,16 +7,14 @@ D = D_u + scale (E[x0 | x_t, c] - D_u): the model alone, at one call a step, is 
 paper writes w for 1 - 1 / scale.
 """
 
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import Refused
+from guidance_jax.core import Refused, pytree, static
 from guidance_jax.training.losses import Denoising
 
 
-@dataclass(frozen=True)
+@pytree
 class ModelGuidance(Denoising):
     """`Denoising` whose target is moved away from the network's own unconditional output. Two calls a step.
 
@@ -28,7 +26,7 @@ class ModelGuidance(Denoising):
       Refused: no null label; a scale below 1.
     """
 
-    scale: float = 1.5
+    scale: float = static(default=1.5, kw_only=True)
 
     def __post_init__(self):
         check_learned(self, self.scale)

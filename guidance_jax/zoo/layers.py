@@ -4,8 +4,6 @@ Sub-modules carry the names of OpenAI's PyTorch modules (dots between a name and
 their checkpoints map one to one.
 """
 
-import dataclasses
-import types
 from functools import partial
 from typing import Any
 
@@ -223,15 +221,3 @@ class AttentionPool(nn.Module):
         q, k, v = jnp.moveaxis(qkv.reshape(h * w + 1, 3, self.heads, -1), 1, 0)
         pooled = attend(q[:1], k, v).reshape(c)
         return Dense(self.features, dtype=self.dtype, name="c_proj")(pooled)
-
-
-def training_options(apply: Any, key: Any) -> dict[str, Any]:
-    """What `apply` of a Linen module with dropout is given to train: `train=True` and the key of its masks.
-
-    Modules say so by a field `dropout`, the rate. A function of one's own decides for itself.
-    """
-    module = apply.__self__ if isinstance(apply, types.MethodType) else None
-    if not isinstance(module, nn.Module):
-        return {}
-    rate = {f.name: vars(module)[f.name] for f in dataclasses.fields(module) if f.name == "dropout"}.get("dropout", 0.0)
-    return {"train": True, "rngs": {"dropout": jax.random.fold_in(key, 1)}} if rate > 0 else {}

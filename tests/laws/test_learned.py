@@ -47,12 +47,15 @@ def slope(loss, n=40_000):
 
 
 LOSSES = {
-    "denoising": (lambda apply: Denoising(apply, SCHEDULE, X0, NULL, 0.3), lambda scale: 1.0),
+    "denoising": (lambda apply: Denoising(apply, SCHEDULE, X0, null=NULL, dropout=0.3), lambda scale: 1.0),
     "model guidance": (
-        lambda apply: ModelGuidance(apply, SCHEDULE, X0, NULL, 0.3, scale=SCALE),
+        lambda apply: ModelGuidance(apply, SCHEDULE, X0, null=NULL, dropout=0.3, scale=SCALE),
         lambda scale: SCALE,
     ),
-    "guidance-free": (lambda apply: GuidanceFree(apply, SCHEDULE, X0, NULL, 0.3, most=4.0), lambda scale: scale),
+    "guidance-free": (
+        lambda apply: GuidanceFree(apply, SCHEDULE, X0, null=NULL, dropout=0.3, most=4.0),
+        lambda scale: scale,
+    ),
 }
 
 
@@ -156,7 +159,7 @@ def test_a_small_network_learns_all_scales(how, measured):
     if how == "distilled":
         loss = Distillation(network, gj.CFG(MIXTURE, NULL, 1.0), SCHEDULE, (1.0, 4.0))
     else:
-        loss = GuidanceFree(small, SCHEDULE, gj.parameterizations.v, NULL, 0.25, most=4.0)
+        loss = GuidanceFree(small, SCHEDULE, gj.parameterizations.v, null=NULL, dropout=0.25, most=4.0)
     batches = ((x0[i], labels[i]) for i in np.random.default_rng(0).integers(30_000, size=(4000, 256)))
     optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, 4000))
     params, _ = fit(loss, network.params, batches, steps=4000, optimizer=optimizer)
@@ -202,8 +205,8 @@ def test_internal_guidance_is_autoguidance_of_its_two_heads():
     np.testing.assert_allclose(got.x0, expected.x0, atol=1e-6)
     kernel = gj.Reverse(Internal(both, 2.5), gj.DDIM())
     assert gj.diagnostics.ledger(kernel, SCHEDULE.levels(7), (2,), 1).calls == {"TwoHeaded": 7}
-    loss = InternalHeads(heads, SCHEDULE, v, NULL, 0.0, weight=0.25)
-    alone = [Denoising(lambda *a, i=i: heads(*a)[i], SCHEDULE, v, NULL, 0.0) for i in (0, 1)]
+    loss = InternalHeads(heads, SCHEDULE, v, null=NULL, dropout=0.0, weight=0.25)
+    alone = [Denoising(lambda *a, i=i: heads(*a)[i], SCHEDULE, v, null=NULL, dropout=0.0) for i in (0, 1)]
     values = [f(params, jax.random.key(5), x, jnp.array(1)) for f in (loss, *alone)]
     np.testing.assert_allclose(2 * values[0], values[1] + 0.25 * values[2], rtol=1e-5)
     with pytest.raises(gj.Refused, match="needs a TwoHeaded network, got Network"):
@@ -214,7 +217,7 @@ def test_what_cannot_be_learned_is_refused():
     with pytest.raises(gj.Refused, match="needs the null label, got null=None"):
         ModelGuidance(small, SCHEDULE, X0)
     with pytest.raises(gj.Refused, match="learns scales from 1 on"):
-        GuidanceFree(small, SCHEDULE, X0, NULL, most=0.5)
+        GuidanceFree(small, SCHEDULE, X0, null=NULL, most=0.5)
     with pytest.raises(gj.Refused, match="the student of a distillation has a scale, got GaussianMixture"):
         Distillation(MIXTURE, gj.CFG(MIXTURE, NULL, 1.0), SCHEDULE)
     with pytest.raises(gj.Refused, match="the solver"):
