@@ -229,6 +229,9 @@ GUIDANCE = {
 }
 
 
+CORE = [gj.CFG, gj.guidance.APG, gj.guidance.Compose, gj.Classifier, gj.guidance.TFG, gj.guidance.MMPS]
+
+
 class Order(NamedTuple):
     """A solver, its order of convergence on the ODE (None: tested only as the SDE it is), and whether it draws."""
 

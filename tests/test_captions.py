@@ -64,6 +64,7 @@ def test_methods_are_compared_on_a_caption(run):  # noqa: F811
     assert "5 of 5 drawn" in left.stdout
 
 
+@pytest.mark.slow
 def test_a_folder_of_classes_is_sampled_and_converted(run):  # noqa: F811
     models = whole("dit", run.folder / "dit")
     left = done(run("convert", models, "--out", "own"))

@@ -187,6 +187,7 @@ def test_wrong_requests_are_one_line_and_cost_nothing(run, models, what):
     assert not (run.folder / "x.npz").exists()
 
 
+@pytest.mark.slow
 def test_wrong_training_is_one_line_and_leaves_nothing(run):
     from PIL import Image
 
@@ -232,6 +233,7 @@ def test_evaluate_takes_what_it_can_measure(run, models):
     assert run("evaluate", "--models", models, "--samples", "s.npz", "--out", "m.json").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_full_disk_and_an_interruption_are_one_line(run, models, monkeypatch):
     import errno
 

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 import guidance_jax as gj
+from tests import first
 
 SHAPE, N = (8, 8, 3), 5
 SCHEDULE = gj.Cosine()
@@ -109,7 +110,7 @@ def of_equinox():
 LIBRARIES = {"linen": linen, "nnx": of_nnx, "equinox": of_equinox}
 
 
-@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("library", first(1, LIBRARIES))
 def test_a_module_of_any_library_says_what_it_says_when_called_by_hand(library):
     """What `vmap` over samples of the denoiser makes, against one call of the module on the batch: 1e-5."""
     network, module = LIBRARIES[library]()
@@ -274,6 +275,7 @@ def test_what_cannot_go_out_is_refused():
             wrong()
 
 
+@pytest.mark.slow
 def test_one_scale_for_each_sample_is_that_scale_for_each_alone():
     """`PerSample` in one program, against a program per scale; in windows and on meshes too."""
     target = gj.GaussianMixture(jnp.array([[2.0, 0.0], [-1.0, 1.5]]), 0.5, jnp.array([0.7, 0.3]))
@@ -301,6 +303,7 @@ def test_one_scale_for_each_sample_is_that_scale_for_each_alone():
         draw(1.0, jax.random.PRNGKey(0), labels)
 
 
+@pytest.mark.slow
 def test_populations_take_one_scale_each():
     target = gj.GaussianMixture(jnp.array([[2.0, 0.0], [-1.0, 1.5]]), 0.5, jnp.array([0.7, 0.3]))
     levels, scales = gj.Cosine().levels(6), jnp.array([1.0, 3.0])

@@ -79,6 +79,7 @@ def test_the_face_generator_is_the_authors(given):
     close(jax.vmap(faces.generator())(GOLDEN["dcgan_x"])[:, ::4, ::4], GOLDEN["dcgan_y"])
 
 
+@pytest.mark.slow
 def test_the_classifier_of_expressions_is_keras_s(given):
     given(faces, "xception", torch=False)
     found = faces.expressions()
@@ -103,6 +104,7 @@ def test_the_splice_site_classifier_is_keras_s(given):
     assert float(masked) == pytest.approx(float(found.log_prob(mean, CLEAN, None)), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_antiberty_is_the_authors_wherever_it_is_cut(given):
     given(antibodies, "antiberty")
     x = jnp.asarray(GOLDEN["antiberty_x"])

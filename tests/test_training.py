@@ -115,6 +115,7 @@ def test_levels_are_drawn_over_the_whole_schedule():
     np.testing.assert_allclose([log_ratio.mean(), log_ratio.std()], [-1.2, 1.2], atol=0.03)
 
 
+@pytest.mark.slow
 def test_a_noisy_classifier_learns_the_exact_posterior():
     """Two Gaussian classes on a line: logits a x + b at fixed t have a closed form; here the loss reaches it."""
     target = gj.GaussianMixture(jnp.array([[-1.0], [1.0]]), 0.3, jnp.array([0.3, 0.7]))
@@ -279,6 +280,7 @@ def test_calibration_error_by_hand():
     np.testing.assert_allclose(expected_calibration_error(confidence, correct), 0.9 / 6)
 
 
+@pytest.mark.slow
 def test_an_exact_classifier_is_calibrated():
     target = gj.GaussianMixture(jnp.array([[-1.0], [1.0]]), 0.6, jnp.array([0.3, 0.7]))
     x0 = np.concatenate([target.sample(jax.random.key(i), n, i) for i, n in ((0, 3000), (1, 7000))])

@@ -57,6 +57,7 @@ def test_fudge_with_the_exact_future_is_the_conditional_language_model(label, me
     assert distance <= most_total_variation(target, N)
 
 
+@pytest.mark.slow
 def test_fudge_with_all_candidates_among_the_top_is_the_same():
     cut, whole = (text(plain(FUDGE(MARKOV, MARKOV.future, 1.0, top=k)), n=500) for k in (3, None))
     np.testing.assert_array_equal(cut, whole)
@@ -203,6 +204,7 @@ def test_the_expected_token_of_a_sure_prediction_is_that_token():
     np.testing.assert_array_equal(last.hidden, state.hidden)
 
 
+@pytest.mark.slow
 def test_looking_ahead_samples():
     """Through the wrappers that models wear, to the last token; it is not what PPLM does without."""
     model = Forbid(gj.Unconditional(GPT, 3), jnp.array([True, False, False]))
@@ -228,6 +230,7 @@ def test_the_window_of_pplm_is_the_most_recent():
     assert np.unique(np.nonzero(np.asarray(g))[1]).tolist() == [2]
 
 
+@pytest.mark.slow
 def test_the_cache_is_the_whole_sequence():
     """Token by token = all at once, for the language model and for the prefix classifier."""
     network, x = GPT.apply.args[0], jnp.array([0, 2, 1, 1, 0, 2])

@@ -181,7 +181,7 @@ TOKENS = {
 }
 
 
-@pytest.mark.parametrize("wrapper", WRAPPERS)
+@pytest.mark.parametrize("wrapper", first(2, WRAPPERS))
 def test_wrappers_of_kernels_are_transparent(wrapper):
     """A wrapper that changes nothing: a step, the last weights of a population, and the same start."""
     kernels, levels, shape = (
@@ -228,6 +228,7 @@ def test_generate_refuses_a_population_and_says_what_to_write(wrap):
         gj.populations(gj.keys(0, 4), gj.Reverse(MIXTURE, gj.DDIM()), SCHEDULE.levels(5), (2,), 16, LABELS)
 
 
+@pytest.mark.slow
 def test_sampling_a_population_by_hand_finishes_its_weights():
     """`sample` itself gives the last weights, so that nobody has to remember to."""
     kernel = gj.SMC(gj.BestOf(gj.Reverse(UNCONDITIONAL, gj.DDIM(1.0)), log_clean, 3.0), threshold=0.0)
@@ -236,6 +237,7 @@ def test_sampling_a_population_by_hand_finishes_its_weights():
     np.testing.assert_allclose(pop.log_w, rewards - jax.nn.logsumexp(rewards) + np.log(8), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_infilling_around_particles_is_the_exact_conditional():
     """p(x | x_1 = 2) p(y | x)^3 and its evidence: at 22a9048 the last potential was missing around SMC."""
     label, scale, runs, n = 1, 3.0, 20, 5_000

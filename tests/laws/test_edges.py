@@ -28,7 +28,7 @@ from guidance_jax.guidance import (
 from guidance_jax.kernels import DPS
 from guidance_jax.particles import BestOf
 from guidance_jax.solvers import DPM2, GLASS, LMS, DPMSolver2S
-from tests import table, token_table
+from tests import first, table, token_table
 
 LABELS = jnp.array([0, 1, 2, 1])
 DARK = gj.RectifiedFlow().levels(6, start=1.0)  # the first level has no signal
@@ -65,7 +65,11 @@ def drawn(kernel, levels, shape, cond=LABELS, x=None):
 # ---------------------------------------------------------------------------------------------- a network that says NaN
 
 
-@pytest.mark.parametrize("method", list(table.GUIDANCE), ids=lambda c: c.__name__)
+@pytest.mark.parametrize(
+    "method",
+    first(table.CORE, table.GUIDANCE),
+    ids=lambda c: c.__name__,
+)
 def test_one_sample_s_nan_stays_in_that_sample_of_images(method):
     """By every method: the others are what they are without it."""
     make, levels = table.GUIDANCE[method].make, gj.Cosine().levels(3)
@@ -86,8 +90,8 @@ SOLVERS = {
 }
 
 
-@pytest.mark.parametrize("name", list(SOLVERS))
-@pytest.mark.parametrize("where", ["network", "guide", "scale"])
+@pytest.mark.parametrize("name", first(2, SOLVERS))
+@pytest.mark.parametrize("where", first(2, ["network", "guide", "scale"]))
 def test_one_sample_s_nan_is_marked_in_masks(name, where):
     """All tokens of that sample are FAILED, none of the others is."""
     solver, levels = SOLVERS[name], gj.RectifiedFlow().levels(3)
@@ -109,7 +113,7 @@ def nan_for_the_first(x, level, label):
 
 
 @pytest.mark.parametrize(
-    "solver", [gj.Ancestral(), discrete.TauLeap(), discrete.SingleJump(), discrete.SUNDAE()], ids=repr
+    "solver", first(1, [gj.Ancestral(), discrete.TauLeap(), discrete.SingleJump(), discrete.SUNDAE()]), ids=repr
 )
 def test_one_sample_s_nan_is_marked_in_uniform_tokens(solver):
     """A process that draws every token again must not forget it."""
@@ -157,6 +161,7 @@ def test_embeddings_that_are_nan_are_no_words():
     assert np.isfinite(found[1:]).all()
 
 
+@pytest.mark.slow
 def test_a_dead_end_is_marked_and_a_forbidden_neighbour_is_not():
     """p(y | x_t) = 0 leads nowhere; what the model never says may have any ratio; no guide's zero is drawn."""
     bare = gj.Unconditional(token_table.MASKED, token_table.NULL)
@@ -304,6 +309,7 @@ def test_a_scale_that_is_nan_is_refused_or_shows(kernel):
     assert count_failed(found) == len(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [jnp.nan, jnp.inf])
 def test_tokens_at_a_scale_that_is_no_number_are_refused_or_marked(scale):
     for make in (
@@ -343,7 +349,7 @@ EVERY_SOLVER = {
 }
 
 
-@pytest.mark.parametrize("name", list(EVERY_SOLVER))
+@pytest.mark.parametrize("name", first(4, EVERY_SOLVER))
 def test_every_solver_starts_without_signal(name):
     """The clean sample of a model that knows it; and of a Gaussian what a start just below gives, in the limit."""
     solver = EVERY_SOLVER[name]
@@ -358,7 +364,11 @@ def test_every_solver_starts_without_signal(name):
     np.testing.assert_allclose(np.cov(dark.T), model.covariance, atol=0.1)
 
 
-@pytest.mark.parametrize("method", list(table.GUIDANCE), ids=lambda c: c.__name__)
+@pytest.mark.parametrize(
+    "method",
+    first(table.CORE, table.GUIDANCE),
+    ids=lambda c: c.__name__,
+)
 def test_every_method_without_signal_is_right_or_refused(method):
     """Right: what a first level of hardly any signal gives. Refused: gradients, whose limit none of them tells."""
     make = table.GUIDANCE[method].make

@@ -91,6 +91,7 @@ def test_langevin_noise_samples_the_tilted_hidden_states():
 EHRLICH = Ehrlich.random(0, vocabulary=12, length=12, motifs=2, size=4)
 
 
+@pytest.mark.slow
 def test_ehrlich_functions_are_one_at_the_optimum_and_never_more():
     best = jnp.asarray(EHRLICH.optimum())
     assert float(EHRLICH(best)) == 1.0
@@ -136,6 +137,7 @@ def edited(kernel, x, steps=6, n=40):
     return run(gj.keys(0, n), starts)
 
 
+@pytest.mark.slow
 def test_lambo_never_gets_worse_and_keeps_to_what_is_allowed():
     guide = NOS(HIDDEN, along, 1.0)
     kernel = LaMBO(guide, counted, begins_well, known=jnp.array([-1, -1, 0]), temperature=1.0)
@@ -148,6 +150,7 @@ def test_lambo_never_gets_worse_and_keeps_to_what_is_allowed():
     np.testing.assert_array_equal(out.score, (x == 2).sum(1))
 
 
+@pytest.mark.slow
 def test_lambo_drops_and_counts_objectives_that_are_no_numbers():
     kernel = LaMBO(NOS(HIDDEN, along, 1.0), undefined, temperature=1.0)
     out = edited(kernel, [0, 0, 0])

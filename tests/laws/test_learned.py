@@ -71,6 +71,7 @@ def test_the_minimum_is_the_guided_denoiser(name, measured):
     assert elsewhere.max() > 8
 
 
+@pytest.mark.slow
 def test_the_minimum_of_density_ratio_matching_is_the_exact_classifier_of_neighbours(measured):
     """Mean gradient over the joint distribution of masks: zero at the exact one, not beside it."""
     sequences, joint = jnp.asarray(MASKED.sequences), jnp.asarray(MASKED.p).ravel()[:, None] * MASKED.classes
@@ -96,6 +97,7 @@ def test_the_minimum_of_density_ratio_matching_is_the_exact_classifier_of_neighb
     assert elsewhere.max() > 8
 
 
+@pytest.mark.slow
 def test_a_student_that_says_what_its_teacher_says_has_no_loss():
     """Images and masks; and it has one at another scale."""
     x0, tokens = jnp.array([0.3, 1.2]), jnp.array([0, 2, 1])

@@ -127,6 +127,7 @@ def test_the_gradient_of_draft_is_that_of_the_chain():
         np.testing.assert_allclose(g[:24, 0], np.where(kept, differences, 0), atol=2e-3)
 
 
+@pytest.mark.slow
 def test_nft_moves_towards_the_good_by_how_likely_they_are(measured):
     """Reward p(c | x_0): the minimum is D_u + (2 / beta) p(c | x_t) (D_c - D_u); zero mean gradient, and not beside."""
     beta, good, n = 0.7, 1, 40_000

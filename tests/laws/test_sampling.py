@@ -28,6 +28,7 @@ MECHANISMS = [
     "Window",
 ]
 MECHANISMS += ["2S ancestral", "kernel MeanShift", "kernel Recur", "kernel Corrector", "kernel RectifiedCFGPlusPlus"]
+CORE = ["APG", "TFG", "DPMSolver2M", "Window", "kernel Recur"]  # memory, gradients, history, skipped work, wrappers
 LABELS = jnp.array([0, 1, 2, 1, 0, 2, 2, 1])
 LEVELS = gj.Cosine().levels(12)
 
@@ -36,7 +37,7 @@ def generate(kernel, n=8, levels=LEVELS, labels=LABELS):
     return np.asarray(gj.generate(gj.keys(5, n), kernel, levels, (2,), labels[:n]))
 
 
-@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("row", first(CORE, ROWS))
 def test_nothing_numeric_is_compiled_in(row):
     """One program while scale, labels, grid, schedule and keys change, given as Python or JAX numbers."""
     if row in ("DPM2", "DPMSolver2S", "2S ancestral", "GLASS", "kernel RectifiedCFGPlusPlus"):
@@ -62,7 +63,7 @@ def test_a_sample_depends_on_its_own_key_alone(row):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("row", first(MECHANISMS, ROWS))
+@pytest.mark.parametrize("row", first(CORE, ROWS))
 def test_laws_of_one_program(row):
     """Samples and their derivatives in the strength, in one compiled batch.
 

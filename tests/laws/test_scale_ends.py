@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import guidance_jax as gj
-from tests import table
+from tests import first, table
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "methods" / "scales.md").read_text()
 ROWS = dict(
@@ -46,7 +46,11 @@ def ends(method):
     )
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda c: c.__name__)
+@pytest.mark.parametrize(
+    "method",
+    first(table.CORE, METHODS),
+    ids=lambda c: c.__name__,
+)
 def test_the_page_says_what_a_method_is_at_its_ends(method):
     assert ROWS[method.__name__] == ends(method)
 

@@ -113,6 +113,7 @@ def drawn(found, seed=1):
     return found.draw(jax.random.key(seed))
 
 
+@pytest.mark.slow
 def test_a_tree_that_always_branches_at_its_root_is_importance_sampling():
     """Weights are those of the rewards, and the evidence is unbiased: p(y) by enumeration."""
     found = grown(4, 1.0)
@@ -142,6 +143,7 @@ def branching():
     return near, {n: float(jax.nn.logsumexp(f.log_evidence) - np.log(RUNS) - exact) for n, f in found.items()}
 
 
+@pytest.mark.slow
 def test_trees_come_near_the_posterior_and_their_evidence_is_low(measured):
     """Total variation falls with the rollouts, and stays above that of importance sampling: no branch that began badly
     is looked at again soon, so that values are too low.
@@ -168,6 +170,7 @@ def ending(reward, scale=1.0, model=UNCONDITIONAL):
     return gj.BestOf(gj.Reverse(model, gj.DPMSolver2M()), reward, scale)
 
 
+@pytest.mark.slow
 def test_the_walk_over_starts_samples_the_posterior(measured):
     """Energy distance to p(x) p(y | x): no steps, some, and many, down to the floor of exact draws."""
     n = 4000

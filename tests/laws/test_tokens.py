@@ -62,7 +62,7 @@ MECHANISMS = [
 ]
 
 
-@pytest.mark.parametrize("name", first([*MECHANISMS, "CFG of embeddings"], ROWS), ids=str)
+@pytest.mark.parametrize("name", first([gj.discrete.TAG, gj.Infill, gj.text.FUDGE], ROWS), ids=str)
 def test_laws_of_a_row(name):
     """One program for all strengths; the type is kept; a sample depends on its own key alone; off is the identity."""
     row = ROWS[name]
@@ -83,7 +83,7 @@ def test_laws_of_a_row(name):
         assert np.abs(on - plain).max() > 1e-3
 
 
-@pytest.mark.parametrize("cls", first([gj.Twisted, gj.Corrected], table.PARTICLES))
+@pytest.mark.parametrize("cls", first([gj.Corrected], table.PARTICLES))
 def test_laws_of_populations(cls):
     """One program for all strengths, integers in and out, microbatches change nothing."""
     move, cond = table.PARTICLES[cls], jnp.array([0, 1])
@@ -110,7 +110,7 @@ EXACT = {
 }
 
 
-@pytest.mark.parametrize("name", list(EXACT)[:5])
+@pytest.mark.parametrize("name", first(2, list(EXACT)[:5]))
 def test_exact_methods_at_scale_one_are_within_the_floor(name, measured):
     """p(x | y) by total variation, 100,000 samples; no mask is left."""
     label = 1
