@@ -738,6 +738,7 @@ def test_files_of_settings_that_are_none(call, folder):
         one_line(call(("sample", "--config", name, "--out", "x.npz")), words)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", OTHERS)
 def test_other_commands(call, what):
     one_line(call(OTHERS[what][0]), OTHERS[what][1])
@@ -807,6 +808,7 @@ def test_an_interruption_at_any_moment_is_one_line(call, monkeypatch):
         assert (code, err.strip().splitlines()) == (130, [said]), name
 
 
+@pytest.mark.slow
 def test_an_interruption_of_the_imports_is_one_line(tmp_path):
     """The modules of the commands take a second; Ctrl-C may come while they are read."""
     program = (

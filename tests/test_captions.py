@@ -77,6 +77,7 @@ def test_a_folder_of_classes_is_sampled_and_converted(run):  # noqa: F811
     assert "prompts are for models of captions; write --label" in captions.stderr
 
 
+@pytest.mark.slow
 def test_glide_takes_captions_with_its_tokenizer(run):  # noqa: F811
     save_file(state(GLIDE_SHAPES["text"], 0.05), run.folder / "glide.safetensors")
     (run.folder / "encoder.json").write_text(json.dumps({c: i for i, c in enumerate([*"abcdefgh", "ab", "Ġ"])}))

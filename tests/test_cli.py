@@ -117,6 +117,7 @@ def test_methods_are_listed_from_the_classes_themselves(run):
     assert "did you mean" in run("methods", "afg").stderr
 
 
+@pytest.mark.slow
 def test_a_method_by_flags_and_by_file_draws_the_same(run, models):
     common = ("sample", "--models", models, "--n", 3, "--out")
     flags = ("--method", "cfg", "--set", "scale.name=Window", "--set", "scale.scale=3", "--set", "scale.lo=0.3")
@@ -213,6 +214,7 @@ def test_wrong_training_is_one_line_and_leaves_nothing(run):
     assert "temporary" in run("train", "--out", "m", "--estimate").stdout
 
 
+@pytest.mark.slow
 def test_evaluate_takes_what_it_can_measure(run, models):
     rng = np.random.default_rng(0)
     images, labels = rng.integers(0, 255, (20, 8, 8, 1)).astype(np.uint8), np.arange(20) % 10

@@ -33,6 +33,7 @@ def test_the_implicit_classifier_is_the_exact_posterior(level):
     np.testing.assert_allclose(np.exp(got), np.exp(want), atol=0.03)
 
 
+@pytest.mark.slow
 def test_guidance_bias_names_a_biased_method():
     levels = SCHEDULE.levels(100)
     fair = gj.diagnostics.guidance_bias(
@@ -45,6 +46,7 @@ def test_guidance_bias_names_a_biased_method():
     assert biased.distance > 5 * biased.floor
 
 
+@pytest.mark.slow
 def test_guidance_by_level_is_the_scale_times_the_ratio_of_scores():
     """Classifier guidance of scale w: |eps' - eps| = w sigma |grad log p|, at the points of the run."""
     levels = SCHEDULE.levels(6)
@@ -69,6 +71,7 @@ def network(width):
     )
 
 
+@pytest.mark.slow
 def test_the_ledger_counts_what_is_really_evaluated():
     model, weak = network(3), network(1)
     classifier = gj.NoisyClassifier((), lambda params, x, t: x.sum() * jnp.arange(3.0), batched=False)

@@ -96,6 +96,7 @@ def test_every_method_is_on_a_page_of_its_family():
     assert {*catalogue(EVERY)} - shown == set()
 
 
+@pytest.mark.slow
 def test_the_example_that_ships_is_small_and_knows_its_digits():
     """Guided samples are what was asked for, under the classifier that did not guide them (CFG does not use it)."""
     import jax

@@ -47,6 +47,7 @@ def extractor(weights):
     return load_inception(weights)
 
 
+@pytest.mark.slow
 def test_inception_is_torch_fidelity_s(extractor):
     """On images that are not square, so that both axes of the resize are seen."""
     found = extractor(GOLDEN["images"])
@@ -54,6 +55,7 @@ def test_inception_is_torch_fidelity_s(extractor):
         np.testing.assert_allclose(getattr(found, name), GOLDEN[want], atol=1e-4 * np.abs(GOLDEN[want]).max())
 
 
+@pytest.mark.slow
 def test_features_do_not_depend_on_the_batch(extractor):
     images = np.concatenate([GOLDEN["images"]] * 2)[:3]
     np.testing.assert_allclose(extractor(images, 2).pool, extractor(images, 3).pool, rtol=1e-4, atol=1e-5)

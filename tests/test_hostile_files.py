@@ -428,6 +428,7 @@ def test_what_is_not_recognised_is_told_by_names_of_both_sides():
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_label_table_without_a_row_for_unconditional():
     shapes = {k: ([1, v[1]] if k == "y_embedder.embedding_table.weight" else v) for k, v in SHAPES["DiT"].items()}
     one = state(shapes, 0.05)
@@ -479,6 +480,7 @@ class Small(nnx.Module):
         return self.outside(nnx.silu(self.inside(x)))
 
 
+@pytest.mark.slow
 def test_an_nnx_network_is_saved_by_a_name_of_one_s_own(tmp_path, monkeypatch):
     monkeypatch.setattr("guidance_jax.checkpoints.config.KNOWN", dict(gj.checkpoints.config.KNOWN))
     network = gj.from_nnx(Small(nnx.Rngs(0)), gj.parameterizations.eps, gj.Domain((8, 8, 1)))

@@ -141,6 +141,7 @@ def test_more_devices_than_there_are():
         gj.sample_mesh(3)
 
 
+@pytest.mark.slow
 def test_one_device_is_generate():
     before = alone()
     model = gj.GaussianMixture(jnp.array([[2.0, 0.3], [-1.0, 1.5]]), 0.5, jnp.array([0.4, 0.6]))

@@ -98,6 +98,7 @@ def test_a_tensor_of_a_stacked_block_is_named():
         recognize(wrong, Options(num_heads=4, family="DiT"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", first(["sd15"], NAMES))
 def test_ten_guided_steps_are_those_of_diffusers(name, pipelines):
     """The same noise through the scheduler's own timesteps: latents, and pictures of them."""
@@ -122,6 +123,7 @@ def test_ten_guided_steps_are_those_of_diffusers(name, pipelines):
         assert relative(channels_first(gj.generate(gj.keys(0, 2), kernel, *given)), want["empty"]) < 1e-4
 
 
+@pytest.mark.slow
 def test_the_autoencoder_s_encoder_is_diffusers(pipelines):
     want = np.load(GOLDEN / "pipelines/sd15.npz")
     own = pipelines["sd15"].autoencoder
@@ -138,6 +140,7 @@ def test_tiles_of_a_local_decoder_are_the_whole():
     np.testing.assert_allclose(decode_tiles(upsample, z, 8, 2), upsample(z), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_large_picture_is_decoded_in_tiles(pipelines):
     own = pipelines["sd15"].autoencoder
     z = jax.random.normal(jax.random.key(0), (1, 12, 16, 4))
@@ -245,6 +248,7 @@ def test_a_control_net_is_diffusers(folders):
     assert {a.dtype for a in jax.tree.leaves(half.model.params)} == {jnp.dtype("bfloat16")}
 
 
+@pytest.mark.slow
 def test_control_nets_of_something_else_are_refused(folders, tmp_path):
     with pytest.raises(Refused, match="holds a UNet2DConditionModel, expected a ControlNetModel"):
         gj.load_diffusers(folders["sd15"], control=folders["sd15"] / "unet")
@@ -287,6 +291,7 @@ def test_a_skipped_block_is_a_network_without_it():
         assert relative(network.apply(params, *given, perturbation=worse), np.asarray(plain)) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", first(["dit"], NAMES))
 def test_every_network_can_be_perturbed(name, pipelines):
     pipeline = pipelines[name]
@@ -371,6 +376,7 @@ def test_a_pipeline_in_bfloat16_samples_in_float32(folders):
     assert relative(found[1], np.asarray(found[0])) < 0.1
 
 
+@pytest.mark.slow
 def test_a_picture_of_another_size(folders):
     pipeline = gj.load_diffusers(folders["sd15"], size=(16, 32))
     assert pipeline.shape == (8, 16, 4)
@@ -380,6 +386,7 @@ def test_a_picture_of_another_size(folders):
         gj.load_diffusers(folders["dit"], size=(32, 32))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", first(["dit"], ["sdxl", "dit"]))
 def test_a_converted_folder_samples_the_same(name, folders, pipelines, tmp_path):
     assert {n for n, _, _ in convert(folders[name], tmp_path / "a")} >= {"denoiser", "autoencoder"}
@@ -584,6 +591,7 @@ def test_levels_of_latent_models():
         gj.schedules.shifted(flow, 4, 0.0)
 
 
+@pytest.mark.slow
 def test_a_velocity_to_data_is_a_velocity_turned_round():
     target = gj.GaussianMixture(means=jnp.array([[2.0, 0.0], [-1.0, 1.5]]), std=0.5, weights=jnp.array([0.7, 0.3]))
     flow = gj.RectifiedFlow()

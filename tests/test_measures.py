@@ -62,6 +62,7 @@ def test_moments_of_a_file_that_are_not_finite():
             frechet_distance(X, moments)
 
 
+@pytest.mark.slow
 def test_calibration_of_what_is_not_finite():
     with pytest.raises(gj.Refused, match="1 of 3 confidences are not finite"):
         expected_calibration_error(np.array([0.5, np.nan, 0.9]), np.ones(3))

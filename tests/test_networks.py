@@ -74,15 +74,18 @@ def check_classifier(name, dtype, tolerance):
     assert relative(np.moveaxis(gradient, -1, 1), GOLDEN[f"{name}/grad_log_prob"]) < tolerance
 
 
+@pytest.mark.slow
 def test_classifier_and_its_gradient_are_openai_s():
     check_classifier("classifier_attention", np.float32, 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_classifier_with_adaptive_pooling_and_its_gradient_are_openai_s():
     check_classifier("classifier_adaptive", np.float64, 1e-4)
 
 
+@pytest.mark.slow
 def test_adaptive_pooling_in_float32():
     """Its gradient is ill-conditioned: one float32 rounding of the image moved it by 3e-4 of itself (JAX 0.10.2)."""
     check_classifier("classifier_adaptive", np.float32, 5e-4)
@@ -94,6 +97,7 @@ def plain_conv(x, w, stride=1):
     return out[0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("size", first([3], [1, 3]))
 @pytest.mark.parametrize("stride", first([2], [1, 2]))
@@ -180,6 +184,7 @@ def test_perturbations_are_numbers_and_zero_is_none():
     assert ask._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_identity_attention_returns_the_values():
     """x + proj(v), with v the third part of each head's projection of the normalised pixels."""
     block = AttentionBlock(2, groups=2)

@@ -110,6 +110,7 @@ def of_equinox():
 LIBRARIES = {"linen": linen, "nnx": of_nnx, "equinox": of_equinox}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("library", first(1, LIBRARIES))
 def test_a_module_of_any_library_says_what_it_says_when_called_by_hand(library):
     """What `vmap` over samples of the denoiser makes, against one call of the module on the batch: 1e-5."""
@@ -205,6 +206,7 @@ def exact(data_at):
     return v
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data_at", [0, 1])
 def test_a_velocity_field_on_either_clock_samples_its_data_and_goes_back(data_at):
     network = gj.from_velocity(exact(data_at), data_at=data_at, batched=False)
@@ -220,6 +222,7 @@ def test_a_velocity_field_on_either_clock_samples_its_data_and_goes_back(data_at
         gj.from_velocity(exact(0), gj.Domain((2,), gj.Cosine()), data_at=0, batched=False)
 
 
+@pytest.mark.slow
 def test_a_guided_denoiser_goes_out_as_velocity_score_and_clean_estimate(mixture_of_two):
     """On every clock: the score is the exact one, and an ODE solver of another package draws what `generate` draws."""
     guided = mixture_of_two
@@ -238,6 +241,7 @@ def test_a_guided_denoiser_goes_out_as_velocity_score_and_clean_estimate(mixture
         np.testing.assert_allclose(velocity, wanted, rtol=5e-3)
 
 
+@pytest.mark.slow
 def test_diffrax_solves_the_guided_ode(mixture_of_two):
     guided = mixture_of_two
     f = gj.as_function(guided, gj.RectifiedFlow(), data_at=1, batched=False)
@@ -331,6 +335,7 @@ def own_function(params, x, t, y):
     return params["w"] * x + t
 
 
+@pytest.mark.slow
 def test_own_networks_are_saved_and_loaded(tmp_path):
     module = OwnLinen(7)
     variables = module.init(jax.random.key(0), X, jnp.zeros(N), LABELS)

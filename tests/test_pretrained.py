@@ -126,6 +126,7 @@ def test_the_architecture_is_told_by_the_tensors(name):
     assert found.domain == gj.Domain((16, 16, 3), LinearBetas(1000), classes)
 
 
+@pytest.mark.slow
 def test_openai_s_releases_need_no_options():
     """A network of the 64 x 64 classifier's shapes: image size, heads and schedule come from the release."""
     network = ADMClassifier(128, 1000, 4, (2, 4, 8), (1, 2, 3, 4), num_head_channels=64)
@@ -201,6 +202,7 @@ def test_foreign_state_dicts_are_refused(change, message):
         recognize(wrong, KNOWN)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["text", "inpaint"])
 def test_glide_is_the_mirror_s(name):
     found = recognize(state(GLIDE_SHAPES[name], 0.05), KNOWN)
@@ -379,6 +381,7 @@ def test_openai_s_pair_is_converted_and_sampled_by_the_command_line(tmp_path):
 UNGUIDED = {"name": "none"}
 
 
+@pytest.mark.slow
 def test_edm_is_sampled_on_its_grid(tmp_path):
     """18 steps: from 80 to 0.002, then to 0 (Karras et al. 2022, eq. 5)."""
     save_file({k: np.ascontiguousarray(v) for k, v in edm_state().items()}, tmp_path / "edm.safetensors")

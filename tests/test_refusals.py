@@ -334,6 +334,7 @@ def test_numbers_that_are_known_are_checked_inside_a_user_s_jit_too():
         run(gj.RectifiedFlow().levels(5))
 
 
+@pytest.mark.slow
 def test_what_is_right_is_not_refused():
     guided = gj.Classifier(gj.Unconditional(MODEL, 10), classifier(), 1.0)
     assert run(plain(guided)).shape == (2, *SHAPE)

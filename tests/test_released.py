@@ -74,6 +74,7 @@ def close(found, expected, tolerance=2e-5):
     assert np.abs(np.asarray(found) - expected).max() <= tolerance * scale
 
 
+@pytest.mark.slow
 def test_the_face_generator_is_the_authors(given):
     given(faces, "dcgan")
     close(jax.vmap(faces.generator())(GOLDEN["dcgan_x"])[:, ::4, ::4], GOLDEN["dcgan_y"])
@@ -90,6 +91,7 @@ def test_the_classifier_of_expressions_is_keras_s(given):
     assert float(jnp.exp(found.log_prob(grey, CLEAN, 3))) == pytest.approx(GOLDEN["xception_y"][0, 3], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_splice_site_classifier_is_keras_s(given):
     given(donor, "donor", torch=False)
     found = donor.donor(around=16)
@@ -162,6 +164,7 @@ def backbone():
     )
 
 
+@pytest.mark.slow
 def test_protein_mpnn_is_the_authors_in_any_order(given):
     given(proteins, "proteinmpnn")
     found, order = proteins.design("proteinmpnn_v_48_002", backbone()), GOLDEN["proteinmpnn_order"]
@@ -172,6 +175,7 @@ def test_protein_mpnn_is_the_authors_in_any_order(given):
     close(found.apply(found.params, tokens, jnp.asarray(rank), encoded, method="decode"), GOLDEN["proteinmpnn_y"], 1e-4)
 
 
+@pytest.mark.slow
 def test_deciding_one_by_one_is_the_order_of_the_decisions(given):
     """The likelihood of a sequence that was decided step by step is the teacher-forced one in that order."""
     given(proteins, "proteinmpnn")
@@ -204,6 +208,7 @@ def test_a_structure_is_the_first_model_of_whole_residues():
         proteins.read_pdb("\n".join(lines).replace("GLY", "UNK"))
 
 
+@pytest.mark.slow
 def test_doubled_is_a_transposed_convolution():
     layer, x = Doubled(3), jax.random.normal(jax.random.key(0), (5, 6, 4))
     params = layer.init(jax.random.key(1), x)
@@ -228,6 +233,7 @@ def test_separable_convolutions_and_pooling_are_jax_s():
     np.testing.assert_array_equal(halved(x), nn.max_pool(x[None], (3, 3), (2, 2), "SAME")[0])
 
 
+@pytest.mark.slow
 def test_the_prior_of_latents_is_exact_at_any_number_of_steps():
     kernel = gj.Reverse(prior(50), gj.DDPM(gj.solvers.fixed_large))
     z = gj.generate(gj.keys(0, 200), kernel, gj.Cosine().levels(8), (50,))

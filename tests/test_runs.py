@@ -99,6 +99,7 @@ def test_what_fit_is_called_with_is_part_of_the_run(tmp_path):
         fit(loss, START, DATA, run=Run(tmp_path / "run", CONFIG), augment=mirror, **common)
 
 
+@pytest.mark.slow
 def test_the_corruption_of_a_token_classifier_is_part_of_its_run(tmp_path):
     """Networks of Absorbing(3) and Absorbing(3) elsewhere are equal; what corrupted the data is not in the network."""
     rng = np.random.default_rng(0)
@@ -230,6 +231,7 @@ with lock(Path({folder!r})):
 """
 
 
+@pytest.mark.slow
 def test_a_second_training_in_a_folder_is_refused_until_the_first_ends_or_is_killed(tmp_path):
     folder, common = tmp_path / "run", dict(steps=2, batch=8, optimizer=optax.sgd(0.1))
     run = Run(folder, CONFIG)

@@ -254,6 +254,7 @@ def test_what_is_sniffed_is_little_and_has_its_reason_beside_it():
     assert [line for line in lines if "#" not in line] == []
 
 
+@pytest.mark.slow
 def test_the_tables_of_the_pages_are_the_results():
     command = [sys.executable, "-m", "benchmarks.tables", "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=PACKAGE.parent)

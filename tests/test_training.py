@@ -63,6 +63,7 @@ class Learned(nn.Module):
         return self.param("w", nn.initializers.zeros_init(), ()) * x
 
 
+@pytest.mark.slow
 def test_training_finds_the_best_constant_denoiser():
     """For unit Gaussian data on a VP schedule the best v is 0 x and the best eps is sigma x: least squares by hand."""
     x0 = np.random.default_rng(0).normal(size=(4000, 2, 2, 1)).astype(np.float32)
@@ -105,6 +106,7 @@ def test_a_network_with_dropout_is_trained_with_it():
         assert (masks > 3) == (rate > 0), masks
 
 
+@pytest.mark.slow
 def test_levels_are_drawn_over_the_whole_schedule():
     keys = jax.random.split(jax.random.key(0), 20_000)
     for schedule, low, high in ((gj.Cosine(), 0.0, 1.0), (gj.LinearBetas(), 0, 999)):
@@ -199,6 +201,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_parameters(tmp_path, dat
     assert identical(load(directory, gj.Network).params, whole)
 
 
+@pytest.mark.slow
 def test_another_configuration_is_refused_and_named(tmp_path, data, params):
     train(data, params, 2, tmp_path / "run")
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
@@ -234,6 +237,7 @@ def test_a_foreign_folder_is_refused_and_untouched(tmp_path):
         load(tmp_path, gj.Network)
 
 
+@pytest.mark.slow
 def test_a_truncated_checkpoint_is_refused_and_untouched(tmp_path, data, params):
     train(data, params, 2, tmp_path / "run")
     files = [p for p in (tmp_path / "run" / "2").rglob("*") if p.is_file()]

@@ -42,6 +42,7 @@ def plain(model, **options):
     return gj.Reverse(model, gj.Ancestral(**options))
 
 
+@pytest.mark.slow
 def test_the_chain_is_the_enumerated_one():
     assert total_variation(text(plain(MARKOV)), PROBABILITY) <= most_total_variation(PROBABILITY, N)
 
@@ -68,6 +69,7 @@ def test_fudge_with_all_candidates_among_the_top_is_the_same():
     np.testing.assert_array_equal(greedy, np.tile(x, (5, 1)))
 
 
+@pytest.mark.slow
 def test_twisted_particles_on_text_reach_the_conditional():
     target = PROBABILITY * HAS / (PROBABILITY * HAS).sum()
     move = gj.Twisted(MARKOV, gj.Ancestral(), MARKOV.future, noisy=True)
@@ -78,6 +80,7 @@ def test_twisted_particles_on_text_reach_the_conditional():
     np.testing.assert_allclose(np.exp(found.log_evidence).mean(), (PROBABILITY * HAS).sum(), atol=3e-3)
 
 
+@pytest.mark.slow
 def test_prompts_are_conditioning():
     x = np.asarray(text(gj.Infill(plain(MARKOV), jnp.array([0, 2, 1, -1, -1, -1])), n=20_000))
     assert (x[:, :3] == [0, 2, 1]).all()
@@ -95,6 +98,7 @@ def test_chances_against_enumeration():
     )
 
 
+@pytest.mark.slow
 def test_cfg_on_logits_is_the_formula():
     """(1 - scale) log p_u + scale log p_c, normalised, in float64 by hand."""
     x, level = jnp.array([0, 2, 1, 1, 0, 0]), TEXT_LEVELS.at(0)
@@ -295,6 +299,7 @@ def test_a_prompt_longer_than_the_cache_is_refused():
         gj.generate(gj.keys(0, 2), plain(GPT), TEXT_LEVELS, (5,), jnp.ones(2, int))
 
 
+@pytest.mark.slow
 def test_one_compile_for_prompts_temperatures_and_cut_offs():
     network = GPT2(5, 8, width=8, depth=1, heads=2)
     model = language_model(network, network.init(jax.random.key(0), jnp.zeros(8, int)))

@@ -64,6 +64,7 @@ ADAPTERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", first(["plane", "masks, hidden", "text"], BASES))
 @pytest.mark.parametrize("adapter", first(["Conditioned", "OnSchedule"], ADAPTERS))
 def test_adapters_of_models_are_transparent(adapter, space):
@@ -78,6 +79,7 @@ def test_adapters_of_models_are_transparent(adapter, space):
         np.testing.assert_allclose(got, want, atol=2e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", first(["plane", "masks", "text"], BASES))
 def test_the_null_condition_is_the_condition_that_is_null(space):
     base = BASES[space]
@@ -181,6 +183,7 @@ TOKENS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrapper", first(2, WRAPPERS))
 def test_wrappers_of_kernels_are_transparent(wrapper):
     """A wrapper that changes nothing: a step, the last weights of a population, and the same start."""
@@ -311,6 +314,7 @@ def clocked(schedule):
     return gj.Network((), apply, gj.parameterizations.x0, batched=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", [DPM2, DPMSolver2S, GLASS])
 def test_a_solver_on_another_schedule_than_the_levels_is_refused(solver):
     """It would tell the network another clock at every midpoint: energy distance 3.3 and 0.85, floor 0.001."""
@@ -356,6 +360,7 @@ def test_strengths_that_would_broadcast_over_the_entries_of_a_sample_are_refused
         gj.generate(gj.keys(0, 2), kernel, SCHEDULE.levels(3), (2,), LABELS[:2])
 
 
+@pytest.mark.slow
 def test_strengths_by_vmap_are_one_per_sample():
     keys, w = gj.keys(0, 3), jnp.array([1.0, 3.0, 5.0])
 
@@ -452,6 +457,7 @@ def test_channels_that_are_not_guided_stay_those_of_the_model_that_is_guided():
     np.testing.assert_allclose(got.x0[1], see(gj.Unconditional(channels(True), NULL), level).x0[1], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_kernels_and_moves_leave_the_channels_alone_that_are_not_guided():
     """By 0.5 and 0.7 they moved at 22a9048. One step: the second channel is that of the conditional model."""
     t, s, x = SCHEDULE(0.7), SCHEDULE(0.55), jnp.array([0.3, -0.4])
@@ -488,6 +494,7 @@ def test_conditions_in_turn_are_the_same_guidance_and_really_in_turn(name):
 # ---- hidden states, prefixes --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_hidden_states_are_found_through_adapters_and_refused_elsewhere():
     model = gj.Conditioned(gj.Unconditional(HIDDEN, NULL), identity)
     x = gj.generate(gj.keys(0, 2), gj.Reverse(NOS(model, along, 1.0), TauLeap()), FLOW.levels(3), (3,), LABELS[:2])
@@ -524,6 +531,7 @@ def test_guides_of_another_space_are_refused():
             gj.generate(gj.keys(0, 2), kernel, levels, shape, LABELS[:2])
 
 
+@pytest.mark.slow
 def test_the_classifier_of_uniform_tokens_is_bayes_rule_on_the_joint():
     """p(y | x_t) by a sum over all 27 sequences, each token kept with probability alpha or else drawn of the three."""
     x, alpha = np.array([0, 1, 2]), 0.5

@@ -99,6 +99,7 @@ RATES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RATES)
 def test_other_guidance_is_corrected_by_the_same_class(name):
     model, guided, solver, levels = RATES[name]
@@ -108,6 +109,7 @@ def test_other_guidance_is_corrected_by_the_same_class(name):
     assert abs(log_evidence - log_sum) < 4 * error + 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", first(1, CORRECTED))
 def test_tempering_is_corrected_to_a_power_of_the_density(name):
     """p(x | y)^2 of tokens and text: annealing by one class with CFG's correction."""
@@ -125,6 +127,7 @@ TWISTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", first(["masks"], TWISTED))
 def test_twisted_particles_are_one_class_in_every_space(name):
     """Exact under the solver's own chain, whatever the steps: so the uniform chain is compared with itself."""
@@ -142,6 +145,7 @@ def test_twisted_particles_are_one_class_in_every_space(name):
     assert abs(log_evidence - np.log(weight.sum())) < 4 * error + 2e-3
 
 
+@pytest.mark.slow
 def test_the_gain_on_the_plane_is_the_published_corrector():
     """scale (scale - 1) |m_c - m_u|^2 / (2 v) where particles move by the guidance: Skreta et al., to rounding."""
     t, s, x, key = SCHEDULE(0.5), SCHEDULE(0.48), jnp.array([0.3, -0.4]), jax.random.key(3)
@@ -161,6 +165,7 @@ def test_a_strength_that_changes_has_no_target(guided):
         particles(gj.Corrected(guided, gj.DDIM(1.0)), SCHEDULE.levels(3), (2,), 2, 4)
 
 
+@pytest.mark.slow
 def test_the_enumerated_text_is_the_enumerated_joint():
     """Left to right it samples p(x | y), and its classifier of prefixes ends at p(y | x)."""
     n = 20_000

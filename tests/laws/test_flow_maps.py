@@ -55,6 +55,7 @@ def test_a_map_is_the_denoiser_of_its_flow_on_any_schedule(level):
     np.testing.assert_allclose(got.eps, expected.eps, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", first(1, [MeanFlow, Consistency]))
 @pytest.mark.parametrize("teacher", [None, GAUSSIAN])
 def test_the_exact_map_is_the_minimum_of(how, teacher, measured):
@@ -82,6 +83,7 @@ def test_the_exact_map_is_the_minimum_of(how, teacher, measured):
     assert elsewhere > 8
 
 
+@pytest.mark.slow
 def test_a_reward_through_the_map_is_the_reward_of_where_the_flow_ends():
     """Its gradient by finite differences; guidance by it moves samples, at scale 0 it does not."""
 

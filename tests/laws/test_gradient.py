@@ -96,6 +96,7 @@ def test_mmps_samples_the_exact_posterior_and_dps_does_not(measured):
     assert error(DPS(PRIOR, gj.DDIM(1.0), matrix, 0.3))[1] > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 def test_points_of_training_free_guidance(level):
     same(
@@ -123,6 +124,7 @@ def test_dps_is_the_point_of_training_free_guidance_up_to_its_units():
     np.testing.assert_allclose(dps, tfg, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 def test_special_cases_of_the_likelihood_guides(level):
     plain = see(gj.Reconstruction(UNCONDITIONAL, log_clean, 0.7), level)
@@ -146,6 +148,7 @@ def test_smoothing_is_the_smoothed_likelihood():
     np.testing.assert_allclose(got.x0, want.x0, atol=0.01)
 
 
+@pytest.mark.slow
 def test_gradients_are_reused():
     """12 steps, a gradient every fourth: 3 evaluations, under vmap; inside a window counted from its start."""
     log_prob, count = counting_log_posterior()
@@ -235,6 +238,7 @@ def test_kernels_that_wrap_a_kernel_at_zero_strength():
         np.testing.assert_allclose(got, want, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_rectified_guidance_is_the_same_on_every_schedule():
     """The same ratios on three schedules: the same path, up to the length that a schedule gives to x."""
     ratios, ends = jnp.linspace(6.0, 0.3, 8) ** 1.5, []
@@ -255,6 +259,7 @@ def test_inpainting_keeps_what_is_known():
     assert np.std(x[:, 1]) > 0.1
 
 
+@pytest.mark.slow
 def test_splitting_converges_to_the_guided_ode():
     exact = gj.Reverse(gj.Classifier(UNCONDITIONAL, log_posterior, 2.0), gj.Heun())
 
@@ -299,6 +304,7 @@ def test_a_corrector_leaves_an_exact_marginal_alone():
 
 
 # TFG moves the point by rho grad / alpha, the others keep x and move by scale sigma^2 / alpha grad: rho = scale sigma^2
+@pytest.mark.slow
 @pytest.mark.parametrize("level", LEVELS)
 def test_points_of_training_free_guidance_are_the_methods_of_their_papers(level):
     """The clean estimates of Universal (forward; backward) and of LGD, on the same noise."""

@@ -39,6 +39,7 @@ def test_nos_raises_the_value_and_the_kl_holds_it_back():
     assert kls[2] < 0.5 * kls[1]
 
 
+@pytest.mark.slow
 def test_nos_decodes_what_it_optimised_and_moves_only_free_positions():
     guided = NOS(HIDDEN, along, 1.0, rate=0.3)
     h = HIDDEN.hidden(X, LEVEL, 1)
@@ -74,6 +75,7 @@ def test_one_step_of_nos_by_finite_differences():
     )
 
 
+@pytest.mark.slow
 def test_langevin_noise_samples_the_tilted_hidden_states():
     """Without a KL and with a quadratic value, the noise is that of exp(value): variance 1 / 4."""
 

@@ -59,6 +59,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_minimum_is_the_guided_denoiser(name, measured):
     """The mean gradient is zero there, within four standard errors, and is not for the conditional model."""
@@ -190,6 +191,7 @@ def test_a_small_network_learns_all_scales(how, measured):
     assert counted.calls == {"Network": 10}
 
 
+@pytest.mark.slow
 def test_internal_guidance_is_autoguidance_of_its_two_heads():
     """A small network with two outputs; one call, counted; a network with one head is refused."""
     params = weights(jax.random.key(4))

@@ -43,6 +43,7 @@ def test_scale_three_is_not_the_tilted_target_and_says_so(measured):
     assert "above" in str(bias)
 
 
+@pytest.mark.slow
 def test_exact_draws_follow_their_densities():
     """Mean of any function under the tilted target, by rejection and by importance sampling from p(x)."""
     for scale in (0.5, 1.0, 3.0):
@@ -54,6 +55,7 @@ def test_exact_draws_follow_their_densities():
         np.testing.assert_allclose((exact**2).mean(0), w @ x**2, atol=0.12)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("x64")
 def test_mixture_is_the_gradient_of_its_own_density():
     """Tweedie: the denoiser from the score of `log_prob`; Bayes: the classifier from three densities."""
@@ -71,6 +73,7 @@ def test_mixture_is_the_gradient_of_its_own_density():
         np.testing.assert_allclose(total, 1, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_gaussian_is_a_mixture_of_one_and_its_posterior_is_bayes():
     x, level = jnp.array([0.3, -0.4]), gj.Cosine()(0.6)
     one = gj.GaussianMixture(jnp.array([[1.0, 2.0]]), 0.7, jnp.ones(1))

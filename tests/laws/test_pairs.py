@@ -198,6 +198,7 @@ def test_every_row_is_stored():
         assert list(stored()["rows"][group]) == rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", first(["plane", "masks", "text"], STORED))
 @pytest.mark.parametrize("outer", REPRESENTATIVE)
 def test_representative_methods_in_each_other(outer, space):
@@ -213,6 +214,7 @@ def test_wrappers_around_every_kernel(space):
         check_stored("wrappers around kernels", name, space, outcomes(of_wrappers(name, space), execute=False))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["Classifier", "TAG", "FUDGE"])
 def test_methods_asking_every_adapted_guide(method):
     """In the space that they are for."""

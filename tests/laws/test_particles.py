@@ -39,6 +39,7 @@ def test_resampling_copies_by_weight(resample):
         assert (counts >= np.floor(share + 1e-5)).all()
 
 
+@pytest.mark.slow
 def test_the_effective_sample_size_decides_whether_a_population_is_resampled():
     """By hand: weights 3, 1, 1, 1 have the size (3 + 1 + 1 + 1)^2 / (9 + 1 + 1 + 1) = 3 of 4: .75 is the limit."""
 
@@ -225,6 +226,7 @@ def test_best_is_the_best_and_draws_follow_the_weights():
         np.testing.assert_allclose((chosen.mean(0) - share[run]) / (error + 1e-4), 0, atol=5)
 
 
+@pytest.mark.slow
 def test_particle_guidance_spreads_a_population_out():
     def spread(scale):
         kernel = ParticleGuidance(MIXTURE, gj.DDIM(), scale)
@@ -235,6 +237,7 @@ def test_particle_guidance_spreads_a_population_out():
     assert spread(0.3) > 1.05 * spread(0.0)
 
 
+@pytest.mark.slow
 def test_particle_guidance_at_zero_is_independent_sampling():
     kernel = ParticleGuidance(MIXTURE, gj.DDIM(), 0.0)
     found = gj.populations(gj.keys(0, 1), kernel, LEVELS, (2,), 5, jnp.array([1]))
@@ -260,6 +263,7 @@ def test_weights_that_are_no_numbers_are_zero_and_counted():
     assert np.isfinite(found.log_evidence).all()
 
 
+@pytest.mark.slow
 def test_all_weights_zero_is_an_error_that_names_the_level():
     def never(x0, level, cond):
         return jnp.where(level.ratio < 0.5, -jnp.inf, 0.0)

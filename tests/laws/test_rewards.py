@@ -63,6 +63,7 @@ def drawn(model, n=40_000):
     return np.asarray(gj.generate(gj.keys(3, n), gj.Reverse(model, gj.DDIM(1.0)), LEVELS, (2,)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [AdjointMatching, PolicyGradient, DRaFT])
 def test_on_a_gaussian_the_fixed_point_is_the_tilted_chain(how, measured):
     """exp(a x) moves a Gaussian by its covariance times a and leaves the covariance: that of the base chain itself."""
@@ -78,6 +79,7 @@ def test_on_a_gaussian_the_fixed_point_is_the_tilted_chain(how, measured):
     np.testing.assert_allclose(np.cov(x.T), np.cov(base.T), atol=0.03)
 
 
+@pytest.mark.slow
 def test_draft_maximises_and_collapses(measured):
     """A bounded reward with its best at one point: everything goes there, the tilt of the same scale does not."""
 
@@ -112,6 +114,7 @@ class Scaled(gj.core.Denoiser):
         return pred.towards((1 - share) * pred.x0 + share * point, level), state
 
 
+@pytest.mark.slow
 def test_the_gradient_of_draft_is_that_of_the_chain():
     """K steps: the gradient in the last K rows, by finite differences with the same noise; the rows before, none."""
     x0, key = jnp.zeros(2), jax.random.key(4)
@@ -247,6 +250,7 @@ def test_known_bias_of_straight_through_on_masks_near_the_tilt_with_the_divergen
     assert off["without"] > off["before"]
 
 
+@pytest.mark.slow
 def test_the_gradient_of_straight_through_is_that_of_the_softmax():
     """One position, one step: d E / d logits by hand, hard forward and soft backward."""
     values, logits, key = jnp.array([0.3, -1.0, 2.0, 0.0]), jnp.array([[0.2, -0.4, 0.1]]), jax.random.key(3)

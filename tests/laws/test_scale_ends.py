@@ -46,6 +46,7 @@ def ends(method):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     first(table.CORE, METHODS),

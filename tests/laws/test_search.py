@@ -125,6 +125,7 @@ def test_a_tree_that_always_branches_at_its_root_is_importance_sampling():
     assert abs(z) < 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("growth", [0.2, 0.8])
 def test_a_tree_without_reward_draws_from_the_model(growth):
     """Of any shape: a path down, each child as likely as its siblings, is a chain; the evidence is one."""
@@ -192,6 +193,7 @@ def test_the_walk_over_starts_samples_the_posterior(measured):
     assert near[100] < 3 * least + 5e-4
 
 
+@pytest.mark.slow
 def test_a_walk_leaves_where_nothing_may_be():
     """A reward of -inf or nan on half of the plane: the walk goes on there until it is out, and stays out."""
     for never in (-jnp.inf, jnp.nan):
@@ -203,6 +205,7 @@ def test_a_walk_leaves_where_nothing_may_be():
         assert (found.value[:, 0] == -jnp.inf).any()
 
 
+@pytest.mark.slow
 def test_a_walk_without_reward_leaves_the_noise_as_it_is():
     """Every proposal is accepted: the start is sqrt(1 - size^2)^steps of the first and fresh noise, N(0, sigma^2)."""
     n, size = 4000, 0.6
@@ -214,6 +217,7 @@ def test_a_walk_without_reward_leaves_the_noise_as_it_is():
     assert abs(np.mean(z * before) - (1 - size**2)) < 4 / np.sqrt(n)
 
 
+@pytest.mark.slow
 def test_climbing_follows_the_exact_slope():
     """N(m, c^2): the flow is affine, G(z) = m + c z / s_0 + constant, so that a step towards a linear reward is known.
 
@@ -232,6 +236,7 @@ def test_climbing_follows_the_exact_slope():
     assert (np.diff(found[2].value, axis=1) > 0).all()
 
 
+@pytest.mark.slow
 def test_the_prior_of_a_climb_keeps_the_length_of_noise():
     """Without reward the length goes to its mode, sigma sqrt(d - 1), and the direction stays."""
     shape, levels = (50,), gj.Cosine().levels(2)

@@ -83,6 +83,7 @@ def test_laws_of_a_row(name):
         assert np.abs(on - plain).max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", first([gj.Corrected], table.PARTICLES))
 def test_laws_of_populations(cls):
     """One program for all strengths, integers in and out, microbatches change nothing."""
@@ -247,6 +248,7 @@ def test_transition_is_bayes_rule_on_the_joint(model):
         np.testing.assert_allclose(np.exp(log_q[site]), row / row.sum(), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_predictor_free_guidance_unmasks_faster_and_cfg_does_not():
     """By Hoelder the unnormalised rates grow with scale > 1; the normalised form keeps the total at 1."""
     level, x = FLOW(jnp.float32(0.5)), jnp.array([3, 1, 3])
@@ -280,6 +282,7 @@ def test_chunks_of_neighbours_bound_the_memory_and_change_nothing():
     np.testing.assert_allclose(whole.tilt, parts.tilt, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", first([gj.Ancestral, FirstHitting, SUNDAE], OF_TOKENS), ids=str)
 def test_no_mask_is_left_and_no_fixed_position_changes(name):
     """Infilling holds for every process and solver, at strong guidance, after every step."""
@@ -298,6 +301,7 @@ def test_no_mask_is_left_and_no_fixed_position_changes(name):
     assert (out < 3).all()
 
 
+@pytest.mark.slow
 def test_infilling_of_masks_is_exact_conditioning():
     n = 30_000
     kernel = gj.Infill(gj.Reverse(MASKED, FIRST), jnp.array([-1, 2, -1]))
@@ -307,6 +311,7 @@ def test_infilling_of_masks_is_exact_conditioning():
     assert MASKED.total_variation(x, target) <= most_total_variation(target, n)
 
 
+@pytest.mark.slow
 def test_mask_predict_keeps_what_it_is_sure_of():
     """Greedy decoding of an easy joint finds its mode; the number of masks follows sigma."""
     peaked = Enumerated(
@@ -320,6 +325,7 @@ def test_mask_predict_keeps_what_it_is_sure_of():
     np.testing.assert_array_equal((np.asarray(path) == 3).sum(1), [2, 1, 0])
 
 
+@pytest.mark.slow
 def test_sundae_with_the_exact_posterior_is_gibbs_sampling():
     """With p(x_l | the other tokens) and one position at a time in the mean, the chain keeps the joint it starts
     from."""
