@@ -125,6 +125,7 @@ def test_a_module_of_any_library_says_what_it_says_when_called_by_hand(library):
     np.testing.assert_allclose(pull, by_hand, atol=2e-5 * float(jnp.abs(by_hand).max()))
 
 
+@pytest.mark.slow
 def test_constructing_twice_shares_the_program():
     """The parts are compared by value: a module wrapped again in a sweep compiles nothing again."""
     module = BatchedUNet()

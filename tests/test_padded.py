@@ -24,7 +24,7 @@ def test_idle_steps_change_no_sample_and_share_a_program(solver):
     for steps in (5, 9, 16):
         levels = gj.Cosine().levels(steps)
         want = gj.generate(gj.keys(0, 4), kernel(solver), levels, (2,), LABELS)
-        got = gj.generate(gj.keys(0, 4), Padded(kernel(solver)), gj.kernels.padded(levels, 16), (2,), LABELS)
+        got = gj.generate(gj.keys(0, 4), Padded(kernel(solver)), gj.kernels.pad_levels(levels, 16), (2,), LABELS)
         np.testing.assert_allclose(got, want, atol=2e-5)
         if before is None:
             before = _generate._cache_size() - 1  # programs of the bare kernel are one a number of steps
@@ -39,7 +39,7 @@ def test_idle_steps_are_skipped():
         jax.debug.callback(lambda _: calls.append(1), level.t)
         return 0.5 * x
 
-    levels = gj.kernels.padded(gj.Cosine().levels(3), 50)
+    levels = gj.kernels.pad_levels(gj.Cosine().levels(3), 50)
     reverse = Padded(gj.Reverse(gj.Function(counted), gj.DDIM()))
     jax.block_until_ready(gj.sample(jax.random.key(0), reverse, levels, jnp.ones(2)).x)
     jax.effects_barrier()
@@ -49,6 +49,6 @@ def test_idle_steps_are_skipped():
 def test_a_bucket_that_is_too_small_and_idle_steps_without_padding_are_refused():
     levels = gj.Cosine().levels(10)
     with pytest.raises(ValueError, match="a bucket of 8 steps cannot hold 10"):
-        gj.kernels.padded(levels, 8)
+        gj.kernels.pad_levels(levels, 8)
     with pytest.raises(ValueError, match="levels must fall"):
-        gj.generate(gj.keys(0, 4), kernel(gj.DDIM()), gj.kernels.padded(levels, 12), (2,), LABELS)
+        gj.generate(gj.keys(0, 4), kernel(gj.DDIM()), gj.kernels.pad_levels(levels, 12), (2,), LABELS)

@@ -141,7 +141,7 @@ def test_names_of_both_packages_lead_to_one_network():
     names |= {"decoder.lm_head.dense.weight": (128, 128), "decoder.lm_head.dense.bias": (128,)}
     names |= {f"decoder.lm_head.layer_norm.{end}": (128,) for end in ("weight", "bias")}
     state = {name: np.zeros(shape, np.float32) for name, shape in names.items()}
-    params = antibodies.fitted(antibodies.renamed(state), small, jnp.zeros(4, int))
+    params = antibodies.match_params(antibodies.renamed(state), small, jnp.zeros(4, int))
     assert sum(a.size for a in jax.tree.leaves(params)) == 572_057  # as the package's own file
     with pytest.raises(gj.Refused, match="got 'B'"):
         antibodies.tokens_of("ACB")

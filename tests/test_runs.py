@@ -25,7 +25,7 @@ from guidance_jax.checkpoints.store import Run
 from guidance_jax.datasets.images import Images
 from guidance_jax.datasets.sequences import Sequences
 from guidance_jax.discrete.process import Absorbing
-from guidance_jax.training.fit import fit, mirror
+from guidance_jax.training.fit import fit, mirrored
 from guidance_jax.zoo.load import load
 from recipes import train_token_classifier
 
@@ -60,7 +60,7 @@ def training(folder):
     [
         ({"rate": 2e-2}, r"training.rate: 0.01 there, 0.02 here"),
         ({"ema": 0.5}, r"training.ema: 0.995 there, 0.5 here"),
-        ({"augment": mirror}, r"training.flip: False there, True here"),
+        ({"augment": mirrored}, r"training.flip: False there, True here"),
         ({"seed": 1}, r"training.seed: 0 there, 1 here"),
         ({"batch": 4}, r"training.batch: 8 there, 4 here"),
     ],
@@ -96,7 +96,7 @@ def test_what_fit_is_called_with_is_part_of_the_run(tmp_path):
         with pytest.raises(gj.Refused, match=words):
             fit(loss, START, DATA, run=Run(tmp_path / "run", CONFIG), **common | changed)
     with pytest.raises(gj.Refused, match="augment: None there, 'mirrored' here"):
-        fit(loss, START, DATA, run=Run(tmp_path / "run", CONFIG), augment=mirror, **common)
+        fit(loss, START, DATA, run=Run(tmp_path / "run", CONFIG), augment=mirrored, **common)
 
 
 @pytest.mark.slow

@@ -215,7 +215,17 @@ def test_a_family_of_networks_does_not_know_another():
 
 
 # what these functions are called by in the papers and in JAX: kinds of things, not what was done to them
-KINDS = {"converted", "stratified", "shifted", "spaced", "fixed_small", "fixed_large", "learned_range", "elapsed"}
+KINDS = {
+    "converted",
+    "stratified",
+    "shifted",
+    "spaced",
+    "fixed_small",
+    "fixed_large",
+    "learned_range",
+    "elapsed",
+    "mirrored",
+}
 KINDS |= {
     "squared",
     "squared_distances",

@@ -24,7 +24,7 @@ from guidance_jax.datasets.images import Images
 from guidance_jax.metrics.calibration import by_level, expected_calibration_error
 from guidance_jax.models.parameterizations import EDM, LearnedRange
 from guidance_jax.schedules import LinearVP
-from guidance_jax.training.fit import batches, fit, mirror
+from guidance_jax.training.fit import batches, fit, mirrored
 from guidance_jax.training.losses import Denoising, LogNormal, NoisyCrossEntropy, draw, drop
 from guidance_jax.zoo.adm.network import ADMUNet
 from guidance_jax.zoo.load import load
@@ -339,7 +339,7 @@ def test_augmentation_depends_on_seed_and_step_and_watching_sees_every_save(data
 
     def augment(samples, generator):
         seen.append(generator.random())
-        return mirror(samples, generator)
+        return mirrored(samples, generator)
 
     options = dict(steps=5, batch=16, optimizer=OPTIMIZER, augment=augment, save_every=2)
     fit(scaled, START, data, watch=lambda step, ema, losses: watched.append((step, len(losses))), **options)
@@ -348,7 +348,7 @@ def test_augmentation_depends_on_seed_and_step_and_watching_sees_every_save(data
     assert len(set(seen[:5])) == 5
     assert watched == [(2, 2), (4, 4), (5, 5)]
     images = np.arange(24.0).reshape(2, 2, 3, 2)
-    flipped = mirror(images, np.random.default_rng(0))
+    flipped = mirrored(images, np.random.default_rng(0))
     assert all((f == i).all() or (f == i[:, ::-1]).all() for f, i in zip(flipped, images, strict=True))
 
 

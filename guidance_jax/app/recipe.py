@@ -21,7 +21,7 @@ from guidance_jax.models import parameterizations
 from guidance_jax.models.domain import Domain
 from guidance_jax.models.network import Network, NoisyClassifier
 from guidance_jax.schedules import Cosine
-from guidance_jax.training.fit import State, _step, as_argument, fit, mirror
+from guidance_jax.training.fit import State, _step, as_argument, fit, mirrored
 from guidance_jax.training.losses import Denoising, JudgeCrossEntropy, NoisyCrossEntropy
 from guidance_jax.zoo.adm.network import ADMClassifier, ADMUNet
 from guidance_jax.zoo.judge import Judge, TrainedJudge
@@ -159,7 +159,7 @@ def train_denoiser(
         seed=recipe.seed,
         progress="diffusion model " if progress else None,
         ema=recipe.ema,
-        augment=mirror if recipe.flip else None,
+        augment=mirrored if recipe.flip else None,
         mesh=mesh,
         watch=watch,
         save_every=recipe.save_every,
@@ -190,7 +190,7 @@ def train_classifier(
         rate=2e-3,
         seed=seed,
         progress="noisy classifier" if progress else None,
-        augment=mirror if recipe.flip else None,
+        augment=mirrored if recipe.flip else None,
         mesh=mesh,
         save_every=recipe.save_every,
     )
@@ -212,7 +212,7 @@ def train_judge(directory: Path, data: Images, recipe: Recipe, *, progress: bool
         rate=3e-3,
         seed=seed,
         progress="judge           " if progress else None,
-        augment=mirror if recipe.flip else None,
+        augment=mirrored if recipe.flip else None,
         save_every=recipe.save_every,
     )
     return load(directory, TrainedJudge)

@@ -1,7 +1,7 @@
 """Training: losses for one sample, and the loop."""
 
 from guidance_jax.training.distillation import Distillation, TrajectoryDistillation
-from guidance_jax.training.fit import fit, mirror
+from guidance_jax.training.fit import fit, mirrored
 from guidance_jax.training.guidance_free import GuidanceFree
 from guidance_jax.training.internal_heads import InternalHeads
 from guidance_jax.training.losses import Denoising, JudgeCrossEntropy, LogNormal, NoisyCrossEntropy
@@ -36,5 +36,5 @@ __all__ = [
     "TrajectoryDistillation",
     "Unrolled",
     "fit",
-    "mirror",
+    "mirrored",
 ]

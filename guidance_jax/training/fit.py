@@ -75,7 +75,7 @@ def stream_batches(data: Iterable, start: int) -> Iterator[tuple[Any, Any]]:
             yield np.asarray(samples), np.asarray(labels)
 
 
-def mirror(samples: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def mirrored(samples: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Images (n, H, W, C), every other one mirrored left to right, by chance: for `augment`."""
     return np.where(generator.random(len(samples))[:, None, None, None] < 0.5, samples, samples[:, :, ::-1])
 
