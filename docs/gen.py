@@ -1,5 +1,6 @@
 """Pages that are made, not written: the reference, one page a public name."""
 
+import importlib
 import inspect
 
 import mkdocs_gen_files
@@ -17,6 +18,9 @@ overview = ["# Reference\n", "Everything public, by group. What everyone needs i
 groups = {"guidance_jax": gj} | {
     f"guidance_jax.{name}": getattr(gj, name) for name in gj.__all__ if inspect.ismodule(getattr(gj, name))
 }
+# what is around the library, and is imported by its own name
+AROUND = ("training", "finetune", "metrics", "checkpoints", "datasets", "jobs", "sharding", "pictures", "methods")
+groups |= {name: importlib.import_module(name) for name in (f"guidance_jax.{part}" for part in AROUND)}
 for where, module in groups.items():
     names = [n for n in getattr(module, "__all__", vars(module)) if not n.startswith("_")]
     things = {n: getattr(module, n) for n in names}

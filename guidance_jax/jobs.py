@@ -178,11 +178,21 @@ def contents(models: str | Path, **others: Any) -> dict[str, str]:
 
 
 def different(a: Mapping[str, Any], b: Mapping[str, Any]) -> str | None:
-    """The first field in which two tables differ."""
+    """The first field in which two tables differ.
+
+    Args:
+      a, b: mappings of names to values.
+    """
     return next((name for name in [*b, *(name for name in a if name not in b)] if a.get(name) != b.get(name)), None)
 
 
 def write_arrays(path: Path, samples: np.ndarray, labels: np.ndarray, **beside: np.ndarray) -> None:
-    """One file as ADM's evaluator reads it: `arr_0` samples, `arr_1` labels; and what else is to be in it."""
+    """One file as ADM's evaluator reads it: `arr_0` samples, `arr_1` labels; and what else is to be in it.
+
+    Args:
+      path: of the `.npz`.
+      samples, labels: its `arr_0` and `arr_1`.
+      beside: further arrays by name.
+    """
     arrays: dict[str, Any] = {"arr_0": samples, "arr_1": labels, **beside}
     write_whole(path, lambda file: np.savez(file, **arrays))

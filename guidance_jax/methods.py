@@ -125,12 +125,20 @@ IN_PYTHON = Source(FIXED, shown="")
 
 
 def usual(value: Any) -> Source:
-    """A number of a field that has no default."""
+    """A number of a field that has no default.
+
+    Args:
+      value: the number that is taken where nobody says.
+    """
     return Source(COUNT if isinstance(value, int) else NUMBER, lambda _: value, shown=str(value))
 
 
 def from_method(name: str) -> Source:
-    """Another method."""
+    """Another method.
+
+    Args:
+      name: of the method.
+    """
     return Source(PART, lambda given: given.part(name))
 
 

@@ -8,18 +8,30 @@ import numpy as np
 
 
 def from_uint8(images: np.ndarray) -> np.ndarray:
-    """0..255 to [-1, 1], with a channel axis if there is none."""
+    """0..255 to [-1, 1], with a channel axis if there is none.
+
+    Args:
+      images: uint8, of any shape.
+    """
     images = images if images.ndim == 4 else images[..., None]
     return images.astype(np.float32) / 127.5 - 1
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """[-1, 1] to 0..255; anything outside is clipped, a sample that is not finite becomes black."""
+    """[-1, 1] to 0..255; anything outside is clipped, a sample that is not finite becomes black.
+
+    Args:
+      images: in [-1, 1], of any shape.
+    """
     return np.clip(np.nan_to_num(np.asarray(images), nan=-1.0) * 127.5 + 127.5, 0, 255).round().astype(np.uint8)
 
 
 def save_grid(path: str | Path, images: np.ndarray, columns: int, zoom: int = 4) -> None:
-    """Write (n, h, w, c) images in [-1, 1], row by row, `columns` to a row, each pixel `zoom` times as large."""
+    """Write (n, h, w, c) images in [-1, 1], row by row, `columns` to a row, each pixel `zoom` times as large.
+
+    Args:
+      path: of the PNG.
+    """
     from PIL import Image
 
     n, h, w, c = images.shape
@@ -45,6 +57,7 @@ def contact_sheet(
 
     Args:
       captions: for rows by their names, a text for each image, written below it in up to three lines.
+      path: of the PNG.
     """
     from PIL import Image, ImageDraw
 
@@ -150,7 +163,12 @@ def lines(text: str, wide: int, most: int = 3) -> tuple[str, Any]:
 
 
 def save_curve(path: str | Path, losses: list[float], title: str) -> None:
-    """Plot losses over steps, with a running mean."""
+    """Plot losses over steps, with a running mean.
+
+    Args:
+      path: of the PNG.
+      title: above it.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -171,7 +189,12 @@ def save_curve(path: str | Path, losses: list[float], title: str) -> None:
 
 
 def save_trade_off(path: str | Path, rows: list[dict[str, Any]]) -> None:
-    """Plot accuracy against diversity over the scales, one line per algorithm, with bootstrap error bars."""
+    """Plot accuracy against diversity over the scales, one line per algorithm, with bootstrap error bars.
+
+    Args:
+      path: of the PNG.
+      rows: with a method, a scale and a report each.
+    """
     import matplotlib
 
     matplotlib.use("Agg")

@@ -239,6 +239,12 @@ def config(
     """The configuration of a checkpoint: a denoiser if it has a parameterization or a process, else a classifier.
 
     `batched` is that of `Network`, `options` what every call of the network is given besides.
+
+    Args:
+      network, domain, parameterization, process: what the checkpoint holds, as in `Network` and `TokenNetwork`.
+      batched: as in `Network`.
+      options: what every call of the network is given besides.
+      training: how it was trained, kept as it is.
     """
     return {
         "format": FORMAT,

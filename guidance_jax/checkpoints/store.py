@@ -194,6 +194,9 @@ def _restore(manager: ocp.CheckpointManager, step: int, state: Any) -> tuple[Any
 def read_params(directory: str | Path) -> Any:
     """The parameters of a checkpoint, EMA if it was trained here, as nested dictionaries of arrays on the host.
 
+    Args:
+      directory: of a checkpoint.
+
     Raises:
       Refused: a damaged or unfinished checkpoint.
     """
@@ -211,6 +214,11 @@ def read_params(directory: str | Path) -> Any:
 
 def save_params(directory: str | Path, params: Any, config: dict) -> None:
     """Write parameters as an orbax checkpoint of one step, which `load` reads; sharded ones stay sharded on disk.
+
+    Args:
+      directory: a new folder.
+      params: nested dictionaries of arrays.
+      config: from `config`.
 
     Raises:
       Refused: as `Run`.

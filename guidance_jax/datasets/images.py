@@ -15,6 +15,9 @@ class Images:
       images: (n, height, width, channels), float32 in [-1, 1].
       labels: (n,), int32, 0 to len(names) - 1.
       names: one name per class.
+
+    Raises:
+      Refused: shapes that do not fit, labels without a name.
     """
 
     images: np.ndarray
@@ -46,6 +49,7 @@ class Images:
         return self.images.shape[1:]
 
     def take(self, index: np.ndarray) -> "Images":
+        """The images at `index`."""
         return Images(self.images[index], self.labels[index], self.names)
 
     def split(self, held_out: float = 0.2, seed: int = 0) -> tuple["Images", "Images"]:

@@ -20,6 +20,9 @@ class Sequences:
       names: one name per class.
       alphabet: one string per token.
       values: (n,) float32, what was measured of each, or None.
+
+    Raises:
+      Refused: shapes that do not fit, tokens outside the alphabet, labels without a name.
     """
 
     tokens: np.ndarray
@@ -54,6 +57,7 @@ class Sequences:
         return self.tokens.shape[1:]
 
     def take(self, index: np.ndarray) -> "Sequences":
+        """The sequences at `index`."""
         values = None if self.values is None else self.values[index]
         return replace(self, tokens=self.tokens[index], labels=self.labels[index], values=values)
 
@@ -66,11 +70,22 @@ class Sequences:
 
 
 def encode(strings: list[str], alphabet: tuple[str, ...]) -> np.ndarray:
-    """Strings of one length, a token a letter, (n, length)."""
+    """Strings of one length, a token a letter, (n, length).
+
+    Args:
+      strings: of one length.
+      alphabet: the letters, in the order of their tokens.
+    """
     index = {symbol: i for i, symbol in enumerate(alphabet)}
     return np.asarray([[index[c] for c in s] for s in strings], np.int32)
 
 
 def text(tokens: Any, alphabet: tuple[str, ...], joiner: str = "") -> str:
-    """One sequence as a string; a token beyond the alphabet, a mask, is an underscore."""
+    """One sequence as a string; a token beyond the alphabet, a mask, is an underscore.
+
+    Args:
+      tokens: (L,), indices into `alphabet`.
+      alphabet: the letters.
+      joiner: what stands between two of them.
+    """
     return joiner.join(alphabet[t] if 0 <= t < len(alphabet) else "_" for t in np.asarray(tokens))

@@ -23,6 +23,12 @@ def bootstrap(statistic: Callable[..., float], *samples: Any, repeats: int = 100
 
     Every array of `samples` has the same number of rows; row i of each belongs to the same sample.
 
+    Args:
+      statistic: statistic(*samples) -> a number.
+      samples: arrays, drawn again along their first axis.
+      repeats: how often they are drawn again.
+      seed: of the draws.
+
     Raises:
       Refused: no rows; or whatever the statistic refuses.
     """

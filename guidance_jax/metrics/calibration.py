@@ -21,10 +21,16 @@ from guidance_jax.schedules import Schedule
 
 
 class LevelReport(NamedTuple):
-    """A noisy classifier at one level; `loss` in nats, `ratio` = sigma / alpha.
+    """A noisy classifier at one level.
 
-    `roughness` is the median relative change of grad log p(y | x_t) when x_t moves by a tenth of sigma: near or above 1
-    the gradient is noise. `scale` makes the classifier calibrated: below 1 for an over-confident one.
+    Attributes:
+      ratio: sigma / alpha.
+      accuracy: the share of labels that it finds.
+      loss: the mean of -log p(y | x_t), in nats.
+      calibration_error: as `expected_calibration_error` says.
+      roughness: the median relative change of grad log p(y | x_t) when x_t moves by a tenth of sigma: near or above 1
+        the gradient is noise.
+      scale: of its logits, which makes it calibrated: below 1 for an over-confident one.
     """
 
     ratio: float
@@ -61,6 +67,11 @@ def fitting_power(log_probs: np.ndarray, labels: np.ndarray) -> float:
 def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 10) -> float:
     """The mean gap between confidence and accuracy over equal bins of confidence, weighted by their counts.
 
+    Args:
+      confidence: (n,), the largest probability of each sample.
+      correct: (n,), whether it was that of the label.
+      bins: of equal width.
+
     Raises:
       Refused: a confidence that is not finite.
     """
@@ -77,6 +88,9 @@ def by_level(
     ratios: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0),
 ) -> list[LevelReport]:
     """Accuracy, loss, calibration and smoothness of `classifier` on `data` at the noise-to-signal ratios given.
+
+    Args:
+      schedule: that the classifier was trained on.
 
     Raises:
       Refused: probabilities that are not finite.

@@ -11,6 +11,10 @@ def within_class_diversity(samples: np.ndarray, labels: np.ndarray) -> float:
     In the units of the samples: 0 for copies, about 1.4 times the standard deviation for independent pixels. Classes
     with fewer than two samples are left out; without any other class it is nan.
 
+    Args:
+      samples: (n, ...).
+      labels: (n,).
+
     Raises:
       Refused: samples that are not finite.
     """

@@ -46,6 +46,9 @@ class Reference:
       pool, spatial: moments of the two kinds of features.
       features: pooled features of the reference's images.
       name: the file and its hash.
+
+    Raises:
+      Refused: by `read`, a file that is none of ADM's.
     """
 
     pool: Moments | None
@@ -114,6 +117,10 @@ def measure_images(
     with `kid`. A measure that these samples do not allow, because they are too few or their features not finite, is
     nan, and the reason is in `refused` of what is returned.
 
+    Args:
+      extractor: the Inception network.
+      measures: the names of those that are wanted.
+
     Raises:
       Refused: a measure that does not exist, or that the reference has not the features for; no images.
     """
@@ -156,6 +163,11 @@ def protocol(reference: Reference, extractor: InceptionExtractor, n: int, labels
     """Everything without which a number means little: features, resize, reference, samples, sampler, versions.
 
     `sampling` is what the sampler wrote beside the samples; None is written as "unknown".
+
+    Args:
+      reference, extractor: what was measured against, and with.
+      n: how many samples.
+      labels: how often each was asked for.
     """
     counts = np.unique(labels, return_counts=True)[1]
     balanced = "balanced" if counts.max() - counts.min() <= 1 else "not balanced"

@@ -18,6 +18,9 @@ def frechet_distance(x: np.ndarray | Moments, y: np.ndarray | Moments) -> float:
 
     The square root is taken of S_1^{1/2} S_2 S_1^{1/2}, which is symmetric, so rank-deficient covariances are fine.
 
+    Args:
+      x, y: features (n, d), or their `Moments`.
+
     Raises:
       Refused: fewer than two samples, features of different sizes, or numbers that are not finite.
     """
@@ -39,6 +42,12 @@ def frechet_bias(features: np.ndarray, reference: Moments, sizes: int = 5, seed:
 
     A line in 1 / n is fitted to the distances of random subsets of n/2 to n features; its slope is c. An estimate: the
     subsets overlap, and c itself has an error.
+
+    Args:
+      features: (n, d), of samples.
+      reference: the moments that they are compared with.
+      sizes: how many numbers of samples the line goes through.
+      seed: of the draws.
 
     Raises:
       Refused: fewer than 20 features, or some that are not finite.

@@ -32,7 +32,12 @@ def _features(params: Any, images: Any) -> InceptionFeatures:
 
 @pytree
 class InceptionExtractor:
-    """uint8 images (n, H, W, 3) -> `InceptionFeatures` of (n, ...), in float32 at the highest matmul precision."""
+    """uint8 images (n, H, W, 3) -> `InceptionFeatures` of (n, ...), in float32 at the highest matmul precision.
+
+    Attributes:
+      params: of the network.
+      name: of the file that they came from, for protocols.
+    """
 
     params: Any
     name: str = static(default="Inception-v3 (2015-12-05)")

@@ -14,6 +14,10 @@ def kernel_distance(
 ) -> tuple[float, float]:
     """(mean, standard deviation) over random subsets of `size` features of each, in float64.
 
+    Args:
+      samples, real: features (n, d).
+      seed: of the subsets.
+
     Raises:
       Refused: fewer features than a subset has, or than two; features that are not finite.
     """

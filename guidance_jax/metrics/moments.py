@@ -14,6 +14,9 @@ class Moments:
     """`n` vectors' mean (d,) and covariance (d, d), with n - 1 in its denominator as in `numpy.cov`.
 
     `n` is None where only the moments are known, for example from a reference file.
+
+    Raises:
+      Refused: by `of`, fewer than two vectors, numbers that are not finite.
     """
 
     mean: np.ndarray

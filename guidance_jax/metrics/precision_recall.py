@@ -53,7 +53,12 @@ def _balls(points: np.ndarray, manifold: np.ndarray, radius: np.ndarray) -> np.n
 
 
 def precision_recall(samples: np.ndarray, real: np.ndarray, k: int = 3) -> tuple[float, float]:
-    """(precision, recall): the share of samples on the real manifold, and of real images on the samples' manifold."""
+    """(precision, recall): the share of samples on the real manifold, and of real images on the samples' manifold.
+
+    Args:
+      samples, real: features (n, d).
+      k: which neighbour makes the radius.
+    """
     return float(find_covered(samples, real, k).mean()), float(find_covered(real, samples, k).mean())
 
 

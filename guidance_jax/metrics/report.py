@@ -18,10 +18,15 @@ from guidance_jax.zoo.judge import TrainedJudge
 
 @dataclass(frozen=True)
 class Report:
-    """Measures with bootstrap errors. `frechet` is in the judge's features: it is not an FID.
+    """Measures with bootstrap errors. A measure that the samples do not allow is nan.
 
-    `not_finite` samples are counted, and left out of the measures. A measure that the samples do not allow is nan, and
-    `refused` says why.
+    Attributes:
+      accuracy: the share of samples that the judge takes for what was asked.
+      frechet, precision, recall: against held-out images, in the judge's features; `frechet` is not an FID.
+      diversity: within the class asked for, in pixels.
+      samples: how many were measured.
+      not_finite: how many were not finite, and left out.
+      refused: why a measure is nan, by its name.
     """
 
     accuracy: Estimate
@@ -47,8 +52,11 @@ def evaluate(
 ) -> Report:
     """Measure `samples` that were asked to be of `labels`.
 
-    accuracy: the share that the judge takes for what was asked. frechet, precision, recall: against the held-out
-    images, in the judge's features. diversity: within the class asked for, in pixels.
+    Args:
+      samples, labels: (n, height, width, channels) and what was asked of each.
+      held_out: real images that nothing was trained on.
+      judge: which guided nothing.
+      repeats: of the bootstrap.
 
     Raises:
       Refused: no finite sample, or shapes that do not fit. A measure that alone cannot be computed is nan instead.

@@ -76,7 +76,12 @@ def stream_batches(data: Iterable, start: int) -> Iterator[tuple[Any, Any]]:
 
 
 def mirrored(samples: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Images (n, H, W, C), every other one mirrored left to right, by chance: for `augment`."""
+    """Images (n, H, W, C), every other one mirrored left to right, by chance: for `augment`.
+
+    Args:
+      samples: of a batch.
+      generator: the chance of that step.
+    """
     return np.where(generator.random(len(samples))[:, None, None, None] < 0.5, samples, samples[:, :, ::-1])
 
 

@@ -94,6 +94,10 @@ def unwrap(state: Mapping[str, Any]) -> Mapping[str, Any]:
 def recognize(state: Mapping[str, Any], known: Options = UNKNOWN) -> Recognized:
     """The network that a state dict belongs to: ADM's, GLIDE's, EDM's of ADM's kind, or a latent transformer.
 
+    Args:
+      state: name -> array.
+      known: what tensors do not say.
+
     Raises:
       Refused: none of them, or an incomplete one; see `adm`, `glide`, `edm` and `dit`.
     """

@@ -26,7 +26,13 @@ def _decode(network, params, h, t, cond):
 
 
 def token_model(network: Transformer, params: Any, process: Process, domain: Domain | None = None) -> HiddenNetwork:
-    """A `Transformer` as a denoiser of tokens with hidden states."""
+    """A `Transformer` as a denoiser of tokens with hidden states.
+
+    Args:
+      network, params: the module, and what `init` made of it or training.
+      process: how tokens are corrupted.
+      domain: what it was trained for.
+    """
     return HiddenNetwork(params, Partial(_encode, network), Partial(_decode, network), process, domain)
 
 
@@ -51,7 +57,12 @@ def _classify(network, params, x, t):
 
 
 def token_classifier(network: Transformer, params: Any, domain: Domain | None = None) -> NoisyClassifier:
-    """A `Transformer` with `values` classes as a classifier of corrupted tokens, or of one-hot vectors."""
+    """A `Transformer` with `values` classes as a classifier of corrupted tokens, or of one-hot vectors.
+
+    Args:
+      network, params: the module, and what `init` made of it or training.
+      domain: what it was trained for.
+    """
     return NoisyClassifier(params, Partial(_classify, network), domain, batched=False)
 
 
@@ -60,12 +71,23 @@ def _neighbours(network, classes, params, x, t):
 
 
 def neighbour_classifier(network: Transformer, params: Any, classes: int) -> NeighbourClassifier:
-    """A `Transformer` with V times `classes` outputs as the classifier of all neighbours of masked tokens."""
+    """A `Transformer` with V times `classes` outputs as the classifier of all neighbours of masked tokens.
+
+    Args:
+      network, params: the module, and what `init` made of it or training.
+      classes: how many.
+    """
     return NeighbourClassifier(params, Partial(_neighbours, network, classes))
 
 
 def embedding_model(network: Transformer, params: Any, table: Any, domain: Domain | None = None) -> EmbeddingNetwork:
-    """A `Transformer` as a denoiser of embeddings by score interpolation, with hidden states."""
+    """A `Transformer` as a denoiser of embeddings by score interpolation, with hidden states.
+
+    Args:
+      network, params: the module, and what `init` made of it or training.
+      table: (V, d), the embeddings.
+      domain: what it was trained for.
+    """
     encode, decode = Partial(_encode, network), Partial(_decode, network)
     return EmbeddingNetwork(params, table, encode=encode, decode=decode, domain=domain)
 
@@ -79,7 +101,13 @@ def _blank(network, length):
 
 
 def language_model(network: GPT2, params: Any, first: int = 0, domain: Domain | None = None) -> LanguageModel:
-    """`GPT2` as a denoiser of the next token; every sequence starts with the token `first`."""
+    """`GPT2` as a denoiser of the next token; every sequence starts with the token `first`.
+
+    Args:
+      network, params: the module, and what `init` made of it or training.
+      first: the token that every sequence starts with.
+      domain: what it was trained for.
+    """
     process = LeftToRight(network.vocabulary, first)
     return LanguageModel(params, Partial(_step, network), Partial(_blank, network), process, network.context, domain)
 
@@ -98,7 +126,11 @@ def _empty(network, length):
 
 
 def prefix_classifier(network: GPT2, params: Any) -> PrefixClassifier:
-    """`GPT2` with `outputs` classes as a classifier of prefixes."""
+    """`GPT2` with `outputs` classes as a classifier of prefixes.
+
+    Args:
+      network, params: the module, and what `init` made of it or training.
+    """
     return PrefixClassifier(
         params, Partial(_read, network), Partial(_empty, network), network.outputs, Partial(_whole, network)
     )

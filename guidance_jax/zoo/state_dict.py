@@ -16,6 +16,12 @@ class Options:
 
     `family` tells latent transformers apart: DiT, SiT, REPA or LightningDiT. `null_label` is False for one whose label
     table has no row for "unconditional", because it was trained without conditioning dropout.
+
+    Attributes:
+      image_size: side of the images.
+      schedule: of the noise.
+      num_heads, num_head_channels: of the attentions: their number, or the channels of one.
+      use_new_attention_order: the order of a head's projections.
     """
 
     image_size: int | None = None
@@ -39,7 +45,13 @@ UNKNOWN = Options()
 
 @dataclasses.dataclass(frozen=True)
 class Recognized:
-    """A network with its parameters and what it was trained for; no parameterization: a classifier."""
+    """A network with its parameters and what it was trained for; no parameterization: a classifier.
+
+    Attributes:
+      network, params: as in `Network`: the module, and nested dictionaries of arrays.
+      domain: what it was trained for.
+      parameterization: what its output means.
+    """
 
     network: Any
     params: Any

@@ -60,6 +60,7 @@ class Transformer(nn.Module):
       inputs: what a position can be: the states of the process, or the dimensions of an embedding.
       outputs: the vocabulary that is predicted.
       length: of the sequences.
+      width, depth, heads: of the blocks.
       num_classes: labels it is told, the null label included; 0 for none.
       values: outputs of `value(h)`, a head on the mean hidden state: class logits, or attributes; 0 for none.
       decoder: how many of the `depth` blocks belong to `decode`: 0 guides the last hidden states.
@@ -151,9 +152,11 @@ class GPT2(nn.Module):
             self.head = nn.Dense(self.outputs)
 
     def read(self, h):
+        """The output of hidden states."""
         return self.head(h) if self.outputs else jnp.matmul(h, self.wte.T)
 
     def inputs(self, tokens, positions, cond):
+        """Embeddings of tokens at their positions."""
         expected = jnp.issubdtype(jnp.result_type(tokens), jnp.floating)  # probabilities (..., V) of tokens
         h = (tokens @ self.wte if expected else self.wte[tokens]) + self.wpe[positions]
         return h + self.labels[cond] if self.num_classes and cond is not None else h

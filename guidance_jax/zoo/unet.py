@@ -26,7 +26,24 @@ from guidance_jax.zoo.layers import (
 
 
 class ADM(nn.Module):
-    """What the U-Net and the classifier share: the fields, the embedding of (t, y), the encoder and the middle."""
+    """What the U-Net and the classifier share: the fields, the embedding of (t, y), the encoder and the middle.
+
+    Attributes:
+      model_channels: of the first level.
+      out_channels: of the output; of a classifier its classes.
+      num_res_blocks: of each level.
+      attention_resolutions: the downsampling factors at which there is attention.
+      channel_mult: multiples of the channels, a level each.
+      num_heads, num_head_channels: of the attentions; the second, unless it is -1, decides.
+      use_scale_shift_norm: whether the embedding scales, too, in residual blocks.
+      resblock_updown: whether residual blocks resample, not convolutions.
+      use_new_attention_order: of a head's projections.
+      dropout: in residual blocks, in training.
+      groups: of the norms.
+      time_scale: multiplies the clock; 1000 for schedules on [0, 1].
+      dtype: of the computation; parameters stay float32.
+      remat: whether residual blocks are computed again in the backward pass.
+    """
 
     model_channels: int
     out_channels: int

@@ -11,11 +11,16 @@ from guidance_jax.zoo.unet import ADM, UNet
 class ADMUNet(UNet):
     """`apply(params, x (H, W, C), t, y) -> (H, W, out_channels)`, for one sample.
 
+    Fields as in `zoo.unet.ADM`.
+
     `num_classes` is the number of label embeddings (the null label of conditioning dropout included), None for an
     unconditional network. `perturbation` makes it worse on purpose, see `guidance.perturb`. With `scaled`
     it takes the strength of guidance as `scale`, embedded as the clock is; the last layer of that begins at zero, so
     that the parameters of a network without it, completed by `init`, are the same function. With `early` it has a
     second head, on what its decoder makes before the last resolution: for `TwoHeaded`.
+
+    Raises:
+      Refused: a label where there are none or the reverse; sides that cannot be halved so often.
     """
 
     num_classes: int | None = None
@@ -40,7 +45,12 @@ class ADMUNet(UNet):
 class ADMClassifier(ADM):
     """`apply(params, x (H, W, C), t) -> logits (out_channels,)`, for one sample.
 
+    Fields as in `zoo.unet.ADM`.
+
     `pool` is "attention" (OpenAI's classifiers) or "adaptive" (mean over the pixels, then a linear map).
+
+    Raises:
+      Refused: another `pool`; sides that cannot be halved so often.
     """
 
     pool: str = "attention"

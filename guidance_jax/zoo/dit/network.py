@@ -108,6 +108,9 @@ class DiT(Layers):
       dtype: of the computation; None is that of the parameters.
       remat: blocks are computed again in the backward pass.
       unroll: blocks that are unrolled in the loop over them.
+
+    Raises:
+      Refused: samples that the patches do not tile, a label where there are none or the reverse.
     """
 
     depth: int = 28
