@@ -35,6 +35,6 @@ class Given:
     def part(self, name):
         return METHODS[name].make(self)
 
-    def make(self, name, **options):
+    def make(self, name, /, **options):
         """The method of that name from all this, with other options."""
         return METHODS[name].make(self, **options)

@@ -96,7 +96,7 @@ def given(model):
     )  # fmt: skip
 
 
-def make(name, model, **options):
+def make(name, model, /, **options):
     return given(model).make(name, **options)
 
 

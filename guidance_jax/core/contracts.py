@@ -359,13 +359,15 @@ HINTS: dict[Any, tuple[str, str]] = {
 
 
 def need(owner: Any, part: Any, kind: type[Any], place: str = "its part") -> None:
-    """Raise `Refused` unless `part`, which is `place` of `owner`, is a `kind`."""
+    """Raise `Refused` unless `part`, which is `place` of `owner`, is a `kind`, and what is inside it is what it wraps."""
     if not isinstance(part, kind):
         what, hint = HINTS.get(kind, (kind.__name__, f"pass a {kind.__name__}"))
         got = part.__name__ if isinstance(part, type) else type(part).__name__
         got += f" of {type(innermost(part)).__name__}" if isinstance(part, Wrapper) else ""
         name = owner if isinstance(owner, str) else type(owner).__name__
         raise Refused(f"{place} of {name} is {what}, got {got}; {hint}")
+    if isinstance(part, Wrapper):
+        need(part, part.inner, part.wraps, "the inside")
 
 
 def check_space(owner: Any, space: Any) -> None:
