@@ -359,7 +359,7 @@ HINTS: dict[Any, tuple[str, str]] = {
 
 
 def need(owner: Any, part: Any, kind: type[Any], place: str = "its part") -> None:
-    """Raise `Refused` unless `part`, which is `place` of `owner`, is a `kind`, and what is inside it is what it wraps."""
+    """Raise `Refused` unless `part`, `place` of `owner`, is a `kind`, and what is inside it is what it wraps."""
     if not isinstance(part, kind):
         what, hint = HINTS.get(kind, (kind.__name__, f"pass a {kind.__name__}"))
         got = part.__name__ if isinstance(part, type) else type(part).__name__
