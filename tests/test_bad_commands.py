@@ -13,7 +13,8 @@ import jax
 import numpy as np
 import pytest
 
-from guidance_jax.app import cli
+from guidance_jax.app import cli, parts
+from guidance_jax.app.commands import sample
 
 DIGITS = "5" * 5000
 DEEP = "[" * 3000 + "]" * 3000
@@ -794,9 +795,9 @@ def test_an_interruption_at_any_moment_is_one_line(call, monkeypatch):
 
     for patched, name, command in (
         (cli.jax.config, "update", ("methods",)),
-        (cli.parts, "summary", ("methods",)),
-        (cli, "plan", SAMPLE),
-        (cli, "check_writable", SAMPLE),
+        (parts, "summary", ("methods",)),
+        (sample, "plan", SAMPLE),
+        (sample, "check_writable", SAMPLE),
     ):
         before = signal.getsignal(signal.SIGINT)
         try:

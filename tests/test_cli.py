@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from guidance_jax.app import cli, parts
+from guidance_jax.app import cli, parts, terminal
 from guidance_jax.zoo.judge import TrainedJudge
 from guidance_jax.zoo.load import load
 
@@ -18,7 +18,7 @@ def run(tmp_path, monkeypatch, capfd):
     """`guidance-jax ARGUMENTS` in a folder of its own: exit code, standard output, standard error."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(cli, "console", cli.Console(width=120))
+    monkeypatch.setattr(terminal.console, "width", 120)
 
     def call(*arguments):
         monkeypatch.setattr("sys.argv", ["guidance-jax", *map(str, arguments)])

@@ -1,0 +1,103 @@
+"""`guidance-jax evaluate`: measure samples, by a judge or by Inception."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import typer
+from rich.table import Table
+
+from guidance_jax.app.data import load_judge
+from guidance_jax.app.options import OtherData, OtherSize
+from guidance_jax.app.schema import show
+from guidance_jax.app.terminal import COLUMNS, cells, console
+from guidance_jax.core import Refused
+from guidance_jax.datasets.arrays import read_npz
+from guidance_jax.files import check_writable, write_whole
+from guidance_jax.metrics.fid import NEEDS, Reference, measure_images, protocol
+from guidance_jax.metrics.inception import load_inception
+from guidance_jax.untrusted import file_at, read_json
+
+
+def evaluate(
+    samples: Annotated[Path, typer.Option(help="File written by sample, or any .npz with uint8 NHWC arr_0.")],
+    models: Annotated[Path | None, typer.Option(help="Folder written by train: its judge measures.")] = None,
+    data: OtherData = None,
+    size: OtherSize = None,
+    reference: Annotated[Path | None, typer.Option(help="A reference batch of ADM's (.npz): FID and its like.")] = None,
+    inception: Annotated[Path | None, typer.Option(help="Inception weights (.pth or .safetensors).")] = None,
+    measures: Annotated[str | None, typer.Option(help="fid,sfid,is,precision,...; by default all possible.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the measures.")] = None,
+) -> None:
+    """Measure samples, against held-out data by a judge, or against a reference batch by Inception, as ADM does.
+
+    The held-out data are those that the models were trained on, unless --data names others.
+    """
+    if (models is None) == (reference is None):
+        raise Refused("give --reference FILE.npz (FID and its like) or --models FOLDER (its judge), one of the two")
+    for option, value, own in (
+        *(("--data", data, "models"), ("--size", size, "models")),
+        *(("--inception", inception, "reference"), ("--measures", measures, "reference")),
+    ):
+        if value is not None and (models if own == "models" else reference) is None:
+            raise Refused(f"{option} goes with --{own}; leave it out")
+    wanted = measures.split(",") if measures is not None else None
+    for name in wanted or []:
+        if name not in NEEDS:
+            raise Refused(f"--measures are {', '.join(NEEDS)}, got {show(name)}; write --measures fid,is")
+    if out is not None:
+        check_writable(out)
+    if samples.suffix != ".npz":
+        raise Refused(f"{samples} is no .npz file; write one with guidance-jax sample")
+    found = read_npz(samples)
+    if "arr_0" not in found:
+        raise Refused(f"{samples} has no samples, which are called arr_0; write it with guidance-jax sample")
+    images = found["arr_0"]
+    if "arr_1" not in found and models is not None:
+        raise Refused(f"{samples} has no labels, which are called arr_1, and the judge compares them; add them")
+    labels = found.get("arr_1", np.zeros(len(images) if images.ndim else 0, np.int32))
+    if images.dtype != np.uint8 or images.ndim != 4 or images.size == 0:
+        raise Refused(
+            f"{samples} holds {images.dtype} of shape {images.shape}; evaluate takes uint8 NHWC images, 0 to 255: "
+            "those in [-1, 1] become (127.5 * x + 127.5).round().astype(numpy.uint8)"
+        )
+    if reference is not None:
+        record = by_inception(images, labels, samples, reference, inception, wanted)
+    else:
+        assert models is not None
+        measure, held_out = load_judge(models, data, size)
+        if measure is None or held_out is None:
+            raise Refused(f"{models} has no judge; guidance-jax train makes one, or give --reference")
+        report = measure(images.astype(np.float32) / 127.5 - 1, labels)
+        table = Table(*COLUMNS[:-1], title=f"{report.samples} samples against {len(held_out)} held-out images")
+        table.add_row(*cells(report)[:-1])
+        console.print(table)
+        record = report.json() | {"samples_file": str(samples), "jax": jax.__version__}
+    if out is not None:
+        text = json.dumps(record, indent=1).encode()
+        write_whole(out, lambda file: file.write(text))
+
+
+def by_inception(
+    images: np.ndarray, labels: np.ndarray, samples: Path, path: Path, weights: Path | None, measures: list[str] | None
+) -> dict[str, Any]:
+    """Print and return FID and its like, with their protocol."""
+    file_at(path)
+    extractor = load_inception(weights)
+    reference = Reference.read(path, extractor)
+    found = measure_images(images, reference, extractor, measures)
+    table = Table(*found, title=f"{len(images)} samples against {reference.name}")
+    table.add_row(*(f"{v:.5g}" for v in found.values()))
+    console.print(table)
+    for name, why in found.refused.items():
+        console.print(f"{name}: {why}", highlight=False, markup=False)
+    if found.get("fid_bias", np.nan) == found.get("fid_bias"):
+        console.print(
+            f"FID of {len(images)} samples: too large by about {found['fid_bias']:.3g} (fitted); "
+            "published ones are of 50,000"
+        )
+    beside = [samples.with_suffix(".json"), samples.parent / "manifest.json"]
+    sampling = next((read_json(p) for p in beside if p.exists()), None)
+    return {"measures": found.json(), "protocol": protocol(reference, extractor, len(images), labels, sampling)}

@@ -1,0 +1,159 @@
+"""`guidance-jax sample`: draw guided samples, into a file or as a long job."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from guidance_jax.app.data import classes_of
+from guidance_jax.app.options import (
+    Clipped,
+    Config,
+    Grid,
+    Labels,
+    Method,
+    Models,
+    Negative,
+    Particles,
+    Prompt,
+    Scaled,
+    Seed,
+    Set,
+    Solving,
+    Steps,
+    Type,
+    flag,
+)
+from guidance_jax.app.plan import Plan, plan
+from guidance_jax.app.request import Request, read_request
+from guidance_jax.app.schema import COUNTS, REQUEST, SAMPLES, SIDE, flag_of
+from guidance_jax.app.terminal import console
+from guidance_jax.core import Refused, count_failed
+from guidance_jax.files import check_writable, write_whole
+from guidance_jax.jobs import Job, contents, write_arrays
+from guidance_jax.pictures import contact_sheet, from_uint8, to_uint8
+from guidance_jax.sample import keys
+from guidance_jax.sharding import memory, sample_mesh
+
+MEANS = "Means (they change no sample)"
+
+
+def sample(
+    out: Annotated[Path, typer.Option(help="An .npz file (arr_0 NHWC uint8, arr_1 labels), or a folder: a long job.")],
+    models: Models = None,
+    n: Annotated[int, typer.Option("--n", min=1, max=SAMPLES, help="Samples.")] = 100,
+    method: Method = None,
+    scale: Scaled = None,
+    set_: Set = None,
+    config: Config = None,
+    label: Labels = None,
+    prompt: Prompt = None,
+    negative: Negative = None,
+    size: Annotated[str | None, flag("size")] = None,
+    solver: Solving = None,
+    grid: Grid = None,
+    steps: Steps = None,
+    particles: Particles = None,
+    clip: Clipped = None,
+    dtype: Type = None,
+    seed: Seed = None,
+    batch: Annotated[int, typer.Option(min=1, help="Samples at a time; changes none.", rich_help_panel=MEANS)] = 250,
+    devices: Annotated[int | None, typer.Option(min=1, help="Devices; by default all.", rich_help_panel=MEANS)] = None,
+    split: Annotated[bool, typer.Option(help="Split parameters over devices.", rich_help_panel=MEANS)] = False,
+    remat: Annotated[bool, typer.Option(help="Less memory in gradients, more time.", rich_help_panel=MEANS)] = False,
+    microbatch: Annotated[
+        int | None,
+        typer.Option(min=1, max=COUNTS, help="Samples a classifier gradient is taken of.", rich_help_panel=MEANS),
+    ] = None,
+    tile: Annotated[
+        int | None,
+        typer.Option(min=8, max=SIDE, help="Latents on a side that are decoded at a time.", rich_help_panel=MEANS),
+    ] = None,
+    shard: Annotated[
+        int | None, typer.Option(min=1, max=SAMPLES, help="Samples a file of a long job. (500)", rich_help_panel=MEANS)
+    ] = None,
+    estimate: Annotated[bool, typer.Option(help="Say what memory it needs.", rich_help_panel=MEANS)] = False,
+) -> None:
+    """Draw guided samples; write them as ADM's evaluator reads them, and a labelled picture beside.
+
+    Into a folder, the job may be killed at any instant and started again, with another batch size or number of devices.
+    """
+    check_out(out, shard)
+    flags: dict[str, Any] = dict(scale=scale, labels=label, solver=solver, grid=grid, steps=steps, particles=particles)
+    flags |= dict(prompts=prompt or None, negative=negative, size=size)
+    request = read_request(models, config, method, set_, **flags, clip=clip, dtype=dtype, seed=seed)
+    mesh = sample_mesh(devices)
+    asked = plan(request, n, remat=remat, microbatch=microbatch)
+    check_used(request, asked, alone=not split and devices in (None, 1), tile=tile)
+    batch = min(batch, n)
+    if estimate:
+        index = np.arange(batch)
+        given = keys(request.seed, batch), asked.kernel, asked.levels, asked.shape, asked.conditions(index)
+        console.print(f"memory: {memory(mesh, *given, split=split)}")
+        return
+
+    def draw(indices: range) -> tuple[np.ndarray, np.ndarray]:
+        own = keys(request.seed, len(indices), start=indices.start)
+        drawn = asked.draw(mesh, own, np.arange(indices.start, indices.stop), split=split, batch=batch)
+        return drawn, asked.labels[indices.start : indices.stop]
+
+    images = len(asked.shape) == 3
+
+    def encode(drawn: np.ndarray) -> np.ndarray:
+        return to_uint8(asked.pictures(drawn, tile)) if images else np.asarray(drawn)
+
+    if not out.suffix:
+        content = contents(request.models, measurement=(request.measurement or {}).get("observed"))
+        path, bad = Job(out, n, request.about(), shard or 500, content).run(draw, encode, progress="sampling")
+        console.print(f"{n} samples, {bad} of those drawn now failed: {path}")
+        return
+    drawn, labels = draw(range(n))
+    stored = encode(drawn)
+    write_arrays(out, stored, labels)
+    about = json.dumps({"n": n, **request.about()}, indent=1, default=str).encode()
+    write_whole(out.with_suffix(".json"), lambda file: file.write(about))
+    console.print(f"{n} samples, {count_failed(drawn)} failed: {out}", soft_wrap=True)
+    if images:
+        known = () if asked.pipeline is None else asked.pipeline.classes
+        names = tuple(prompt[:40] for prompt in request.prompts) or classes_of(request.models) or known
+        draw_sheet(out.with_suffix(".png"), stored[:100], labels, names)
+        console.print(f"picture: {out.with_suffix('.png')}", soft_wrap=True)
+
+
+def check_out(out: Path, shard: int | None) -> None:
+    """Raise `Refused` unless `out` can be written, as an .npz file or as the folder of a long job."""
+    if out.suffix and out.suffix != ".npz":
+        raise Refused(f"--out is an .npz file or a folder, got {out}; write --out {out.with_suffix('.npz')}")
+    if not out.suffix and out.is_file():
+        raise Refused(f"{out} is a file; a long job needs a folder: choose another name")
+    if out.suffix and shard is not None:
+        raise Refused(f"--shard is of a long job, which needs a folder: write --out {out.with_suffix('')}")
+    if out.suffix:
+        check_writable(out)
+
+
+def check_used(request: Request, asked: Plan, *, alone: bool, tile: int | None) -> None:
+    """Raise `Refused` for an option that would change nothing, or that this method or model has not."""
+    for name in asked.unused:
+        title = flag_of(name, REQUEST[name]) if name in REQUEST else name
+        raise Refused(f"--{title} changes nothing for {request.method['name']} of this model; leave it out")
+    if asked.kernel.population and not alone:
+        raise Refused(f"{request.method['name']} runs its populations on one device; leave --devices and --split out")
+    if tile is not None and (asked.pipeline is None or asked.pipeline.autoencoder is None):
+        raise Refused("--tile is for models of latents, and this one has no autoencoder; leave it out")
+
+
+def draw_sheet(path: Path, images: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> None:
+    """Write uint8 `images` in rows of ten, named by their labels."""
+    pictures, rows, captions = from_uint8(images), {}, {}
+    for start in range(0, len(pictures), 10):
+        row = labels[start : start + 10]
+        said = [
+            " + ".join(names[i] if i < len(names) else str(i) for i in own)
+            for own in row.reshape(len(row), -1).tolist()
+        ]
+        title = f"{start}: {said[0]}" if len(set(said)) == 1 else f"{start}"
+        rows[title], captions[title] = pictures[start : start + 10], said if len(set(said)) > 1 else []
+    contact_sheet(path, rows, captions=captions)
