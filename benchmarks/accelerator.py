@@ -1,4 +1,4 @@
-"""What do guided steps cost on whatever is here?   python -m benchmarks.accelerator [--minutes 10] [--out FILE]
+"""Guided steps at published sizes.
 
 On an accelerator the networks have their published sizes: ADM 64 x 64 with its classifier, DiT-XL/2 with CFG, SDXL's
 U-Net with CFG, a token model with CFG; in float32 and bfloat16, from one sample to the largest batch that fits. On a
@@ -8,21 +8,20 @@ it, where PyTorch and diffusers are installed, diffusers' own DiT and U-Net, eag
 alternately. Then the laws of sampling are run on the device. Weights are random.
 """
 
-import argparse
-import importlib.metadata
 import importlib.util
 import math
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import guidance_jax as gj
-from benchmarks.timing import alternate, write
+from benchmarks.suite import Measure, Row, alternate, benchmark
 from guidance_jax.sample import _generate
 from guidance_jax.zoo.adm.network import ADMClassifier, ADMUNet
 from guidance_jax.zoo.dit.network import DiT
@@ -136,39 +135,39 @@ def peak(dtype):
     return 2 * n**3 / median(lambda: product(a, a), 1.0)
 
 
-def row(kernel, domain, cond, n, best, seconds):
-    levels = domain.schedule.levels(STEPS)
+def row(case, kernel, domain, cond, best, seconds):
+    """A batch: what a step takes, and what was compiled for it."""
+    levels, n = domain.schedule.levels(STEPS), case["batch"]
     given = gj.sample_mesh(1), gj.keys(0, n), kernel, levels, domain.shape, cond
     begin = time.perf_counter()
     compiled = gj.memory(*given)
-    record = {"batch": n, "compile, s": round(time.perf_counter() - begin, 2)}
-    record["memory, MiB"] = round(sum(compiled) / 2**20)
+    cost = {"compiling, s": round(time.perf_counter() - begin, 2), "memory, MiB": round(sum(compiled) / 2**20)}
     step = median(lambda: gj.generate(given[1], kernel, levels, domain.shape, cond), seconds) / STEPS
     program = jax.make_jaxpr(lambda k, c: _generate(given[1], k, levels, domain.shape, c, None))(kernel, cond).jaxpr
-    record |= {"step, s": step, "samples a second": n / step / SAMPLE_STEPS}
-    return record | {"share of the matrix peak": flops(program) / STEPS / step / best}
+    share = flops(program) / STEPS / step / best
+    rate = n / step / SAMPLE_STEPS
+    measures = {"step": Measure(step, unit="s"), "samples a second": rate, "share of the matrix peak": share}
+    return Row(case, measures, cost)
 
 
-def measure(name, dtype, deadline, best):
-    """Rows of one case, until the next batch does not fit or the time is over."""
-    kernel, domain, rows = CASES[name](dtype)
-    found, n = [], 1
+def measure(case, dtype, deadline, best):
+    """Rows of one network, until the next batch does not fit or the time is over."""
+    kernel, domain, rows = CASES[case["network"]](dtype)
+    n = 1
     while time.perf_counter() < deadline:
-        begin = time.perf_counter()
+        begin, own = time.perf_counter(), case | {"batch": n}
         try:
-            found.append(row(kernel, domain, rows(n), n, best, 1.0 if CPU else 2.0))
+            yield row(own, kernel, domain, rows(n), best, 1.0 if CPU else 2.0)
         except Exception as error:  # XLA's own exceptions for memory differ from version to version
-            found.append({"batch": n, "stopped": f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"})
-            break
-        print(name, jnp.dtype(dtype).name, found[-1], flush=True)
+            yield Row(own, {}, {"stopped": f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"})
+            return
         if (CPU and n >= 4) or time.perf_counter() + 1.5 * (time.perf_counter() - begin) > deadline:
-            break
+            return
         n *= 4
-    return found
 
 
 def beside_pytorch(name, dtype, n):
-    """A guided step of n samples beside diffusers' own network on the same device, alternately: seconds."""
+    """A guided step of n samples beside diffusers' own network on the same device, alternately: seconds of each."""
     if name not in ("DiT with CFG", "SDXL U-Net with CFG") or importlib.util.find_spec("diffusers") is None:
         return {}
     import diffusers
@@ -225,7 +224,7 @@ def beside_pytorch(name, dtype, n):
         del calls["diffusers, compiled"]
     found = alternate(calls, 5 if CPU else 9)
     found = {k.split(",")[0] if "steps" in k else k: v / STEPS if "steps" in k else v for k, v in found.items()}
-    return {"batch": n, "seconds a step": found}
+    return found
 
 
 def laws():
@@ -239,48 +238,40 @@ def laws():
     return (done.stdout.strip().splitlines() or ["no output"])[-1]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--only", nargs="*", default=list(CASES))
-    parser.add_argument("--skip-laws", action="store_true")
-    parser.add_argument("--out")
-    args = parser.parse_args()
+@benchmark(
+    quick={"minutes": 1.0, "skip_laws": True},
+    packages=("jax", "torch", "diffusers"),
+    form="tiny, on a CPU" if CPU else "full",
+    steps=STEPS,
+    **{"steps of samples a second": SAMPLE_STEPS},
+)
+def accelerator(minutes: float = 10.0, only: tuple[str, ...] = tuple(CASES), skip_laws: bool = False) -> Iterator[Row]:
+    """What do guided steps cost on whatever is here, at published sizes?"""
     begin = time.perf_counter()
     types = [jnp.float32] if CPU else [jnp.float32, jnp.bfloat16]
-    best = {jnp.dtype(t).name: peak(t) for t in types}
-    rows, torch_rows = {}, {}
-    jobs = [(name, t) for name in args.only for t in types]
-    packages = {n: importlib.metadata.version(n) for n in ("torch", "diffusers") if importlib.util.find_spec(n)}
-    about = {
-        "versions": packages,
-        "form": "tiny, on a CPU" if CPU else "full",
-        "steps": STEPS,
-        "sample steps": SAMPLE_STEPS,
-    }
-
-    def save(**more):
-        settings = {k: v for k, v in vars(args).items() if k != "out"} | about
-        write(args.out, settings=settings, matrix_peak=best, rows=rows, pytorch=torch_rows, **more)
+    best, whole = {}, {}
+    for dtype in types:
+        name = jnp.dtype(dtype).name
+        best[name] = peak(dtype)
+        yield Row({"matrix product": name}, {"operations a second": best[name]})
+    jobs = [({"network": name, "dtype": jnp.dtype(t).name}, t) for name in only for t in types]
 
     def left(share):
         """Seconds until that share of the time is over."""
-        return 60 * args.minutes * share - (time.perf_counter() - begin)
+        return 60 * minutes * share - (time.perf_counter() - begin)
 
-    for i, (name, dtype) in enumerate(jobs):
-        key = f"{name}, {jnp.dtype(dtype).name}"
+    for i, (case, dtype) in enumerate(jobs):
         until = time.perf_counter() + max(left(0.6), 0) / (len(jobs) - i)
-        rows[key] = measure(name, dtype, until, best[jnp.dtype(dtype).name])
-        save()
-    for name, dtype in jobs:
-        key = f"{name}, {jnp.dtype(dtype).name}"
-        whole = [r for r in rows[key] if "step, s" in r]
-        if whole and left(0.85) > 0:
-            torch_rows[key] = beside_pytorch(name, dtype, whole[min(1, len(whole) - 1)]["batch"])
-            print("PyTorch", key, torch_rows[key], flush=True)
-            save()
-    save(laws="skipped" if args.skip_laws or left(1) < 30 else laws(), seconds=round(time.perf_counter() - begin, 1))
-
-
-if __name__ == "__main__":
-    main()
+        for found in measure(case, dtype, until, best[case["dtype"]]):
+            if found.measures:
+                whole.setdefault(i, []).append(found.case["batch"])
+            yield found
+    for i, (case, dtype) in enumerate(jobs):
+        if i in whole and left(0.85) > 0:
+            n = whole[i][min(1, len(whole[i]) - 1)]
+            for name, seconds in beside_pytorch(case["network"], dtype, n).items():
+                yield Row(case | {"batch": n, "by": name}, {"step": Measure(seconds, unit="s")})
+    outcome = "skipped" if skip_laws or left(1) < 30 else laws()
+    yield Row(
+        {"laws": "of sampling"}, {}, {"outcome": outcome, "seconds in all": round(time.perf_counter() - begin, 1)}
+    )

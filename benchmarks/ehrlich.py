@@ -1,12 +1,7 @@
-"""Guided edits against a genetic algorithm at equal objective calls:  python -m benchmarks.ehrlich [--out FILE]
+"""Black boxes: guided edits of sequences against a genetic algorithm at equal calls of the objective."""
 
-Ehrlich functions, V = 32, L = 32, 4 motifs of 4. Every method starts from the same random feasible sequences and gets
-the same number of calls per round. LaMBO-2 and NOS retrain a denoiser with a value head on what is known so far.
-"""
-
-import argparse
-import json
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -16,10 +11,9 @@ import numpy as np
 import optax
 
 import guidance_jax as gj
-from benchmarks import tables
-from benchmarks.timing import write
+from benchmarks.ehrlich_function import Ehrlich
+from benchmarks.suite import Row, benchmark
 from guidance_jax.discrete import NOS, LaMBO
-from guidance_jax.oracles import Ehrlich
 from guidance_jax.training.token_losses import TokenDenoising, squared
 from guidance_jax.zoo.sequence_models import token_model
 from guidance_jax.zoo.transformer import Transformer
@@ -151,51 +145,52 @@ def nos(pool, per_round, parents, generator, state, *, steps, masked):
     return pool.new(x, per_round, generator), state
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("ehrlich.json"))
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--per-round", type=int, default=250)
-    parser.add_argument("--parents", type=int, default=100)
-    parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--only", nargs="*", help="names of methods")
-    parser.add_argument("--write-functions", type=Path, help="write the functions for ehrlich_official.py and stop")
-    args = parser.parse_args()
-    if args.write_functions:
-        return write_functions(args.write_functions, args.seeds)
-    # seeds that a method has been run on are not run again
-    traces = json.loads(args.out.read_text())["traces"] if args.out.exists() else {}
-    for seed in range(args.seeds):
+START = 1000  # random feasible sequences that every method knows
+
+
+@benchmark(quick={"seeds": 1, "rounds": 1, "per_round": 8, "steps": 2})
+def ehrlich(
+    seeds: int = 5,
+    rounds: int = 30,
+    per_round: int = 250,
+    parents: int = 100,
+    steps: int = 150,
+    only: tuple[str, ...] = ("genetic algorithm", "LaMBO-2", "NOS"),
+    write_functions: Path | None = None,
+    known: list = (),
+) -> Iterator[Row]:
+    """Do guided edits beat a genetic algorithm at equal calls of the objective?
+
+    Ehrlich functions, V = 32, L = 32, 4 motifs of 4. Every method starts from the same random feasible sequences and
+    gets the same number of calls per round. LaMBO-2 and NOS retrain a denoiser with a value head on what is known so
+    far. Measures: the best value after so many calls. `--write-functions FILE` writes the functions for
+    `ehrlich_official` and stops.
+    """
+    if write_functions is not None:
+        return save_functions(write_functions, seeds)
+    done = [row["case"] for row in known]
+    for seed in range(seeds):
         objective = Ehrlich.random(seed)
-        begin = np.asarray(objective.start(jax.random.key(100 + seed), 1000))
+        begin = np.asarray(objective.start(jax.random.key(100 + seed), START))
         ways = {
             "genetic algorithm": genetic,
-            "LaMBO-2": partial(lambo, allowed=objective.allowed, steps=args.steps, edits=6),
-            "NOS": partial(nos, steps=args.steps, masked=0.12),
+            "LaMBO-2": partial(lambo, allowed=objective.allowed, steps=steps, edits=6),
+            "NOS": partial(nos, steps=steps, masked=0.12),
         }
-        for name, way in ways.items():
-            if (args.only and name not in args.only) or len(traces.get(name, [])) > seed:
+        for name in only:
+            case = {"method": name, "seed": seed}
+            if case in done:
                 continue
             pool, state, generator = Pool(objective, begin), None, np.random.default_rng(seed)
-            began, trace = time.perf_counter(), [float(pool.top(1)[1][0])]
-            for _ in range(args.rounds):
-                x, state = way(pool, args.per_round, args.parents, generator, state)
+            began, best = time.perf_counter(), {str(START): float(pool.top(1)[1][0])}
+            for i in range(rounds):
+                x, state = ways[name](pool, per_round, parents, generator, state)
                 pool.add(x)
-                trace.append(float(pool.top(1)[1][0]))
-            traces.setdefault(name, []).append(trace)
-            print(
-                f"seed {seed} {name:18} best {trace[-1]:.3f} after {pool.calls} calls, "
-                f"{time.perf_counter() - began:.0f} s",
-                flush=True,
-            )
-            write(
-                args.out, settings={k: v for k, v in vars(args).items() if k != "out"}, calls=calls(args), traces=traces
-            )
-    print(tables.black_boxes(json.loads(args.out.read_text())))
+                best[str(START + per_round * (i + 1))] = float(pool.top(1)[1][0])
+            yield Row(case, best, {"seconds": round(time.perf_counter() - began, 1)})
 
 
-def write_functions(path: Path, seeds: int):
+def save_functions(path: Path, seeds: int):
     """Every seed's tables and starts as arrays with a leading seed axis, and our values of starts and mutants."""
     arrays: dict[str, list] = {}
     for seed in range(seeds):
@@ -207,11 +202,3 @@ def write_functions(path: Path, seeds: int):
         for name, value in {**tables, "start": begin, "check": check, "values": values}.items():
             arrays.setdefault(name, []).append(np.asarray(value))
     np.savez_compressed(path, **{name: np.stack(value) for name, value in arrays.items()})
-
-
-def calls(args):
-    return [1000 + args.per_round * i for i in range(args.rounds + 1)]
-
-
-if __name__ == "__main__":
-    main()

@@ -1,30 +1,17 @@
-"""The authors' own optimizers on our Ehrlich functions.  python -m benchmarks.ehrlich_official --functions FILE
+"""The authors' own optimizers on our Ehrlich functions; needs neither JAX nor this package."""
 
-The functions come from `ehrlich.py --write-functions FILE`. Needs neither JAX nor this package, but, in an environment
-of its own, pytorch-holo 0.0.5, pytorch-cortex 0.0.4, beignet, boto3, lightning-cloud 0.5.70, setuptools below 80, numpy
-below 2, pandas below 3, and transformers below 5, with which cortex's tokenizer still knows the letters.
-
-The genetic algorithm is holo-bench's DiscreteEvolution. LaMBO-2 is cortex's LaMBO on cortex's SequenceModelTree: a
-convolutional root, a masked language head and an ensemble of value heads, trained by its own training step. Its
-settings are those of poli-baselines for Ehrlich functions, except for what `settings` in the result says.
-Every method knows the values of the same 1,000 starts and then asks 250 times a round; sequences that are infeasible
-or known already cost a call too.
-"""
-
-import argparse
 import contextlib
-import json
 import logging
 import os
-import platform
 import random
 import string
 import tempfile
 import time
 import warnings
 from collections import OrderedDict
-from importlib.metadata import version
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import edlib
 import hydra
@@ -37,6 +24,8 @@ from cortex.optim.generative import LaMBO
 from holo.optim import DiscreteEvolution
 from lightning import Trainer
 from omegaconf import OmegaConf
+
+from benchmarks.suite import Row, benchmark
 
 LETTERS = np.array(list(string.ascii_uppercase + "012345"))
 RECIPES = {
@@ -219,52 +208,68 @@ def lambo(asked, args, known_feasibility):
         asked.ask(tokens(optimizer.get_best_solutions()["sequence"].values))
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--functions", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path("ehrlich_official.json"))
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--methods", nargs="*")
-    numbers = {"rounds": 30, "per-round": 250, "width": 32, "heads": 4, "batch": 64, "batches": 20, "mutations": 2}
-    for name, default in numbers.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--rate", type=float, default=2.5e-3)
-    args = parser.parse_args()
+class Settings(NamedTuple):
+    rounds: int
+    per_round: int
+    width: int
+    heads: int
+    batch: int
+    batches: int
+    mutations: int
+    rate: float
+
+
+WAYS = {
+    "holo GA": lambda asked, args: genetic(asked, args, 1.1 / 32, 1.1 / 32, 2),
+    "holo GA, tuned": lambda asked, args: genetic(asked, args, 1.1 / 32, 0.125, 2),
+    "cortex LaMBO-2": lambda asked, args: lambo(asked, args, False),
+    "cortex LaMBO-2, feasibility known": lambda asked, args: lambo(asked, args, True),
+}
+PACKAGES = ("torch", "pytorch-holo", "pytorch-cortex", "botorch", "lightning")
+
+
+@benchmark(quick={"seeds": 1, "rounds": 1}, packages=PACKAGES, device="cpu, one thread", recipes=RECIPES)
+def ehrlich_official(
+    functions: Path,
+    seeds: int = 10,
+    methods: tuple[str, ...] = tuple(WAYS),
+    rounds: int = 30,
+    per_round: int = 250,
+    width: int = 32,
+    heads: int = 4,
+    batch: int = 64,
+    batches: int = 20,
+    mutations: int = 2,
+    rate: float = 2.5e-3,
+    known: list = (),
+) -> Iterator[Row]:
+    """What do the authors' own optimizers find on our Ehrlich functions?
+
+    The functions come from `ehrlich --write-functions FILE`. Needs neither JAX nor this package, but, in an environment
+    of its own, pytorch-holo 0.0.5, pytorch-cortex 0.0.4, beignet, boto3, lightning-cloud 0.5.70, setuptools below 80,
+    numpy below 2, pandas below 3, and transformers below 5, with which cortex's tokenizer still knows the letters.
+
+    The genetic algorithm is holo-bench's DiscreteEvolution. LaMBO-2 is cortex's LaMBO on cortex's SequenceModelTree: a
+    convolutional root, a masked language head and an ensemble of value heads, trained by its own training step. Its
+    settings are those of poli-baselines for Ehrlich functions, except for what `recipes` in the result says. Every
+    method knows the values of the same 1,000 starts and then asks 250 times a round; sequences that are infeasible or
+    known already cost a call too.
+    """
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    tables = dict(np.load(args.functions))
-    ways = {
-        "holo GA": lambda asked: genetic(asked, args, 1.1 / 32, 1.1 / 32, 2),
-        "holo GA, tuned": lambda asked: genetic(asked, args, 1.1 / 32, 0.125, 2),
-        "cortex LaMBO-2": lambda asked: lambo(asked, args, False),
-        "cortex LaMBO-2, feasibility known": lambda asked: lambo(asked, args, True),
-    }
-    settings = {k: v for k, v in vars(args).items() if k not in ("functions", "out", "methods", "first")}
-    settings |= {"recipes": RECIPES}
-    names = ("torch", "pytorch-holo", "pytorch-cortex", "botorch", "lightning")
-    about = {name: version(name) for name in names} | {"python": platform.python_version(), "device": "cpu, one thread"}
-    calls = [1000 + args.per_round * i for i in range(args.rounds + 1)]
-    result = {"about": about, "settings": settings, "calls": calls, "seconds": {}, "traces": {}}
-    if args.out.exists():
-        result = json.loads(args.out.read_text())
-        if result["settings"] != settings:
-            raise SystemExit(f"{args.out} has other settings")
-    for name in args.methods or ways:
-        traces, seconds = result["traces"].setdefault(name, []), result["seconds"].setdefault(name, [])
-        for seed in range(args.first + len(traces), args.first + args.seeds):
+    tables, done = dict(np.load(functions)), [row["case"] for row in known]
+    settings = Settings(rounds, per_round, width, heads, batch, batches, mutations, rate)
+    for name in methods:
+        for seed in range(seeds):
+            if (case := {"method": name, "seed": seed}) in done:
+                continue
             random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
             asked, began = Asked(Ehrlich(tables, seed)), time.process_time()
             with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
-                ways[name](asked)
-            seconds.append(round(time.process_time() - began, 1))
-            traces.append(asked.trace)
-            args.out.write_text(json.dumps(result, indent=1) + "\n")
+                WAYS[name](asked, settings)
             share = np.isfinite(np.concatenate(asked.y[1:])).mean()
-            print(f"seed {seed} {name:32} best {traces[-1][-1]:.3f}, {share:.0%} feasible, {seconds[-1]} s", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+            best = {str(len(asked.x[0]) + per_round * i): value for i, value in enumerate(asked.trace)}
+            cost = {"seconds": round(time.process_time() - began, 1), "feasible": round(float(share), 3)}
+            yield Row(case, best, cost)

@@ -1,24 +1,31 @@
-"""The models that `quality.py` compares on Fashion-MNIST:  python -m benchmarks.fashion [--data DIR] [--models DIR]
+"""Models of Fashion-MNIST that comparisons of images share, and the digits that ship: what is trained beforehand.
 
 60,000 real 28 x 28 images; a U-Net trained with conditioning dropout, a weaker one for autoguidance, a noisy
 classifier, a clean classifier as it might come off the shelf, and two judges, which are none of them: one chooses the
 strength of every method, the other reports. Resumes where it was stopped.
 """
 
-import argparse
 import dataclasses
-import time
+import json
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
-from guidance_jax.app.recipe import Recipe, train_classifier, train_denoiser, train_judge
+from benchmarks.suite import Row, benchmark
+from guidance_jax.app.recipe import Recipe, train, train_classifier, train_denoiser, train_judge
+from guidance_jax.checkpoints.config import read_config
+from guidance_jax.checkpoints.store import read_params
+from guidance_jax.datasets.digits import digits
 from guidance_jax.datasets.idx import FASHION, idx
 from guidance_jax.datasets.images import Images
+from guidance_jax.files import write_whole
 from guidance_jax.metrics.report import evaluate
 from guidance_jax.models.network import Network, NoisyClassifier
+from guidance_jax.zoo.examples import WEIGHTS
 from guidance_jax.zoo.judge import TrainedJudge
 
 DATA, MODELS = Path("/usr/share/datasets/fashion-mnist"), Path("fashion_models")
@@ -64,8 +71,8 @@ def judges(data: Path = DATA, directory: Path = MODELS, progress: bool = True) -
     return {name: train_judge(directory / name, seen, recipe, progress=progress) for name, recipe in recipes.items()}
 
 
-def judging(judges: dict[str, TrainedJudge], held_out: Images, n: int) -> dict[str, Any]:
-    """What `sweep` needs to know of these images, `n` of a seed, of all classes in turn.
+def judging(judges: dict[str, TrainedJudge], held_out: Images, n: int) -> tuple[dict[str, Any], list[Row]]:
+    """How `sweep` judges these images, `n` of a seed, of all classes in turn, and rows of how good the judges are.
 
     The judge "validation" sees one half of the held-out images, "judge", which reports, the other.
     """
@@ -81,23 +88,47 @@ def judging(judges: dict[str, TrainedJudge], held_out: Images, n: int) -> dict[s
         values = {k: v["value"] for k, v in measures(images, first, judges["validation"], 1).items()}
         return values["frechet"], values
 
-    right = {name: float(np.mean(judge(second.images)[0] == second.labels)) for name, judge in judges.items()}
     report = partial(measures, held_out=second, judge=judges["judge"], repeats=15)
-    return {"validate": validate, "report": report, "n": n, "held_out": half, "judges": right}
+    right = {name: np.mean(judge(second.images)[0] == second.labels) for name, judge in judges.items()}
+    rows = [Row({"judge": name}, {"accuracy": share}, {"images": half}) for name, share in right.items()]
+    return {"validate": validate, "report": report}, rows
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--models", type=Path, default=MODELS)
-    args = parser.parse_args()
-    begin = time.perf_counter()
-    found = models(args.data, args.models)
+@benchmark()
+def fashion(data: Path = DATA, folder: Path = MODELS) -> Iterator[Row]:
+    """(trains the models of `quality`, in an hour on two cores) How good are the judges and the clean classifier?"""
+    found = models(data, folder)
     for name in ("judge", "validation", "clean"):
         correct = getattr(found, name)(found.held_out.images)[0] == found.held_out.labels
-        print(f"{name}: {np.mean(correct):.1%} of {len(found.held_out)} held-out images")
-    print(f"{time.perf_counter() - begin:.0f} s")
+        yield Row({"judge": name}, {"accuracy": np.mean(correct)})
 
 
-if __name__ == "__main__":
-    main()
+FOLDERS = {"model": "denoiser", "classifier": "classifier"}
+TARGET = Path(__file__).parent.parent / "guidance_jax" / "zoo" / WEIGHTS
+
+
+def store_weights(models, path):
+    """The denoiser and classifier of a folder of models as one file of half-precision weights."""
+    arrays = {}
+    found = {name: read_config(Path(models) / folder) for name, folder in FOLDERS.items()}
+    for name, folder in FOLDERS.items():
+        for where, leaf in jax.tree_util.tree_leaves_with_path(read_params(Path(models) / folder)):
+            arrays["/".join((name, *(str(p.key) for p in where)))] = np.asarray(leaf, np.float16)
+    config = {
+        "model": found["model"]["network"],
+        "classifier": found["classifier"]["network"],
+        "domain": found["model"]["domain"],
+        "classifier_domain": found["classifier"]["domain"],
+        "parameterization": found["model"]["parameterization"],
+    }
+    write_whole(path, lambda file: np.savez_compressed(file, config=json.dumps(config), **arrays))
+
+
+@benchmark(quick={"steps": 3, "classifier_steps": 3})
+def train_example(folder: Path, steps: int = 3000, classifier_steps: int = 1500, store: Path = TARGET) -> Iterator[Row]:
+    """(trains the digits that ship with the package, in four minutes) How good is their judge?"""
+    recipe = Recipe(width=16, classifier_width=16, steps=steps, classifier_steps=classifier_steps)
+    seen, held_out = digits().split()
+    *_, judge = train(folder, seen, recipe, progress=True)
+    store_weights(folder, store)
+    yield Row({"judge": "digits"}, {"accuracy": np.mean(judge(held_out.images)[0] == held_out.labels)})

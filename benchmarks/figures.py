@@ -1,8 +1,9 @@
-"""Figures in the sentences of `docs`, written from `results/` as its tables are.
+"""Reads `results/`, and writes the figures in the sentences of `docs` from them, as `tables.py` its tables.
 
-A figure names its place in a comment behind it, `0.43<!-- = proteins / rows / method=no guidance & scale=1 / ... -->`:
-a file, keys, and of lists the one entry that has those values; `A divided by B` is a quotient, of numbers too. A figure
-keeps its digits and its unit; one that bounds others needs digits enough not to be rounded below them.
+A figure names its place in a comment behind it, `0.43<!-- = proteins / method=no guidance & scale=1 / recovery -->`: a
+file, the case of the one row that has those values, and a measure or a cost of it; or `file / settings / name`. `A
+divided by B` is a quotient, of numbers too. A figure keeps its digits and its unit; one that bounds others needs digits
+enough not to be rounded below them.
 """
 
 import json
@@ -14,34 +15,50 @@ RESULTS = Path(__file__).parent / "results"
 FIGURE = re.compile(r"(?P<old>-?\d[\d.,]*(?:e-?\d+)?)(?P<percent> ?%)?<!-- = (?P<place>.*?) -->")
 
 
-def result(name: str) -> dict:
+def result(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"{name}.json").read_text())
 
 
-def only(entries: list[dict], wanted: str) -> dict:
-    """The one entry with these values, `key=value & key=value`."""
+def rows(name: str, **case: Any) -> list[dict[str, Any]]:
+    """The rows of a result that have these values in their case; a value of `...` is any."""
+
+    def fits(row: dict[str, Any]) -> bool:
+        return all(k in row["case"] and v in (..., row["case"][k]) for k, v in case.items())
+
+    return [row for row in result(name)["rows"] if fits(row)]
+
+
+def value(row: dict[str, Any], name: str) -> Any:
+    """A measure of a row, or a cost."""
+    return row["measures"][name]["value"] if name in row["measures"] else row["cost"][name]
+
+
+def only(entries: list[dict[str, Any]], wanted: str) -> dict[str, Any]:
+    """The one row with these values in its case, `key=value & key=value`."""
     pairs = [part.split("=", 1) for part in wanted.split(" & ")]
 
-    def said(value: Any) -> str:
-        return value if isinstance(value, str) else f"{value:g}"
+    def said(x: Any) -> str:
+        return x if isinstance(x, str) else f"{x:g}"
 
-    found = [e for e in entries if all(k in e and said(e[k]) == v for k, v in pairs)]
+    found = [row for row in entries if all(k in row["case"] and said(row["case"][k]) == v for k, v in pairs)]
     if len(found) != 1:
-        raise ValueError(f"{len(found)} entries have {wanted}, expected one")
+        raise ValueError(f"{len(found)} rows have {wanted}, expected one")
     return found[0]
 
 
-def value(place: str) -> float:
-    """What stands at `file / key / ...`, a number, or the quotient of two of these."""
+def at(place: str) -> float:
+    """What stands at `file / case / measure` or `file / settings / name`, a number, or the quotient of two of these."""
     if " divided by " in place:
         above, below = place.split(" divided by ")
-        return value(above) / value(below)
+        return at(above) / at(below)
     if place.isdigit():
         return float(place)
-    name, *keys = place.split(" / ")
-    found: Any = result(name)
-    for key in keys:
-        found = found[key] if isinstance(found, dict) else found[int(key)] if key.isdigit() else only(found, key)
+    name, case, *names = place.split(" / ")
+    if case != "settings":
+        return float(value(only(result(name)["rows"], case), *names))
+    found: Any = result(name)["settings"]
+    for key in names:
+        found = found[key]
     return float(found)
 
 
@@ -60,7 +77,7 @@ def with_figures(text: str) -> str:
 
     def figure(found: re.Match) -> str:
         percent = found["percent"] or ""
-        number = value(found["place"]) * (100 if percent else 1)
+        number = at(found["place"]) * (100 if percent else 1)
         return f"{written(number, found['old'])}{percent}<!-- = {found['place']} -->"
 
     text, count = FIGURE.subn(figure, text)

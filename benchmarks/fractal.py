@@ -1,16 +1,9 @@
-"""Autoguidance against CFG on a fractal in the plane, after Karras et al. 2024 (arXiv 2406.02507, section 3):
+"""Autoguidance against CFG on a fractal in the plane, after Karras et al. 2024 (arXiv 2406.02507, section 3)."""
 
-    python -m benchmarks.fractal [--out FILE] [--picture FILE]
-
-Two classes, each a branching tree of Gaussians with exact density. A main model of class A, a smaller and less trained
-one of class A (autoguidance's bad version), one of both classes of the same small size (CFG's unconditional model), all
-trained on the exact denoiser. Measured: mean log-density of the samples under class A, and outliers, the share less
-likely than all but one in a thousand exact samples. Exact CFG, the exact model and exact samples stand beside them.
-"""
-
-import argparse
 import time
+from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +11,7 @@ import numpy as np
 import optax
 
 import guidance_jax as gj
-from benchmarks.timing import write
+from benchmarks.suite import Row, benchmark
 from guidance_jax.models.parameterizations import EDM
 
 SIGMA_DATA, WIDTHS, ITERATIONS = 0.5, {"main": 64, "weak": 32, "both": 32}, {"main": 4096, "weak": 512, "both": 512}
@@ -44,7 +37,7 @@ def tree(seed: int, angle: float, depth: int = 6, beads: int = 6) -> tuple[np.nd
     return beads_of[:, :2], beads_of[:, 2], beads_of[:, 3]
 
 
-def fractal() -> gj.GaussianMixture:
+def two_trees() -> gj.GaussianMixture:
     """Two trees that leave the origin side by side and grow into each other."""
     trees = [tree(3, 0.55), tree(4, 1.25)]
     means, std, weights = (np.concatenate(parts) for parts in zip(*trees, strict=True))
@@ -106,19 +99,23 @@ def train(target, label, width, iterations, seed=0, batch=1024):
     return gj.Network(ema, apply, HOW, batched=False)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out")
-    parser.add_argument("--picture")
-    parser.add_argument("--n", type=int, default=20_000)
-    args = parser.parse_args()
-    begin, target = time.perf_counter(), fractal()
+@benchmark(quick={"n": 200, "share": 0.01})
+def fractal(n: int = 20_000, share: float = 1.0, picture: Path | None = None) -> Iterator[Row]:
+    """Does autoguidance keep what CFG loses, where the truth is known?
+
+    Two classes, each a branching tree of Gaussians with exact density. A main model of class A, a smaller and less
+    trained one of class A (autoguidance's bad version), one of both classes of the same small size (CFG's unconditional
+    model), all trained on the exact denoiser, for that share of the paper's steps. Measured: mean log-density of the
+    samples under class A, and outliers, the share less likely than all but one in a thousand exact samples. Exact CFG,
+    the exact model and exact samples stand beside them.
+    """
+    begin, target = time.perf_counter(), two_trees()
     labels = {"main": jnp.array(0), "weak": jnp.array(0), "both": target.null_label}
     nets = {
-        name: train(target, labels[name], WIDTHS[name], ITERATIONS[name], seed)
+        name: train(target, labels[name], WIDTHS[name], max(int(share * ITERATIONS[name]), 1), seed)
         for seed, name in enumerate(("main", "weak", "both"))
     }
-    trained = time.perf_counter() - begin
+    yield Row({"networks": "all three"}, {}, {"seconds of training": time.perf_counter() - begin})
     levels = gj.schedules.karras(gj.VE(), 32, lo=0.002, hi=5.0)
     exact = gj.Conditioned(target, lambda cond: jnp.array(0))
     everything = gj.Unconditional(target, target.null_label)
@@ -132,44 +129,32 @@ def main():
         "exact model": exact,
     }
     log_density = jax.jit(jax.vmap(partial(target.log_prob, label=0)))
-    real = target.sample(jax.random.key(99), args.n, 0)
+    real = np.asarray(target.sample(jax.random.key(99), n, 0))
     line = float(jnp.quantile(log_density(real), 0.001))
-    rows, drawn = [], {"exact samples": np.asarray(real)}
+    drawn = {}
     for name, model in methods.items():
-        x = gj.generate(gj.keys(0, args.n), gj.Reverse(model, gj.Heun()), levels, (2,))
+        x = drawn[name] = np.asarray(gj.generate(gj.keys(0, n), gj.Reverse(model, gj.Heun()), levels, (2,)))
         values = np.asarray(log_density(x))
-        spread = float(np.linalg.norm(np.std(x, 0)) / np.linalg.norm(np.std(real, 0)))
-        rows.append(
-            {
-                "method": name,
-                "mean_log_density": float(values.mean()),
-                "outliers": float((values < line).mean()),
-                "spread": spread,
-            }
-        )
-        drawn[name] = np.asarray(x)
-        outliers = (values < line).mean()
-        print(f"{name:28} mean log density {values.mean():7.3f}  outliers {outliers:6.2%}  spread {spread:.2f}")
-    values = np.asarray(log_density(real))
-    print(f"{'exact samples':28} mean log density {values.mean():7.3f}  outliers {(values < line).mean():6.2%}")
-    print(f"trained in {trained:.0f} s")
-    write(args.out, rows=rows, exact_mean_log_density=float(values.mean()), training_seconds=trained, n=args.n)
-    if args.picture:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-
-        figure, axes = plt.subplots(1, 4, figsize=(16, 4.4), sharex=True, sharey=True)
-        for axis, name in zip(axes, ("exact samples", "no guidance", "CFG, 4", "autoguidance, 3"), strict=True):
-            axis.scatter(*drawn[name][:6000].T, s=0.6, color="tab:orange", linewidths=0)
-            axis.set_title(name)
-            axis.set_aspect("equal")
-        axes[0].set_xlim(-1.6, 1.9)
-        axes[0].set_ylim(-1.2, 1.9)
-        figure.tight_layout()
-        figure.savefig(args.picture, dpi=110)
+        spread = np.linalg.norm(np.std(x, 0)) / np.linalg.norm(np.std(real, 0))
+        measures = {"mean log density": values.mean(), "outliers": (values < line).mean(), "spread": spread}
+        yield Row({"method": name}, measures)
+    yield Row({"method": "exact samples"}, {"mean log density": np.asarray(log_density(real)).mean()})
+    if picture is not None:
+        draw_picture(picture, {"exact samples": real, **drawn})
 
 
-if __name__ == "__main__":
-    main()
+def draw_picture(path: Path, drawn: dict[str, np.ndarray]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 4, figsize=(16, 4.4), sharex=True, sharey=True)
+    for axis, name in zip(axes, ("exact samples", "no guidance", "CFG, 4", "autoguidance, 3"), strict=True):
+        axis.scatter(*drawn[name][:6000].T, s=0.6, color="tab:orange", linewidths=0)
+        axis.set_title(name)
+        axis.set_aspect("equal")
+    axes[0].set_xlim(-1.6, 1.9)
+    axes[0].set_ylim(-1.2, 1.9)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)

@@ -1,23 +1,8 @@
-"""The fractal of Karras et al. 2024 (arXiv 2406.02507, section 3) with the authors' own networks and sampler, and ours:
+"""The fractal of Karras et al. 2024 (arXiv 2406.02507, section 3) with the authors' own networks and sampler."""
 
-    git clone https://github.com/NVlabs/edm2
-    python -m benchmarks.fractal_official --official edm2 [--networks FOLDER] [--out FILE]
-
-`toy_example.py` of that repository makes the two classes and trains the networks: a main model of class A, a smaller
-and less trained one of class A (autoguidance's bad version) and one of both classes (CFG's unconditional model). Each
-setting is sampled twice from the same noise: by the authors' sampler in PyTorch, and by ours with the same weights.
-Measured as in `fractal.py`: mean log-density of the samples under class A, outliers, the share less likely than all but
-one in a thousand exact samples, and spread; and the difference between the two sets of samples, in float32. Scale 2
-and exact CFG are not among the authors' settings.
-
-Networks that FOLDER does not hold yet (named as the released ones, `clsA-layers04-dim64/iter4096.pkl`) are trained
-there first, on the CPU: about half an hour on one core. Rows that FILE has are kept. Needs torch, matplotlib, click,
-tqdm and requests.
-"""
-
-import argparse
 import pickle
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +12,7 @@ import numpy as np
 import torch
 
 import guidance_jax as gj
-from benchmarks.timing import kept, write
+from benchmarks.suite import Row, benchmark
 
 NETWORKS = {"main": ("A", 64, 4096), "weak": ("A", 32, 512), "both": ("AB", 32, 512)}  # classes, width, iterations
 METHODS = {  # the model, what guides it, the scale
@@ -111,31 +96,34 @@ def denoiser(model):
     return gj.Network(params, score, gj.parameterizations.score, batched=False)
 
 
-def shown(m: dict) -> str:
-    densities = f"log density: mean {m['mean_log_density']:8.3f}, median {m['median_log_density']:6.3f}"
-    return f"{densities}  outliers {m['outliers']:6.2%}  spread {m['spread']:.2f}"
+@benchmark(quick={"n": 200}, packages=("jax", "torch"), networks=NETWORKS, steps=STEPS, sigma=[LOWEST, HIGHEST])
+def fractal_official(
+    official: Path, folder: Path = Path("toy-example"), n: int = 20_000, known: list = ()
+) -> Iterator[Row]:
+    """Does our sampler do what the authors' does, with their own networks of the fractal?
 
+    `--official`: a clone of https://github.com/NVlabs/edm2. `toy_example.py` of that repository makes the two classes
+    and trains the networks: a main model of class A, a smaller and less trained one of class A (autoguidance's bad
+    version) and one of both classes (CFG's unconditional model). Each setting is sampled twice from the same noise: by
+    the authors' sampler in PyTorch, and by ours with the same weights. Measured as in `fractal`: log-density of the
+    samples under class A, outliers, the share less likely than all but one in a thousand exact samples, and spread; and
+    the difference between the two sets of samples, in float32. Scale 2 and exact CFG are not among the authors'
+    settings.
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--official", required=True, help="a clone of NVlabs/edm2")
-    parser.add_argument("--networks", default="toy-example", help="where the networks are, or shall be")
-    parser.add_argument("--out", type=Path)
-    parser.add_argument("--n", type=int, default=20_000)
-    args = parser.parse_args()
-    toy = official_script(args.official)
-    settings = {"networks": NETWORKS, "steps": STEPS, "sigma": [LOWEST, HIGHEST], "n": args.n}
-    settings |= {"torch": torch.__version__}
-    rows = kept(args.out, settings).get("rows", []) if args.out else []
-    wanted = {name: how for name, how in METHODS.items() if name not in [r["method"] for r in rows]}
+    Networks that the folder does not hold yet (named as the released ones, `clsA-layers04-dim64/iter4096.pkl`) are
+    trained there first, on the CPU: about half an hour on one core. Needs torch, matplotlib, click, tqdm and requests.
+    """
+    toy = official_script(str(official))
+    done = [row["case"]["method"] for row in known]
+    wanted = {name: how for name, how in METHODS.items() if name not in done}
     theirs = {"exact A": toy.gt("A", CPU), "exact AB": toy.gt("AB", CPU)}
     for name, options in NETWORKS.items():
         if any(name in how[:2] for how in wanted.values()):
-            theirs[name] = trained(toy, Path(args.networks), *options)
+            theirs[name] = trained(toy, folder, *options)
     ours = {name: denoiser(model) for name, model in theirs.items()}
 
     log_density = jax.jit(partial(jax.lax.map, partial(log_mixture, ours["exact A"].params), batch_size=1000))
-    real = toy.gt("A", CPU).sample([args.n], 0, generator=torch.Generator().manual_seed(99)).numpy()
+    real = toy.gt("A", CPU).sample([n], 0, generator=torch.Generator().manual_seed(99)).numpy()
     real_values = np.asarray(log_density(real))
     line = np.quantile(real_values, 0.001)
 
@@ -143,17 +131,16 @@ def main():
         values = np.asarray(log_density(x))
         spread = np.linalg.norm(np.std(x, 0)) / np.linalg.norm(np.std(real, 0))
         return {
-            "mean_log_density": float(values.mean()),
-            "median_log_density": float(np.median(values)),
+            "mean log density": float(values.mean()),
+            "median log density": float(np.median(values)),
             "outliers": float((values < line).mean()),
             "spread": float(spread),
         }
 
-    start = toy.gt("A", CPU).sample([args.n], HIGHEST, generator=torch.Generator().manual_seed(1))
+    start = toy.gt("A", CPU).sample([n], HIGHEST, generator=torch.Generator().manual_seed(1))
     grid = {"num_steps": STEPS, "sigma_min": LOWEST, "sigma_max": HIGHEST}
     levels = gj.schedules.karras(gj.VE(), STEPS, lo=LOWEST, hi=HIGHEST)
-    exact = {**measures(real), "line": float(line)}
-    print(f"{'exact samples':36} {shown(exact)}", flush=True)
+    yield Row({"method": "exact samples"}, {**measures(real), "line of outliers": line})
     for name, (model, guide, scale) in wanted.items():
         parts = start.split(1000)
         drawn = [toy.do_sample(theirs[model], x, scale, guide and theirs[guide], **grid)[-1] for x in parts]
@@ -162,22 +149,7 @@ def main():
         kernel = gj.Reverse(whole, gj.Heun())
         x = [gj.generate(gj.keys(0, len(x)), kernel, levels, (2,), x=x.numpy()) for x in parts]
         x = np.concatenate(x)
-        row = {
-            "method": name,
-            "official": measures(drawn),
-            "ours": measures(x),
-            "largest_difference": float(np.abs(x - drawn).max()),
-            "median_difference": float(np.median(np.abs(x - drawn))),
-        }
-        rows.append(row)
-        for side in ("official", "ours"):
-            print(f"{name:26} {side:9} {shown(row[side])}")
-        print(
-            f"{'':26} largest difference {row['largest_difference']:.1e}, median {row['median_difference']:.1e}",
-            flush=True,
-        )
-        write(args.out, settings=settings, exact_samples=exact, rows=rows)
-
-
-if __name__ == "__main__":
-    main()
+        apart = np.abs(x - drawn)
+        difference = {"largest difference": apart.max(), "median difference": np.median(apart)}
+        yield Row({"method": name, "by": "the authors"}, measures(drawn))
+        yield Row({"method": name, "by": "this library"}, measures(x) | difference)

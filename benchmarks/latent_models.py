@@ -1,27 +1,17 @@
-"""Do the latent models of the field, at their real sizes, agree with PyTorch?
+"""Latent models of the field, at their real sizes, beside PyTorch, each part in a process of its own."""
 
-    python -m benchmarks.latent_models [--only NAME ...] [--code FOLDER] [--out FILE]
-
-Each with random weights. DiT-XL/2, Stable Diffusion 1.5, 2.1 and XL are diffusers' own classes, saved by diffusers and
-transformers in their layout of folders, in a process of its own; the folder is then read by `gj.load_diffusers` and its
-networks, its autoencoder both ways, its text encoders and ten guided steps are compared. SiT-XL/2 and LightningDiT-XL/1
-have no package: give the folder of the authors' files (`sit_models.py`, `lightningdit_models.py`) as `--code`.
-Agreement is the largest difference over the largest entry. Pictures are 256 pixels wide. Needs the `bench` extra, 13 GB
-of memory and 15 GB of disk for XL.
-"""
-
-import argparse
 import json
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.timing import write
+from benchmarks.suite import Row, benchmark
 
 DIFFUSERS = ("dit_xl_2", "sd_1_5", "sd_2_1", "sd_xl")
 AUTHORS = ("sit_xl_2", "lightningdit_xl_1")
@@ -216,8 +206,7 @@ def agreement(name, folder):
     got = gj.generate(gj.keys(0, 2), kernel, pipeline.levels(STEPS), pipeline.shape, cond, x)
     found[f"{STEPS} guided steps"] = relative(first(got), want["sampled"])
     record["sampling, compiling, s"] = round(time.perf_counter() - begin, 1)
-    record["agreement"] = found
-    return record
+    return {"measures": found, "cost": record}
 
 
 def by_authors(name, code):
@@ -257,45 +246,46 @@ def by_authors(name, code):
     del network
     call = jax.jit(jax.vmap(found.network.apply, in_axes=(None, 0, 0, 0)))
     got = np.moveaxis(np.asarray(call(found.params, np.moveaxis(x, 1, -1), t, y)), -1, 1)
-    return record | {"agreement": {"network": relative(got, want)}}
+    return Row({"model": name}, {"network": relative(got, want)}, record)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", default=[*DIFFUSERS, *AUTHORS])
-    parser.add_argument("--code", type=Path)
-    parser.add_argument("--out")
-    parser.add_argument("--part", nargs=3, help=argparse.SUPPRESS)  # of a model, in a process of its own
-    args = parser.parse_args()
-    if args.part:
-        what, name, folder = args.part
-        if what == "agreement":
-            record = agreement(name, folder)
-            record["peak, GB"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 1)
-            (Path(folder) / "record.json").write_text(json.dumps(record))
-        else:
-            {"folder": folder_of, "reference": reference}[what](name, folder)
-        return
-    rows = json.loads(Path(args.out).read_text())["rows"] if args.out and Path(args.out).exists() else {}
-    for name in args.only:
+@benchmark(
+    quick={"only": ("dit_xl_2",)}, packages=("jax", "torch", "diffusers", "transformers"), side=SIDE, steps=STEPS
+)
+def latent_models(
+    only: tuple[str, ...] = (*DIFFUSERS, *AUTHORS), code: Path | None = None, known: list = ()
+) -> Iterator[Row]:
+    """Do DiT, SiT, LightningDiT, Stable Diffusion 1.5, 2.1 and XL agree with PyTorch at their real sizes?
+
+    Each with random weights. DiT-XL/2 and Stable Diffusion are diffusers' own classes, saved by diffusers and
+    transformers in their layout of folders, in a process of its own; the folder is then read by `gj.load_diffusers` and
+    its networks, its autoencoder both ways, its text encoders and ten guided steps are compared. SiT-XL/2 and
+    LightningDiT-XL/1 have no package: `--code` is the folder of the authors' files (`sit_models.py`,
+    `lightningdit_models.py`). Agreement is the largest difference over the largest entry. Pictures are 256 pixels wide.
+    Needs the `bench` extra, 13 GB of memory and 15 GB of disk for XL.
+    """
+    for name in only:
         if name in DIFFUSERS:
             with tempfile.TemporaryDirectory() as folder:
                 for part in ("folder", "reference", "agreement"):
-                    subprocess.run([sys.executable, __file__, "--part", part, name, folder], check=True)
-                rows[name] = json.loads((Path(folder) / "record.json").read_text())
-        elif args.code is not None:
-            rows[name] = by_authors(name, args.code)
+                    subprocess.run([sys.executable, "-m", "benchmarks.latent_models", part, name, folder], check=True)
+                found = json.loads((Path(folder) / "record.json").read_text())
+            yield Row({"model": name}, **found)
+        elif code is None:
+            print(f"{name}: left out, it needs --code")
         else:
-            print(f"{name}: skipped, it needs --code")
-            continue
-        print(name, rows[name], flush=True)
-        import diffusers
-        import torch
-        import transformers
+            yield by_authors(name, code)
 
-        versions = {m.__name__: m.__version__ for m in (torch, diffusers, transformers)}
-        write(args.out, rows=rows, versions=versions, settings={"side": SIDE, "steps": STEPS})
+
+def run_part(part: str, name: str, folder: str) -> None:
+    """Write a model's folder, its reference, or how far this library is from it."""
+    if part == "agreement":
+        record = agreement(name, folder)
+        record["cost"]["peak, GB"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 1)
+        (Path(folder) / "record.json").write_text(json.dumps(record))
+    else:
+        {"folder": folder_of, "reference": reference}[part](name, folder)
 
 
 if __name__ == "__main__":
-    main()
+    run_part(*sys.argv[1:])

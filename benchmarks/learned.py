@@ -1,16 +1,9 @@
-"""Does one call of a network that learned guidance do what CFG does in two?  python -m benchmarks.learned --out FILE
+"""Networks that learned guidance, beside CFG of the network that they learned it from."""
 
-Fashion-MNIST. Every network is trained equally long from one denoiser, half as wide as that of `fashion.py`: distilled
-from its CFG (whole, or adapters alone, on guided trajectories), by guidance-free training, model guidance, internal
-heads, and, for CFG itself, by denoising as before. All are sampled from the same noise in the same number of DDIM
-steps; the strength is chosen and reported as in `quality.py`. Resumes where it was stopped.
-"""
-
-import argparse
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +16,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 import guidance_jax as gj
 from benchmarks.fashion import DATA, MODELS, RECIPE, denoiser, judges, judging
-from benchmarks.sweep import SEEDS, Family, sweep
+from benchmarks.suite import Row, benchmark
+from benchmarks.sweep import DRAWN, SEEDS, Family, sweep
 from guidance_jax.app.recipe import adamw, fingerprint, networks
 from guidance_jax.checkpoints.store import Run
 from guidance_jax.datasets.idx import FASHION, idx
@@ -81,7 +75,7 @@ LESSONS = {
 }
 
 
-def taught(name: str, base: gj.Network, data: Any, steps: int, directory: Path) -> tuple[gj.Network, dict]:
+def taught(name: str, base: gj.Network, data: Any, steps: int, directory: Path) -> tuple[gj.Network, Row]:
     """The network of a lesson, and what it cost."""
     lesson = LESSONS[name]
     image, zero = jnp.zeros(SHAPE), jnp.zeros(())
@@ -104,12 +98,11 @@ def taught(name: str, base: gj.Network, data: Any, steps: int, directory: Path) 
         "parameters": sum(own[k].size for k in trained),
         "evaluations": lesson.evaluations * lesson.batch * steps,
         "seconds": round(json.loads(note.read_text()), 1),
-        "loss": float(np.mean(losses[-100:])),
     }
-    print(f"{name:44}", cost, flush=True)
+    row = Row({"lesson": name}, {"loss": np.mean(losses[-100:])}, cost)
     kind = TwoHeaded if lesson.unet is EARLY else gj.Network
     fields = {f.name: getattr(base, f.name) for f in dataclasses.fields(base)}
-    return kind(**fields | {"params": params, "apply": lesson.unet.apply}), cost
+    return kind(**fields | {"params": params, "apply": lesson.unet.apply}), row
 
 
 def methods(found: dict[str, gj.Network], base: gj.Network) -> dict[str, tuple]:
@@ -134,50 +127,40 @@ def drawn(make, steps, n, seed, strength):
     return np.asarray(gj.generate(gj.keys(seed, n), kernel, SCHEDULE.levels(steps), SHAPE, labels))
 
 
-def missed(rows: dict[str, tuple], steps: int, n: int) -> list[dict]:
+def missed(rows: dict[str, tuple], steps: int, n: int) -> Iterator[Row]:
     """From the same noise: the mean squared distance to CFG's samples, over that of the unguided ones to them."""
-    plain, found = drawn(rows["the conditional model"][0], steps, n, SEEDS[0], 1.0), []
+    plain = drawn(rows["the conditional model"][0], steps, n, SEEDS[0], 1.0)
     for strength in SCALES:
         guided = drawn(rows["CFG"][0], steps, n, SEEDS[0], strength)
         for name, (make, strengths, calls, _) in rows.items():
             if calls == 1 and strength in strengths and name != "internal guidance":
                 own = drawn(make, steps, n, SEEDS[0], strength)
                 share = float(np.mean((own - guided) ** 2) / np.mean((plain - guided) ** 2))
-                found.append({"method": name, "strength": strength, "missed": share})
-                print(f"{name:44} {strength:6g} misses {share:.3f} of what CFG changes", flush=True)
-    return found
+                yield Row({"method": name, "strength": strength, "beside": "CFG"}, {"missed": share})
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--models", type=Path, default=MODELS)
-    parser.add_argument("--out", type=Path, default=Path("learned.json"))
-    parser.add_argument("--n", type=int, default=150, help="samples of each seed, of all classes in turn")
-    parser.add_argument("--training", type=int, default=400, help="steps of training of every network")
-    parser.add_argument("--steps", type=int, default=20)
-    args = parser.parse_args()
-    seen, held_out = idx(args.data, names=FASHION), idx(args.data, "t10k", names=FASHION)
-    base = denoiser(seen, args.models, BASE.width)
-    found, costs = {}, {}
+@benchmark(quick={"n": 4, "training": 2, "steps": 2}, base=BASE.steps, **DRAWN)
+def learned(
+    data: Path = DATA, folder: Path = MODELS, n: int = 150, training: int = 400, steps: int = 20, known: list = ()
+) -> Iterator[Row]:
+    """Does one call of a network that learned guidance do what CFG does in two?
+
+    Fashion-MNIST. Every network is trained equally long (`training` steps) from one denoiser, half as wide as that of
+    `fashion`: distilled from its CFG (whole, or adapters alone, on guided trajectories), by guidance-free training,
+    model guidance, internal heads, and, for CFG itself, by denoising as before. All are sampled from the same noise in
+    the same number of DDIM steps, `n` of a seed; the strength is chosen and reported as in `quality`.
+    """
+    seen, held_out = idx(data, names=FASHION), idx(data, "t10k", names=FASHION)
+    base, found = denoiser(seen, folder, BASE.width), {}
     for name in LESSONS:
-        directory = args.models / "learned" / name.replace(" ", "_")
-        found[name], costs[name] = taught(name, base, seen, args.training, directory)
+        found[name], row = taught(name, base, seen, training, folder / "learned" / name.replace(" ", "_"))
+        yield row
     rows = methods(found, base)
-    families = {}
-    for name, (make, strengths, calls, lesson) in rows.items():
-        cost = {"evaluations": calls * args.steps, "lesson": lesson}
-        families[name] = Family(partial(drawn, make, args.steps, args.n), strengths, cost)
-    sweep(
-        args.out,
-        families,
-        curves=list(rows),
-        steps=args.steps,
-        training={"steps": args.training, "base": BASE.steps, "lessons": costs},
-        missed=missed(rows, args.steps, args.n),
-        **judging(judges(args.data, args.models), held_out, args.n),
-    )
-
-
-if __name__ == "__main__":
-    main()
+    families = {
+        name: Family(partial(drawn, make, steps, n), strengths, {"evaluations": calls * steps, "lesson": lesson})
+        for name, (make, strengths, calls, lesson) in rows.items()
+    }
+    yield from missed(rows, steps, n)
+    how, accuracy = judging(judges(data, folder), held_out, n)
+    yield from accuracy
+    yield from sweep(families, curves=list(rows), known=known, **how)

@@ -1,4 +1,4 @@
-"""How fast is a guided step beside other libraries?  python -m benchmarks.peers [--pythons NAME=PATH ...] [--out FILE]
+"""A guided step in other libraries, each in a process of its own.
 
 Every library runs in a process of its own, with the Python given for it (`--pythons torch=/venvs/torch/bin/python
 hackable=...`; ours is the one that runs this script), because their requirements differ. All processes are warmed up
@@ -13,16 +13,17 @@ steps, random weights, float32.
 the PyTorch libraries have no classifier guidance; PyTorch's is the official sampler's loop with autograd.
 """
 
-import argparse
 import json
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from benchmarks.suite import Measure, Row, benchmark
 
 SCALE, CLASSES, NULL = 2.0, 10, 10
 
@@ -331,7 +332,7 @@ def serve(name, task):
 
 class Worker:
     def __init__(self, name, task, python):
-        command = [python, __file__, "--serve", name, task]
+        command = [python, "-m", "benchmarks.peers", name, task]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.about = json.loads(self.answer("ready"))
 
@@ -360,34 +361,23 @@ def compare(title, pythons, repeats):
     for worker in workers.values():
         worker.process.stdin.close()
         worker.process.wait()
-    step = {f"{n}, {w}": 1e3 * float(np.median(v)) / task.steps for (n, w), v in times.items()}
-    own = step["guidance_jax, whole"]
-    print(f"{title}: {task.steps} steps, batch {task.batch}, {task.shape}; {repeats} alternating runs")
-    for name, ms in step.items():
-        print(f"  {ms:8.2f} ms a step  {ms / own:5.2f}  {name}", flush=True)
-    about = {name: worker.about for name, worker in workers.items()}
-    return {"milliseconds per step": step, "over ours": {k: v / own for k, v in step.items()}, "about": about}
+    median = {key: 1e3 * float(np.median(found)) / task.steps for key, found in times.items()}
+    for (name, what), step in median.items():
+        measures = {"step": Measure(step, unit="ms"), "over ours": step / median["guidance_jax", "whole"]}
+        yield Row({"task": title, "library": name, "part": what}, measures, workers[name].about)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pythons", nargs="*", default=[], metavar="NAME=PATH")
-    parser.add_argument("--tasks", nargs="*", default=list(TASKS))
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--out")
-    parser.add_argument("--serve", nargs=2, metavar=("NAME", "TASK"))
-    args = parser.parse_args()
-    if args.serve:
-        return serve(*args.serve)
-    pythons = {"guidance_jax": sys.executable} | dict(p.split("=", 1) for p in args.pythons)
-    rows = {title: compare(title, pythons, args.repeats) for title in args.tasks}
-    for title, row in rows.items():
-        for name, about in row["about"].items():
-            if "temporary bytes" in about:
-                print(f"temporary memory of {title}, {name}: {about['temporary bytes'] / 2**20:.1f} MiB")
-    if args.out:
-        Path(args.out).write_text(json.dumps(rows, indent=1) + "\n")
+@benchmark(quick={"tasks": ("small 32",), "repeats": 2})
+def peers(pythons: tuple[str, ...] = (), tasks: tuple[str, ...] = tuple(TASKS), repeats: int = 9) -> Iterator[Row]:
+    """How fast is a guided step beside other libraries?
+
+    `--pythons torch=/venvs/torch/bin/python hackable=...`: the Python of each library; one that is not named is left
+    out.
+    """
+    known = {"guidance_jax": sys.executable} | dict(p.split("=", 1) for p in pythons)
+    for title in tasks:
+        yield from compare(title, known, repeats)
 
 
 if __name__ == "__main__":
-    main()
+    serve(*sys.argv[1:])

@@ -1,19 +1,9 @@
-"""PPLM by its authors' loop and by ours, on one language model:
+"""PPLM by its authors' loop and by ours, on one language model."""
 
-    git clone https://github.com/uber-research/PPLM
-    python -m benchmarks.pplm_official --official PPLM --data FOLDER [--out FILE]
-
-The language model, the discriminator and the judge of `text.py`. `generate_text_pplm` of the authors' `run_pplm.py`
-runs as it is, on a PyTorch mirror of the network that answers as GPT-2 did in transformers 2; only its `to_var`, which
-asks PyTorch for what it no longer has, is replaced. Both take 10 steps a token and draw from the ten likeliest, as the
-authors do for sentiment. Their changes of the cache stay in it for the tokens that follow, ours begin anew. Rows that
-FILE has are kept. Needs torch.
-"""
-
-import argparse
 import sys
 import time
 import types
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -23,8 +13,8 @@ from flax.traverse_util import flatten_dict
 from torch.nn import functional
 
 import guidance_jax as gj
+from benchmarks.suite import Row, benchmark
 from benchmarks.sweep import estimates
-from benchmarks.timing import kept, write
 from guidance_jax.discrete import Ancestral, Forbid
 from guidance_jax.text import PPLM, positions
 from released.sentences import UNKNOWN
@@ -34,7 +24,7 @@ TOP, STEPS, FUSION, KL = 10, 10, 0.95, 0.01
 RATES = {"theirs": (0.0, 0.02, 0.03, 0.05, 0.1, 0.2), "ours": (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)}
 
 
-def official(folder: str) -> types.ModuleType:
+def authors_script(folder: str) -> types.ModuleType:
     """The authors' `run_pplm`, without the modules that it would load a model and a tokenizer with."""
     absent = {
         "transformers": ["GPT2Tokenizer"],
@@ -59,7 +49,7 @@ class Mirror:
     def __init__(self, model: gj.text.LanguageModel, forbidden: np.ndarray):
         flat = flatten_dict(model.params["params"], sep=".")
         self.weights = {name: torch.tensor(np.asarray(a)) for name, a in flat.items()}
-        network = model.apply.args[0]
+        network = model.apply.module
         self.depth, self.heads, self.forbidden = network.depth, network.heads, torch.tensor(forbidden)
         self.shift = self.weights["wpe"] + self.weights["labels"][model.domain.null_label]
 
@@ -95,7 +85,7 @@ class Mirror:
 def difference(mirror: Mirror, model: gj.text.LanguageModel, tokens: np.ndarray) -> float:
     """The largest of the logits' differences over the largest logit: of all tokens at once, one by one with the cache,
     and as one-hot vectors in the place of tokens."""
-    network, allowed = model.apply.args[0], ~mirror.forbidden.numpy()
+    network, allowed = model.apply.module, ~mirror.forbidden.numpy()
     expected, _ = network.apply(model.params, jnp.asarray(tokens), jnp.asarray(model.domain.null_label))
     ids = torch.tensor(tokens[None]).long()
     one_by_one, past = [], None
@@ -140,39 +130,38 @@ def ours(free, parts: Parts, length: int):
     return draw
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--official", required=True, help="a clone of uber-research/PPLM")
-    parser.add_argument("--data", help="folder with vaderSentiment-3.3.2.tar.gz")
-    parser.add_argument("--models", type=Path, default=Path("text_models"), help="those of text.py")
-    parser.add_argument("--out", type=Path, default=Path("pplm_official.json"))
-    parser.add_argument("--samples", type=int, default=240)
-    args = parser.parse_args()
-    parts = prepare(args.models, args.data, width=128, steps=500, progress=True)
+@benchmark(quick={"samples": 2}, packages=("jax", "torch"), top=TOP, steps=STEPS, fusion=FUSION, kl=KL)
+def pplm_official(
+    official: Path,
+    data: Path | None = None,
+    folder: Path = Path("text_models"),
+    samples: int = 240,
+    known: list = (),
+) -> Iterator[Row]:
+    """Does our PPLM do what its authors' loop does, on one language model?
+
+    `--official`: a clone of https://github.com/uber-research/PPLM; `--data`: the folder with
+    vaderSentiment-3.3.2.tar.gz. The language model, the discriminator and the judge of `text`. `generate_text_pplm` of
+    the authors' `run_pplm.py` runs as it is, on a PyTorch mirror of the network that answers as GPT-2 did in
+    transformers 2; only its `to_var`, which asks PyTorch for what it no longer has, is replaced. Both take 10 steps a
+    token and draw from the ten likeliest, as the authors do for sentiment. Their changes of the cache stay in it for
+    the tokens that follow, ours begin anew. Needs torch.
+    """
+    parts = prepare(folder, data, width=128, steps=500, progress=True)
     model, length = parts.model, parts.model.context
     forbidden = np.array([w == UNKNOWN for w in parts.seen.alphabet])
     mirror = Mirror(model, forbidden)
     free = gj.Unconditional(Forbid(model, jnp.asarray(forbidden)), model.domain.null_label)
 
-    agreement = difference(mirror, model, parts.held_out.tokens[0])
-    settings = {"samples": args.samples, "top": TOP, "steps": STEPS, "fusion": FUSION, "kl": KL}
-    settings["torch"] = torch.__version__
-    rows = kept(args.out, settings).get("rows", [])
-    write(args.out, settings=settings, agreement=agreement, rows=rows)
-    done = {(r["code"], r["rate"]) for r in rows}
-    ways = {"theirs": theirs(official(args.official), mirror, parts, length), "ours": ours(free, parts, length)}
+    yield Row({"compared": "logits"}, {"relative difference": difference(mirror, model, parts.held_out.tokens[0])})
+    done = {(row["case"].get("code"), row["case"].get("rate")) for row in known}
+    ways = {"theirs": theirs(authors_script(str(official)), mirror, parts, length), "ours": ours(free, parts, length)}
     for code, draw in ways.items():
         for rate in RATES[code]:
             if (code, rate) in done:
                 continue
             begin = time.perf_counter()
-            tokens = draw(args.samples, rate)
-            seconds = (time.perf_counter() - begin) / args.samples
+            tokens = draw(samples, rate)
+            seconds = (time.perf_counter() - begin) / samples
             report = estimates(parts.judge.read(tokens).summary, len(tokens))
-            rows.append({"code": code, "rate": rate, "seconds a sample": round(seconds, 3), "report": report})
-            print(code, rate, {k: round(v["value"], 3) for k, v in report.items()}, flush=True)
-            write(args.out, settings=settings, agreement=agreement, rows=rows)
-
-
-if __name__ == "__main__":
-    main()
+            yield Row({"code": code, "rate": rate}, report, {"seconds a sample": round(seconds, 3)})

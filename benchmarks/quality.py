@@ -1,14 +1,7 @@
-"""Which guidance is best at which cost? Fashion-MNIST, 28 x 28:  python -m benchmarks.quality --out FILE
+"""Ways to guide images, each with as many steps as its budget affords."""
 
-Every method gets the same budget of network evaluations per sample and takes as many steps as it can afford: an
-evaluation of another network counts by its floating-point operations, a pull-back to the input as one evaluation more.
-Its strength is the one of lowest Frechet distance under a validation judge against one half of the held-out images;
-another judge reports on other seeds against the other half (`sweep.py`).
-"""
-
-import argparse
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +12,8 @@ import numpy as np
 
 import guidance_jax as gj
 from benchmarks.fashion import DATA, MODELS, RECIPE, Fashion, judging, models
-from benchmarks.sweep import Family, sweep
+from benchmarks.suite import Row, benchmark
+from benchmarks.sweep import DRAWN, Family, sweep
 from guidance_jax.diagnostics.ledger import ledger
 from guidance_jax.guidance import (
     APG,
@@ -200,18 +194,26 @@ def family(way, parts, n, steps, evaluations, counts) -> Family:
     return Family(draw, way.strengths, {"steps": steps, "evaluations": evaluations, **counts})
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=DATA)
-    parser.add_argument("--models", type=Path, default=MODELS)
-    parser.add_argument("--out", type=Path, default=Path("quality.json"))
-    parser.add_argument("--n", type=int, default=200, help="samples of each seed, of all classes in turn")
-    parser.add_argument("--budget", type=int, default=20)
-    parser.add_argument("--width", type=int, default=RECIPE.width, help="of the model")
-    parser.add_argument("--only", nargs="+", choices=METHODS, default=list(METHODS), help="these methods")
-    parser.add_argument("--chosen", action="store_true", help="report the chosen strengths alone, no curves")
-    args = parser.parse_args()
-    found = models(args.data, args.models, width=args.width)
+@benchmark(quick={"n": 4, "budget": 6, "only": ("CFG",)}, schedule="cosine", **DRAWN)
+def quality(
+    data: Path = DATA,
+    folder: Path = MODELS,
+    n: int = 200,
+    budget: int = 20,
+    width: int = RECIPE.width,
+    only: tuple[str, ...] = tuple(METHODS),
+    chosen: bool = False,
+    known: list = (),
+) -> Iterator[Row]:
+    """Which guidance of images (Fashion-MNIST, 28 x 28) is best at which cost?
+
+    Every method gets the same budget of network evaluations per sample and takes as many steps as it can afford: an
+    evaluation of another network counts by its floating-point operations, a pull-back to the input as one evaluation
+    more. Its strength is the one of lowest Frechet distance under a validation judge against one half of the held-out
+    images; another judge reports on other seeds, `n` samples of each, against the other half (`sweep.py`). `--chosen`
+    reports the chosen strengths alone, no curves.
+    """
+    found = models(data, folder, width=width)
     parts = Parts.of(found)
     x, t, y = jnp.zeros(SHAPE), jnp.zeros(()), jnp.zeros((), jnp.int32)
     whole = flops(parts.model, x, t, y)
@@ -220,22 +222,15 @@ def main():
         "classifier": flops(parts.classifier, x, t) / whole,
         "clean": flops(parts.clean, x) / whole,
     }
+    for name, weight in weights.items():
+        yield Row({"network": name}, {}, {"evaluations": weight})
+    judges = {name: getattr(found, name) for name in ("judge", "validation", "clean")}
+    how, accuracy = judging(judges, found.held_out, n)
+    yield from accuracy
     families = {}
-    for method in (m for m in METHODS if m in args.only):
-        if plan := affordable(method, parts, weights, args.budget):
-            families[method] = family(METHODS[method], parts, args.n, *plan)
+    for method in (m for m in METHODS if m in only):
+        if plan := affordable(method, parts, weights, budget):
+            families[method] = family(METHODS[method], parts, n, *plan)
         else:
-            print(f"{method}: left out, three steps cost more than {args.budget} evaluations", flush=True)
-    sweep(
-        args.out,
-        families,
-        curves=() if args.chosen else CURVES,
-        budget=args.budget,
-        weights=weights,
-        schedule="cosine",
-        **judging({name: getattr(found, name) for name in ("judge", "validation", "clean")}, found.held_out, args.n),
-    )
-
-
-if __name__ == "__main__":
-    main()
+            print(f"{method}: left out, three steps cost more than {budget} evaluations", flush=True)
+    yield from sweep(families, curves=() if chosen else CURVES, known=known, **how)

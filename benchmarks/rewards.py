@@ -1,15 +1,6 @@
-"""What fine-tuning to a reward samples, beside p(x) exp(scale r(x)) itself:  python -m benchmarks.rewards [--out FILE]
+"""Ways to sample p(x) exp(scale r(x)) on a mixture that can be sampled exactly."""
 
-The exact mixture of the plane with four components in three classes, r = log p(y | x_0), so that the target at scale s
-is p(x) p(y | x)^s and can be sampled exactly. Every fine-tuned model is the exact denoiser plus a small network that
-starts at zero; guidance, search and particles on the exact denoiser stand beside them. Measured: the energy
-distance to the target (the floor is that of exact draws), the spread over the target's, the mean reward, calls of the
-model a sample, and calls of training. Rows that FILE has are kept.
-"""
-
-import argparse
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +9,7 @@ import numpy as np
 import optax
 
 import guidance_jax as gj
-from benchmarks.timing import kept, write
+from benchmarks.suite import Measure, Row, benchmark
 from guidance_jax.app.recipe import Recipe, networks
 from guidance_jax.core import CLEAN
 from guidance_jax.finetune.adjoint_matching import AdjointMatching
@@ -196,12 +187,12 @@ def methods(scale, steps, batch) -> dict[str, Way]:
     }
 
 
-def memory(steps=50):
+def memory_of_chains(steps=50):
     """Megabytes that the gradient through a chain of a U-Net on 28 x 28 images needs, by K and remat; compiled only."""
     unet, _ = networks((28, 28, 1), 10, Recipe(width=32))
     image = jnp.zeros((28, 28, 1))
     params = jax.eval_shape(lambda: unet.init(jax.random.key(0), image, jnp.zeros(()), jnp.zeros((), int)))
-    levels, found = SCHEDULE.levels(steps), []
+    levels = SCHEDULE.levels(steps)
     for last in (1, 10, steps):
         for remat in (True, False):
             loss = DRaFT(
@@ -214,44 +205,36 @@ def memory(steps=50):
             )
             compiled = jax.jit(jax.grad(loss)).lower(params, jax.random.key(0), image, jnp.array(0)).compile()
             size = compiled.memory_analysis().temp_size_in_bytes / 1e6
-            found.append({"last": last, "remat": remat, "megabytes": round(size, 1)})
-            print(found[-1], flush=True)
-    return found
+            yield Row({"DRaFT, last": last, "remat": remat}, {"temporary memory": Measure(round(size, 1), unit="MB")})
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("rewards.json"))
-    parser.add_argument("--n", type=int, default=8000)
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--scales", type=float, nargs="+", default=[1.0, 3.0])
-    args = parser.parse_args()
-    settings = {k: str(v) for k, v in vars(args).items() if k != "out"}
-    result = kept(args.out, settings) or {"memory": memory(), "rows": []}
-    rows = result["rows"]
-    done = {(r["method"], r["scale"]) for r in rows}
-    labels = jnp.full(args.n, LABEL)
+@benchmark(quick={"n": 50, "steps": 3, "batch": 4, "scales": (1.0,)})
+def rewards(
+    n: int = 8000, steps: int = 1500, batch: int = 128, scales: tuple[float, ...] = (1.0, 3.0), known: list = ()
+) -> Iterator[Row]:
+    """What does fine-tuning to a reward sample, beside p(x) exp(scale r(x)) itself, and what memory does it take?
+
+    The exact mixture of the plane with four components in three classes, r = log p(y | x_0), so that the target at
+    scale s is p(x) p(y | x)^s and can be sampled exactly. Every fine-tuned model is the exact denoiser plus a small
+    network that starts at zero; guidance, search and particles on the exact denoiser stand beside them. Measured: the
+    energy distance to the target (the floor is that of exact draws), the spread over the target's, the mean reward,
+    calls of the model a sample, and calls of training.
+    """
+    done = [row["case"] for row in known]
+    if not any("remat" in case for case in done):
+        yield from memory_of_chains()
+    labels = jnp.full(n, LABEL)
     values = jax.jit(jax.vmap(lambda x: reward(x, None, None)))
-    for scale in args.scales:
-        exact = np.asarray(MIXTURE.sample_tilted(jax.random.key(7), args.n, LABEL, scale))
-        for name, way in methods(scale, args.steps, args.batch).items():
-            if (name, scale) in done:
+    for scale in scales:
+        exact = np.asarray(MIXTURE.sample_tilted(jax.random.key(7), n, LABEL, scale))
+        for name, way in methods(scale, steps, batch).items():
+            case = {"method": name, "scale": scale}
+            if case in done:
                 continue
-            x = np.asarray(way.draw(gj.keys(1, args.n), labels))
-            row = {
-                "method": name,
-                "scale": scale,
-                "distance": float(energy_distance(exact, x)),
-                "spread": float(np.linalg.norm(np.std(x, 0)) / np.linalg.norm(np.std(exact, 0))),
-                "reward": float(jnp.mean(values(x))),
-                "calls": way.calls,
-                "training": way.training,
+            x = np.asarray(way.draw(gj.keys(1, n), labels))
+            measures = {
+                "distance": energy_distance(exact, x),
+                "spread": np.linalg.norm(np.std(x, 0)) / np.linalg.norm(np.std(exact, 0)),
+                "reward": jnp.mean(values(x)),
             }
-            rows.append(row)
-            print({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}, flush=True)
-            write(args.out, settings=settings, memory=result["memory"], rows=rows)
-
-
-if __name__ == "__main__":
-    main()
+            yield Row(case, measures, {"calls": way.calls, "calls of training": way.training})

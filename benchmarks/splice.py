@@ -1,14 +1,7 @@
-"""Which guidance for tokens, at which cost?  python -m benchmarks.splice --data FOLDER [--out FILE]
+"""Splice sites, of which all sequences were measured: guidance of tokens."""
 
-5' splice sites: 30,483 of 32,768 sequences measured, so that samples are judged by what was measured of them. Trains,
-on the same 80 % and each in minutes on a CPU, an absorbing, a uniform and a step-unrolled model, noisy classifiers, a
-language model and a prefix classifier; then every method asks for the top decile, at the strength whose samples of a
-validation seed come nearest to the true p(x | top decile) (`sweep.py`; what is measured of a sequence is no opinion, so
-that one judge serves for both).
-"""
-
-import argparse
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -16,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import guidance_jax as gj
-from benchmarks.sweep import estimates, family, sweep
+from benchmarks.suite import Row, benchmark
+from benchmarks.sweep import DRAWN, estimates, family, sweep
 from guidance_jax.app.recipe import adamw
 from guidance_jax.datasets.sequences import Sequences
 from guidance_jax.discrete import (
@@ -42,7 +36,7 @@ from recipes import (
     train_tokens,
 )
 from released.donor import donor
-from released.splice_data import splice
+from released.splice_data import splice as read_sites
 from splice import FLOW, LABEL, Truth, methods, off_the_shelf
 from table import Method, samples_of
 
@@ -161,36 +155,43 @@ def strengths(name, method):
     return CONTRASTS if any(word in name for word in ("CFG", "predictor-free")) else POWERS
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", help="folder with mavenn-1.1.4-py3-none-any.whl; else it is downloaded")
-    parser.add_argument("--models", type=Path, default=Path("splice_models"))
-    parser.add_argument("--out", type=Path, default=Path("splice.json"))
-    parser.add_argument("--samples", type=int, default=400, help="of each seed")
-    parser.add_argument("--steps", type=int, default=2000)
-    args = parser.parse_args()
-    every, published = splice(args.data, download=True), donor(args.data, download=True)
+@benchmark(quick={"samples": 8, "steps": 2}, **DRAWN)
+def splice(
+    data: Path | None = None,
+    folder: Path = Path("splice_models"),
+    samples: int = 400,
+    steps: int = 2000,
+    known: list = (),
+) -> Iterator[Row]:
+    """Which guidance of tokens, at which cost, judged by measurement?
+
+    5' splice sites: 30,483 of 32,768 sequences measured, so that samples are judged by what was measured of them.
+    Trains, on the same 80 % and each in minutes on a CPU, an absorbing, a uniform and a step-unrolled model, noisy
+    classifiers, a language model and a prefix classifier; then every method asks for the top decile, `samples` of a
+    seed, at the strength whose samples of a validation seed come nearest to the true p(x | top decile) (`sweep.py`;
+    what is measured of a sequence is no opinion, so that one judge serves for both). `--data`: a folder with
+    mavenn-1.1.4-py3-none-any.whl; else it is downloaded.
+    """
+    every, published = read_sites(data, download=True), donor(data, download=True)
     seen, _ = every.split()
     truth, length = Truth(every), every.shape[0]
     masks, uniform = gj.Absorbing(4), gj.Uniform(4)
-    model = train_tokens(args.models / "masks", seen, masks, steps=args.steps, value_weight=0.3, progress=True)
-    classifier = train_token_classifier(args.models / "classifier", seen, masks, steps=args.steps, progress=True)
-    other = train_tokens(args.models / "uniform", seen, uniform, steps=args.steps, progress=True)
-    judge = train_token_classifier(args.models / "uniform_classifier", seen, uniform, steps=args.steps, progress=True)
+    model = train_tokens(folder / "masks", seen, masks, steps=steps, value_weight=0.3, progress=True)
+    classifier = train_token_classifier(folder / "classifier", seen, masks, steps=steps, progress=True)
+    other = train_tokens(folder / "uniform", seen, uniform, steps=steps, progress=True)
+    judge = train_token_classifier(folder / "uniform_classifier", seen, uniform, steps=steps, progress=True)
     # a start token in front, the four bases after it
     shifted = Sequences(np.pad(seen.tokens + 1, ((0, 0), (1, 0))), seen.labels, seen.names, ("<s>", *seen.alphabet))
-    language = train_language_model(
-        args.models / "language", shifted, width=64, steps=args.steps, batch=256, progress=True
-    )
-    prefix = train_prefix_classifier(args.models / "prefix", shifted, steps=args.steps, batch=256, progress=True)
+    language = train_language_model(folder / "language", shifted, width=64, steps=steps, batch=256, progress=True)
+    prefix = train_prefix_classifier(folder / "prefix", shifted, steps=steps, batch=256, progress=True)
     network = Transformer(4, 4, length, width=64, depth=3, num_classes=3)
     unrolled, _ = fit(
         Unrolled(network.apply, uniform, FLOW, null=2),
         network.init(jax.random.key(0), jnp.zeros(length, int), jnp.zeros(()), jnp.zeros((), int)),
         seen,
-        steps=args.steps,
+        steps=steps,
         batch=256,
-        optimizer=adamw(args.steps, 3e-3),
+        optimizer=adamw(steps, 3e-3),
         ema=0.995,
         progress="SUNDAE           ",
     )
@@ -201,9 +202,9 @@ def main():
         DensityRatioMatching(neighbours.apply, masks, FLOW),
         neighbours.params,
         seen,
-        steps=args.steps,
+        steps=steps,
         batch=256,
-        optimizer=adamw(args.steps, 2e-3),
+        optimizer=adamw(steps, 2e-3),
         ema=0.995,
         progress="density ratios   ",
     )
@@ -220,18 +221,7 @@ def main():
     def report(tokens):
         return estimates(lambda rows: truth.measure(tokens[rows]), len(tokens))
 
-    sweep(
-        args.out,
-        {name: family(method, args.samples, strengths(name, method)) for name, method in found.items()},
-        validate=validate,
-        report=report,
-        curves=CURVES,
-        samples=args.samples,
-        steps=args.steps,
-        truth=report(every.tokens[every.labels == LABEL]),
-        unguided=truth.measure(every.tokens),
-    )
-
-
-if __name__ == "__main__":
-    main()
+    yield Row({"sites": "the top tenth"}, report(every.tokens[every.labels == LABEL]))
+    yield Row({"sites": "every"}, truth.measure(every.tokens))
+    families = {name: family(method, samples, strengths(name, method)) for name, method in found.items()}
+    yield from sweep(families, validate=validate, report=report, curves=CURVES, known=known)

@@ -5,19 +5,20 @@ best there is drawn again from three other seeds and judged by another judge. Me
 reported at all strengths. Errors are bootstrap standard errors over the pooled samples of the seeds.
 """
 
-import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import guidance_jax as gj
-from benchmarks.timing import kept
-from table import Method, versions
+from benchmarks.suite import Row
+from table import Method
 
 VALIDATION, SEEDS = 100, (0, 1, 2)
+DRAWN = {"validation seed": VALIDATION, "seeds": list(SEEDS)}  # of the settings of all comparisons
+CHOOSING, REPORTED = "to choose", "to report"
 Measures = Mapping[str, float]
 
 
@@ -45,77 +46,73 @@ def estimates(summary: Callable[[np.ndarray], Measures], n: int, repeats: int = 
 
 
 def sweep(
-    out: Path,
     families: Mapping[str, Family],
     *,
     validate: Callable[[str, np.ndarray], tuple[float, Measures]],
     report: Callable[[np.ndarray], dict[str, dict]],
     curves: Iterable[str],
-    **settings: Any,
-) -> dict:
-    """Fill `out` row by row, going on where it was interrupted.
+    known: list[dict],
+) -> Iterator[Row]:
+    """Rows of what was drawn to choose a strength, and of what is reported at it.
 
     Args:
       validate: a method's name and its samples of one seed -> (objective, measures); the lowest objective is chosen,
         inf only where all are.
       report: samples of all seeds in turn -> {measure: {value, error}}.
       curves: methods that are reported at every strength.
+      known: rows of the file, which are not drawn again.
     """
-    settings |= {"validation seed": VALIDATION, "seeds": list(SEEDS)}
-    result = kept(out, settings) or {"about": versions(), "settings": settings, "rows": []}
-    rows = {(r["method"], r["strength"]): r for r in result["rows"]}
-
-    def save():
-        result["rows"] = list(rows.values())
-        out.write_text(json.dumps(result, indent=1) + "\n")
-
+    objectives = {at(row): row["measures"]["objective"]["value"] for row in drawn(known, CHOOSING)}
+    reported = {at(row) for row in drawn(known, REPORTED)}
     for name, family in families.items():
         for strength in family.strengths:
-            if (name, strength) in rows:
+            if (name, strength) in objectives:
+                continue
+            objective, measures = validate(name, family.draw(VALIDATION, strength))
+            objectives[name, strength] = None if np.isinf(objective) else float(objective)
+            case = {"method": name, "strength": strength, "drawn": CHOOSING}
+            yield Row(case, {**measures, "objective": objectives[name, strength]}, family.cost)
+        strengths = family.strengths if name in curves else [best(name, objectives)]
+        for strength in strengths:
+            if (name, strength) in reported:
                 continue
             begin = time.perf_counter()
-            objective, measures = validate(name, family.draw(VALIDATION, strength))
-            row = {"method": name, "strength": strength, **family.cost, "validation": dict(measures)}
-            rows[name, strength] = row | {"objective": None if np.isinf(objective) else float(objective)}
-            save()
-            say(name, strength, time.perf_counter() - begin, "validation", measures)
-        own = [r for (method, _), r in rows.items() if method == name]
-        for row in own if name in curves else [best(own)]:
-            if "report" not in row:
-                begin = time.perf_counter()
-                row["report"] = report(np.concatenate([np.asarray(family.draw(s, row["strength"])) for s in SEEDS]))
-                row["seconds"] = round(time.perf_counter() - begin, 1)
-                save()
-                values = {k: v["value"] for k, v in row["report"].items()}
-                say(name, row["strength"], row["seconds"], "report", values)
-    return result
+            measures = report(np.concatenate([np.asarray(family.draw(s, strength)) for s in SEEDS]))
+            cost = {**family.cost, "seconds": round(time.perf_counter() - begin, 1)}
+            yield Row({"method": name, "strength": strength, "drawn": REPORTED}, measures, cost)
 
 
-def say(name, strength, seconds, what, measures):
-    rounded = {k: round(float(v), 3) for k, v in measures.items()}
-    print(f"{name:44} {strength:6g} {seconds:5.0f} s {what:10}", rounded, flush=True)
+def drawn(rows: list[dict], what: str) -> list[dict]:
+    """The rows drawn to choose, or to report."""
+    return [row for row in rows if row["case"].get("drawn") == what]
 
 
-def best(rows: list[dict]) -> dict:
-    """The row whose strength the validation judge chooses; the first where it admits none."""
-    return min(rows, key=lambda r: np.inf if r["objective"] is None else r["objective"])
+def at(row: dict) -> tuple[str, float]:
+    return row["case"]["method"], row["case"]["strength"]
+
+
+def best(name: str, objectives: Mapping[tuple[str, float], float | None]) -> float:
+    """The strength of a method that the validation judge chooses; the first where it admits none."""
+    own = {strength: value for (method, strength), value in objectives.items() if method == name}
+    return min(own, key=lambda strength: np.inf if own[strength] is None else own[strength])
 
 
 def chosen(result: dict) -> list[dict]:
-    """A row a method, at its chosen strength."""
-    methods: dict[str, list[dict]] = {}
-    for row in result["rows"]:
-        methods.setdefault(row["method"], []).append(row)
-    return [found for rows in methods.values() if "report" in (found := best(rows))]
+    """The reported row of each method at its chosen strength."""
+    objectives = {at(row): row["measures"]["objective"]["value"] for row in drawn(result["rows"], CHOOSING)}
+    reported = {at(row): row for row in drawn(result["rows"], REPORTED)}
+    methods = dict.fromkeys(name for name, _ in objectives)
+    pairs = [(name, best(name, objectives)) for name in methods]
+    return [reported[pair] for pair in pairs if pair in reported]
 
 
 def tied(rows: list[dict], goal: str, lower: bool) -> tuple[list[dict], int]:
     """The rows from the best on, and how many of them differ from it by less than twice the error of the difference."""
-    rows = sorted(rows, key=lambda r: r["report"][goal]["value"] * (1 if lower else -1))
-    first = rows[0]["report"][goal]
+    rows = sorted(rows, key=lambda r: r["measures"][goal]["value"] * (1 if lower else -1))
+    first = rows[0]["measures"][goal]
 
     def close(row):
-        own = row["report"][goal]
+        own = row["measures"][goal]
         return abs(own["value"] - first["value"]) <= 2 * np.hypot(own["error"], first["error"])
 
     return rows, sum(map(close, rows))
@@ -134,9 +131,10 @@ def table(result: dict, goal: str, lower: bool, measures: dict[str, str], cost: 
         "|---" * (len(measures) + 4) + "|",
     ]
     for i, row in enumerate(rows):
-        cells = [told(row["report"][measure]) for measure in measures]
+        cells = [told(row["measures"][measure]) for measure in measures]
         mark = "" if i >= ties else "best" if ties == 1 else "tie"
-        lines.append(f"| {mark} | {row['method']} | {row['strength']:g} | {' | '.join(cells)} | {cost(row)} |")
+        case, last = row["case"], cost(row["cost"])
+        lines.append(f"| {mark} | {case['method']} | {case['strength']:g} | {' | '.join(cells)} | {last} |")
     return "\n".join(lines)
 
 
@@ -152,28 +150,27 @@ def plot(result: dict, path: Path, x: tuple[str, str], y: tuple[str, str], metho
     figure, axis = plt.subplots(figsize=(10, 5.2), layout="constrained")
     methods = list(methods)
     colours = plt.get_cmap("tab20")
-    picked = {r["method"]: r for r in chosen(result)}
+    picked, reported = {r["case"]["method"]: r for r in chosen(result)}, drawn(result["rows"], REPORTED)
 
     def points(rows, measure):
-        return [[r["report"][measure][k] for r in rows] for k in ("value", "error")]
+        return [[r["measures"][measure][k] for r in rows] for k in ("value", "error")]
 
     for i, name in enumerate(methods):
-        rows = [r for r in result["rows"] if r["method"] == name and "report" in r]
-        rows.sort(key=lambda r: r["strength"])
+        rows = sorted((r for r in reported if r["case"]["method"] == name), key=lambda r: r["case"]["strength"])
         (xs, dx), (ys, dy) = points(rows, x[0]), points(rows, y[0])
         style = "-" if len(rows) > 1 else "none"
         axis.errorbar(
             xs, ys, dy, dx, color=colours(i % 20), marker="o", ms=3, lw=1.2, elinewidth=0.7, ls=style, label=name
         )
         if name in picked:
-            values = picked[name]["report"]
+            values = picked[name]["measures"]
             axis.plot(values[x[0]]["value"], values[y[0]]["value"], "o", ms=10, mfc="none", mec=colours(i % 20))
-    others = [r for r in picked.values() if r["method"] not in methods]
+    others = [r for r in picked.values() if r["case"]["method"] not in methods]
     if others:
         (xs, dx), (ys, dy) = points(others, x[0]), points(others, y[0])
         axis.errorbar(xs, ys, dy, dx, color="0.6", marker=".", ls="none", elinewidth=0.6, label="the other methods")
-    reported = [r["report"][x[0]]["value"] for r in result["rows"] if "report" in r]
-    if max(reported) > 20 * max(min(reported), 1e-9):
+    across = [r["measures"][x[0]]["value"] for r in reported]
+    if max(across) > 20 * max(min(across), 1e-9):
         axis.set_xscale("log")
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter(ScalarFormatter())

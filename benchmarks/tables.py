@@ -1,15 +1,14 @@
-"""Writes tables, figures and curves of `docs` from `results/`:  python -m benchmarks.tables [--check | --pictures]"""
+"""Writes tables, figures and curves of `docs` from `results/`: `python -m benchmarks.tables [--check | --pictures]`."""
 
 import argparse
-import json
 import re
 import sys
 from collections import Counter
 from pathlib import Path
 
 from benchmarks import figures, sweep
-from benchmarks.figures import RESULTS, result
-from benchmarks.sweep import told
+from benchmarks.figures import RESULTS, only, result, rows, value
+from benchmarks.sweep import REPORTED, told
 
 DOCS = Path(__file__).parent.parent / "docs"
 TASKS = {
@@ -35,77 +34,63 @@ def table(header, rows):
 
 
 def speed():
-    rows = []
+    lines = []
     for file in sorted(RESULTS.glob("peers_jax_*.json")):
-        for task, found in json.loads(file.read_text()).items():
-            step, over = found["milliseconds per step"], found["over ours"]
-            cells = [f"{over[f'{n}, {w}']:.2f}" if f"{n}, {w}" in over else "" for n, w in PEERS.values()]
-            jax = found["about"]["guidance_jax"]["jax"]
-            rows.append([TASKS[task], jax, f"{step['guidance_jax, whole']:.1f}", *cells])
-    return table(["a guided step", "JAX", "ours, ms", *(f"{name} / ours" for name in PEERS)], rows)
+        tasks = dict.fromkeys(row["case"]["task"] for row in rows(file.stem))
+        for task in tasks:
+            found = {(r["case"]["library"], r["case"]["part"]): r for r in rows(file.stem, task=task)}
+            ours = found["guidance_jax", "whole"]
+            cells = [f"{value(found[peer], 'over ours'):.2f}" if peer in found else "" for peer in PEERS.values()]
+            lines.append([TASKS[task], ours["cost"]["jax"], f"{value(ours, 'step'):.1f}", *cells])
+    return table(["a guided step", "JAX", "ours, ms", *(f"{name} / ours" for name in PEERS)], lines)
 
 
 def checkpoints():
-    found = result("checkpoints")["rows"]
-    rows = [
-        [
-            f"`{name}`",
-            f"{row['parameters'] / 1e6:.0f} M",
-            ", ".join(f"{k} {v:.0e}" for k, v in row["agreement"].items()),
-        ]
-        for name, row in found.items()
-    ]
-    return table(["network", "parameters", "largest difference / largest entry"], rows)
+    lines = [
+        [f"`{row['case']['network']}`", f"{row['cost']['parameters'] / 1e6:.0f} M",
+         ", ".join(f"{k} {m['value']:.0e}" for k, m in row["measures"].items())]
+        for row in rows("checkpoints", network=...)
+    ]  # fmt: skip
+    return table(["network", "parameters", "largest difference / largest entry"], lines)
 
 
 def latent():
-    found = result("latent_models")["rows"]
     parts = ("network", "text", "encoder", "decoder", "10 guided steps")
-    rows = [
-        [
-            f"`{name}`",
-            f"{row['parameters'] / 1e6:,.0f} M",
-            *(f"{v:.0e}" if v else "" for v in map(row["agreement"].get, parts)),
-        ]
-        for name, row in found.items()
-    ]
-    return table(["model", "parameters", *parts], rows)
+    lines = [
+        [f"`{row['case']['model']}`", f"{row['cost']['parameters'] / 1e6:,.0f} M",
+         *(f"{value(row, part):.0e}" if part in row["measures"] else "" for part in parts)]
+        for row in rows("latent_models")
+    ]  # fmt: skip
+    return table(["model", "parameters", *parts], lines)
 
 
 def demo(name):
-    """The table of a demo as it wrote it."""
+    """The table of an example as it wrote it."""
 
     def make():
-        rows = result(name)["rows"]
-        measures = list(rows[0]["measures"])
+        found = rows(name)
 
-        def shown(value):
-            return "" if value is None else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+        def shown(x):
+            return "" if x is None else f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.3g}"
 
+        def called(cost):
+            return f"{cost['model calls']} + {cost['classifier calls']}" if cost["model calls"] else ""
+
+        columns = list(found[0]["measures"])
         lines = [
-            [
-                row["method"].strip("()"),
-                f"{row['scale']:g}",
-                *(shown(row["measures"][m]) for m in measures),
-                f"{row['model_calls']} + {row['classifier_calls']}" if row["model_calls"] else "",
-            ]
-            for row in rows
-        ]
-        header = ["method", "scale", *(m.replace("|", "\\|") for m in measures), "calls of model + guide"]
+            [r["case"]["method"].strip("()"), f"{r['case']['scale']:g}", *(shown(value(r, c)) for c in columns),
+             called(r["cost"])]
+            for r in found
+        ]  # fmt: skip
+        header = ["method", "scale", *(c.replace("|", "\\|") for c in columns), "calls of model + guide"]
         return table(header, lines)
 
     return make
 
 
-def measures(name, method, scale=None):
-    """The measures of the row of a method, at a scale if it has several."""
-    rows = [r for r in result(name)["rows"] if r["method"] == method and scale in (None, r["scale"])]
-    return rows[0]["measures"]
-
-
 def tuned(name, method):
     """What is reported of a method of a sweep at its chosen strength."""
-    return next(r["report"] for r in sweep.chosen(result(name)) if r["method"] == method)
+    return next(r["measures"] for r in sweep.chosen(result(name)) if r["case"]["method"] == method)
 
 
 NOS = "NOS, KL weight 0.1, one inner step"
@@ -115,10 +100,8 @@ def systems():
     """Paper's claim, paper's number, ours, the gap and its reason: a row a system."""
     antibody = {m: tuned("antibodies_tuned", m) for m in ("no guidance", "best of 6", NOS)}
     nos = "; ".join(f"{m} {told(v['human'])}, {told(v['judge'])}" for m, v in antibody.items())
-    ours = {k: spread([t[-1] for t in v]) for k, v in result("ehrlich")["traces"].items()}
-    theirs = {k: spread([t[-1] for t in v]) for k, v in result("ehrlich_official")["traces"].items()}
-    seeds = {k: len(v) for r in ("ehrlich", "ehrlich_official") for k, v in result(r)["traces"].items()}
-    black_box = "; ".join(f"{name} {value} ({seeds[name]} seeds)" for name, value in (ours | theirs).items())
+    ends = {name: [t[-1] for t in ts] for r in ("ehrlich", "ehrlich_official") for name, ts in traces(r)[1].items()}
+    black_box = "; ".join(f"{name} {spread(best)} ({len(best)} seeds)" for name, best in ends.items())
 
     def text(method):
         return tuned("text", method)
@@ -137,7 +120,7 @@ def systems():
     plain, masked, unrolled, hidden = map(
         site, ("no guidance", "Mask-Predict on D-CFG, 4 steps", "SUNDAE, D-CFG, 24 steps", "NOS, KL weight 0.1")
     )
-    real = result("text")["settings"]["real"]["positive"]
+    real = only(result("text")["rows"], "sentences=positive")["measures"]
 
     def sentiment(row):
         return f"judged positive {told(row['positive'])} at perplexity {told(row['perplexity'])}"
@@ -145,7 +128,7 @@ def systems():
     def sites(row):
         return f"{told(row['top'])} in the top tenth at KL {told(row['kl'])}, diversity {told(row['diversity'])}"
 
-    rows = [
+    lines = [
         ("NOS (2305.20009)", "gradients into hidden states beat autoregressive guidance at equal likelihood",
          "figures only", f"antibody framework, p(human) of the guide, log p a letter of the judge: {nos}; splice "
          f"sites: {sites(hidden)}; unguided {sites(plain)}",
@@ -179,7 +162,7 @@ def systems():
          f"{sentiment(fudge)}; unguided {sentiment(free)}; real positive sentences {sentiment(real)}",
          "holds; its 100 candidates make it repetitive"),
     ]  # fmt: skip
-    return table(["system", "its claim", "its number", "ours", "gap and reason"], rows)
+    return table(["system", "its claim", "its number", "ours", "gap and reason"], lines)
 
 
 def spread(values):
@@ -192,10 +175,11 @@ def spread(values):
 def pplm_official():
     """PPLM by the authors' loop and by ours on the same model, by rate."""
     columns = ("positive", "perplexity", "distinct")
-    rows = [
-        [r["code"], f"{r['rate']:g}", *(told(r["report"][c]) for c in columns)] for r in result("pplm_official")["rows"]
+    lines = [
+        [r["case"]["code"], f"{r['case']['rate']:g}", *(told(r["measures"][c]) for c in columns)]
+        for r in rows("pplm_official", code=...)
     ]
-    return table(["code", "rate", "judged positive", "perplexity", "distinct pairs"], rows)
+    return table(["code", "rate", "judged positive", "perplexity", "distinct pairs"], lines)
 
 
 PUBLISHED = {  # 2503.02819, table A1, as a reproduction of it has copied it
@@ -204,43 +188,52 @@ PUBLISHED = {  # 2503.02819, table A1, as a reproduction of it has copied it
 }
 
 
+def over_seeds(found, columns):
+    """method -> the columns, mean and standard error over its seeds."""
+    methods = dict.fromkeys(row["case"]["method"] for row in found)
+    cells = {}
+    for method in methods:
+        own = [row["measures"] for row in found if row["case"]["method"] == method]
+        cells[method] = [spread([m[c]["value"] for m in own]) if c in own[0] else "" for c in columns]
+    return cells
+
+
 def mixture():
-    found = result("toys")
     columns = ["energy W2", "TV", "W1", "W2", "log evidence"]
-    rows = []
-    for name, seeds in found["mixture"].items():
-        rows.append([name, *(spread([row[c] for row in seeds]) if c in seeds[0] else "" for c in columns)])
-        rows += [PUBLISHED[name]] if name in PUBLISHED else []
-    rows.append(["exact", *[""] * 4, f"{found['log_normaliser']:.3f}"])
-    return table(["method", *columns], rows)
+    lines = []
+    for name, cells in over_seeds(rows("toys", toy="mixture", seed=...), columns).items():
+        lines.append([name, *cells])
+        lines += [PUBLISHED[name]] if name in PUBLISHED else []
+    exact = only(result("toys")["rows"], "toy=mixture & method=exact")
+    lines.append(["exact", *[""] * 4, f"{value(exact, 'log evidence'):.3f}"])
+    return table(["method", *columns], lines)
 
 
 def ising():
-    rows = []
-    for name, found in result("toys")["ising"].items():
-        columns = list(found["exact"])
-        for method, seeds in found["rows"].items():
-            rows.append([name, method, *(spread([s[c] for s in seeds]) if c in seeds[0] else "" for c in columns)])
-        rows.append([name, "exact", *(f"{found['exact'][c]:.4g}" for c in columns)])
-    return table(["inverse temperature", "method", *columns], rows)
+    lines = []
+    for exact in rows("toys", toy="Ising", method="exact"):
+        name, columns = exact["case"]["inverse temperature"], list(exact["measures"])
+        found = rows("toys", toy="Ising", seed=..., **{"inverse temperature": name})
+        lines += [[name, method, *cells] for method, cells in over_seeds(found, columns).items()]
+        lines.append([name, "exact", *(f"{value(exact, c):.4g}" for c in columns)])
+    return table(["inverse temperature", "method", *columns], lines)
 
 
 def official_fractal():
     """The authors' toy by their sampler, what it measures by ours where that is shown to differ, and by how much."""
-    found = result("fractal_official")
-    keys = ("median_log_density", "outliers", "spread")
 
-    def cells(m):
-        return [f"{m['median_log_density']:.2f}", f"{100 * m['outliers']:.1f} %", f"{m['spread']:.2f}"]
+    def cells(row):
+        share = 100 * value(row, "outliers")
+        return [f"{value(row, 'median log density'):.2f}", f"{share:.1f} %", f"{value(row, 'spread'):.2f}"]
 
-    rows = [
-        [r["method"], *cells(r["official"]), *cells(r["ours"]), f"{r['median_difference']:.0e}",
-         f"{r['largest_difference']:.0e}"]
-        for r in found["rows"]
-    ]  # fmt: skip
-    rows.append(["exact samples", *cells({k: found["exact_samples"][k] for k in keys}), *[""] * 5])
+    lines = []
+    for theirs in rows("fractal_official", by="the authors"):
+        (ours,) = rows("fractal_official", method=theirs["case"]["method"], by="this library")
+        apart = [f"{value(ours, f'{which} difference'):.0e}" for which in ("median", "largest")]
+        lines.append([theirs["case"]["method"], *cells(theirs), *cells(ours), *apart])
+    lines.append(["exact samples", *cells(*rows("fractal_official", method="exact samples")), *[""] * 5])
     header = ["median log density", "outliers", "spread"]
-    return table(["method", *header, *(f"{h}, ours" for h in header), "median difference", "largest"], rows)
+    return table(["method", *header, *(f"{h}, ours" for h in header), "median difference", "largest"], lines)
 
 
 def digits():
@@ -257,19 +250,22 @@ def digits():
 
 
 def fractal():
-    found = result("fractal")
-    rows = [
-        [r["method"], f"{r['mean_log_density']:.2f}", f"{100 * r['outliers']:.2f} %", f"{r['spread']:.2f}"]
-        for r in found["rows"]
-    ]
-    rows.append(["exact samples", f"{found['exact_mean_log_density']:.2f}", "", ""])
-    return table(["method", "mean log density", "outliers", "spread"], rows)
+    columns = ("mean log density", "outliers", "spread")
+    lines = []
+    for row in rows("fractal", method=...):
+        density, *more = (value(row, c) if c in row["measures"] else None for c in columns)
+        share, spread = more
+        last = ["", ""] if share is None else [f"{100 * share:.2f} %", f"{spread:.2f}"]
+        lines.append([row["case"]["method"], f"{density:.2f}", *last])
+    return table(["method", *columns], lines)
 
 
 def memory_and_time():
     """What claims about memory and time were measured to be."""
-    size = {name: f"{found:,.0f}" for name, found in result("memory")["megabytes"].items()}
-    ratios, speed = result("guidance_cost")["ratios"], result("token_speed")
+    size = {r["case"]["program"]: f"{value(r, 'temporary memory'):,.0f}" for r in rows("memory")}
+
+    def ratio(name, compared):
+        return value(rows(name, compared=compared)[0], "ratio")
 
     def particles(kind):
         found = [size[f"{kind}, {how}"] for how in ("1000 particles, 10 at a time", "10 particles, at once",
@@ -278,143 +274,155 @@ def memory_and_time():
 
     draws = [size[f"LGD, {how}"] for how in ("128 draws, 8 at a time", "8 draws, at once", "128 draws, at once")]
     gradient = [size[f"gradient through the network, 16 samples, remat {how}"] for how in ("on", "off")]
-    rows = [
+    quarter = [
+        ratio("guidance_cost", f"{kind}, quarter over unguided + a quarter of the guidance")
+        for kind in ("CFG", "classifier")
+    ]
+    compiles = value(rows("token_speed", run="decoding")[0], "compiles")
+    lines = [
         ("1,000 particles of a 28 x 28 model, 10 at a time, against 10", f"{particles('steered')}; "
          f"{particles('twisted')}"),
         ("128 Monte Carlo draws of `LGD`, 8 at a time, against 8", "{} against {} MB ({} at once)".format(*draws)),
         ("gradient through the network with `ADMUNet(remat=True)`", "{} instead of {} MB".format(*gradient)),
         ("guidance in a window of a quarter of the steps, over unguided + a quarter of the cost",
-         f"{ratios['CFG, quarter']:.2f} (CFG), {ratios['classifier, quarter']:.2f} (classifier)"),
-        ("a classifier gradient every fourth step", f"{share(ratios['reuse, share of the guidance time'])} of the "
-         "guidance time"),
+         "{:.2f} (CFG), {:.2f} (classifier)".format(*quarter)),
+        ("a classifier gradient every fourth step", f"{share(ratio('guidance_cost', 'reuse over the guidance time'))} "
+         "of the guidance time"),
         ("a step with exact rates over one with Taylor rates, 75 tokens of 4 letters",
-         f"{speed['exact_over_taylor']:.0f} times (`microbatch` 256)"),
-        ("decoding 256 sequences of 128 tokens", f"{speed['decoding']['compiles']} compile; time of the second half "
-         f"over the first {speed['decoding']['second_over_first']:.2f}"),
+         f"{ratio('token_speed', 'exact over Taylor rates'):.0f} times (`microbatch` 256)"),
+        ("decoding 256 sequences of 128 tokens", f"{compiles} compile; time of the second half "
+         f"over the first {ratio('token_speed', 'second half over first'):.2f}"),
     ]  # fmt: skip
-    return table(["claim", "measured"], rows)
+    return table(["claim", "measured"], lines)
 
 
 def fashion_guidance():
     """Dhariwal and Nichol's table on Fashion-MNIST."""
     columns = ["accuracy", "frechet", "precision", "recall", "diversity"]
-    rows = [
-        [r["method"], f"{r['scale']:g}", *(f"{r[c]['value']:.3f} ± {r[c]['error']:.3f}" for c in columns)]
-        for r in result("classifier_guidance")["rows"]
-    ]
-    return table(["method", "scale", *columns], rows)
+    lines = [
+        [r["case"]["method"], f"{r['case']['scale']:g}",
+         *(f"{m['value']:.3f} ± {m['error']:.3f}" for m in map(r["measures"].get, columns))]
+        for r in rows("classifier_guidance", method=...)
+    ]  # fmt: skip
+    return table(["method", "scale", *columns], lines)
 
 
 def fashion_curve():
     """The same trade-off by the tuned comparison: every strength of both forms and of CFG, at equal cost."""
     columns = ["accuracy", "precision", "recall", "frechet"]
     wanted = ("no guidance, not conditional", "classifier, score form", "classifier, mean form", "CFG")
-    rows = [
-        [r["method"], f"{r['strength']:g}", *(told(r["report"][c]) for c in columns)]
-        for m in wanted
-        for r in result("quality")["rows"]
-        if r["method"] == m and "report" in r
+    lines = [
+        [method, f"{r['case']['strength']:g}", *(told(r["measures"][c]) for c in columns)]
+        for method in wanted
+        for r in rows("quality", method=method, drawn=REPORTED)
     ]
-    return table(["method", "scale", *columns], rows)
+    return table(["method", "scale", *columns], lines)
 
 
 def classifiers():
     """The two classifiers of it, level by level."""
-    found = result("classifier_guidance")
-    rows = []
-    for name, levels in found["classifiers"].items():
-        for level, implied in zip(levels, found["implied"][name], strict=True):
-            keys = ("accuracy", "loss", "calibration_error", "roughness", "scale")
-            rows.append([name, f"{level['ratio']:g}", *(f"{level[k]:.2f}" for k in keys),
-                         f"{implied['cosine']:.2f}", f"{implied['length']:.2f}"])  # fmt: skip
+    columns = ("accuracy", "loss", "calibration_error", "roughness", "scale",
+               "cosine of the implied gradient", "length of the implied gradient")  # fmt: skip
+    lines = [
+        [r["case"]["classifier"], f"{r['case']['sigma / alpha']:g}", *(f"{value(r, c):.2f}" for c in columns)]
+        for r in rows("classifier_guidance", classifier=...)
+    ]
     header = ["classifier", "sigma / alpha", "accuracy", "loss, nats", "calibration error", "roughness",
               "suggested scale", "cosine with the implied gradient", "length over its"]  # fmt: skip
-    return table(header, rows)
+    return table(header, lines)
 
 
-def black_boxes(found):
+def traces(name):
+    """(calls, {method: the best value after these calls, a list a seed})."""
+    found: dict[str, list] = {}
+    for row in rows(name):
+        found.setdefault(row["case"]["method"], []).append([m["value"] for m in row["measures"].values()])
+    return list(map(int, row["measures"])), found
+
+
+def black_boxes(name):
     """The best value found by calls, mean and standard error over the seeds of each method."""
-    calls, at = found["calls"], [len(found["calls"]) // 4, len(found["calls"]) // 2, -1]
-    rows = [
-        [name, len(traces), *(spread([t[i] for t in traces]) for i in at), ", ".join(f"{t[-1]:.2f}" for t in traces)]
-        for name, traces in found["traces"].items()
+    calls, found = traces(name)
+    at = [len(calls) // 4, len(calls) // 2, -1]
+    lines = [
+        [method, len(seeds), *(spread([t[i] for t in seeds]) for i in at), ", ".join(f"{t[-1]:.2f}" for t in seeds)]
+        for method, seeds in found.items()
     ]
-    return table(["method", "seeds", *(f"{calls[i]:,} calls" for i in at), "each seed at the end"], rows)
+    return table(["method", "seeds", *(f"{calls[i]:,} calls" for i in at), "each seed at the end"], lines)
 
 
 def rewards():
     """Methods for rewards by scale: what they sample, and at what cost."""
-    found = result("rewards")["rows"]
-    rows = [
-        [r["method"], f"{r['scale']:g}", f"{r['distance']:.4f}", f"{r['spread']:.2f}", f"{r['reward']:.2f}",
-         r["calls"] or "", f"{r['training'] / 1e6:.1f}" if r["training"] else ""]
-        for r in found
-    ]  # fmt: skip
-    return table(["method", "scale", "distance", "spread", "mean reward", "calls", "calls of training, millions"], rows)
+    lines = []
+    for r in rows("rewards", method=...):
+        calls, training = r["cost"]["calls"], r["cost"]["calls of training"]
+        cells = [f"{value(r, 'distance'):.4f}", f"{value(r, 'spread'):.2f}", f"{value(r, 'reward'):.2f}"]
+        last = [calls or "", f"{training / 1e6:.1f}" if training else ""]
+        lines.append([r["case"]["method"], f"{r['case']['scale']:g}", *cells, *last])
+    header = ["method", "scale", "distance", "spread", "mean reward", "calls", "calls of training, millions"]
+    return table(header, lines)
 
 
 def reward_memory():
     """Memory of the gradient through a chain, by how many steps and whether they are computed again."""
-    found = {(r["last"], r["remat"]): f"{r['megabytes']:.0f} MB" for r in result("rewards")["memory"]}
+    found = {
+        (r["case"]["DRaFT, last"], r["case"]["remat"]): f"{value(r, 'temporary memory'):.0f} MB"
+        for r in rows("rewards", remat=...)
+    }
     lasts = sorted({last for last, _ in found})
-    rows = [[f"DRaFT-{last}", found[last, True], found[last, False]] for last in lasts]
-    return table(["through a U-Net on 28 x 28, chains of 50 steps", "remat", "without"], rows)
+    lines = [[f"DRaFT-{last}", found[last, True], found[last, False]] for last in lasts]
+    return table(["through a U-Net on 28 x 28, chains of 50 steps", "remat", "without"], lines)
 
 
 def particle_count():
     """How often the class is met, by the number of particles."""
-    rows = [
-        [r["method"], r["particles"], r["calls"], told(r["accuracy"]), told(r["guide"]),
-         "" if r["ess"] is None else f"{r['ess']:.2f}"]
-        for r in result("particle_count")["rows"]
-    ]  # fmt: skip
-    header = [
-        "method",
-        "particles",
-        "calls",
-        "met, by another judge",
-        "met, by the guide",
-        "effective share at the end",
-    ]
-    return table(header, rows)
+    lines = []
+    for r in rows("particle_count"):
+        ess, met = value(r, "effective share"), [told(r["measures"][who]) for who in ("another judge", "the guide")]
+        last = "" if ess is None else f"{ess:.2f}"
+        lines.append([r["case"]["method"], r["case"]["particles"], r["cost"]["calls"], *met, last])
+    share_of = "effective share at the end"
+    return table(["method", "particles", "calls", "met, by another judge", "met, by the guide", share_of], lines)
 
 
 def recovery():
     """How many masked letters are found, by the share that is masked."""
-    rows: dict[tuple, list] = {}
-    shares = sorted({r["masked"] for r in result("recovery")["rows"]})
-    for r in result("recovery")["rows"]:
-        own = f", p(species) {r['species']:.2f}" if "species" in r else ""
-        error = f" ± {r['error']:.1g}" if r["masked"] < 1 else ""  # all masked: every draw is the same
-        rows.setdefault((r["chain"], r["model"]), []).append(f"{r['recovery']:.3f}{error}{own}")
-    return table(["chain", "model", *(f"{share(s)} masked" for s in shares)], [[*k, *v] for k, v in rows.items()])
+    lines: dict[tuple, list] = {}
+    for r in rows("recovery"):
+        found, masked = r["measures"]["recovery"], r["case"]["masked"]
+        own = f", p(species) {value(r, 'p(species)'):.2f}" if "p(species)" in r["measures"] else ""
+        error = f" ± {found['error']:.1g}" if masked < 1 else ""  # all masked: every draw is the same
+        lines.setdefault((r["case"]["chain"], r["case"]["model"]), []).append(f"{found['value']:.3f}{error}{own}")
+    shares = sorted({r["case"]["masked"] for r in rows("recovery")})
+    return table(["chain", "model", *(f"{share(s)} masked" for s in shares)], [[*k, *v] for k, v in lines.items()])
 
 
 def lessons():
     """What the networks that learned guidance cost to train, and how much of what CFG changes they miss."""
-    settings = result("learned")["settings"]
-    trained, scales = settings["training"], (1.25, 1.5, 2.0, 3.0)
-    missed = {(r["method"], r["strength"]): f"{r['missed']:.2f}" for r in settings["missed"]}
-    rows = [
-        [name, f"{cost['parameters']:,}", f"{cost['evaluations']:,}", f"{cost['seconds']:.0f}",
-         *(missed.get((name, s), "") for s in scales)]
-        for name, cost in trained["lessons"].items()
-    ]  # fmt: skip
+    settings, scales = result("learned")["settings"], (1.25, 1.5, 2.0, 3.0)
+    missed = {
+        (r["case"]["method"], r["case"]["strength"]): f"{value(r, 'missed'):.2f}" for r in rows("learned", beside=...)
+    }
+    lines = []
+    for r in rows("learned", lesson=...):
+        name, cost = r["case"]["lesson"], r["cost"]
+        sizes = [f"{cost['parameters']:,}", f"{cost['evaluations']:,}", f"{cost['seconds']:.0f}"]
+        lines.append([name, *sizes, *(missed.get((name, s), "") for s in scales)])
     header = ["training", "parameters trained", "evaluations", "seconds", *(f"missed at {s:g}" for s in scales)]
-    about = f"Each for {trained['steps']} steps, from a denoiser trained for {trained['base']}; a backward pass counts "
-    about += "as two evaluations."
-    return about + "\n\n" + table(header, rows)
+    about = f"Each for {settings['training']} steps, from a denoiser trained for {settings['base']}; a backward pass "
+    about += "counts as two evaluations."
+    return about + "\n\n" + table(header, lines)
 
 
-def calls(row):
-    return f"{row['model calls']} + {row['classifier calls']}"
+def calls(cost):
+    return f"{cost['model calls']} + {cost['classifier calls']}"
 
 
 IMAGES = {"frechet": "Frechet"} | {name: name for name in ("accuracy", "precision", "recall", "diversity")}
 FIDELITY = ("recall", "recall (diversity)"), ("accuracy", "accuracy under the reporting judge (fidelity)")
 SWEEPS = {  # goal, whether lower is better, measures, cost, axes of the picture
-    "quality": ("frechet", True, IMAGES, lambda row: f"{row['steps']} steps", *FIDELITY),
-    "learned": ("frechet", True, IMAGES, lambda row: f"{row['evaluations']} evaluations", *FIDELITY),
+    "quality": ("frechet", True, IMAGES, lambda cost: f"{cost['steps']} steps", *FIDELITY),
+    "learned": ("frechet", True, IMAGES, lambda cost: f"{cost['evaluations']} evaluations", *FIDELITY),
     "splice": (
         "kl", True,
         {"kl": "KL to the truth", "top": "in the top tenth", "inclusion": "log inclusion", "diversity": "diversity",
@@ -441,21 +449,47 @@ def share(x):
     return f"{100 * float(x):.0f} %"
 
 
-ABOUT = {  # of the settings: what was run, and how far the judges can be trusted
-    "quality": lambda s: f"{s['budget']} evaluations a sample, {len(s['seeds'])} x {s['n']} samples a row; of "
-    f"{s['held_out']:,} held-out images the reporting judge knows {share(s['judges']['judge'])}, the validation judge "
-    f"{share(s['judges']['validation'])}.",
-    "learned": lambda s: f"{s['steps']} DDIM steps, {len(s['seeds'])} x {s['n']} samples a row, from the same noise.",
-    "splice": lambda s: f"{len(s['seeds'])} x {s['samples']} samples a row; of all measured sites "
-    f"{share(s['unguided']['top'])} are in the top tenth. The truth, p(x | top tenth): inclusion "
-    f"{told(s['truth']['inclusion'])}, diversity {told(s['truth']['diversity'])}.",
-    "text": lambda s: f"{len(s['seeds'])} x {s['samples']} samples a row; the reporting judge knows "
-    f"{share(s['accuracy']['judge'])} of sentences, the validation judge {share(s['accuracy']['validation'])}. Real "
-    + ", ".join(
-        f"{name} sentences: judged positive {told(m['positive'])}, perplexity {told(m['perplexity'])}"
-        for name, m in s["real"].items()
+def judged(name, measure="accuracy"):
+    """The two judges of a comparison, and how many images they were tried on."""
+    found = [rows(name, judge=who)[0] for who in ("judge", "validation")]
+    return [share(value(row, measure)) for row in found], found[0]["cost"].get("images")
+
+
+def about_quality(s):
+    (judge, validation), images = judged("quality")
+    return (
+        f"{s['budget']} evaluations a sample, {len(s['seeds'])} x {s['n']} samples a row; of {images:,} held-out "
+        f"images the reporting judge knows {judge}, the validation judge {validation}."
     )
-    + ".",
+
+
+def about_splice(s):
+    every, truth = (only(result("splice")["rows"], f"sites={which}") for which in ("every", "the top tenth"))
+    return (
+        f"{len(s['seeds'])} x {s['samples']} samples a row; of all measured sites {share(value(every, 'top'))} are in "
+        f"the top tenth. The truth, p(x | top tenth): inclusion {told(truth['measures']['inclusion'])}, diversity "
+        f"{told(truth['measures']['diversity'])}."
+    )
+
+
+def about_text(s):
+    (judge, validation), _ = judged("text")
+    real = ", ".join(
+        f"{r['case']['sentences']} sentences: judged positive {told(r['measures']['positive'])}, perplexity "
+        f"{told(r['measures']['perplexity'])}"
+        for r in rows("text", sentences=...)
+    )
+    return (
+        f"{len(s['seeds'])} x {s['samples']} samples a row; the reporting judge knows {judge} of sentences, the "
+        f"validation judge {validation}. Real {real}."
+    )
+
+
+ABOUT = {  # of the settings: what was run, and how far the judges can be trusted
+    "quality": about_quality,
+    "learned": lambda s: f"{s['steps']} DDIM steps, {len(s['seeds'])} x {s['n']} samples a row, from the same noise.",
+    "splice": about_splice,
+    "text": about_text,
     "antibodies_tuned": lambda s: f"{len(s['seeds'])} x {s['samples']} samples a row, about 48 calls each.",
 }
 
@@ -466,9 +500,10 @@ def swept(name):
     def make():
         goal, lower, measures, cost, *_ = SWEEPS[name]
         found = result(name)
-        rows, ties = sweep.tied(sweep.chosen(found), goal, lower)
-        others = ", ".join(f"{r['method']} ({r['strength']:g})" for r in rows[1:ties])
-        verdict = f"Best by {measures[goal]}: **{rows[0]['method']}** at {rows[0]['strength']:g}; " + (
+        near, ties = sweep.tied(sweep.chosen(found), goal, lower)
+        best, *tied = (r["case"] for r in near[:ties])
+        others = ", ".join(f"{case['method']} ({case['strength']:g})" for case in tied)
+        verdict = f"Best by {measures[goal]}: **{best['method']}** at {best['strength']:g}; " + (
             f"within twice the error of the difference, so tied: {others}."
             if others
             else "nothing else within the error."
@@ -484,35 +519,35 @@ BUDGETS = (10, 20, 40)
 def budgets():
     """Frechet distance and accuracy of each method at its chosen strength, by evaluations a sample."""
     found = {budget: result(f"quality_{budget}") for budget in BUDGETS}
-    rows: dict[str, list] = {}
+    lines: dict[str, list] = {}
     for i, budget in enumerate(BUDGETS):
         near, ties = sweep.tied(sweep.chosen(found[budget]), "frechet", True)
         for place, row in enumerate(near):
-            values = row["report"]
+            values, case = row["measures"], row["case"]
             mark = " (best)" if place == 0 else " (tie)" if place < ties else ""
-            cell = f"{told(values['frechet'])}{mark}, {values['accuracy']['value']:.2f}, at {row['strength']:g}"
-            rows.setdefault(row["method"], [""] * len(BUDGETS))[i] = cell
-    order = [row["method"] for row in near]  # by the last budget, which all can take
-    return table(["method", *(f"{b} evaluations" for b in BUDGETS)], [[m, *rows[m]] for m in order])
+            cell = f"{told(values['frechet'])}{mark}, {values['accuracy']['value']:.2f}, at {case['strength']:g}"
+            lines.setdefault(case["method"], [""] * len(BUDGETS))[i] = cell
+    order = [row["case"]["method"] for row in near]  # by the last budget, which all can take
+    return table(["method", *(f"{b} evaluations" for b in BUDGETS)], [[m, *lines[m]] for m in order])
 
 
-def everything(rows):
-    return rows
+def everything(found):
+    return found
 
 
-def natural(rows):
+def natural(found):
     """Without those that the judge finds less natural than unguided ones, by more than twice the error."""
-    free = next(r["report"]["judge"] for r in rows if r["method"] == "no guidance")
+    free = next(r["measures"]["judge"] for r in found if r["case"]["method"] == "no guidance")
 
     def worse(judge):
         return free["value"] - judge["value"] > 2 * (free["error"] ** 2 + judge["error"] ** 2) ** 0.5
 
-    return [r for r in rows if not worse(r["report"]["judge"])]
+    return [r for r in found if not worse(r["measures"]["judge"])]
 
 
-def of_the_language_model(rows):
+def of_the_language_model(found):
     """Without those of the other models of text, several times as perplexing."""
-    return [r for r in rows if not r["method"].startswith(("Diffusion-LM: ", "CDCD: "))]
+    return [r for r in found if not r["case"]["method"].startswith(("Diffusion-LM: ", "CDCD: "))]
 
 
 ASKED = {  # of the sweeps on the README: what is compared, by what, and which rows
@@ -529,21 +564,21 @@ ASKED = {  # of the sweeps on the README: what is compared, by what, and which r
 
 def winners():
     """What is best in each comparison, and what cannot be told from it."""
-    rows = []
+    lines = []
     for name, (title, admitted) in ASKED.items():
         goal, lower, *_ = SWEEPS[name]
         found, ties = sweep.tied(admitted(sweep.chosen(result(name))), goal, lower)
-        names = [f"{r['method']} {told(r['report'][goal])}" for r in found[: min(ties, 4)]]
+        names = [f"{r['case']['method']} {told(r['measures'][goal])}" for r in found[: min(ties, 4)]]
         more = f"and {ties - 4} more" if ties > 4 else ""
-        rows.append([title, names[0], "; ".join(filter(None, [*names[1:], more]))])
-    return table(["compared", "best", "tied with it"], rows)
+        lines.append([title, names[0], "; ".join(filter(None, [*names[1:], more]))])
+    return table(["compared", "best", "tied with it"], lines)
 
 
 def pictures():
     for name in ("quality", "learned", "splice", "text"):
         *_, x, y = SWEEPS[name]
         found = result(name)
-        counts = Counter(r["method"] for r in found["rows"] if "report" in r)
+        counts = Counter(r["case"]["method"] for r in sweep.drawn(found["rows"], REPORTED))
         sweep.plot(found, DOCS / "pictures" / f"{name}_trade_off.png", x, y, [m for m, n in counts.items() if n > 1])
 
 
@@ -551,7 +586,7 @@ TABLES = [
     ("README.md", "winners", winners),
     *(("benchmarks.md", name, swept(name)) for name in SWEEPS if name not in ("antibodies_tuned", "learned")),
     ("papers.md", "antibodies_tuned", swept("antibodies_tuned")),
-    ("benchmarks.md", "black boxes", lambda: black_boxes(result("ehrlich"))),
+    ("benchmarks.md", "black boxes", lambda: black_boxes("ehrlich")),
     ("benchmarks.md", "budgets", budgets),
     ("benchmarks.md", "speed", speed),
     ("benchmarks.md", "digits", digits),

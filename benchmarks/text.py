@@ -1,14 +1,7 @@
-"""Sentiment control against perplexity.  python -m benchmarks.text --data FOLDER [--out FILE]
+"""Film reviews: guidance of text and of embeddings."""
 
-Rated snippets of film reviews of at most 23 words. Every guide is trained on the same sentences with the same
-number of classifier steps; the judges (two bags of words, a language model) on others. Language models: CFG, PPLM,
-FUDGE, best-of-n, twisted particles. Embedding diffusion: Diffusion-LM with its control steps, and score interpolation
-(CDCD) with CFG or a classifier. The strength of each is the one that the validation judge finds most positive among
-those of at most twice the perplexity of the same model without guidance; the other judge reports (`sweep.py`).
-"""
-
-import argparse
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -16,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import guidance_jax as gj
-from benchmarks.sweep import VALIDATION, estimates, family, sweep
+from benchmarks.suite import Row, benchmark
+from benchmarks.sweep import DRAWN, VALIDATION, estimates, family, sweep
 from guidance_jax.app.recipe import adamw
 from guidance_jax.embeddings import DiffusionLM, EmbeddingNetwork, Rounded
 from guidance_jax.embeddings.network import nearest
@@ -153,54 +147,64 @@ def unguided(name):
     return f"{kind}: no guidance" if colon and kind in ("Diffusion-LM", "CDCD") else "no guidance"
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", help="folder with vaderSentiment-3.3.2.tar.gz")
-    parser.add_argument("--models", type=Path, default=Path("text_models"))
-    parser.add_argument("--out", type=Path, default=Path("text.json"))
-    parser.add_argument("--samples", type=int, default=200, help="of each seed")
-    parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--width", type=int, default=128)
-    parser.add_argument("--embedding-steps", type=int, default=3000)
-    parser.add_argument("--embedding-width", type=int, default=128)
-    parser.add_argument("--solver-steps", type=int, default=50)
-    args = parser.parse_args()
-    parts = prepare(args.models, args.data, width=args.width, steps=args.steps, progress=True)
+@benchmark(
+    quick={"samples": 4, "steps": 2, "width": 16, "embedding_steps": 2, "embedding_width": 16, "solver_steps": 3},
+    **DRAWN,
+)
+def text(
+    data: Path | None = None,
+    folder: Path = Path("text_models"),
+    samples: int = 200,
+    steps: int = 500,
+    width: int = 128,
+    embedding_steps: int = 3000,
+    embedding_width: int = 128,
+    solver_steps: int = 50,
+    known: list = (),
+) -> Iterator[Row]:
+    """Which guidance of text controls its sentiment, at which perplexity?
+
+    Rated snippets of film reviews of at most 23 words. Every guide is trained on the same sentences with the same
+    number of classifier steps; the judges (two bags of words, a language model) on others. Language models: CFG, PPLM,
+    FUDGE, best-of-n, twisted particles. Embedding diffusion: Diffusion-LM with its control steps, and score
+    interpolation (CDCD) with CFG or a classifier. The strength of each is the one that the validation judge finds most
+    positive among those of at most twice the perplexity of the same model without guidance; the other judge reports
+    `samples` of each seed (`sweep.py`). `--data`: the folder with vaderSentiment-3.3.2.tar.gz.
+    """
+    parts = prepare(folder, data, width=width, steps=steps, progress=True)
     alphabet, length = parts.seen.alphabet, parts.seen.shape[0]
     found = methods(parts.model, parts.prefix, parts.attribute, alphabet)
 
-    common = dict(length=length, width=args.embedding_width, depth=4, heads=4, num_classes=3)
+    common = dict(length=length, width=embedding_width, depth=4, heads=4, num_classes=3)
     end_to_end = Transformer(DIM, DIM, **common)
     trained = train_embeddings(
         EndToEnd(end_to_end.apply, SCHEDULE, null=2),
         end_to_end,
         parts.seen,
         len(alphabet),
-        args.embedding_steps,
+        embedding_steps,
         64,
         "Diffusion-LM",
     )
     words = trained["table"]
     model = gj.Network(trained["network"], end_to_end.apply, gj.parameterizations.x0, batched=False)
-    guide = noisy_classifier(words, parts.seen, args.steps // 2, 64)
-    found |= embedding_methods("Diffusion-LM", model, words, guide, alphabet, args.solver_steps)
+    guide = noisy_classifier(words, parts.seen, steps // 2, 64)
+    found |= embedding_methods("Diffusion-LM", model, words, guide, alphabet, solver_steps)
 
     interpolated = Transformer(DIM, len(alphabet), self_conditioned=True, **common)
     loss = Interpolation(interpolated.apply, SCHEDULE, null=2, levels=LogNormal(0.0, 1.5))
-    trained = train_embeddings(loss, interpolated, parts.seen, len(alphabet), args.embedding_steps, 64, "CDCD")
+    trained = train_embeddings(loss, interpolated, parts.seen, len(alphabet), embedding_steps, 64, "CDCD")
     words = unit_rows(trained["table"])
     model = EmbeddingNetwork(trained["network"], words, interpolated.apply)
-    guide = noisy_classifier(words, parts.seen, args.steps // 2, 64)
-    found |= embedding_methods("CDCD", model, words, guide, alphabet, args.solver_steps)
+    guide = noisy_classifier(words, parts.seen, steps // 2, 64)
+    found |= embedding_methods("CDCD", model, words, guide, alphabet, solver_steps)
 
     validation = dataclasses.replace(parts.judge, classify=bag_of_words(parts.held_out))
-    accuracy = {
-        "judge": parts.judge.accuracy(parts.held_out),
-        "validation": validation.accuracy(parts.judged),
-    }
+    yield Row({"judge": "judge"}, {"accuracy": parts.judge.accuracy(parts.held_out)})
+    yield Row({"judge": "validation"}, {"accuracy": validation.accuracy(parts.judged)})
 
     def started(name, method):
-        own = family(method, args.samples, STRENGTHS.get(name))
+        own = family(method, samples, STRENGTHS.get(name))
 
         def draw(seed, strength):
             tokens = own.draw(seed, strength)
@@ -223,22 +227,9 @@ def main():
         judged = parts.judge.read(tokens)
         return estimates(judged.summary, len(tokens))
 
-    real = {
-        parts.held_out.names[label]: report(parts.held_out.tokens[parts.held_out.labels == label]) for label in (1, 0)
-    }
-    settings = {k: str(v) for k, v in vars(args).items() if k not in ("out", "data", "models")}
-    sweep(
-        args.out,
-        families,
-        validate=validate,
-        report=report,
-        curves=CURVES,
-        accuracy=accuracy,
-        limits=limits,
-        real=real,
-        **settings,
-    )
-
-
-if __name__ == "__main__":
-    main()
+    for label in (1, 0):
+        own = parts.held_out.tokens[parts.held_out.labels == label]
+        yield Row({"sentences": parts.held_out.names[label]}, report(own))
+    for name, limit in limits.items():
+        yield Row({"limit": name}, {"perplexity": limit})
+    yield from sweep(families, validate=validate, report=report, curves=CURVES, known=known)

@@ -1,14 +1,6 @@
-"""Published toys with the exact column that they lack:  python -m benchmarks.toys [--out FILE]
+"""Published toys with the exact column that they lack."""
 
-1. Annealing of a mixture of 40 Gaussians to its cube, Skreta et al. 2025 (arXiv 2503.02819, table A1): there 1,000
-   steps and 10,000 particles, resampled at every step. Here the cube is enumerated on a grid of the plane, so its log
-   normaliser is known, and what two sets of exact samples differ by. The means are other uniform draws.
-2. The Ising model, annealed to colder ones by masked diffusion, after 2601.10403: there 16 x 16, uniform noise and no
-   exact answer; here 4 x 4, masks, all 65,536 states enumerated.
-"""
-
-import argparse
-import time
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +8,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 import guidance_jax as gj
-from benchmarks.timing import write
+from benchmarks.suite import Row, benchmark
 from guidance_jax.discrete import FirstHitting, TokenNetwork
 from guidance_jax.guidance import Tempered
 from guidance_jax.solvers import fixed_large
@@ -77,12 +69,6 @@ def annealed(target, cube, n, steps, seeds):
     # particles start at the normalised power of N(0, sigma^2): its normaliser is part of the evidence
     noise = 2 * np.pi * float(levels.sigma[0]) ** 2
     at_start = (1 - BETA) * np.log(noise) - np.log(BETA)
-    rows = {
-        "tempering alone": [],
-        "corrected, systematic": [],
-        "corrected, moved by the model": [],
-        "exact samples": [],
-    }
     for seed in range(seeds):
         key = gj.keys(seed, n)
         kernel = gj.Reverse(Tempered(target, jnp.float32(BETA)), solver)
@@ -94,9 +80,9 @@ def annealed(target, cube, n, steps, seeds):
             found[name] = (np.asarray(pop.x[0])[index], float(pop.log_evidence[0]) + at_start)
         found["exact samples"] = (cube.draw(n, seed), None)
         for name, (x, evidence) in found.items():
-            row = measured(cube, target, x, seed)
-            rows[name].append(row | ({} if evidence is None else {"log evidence": evidence}))
-    return rows
+            more = {} if evidence is None else {"log evidence": evidence}
+            yield Row({"toy": "mixture", "method": name, "seed": seed}, measured(cube, target, x, seed) | more)
+    yield Row({"toy": "mixture", "method": "exact"}, {"log evidence": cube.log_z})
 
 
 def ising(beta: float, side: int = 4) -> np.ndarray:
@@ -138,50 +124,34 @@ def colder(trained, wanted, particles, runs, seeds):
             "magnetisation": float(np.average(magnet[index], weights=weights)),
         }
 
-    rows = {"the model as it is": [], "tempering alone": [], "corrected": []}
+    toy = {"toy": "Ising", "inverse temperature": f"{trained} to {wanted}"}
     tempered = Tempered(model, power)
     for seed in range(seeds):
         for name, guided in (("the model as it is", model), ("tempering alone", tempered)):
             x = gj.generate(gj.keys(seed, particles * runs), gj.Reverse(guided, FirstHitting()), levels, (16,))
-            rows[name].append(summary(np.asarray(x) @ places))
+            yield Row({**toy, "method": name, "seed": seed}, summary(np.asarray(x) @ places))
         move = gj.SMC(gj.Corrected(tempered, FirstHitting()))
         pop = gj.populations(gj.keys(seed, runs), move, levels, (16,), particles)
         total = pop.log_w + pop.log_evidence[:, None]  # runs weigh by their evidence
         weights = np.exp(np.asarray(total, np.float64) - float(total.max())).ravel()
         own = summary((np.asarray(pop.x) @ places).ravel(), weights)
-        rows["corrected"].append(own | {"log evidence": float(jax.nn.logsumexp(total) - jnp.log(total.size)) + flat})
+        own["log evidence"] = float(jax.nn.logsumexp(total) - jnp.log(total.size)) + flat
+        yield Row({**toy, "method": "corrected", "seed": seed}, own)
     everything = np.arange(len(exact))
-    truth = summary(everything, exact) | {"log evidence": log_z}
-    return {"rows": rows, "exact": truth}
+    yield Row({**toy, "method": "exact"}, summary(everything, exact) | {"log evidence": log_z})
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out")
-    parser.add_argument("--n", type=int, default=10_000)
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--particles", type=int, default=500)
-    parser.add_argument("--runs", type=int, default=2)
-    args = parser.parse_args()
-    begin, target = time.perf_counter(), mixture()
-    cube = Cube(target)
-    first = annealed(target, cube, args.n, args.steps, args.seeds)
-    print("log normaliser", cube.log_z, f"{time.perf_counter() - begin:.0f} s", flush=True)
-    for name, rows in first.items():
-        print(name, {k: f"{np.mean([r[k] for r in rows]):.3f} ± {np.std([r[k] for r in rows]):.3f}" for k in rows[0]})
-    second = {}
+@benchmark(quick={"n": 50, "steps": 3, "seeds": 1, "particles": 4})
+def toys(n: int = 10_000, steps: int = 1000, seeds: int = 5, particles: int = 500, runs: int = 2) -> Iterator[Row]:
+    """How near do published toys come to the exact answer?
+
+    1. Annealing of a mixture of 40 Gaussians to its cube, Skreta et al. 2025 (arXiv 2503.02819, table A1): there 1,000
+       steps and 10,000 particles, resampled at every step. Here the cube is enumerated on a grid of the plane, so its
+       log normaliser is known, and what two sets of exact samples differ by. The means are other uniform draws.
+    2. The Ising model, annealed to colder ones by masked diffusion, after 2601.10403: there 16 x 16, uniform noise and
+       no exact answer; here 4 x 4, masks, all 65,536 states enumerated.
+    """
+    target = mixture()
+    yield from annealed(target, Cube(target), n, steps, seeds)
     for trained, wanted in ((0.3, 0.35), (0.3, 0.4407)):
-        found = second[f"{trained} to {wanted}"] = colder(trained, wanted, args.particles, args.runs, args.seeds)
-        print(trained, wanted, "exact", found["exact"], flush=True)
-        for name, rows in found["rows"].items():
-            print(
-                name, {k: f"{np.mean([r[k] for r in rows]):.3f} ± {np.std([r[k] for r in rows]):.3f}" for k in rows[0]}
-            )
-    settings = {k: v for k, v in vars(args).items() if k != "out"}
-    write(args.out, settings=settings, mixture=first, log_normaliser=cube.log_z, ising=second)
-    print(f"{time.perf_counter() - begin:.0f} s")
-
-
-if __name__ == "__main__":
-    main()
+        yield from colder(trained, wanted, particles, runs, seeds)

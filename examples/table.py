@@ -5,7 +5,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,13 +97,16 @@ def real(name: str, measures: dict[str, float]) -> Row:
 
 
 def write_rows(path: Path, rows: list[Row], **settings: Any) -> None:
-    """The table as JSON, with versions and device."""
+    """The table as JSON, as the benchmarks write theirs, with versions and device."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    about = versions() | settings
-    lines = [asdict(row) for row in rows]
-    for line in lines:  # JSON has no number for what was not measured
-        line["measures"] = {k: None if v != v else v for k, v in line["measures"].items()}
-    path.write_text(json.dumps({"about": about, "rows": lines}, indent=1) + "\n")
+
+    def written(row: Row) -> dict[str, Any]:
+        measures = {k: {"value": None if v != v else v} for k, v in row.measures.items()}  # JSON knows no NaN
+        cost = {"model calls": row.model_calls, "classifier calls": row.classifier_calls, "seconds": row.seconds}
+        return {"case": {"method": row.method, "scale": row.scale}, "measures": measures, "cost": cost}
+
+    lines = [written(row) for row in rows]
+    path.write_text(json.dumps({"about": versions(), "settings": settings, "rows": lines}, indent=1) + "\n")
 
 
 def run(about: About, demo: Callable[..., tuple[list[Row], dict[str, str]]]) -> None:

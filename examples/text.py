@@ -129,7 +129,7 @@ class TextJudge:
 
 def losses(model: LanguageModel, tokens: Any) -> tuple[np.ndarray, np.ndarray]:
     """(nats, tokens) of each sentence, up to and with the end, under the unconditional model."""
-    network = model.apply.args[0]  # type: ignore[attr-defined]
+    network = model.apply.module  # type: ignore[attr-defined]
     null = model.domain.null_label if model.domain is not None else None
 
     @jax.jit
@@ -160,7 +160,7 @@ class MeanHidden:
         """Logistic regression on the frozen language model's mean hidden states of whole sentences."""
         from sklearn.linear_model import LogisticRegression
 
-        network = model.apply.args[0]  # type: ignore[attr-defined]
+        network = model.apply.module  # type: ignore[attr-defined]
         null = jnp.asarray(model.domain.null_label)  # type: ignore[union-attr]
 
         @jax.jit

@@ -25,7 +25,7 @@ def pytest_addoption(parser):
         action="store_true",
         help="also what takes minutes: every pair, kills, notebooks, many processes, floors",
     )
-    parser.addoption("--measured", action="store_true", help="only what records a figure (benchmarks/laws.py)")
+    parser.addoption("--measured", action="store_true", help="only what records a figure (python -m benchmarks laws)")
 
 
 def pytest_collection_modifyitems(config, items):

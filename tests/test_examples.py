@@ -76,7 +76,7 @@ def test_splice_on_made_up_sites(run, monkeypatch):
     assert left.refused is None
     rows = json.loads((run.folder / "out" / "splice.json").read_text())["rows"]
     assert len(rows) > 20
-    assert all(np.isfinite(row["measures"]["kl"]) for row in rows)
+    assert all(np.isfinite(row["measures"]["kl"]["value"]) for row in rows)
     assert "LaMBO-2" in left.stdout
 
 
@@ -116,4 +116,4 @@ def test_released_models_on_made_up_weights(run, monkeypatch, name):
     assert {p.name for p in (run.folder / "out").iterdir()} == set(files)
     rows = json.loads((run.folder / "out" / files[0]).read_text())["rows"]
     assert len(rows) > 10
-    assert all(np.isfinite(v) for row in rows for v in row["measures"].values())
+    assert all(np.isfinite(m["value"]) for row in rows for m in row["measures"].values())

@@ -282,18 +282,21 @@ def test_the_tables_of_the_pages_are_the_results():
 def test_a_figure_in_a_sentence_is_the_result_with_its_digits(monkeypatch):
     from benchmarks import figures
 
-    rows = [{"method": "a", "scale": 1.0, "found": 0.4351}, {"method": "a", "scale": 2.0, "found": 8192}]
-    monkeypatch.setattr(figures, "result", lambda name: {"rows": rows, "small": 2.4e-6, name: [3, 5]})
+    def row(scale, found, **cost):
+        return {"case": {"method": "a", "scale": scale}, "measures": {"found": {"value": found}}, "cost": cost}
+
+    written = {"settings": {"small": 2.4e-6}, "rows": [row(1.0, 0.4351), row(2.0, 8192, calls=3)]}
+    monkeypatch.setattr(figures, "result", lambda name: written)
     for old, place, new in (
-        ("0.99", "f / rows / method=a & scale=1 / found", "0.44"),
-        ("9 %", "f / rows / method=a & scale=1 / found", "44 %"),
-        ("1,000", "f / rows / scale=2 / found", "8,192"),
-        ("9e-7", "f / small", "2e-6"),
-        ("0.0", "f / f / 0 divided by f / f / 1", "0.6"),
-        ("-1", "f / f / 1 divided by 5", "1"),
+        ("0.99", "f / method=a & scale=1 / found", "0.44"),
+        ("9 %", "f / method=a & scale=1 / found", "44 %"),
+        ("1,000", "f / scale=2 / found", "8,192"),
+        ("9e-7", "f / settings / small", "2e-6"),
+        ("0.0", "f / scale=2 / calls divided by 5", "0.6"),
+        ("-1", "f / scale=2 / calls divided by f / scale=2 / calls", "1"),
     ):
         assert figures.with_figures(f"of {old}<!-- = {place} --> or so") == f"of {new}<!-- = {place} --> or so"
-    with pytest.raises(ValueError, match="2 entries have method=a"):
-        figures.with_figures("1<!-- = f / rows / method=a / found -->")
+    with pytest.raises(ValueError, match="2 rows have method=a"):
+        figures.with_figures("1<!-- = f / method=a / found -->")
     with pytest.raises(ValueError, match="1 comments of a figure have no figure"):
-        figures.with_figures("one <!-- = f / small -->")
+        figures.with_figures("one <!-- = f / settings / small -->")

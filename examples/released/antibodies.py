@@ -17,7 +17,7 @@ import numpy as np
 
 from guidance_jax.checkpoints.tensors import match_params
 from guidance_jax.checkpoints.torch_file import read_torch
-from guidance_jax.core import CLEAN, Refused, log_softmax
+from guidance_jax.core import CLEAN, Bound, Refused, log_softmax
 from guidance_jax.datasets.sequences import AMINO_ACIDS, encode
 from guidance_jax.discrete.network import HiddenNetwork, TokenNetwork
 from guidance_jax.discrete.nos import ValueHead
@@ -132,16 +132,16 @@ class AntiBERTy:
         network = BERT(labels=HEADS, cut=cut)
         params = match_params(renamed(read_torch(ANTIBERTY.read(path, download=download))), network, jnp.zeros(4, int))
         self.params, self.network = jax.device_put(params), network
-        encode, decode = jax.tree_util.Partial(_states, network), jax.tree_util.Partial(_decode, network)
+        encode, decode = Bound(_states, network), Bound(_decode, network)
         self.model = HiddenNetwork(self.params, encode, decode, PROCESS)
 
     def classifier(self, name: str) -> NoisyClassifier:
         """log p(label | masked chain) by the head "species" or "chain", of tokens or one-hot vectors."""
-        return NoisyClassifier(self.params, jax.tree_util.Partial(_classify, self.network, name), batched=False)
+        return NoisyClassifier(self.params, Bound(_classify, self.network, name), batched=False)
 
     def value(self, name: str) -> ValueHead:
         """The same of hidden states, for `NOS` and `LaMBO`."""
-        return ValueHead(self.params, jax.tree_util.Partial(_value, self.network, name))
+        return ValueHead(self.params, Bound(_value, self.network, name))
 
 
 def sapiens(chain: str = "heavy", path: str | Path | None = None, *, download: bool = False) -> TokenNetwork:
@@ -156,7 +156,7 @@ def sapiens(chain: str = "heavy", path: str | Path | None = None, *, download: b
     state = read_torch(SAPIENS[chain].read(path, download=download), key="model")
     return TokenNetwork(
         jax.device_put(match_params(renamed(state), network, jnp.zeros(4, int))),
-        jax.tree_util.Partial(_logits, network),
+        Bound(_logits, network),
         PROCESS,
         batched=False,
     )

@@ -52,10 +52,11 @@ from guidance_jax.core.levels import (
     fresh_share,
     posterior_variance,
 )
-from guidance_jax.core.pytrees import Rows, concrete, converted, function, pytree, rows, static
+from guidance_jax.core.pytrees import Bound, Rows, concrete, converted, function, pytree, rows, static
 from guidance_jax.core.spaces import GaussianDiffusion, Prediction, Space
 
 __all__ = [
+    "Bound",
     "CLEAN",
     "Categorical",
     "Denoiser",

@@ -107,3 +107,23 @@ def function(f: Any) -> Any:
 def concrete(value: Any) -> bool:
     """True if every number in `value` is known now, so that a check may look at it."""
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
+
+
+class Bound:
+    """`f` of a `module`, and of more leading arguments, where the module is at hand as `module`.
+
+    Equal to another of an equal function, module and arguments, so that nothing retraces; a `functools.partial` equals
+    itself alone.
+    """
+
+    def __init__(self, f: Callable, module: Any, *more: Any):
+        self.f, self.module, self.more = f, module, more
+
+    def __call__(self, *args: Any) -> Any:
+        return self.f(self.module, *self.more, *args)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Bound) and (self.f, self.module, self.more) == (other.f, other.module, other.more)
+
+    def __hash__(self) -> int:
+        return hash((self.f, self.module, self.more))

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from guidance_jax.core import KernelWrapper, Refused, concrete, converted, function, pytree
+from guidance_jax.core import Bound, KernelWrapper, Refused, concrete, converted, function, pytree
 from guidance_jax.discrete.process import Absorbing, Process
 from guidance_jax.kernels.inpaint import check_overwritable
 from guidance_jax.models.adapters import part_of
@@ -15,25 +15,13 @@ from guidance_jax.models.adapters import part_of
 FREE = -1
 
 
-class Named:
-    """The entry of a dictionary of conditions, as a function of it; equal names are one program."""
-
-    def __init__(self, name: str):
-        self.name = name
-
-    def __call__(self, cond):
-        return part_of(cond, self.name)
-
-    def __eq__(self, other):
-        return isinstance(other, Named) and self.name == other.name
-
-    def __hash__(self):
-        return hash(self.name)
+def entry(name: str, cond: Any) -> Any:
+    return part_of(cond, name)
 
 
 def as_known(known: Any) -> Any:
     """An array as it is; a function of the condition, or the name of an entry, as a pytree."""
-    return function(Named(known) if isinstance(known, str) else known)
+    return function(Bound(entry, known) if isinstance(known, str) else known)
 
 
 @pytree

@@ -1,8 +1,8 @@
 """A 2-D convolution whose input gradient stays fast inside `lax.scan` on a CPU.
 
 JAX's own transpose of `conv_general_dilated` leaves the kernel with labels `01oi` in the loop body. Outside a loop
-XLA's CPU compiler rewrites them to `01io` and calls its fast convolution; inside one it falls back to a naive loop,
-5 to 40 times slower (`benchmarks/conv_in_scan.py`). Here the transpose in x is written with the kernel flipped and
+XLA's CPU compiler rewrites them to `01io` and calls its fast convolution; inside one it falls back to a naive loop, 5
+to 40 times slower (`python -m benchmarks conv_in_scan`). Here the transpose in x is written with the kernel flipped and
 swapped first, so the labels are always canonical. As a primitive (rather than `custom_vjp`) it keeps forward mode,
 second derivatives, and the batched gradient of shared weights. On GPU and TPU it compiles to the same convolution as
 JAX's own.

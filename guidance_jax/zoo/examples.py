@@ -1,6 +1,6 @@
 """Trained networks that ship with the package, for a first picture, tutorials and tests on two CPU cores.
 
-Trained by `python -m benchmarks.train_example` on four fifths of scikit-learn's digits (Alpaydin & Kaynak 1998).
+Trained by `python -m benchmarks train_example` on four fifths of scikit-learn's digits (Alpaydin & Kaynak 1998).
 """
 
 import json

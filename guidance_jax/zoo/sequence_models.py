@@ -1,9 +1,8 @@
 """The package's transformers as denoisers, language models and prefix classifiers: the glue of flax, in one place."""
 
-from functools import partial
 from typing import Any
 
-from guidance_jax.core import Refused
+from guidance_jax.core import Bound, Refused
 from guidance_jax.discrete.density_ratio import NeighbourClassifier
 from guidance_jax.discrete.network import HiddenNetwork
 from guidance_jax.discrete.nos import ValueHead
@@ -33,7 +32,7 @@ def token_model(network: Transformer, params: Any, process: Process, domain: Dom
       process: how tokens are corrupted.
       domain: what it was trained for.
     """
-    return HiddenNetwork(params, Partial(_encode, network), Partial(_decode, network), process, domain)
+    return HiddenNetwork(params, Bound(_encode, network), Bound(_decode, network), process, domain)
 
 
 def _value(network, params, h):
@@ -46,10 +45,10 @@ def value_head(model: HiddenNetwork) -> ValueHead:
     Raises:
       Refused: a model without one.
     """
-    network = model.encode.args[0]  # type: ignore[attr-defined]
+    network = model.encode.module  # type: ignore[attr-defined]
     if not network.values:
         raise Refused("the model was trained without a value head; train it with value_weight > 0")
-    return ValueHead(model.params, Partial(_value, network))
+    return ValueHead(model.params, Bound(_value, network))
 
 
 def _classify(network, params, x, t):
@@ -63,7 +62,7 @@ def token_classifier(network: Transformer, params: Any, domain: Domain | None = 
       network, params: the module, and what `init` made of it or training.
       domain: what it was trained for.
     """
-    return NoisyClassifier(params, Partial(_classify, network), domain, batched=False)
+    return NoisyClassifier(params, Bound(_classify, network), domain, batched=False)
 
 
 def _neighbours(network, classes, params, x, t):
@@ -77,7 +76,7 @@ def neighbour_classifier(network: Transformer, params: Any, classes: int) -> Nei
       network, params: the module, and what `init` made of it or training.
       classes: how many.
     """
-    return NeighbourClassifier(params, Partial(_neighbours, network, classes))
+    return NeighbourClassifier(params, Bound(_neighbours, network, classes))
 
 
 def embedding_model(network: Transformer, params: Any, table: Any, domain: Domain | None = None) -> EmbeddingNetwork:
@@ -88,7 +87,7 @@ def embedding_model(network: Transformer, params: Any, table: Any, domain: Domai
       table: (V, d), the embeddings.
       domain: what it was trained for.
     """
-    encode, decode = Partial(_encode, network), Partial(_decode, network)
+    encode, decode = Bound(_encode, network), Bound(_decode, network)
     return EmbeddingNetwork(params, table, encode=encode, decode=decode, domain=domain)
 
 
@@ -109,7 +108,7 @@ def language_model(network: GPT2, params: Any, first: int = 0, domain: Domain | 
       domain: what it was trained for.
     """
     process = LeftToRight(network.vocabulary, first)
-    return LanguageModel(params, Partial(_step, network), Partial(_blank, network), process, network.context, domain)
+    return LanguageModel(params, Bound(_step, network), Bound(_blank, network), process, network.context, domain)
 
 
 def _read(network, params, token, position, cache):
@@ -132,15 +131,5 @@ def prefix_classifier(network: GPT2, params: Any) -> PrefixClassifier:
       network, params: the module, and what `init` made of it or training.
     """
     return PrefixClassifier(
-        params, Partial(_read, network), Partial(_empty, network), network.outputs, Partial(_whole, network)
+        params, Bound(_read, network), Bound(_empty, network), network.outputs, Bound(_whole, network)
     )
-
-
-class Partial(partial):
-    """`functools.partial` that is equal to another of the same function and network, so that nothing retraces."""
-
-    def __eq__(self, other):
-        return isinstance(other, Partial) and (self.func, self.args) == (other.func, other.args)
-
-    def __hash__(self):
-        return hash((self.func, self.args))
