@@ -36,7 +36,7 @@ def count(params: Any) -> int:
     return sum(a.size for a in jax.tree.leaves(params))
 
 
-@benchmark(quick={"batch": 1, "size": 16, "width": 32, "steps": 2, "repeats": 2})
+@benchmark(quick={"batch": 1, "size": 16, "steps": 2, "repeats": 2})
 def step_cost(batch: int = 8, size: int = 32, width: int = 64, steps: int = 10, repeats: int = 9) -> Iterator[Row]:
     """What does a guided step cost over the bare networks?
 
@@ -365,7 +365,7 @@ def memory(many: int = 1000) -> Iterator[Row]:
         return Row({"program": name}, {"temporary memory": Measure(size, unit="MB")})
 
     def sampled(kernel):
-        return lambda x: gj.sample(key, kernel, lv, x, 3).x
+        return lambda x: gj.sample(key, kernel, lv, x, jnp.int32(3)).x
 
     def how(microbatch):
         return "at once" if microbatch is None else f"{microbatch} at a time"

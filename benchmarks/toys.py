@@ -141,7 +141,7 @@ def colder(trained, wanted, particles, runs, seeds):
     yield Row({**toy, "method": "exact"}, summary(everything, exact) | {"log evidence": log_z})
 
 
-@benchmark(quick={"n": 50, "steps": 3, "seeds": 1, "particles": 4})
+@benchmark(quick={"n": 2000, "steps": 3, "seeds": 1, "particles": 4})
 def toys(n: int = 10_000, steps: int = 1000, seeds: int = 5, particles: int = 500, runs: int = 2) -> Iterator[Row]:
     """How near do published toys come to the exact answer?
 

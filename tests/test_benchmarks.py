@@ -10,17 +10,9 @@ from benchmarks import figures, suite
 from benchmarks.__main__ import every, main
 from benchmarks.suite import Measure, Row, benchmark
 
-ALONE = [
-    "step_cost",
-    "guidance_cost",
-    "own_network",
-    "conv_in_scan",
-    "roofline",
-    "token_speed",
-    "memory",
-    "adaptive_guidance",
-]
-ALONE += ["fractal", "ehrlich", "toys", "rewards", "peers"]
+# those that need nothing but the package: some seconds each, and up to some minutes
+SECONDS = ["step_cost", "own_network", "conv_in_scan", "fractal", "adaptive_guidance", "peers"]
+MINUTES = ["guidance_cost", "roofline", "token_speed", "memory", "ehrlich", "toys", "rewards"]
 OF_COMMANDS = ("demo.json", "comparison.json")  # `demo` and `compare` write these, in a form of their own
 
 
@@ -75,7 +67,8 @@ def test_every_benchmark_has_a_name_of_its_own_and_asks_a_question(monkeypatch, 
         main()
     monkeypatch.setattr("sys.argv", ["benchmarks", "--list"])
     main()
-    assert all(name in capsys.readouterr().out for name in ("step_cost",))
+    listed = capsys.readouterr().out
+    assert [name for name in every() if name not in listed] == []
 
 
 def test_every_result_has_the_one_form():
@@ -91,9 +84,8 @@ def test_every_result_has_the_one_form():
             assert all({"value"} <= set(m) <= {"value", "error", "unit"} for m in row["measures"].values()), path.name
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ALONE)
-def test_what_needs_nothing_else_runs(name, monkeypatch, tmp_path):
+def run_quick(name, monkeypatch, tmp_path):
+    """Its rows are of the form of the result that is stored."""
     out = tmp_path / f"{name}.json"
     monkeypatch.setattr("sys.argv", ["benchmarks", name, "--quick", "--out", str(out)])
     main()
@@ -101,6 +93,18 @@ def test_what_needs_nothing_else_runs(name, monkeypatch, tmp_path):
     stored = sorted(figures.RESULTS.glob(f"{name}*.json"))
     for row in rows:
         assert any(m["value"] is not None for m in row["measures"].values()) or row["cost"]
-    if stored:  # the form of the case is that of the result that is stored
+    if stored:
         kinds = {tuple(row["case"]) for row in json.loads(stored[0].read_text())["rows"]}
         assert {tuple(row["case"]) for row in rows} <= kinds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SECONDS)
+def test_what_needs_nothing_else_runs(name, monkeypatch, tmp_path):
+    run_quick(name, monkeypatch, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MINUTES)
+def test_what_takes_minutes_runs(name, monkeypatch, tmp_path):
+    run_quick(name, monkeypatch, tmp_path)

@@ -14,6 +14,7 @@ import resource
 import shutil
 import struct
 import zipfile
+from importlib import import_module
 from pathlib import Path
 
 import h5py
@@ -482,7 +483,8 @@ class Small(nnx.Module):
 
 @pytest.mark.slow
 def test_an_nnx_network_is_saved_by_a_name_of_one_s_own(tmp_path, monkeypatch):
-    monkeypatch.setattr("guidance_jax.checkpoints.config.KNOWN", dict(gj.checkpoints.config.KNOWN))
+    classes = import_module("guidance_jax.checkpoints.config")
+    monkeypatch.setattr(classes, "KNOWN", dict(classes.KNOWN))
     network = gj.from_nnx(Small(nnx.Rngs(0)), gj.parameterizations.eps, gj.Domain((8, 8, 1)))
     with pytest.raises(Refused, match=r"give it a name: @gj\.register def my_network") as caught:
         gj.save(tmp_path / "model", network)

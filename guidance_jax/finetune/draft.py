@@ -64,30 +64,34 @@ class DRaFT(Rewarded):
         decided = ~self.model.space.free(jnp.argmax(x, -1))[:, None]
         return jnp.where(decided, x, hard + soft - jax.lax.stop_gradient(soft))
 
+    def step_with_divergence(self, model, x, inputs, label):
+        """As `step`, differentiable: x_s, and the divergence of its distribution from that of the model as it was."""
+        t, s, key = inputs
+        asked, drawn = jax.random.split(key)
+        if self.base is not None and not self.tokens:  # the last step is a point, which nothing holds: not tuned
+            model = jax.tree.map(lambda a: jnp.where(s.sigma > 0, a, jax.lax.stop_gradient(a)), model)
+        own = self.transition(model, x, t, s, label, asked)
+        kl = jnp.zeros(())
+        if self.base is not None:
+            kl = own.divergence(self.transition(self.base, x, t, s, label, asked))
+        return self.draw(own, x, drawn), kl
+
     def __call__(self, params, key, x0, label):
         model, n = self.tune(params), len(self.levels.t) - 1
         if not 1 <= self.last <= n:
             raise Refused(f"DRaFT differentiates through 1 to {n} steps, got last={self.last}")
         first, rest = jax.random.split(key)
-        keys, (t, s) = jax.random.split(rest, n), self.steps
+        inputs = (*self.steps, jax.random.split(rest, n))
 
         def step(model, x, inputs):
-            t, s, key = inputs
-            asked, drawn = jax.random.split(key)
-            if self.base is not None and not self.tokens:  # the last step is a point, which nothing holds: not tuned
-                model = jax.tree.map(lambda a: jnp.where(s.sigma > 0, a, jax.lax.stop_gradient(a)), model)
-            own = self.transition(model, x, t, s, label, asked)
-            kl = jnp.zeros(())
-            if self.base is not None:
-                kl = own.divergence(self.transition(self.base, x, t, s, label, asked))
-            return self.draw(own, x, drawn), kl
+            return self.step_with_divergence(model, x, inputs, label)
 
         def part(a, b):
-            return t.at(slice(a, b)), s.at(slice(a, b)), keys[a:b]
+            return jax.tree.map(lambda leaf: leaf[a:b], inputs)
 
         x, cut = self.start(first, x0), n - self.last
         x = jax.nn.one_hot(x, self.model.space.states) if self.tokens else x
         x, _ = jax.lax.scan(lambda x, i: step(jax.lax.stop_gradient(model), x, i), x, part(0, cut))
-        body = jax.checkpoint(step) if self.remat else step
-        x, kl = jax.lax.scan(lambda x, i: body(model, x, i), jax.lax.stop_gradient(x), part(cut, n))
+        tuned = jax.checkpoint(step) if self.remat else step
+        x, kl = jax.lax.scan(lambda x, i: tuned(model, x, i), jax.lax.stop_gradient(x), part(cut, n))
         return jnp.sum(kl) - self.value(x, label)

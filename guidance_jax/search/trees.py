@@ -46,9 +46,24 @@ def back_up(mask: Any, value: Any) -> Any:
 
 def rollout(move, tree, i, key, levels, shape, cond, width, growth):
     """The tree after rollout i: from the root down to a leaf, its reward from there up."""
-    depths = len(levels.t)
+    first, second = jax.random.split(key)
+    path, parents, new, visits, states = descend(move, tree, i, first, levels, shape, cond, width, growth)
+    clean = levels.at(-1)
+    leaf = move.kernel.finish(jax.tree.map(lambda a: a[-1], states), clean, cond, second)
+    reward = move.final_potential(leaf.x, (), clean, cond, key)
+    lost = ~(reward < jnp.inf)
+    tree = tree._replace(
+        carry=jax.tree.map(lambda every, own: every.at[:, i].set(own), tree.carry, states),
+        parent=tree.parent.at[:, i].set(parents),
+        visits=tree.visits.at[jnp.arange(len(path)), path].set(visits),
+    )
+    return ascend(tree, path, jnp.where(lost, -jnp.inf, reward)), (leaf.x, lost & new[-1])
 
-    def fresh(carry, depth, key):
+
+def descend(move, tree, i, key, levels, shape, cond, width, growth):
+    """(depths,) slots from the root down, their parents, whether they are new, visits with this one, and carries."""
+
+    def make(carry, depth, key):
         t, s = levels.at(depth - 1), levels.at(depth)
         return jax.lax.cond(
             depth == 0,
@@ -56,42 +71,29 @@ def rollout(move, tree, i, key, levels, shape, cond, width, growth):
             lambda: move.kernel(carry, t, s, cond, key),
         )
 
-    def down(carry, inputs):
-        parent, visits, state = carry
+    def down(above, inputs):
+        parent, visits, carry = above
         depth, key = inputs
-        first, second = jax.random.split(key)
+        choosing, making = jax.random.split(key)
         mask = tree.exists(depth) & (tree.parent[depth] == parent)
         new = jnp.sum(mask) < width * visits**growth
+        slot = jnp.where(new, i, chosen(mask, tree.value[depth], choosing)).astype(jnp.int32)
 
-        slot = jnp.where(new, i, chosen(mask, tree.value[depth], first)).astype(jnp.int32)
-
-        def old():
+        def known():
             return jax.tree.map(lambda a: a[depth, slot], tree.carry)
 
-        state = jax.lax.cond(new, lambda: fresh(state, depth, second), old)
+        carry = jax.lax.cond(new, lambda: make(carry, depth, making), known)
         visits = jnp.where(new, 0, tree.visits[depth, slot]) + 1.0
-        return (slot, visits, state), (slot, parent, new, visits, state)
+        return (slot, visits, carry), (slot, parent, new, visits, carry)
 
+    depths = len(levels.t)
     nothing = jax.tree.map(lambda a: a[0, 0], tree.carry)
     root = jnp.int32(-1), i + 1.0, nothing
-    first, second = jax.random.split(key)
-    _, (path, parents, new, visits, states) = jax.lax.scan(
-        down, root, (jnp.arange(depths), jax.random.split(first, depths))
-    )
-    leaf = jax.tree.map(lambda a: a[-1], states)
-    clean = levels.at(-1)
-    leaf = move.kernel.finish(leaf, clean, cond, second)
-    found = move.final_potential(leaf.x, (), clean, cond, key)
-    lost = ~(found < jnp.inf)
-    found = jnp.where(lost, -jnp.inf, found)
+    return jax.lax.scan(down, root, (jnp.arange(depths), jax.random.split(key, depths)))[1]
 
-    at = jnp.arange(depths)
-    tree = Tree(
-        jax.tree.map(lambda all, one: all.at[:, i].set(one), tree.carry, states),
-        tree.parent.at[:, i].set(parents),
-        tree.value,
-        tree.visits.at[at, path].set(visits),
-    )
+
+def ascend(tree, path, reward):
+    """The tree with the values of the nodes on `path`, which ends at a leaf of that reward."""
 
     def up(below, inputs):
         depth, slot = inputs
@@ -99,9 +101,9 @@ def rollout(move, tree, i, key, levels, shape, cond, width, growth):
         value = back_up(mask, tree.value[depth + 1].at[path[depth + 1]].set(below))
         return value, value
 
-    _, values = jax.lax.scan(up, found, (at[:-1], path[:-1]), reverse=True)
-    tree = tree._replace(value=tree.value.at[at, path].set(jnp.append(values, found)))
-    return tree, (leaf.x, lost & new[-1])
+    at = jnp.arange(len(path))
+    _, values = jax.lax.scan(up, reward, (at[:-1], path[:-1]), reverse=True)
+    return tree._replace(value=tree.value.at[at, path].set(jnp.append(values, reward)))
 
 
 def leaves(tree: Tree) -> Any:

@@ -237,7 +237,7 @@ def test_the_window_of_pplm_is_the_most_recent():
 @pytest.mark.slow
 def test_the_cache_is_the_whole_sequence():
     """Token by token = all at once, for the language model and for the prefix classifier."""
-    network, x = GPT.apply.args[0], jnp.array([0, 2, 1, 1, 0, 2])
+    network, x = GPT.apply.module, jnp.array([0, 2, 1, 1, 0, 2])
     whole = jax.nn.log_softmax(network.apply(GPT.params, x, jnp.int32(1))[0])
     state, rows = GPT.init(x), []
     for i in range(T):
@@ -259,7 +259,7 @@ def test_gpt2_has_the_numbers_of_transformers():
     with np.load(GOLDEN / "logits.npz") as file:
         tokens, logits, hidden = file["tokens"], file["logits"], file["hidden"]
     model = load_gpt2(GOLDEN)
-    got, states = model.apply.args[0].apply(model.params, jnp.asarray(tokens, jnp.int32))
+    got, states = model.apply.module.apply(model.params, jnp.asarray(tokens, jnp.int32))
     np.testing.assert_allclose(got, logits, atol=2e-6)
     np.testing.assert_allclose(states, hidden, atol=2e-6)
     x, levels = jnp.asarray(tokens, jnp.int32), gj.positions(len(tokens))
@@ -271,7 +271,7 @@ def test_gpt2_has_the_numbers_of_transformers():
 
 def test_gpt2_refusals(tmp_path):
     model = load_gpt2(GOLDEN)
-    network = model.apply.args[0]
+    network = model.apply.module
     with pytest.raises(ValueError, match=r"no config\.json"):
         load_gpt2(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
