@@ -111,9 +111,9 @@ def sample(
 @partial(jax.jit, static_argnames="shape")
 def _generate(keys, kernel, levels, shape, cond, x):
     def one(key, kernel, cond, x):
-        first, rest = jax.random.split(key)
-        x = kernel.start(first, levels, shape) if x is None else x
-        return kernel.space.mark_unfinished(sample(rest, kernel, levels, x, cond).x)
+        start_key, step_key = jax.random.split(key)
+        x = kernel.start(start_key, levels, shape) if x is None else x
+        return kernel.space.mark_unfinished(sample(step_key, kernel, levels, x, cond).x)
 
     return jax.vmap(one, in_axes=(0, rows(kernel), 0, 0))(keys, kernel, cond, x)
 

@@ -261,6 +261,21 @@ def test_functions_are_verbs():
     assert done - KINDS == set()
 
 
+def test_keys_are_named_after_what_they_are_for():
+    """What `jax.random.split` is taken apart into ends with `_key`."""
+    wrong = [
+        f"{path.relative_to(PACKAGE)}:{node.lineno} {name.id}"
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Assign) and ast.unparse(node.value).startswith("jax.random.split(")
+        for target in node.targets
+        if isinstance(target, ast.Tuple)
+        for name in target.elts
+        if not name.id.endswith("_key") and name.id != "_"
+    ]
+    assert wrong == []
+
+
 def test_what_is_sniffed_is_little_and_has_its_reason_beside_it():
     lines = [
         f"{p.relative_to(PACKAGE)}: {line.strip()}"

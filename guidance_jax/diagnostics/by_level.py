@@ -25,13 +25,13 @@ class GuidanceLevel(NamedTuple):
 @partial(jax.jit, static_argnames="shape")
 def _compare(keys, guided, base, solver, levels, shape, cond):
     def one(key, cond):
-        first, second = jax.random.split(key)
-        x = guided.start(first, levels, shape)
-        _, after = sample(second, Reverse(guided, solver), levels, x, cond, record=lambda carry: carry.x)
+        start_key, step_key = jax.random.split(key)
+        x = guided.start(start_key, levels, shape)
+        _, after = sample(step_key, Reverse(guided, solver), levels, x, cond, record=lambda carry: carry.x)
         xs = jnp.concatenate([x[None], after[:-1]])
 
         def at(x, level):
-            own, other = (m(x, level, cond, m.init(x), second)[0].eps for m in (base, guided))
+            own, other = (m(x, level, cond, m.init(x), step_key)[0].eps for m in (base, guided))
             change, size = norm(other - own), norm(own)
             return quotient(change, size), quotient(jnp.sum(own * other), size * norm(other))
 

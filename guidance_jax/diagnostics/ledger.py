@@ -93,8 +93,8 @@ def ledger(
         return dataclasses.replace(part, **{k: marked(f) for k, f in fields.items() if f is not None})
 
     kernel = jax.tree.map(counted, kernel, is_leaf=lambda node: isinstance(node, COUNTED))
-    first, second = jax.random.split(jax.random.key(0))
-    run = jax.jit(lambda cond: sample(second, kernel, levels, kernel.start(first, levels, shape), cond).x)
+    start_key, step_key = jax.random.split(jax.random.key(0))
+    run = jax.jit(lambda cond: sample(step_key, kernel, levels, kernel.start(start_key, levels, shape), cond).x)
     jax.block_until_ready(run(None if cond is None else jax.tree.map(np.asarray, cond)))
     jax.effects_barrier()
     return Ledger(dict(calls), dict(gradients))

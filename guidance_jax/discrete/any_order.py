@@ -78,10 +78,10 @@ class AnyOrder(Kernel):
         self.classifier.check(levels, shape, cond)
 
     def __call__(self, carry, t, s, cond, key):
-        inner, where, what = jax.random.split(key, 3)
-        pred, state = self.model(carry.x, t, cond, carry.model_state, inner)
+        model_key, site_key, token_key = jax.random.split(key, 3)
+        pred, state = self.model(carry.x, t, cond, carry.model_state, model_key)
         free = self.space.free(carry.x)
-        site = jax.random.categorical(where, jnp.where(free, 0.0, -jnp.inf))
+        site = jax.random.categorical(site_key, jnp.where(free, 0.0, -jnp.inf))
         log_p = pred.log_weights[site]
         log_p, candidates = jax.lax.top_k(log_p, len(log_p) if self.top is None else self.top)
 
@@ -90,7 +90,7 @@ class AnyOrder(Kernel):
 
         w = strength(self.scale, t, cond, off=0.0)
         gains = when(w != 0, lambda: w * jax.vmap(asked)(candidates), lambda: jnp.zeros_like(log_p))
-        chosen = draw_token(what, add_logs(log_p, gains))
+        chosen = draw_token(token_key, add_logs(log_p, gains))
         token = jnp.where(chosen == FAILED, FAILED, candidates[chosen]).astype(carry.x.dtype)
         x = jnp.where(jnp.any(free), carry.x.at[site].set(token), carry.x)
         return Carry(x, state, carry.solver_state)

@@ -104,13 +104,13 @@ class LaMBO(Kernel):
         return free & (rank < jnp.maximum(jnp.round(t.sigma * len(x)), 1))
 
     def __call__(self, carry, t, s, cond, key):
-        where, hidden, drawn = jax.random.split(key, 3)
+        position_key, model_key, token_key = jax.random.split(key, 3)
         clean = t._replace(t=jnp.zeros_like(t.t), alpha=jnp.ones_like(t.alpha), sigma=jnp.zeros_like(t.sigma))
         before, _ = self.score(carry.x, clean, cond)
-        edited = self.positions(carry.x, t, clean, cond, where)
+        edited = self.positions(carry.x, t, clean, cond, position_key)
         masked = jnp.where(edited, self.space.mask, carry.x)
-        pred, state = self.model(masked, t, cond, carry.model_state, hidden)
-        fresh = jax.vmap(draw_token, (0, None))(jax.random.split(drawn, self.proposals), pred.log_p)
+        pred, state = self.model(masked, t, cond, carry.model_state, model_key)
+        fresh = jax.vmap(draw_token, (0, None))(jax.random.split(token_key, self.proposals), pred.log_p)
         found = jnp.where(edited, fresh.astype(masked.dtype), carry.x)
         scores, nans = jax.vmap(lambda x: self.score(x, clean, cond))(found)
         best = jnp.argmax(scores)

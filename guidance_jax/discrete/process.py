@@ -213,9 +213,9 @@ class Uniform(Diffusion):
 
     def corrupt(self, key: Any, x0: Any, level: Any) -> Any:
         """x_t ~ q(x_t | x0)."""
-        first, second = jax.random.split(key)
-        kept = jax.random.bernoulli(first, level.alpha, x0.shape)
-        return jnp.where(kept, x0, jax.random.randint(second, x0.shape, 0, self.vocabulary, x0.dtype))
+        keep_key, token_key = jax.random.split(key)
+        kept = jax.random.bernoulli(keep_key, level.alpha, x0.shape)
+        return jnp.where(kept, x0, jax.random.randint(token_key, x0.shape, 0, self.vocabulary, x0.dtype))
 
     def forward(self, level: Any) -> Any:
         """q(x_t = k | x0 = v), (vocabulary, states)."""

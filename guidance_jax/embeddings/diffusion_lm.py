@@ -57,10 +57,10 @@ class DiffusionLM(Step, Kernel):
         self.model.check(levels, shape, cond)
 
     def __call__(self, carry, t, s, cond, key):
-        first, second = jax.random.split(key)
-        pred, state = self.model(carry.x, t, cond, carry.model_state, first)
+        model_key, noise_key = jax.random.split(key)
+        pred, state = self.model(carry.x, t, cond, carry.model_state, model_key)
         q = self.solver.transition(pred, t, s)
-        x = q.draw(second)
+        x = q.draw(noise_key)
         w, on = strength(self.scale, s, cond, off=0.0), active(self.scale, s)
         wanted = (w != 0 if on is None else on) & (s.sigma > 0)
         x = when(wanted, lambda: self.control(x, q.mean, q.std, w, s, cond), lambda: x)

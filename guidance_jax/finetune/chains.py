@@ -63,15 +63,15 @@ class Rewarded:
     def step(self, model: Any, x: Any, inputs: tuple, cond: Any) -> Any:
         """x_s, drawn; `inputs` are (t, s, key)."""
         t, s, key = inputs
-        asked, drawn = jax.random.split(key)
-        return self.transition(model, x, t, s, cond, asked).draw(drawn)
+        model_key, noise_key = jax.random.split(key)
+        return self.transition(model, x, t, s, cond, model_key).draw(noise_key)
 
     def run(self, model: Any, key: Any, x0: Any, cond: Any) -> tuple[Any, Any]:
         """(clean sample, x at every level but the last) of a chain that nothing is differentiated through."""
         model = jax.lax.stop_gradient(model)
-        first, rest = jax.random.split(key)
-        inputs = (*self.steps, jax.random.split(rest, len(self.levels.t) - 1))
-        return jax.lax.scan(lambda x, i: (self.step(model, x, i, cond), x), self.start(first, x0), inputs)
+        start_key, step_key = jax.random.split(key)
+        inputs = (*self.steps, jax.random.split(step_key, len(self.levels.t) - 1))
+        return jax.lax.scan(lambda x, i: (self.step(model, x, i, cond), x), self.start(start_key, x0), inputs)
 
     def value(self, x: Any, cond: Any) -> Any:
         """The scaled reward of a clean sample."""

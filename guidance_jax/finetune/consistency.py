@@ -33,16 +33,16 @@ class Consistency(ConditionalLoss):
     intervals: int = static(default=100)
 
     def __call__(self, params: Any, key: Any, x0: Any, label: Any) -> Any:
-        first, second, third, fourth = jax.random.split(key, 4)
+        level_key, noise_key, dropout_key, model_key = jax.random.split(key, 4)
         h = RectifiedFlow.start / self.intervals
-        t = h * jax.random.randint(first, (), 1, self.intervals + 1).astype(x0.dtype)
+        t = h * jax.random.randint(level_key, (), 1, self.intervals + 1).astype(x0.dtype)
         s = jnp.maximum(t - h, 0)
-        flow, cond, eps = RectifiedFlow(), self.condition(third, label), normal(second, x0)
+        flow, cond, eps = RectifiedFlow(), self.condition(dropout_key, label), normal(noise_key, x0)
         x, nearer = flow(t).noise(x0, eps), flow(s).noise(x0, eps)
         if self.teacher is not None:
 
             def velocity(x, t):
-                pred, _ = self.teacher(x, flow(t), cond, self.teacher.init(x), fourth)
+                pred, _ = self.teacher(x, flow(t), cond, self.teacher.init(x), model_key)
                 return pred.eps - pred.x0
 
             v = velocity(x, t)

@@ -67,21 +67,21 @@ class DRaFT(Rewarded):
     def step_with_divergence(self, model, x, inputs, label):
         """As `step`, differentiable: x_s, and the divergence of its distribution from that of the model as it was."""
         t, s, key = inputs
-        asked, drawn = jax.random.split(key)
+        model_key, noise_key = jax.random.split(key)
         if self.base is not None and not self.tokens:  # the last step is a point, which nothing holds: not tuned
             model = jax.tree.map(lambda a: jnp.where(s.sigma > 0, a, jax.lax.stop_gradient(a)), model)
-        own = self.transition(model, x, t, s, label, asked)
+        own = self.transition(model, x, t, s, label, model_key)
         kl = jnp.zeros(())
         if self.base is not None:
-            kl = own.divergence(self.transition(self.base, x, t, s, label, asked))
-        return self.draw(own, x, drawn), kl
+            kl = own.divergence(self.transition(self.base, x, t, s, label, model_key))
+        return self.draw(own, x, noise_key), kl
 
     def __call__(self, params, key, x0, label):
         model, n = self.tune(params), len(self.levels.t) - 1
         if not 1 <= self.last <= n:
             raise Refused(f"DRaFT differentiates through 1 to {n} steps, got last={self.last}")
-        first, rest = jax.random.split(key)
-        inputs = (*self.steps, jax.random.split(rest, n))
+        start_key, step_key = jax.random.split(key)
+        inputs = (*self.steps, jax.random.split(step_key, n))
 
         def step(model, x, inputs):
             return self.step_with_divergence(model, x, inputs, label)
@@ -89,7 +89,7 @@ class DRaFT(Rewarded):
         def part(a, b):
             return jax.tree.map(lambda leaf: leaf[a:b], inputs)
 
-        x, cut = self.start(first, x0), n - self.last
+        x, cut = self.start(start_key, x0), n - self.last
         x = jax.nn.one_hot(x, self.model.space.states) if self.tokens else x
         x, _ = jax.lax.scan(lambda x, i: step(jax.lax.stop_gradient(model), x, i), x, part(0, cut))
         tuned = jax.checkpoint(step) if self.remat else step

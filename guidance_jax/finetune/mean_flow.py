@@ -33,14 +33,14 @@ class MeanFlow(ConditionalLoss):
     power: float = static(default=0.0)
 
     def __call__(self, params: Any, key: Any, x0: Any, label: Any) -> Any:
-        first, second, third, fourth = jax.random.split(key, 4)
-        s, t = jnp.sort(jax.random.uniform(first, (2,), x0.dtype))
-        s = jnp.where(jax.random.bernoulli(fourth, self.equal), t, s)
-        cond, eps = self.condition(third, label), normal(second, x0)
+        level_key, noise_key, dropout_key, model_key = jax.random.split(key, 4)
+        s, t = jnp.sort(jax.random.uniform(level_key, (2,), x0.dtype))
+        s = jnp.where(jax.random.bernoulli(model_key, self.equal), t, s)
+        cond, eps = self.condition(dropout_key, label), normal(noise_key, x0)
         level = RectifiedFlow()(t)
         x, v = level.noise(x0, eps), eps - x0
         if self.teacher is not None:
-            pred, _ = self.teacher(x, level, cond, self.teacher.init(x), fourth)
+            pred, _ = self.teacher(x, level, cond, self.teacher.init(x), model_key)
             v = jax.lax.stop_gradient(pred.eps - pred.x0)
 
         def u(x, t):

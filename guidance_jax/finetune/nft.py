@@ -39,8 +39,8 @@ class DiffusionNFT:
     beta: Any = 1.0
 
     def __call__(self, params: Any, key: Any, x0: Any, label: Any) -> Any:
-        first, second = jax.random.split(key)
-        level, eps = draw(first, self.schedule), normal(second, x0)
+        level_key, noise_key = jax.random.split(key)
+        level, eps = draw(level_key, self.schedule), normal(noise_key, x0)
         inputs = self.parameterization.inputs(level.noise(x0, eps), level)
         target = self.parameterization.target(x0, eps, level)
         old, new = (

@@ -148,10 +148,10 @@ def check_adjoint(operator: Any, shape: tuple[int, ...], tolerance: float = 1e-4
       Refused: an adjoint that does not belong to the operator, or an operator that is not linear.
     """
     operator = as_operator(operator)
-    first, second, third = jax.random.split(jax.random.key(seed), 3)
-    x, other = jax.random.normal(first, shape), jax.random.normal(third, shape)
+    x_key, y_key, tangent_key = jax.random.split(jax.random.key(seed), 3)
+    x, other = jax.random.normal(x_key, shape), jax.random.normal(tangent_key, shape)
     image = operator(x)
-    y = jax.random.normal(second, image.shape)
+    y = jax.random.normal(y_key, image.shape)
     size = float(jnp.linalg.norm(image) * jnp.linalg.norm(y))
     twice = float(jnp.max(jnp.abs(operator(x + 2 * other) - image - 2 * operator(other))))
     if twice > tolerance * max(size, 1):

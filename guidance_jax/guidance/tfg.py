@@ -71,7 +71,7 @@ class TFG(EstimateGuidance):
         check_gradient(self, levels, self.rho)
 
     def __call__(self, x, level, cond, state, key):
-        inner_key, noise = jax.random.split(key)
+        model_key, noise_key = jax.random.split(key)
         spread = strength(self.spread, level, cond, off=0.0)
         rho, mu = (strength(a, level, cond, off=0.0) for a in (self.rho, self.mu))
 
@@ -79,9 +79,9 @@ class TFG(EstimateGuidance):
             return self.log_likelihood.value(x0, level, cond)
 
         def ascent(x0):
-            return smoothed_gradient(log_f, x0, spread, self.draws, noise)
+            return smoothed_gradient(log_f, x0, spread, self.draws, noise_key)
 
-        pred, pull, state = through(self.inner, x, level, cond, state, inner_key)
+        pred, pull, state = through(self.inner, x, level, cond, state, model_key)
         variance = jax.lax.cond(rho != 0, lambda: rho / level.alpha * pull(ascent(pred.x0)), lambda: jnp.zeros_like(x))
         x0, _ = jax.lax.scan(lambda x0, _: (x0 + mu * ascent(x0), None), pred.x0, length=self.steps)
         return pred.shift(variance + x0 - pred.x0), state

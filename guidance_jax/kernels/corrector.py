@@ -71,16 +71,16 @@ class Corrector(KernelWrapper):
         self.model.check(levels, shape, cond)
 
     def __call__(self, carry, t, s, cond, key):
-        first, rest = jax.random.split(key)
-        carry = self.inner(carry, t, s, cond, first)
+        inner_key, langevin_key = jax.random.split(key)
+        carry = self.inner(carry, t, s, cond, inner_key)
         v = self.step * posterior_variance(t, s)
 
         def langevin(x, key):
-            ask, draw = jax.random.split(key)
-            pred, _ = self.model(x, s, cond, self.model.init(x), ask)
-            return x - v / (2 * s.sigma) * pred.eps + jnp.sqrt(v) * normal(draw, x), None
+            model_key, noise_key = jax.random.split(key)
+            pred, _ = self.model(x, s, cond, self.model.init(x), model_key)
+            return x - v / (2 * s.sigma) * pred.eps + jnp.sqrt(v) * normal(noise_key, x), None
 
         def correct():
-            return jax.lax.scan(langevin, carry.x, jax.random.split(rest, self.steps))[0]
+            return jax.lax.scan(langevin, carry.x, jax.random.split(langevin_key, self.steps))[0]
 
         return carry._replace(x=jax.lax.cond(s.sigma > 0, correct, lambda: carry.x))

@@ -53,13 +53,13 @@ class DPS(Step, Kernel):
         super().check(levels, shape, cond)
 
     def __call__(self, carry, t, s, cond, key):
-        first, second, third = jax.random.split(key, 3)
-        pred, pull, state = through(self.model, carry.x, t, cond, carry.model_state, first)
+        model_key, solver_key, evaluate_key = jax.random.split(key, 3)
+        pred, pull, state = through(self.model, carry.x, t, cond, carry.model_state, model_key)
 
         def length(x0):
             return norm(residual_of(self.operator, x0, part_of(cond, self.observed)))
 
         shift = scale_gradient(lambda: pull(jax.grad(length)(pred.x0)), self.scale, t, cond, carry.x)
-        evaluate = evaluator(self.model, cond, state, third)
-        x, solver_state = self.solver.step(pred, t, s, evaluate, carry.solver_state, second)
+        evaluate = evaluator(self.model, cond, state, evaluate_key)
+        x, solver_state = self.solver.step(pred, t, s, evaluate, carry.solver_state, solver_key)
         return Carry(x - shift, state, solver_state)

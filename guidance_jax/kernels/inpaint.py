@@ -61,8 +61,8 @@ class Inpaint(KernelWrapper):
                 check_measurement(self, np.where(mask > 0, y, 0.0))
 
     def __call__(self, carry, t, s, cond, key):
-        first, second = jax.random.split(key)
-        carry = self.inner(carry, t, s, cond, first)
+        inner_key, noise_key = jax.random.split(key)
+        carry = self.inner(carry, t, s, cond, inner_key)
         y = part_of(cond, self.observed)
         event = carry.x.shape[1:] if self.population else carry.x.shape
         if jnp.shape(y) != event:
@@ -70,6 +70,6 @@ class Inpaint(KernelWrapper):
                 f"Inpaint takes measurements of the shape of a sample {event}, got {jnp.shape(y)}; fill the "
                 "unknown entries with zeros"
             )
-        known = s.noise(jnp.broadcast_to(y, carry.x.shape), normal(second, carry.x))
+        known = s.noise(jnp.broadcast_to(y, carry.x.shape), normal(noise_key, carry.x))
         mask = jnp.asarray(self.mask)
         return carry._replace(x=jnp.where(jnp.isnan(mask), jnp.nan, jnp.where(mask > 0, known, carry.x)))

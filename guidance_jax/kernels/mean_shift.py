@@ -52,8 +52,8 @@ class MeanShift(Step, Kernel):
         self.model.check(levels, shape, cond)
 
     def __call__(self, carry, t, s, cond, key):
-        first, second = jax.random.split(key)
-        pred, state = self.model(carry.x, t, cond, carry.model_state, first)
+        model_key, noise_key = jax.random.split(key)
+        pred, state = self.model(carry.x, t, cond, carry.model_state, model_key)
         q = self.solver.transition(pred, t, s)
         shift = scale_gradient(lambda: self.classifier.score(carry.x, t, cond), self.scale, t, cond, carry.x)
-        return Carry(q.shift(q.std**2 * shift).draw(second), state, ())
+        return Carry(q.shift(q.std**2 * shift).draw(noise_key), state, ())

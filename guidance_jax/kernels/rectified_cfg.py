@@ -63,17 +63,17 @@ class RectifiedCFGPlusPlus(Kernel):
         check_space(self, self.space)
 
     def __call__(self, carry, t, s, cond, key):
-        first, second = jax.random.split(key)
+        first_key, middle_key = jax.random.split(key)
         states, euler = carry.model_state, DDIM(0.0)
         own = jax.tree.map(lambda a: a[0], states)
-        pred, own = self.inner(carry.x, t, cond, own, first)
+        pred, own = self.inner(carry.x, t, cond, own, first_key)
         states = jax.tree.map(lambda a, b: a.at[0].set(b), states, own)
         clock, end = (level.sigma / (level.alpha + level.sigma) for level in (t, s))
         half = (clock + end) / 2
         middle = self.schedule(self.schedule.at_log_snr(2 * jnp.log((1 - half) / half)))
         ahead = euler.transition(pred, t, middle).mean
         w = strength(self.scale, t, cond, off=0.0)
-        c, u, states = both(self.inner, ahead, middle, cond, self.null, states, second, active(self.scale, t))
+        c, u, states = both(self.inner, ahead, middle, cond, self.null, states, middle_key, active(self.scale, t))
         u = only_guided(self.inner, u, c)  # no difference in channels that are not guided
         velocity = pred.eps - pred.x0 + w * ((c.eps - c.x0) - (u.eps - u.x0))
         z = carry.x / (t.alpha + t.sigma) + (end - clock) * velocity

@@ -48,10 +48,10 @@ class Recur(KernelWrapper):
             return self.inner(carry, t, s, cond, key)
 
         def again(state, key):
-            down, up = jax.random.split(key)
+            inner_key, noise_key = jax.random.split(key)
             begin, _ = state
-            done = self.inner(begin, t, s, cond, down)
-            x = renoise(up, done.x, s, t)
+            done = self.inner(begin, t, s, cond, inner_key)
+            x = renoise(noise_key, done.x, s, t)
             # the guidance remembers what it did before the step; to the solver, new noise is another trajectory
             begin = carry._replace(x=x, solver_state=self.inner.init(x).solver_state)
             return (begin, done), None

@@ -92,8 +92,8 @@ class Reverse(Step, Kernel):
         return Carry(x, self.model.init(x), self.solver.init(x))
 
     def __call__(self, carry, t, s, cond, key):
-        first, second, third = jax.random.split(key, 3)
-        pred, state = self.model(carry.x, t, cond, carry.model_state, first)
-        evaluate = evaluator(self.model, cond, state, third)
-        x, solver_state = self.solver.step(pred, t, s, evaluate, carry.solver_state, second)
+        model_key, solver_key, evaluate_key = jax.random.split(key, 3)
+        pred, state = self.model(carry.x, t, cond, carry.model_state, model_key)
+        evaluate = evaluator(self.model, cond, state, evaluate_key)
+        x, solver_state = self.solver.step(pred, t, s, evaluate, carry.solver_state, solver_key)
         return Carry(x, state, solver_state)

@@ -52,19 +52,19 @@ class SVDD(Step, Kernel):
         self.reward.check(levels, shape, cond)
 
     def __call__(self, carry, t, s, cond, key):
-        first, second, third, fourth = jax.random.split(key, 4)
-        pred, state = self.model(carry.x, t, cond, carry.model_state, first)
-        x = jax.vmap(self.solver.transition(pred, t, s).draw)(jax.random.split(second, self.children))
+        model_key, children_key, value_key, choice_key = jax.random.split(key, 4)
+        pred, state = self.model(carry.x, t, cond, carry.model_state, model_key)
+        x = jax.vmap(self.solver.transition(pred, t, s).draw)(jax.random.split(children_key, self.children))
 
         def value(x):
             if self.noisy:
                 return self.reward.value(x, s, cond)
             clean = jax.lax.cond(
-                s.sigma > 0, lambda: self.model(x, s, cond, state, third)[0].x0.astype(x.dtype), lambda: x
+                s.sigma > 0, lambda: self.model(x, s, cond, state, value_key)[0].x0.astype(x.dtype), lambda: x
             )
             return self.reward.value(clean, s, cond)
 
         values = strength(self.scale, t, cond, off=0.0) * jax.lax.map(value, x)
-        chosen = draw_token(fourth, values)
+        chosen = draw_token(choice_key, values)
         failed = jnp.nan if jnp.issubdtype(x.dtype, jnp.floating) else FAILED
         return Carry(jnp.where(chosen < 0, failed, x[chosen]).astype(x.dtype), state, carry.solver_state)

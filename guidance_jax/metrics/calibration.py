@@ -44,10 +44,10 @@ class LevelReport(NamedTuple):
 @jax.jit
 def _log_probs(classifier: NoisyClassifier, keys: jax.Array, images: jax.Array, labels: Any, level: Level) -> tuple:
     def one(key, x0, label):
-        first, second = jax.random.split(key)
-        x = level.noise(x0, normal(first, x0))
+        noise_key, nudge_key = jax.random.split(key)
+        x = level.noise(x0, normal(noise_key, x0))
         gradient = jax.grad(classifier.log_prob)
-        here, near = gradient(x, level, label), gradient(x + 0.1 * level.sigma * normal(second, x), level, label)
+        here, near = gradient(x, level, label), gradient(x + 0.1 * level.sigma * normal(nudge_key, x), level, label)
         change = jnp.linalg.norm(near - here) / jnp.maximum(jnp.linalg.norm(here), 1e-30)
         return jax.nn.log_softmax(classifier.logits(x, level)), change
 

@@ -171,12 +171,12 @@ class GaussianMixture(Denoiser):
 
     def sample(self, key: Key[Array, ""], n: int, label: Any = None) -> Float[Array, "n d"]:
         """`n` exact draws of p(x), or of p(x | label)."""
-        first, second = jax.random.split(key)
+        component_key, noise_key = jax.random.split(key)
         log_weights = jnp.where(self._chosen(label), jnp.log(self.weights), -jnp.inf)
-        component = jax.random.categorical(first, log_weights, shape=(n,))
+        component = jax.random.categorical(component_key, log_weights, shape=(n,))
         std = jnp.broadcast_to(self.std, self.weights.shape)[component]
         means = self.means[component]
-        return means + std[:, None] * normal(second, means)
+        return means + std[:, None] * normal(noise_key, means)
 
     def sample_tilted(self, key: Key[Array, ""], n: int, label: int, scale: float) -> np.ndarray:
         """`n` exact draws of the guided target p(x) p(label | x)^scale, by rejection; runs on the host.
@@ -193,9 +193,9 @@ class GaussianMixture(Denoiser):
         proposal, power = (None, scale) if scale < 1 else (label, scale - 1)
         log_accept = jax.jit(jax.vmap(lambda x: power * self.log_posterior(x, CLEAN, label)))
         for round_key in jax.random.split(key, 1000):
-            first, second = jax.random.split(round_key)
-            x = self.sample(first, n, proposal)
-            accept = jnp.log(jax.random.uniform(second, (n,))) < log_accept(x)
+            proposal_key, accept_key = jax.random.split(round_key)
+            x = self.sample(proposal_key, n, proposal)
+            accept = jnp.log(jax.random.uniform(accept_key, (n,))) < log_accept(x)
             kept.append(np.asarray(x)[np.asarray(accept)])
             if sum(map(len, kept)) >= n:
                 return np.concatenate(kept)[:n]

@@ -64,10 +64,12 @@ class ParticleGuidance(Step, PopulationKernel):
         )
 
         def one(x, push, state, solver, key):
-            first, second, third = jax.random.split(key, 3)
-            pred, state = self.model(x, t, cond, state, first)
+            model_key, solver_key, evaluate_key = jax.random.split(key, 3)
+            pred, state = self.model(x, t, cond, state, model_key)
             pushed = pred.towards(pred.x0 + push, t)
-            x, solver = self.solver.step(pushed, t, s, evaluator(self.model, cond, state, third), solver, second)
+            x, solver = self.solver.step(
+                pushed, t, s, evaluator(self.model, cond, state, evaluate_key), solver, solver_key
+            )
             return x, (state, solver)
 
         x, state = jax.vmap(one)(carry.x, push, *carry.state, jax.random.split(key, len(carry.x)))

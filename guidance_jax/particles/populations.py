@@ -52,9 +52,9 @@ class Particles(NamedTuple):
 @partial(jax.jit, static_argnames=("shape", "n"))
 def _populations(keys, kernel, levels, shape, n, cond):
     def one(key, kernel, cond):
-        first, second, _ = jax.random.split(key, 3)
-        x = kernel.start(first, levels, (n, *shape))
-        pop, ess = sample(second, kernel, levels, x, cond, record=lambda pop: pop.ess)
+        start_key, step_key, _ = jax.random.split(key, 3)
+        x = kernel.start(start_key, levels, (n, *shape))
+        pop, ess = sample(step_key, kernel, levels, x, cond, record=lambda pop: pop.ess)
         return Particles(
             jax.vmap(kernel.space.mark_unfinished)(pop.x),
             pop.log_w,

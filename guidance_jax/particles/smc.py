@@ -121,20 +121,22 @@ class SMC(PopulationKernel):
         return pop._replace(log_w=log_w, log_evidence=pop.log_evidence + total, ess=ess, dropped=dropped, failed=failed)
 
     def __call__(self, carry, t, s, cond, key):
-        first, second, third = jax.random.split(key, 3)
+        potential_key, resample_key, propose_key = jax.random.split(key, 3)
         n, move = len(carry.x), self.move
-        found, gain = self.each(lambda x, state, k: move.potential(x, state, t, cond, k), first, carry.x, carry.state)
+        found, gain = self.each(
+            lambda x, state, k: move.potential(x, state, t, cond, k), potential_key, carry.x, carry.state
+        )
         pop = self.weigh(carry, gain, t)
 
         def choose():
-            index = self.resample(second, pop.log_w).astype(jnp.int32)
+            index = self.resample(resample_key, pop.log_w).astype(jnp.int32)
             return index, pop.log_w[index] if self.searches else jnp.zeros_like(pop.log_w)
 
         index, log_w = jax.lax.cond(
             pop.ess < self.threshold * n, choose, lambda: (jnp.arange(n, dtype=jnp.int32), pop.log_w)
         )
         found = jax.tree.map(lambda a: a[index], found)  # all that a particle owns
-        x, state, gain = self.each(lambda one, k: move.propose(one, t, s, cond, k), third, found)
+        x, state, gain = self.each(lambda one, k: move.propose(one, t, s, cond, k), propose_key, found)
         gain = jnp.where(jax.vmap(is_sound)(x), gain, jnp.nan)  # what met a number that is not finite has no weight
         return self.weigh(pop._replace(x=x, state=state, log_w=log_w), gain, s)
 

@@ -47,14 +47,14 @@ class Again(KernelWrapper):
 
 def _begun(key, move, levels, shape, cond):
     """(where `generate` starts, the value of a start, a key)."""
-    first, rest, last = jax.random.split(key, 3)  # the first two are those of `generate`
+    start_key, step_key, reward_key = jax.random.split(key, 3)  # the first two are those of `generate`
     kernel = Again(move.kernel)
 
     def value(z):
-        found = move.final_potential(sample(rest, kernel, levels, z, cond).x, (), levels.at(-1), cond, last)
+        found = move.final_potential(sample(step_key, kernel, levels, z, cond).x, (), levels.at(-1), cond, reward_key)
         return jnp.where(jnp.isnan(found), -jnp.inf, found)
 
-    return move.kernel.start(first, levels, shape), value, last
+    return move.kernel.start(start_key, levels, shape), value, reward_key
 
 
 @partial(jax.jit, static_argnames=("shape", "steps"))
@@ -64,10 +64,10 @@ def _walk(keys, move, levels, shape, cond, steps, size):
 
         def step(carry, key):
             z, here = carry
-            first, second = jax.random.split(key)
-            other = jnp.sqrt(1 - size**2) * z + size * move.kernel.start(first, levels, shape)
+            proposal_key, accept_key = jax.random.split(key)
+            other = jnp.sqrt(1 - size**2) * z + size * move.kernel.start(proposal_key, levels, shape)
             there = value(other)
-            go = (there >= here) | (jnp.log(jax.random.uniform(second)) < there - here)  # -inf to -inf goes
+            go = (there >= here) | (jnp.log(jax.random.uniform(accept_key)) < there - here)  # -inf to -inf goes
             z, here = jnp.where(go, other, z), jnp.where(go, there, here)
             return (z, here), here
 

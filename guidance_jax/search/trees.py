@@ -46,10 +46,10 @@ def back_up(mask: Any, value: Any) -> Any:
 
 def rollout(move, tree, i, key, levels, shape, cond, width, growth):
     """The tree after rollout i: from the root down to a leaf, its reward from there up."""
-    first, second = jax.random.split(key)
-    path, parents, new, visits, states = descend(move, tree, i, first, levels, shape, cond, width, growth)
+    descend_key, finish_key = jax.random.split(key)
+    path, parents, new, visits, states = descend(move, tree, i, descend_key, levels, shape, cond, width, growth)
     clean = levels.at(-1)
-    leaf = move.kernel.finish(jax.tree.map(lambda a: a[-1], states), clean, cond, second)
+    leaf = move.kernel.finish(jax.tree.map(lambda a: a[-1], states), clean, cond, finish_key)
     reward = move.final_potential(leaf.x, (), clean, cond, key)
     lost = ~(reward < jnp.inf)
     tree = tree._replace(
@@ -74,15 +74,15 @@ def descend(move, tree, i, key, levels, shape, cond, width, growth):
     def down(above, inputs):
         parent, visits, carry = above
         depth, key = inputs
-        choosing, making = jax.random.split(key)
+        choice_key, kernel_key = jax.random.split(key)
         mask = tree.exists(depth) & (tree.parent[depth] == parent)
         new = jnp.sum(mask) < width * visits**growth
-        slot = jnp.where(new, i, chosen(mask, tree.value[depth], choosing)).astype(jnp.int32)
+        slot = jnp.where(new, i, chosen(mask, tree.value[depth], choice_key)).astype(jnp.int32)
 
         def known():
             return jax.tree.map(lambda a: a[depth, slot], tree.carry)
 
-        carry = jax.lax.cond(new, lambda: make(carry, depth, making), known)
+        carry = jax.lax.cond(new, lambda: make(carry, depth, kernel_key), known)
         visits = jnp.where(new, 0, tree.visits[depth, slot]) + 1.0
         return (slot, visits, carry), (slot, parent, new, visits, carry)
 

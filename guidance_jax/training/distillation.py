@@ -67,15 +67,15 @@ class Distillation(Taught):
     scales: tuple[float, float] = static(default=(1.0, 4.0))
 
     def __call__(self, params: Any, key: Any, x0: Any, label: Any) -> Any:
-        first, second, third, fourth = jax.random.split(key, 4)
-        level, space = draw(first, self.schedule), self.student.space
+        level_key, noise_key, pair_key, model_key = jax.random.split(key, 4)
+        level, space = draw(level_key, self.schedule), self.student.space
         if isinstance(space, GaussianDiffusion):
-            x = level.noise(x0, normal(second, x0))
+            x = level.noise(x0, normal(noise_key, x0))
         else:
-            x = space.corrupt(second, x0, level)
-        student, teacher = self.pair(params, third)
-        taught, _ = teacher(x, level, label, teacher.init(x), fourth)
-        return self.distance(student, taught, x, level, label, fourth)
+            x = space.corrupt(noise_key, x0, level)
+        student, teacher = self.pair(params, pair_key)
+        taught, _ = teacher(x, level, label, teacher.init(x), model_key)
+        return self.distance(student, taught, x, level, label, model_key)
 
 
 @pytree
@@ -107,21 +107,21 @@ class TrajectoryDistillation(Taught):
         need(self, self.solver, Solver, "the solver")
 
     def __call__(self, params: Any, key: Any, x0: Any, label: Any) -> Any:
-        first, second, third = jax.random.split(key, 3)
-        student, teacher = self.pair(params, second)
+        start_key, pair_key, step_key = jax.random.split(key, 3)
+        student, teacher = self.pair(params, pair_key)
         levels = self.levels
-        x = teacher.start(first, levels, jnp.shape(x0))
+        x = teacher.start(start_key, levels, jnp.shape(x0))
 
         def step(carry, inputs):
             x, memory, history = carry
             t, s, key = inputs
-            asked, moved = jax.random.split(key)
-            taught, memory = teacher(x, t, label, memory, asked)
-            loss = self.distance(student, taught, x, t, label, asked)
-            evaluate = evaluator(teacher, label, memory, asked)
-            x, history = self.solver.step(taught, t, s, evaluate, history, moved)
+            model_key, solver_key = jax.random.split(key)
+            taught, memory = teacher(x, t, label, memory, model_key)
+            loss = self.distance(student, taught, x, t, label, model_key)
+            evaluate = evaluator(teacher, label, memory, model_key)
+            x, history = self.solver.step(taught, t, s, evaluate, history, solver_key)
             return jax.lax.stop_gradient((x, memory, history)), loss
 
-        inputs = levels.at(slice(None, -1)), levels.at(slice(1, None)), jax.random.split(third, len(levels.t) - 1)
+        inputs = levels.at(slice(None, -1)), levels.at(slice(1, None)), jax.random.split(step_key, len(levels.t) - 1)
         _, losses = jax.lax.scan(step, (x, teacher.init(x), self.solver.init(x)), inputs)
         return jnp.mean(losses)

@@ -108,15 +108,15 @@ class Denoising(ConditionalLoss):
     def __call__(
         self, params: Any, key: Key[Array, ""], x0: Float[Array, "*event"], label: Int[Array, ""]
     ) -> Float[Array, ""]:
-        level_key, noise_key, drop_key, rest = jax.random.split(key, 4)
+        level_key, noise_key, dropout_key, residual_key = jax.random.split(key, 4)
         level, eps = self.levels(level_key, self.schedule), normal(noise_key, x0)
-        cond = self.condition(drop_key, label)
+        cond = self.condition(dropout_key, label)
         inputs = self.parameterization.inputs(level.noise(x0, eps), level)
 
         def ask(cond, **options):
             return self.ask(params, key, *inputs, cond, **options)
 
-        return jnp.mean(self.residual(ask, cond, self.parameterization.target(x0, eps, level), rest) ** 2)
+        return jnp.mean(self.residual(ask, cond, self.parameterization.target(x0, eps, level), residual_key) ** 2)
 
     def residual(self, ask: Callable, cond: Any, target: Float[Array, "*event"], key: Key[Array, ""]) -> Any:
         """What the loss makes small, where `ask(cond)` is the network's output at x_t."""

@@ -46,11 +46,11 @@ class TokenDenoising(ConditionalLoss):
     value_loss: Callable = static(default=cross_entropy, kw_only=True)
 
     def __call__(self, params: Any, key: Any, x0: Any, label: Any) -> Any:
-        first, second, third = jax.random.split(key, 3)
-        level = draw(first, self.schedule)
+        level_key, noise_key, dropout_key = jax.random.split(key, 3)
+        level = draw(level_key, self.schedule)
         slope = jax.grad(lambda t: self.schedule(t).alpha)(level.t)
-        x = self.process.corrupt(second, x0, level)
-        cond = self.condition(third, label)
+        x = self.process.corrupt(noise_key, x0, level)
+        cond = self.condition(dropout_key, label)
         output = self.ask(params, key, x, level.t, cond)
         logits, value = output if self.value_weight > 0 else (output, None)
         loss = self.process.loss(log_softmax(logits), x0, x, level, slope) / len(x0)
@@ -73,11 +73,11 @@ class Unrolled(ConditionalLoss):
     schedule: Schedule = static()
 
     def __call__(self, params: Any, key: Any, x0: Any, label: Any) -> Any:
-        first, second, third, fourth = jax.random.split(key, 4)
-        x = self.process.corrupt(second, x0, draw(first, self.schedule))
-        cond = self.condition(third, label)
+        level_key, noise_key, dropout_key, unroll_key = jax.random.split(key, 4)
+        x = self.process.corrupt(noise_key, x0, draw(level_key, self.schedule))
+        cond = self.condition(dropout_key, label)
         losses = []
-        for k in jax.random.split(fourth):
+        for k in jax.random.split(unroll_key):
             log_p = log_softmax(self.ask(params, key, x, jnp.zeros(()), cond))
             losses.append(-jnp.mean(jnp.take_along_axis(log_p, x0[:, None], 1)))
             x = jax.random.categorical(k, jax.lax.stop_gradient(log_p)).astype(x0.dtype)
@@ -101,9 +101,9 @@ class NoisyTokens(Loss):
     value_loss: Callable = static(default=cross_entropy)
 
     def __call__(self, params: Any, key: Any, x0: Any, label: Any) -> Any:
-        first, second = jax.random.split(key)
-        level = draw(first, self.schedule)
-        return self.value_loss(self.ask(params, key, self.process.corrupt(second, x0, level), level.t), label)
+        level_key, noise_key = jax.random.split(key)
+        level = draw(level_key, self.schedule)
+        return self.value_loss(self.ask(params, key, self.process.corrupt(noise_key, x0, level), level.t), label)
 
 
 @pytree
@@ -123,9 +123,9 @@ class DensityRatioMatching(Loss):
     schedule: Schedule = static()
 
     def __call__(self, params: Any, key: Any, x0: Any, label: Any) -> Any:
-        first, second = jax.random.split(key)
-        level = draw(first, self.schedule)
-        x = self.process.corrupt(second, x0, level)
+        level_key, noise_key = jax.random.split(key)
+        level = draw(level_key, self.schedule)
+        x = self.process.corrupt(noise_key, x0, level)
         log_p = log_softmax(self.ask(params, key, x, level.t))[jnp.arange(len(x0)), x0, label]
         free = self.process.free(x)
         return -jnp.sum(jnp.where(free, log_p, 0)) / jnp.maximum(jnp.sum(free), 1)
@@ -200,18 +200,18 @@ class Interpolation(ConditionalLoss):
     levels: Callable = static(default=draw, kw_only=True)
 
     def __call__(self, params: Any, key: Any, x0: Any, label: Any) -> Any:
-        first, second, third, fourth = jax.random.split(key, 4)
-        level, table = self.levels(first, self.schedule), unit_rows(params["table"])
+        level_key, noise_key, dropout_key, guess_key = jax.random.split(key, 4)
+        level, table = self.levels(level_key, self.schedule), unit_rows(params["table"])
         clean = table[x0]
-        x = level.noise(clean, normal(second, clean))
-        cond = self.condition(third, label)
+        x = level.noise(clean, normal(noise_key, clean))
+        cond = self.condition(dropout_key, label)
 
         def ask(previous):
             return log_softmax(self.ask(params["network"], key, x, level.t, cond, previous))
 
         blank = jnp.zeros_like(clean)
         seen = jax.lax.stop_gradient(jnp.exp(ask(blank)) @ table)
-        log_p = ask(jnp.where(jax.random.bernoulli(fourth), seen, blank))
+        log_p = ask(jnp.where(jax.random.bernoulli(guess_key), seen, blank))
         return -jnp.mean(jnp.take_along_axis(log_p, x0[:, None], 1))
 
 
@@ -234,11 +234,11 @@ class EndToEnd(ConditionalLoss):
     spread: float = static(default=0.1, kw_only=True)
 
     def __call__(self, params: Any, key: Any, x0: Any, label: Any) -> Any:
-        first, second, third, fourth = jax.random.split(key, 4)
-        level, table = draw(first, self.schedule), params["table"]
-        clean = table[x0] + self.spread * normal(fourth, table[x0])
-        cond = self.condition(third, label)
-        guess = self.ask(params["network"], key, level.noise(clean, normal(second, clean)), level.t, cond)
+        level_key, noise_key, dropout_key, spread_key = jax.random.split(key, 4)
+        level, table = draw(level_key, self.schedule), params["table"]
+        clean = table[x0] + self.spread * normal(spread_key, table[x0])
+        cond = self.condition(dropout_key, label)
+        guess = self.ask(params["network"], key, level.noise(clean, normal(noise_key, clean)), level.t, cond)
         last = self.schedule(jnp.asarray(self.schedule.start)).alpha * clean
         rounding = jnp.take_along_axis(log_softmax(clean @ table.T), x0[:, None], 1)
         return jnp.mean((guess - clean) ** 2) + jnp.mean(last**2) - jnp.mean(rounding)
