@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -10,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import guidance_jax as gj
+from benchmarks.fashion import DATA, MODELS, denoiser
 from benchmarks.peers import NULL, SCALE, TASKS, jax_networks, levels
 from benchmarks.suite import Measure, Row, alternate, benchmark
+from guidance_jax.datasets.idx import FASHION, idx
 from guidance_jax.discrete import TAG, PredictorGuidance, TauLeap
 from guidance_jax.guidance import LGD, AdaptiveGuidance, Reuse
 from guidance_jax.sample import _generate, prepare
@@ -385,16 +388,22 @@ def memory(many: int = 1000) -> Iterator[Row]:
 
 
 @benchmark(quick={"samples": 4, "steps": 4})
-def adaptive_guidance(samples: int = 100, steps: int = 30, scale: float = 3.0) -> Iterator[Row]:
+def adaptive_guidance(
+    samples: int = 100, steps: int = 30, scale: float = 3.0, fashion: bool = False, folder: Path = MODELS
+) -> Iterator[Row]:
     """What does AdaptiveGuidance spare on the digits that ship, and how far is it from CFG?
 
-    For each threshold: the share of unconditional calls that are left out, and the distance to CFG's samples, in units
+    `--fashion`: on Fashion-MNIST in their place, with the denoiser of `learned`, which is trained into the folder. For
+    each threshold: the share of unconditional calls that are left out, and the distance to CFG's samples, in units
     of the distance between CFG and the conditional model. The paper (arXiv 2312.12487) reports 25 % of all calls
     spared, that is half of the unconditional ones, on latents of text-to-image models.
     """
-    model, _ = gj.examples.digits()
+    if fashion:
+        model = denoiser(idx(DATA, names=FASHION), folder, width=16)
+    else:
+        model, _ = gj.examples.digits()
     lv, labels = gj.Cosine().levels(steps), jnp.arange(samples) % 10
-    keys, shape = gj.keys(0, samples), (8, 8, 1)
+    keys, shape = gj.keys(0, samples), model.domain.shape
 
     @jax.jit
     def drawn(guided):

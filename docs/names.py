@@ -1,0 +1,75 @@
+"""What is public, and where its page is: for the reference, and for links to it."""
+
+import importlib
+import inspect
+import re
+from functools import cache
+
+import guidance_jax as gj
+
+# what is around the library, and is imported by its own name
+AROUND = (
+    "training",
+    "finetune",
+    "metrics",
+    "checkpoints",
+    "datasets",
+    "zoo",
+    "jobs",
+    "sharding",
+    "pictures",
+    "methods",
+)
+FENCE = re.compile(r"(^ *```.*?^ *```)", re.MULTILINE | re.DOTALL)
+NAME = re.compile(r"(?<![\[`\w])`(?:gj\.|guidance_jax\.)?(\w+)`(?!`)")
+
+
+@cache
+def groups():
+    """group -> {name: object}: `guidance_jax` itself, the groups that it has, and what is around it."""
+    modules = {"guidance_jax": gj}
+    modules |= {f"guidance_jax.{n}": getattr(gj, n) for n in gj.__all__ if inspect.ismodule(getattr(gj, n))}
+    modules |= {f"guidance_jax.{part}": importlib.import_module(f"guidance_jax.{part}") for part in AROUND}
+    return {where: (module, public(module)) for where, module in modules.items()}
+
+
+def public(module):
+    """The classes and functions of ours that a module shows; of a single file, what it defines itself."""
+    names = [n for n in getattr(module, "__all__", vars(module)) if not n.startswith("_")]
+    things = {n: getattr(module, n) for n in names}
+    own = {n: t for n, t in things.items() if inspect.isclass(t) or inspect.isfunction(t)}
+    return {
+        n: t
+        for n, t in own.items()
+        if t.__module__ == module.__name__ or (hasattr(module, "__all__") and t.__module__.startswith("guidance_jax"))
+    }
+
+
+def path_of(thing):
+    return f"{thing.__module__}.{thing.__qualname__}"
+
+
+@cache
+def paths():
+    """name -> where it is defined, of the names that mean one thing."""
+    found = {}
+    for _, own in groups().values():
+        for name, thing in own.items():
+            found.setdefault(name, set()).add(path_of(thing))
+    return {name: places.pop() for name, places in found.items() if len(places) == 1}
+
+
+def linked(text, but=""):
+    """Markdown in which `Name`, outside code blocks, links to its page."""
+
+    def link(found):
+        place = paths().get(found[1])
+        return found[0] if place is None or found[1] == but else f"[{found[0]}][{place}]"
+
+    parts = FENCE.split(text)
+    return "".join(part if i % 2 else NAME.sub(link, part) for i, part in enumerate(parts))
+
+
+def on_page_markdown(markdown, page, **_):
+    """A hook of mkdocs: pages that are written link to the reference."""
+    return markdown if page.file.src_uri.startswith("reference/") else linked(markdown)
