@@ -8,18 +8,7 @@ from functools import cache
 import guidance_jax as gj
 
 # what is around the library, and is imported by its own name
-AROUND = (
-    "training",
-    "finetune",
-    "metrics",
-    "checkpoints",
-    "datasets",
-    "zoo",
-    "jobs",
-    "sharding",
-    "pictures",
-    "methods",
-)
+AROUND = "training finetune metrics checkpoints datasets zoo jobs sharding pictures methods".split()
 FENCE = re.compile(r"(^ *```.*?^ *```)", re.MULTILINE | re.DOTALL)
 NAME = re.compile(r"(?<![\[`\w])`(?:gj\.|guidance_jax\.)?(\w+)`(?!`)")
 
