@@ -12,6 +12,20 @@ sys.path.append(str(Path(__file__).parent))
 from names import groups, path_of
 
 
+OPTIONS = """
+    options:
+      show_root_heading: true
+      show_root_full_path: false
+      show_root_toc_entry: true
+      heading_level: 1
+      show_source: true
+      members: null
+      filters: ["!^_"]
+      members_order: source
+      show_if_no_docstring: false
+"""
+
+
 def page(path, text):
     with mkdocs_gen_files.open(path, "w") as file:
         file.write(text)
@@ -27,7 +41,7 @@ for where, (module, own) in groups().items():
         summary = " ".join((inspect.getdoc(own[name]) or "").split("\n\n")[0].split())
         path = f"{where}/{name}.md"
         if where == "guidance_jax" or name not in gj.__all__:
-            page(f"reference/{path}", f"::: {path_of(own[name])}\n")
+            page(f"reference/{path}", f"::: {path_of(own[name])}{OPTIONS}")
             nav.append(f"    * [{name}]({path})")
         else:  # at the top too: its page is there
             path = f"guidance_jax/{name}.md"

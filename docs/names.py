@@ -8,7 +8,18 @@ from functools import cache
 import guidance_jax as gj
 
 # what is around the library, and is imported by its own name
-AROUND = "training finetune metrics checkpoints datasets zoo jobs sharding pictures methods".split()
+AROUND = [
+    "training",
+    "finetune",
+    "metrics",
+    "checkpoints",
+    "datasets",
+    "zoo",
+    "jobs",
+    "sharding",
+    "pictures",
+    "methods",
+]
 FENCE = re.compile(r"(^ *```.*?^ *```)", re.MULTILINE | re.DOTALL)
 NAME = re.compile(r"(?<![\[`\w])`(?:gj\.|guidance_jax\.)?(\w+)`(?!`)")
 
