@@ -11,7 +11,6 @@ import guidance_jax as gj
 sys.path.append(str(Path(__file__).parent))
 from names import groups, path_of
 
-
 OPTIONS = """
     options:
       show_root_heading: true
