@@ -4,8 +4,10 @@ import importlib
 import inspect
 import re
 from functools import cache
+from pathlib import Path
 
 import guidance_jax as gj
+from guidance_jax import methods
 
 # what is around the library, and is imported by its own name
 AROUND = [
@@ -70,6 +72,33 @@ def linked(text, but=""):
     return "".join(part if i % 2 else NAME.sub(link, part) for i, part in enumerate(parts))
 
 
+PAGE_OF = {  # family of the table of methods -> its page
+    methods.CONTRAST: "contrast",
+    methods.GRADIENT: "gradient",
+    methods.KERNEL: "kernels",
+    methods.PARTICLES: "particles",
+    methods.TOKENS: "tokens",
+    methods.TEXT: "text",
+    methods.EMBEDDINGS: "text",
+    methods.MACHINERY: "kernels",
+    "solvers": "solvers",
+    "scales": "scales",
+    "operators of a measurement": "inverse",
+}
+SHOWN = re.compile(r"^::: guidance_jax[\w.]*\.(\w+)$", re.MULTILINE)
+
+
+def with_methods(page, text):
+    """The page of a family with the methods of the table that no page shows yet."""
+    written = "\n".join(p.read_text() for p in (Path(__file__).parent / "methods").glob("*.md"))
+    shown = set(SHOWN.findall(written))
+    own = [row for row in methods.PARTS.values() if PAGE_OF[row.family] == page and row.name not in shown]
+    return "\n".join([text, *(f"## {row.name}\n\n::: {path_of(row.cls)}\n" for row in own)])
+
+
 def on_page_markdown(markdown, page, **_):
-    """A hook of mkdocs: pages that are written link to the reference."""
-    return markdown if page.file.src_uri.startswith("reference/") else linked(markdown)
+    """A hook of mkdocs: pages that are written link to the reference, and those of methods have all of the table."""
+    folder, _, name = page.file.src_uri.rpartition("/")
+    if folder == "methods":
+        markdown = with_methods(name.removesuffix(".md"), markdown)
+    return markdown if folder.startswith("reference") else linked(markdown)

@@ -250,3 +250,22 @@ ASKING = {
     "FUDGE": lambda m, f: t.FUDGE(m, f, 0.5),
     "Autoguidance": lambda m, f: gj.Autoguidance(m, f, 1.5),
 }
+
+
+def add_the_rest():
+    """What the table has and nobody gave options of its own: as it is usually made."""
+    named = {*METHODS, *KERNELS, *WRAPPERS, *(type(solver).__name__ for solver in SOLVERS.values())}
+    for row in (methods.METHODS | methods.SOLVERS).values():
+        if row.name in named:
+            continue
+        if issubclass(row.cls, gj.core.Solver):
+            SOLVERS[row.name] = row.make(given(MIXTURE))
+        elif issubclass(row.cls, gj.core.Denoiser):
+            METHODS[row.name] = made(row.name)
+        elif issubclass(row.cls, gj.core.Move):
+            KERNELS[row.name] = lambda m, name=row.name: gj.SMC(make(name, m))
+        else:
+            KERNELS[row.name] = made(row.name)
+
+
+add_the_rest()

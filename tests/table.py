@@ -12,6 +12,7 @@ from guidance_jax.core import CLEAN
 from guidance_jax.guidance import Ramp, Reuse, Tempered
 from guidance_jax.methods import CONTRAST, GRADIENT, KERNEL, MACHINERY, METHODS
 from guidance_jax.methods import PARTICLES as PARTICLE_METHODS
+from guidance_jax.methods import SOLVERS as TABLED
 from guidance_jax.particles import ParticleGuidance
 from guidance_jax.solvers import DPM2, GLASS, LMS, DPMSolver2S
 from tests.given import Given
@@ -249,6 +250,11 @@ SOLVERS = {
     DPMSolver2S: Order(DPMSolver2S(SCHEDULE), 2),
     GLASS: Order(GLASS(SCHEDULE, 3), None, True),
     LMS: Order(LMS(), 2),  # fourth order but for its first step, which is Euler's
+}
+SOLVERS |= {
+    row.cls: Order(row.make(plane(0.5)), None, issubclass(row.cls, gj.core.Stochastic))
+    for row in TABLED.values()
+    if row.cls.takes is gj.core.GaussianDiffusion and row.cls not in SOLVERS
 }
 
 # Stochastic settings of solvers that also have deterministic ones
