@@ -10,7 +10,9 @@ from pathlib import Path
 import griffe
 
 sys.path.append(str(Path(__file__).parent))
-from names import linked
+from names import linked, path_of, spell
+
+from guidance_jax import methods
 
 GROUP = re.compile(r"^( +)(\w+(?:, \w+)+): (.*)$", re.MULTILINE)
 
@@ -106,4 +108,7 @@ class Docstrings(griffe.Extension):
                 if classes == [member] and module.docstring is not None:
                     first, _, rest = text.partition("\n\n")
                     text = f"{first}\n\n{module.docstring.value}\n\n{rest}"
+                row = methods.PARTS.get(member.name)
+                if row is not None and path_of(row.cls) == member.path and ">>>" not in text:
+                    text = f"{text.rstrip()}\n\nExamples:\n    >>> part = {spell(row)}\n"
                 member.docstring.value = linked(text, member.name)

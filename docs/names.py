@@ -1,5 +1,6 @@
 """What is public, and where its page is: for the reference, and for links to it."""
 
+import dataclasses
 import importlib
 import inspect
 import re
@@ -49,6 +50,48 @@ def public(module):
 
 def path_of(thing):
     return f"{thing.__module__}.{thing.__qualname__}"
+
+
+class Spelled:
+    """What a row of the table of methods is made from, as one would write it."""
+
+    model, null, scale, weights, schedule, solver = "model", "null", "2.0", "[1.0, 1.0]", "gj.Cosine()", "gj.DDIM(1.0)"
+    free = "gj.Unconditional(model, null)"
+    reverse, unguided = (f"gj.Reverse({of}, gj.DDIM(1.0))" for of in ("gj.CFG(model, null, 2.0)", free))
+    classifier, likelihood, neighbours = "classifier", "log_likelihood", "neighbours"
+    value, attribute, weak, embeddings = "value", "attribute", "weak_model", "table"
+    operator, mask, std, observed = "operator", "mask", "0.1", "observed"
+    per_class = "{2: 3.0}"
+
+    def part(self, name):
+        return spell(methods.METHODS[name])
+
+
+OTHERS = {  # fields that the table leaves to who asks, and that have no default
+    "move": "gj.Steered(gj.Unconditional(model, null), gj.DDIM(1.0), log_likelihood)",
+    "scales": "jnp.linspace(1.0, 3.0, 20)",
+    "table": "{2: 3.0}",
+    "lo": "0.3",
+    "hi": "5.0",
+    "factor": "2",
+}
+
+
+def spell(row):
+    """The call that makes the part of a row, in Python."""
+    shown = [where for where, (_, own) in groups().items() if own.get(row.name) is row.cls]
+    where = min(shown, key=len).replace("guidance_jax", "gj")
+    given, in_order = [], True
+    for field in dataclasses.fields(row.cls):
+        source = row.sources.get(field.name)
+        text = source.get(Spelled()) if source is not None and source.get is not None else None
+        if text is None and field.default is dataclasses.MISSING:
+            text = OTHERS.get(field.name, field.name)
+        in_order = in_order and text is not None and not field.kw_only and len(given) < 2
+        in_order = in_order and field.name not in ("scale", "repeats")
+        if text is not None:
+            given.append(str(text) if in_order else f"{field.name}={text}")
+    return f"{where}.{row.name}({', '.join(given)})"
 
 
 @cache

@@ -9,11 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import guidance_jax as gj
 from guidance_jax import methods
+from tests import parts
 from tests.test_latent_models import CONTROL, whole
 
 ROOT = Path(__file__).parent.parent
@@ -96,6 +98,22 @@ def test_every_method_is_on_a_page_of_its_family(monkeypatch):
     text = "\n".join(names.with_methods(p.stem, p.read_text()) for p in (DOCS / "methods").glob("*.md"))
     shown = set(names.SHOWN.findall(text))
     assert set(methods.PARTS) - shown == set()
+
+
+def test_the_calls_that_the_reference_shows_make_the_parts(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    names = importlib.import_module("names")
+    there = vars(parts.given(parts.MIXTURE))
+    namespace = {**there, "gj": gj, "jnp": jnp, "log_likelihood": there["likelihood"], "weak_model": there["weak"]}
+    namespace |= {
+        "table": parts.TABLE,
+        "banned": jnp.zeros(3, bool),
+        "known": jnp.array([0, -1]),
+        "kernel": jnp.ones((3, 3)) / 9,
+    }
+    namespace |= {"f": parts.first_entry, "data_shape": (2,)}
+    for row in methods.PARTS.values():
+        assert isinstance(eval(names.spell(row), namespace), row.cls), names.spell(row)
 
 
 @pytest.mark.slow
