@@ -47,4 +47,4 @@ for where, (module, own) in groups().items():
         overview.append(f"* [`{name}`]({path}): {summary}")
     overview.append("")
 page("reference/index.md", "\n".join(overview))
-page("reference/SUMMARY.md", "\n".join(nav) + "\n")
+page("reference/SUMMARY.md", "---\nsearch:\n  exclude: true\n---\n\n" + "\n".join(nav) + "\n")

@@ -46,7 +46,10 @@ class Parameterization:
 
 @dataclass(frozen=True)
 class Eps(Parameterization):
-    """The output is the noise eps, as in DDPM; table in the module."""
+    """Noise prediction (epsilon-prediction), as in DDPM: the output is eps.
+
+    x0 = (x - sigma eps) / alpha
+    """
 
     needs_signal: ClassVar[bool] = True
 
@@ -59,7 +62,10 @@ class Eps(Parameterization):
 
 @dataclass(frozen=True)
 class X0(Parameterization):
-    """The output is the clean sample x0; table in the module."""
+    """Sample prediction (x0-prediction): the output is the clean sample.
+
+    eps = (x - alpha x0) / sigma
+    """
 
     def predict(self, output, x, level):
         return Prediction.split(x, output, level)
@@ -70,7 +76,10 @@ class X0(Parameterization):
 
 @dataclass(frozen=True)
 class V(Parameterization):
-    """The output is v = alpha eps - sigma x0 (Salimans & Ho 2022); table in the module."""
+    """v-prediction (Salimans & Ho 2022, arXiv 2202.00512): the output is v = alpha eps - sigma x0.
+
+    x0 = (alpha x - sigma v) / n,   eps = (sigma x + alpha v) / n,   n = alpha^2 + sigma^2
+    """
 
     def predict(self, output, x, level):
         norm = level.alpha**2 + level.sigma**2
@@ -83,7 +92,10 @@ class V(Parameterization):
 
 @dataclass(frozen=True)
 class Velocity(Parameterization):
-    """The output is the velocity eps - x0 of rectified flow; table in the module."""
+    """Velocity prediction of rectified flow (arXiv 2209.03003), from data to noise: the output is v = eps - x0.
+
+    x0 = (x - sigma v) / n,   eps = (x + alpha v) / n,   n = alpha + sigma
+    """
 
     def predict(self, output, x, level):
         norm = level.alpha + level.sigma
@@ -115,7 +127,10 @@ class VelocityToData(Velocity):
 
 @dataclass(frozen=True)
 class Score(Parameterization):
-    """The output is the score -eps / sigma = grad log p(x_t); table in the module."""
+    """Score prediction: the output is s = grad log p(x_t) = -eps / sigma.
+
+    x0 = (x + sigma^2 s) / alpha
+    """
 
     needs_signal: ClassVar[bool] = True
 
