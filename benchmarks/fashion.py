@@ -25,6 +25,7 @@ from guidance_jax.datasets.images import Images
 from guidance_jax.files import write_whole
 from guidance_jax.metrics.report import evaluate
 from guidance_jax.models.network import Network, NoisyClassifier
+from guidance_jax.pictures import to_uint8
 from guidance_jax.zoo.examples import WEIGHTS
 from guidance_jax.zoo.judge import TrainedJudge
 
@@ -103,32 +104,55 @@ def fashion(data: Path = DATA, folder: Path = MODELS) -> Iterator[Row]:
         yield Row({"judge": name}, {"accuracy": np.mean(correct)})
 
 
-FOLDERS = {"model": "denoiser", "classifier": "classifier"}
 TARGET = Path(__file__).parent.parent / "guidance_jax" / "zoo" / WEIGHTS
+EXAMPLES = {
+    "digits": Recipe(width=16, classifier_width=16, steps=3000, classifier_steps=1500),
+    "fashion": dataclasses.replace(
+        RECIPE, width=16, classifier_width=16, classifier_steps=1500, judge_width=32, judge_steps=6000
+    ),
+}
 
 
-def store_weights(models, path):
-    """The denoiser and classifier of a folder of models as one file of half-precision weights."""
-    arrays = {}
-    found = {name: read_config(Path(models) / folder) for name, folder in FOLDERS.items()}
-    for name, folder in FOLDERS.items():
-        for where, leaf in jax.tree_util.tree_leaves_with_path(read_params(Path(models) / folder)):
-            arrays["/".join((name, *(str(p.key) for p in where)))] = np.asarray(leaf, np.float16)
-    config = {
-        "model": found["model"]["network"],
-        "classifier": found["classifier"]["network"],
+def store_weights(folder: Path, path: Path, parts: dict[str, str], held_out: Images | None = None) -> None:
+    """The networks in folders of a folder as one file of half-precision weights, and held-out images."""
+    arrays, found = {}, {name: read_config(folder / where) for name, where in parts.items()}
+    for name, where in parts.items():
+        for at, leaf in jax.tree_util.tree_leaves_with_path(read_params(folder / where)):
+            arrays["/".join((name, *(str(p.key) for p in at)))] = np.asarray(leaf, np.float16)
+    config = {name: found[name]["network"] for name in parts} | {
         "domain": found["model"]["domain"],
         "classifier_domain": found["classifier"]["domain"],
         "parameterization": found["model"]["parameterization"],
     }
+    if held_out is not None:
+        config["names"] = held_out.names
+        arrays["held_out/images"] = to_uint8(held_out.images)[..., 0]
+        arrays["held_out/labels"] = held_out.labels.astype(np.uint8)
     write_whole(path, lambda file: np.savez_compressed(file, config=json.dumps(config), **arrays))
 
 
-@benchmark(quick={"steps": 3, "classifier_steps": 3})
-def train_example(folder: Path, steps: int = 3000, classifier_steps: int = 1500, store: Path = TARGET) -> Iterator[Row]:
-    """(trains the digits that ship with the package, in four minutes) How good is their judge?"""
-    recipe = Recipe(width=16, classifier_width=16, steps=steps, classifier_steps=classifier_steps)
-    seen, held_out = digits().split()
+@benchmark(quick={"steps": 3, "classifier_steps": 3, "judge_steps": 3})
+def train_example(
+    folder: Path,
+    name: str = "digits",
+    data: Path = DATA,
+    steps: int | None = None,
+    classifier_steps: int | None = None,
+    judge_steps: int | None = None,
+    target: Path = TARGET,
+) -> Iterator[Row]:
+    """(trains what ships with the package, "digits" in four minutes or "fashion" in half an hour) How good is it?
+
+    Into `--folder`; the weights go to `--target`. Measured: the judge, and the model's own samples under it.
+    """
+    given = {"steps": steps, "classifier_steps": classifier_steps, "judge_steps": judge_steps}
+    recipe = dataclasses.replace(EXAMPLES[name], **{k: v for k, v in given.items() if v is not None})
+    parts = {"model": "denoiser", "classifier": "classifier"}
+    if name == "digits":
+        seen, held_out = digits().split()
+    else:
+        seen, held_out = idx(data, names=FASHION), idx(data, "t10k", names=FASHION)
+        parts["judge"] = "judge"
     *_, judge = train(folder, seen, recipe, progress=True)
-    store_weights(folder, store)
-    yield Row({"judge": "digits"}, {"accuracy": np.mean(judge(held_out.images)[0] == held_out.labels)})
+    store_weights(folder, target / f"{name}.npz", parts, held_out.take(np.arange(1000)) if "judge" in parts else None)
+    yield Row({"judge": name}, {"accuracy": np.mean(judge(held_out.images)[0] == held_out.labels)})

@@ -260,7 +260,7 @@ _ROWS = [
             {"rho": 0.0, "mu": 0.0},
             "unconditional",
         ),
-        (g.PiGDM, _of_gradient(**_MEASURED), _ZERO, "unconditional"),
+        (g.PiGDM, _of_gradient(**_MEASURED, weights=NUMBERS_), _ZERO, "unconditional"),
         (g.TMPD, _of_gradient(**_MEASURED), _ZERO, "unconditional"),
         (g.MMPS, _of_gradient(**_MEASURED), _ZERO, "unconditional"),
         (g.Clip, {"inner": from_method("CFG")}, {"radius": float("inf")}),
@@ -275,6 +275,7 @@ _ROWS = [
             "unconditional",
         ),
         (k.Recur, {"inner": REVERSE, "repeats": usual(2)}, {"repeats": 1}),
+        (k.Churn, {"inner": REVERSE, "schedule": SCHEDULE, "gamma": usual(0.2), "augment": IN_PYTHON}, {"gamma": 0.0}),
         (
             k.DPS,
             {"model": FREE, "solver": SOLVER, "operator": OPERATOR, "observed": OBSERVED, "scale": SCALE},

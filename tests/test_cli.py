@@ -115,6 +115,8 @@ def test_methods_are_listed_from_the_classes_themselves(run):
     assert "radius=15.0" in listed.stdout
     assert "Sadat" in run("methods", "apg").stdout
     assert "did you mean" in run("methods", "afg").stderr
+    assert "Window(2.0, lo=0.19, hi=1.61)" in run("methods", "--model", "edm2-xxl").stdout
+    assert "no published settings of 'nothing'" in run("methods", "--model", "nothing").stderr
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ import pytest
 
 import guidance_jax as gj
 from guidance_jax import methods
+from guidance_jax.app import settings
 from tests import parts
 from tests.test_latent_models import CONTROL, whole
 
@@ -90,6 +91,10 @@ def test_links_and_pictures_are_there(path):
         if target.startswith("http"):
             continue
         assert (path.parent / target).exists(), f"{path.name} points to {target}"
+
+
+def test_the_page_of_settings_holds_the_table_that_the_command_prints():
+    assert settings.table() in (DOCS / "recipes" / "settings.md").read_text()
 
 
 def test_every_method_is_on_a_page_of_its_family(monkeypatch):

@@ -1,24 +1,36 @@
-"""`guidance-jax demo`: train on real digits, guide at several scales in three ways, measure, draw."""
+"""`guidance-jax demo`: guide a trained model in three ways at several scales; measure, draw, and put it on a page."""
 
+import html
 import json
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from guidance_jax.app.models import schedule_of
-from guidance_jax.app.plan import plan
-from guidance_jax.app.recipe import DEFAULT, Recipe, train
-from guidance_jax.app.request import Request
+from guidance_jax.app.recipe import Recipe, train
 from guidance_jax.datasets.digits import digits
-from guidance_jax.files import versions
+from guidance_jax.datasets.images import Images
+from guidance_jax.files import versions, write_whole
+from guidance_jax.guidance import CFG, Classifier, Clip
+from guidance_jax.kernels import MeanShift, Reverse
 from guidance_jax.metrics.report import Report, evaluate
-from guidance_jax.pictures import save_grid, save_trade_off
+from guidance_jax.models import Network, NoisyClassifier, Unconditional
+from guidance_jax.pictures import contact_sheet, save_trade_off
 from guidance_jax.sample import generate, keys
+from guidance_jax.solvers import DDIM, DDPM
+from guidance_jax.zoo.examples import Example, fashion
+from guidance_jax.zoo.networks import save
 
-NAMES = {"score": "Classifier", "mean": "MeanShift", "cfg": "CFG"}
-SCALES = (0.0, 1.0, 2.0, 5.0, 10.0)
+SCALES = (0.0, 1.0, 3.0, 5.0, 8.0)
+WAYS = {
+    "cfg": "classifier-free guidance",
+    "score": "classifier guidance, score form (Dhariwal & Nichol's Algorithm 2)",
+    "mean": "classifier guidance, mean form (their Algorithm 1)",
+}
 
 
 @dataclass(frozen=True)
@@ -31,41 +43,102 @@ class Row:
     seconds: float
 
 
-def demo(
-    out: Path,
-    *,
-    recipe: Recipe = DEFAULT,
-    samples: int = 150,
-    steps: int = 30,
-    progress: bool = True,
-) -> list[Row]:
-    """Train (or reuse `out`/models), sample every digit at all scales, write pictures and `results.json` to `out`."""
+def kernels(model: Network, classifier: NoisyClassifier) -> dict[str, Callable[[float], Any]]:
+    """way -> scale -> kernel. At scale 0 all three are the unconditional model."""
+    assert model.domain is not None
+    null = model.domain.null_label
+    free = Unconditional(model, null)
+    return {
+        "cfg": lambda scale: Reverse(Clip(CFG(model, null, scale)), DDIM()),
+        "score": lambda scale: Reverse(Clip(Classifier(free, classifier, scale)), DDIM()),
+        "mean": lambda scale: MeanShift(Clip(free), DDPM(), classifier, scale),
+    }
+
+
+def load_shipped(out: Path) -> Example:
+    """The model of Fashion-MNIST, its classifier, its judge and held-out images; model and classifier in `out` too."""
+    found = fashion()
+    for name, network in (("denoiser", found.model), ("classifier", found.classifier)):
+        if not (out / name).exists():
+            save(out / name, network)
+    names = json.dumps({"classes": found.held_out.names}).encode()
+    write_whole(out / "data.json", lambda file: file.write(names))
+    return found
+
+
+def train_digits(out: Path, recipe: Recipe) -> Example:
+    """The same of handwritten digits, trained from nothing into `out`, or found there."""
     seen, held_out = digits().split()
-    model, _, judge = train(out / "models", seen, recipe, progress=progress)
-    schedule = schedule_of(model)
-    labels = np.arange(samples, dtype=np.int32) % 10
-    rows, grids = [], {}
-    for algorithm in NAMES:
-        for scale in SCALES:
+    return Example(*train(out, seen, recipe, progress=True), held_out)
+
+
+def demo(
+    out: Path, *, recipe: Recipe | None = None, samples: int = 40, steps: int = 15, scales: tuple[float, ...] = SCALES
+) -> Iterator[Row]:
+    """Draw every way at every scale and yield what is measured of it, as it comes.
+
+    After the last scale of a way its picture is in `out`; in the end trade_off.png, results.json and index.html.
+
+    Args:
+      recipe: train digits by it in the place of the model that ships.
+    """
+    example = load_shipped(out / "models") if recipe is None else train_digits(out / "models", recipe)
+    held_out, schedule = example.held_out, schedule_of(example.model)
+    labels, levels = np.arange(samples, dtype=np.int32) % len(held_out.names), schedule.levels(steps)
+    rows = []
+    for way, make in kernels(example.model, example.classifier).items():
+        drawn = {}
+        for scale in scales:
             begin = time.perf_counter()
-            request = Request(str(out / "models"), {"name": NAMES[algorithm]}, scale=scale, steps=str(steps))
-            asked = plan(request, samples)
-            images = np.asarray(generate(keys(0, samples), asked.kernel, asked.levels, seen.shape, labels))
+            images = np.asarray(generate(keys(0, samples), make(scale), levels, held_out.shape, labels))
             seconds = time.perf_counter() - begin
-            rows.append(Row(algorithm, scale, evaluate(images, labels, held_out, judge), seconds))
-            grids[algorithm, scale] = images
-    for algorithm in NAMES:
-        # a row of digits 0 to 9 per scale, two samples of each
-        images = np.concatenate([grids[algorithm, scale][:20] for scale in SCALES])
-        save_grid(out / f"{algorithm}.png", images, columns=20)
+            drawn[f"scale {scale:g}"] = images[: len(held_out.names)]
+            rows.append(Row(way, scale, evaluate(images, labels, held_out, example.judge), seconds))
+            yield rows[-1]
+        contact_sheet(out / f"{way}.png", drawn, [name[:12] for name in held_out.names], side=84)
+    finish(out, rows, held_out, {"samples": samples, "steps": steps, "schedule": str(schedule)})
+
+
+def finish(out: Path, rows: list[Row], held_out: Images, settings: dict[str, Any]) -> None:
+    """trade_off.png, results.json and index.html."""
     records = [vars(row) | {"report": row.report.json()} for row in rows]
     save_trade_off(out / "trade_off.png", records)
-    about = versions() | {
-        "data": "scikit-learn digits, 8 x 8, held-out fifth",
-        "schedule": str(schedule),
-        "steps": steps,
-        "samples": samples,
-        "convention": "scale 0 unconditional, 1 conditional",
-    }
-    (out / "results.json").write_text(json.dumps({"about": about, "rows": records}, indent=1))
-    return rows
+    about = versions() | settings | {"classes": held_out.names, "convention": "scale 0 unconditional, 1 conditional"}
+    (out / "results.json").write_text(json.dumps({"about": about, "rows": records}, indent=1) + "\n")
+    (out / "index.html").write_text(page(rows, held_out.names))
+
+
+def page(rows: list[Row], names: tuple[str, ...]) -> str:
+    """All of it for a browser."""
+    head = "<tr><th>way<th>scale<th>accuracy<th>diversity<th>Frechet distance<th>precision<th>recall</tr>"
+    lines = [
+        "".join(f"<td>{cell}" for cell in (row.algorithm, f"{row.scale:g}", *map(html.escape, cells(row.report))))
+        for row in rows
+    ]
+    pictures = [
+        f'<h2>{html.escape(WAYS[way])}</h2><img src="{way}.png" alt="a row a scale, a column a class">'
+        for way in dict.fromkeys(row.algorithm for row in rows)
+    ]
+    style = "body{font:16px sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}img{max-width:100%}"
+    style += "table{border-collapse:collapse}td,th{padding:.2rem .8rem;border-bottom:1px solid #ccc;text-align:left}"
+    return f"""<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>guidance_jax demo</title><style>{style}</style>
+<h1>One model, guided in three ways</h1>
+<p>Each column is a class that was asked for: {html.escape(", ".join(names))}. Each row is a guidance scale, always
+from the same noise. At scale 0 the model ignores the class; at 1 it samples the class; above 1 it exaggerates what is
+typical of the class, and pictures become clearer and more alike.</p>
+{"".join(pictures)}
+<h2>Measured</h2>
+<p>Accuracy: the share that an independent classifier takes for the class asked for. Diversity: the mean distance of two
+pictures of one class. Frechet distance, precision and recall: against held-out pictures, in that classifier's
+features.</p>
+<table>{head}{"".join(f"<tr>{line}</tr>" for line in lines)}</table>
+<h2>Fidelity against diversity</h2><img src="trade_off.png" alt="a curve a way, a point a scale">
+</html>
+"""
+
+
+def cells(report: Report) -> list[str]:
+    """The measures to two places."""
+    measures = report.accuracy, report.diversity, report.frechet, report.precision, report.recall
+    return [f"{m.value:.2f} ± {m.error:.2f}" for m in measures]

@@ -34,7 +34,7 @@ class LGD(Reconstruction):
     The published code divides by the number of draws twice.
 
     Attributes:
-      inner, log_likelihood, scale: as in `Reconstruction`.
+      inner, log_likelihood, scale, through: as in `Reconstruction`.
       draws: clean samples near the estimate, each one gradient of the likelihood.
       spread: their standard deviation: a number or a function of the level, None for the paper's; 0 for none.
       microbatch: draws at a time, None for all at once.

@@ -8,11 +8,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from guidance_jax.core import (
     Guide,
     Refused,
     as_guide,
+    concrete,
     converted,
     function,
     log_softmax,
@@ -31,11 +33,14 @@ from guidance_jax.models.network import Parametrized
 
 @pytree
 class GaussianLikelihood(Guide):
-    """log N(y; A x0, std^2 I) up to a constant: -|y - A x0|^2 / (2 std^2).
+    """log N(y; A x0, std^2 I) up to a constant: -|y - A x0|^2 / (2 std^2), and -dim log std of a std by level.
+
+    A std that grows with the noise accounts for what is unknown of the clean sample: score-based data assimilation
+    (Rozet & Louppe 2023, arXiv 2306.10574) is `std=lambda level: jnp.sqrt(s**2 + gamma * level.ratio**2)`.
 
     Attributes:
       operator: A, an `Operator` or any function of one sample, linear or not.
-      std: the standard deviation of the measurement noise.
+      std: the standard deviation of the measurement noise: a number, or a function of the level.
       observed: which part of `cond` is the measurement y: a function of it, the name of an entry, or None for all.
 
     Raises:
@@ -51,10 +56,17 @@ class GaussianLikelihood(Guide):
 
     def check(self, levels, shape, cond):
         check_operator(self, self.operator, shape)
-        check_measurement(self, known_part(cond, self.observed), self.std)
+        std = self.std
+        if callable(std):
+            std = std(levels.at(np.asarray(levels.alpha) > 0)) if concrete(levels) else 1.0
+        check_measurement(self, known_part(cond, self.observed), std)
 
     def log_prob(self, x, level, cond):
-        return -0.5 * jnp.sum(residual_of(self.operator, x, part_of(cond, self.observed)) ** 2) / self.std**2
+        residual = residual_of(self.operator, x, part_of(cond, self.observed))
+        if not callable(self.std):
+            return -0.5 * jnp.sum(residual**2) / self.std**2
+        std = self.std(level)
+        return -0.5 * jnp.sum(residual**2) / std**2 - residual.size * jnp.log(std)
 
 
 @pytree

@@ -5,7 +5,10 @@ r^2 = prior sigma^2 / (prior alpha^2 + sigma^2),   exact for data N(m, prior I)
 
 from typing import Any
 
-from guidance_jax.core import pytree, static
+import jax.numpy as jnp
+import numpy as np
+
+from guidance_jax.core import Refused, concrete, pytree, static
 from guidance_jax.guidance.inverse import Inverse, conjugate_gradient
 
 
@@ -18,15 +21,34 @@ class PiGDM(Inverse):
     Attributes:
       inner, operator, std, scale, observed: as in `Inverse`.
       prior: the variance of the data, 1 in the paper.
+      weights: how much each measurement counts, from 0 to 1, of the measurement's shape; None is 1 for all. A weight w
+        adds the variance r^2 (1 / w - 1) to the noise, so that with a mask and little noise v = w (y - A x0) / r^2: the
+        soft masks of real-time chunking (Black et al. 2025, arXiv 2506.07339).
       steps: steps of conjugate gradients, none of which calls the network.
     """
 
     prior: Any = 1.0
     steps: int = static(default=10)
+    weights: Any = None
+
+    def check(self, levels, shape, cond):
+        super().check(levels, shape, cond)
+        if self.weights is not None and concrete(self.weights):
+            weights = np.asarray(self.weights)
+            if not np.all((weights >= 0) & (weights <= 1)):
+                raise Refused(f"weights of PiGDM are from 0 to 1, got {weights.min():.4g} to {weights.max():.4g}")
 
     def solve(self, residual, pull, level, like):
         r2 = self.prior * level.sigma**2 / (self.prior * level.alpha**2 + level.sigma**2)
-        adjoint = self.operator.adjoint
-        return conjugate_gradient(
-            lambda v: self.variance * v + r2 * self.operator(adjoint(v, like)), residual, self.steps
+
+        def covariance(v):
+            return self.variance * v + r2 * self.operator(self.operator.adjoint(v, like))
+
+        if self.weights is None:
+            return conjugate_gradient(covariance, residual, self.steps)
+        # of u = v / sqrt(w), so that weights of 0 need no infinite noise
+        root = jnp.sqrt(jnp.asarray(self.weights, residual.dtype))
+        u = conjugate_gradient(
+            lambda u: root * covariance(root * u) + r2 * (1 - root**2) * u, root * residual, self.steps
         )
+        return root * u

@@ -8,7 +8,7 @@ DPS in its own units, a step in sample space, is the kernel `DPS`.
 
 from typing import Any
 
-from guidance_jax.core import as_guide, converted, pytree
+from guidance_jax.core import as_guide, converted, pytree, static
 from guidance_jax.guidance.gradient import EstimateGuidance, GradientGuidance, through
 
 
@@ -25,6 +25,8 @@ class Reconstruction(EstimateGuidance, GradientGuidance):
       inner: the denoiser to guide.
       log_likelihood: a `Guide` of clean samples, or f(x0, level, cond) -> scalar, in nats.
       scale: a number, `Window`, or a function of the level.
+      through: whether the gradient goes through the denoiser; if not, J is the identity and no pull-back is made. Then
+        `scale=lambda level: level.alpha / (level.sigma * beta)` is Q-guided flow (arXiv 2606.11087).
 
     Raises:
       Refused: a likelihood that returns an array; a classifier of other classes or another shape than the model.
@@ -33,8 +35,12 @@ class Reconstruction(EstimateGuidance, GradientGuidance):
     inner: Any
     log_likelihood: Any = converted(as_guide)
     scale: Any = 1.0
+    through: bool = static(default=True, kw_only=True)
 
     def predict_and_gradient(self, x, level, cond, state, key):
+        if not self.through:
+            pred, state = self.inner(x, level, cond, state, key)
+            return pred, lambda: self.ascent(pred.x0, level, cond, key), state
         pred, pull, state = through(self.inner, x, level, cond, state, key)
         return pred, lambda: pull(self.ascent(pred.x0, level, cond, key)), state
 

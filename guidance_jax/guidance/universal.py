@@ -22,7 +22,7 @@ class Universal(Reconstruction):
     paper leaves the inner optimiser open; this is plain ascent.
 
     Attributes:
-      inner, log_likelihood, scale: as in `Reconstruction`.
+      inner, log_likelihood, scale, through: as in `Reconstruction`.
       rate: the length of a step, in units of x0^2: a number, `Window` or a function of the level. It has no default,
         since it depends on the likelihood.
       steps: of the ascent.

@@ -1,5 +1,6 @@
 """Kernels: one reverse transition, and what changes it."""
 
+from guidance_jax.kernels.churn import Churn
 from guidance_jax.kernels.corrector import Corrector
 from guidance_jax.kernels.dps import DPS
 from guidance_jax.kernels.inpaint import Inpaint
@@ -13,6 +14,7 @@ from guidance_jax.kernels.split import Split
 from guidance_jax.kernels.svdd import SVDD
 
 __all__ = [
+    "Churn",
     "Corrector",
     "DPS",
     "Inpaint",

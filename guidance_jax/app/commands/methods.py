@@ -6,16 +6,26 @@ from typing import Annotated
 
 import typer
 
-from guidance_jax.app import parts
+from guidance_jax.app import parts, settings
 from guidance_jax.app.terminal import console
+from guidance_jax.core import Refused
 from guidance_jax.methods import OPERATORS, PARTS, SCALES, SOLVERS, Row
 from guidance_jax.schedules import GRIDS
 
 
 def methods(
     name: Annotated[str | None, typer.Argument(help="One method or part: its whole documentation.")] = None,
+    model: Annotated[str | None, typer.Option(help="A released model: the settings that were published.")] = None,
 ) -> None:
     """List every way to guide, with its options; and solvers, scales, operators and grids."""
+    if model is not None:
+        if name is not None:
+            raise Refused(f"give a method or --model, not both: got {name} and --model {model}")
+        for setting in settings.find(model):
+            model, *about = (text for text in setting if text)
+            console.print(model, style="cyan", highlight=False, markup=False)
+            console.print(*(f"  {text}" for text in about), sep="\n", highlight=False, markup=False)
+        return
     if name is not None:
         row = parts.find(name, PARTS, "method or part")
         console.print(f"{row.name}({parts.options(row, every=True)})\n", highlight=False, markup=False)
