@@ -550,7 +550,7 @@ def of_the_language_model(found):
     return [r for r in found if not r["case"]["method"].startswith(("Diffusion-LM: ", "CDCD: "))]
 
 
-ASKED = {  # of the sweeps on the README: what is compared, by what, and which rows
+ASKED = {  # of the sweeps, for the table of winners: what is compared, by what, and which rows
     "quality": ("images (Fashion-MNIST): Frechet distance", everything),
     "splice": ("tokens (splice sites): KL to the measured truth", everything),
     "antibodies_tuned": (
@@ -583,7 +583,7 @@ def pictures():
 
 
 TABLES = [
-    ("README.md", "winners", winners),
+    ("benchmarks.md", "winners", winners),
     *(("benchmarks.md", name, swept(name)) for name in SWEEPS if name not in ("antibodies_tuned", "learned")),
     ("papers.md", "antibodies_tuned", swept("antibodies_tuned")),
     ("benchmarks.md", "black boxes", lambda: black_boxes("ehrlich")),

@@ -67,6 +67,7 @@ class Spelled:
         return spell(methods.METHODS[name])
 
 
+SCALES = {"CFGPlusPlus": "0.6", "RectifiedCFGPlusPlus": "0.5"}  # whose scale is a share
 OTHERS = {  # fields that the table leaves to who asks, and that have no default
     "move": "gj.Steered(gj.Unconditional(model, null), gj.DDIM(1.0), log_likelihood)",
     "scales": "jnp.linspace(1.0, 3.0, 20)",
@@ -85,6 +86,7 @@ def spell(row):
     for field in dataclasses.fields(row.cls):
         source = row.sources.get(field.name)
         text = source.get(Spelled()) if source is not None and source.get is not None else None
+        text = SCALES.get(row.name, text) if field.name == "scale" else text
         if text is None and field.default is dataclasses.MISSING:
             text = OTHERS.get(field.name, field.name)
         in_order = in_order and text is not None and not field.kw_only and len(given) < 2
@@ -123,6 +125,7 @@ PAGE_OF = {  # family of the table of methods -> its page
     methods.TOKENS: "tokens",
     methods.TEXT: "text",
     methods.EMBEDDINGS: "text",
+    methods.FLOWS: "flows",
     methods.MACHINERY: "kernels",
     "solvers": "solvers",
     "scales": "scales",

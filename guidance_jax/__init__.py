@@ -10,8 +10,8 @@
 
 What everyone needs is here; the rest is one word further:
 
-    schedules  parameterizations  models  solvers  guidance  operators  kernels  particles  resampling
-    search  discrete  text  embeddings  oracles  diagnostics  zoo  examples    and `core`, for methods of your own
+    schedules  parameterizations  models  solvers  guidance  operators  kernels  particles  resampling  search
+    discrete  text  embeddings  flows  oracles  diagnostics  zoo  examples    and `core`, for methods of your own
 """
 
 from guidance_jax import (
@@ -19,6 +19,7 @@ from guidance_jax import (
     diagnostics,
     discrete,
     embeddings,
+    flows,
     guidance,
     kernels,
     models,
@@ -80,6 +81,7 @@ __all__ = [
     "diagnostics",
     "discrete",
     "embeddings",
+    "flows",
     "examples",
     "guidance",
     "kernels",

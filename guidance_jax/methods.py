@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from guidance_jax import discrete as d
 from guidance_jax import embeddings as e
+from guidance_jax import flows as f
 from guidance_jax import guidance as g
 from guidance_jax import kernels as k
 from guidance_jax import particles as p
@@ -192,6 +193,7 @@ class Row:
 CONTRAST, GRADIENT = "contrasts of two predictions", "gradients, and wrappers"
 KERNEL, PARTICLES = "kernels: change the step", "particles: a population for each sample"
 TOKENS, TEXT, EMBEDDINGS = "tokens", "text", "embeddings"
+FLOWS = "autoregressive flows"
 MACHINERY = "machinery"  # no guidance of their own: the plain step, the padding of grids, what moves a population
 
 
@@ -326,6 +328,12 @@ _ROWS = [
         (e.DiffusionLM, {"model": MODEL, "solver": SOLVER, "classifier": CLASSIFIER, "scale": SCALE}),
     ),
     *_rows(
+        FLOWS,
+        (f.AffineGuidance, {"inner": MODEL, "weak": WEAK, "scale": SCALE, "what": IN_PYTHON}, _ONE),
+        (f.CacheGuidance, _of_gradient(attribute=ATTRIBUTE, rate=STRENGTH_), _ZERO, "unconditional"),
+        (f.InfillPatches, {"inner": REVERSE, "known": NUMBERS_}),
+    ),
+    *_rows(
         MACHINERY,
         (k.Reverse, {"model": MODEL, "solver": SOLVER}),
         (k.Padded, {"inner": REVERSE}),
@@ -339,6 +347,7 @@ SOLVERS = {
         "solvers",
         *((cls, {}) for cls in (s.DDIM, s.DDPM, s.DPMSolver2M, s.Heun, s.LMS)),
         *((cls, {"schedule": SCHEDULE}) for cls in (s.DPM2, s.DPMSolver2S, s.GLASS)),
+        *((cls, {}) for cls in (f.PatchByPatch, f.DrawPatch)),
         *((cls, _SAMPLED) for cls in (d.Ancestral, d.FirstHitting, d.MaskPredict, d.SingleJump, d.TauLeap)),
         (d.SUNDAE, {**_SAMPLED, "share": STRENGTH_}),
     )

@@ -25,6 +25,18 @@ class Base(NamedTuple):
 
 
 COSINE, FLOW = gj.Cosine(), gj.RectifiedFlow()
+PATCHES = gj.flows.AutoregressiveFlow(
+    jnp.array([0.3, -0.2]),
+    lambda w, block, x, cond, temperature: (0.1 * (cond - 1) * jnp.tanh(jnp.cumsum(x, 0)), w * jnp.cumsum(x, 0)),
+    lambda w, block, patch, i, cache, cond, temperature: (
+        0.1 * (cond - 1) * jnp.tanh(cache + patch),
+        w * (cache + patch),
+        cache + patch,
+    ),
+    lambda length: jnp.zeros(2),
+    1,
+    gj.Domain((3, 2), num_classes=CLASSES, null_label=NULL),
+)
 BASES = {
     "plane": Base(MIXTURE, COSINE.levels(3), (2,)),
     "embeddings": Base(EMBEDDED, COSINE.levels(3), (3, 2)),
@@ -32,6 +44,7 @@ BASES = {
     "masks, hidden": Base(HIDDEN, FLOW.levels(3), (3,)),
     "uniform": Base(UNIFORM, FLOW.levels(3), (3,)),
     "text": Base(GPT, gj.positions(4), (4,)),
+    "flow": Base(PATCHES, gj.flows.patch_levels(3, 1), (3, 2)),
 }
 
 
@@ -46,6 +59,10 @@ def ratios(x, level, cond):
 
 def attribute(log_p, hidden, cond):
     return log_p[0]
+
+
+def first_of_mean(mean, log_std, cond):
+    return mean[0]
 
 
 def first_entry(x):
@@ -132,6 +149,7 @@ SPECIAL = {
     "SVDD": lambda m: {"children": 2, "solver": usual(m)},
     "DiffusionLM": lambda m: {"steps": 2, "solver": usual(m)},
     "LaMBO": lambda m: {"model": m},
+    "CacheGuidance": lambda m: {"attribute": first_of_mean, "steps": 1},
 }
 
 
@@ -184,6 +202,8 @@ SOLVERS = {
 
 def usual(model):
     """A solver that the model's space takes."""
+    if isinstance(model.space, gj.flows.Patches):
+        return gj.flows.DrawPatch()
     return gj.DDIM(1.0) if isinstance(model.space, gj.core.GaussianDiffusion) else gj.Ancestral()
 
 
@@ -217,6 +237,7 @@ WRAPPERS = {
     "Infill": lambda k: gj.Infill(k, lambda cond: jnp.array([-1, 2, -1])),
     "Infill, prompt": lambda k: gj.Infill(k, jnp.array([0, 1, -1, -1])),
     "SMC": lambda k: gj.SMC(gj.BestOf(k, judge, 0.1), threshold=0.5),
+    "InfillPatches": lambda k: gj.flows.InfillPatches(k, jnp.full((3, 2), jnp.nan).at[0].set(0.5)),
 }
 
 GUIDES = {

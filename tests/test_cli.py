@@ -33,6 +33,33 @@ def run(tmp_path, monkeypatch, capfd):
 
 
 @pytest.mark.slow
+def test_a_flow_is_trained_sampled_and_measured(run):
+    trained = run("train", "--model", "flow", "--preset", "quick", "--width", 8, "--out", "models")
+    assert trained.returncode == 0, trained.stderr
+    assert "bits per number, held out" in trained.stdout
+    assert {p.name for p in (run.folder / "models").iterdir()} == {"denoiser", "judge", "data.json"}
+    common = ("sample", "--models", "models", "--n", 20, "--out")
+    for name, method in (("a.npz", "none"), ("b.npz", "CFG"), ("c.npz", "AffineGuidance")):
+        done = run(*common, name, "--method", method, *(() if method == "none" else ("--scale", 3)))
+        assert done.returncode == 0, done.stderr
+    a, b, c = (np.load(run.folder / f"{name}.npz")["arr_0"] for name in "abc")
+    assert (a.dtype, a.shape) == (np.uint8, (20, 8, 8, 1))
+    assert not np.array_equal(a, b)
+    assert not np.array_equal(b, c)
+    measured = run("evaluate", "--models", "models", "--samples", "a.npz", "--out", "measures.json")
+    assert measured.returncode == 0, measured.stderr
+    for words, refused in {
+        "--steps changes nothing": run(*common, "x.npz", "--method", "CFG", "--steps", 20),
+        "needs a classifier beside": run(*common, "x.npz", "--method", "Classifier"),
+        "--model is diffusion or flow": run("train", "--model", "gan", "--out", "other"),
+        "of diffusion models": run("train", "--model", "flow", "--estimate", "--out", "other"),
+    }.items():
+        assert refused.returncode != 0
+        assert words in refused.stderr
+        assert len(refused.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
 def test_train_sample_evaluate(run):
     sizes = ("--steps", 16, "--classifier-steps", 16, "--judge-steps", 40, "--width", 8, "--batch", 16)
     trained = run("train", "--out", "models", *sizes)

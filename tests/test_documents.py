@@ -55,6 +55,8 @@ def test_pages_run_as_they_stand(path, tmp_path):
     if path.stem == "latent_models":
         whole("sd15", tmp_path / "stable-diffusion")
         shutil.copytree(CONTROL, tmp_path / "control")
+    if path.stem == "gpt2":
+        shutil.copytree(ROOT / "tests" / "golden" / "gpt2", tmp_path / "gpt2")
     run_page(path, tmp_path)
 
 
@@ -91,6 +93,27 @@ def test_links_and_pictures_are_there(path):
         if target.startswith("http"):
             continue
         assert (path.parent / target).exists(), f"{path.name} points to {target}"
+
+
+WORD = re.compile(r"[A-Za-z][\w'-]*")
+
+
+def sentences(text):
+    """The sentences of a page: no code, tables, headings, or what a program wrote; a name in backticks is one word."""
+    text = re.sub(r"```.*?```|<!-- \w+: benchmarks/tables.py -->.*?<!-- end -->|<!--.*?-->", "", text, flags=re.DOTALL)
+    for paragraph in re.split(r"\n\s*\n", text):
+        lines = [
+            line for line in paragraph.splitlines() if not line.lstrip().startswith(("|", "#", ":::", "    ", "!["))
+        ]
+        for item in re.split(r"\n(?=\s*(?:[*-]|\d+\.)\s)", "\n".join(lines)):
+            item = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", item)
+            yield from re.split(r"(?<=[.!?])\s+(?=[A-Z`\"(*\[])", re.sub(r"`[^`]*`", "X", item))
+
+
+@pytest.mark.parametrize("path", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda p: p.stem)
+def test_no_sentence_is_longer_than_thirty_words(path):
+    long = [s for s in sentences(path.read_text()) if len(WORD.findall(s)) > 30]
+    assert not long, long[0]
 
 
 def test_the_page_of_settings_holds_the_table_that_the_command_prints():

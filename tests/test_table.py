@@ -16,10 +16,11 @@ import pytest
 import guidance_jax as gj
 from guidance_jax import methods
 from tests import parts, table, token_table
+from tests.laws.test_flows import SOLVERS as OF_FLOWS
 
 PACKAGE = Path(gj.__file__).parent
 GROUPS = ("core", "models", "schedules", "solvers", "guidance", "operators", "kernels", "particles", "resampling")
-GROUPS += ("search", "discrete", "text", "embeddings", "oracles", "diagnostics", "parameterizations")
+GROUPS += ("search", "discrete", "text", "embeddings", "flows", "oracles", "diagnostics", "parameterizations")
 
 
 def public(module):
@@ -53,13 +54,13 @@ def rows(table):
 
 def test_every_part_has_a_row():
     """Of `guidance_jax.methods`, from which the command line, the laws and the pages take them."""
-    groups = ("guidance", "kernels", "particles", "discrete", "text", "embeddings", "solvers")
+    groups = ("guidance", "kernels", "particles", "discrete", "text", "embeddings", "flows", "solvers")
     kinds = gj.guidance.Guidance, gj.Kernel, gj.Move, gj.Solver
     abstract = {gj.guidance.Guidance, gj.guidance.Contrast, gj.guidance.TwoConditions}
     public = set().union(*(made_of(group, *kinds) for group in groups)) - abstract
     assert public == {row.cls for row in (methods.METHODS | methods.SOLVERS).values()}
     assert made_of("guidance", gj.guidance.Scale) - {gj.guidance.Scale} == {r.cls for r in methods.SCALES.values()}
-    assert rows(table.SOLVERS) | rows(token_table.ROWS) >= {row.cls for row in methods.SOLVERS.values()}
+    assert rows(table.SOLVERS) | rows(token_table.ROWS) | set(OF_FLOWS) >= {row.cls for row in methods.SOLVERS.values()}
     assert rows(token_table.PARTICLES) <= rows(table.POPULATIONS)
 
 
@@ -158,7 +159,7 @@ def test_the_top_is_small():
 def test_method_files_stay_small():
     """One formula, one class, one screen: at most 110 lines of code and prose a method."""
     shared = {"base.py", "smc.py", "populations.py", "scales.py", "implicit.py"}
-    folders = ("guidance", "solvers", "kernels", "particles", "discrete", "text", "embeddings")
+    folders = ("guidance", "solvers", "kernels", "particles", "discrete", "text", "embeddings", "flows")
     files = [p for f in folders for p in (PACKAGE / f).glob("*.py") if p.name not in shared]
     assert len(files) > 60
     sizes = {p.name: len(p.read_text().splitlines()) / max(1, p.read_text().count("@pytree")) for p in files}
@@ -201,7 +202,18 @@ def test_no_import_goes_round_in_a_circle():
 
 # the circles of the house: the first imports nothing of the second
 LIBRARY = {"core", "sample", "schedules", "solvers", "guidance", "kernels", "particles", "search", "discrete", "text"}
-LIBRARY |= {"embeddings", "models", "oracles", "diagnostics", "sharding", "jobs", "files", "progress", "pictures"}
+LIBRARY |= {
+    "embeddings",
+    "flows",
+    "models",
+    "oracles",
+    "diagnostics",
+    "sharding",
+    "jobs",
+    "files",
+    "progress",
+    "pictures",
+}
 LIBRARY |= {"methods", "untrusted", "_typing"}
 AROUND = {"training", "finetune", "metrics", "checkpoints", "datasets", "zoo", "app"}
 

@@ -16,8 +16,9 @@ from guidance_jax.app.plan import Offer, plan
 from guidance_jax.app.request import NONE, Request
 from guidance_jax.core import GaussianDiffusion, Refused, Space, count_failed
 from guidance_jax.files import versions
+from guidance_jax.flows.patches import Patches
 from guidance_jax.guidance.operators import Downsample, Mask
-from guidance_jax.methods import CONTRAST, GRADIENT, KERNEL, PARTICLES, TEXT, TOKENS, Row
+from guidance_jax.methods import CONTRAST, FLOWS, GRADIENT, KERNEL, PARTICLES, TEXT, TOKENS, Row
 from guidance_jax.metrics.report import Report
 from guidance_jax.pictures import contact_sheet, save_trade_off
 from guidance_jax.progress import Bar
@@ -105,7 +106,8 @@ def half_measurement(name: str, images: np.ndarray) -> dict[str, Any]:
 def every_method(models: str) -> list[str]:
     """The names of all methods for what these models sample, the unguided model first."""
     space = Offer(Request(models)).model.space
-    own = {"Absorbing": TOKENS, "Uniform": TOKENS, "LeftToRight": TEXT}.get(type(space).__name__)
+    own = FLOWS if isinstance(space, Patches) else None
+    own = {"Absorbing": TOKENS, "Uniform": TOKENS, "LeftToRight": TEXT}.get(type(space).__name__, own)
     families = {CONTRAST, GRADIENT, PARTICLES, own} | ({KERNEL} if isinstance(space, GaussianDiffusion) else set())
     return [NONE, *(n for n, row in METHODS.items() if row.family in families and fits(row, space))]
 

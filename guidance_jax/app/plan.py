@@ -23,6 +23,9 @@ from guidance_jax.discrete.ancestral import Ancestral
 from guidance_jax.discrete.first_hitting import FirstHitting
 from guidance_jax.discrete.network import HiddenNetwork, TokenModel
 from guidance_jax.discrete.process import Absorbing
+from guidance_jax.flows.flow import AutoregressiveFlow
+from guidance_jax.flows.patches import patch_levels
+from guidance_jax.flows.solvers import DrawPatch, PatchByPatch
 from guidance_jax.guidance.clip import Clip
 from guidance_jax.guidance.likelihoods import GaussianLikelihood
 from guidance_jax.guidance.operators import Mask
@@ -45,6 +48,7 @@ from guidance_jax.text.language_model import LanguageModel
 from guidance_jax.zoo.load import denoiser_in
 from guidance_jax.zoo.pipeline import Pipeline
 from guidance_jax.zoo.sequence_models import value_head
+from guidance_jax.zoo.tarflow import decode_images
 
 
 class Plan(NamedTuple):
@@ -62,6 +66,12 @@ class Plan(NamedTuple):
     pipeline: Pipeline | None = None
     rows: np.ndarray | None = None
     unused: tuple[str, ...] = ()
+    flow: AutoregressiveFlow | None = None
+
+    @property
+    def images(self) -> bool:
+        """Whether what is drawn can be shown."""
+        return len(self.shape) == 3 or self.flow is not None
 
     def conditions(self, index: Any) -> Any:
         """The conditions of the samples `index`."""
@@ -72,7 +82,14 @@ class Plan(NamedTuple):
         return samples if self.pipeline is None else self.pipeline.decode(samples, tile)
 
     def draw(self, mesh: Any, keys: Any, index: Any, *, split: bool = False, batch: int | None = None) -> np.ndarray:
-        """The samples `index` by their keys; one particle of each population, by weight."""
+        """The samples `index` by their keys; one particle of each population, by weight. Flows draw images."""
+        drawn = self._draw(mesh, keys, index, split, batch)
+        if self.flow is None:
+            return drawn
+        labels = self.labels[index] if self.flow.domain is not None and self.flow.domain.num_classes else None
+        return np.asarray(decode_images(self.flow, drawn, labels))
+
+    def _draw(self, mesh: Any, keys: Any, index: Any, split: bool, batch: int | None) -> np.ndarray:
         cond = self.conditions(index)
         if not self.kernel.population:
             return generate_on(mesh, keys, self.kernel, self.levels, self.shape, cond, split=split, batch=batch)
@@ -154,11 +171,12 @@ class Offer:
             found = found.resize(*sides)
         self.pipeline = found if isinstance(found, Pipeline) else None
         self.model: Any = found if self.pipeline is None else self.pipeline.model
-        if not isinstance(self.model, Network | TokenModel | LanguageModel):
+        if not isinstance(self.model, Network | TokenModel | LanguageModel | AutoregressiveFlow):
             raise Refused(f"{denoiser_in(request.models)} holds a {type(self.model).__name__}, no denoiser")
         domain: Any = self.model.domain
         self.domain = domain
         self.images, self.text = isinstance(self.model, Network), isinstance(self.model, LanguageModel)
+        self.flow = self.model if isinstance(self.model, AutoregressiveFlow) else None
         self.captions = self.pipeline is not None and self.pipeline.captions
         if self.domain.text_length is not None and not self.captions:
             raise Refused(
@@ -170,11 +188,15 @@ class Offer:
             raise Refused("labels are for models of classes, and this one is of captions; leave --label out")
         if request.measurement is not None and self.pipeline is not None and self.pipeline.autoencoder is not None:
             raise Refused("a measurement is of pictures, and the model makes latents: measure them in Python")
-        self.schedule = None if self.text else self.domain.schedule or RectifiedFlow()
-        if not self.text:
+        ordered = self.text or self.flow is not None  # whose levels are places in a sequence
+        self.schedule = None if ordered else self.domain.schedule or RectifiedFlow()
+        if not ordered:
             self.used |= {"grid", "steps"}
         grid = None if self.pipeline is None else self.pipeline.grid
-        self.levels = request.levels(self.schedule, self.domain.shape, grid)
+        if self.flow is not None:
+            self.levels = patch_levels(self.domain.shape[0], self.flow.blocks)
+        else:
+            self.levels = request.levels(self.schedule, self.domain.shape, grid)
         self._classifier: Any = None
         self.operator, self.std, self.y = self.read_measurement()
 
@@ -242,6 +264,8 @@ class Offer:
             return self.build(self.request.solver, SOLVERS, "solver", "solver.")
         if self.text:
             return Ancestral()
+        if self.flow is not None:
+            return DrawPatch() if self.flow.blocks == 1 else PatchByPatch()
         if not self.images:
             each = len(self.levels.t) - 1 == self.domain.shape[0]  # as many steps as tokens: one token a step is exact
             return FirstHitting() if each and isinstance(self.model.process, Absorbing) else Ancestral()
@@ -315,7 +339,7 @@ class Offer:
                 )
             cond = {"label": labels, "y": np.broadcast_to(y, (n, *shape))}
         particles, shape = self.request.particles, self.domain.shape
-        return Plan(kernel, self.levels, shape, cond, labels, particles, self.pipeline, unused=unused)
+        return Plan(kernel, self.levels, shape, cond, labels, particles, self.pipeline, unused=unused, flow=self.flow)
 
     def guides(self) -> bool:
         return str(self.request.method.get("name", NONE)).lower() != NONE

@@ -25,6 +25,10 @@ class Space:
         """What the forward process leaves at the noisiest level of data with little or no signal."""
         raise NotImplementedError
 
+    def start_std(self, levels: Level) -> Any:
+        """The standard deviation of the noise that sampling starts from; None if it starts from none."""
+        return None
+
     def flat(self, x: Any, level: Level) -> Any:
         """The prediction of a model that prefers nothing: density constant, tokens equally likely."""
         raise NotImplementedError
@@ -99,6 +103,9 @@ class GaussianDiffusion(Space):
         """Noise N(0, sigma^2) of the first level."""
         sigma = jnp.asarray(levels.sigma[0])
         return sigma * normal(key, jnp.zeros(shape, jnp.promote_types(sigma.dtype, jnp.float32)))
+
+    def start_std(self, levels: Level) -> Any:
+        return levels.sigma[0]
 
     def flat(self, x: Float[Array, "*event"], level: Level) -> Prediction:
         """Score 0: x0 = x / alpha, eps = 0."""

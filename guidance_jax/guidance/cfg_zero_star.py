@@ -1,6 +1,6 @@
 """CFG-Zero* (Fan et al. 2025, arXiv 2503.18886, eq. 10 and section 4.2).
 
-v = s v_u + scale (v_c - s v_u),   s = <v_c, v_u> / |v_u|^2,   v = 0 in the first steps ("zero-init")
+v = s v_u + scale (v_c - s v_u),   s = v_c.v_u / |v_u|^2,   v = 0 in the first steps ("zero-init")
 """
 
 from typing import Any

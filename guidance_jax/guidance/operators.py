@@ -13,7 +13,7 @@ from guidance_jax.core import Refused, concrete, converted, function, pytree, st
 
 
 class Operator:
-    """Base: `operator(x) -> y`; `adjoint(y, like)` has <A x, y> = <x, A^T y> for x of the shape and type of `like`."""
+    """Base: `operator(x) -> y`; `adjoint(y, like)` has (A x).y = x.(A^T y) for x of the shape and type of `like`."""
 
     def __call__(self, x: Any) -> Any:
         raise NotImplementedError
@@ -136,7 +136,7 @@ def check_measurement(owner: Any, y: Any, std: Any = 1.0) -> None:
 
 
 def check_adjoint(operator: Any, shape: tuple[int, ...], tolerance: float = 1e-4, seed: int = 0) -> None:
-    """The dot-product test: <A x, y> = <x, A^T y> for random x and y.
+    """The dot-product test: (A x).y = x.(A^T y) for random x and y.
 
     Args:
       operator: an `Operator` or a function.

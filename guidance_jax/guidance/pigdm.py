@@ -20,7 +20,7 @@ class PiGDM(Inverse):
 
     Attributes:
       inner, operator, std, scale, observed: as in `Inverse`.
-      prior: the variance of the data, 1 in the paper.
+      prior: the variance of the data, not its standard deviation: 1 in the paper.
       weights: how much each measurement counts, from 0 to 1, of the measurement's shape; None is 1 for all. A weight w
         adds the variance r^2 (1 / w - 1) to the noise, so that with a mask and little noise v = w (y - A x0) / r^2: the
         soft masks of real-time chunking (Black et al. 2025, arXiv 2506.07339).

@@ -2,7 +2,7 @@
 
     u' = <u, v1> v1,   v1 the first right singular vector of the two rows [c; u],   out = u' + scale (c - u')
 
-The 2 x 2 Gram matrix has its top eigenvector (cos a, sin a) at tan 2a = 2 <c,u> / (|c|^2 - |u|^2), which gives
+The 2 x 2 Gram matrix has its top eigenvector (cos a, sin a) at tan 2a = 2 c.u / (|c|^2 - |u|^2), which gives
 u' = sin a (cos a c + sin a u) without a decomposition.
 """
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from guidance_jax._typing import Array, Float
-from guidance_jax.core import GaussianDiffusion, KernelWrapper, Level, Refused, pytree, rows
+from guidance_jax.core import KernelWrapper, Level, Refused, pytree, rows
 from guidance_jax.sample import sample
 from guidance_jax.search.asked import check_search
 
@@ -84,7 +84,7 @@ def _climb(keys, move, levels, shape, cond, steps, optimizer, prior):
         z, value, _ = _begun(key, move, levels, shape, cond)
 
         def height(z):
-            found, square = value(z), jnp.sum((z / levels.sigma[0]) ** 2)
+            found, square = value(z), jnp.sum((z / move.space.start_std(levels)) ** 2)
             return found + prior * (0.5 * (z.size - 1) * jnp.log(square) - 0.5 * square), found
 
         def step(carry, _):
@@ -103,7 +103,7 @@ def _climb(keys, move, levels, shape, cond, steps, optimizer, prior):
 
 def _asked(name, keys, move, levels, shape, cond, steps):
     keys, move, *rest = check_search(name, keys, move, levels, shape, cond)
-    if not isinstance(move.space, GaussianDiffusion):
+    if move.space.start_std(levels) is None:
         raise Refused(f"{name} moves noise, and {move.space.kind} start from none; use trees, or SMC(BestOf(...))")
     if steps < 1:
         raise Refused(f"{name} takes one step or more, got steps={steps}")
@@ -130,7 +130,7 @@ def walk(
 
     Args:
       keys: `(n,)` keys.
-      move: `BestOf(kernel, reward, scale)`; of images or vectors.
+      move: `BestOf(kernel, reward, scale)`; of images, vectors or flows.
       levels, shape, cond: as in `generate`.
       steps: how many.
       size: of a proposal, in (0, 1].
@@ -164,7 +164,7 @@ def climb(
 
     Args:
       keys: `(n,)` keys.
-      move: `BestOf(kernel, reward, scale)`, its reward differentiable; of images or vectors.
+      move: `BestOf(kernel, reward, scale)`, its reward differentiable; of images, vectors or flows.
       levels, shape, cond: as in `generate`.
       steps: how many.
       optimizer: from optax; one object for many calls, since another is compiled anew.

@@ -2,6 +2,7 @@
 
 from guidance_jax.training.distillation import Distillation, TrajectoryDistillation
 from guidance_jax.training.fit import fit, mirrored
+from guidance_jax.training.flow_loss import FlowLikelihood
 from guidance_jax.training.guidance_free import GuidanceFree
 from guidance_jax.training.internal_heads import InternalHeads
 from guidance_jax.training.losses import Denoising, JudgeCrossEntropy, LogNormal, NoisyCrossEntropy
@@ -21,6 +22,7 @@ __all__ = [
     "Denoising",
     "DensityRatioMatching",
     "Distillation",
+    "FlowLikelihood",
     "EndToEnd",
     "GuidanceFree",
     "InternalHeads",

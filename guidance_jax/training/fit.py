@@ -112,8 +112,11 @@ def fit(
       params: the initial parameters, of any network.
       data: labelled images or sequences, whose arrays may be memory-mapped; or, for data of any size, an iterable of
         batches (samples, labels), such as a `grain` loader or `tf.data`. A resumed run passes over what it has seen.
-      steps, batch, optimizer, ema, seed: the usual; `optimizer` is any optax transformation: clipping, schedules and
-        accumulation are there. `batch` is not for iterables, which make their own.
+      steps: optimizer steps.
+      batch: samples a step; not for iterables, which make their own.
+      optimizer: any optax transformation: clipping, schedules and accumulation are there.
+      ema: the decay of the moving average of the parameters, which is returned.
+      seed: of everything random.
       run: where to keep checkpoints; None keeps none. `batch`, `ema`, `seed` and the name of `augment` become part of
         its configuration, so that it cannot go on with others. What is inside `optimizer` and `loss` is not known
         there: write it into the configuration, for example config(..., rate=1e-3).

@@ -18,6 +18,7 @@ from guidance_jax.checkpoints.store import read_params, save_params
 from guidance_jax.checkpoints.tensors import check_params
 from guidance_jax.core import Refused
 from guidance_jax.discrete.network import HiddenNetwork, TokenNetwork
+from guidance_jax.flows.flow import AutoregressiveFlow
 from guidance_jax.models.constructors import Call, Field, Rebuilt
 from guidance_jax.models.domain import Domain
 from guidance_jax.models.network import Network, NoisyClassifier
@@ -35,6 +36,8 @@ from guidance_jax.zoo.stable_diffusion.clip import CLIPText
 from guidance_jax.zoo.stable_diffusion.controlnet import ControlledUNet, ControlNet
 from guidance_jax.zoo.stable_diffusion.unet import StableDiffusionUNet
 from guidance_jax.zoo.stable_diffusion.vae import AutoencoderKL
+from guidance_jax.zoo.tarflow.network import TarFlow
+from guidance_jax.zoo.tarflow.network import flow as tarflow_model
 from guidance_jax.zoo.transformer import GPT2, Transformer
 
 
@@ -124,6 +127,10 @@ def transformer(stored: Stored) -> NoisyClassifier | HiddenNetwork:
     return token_model(stored.network, stored.params, stored.process, stored.domain)
 
 
+def flow(stored: Stored) -> AutoregressiveFlow:
+    return tarflow_model(stored.network, stored.params, stored.domain)
+
+
 # what `init` of a network takes beside the key, as shapes
 
 TIME, LABEL = jax.ShapeDtypeStruct((), "float32"), jax.ShapeDtypeStruct((), "int32")
@@ -135,6 +142,10 @@ def tokens(n: int) -> Any:
 
 def image(domain: Domain) -> Any:
     return jax.ShapeDtypeStruct(domain.shape, "float32")
+
+
+def patches(network: TarFlow) -> Any:
+    return jax.ShapeDtypeStruct((network.patches, network.channels), "float32")
 
 
 def image_of_latents(network: AutoencoderKL, domain: Any) -> tuple:
@@ -180,6 +191,7 @@ NETWORKS: dict[type, Row] = {
     GPT2: Row(gpt2, lambda n, d: (tokens(2),), ("depth",), of_domain=False),
     Transformer: Row(transformer, lambda n, d: (tokens(n.length), TIME), ("depth",), of_domain=False),
     Judge: Row(judge, lambda n, d: (image(d),)),
+    TarFlow: Row(flow, lambda n, d: (LABEL, patches(n)), ("layers",), of_domain=False),
 }
 for network in NETWORKS:
     register(network)

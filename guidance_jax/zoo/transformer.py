@@ -28,19 +28,22 @@ class Block(nn.Module):
     """Layer norm, attention, layer norm, two dense layers with GELU; both parts are added to their input.
 
     Without `cache` (L, width) attends to itself, to the left only if `causal`. With `cache` = (2, L, heads, channels)
-    one token (1, width) at `position` is written to it and attends to what is there.
+    one token (1, width) at `position` is written to it and attends to what is there. `temperature` divides the logits
+    of the attention; `exact` takes the exact GELU in the place of GPT-2's.
     """
 
     width: int
     heads: int
     depth: int  # of the whole network: what is added to the residual stream is scaled by it at the start
     causal: bool = False
+    exact: bool = False
 
     @nn.compact
-    def __call__(self, x, cache=None, position=None):
+    def __call__(self, x, cache=None, position=None, temperature=None):
         residual = 1 / math.sqrt(2 * self.depth)
         norm = nn.LayerNorm(epsilon=1e-5, name="ln_1")(x)
         q, k, v = jnp.moveaxis(dense(3 * self.width, "attn_c_attn")(norm).reshape(len(x), 3, self.heads, -1), 1, 0)
+        q = q if temperature is None else q / temperature
         if cache is None:
             out = attend(q, k, v, causal(len(x)) if self.causal else None)
         else:
@@ -48,7 +51,7 @@ class Block(nn.Module):
             out = attend(q, cache[0], cache[1], (jnp.arange(cache.shape[1]) <= position)[None])
         x = x + dense(self.width, "attn_c_proj", residual)(out.reshape(len(x), self.width))
         norm = nn.LayerNorm(epsilon=1e-5, name="ln_2")(x)
-        hidden = nn.gelu(dense(4 * self.width, "mlp_c_fc")(norm), approximate=True)
+        hidden = nn.gelu(dense(4 * self.width, "mlp_c_fc")(norm), approximate=not self.exact)
         x = x + dense(self.width, "mlp_c_proj", residual)(hidden)
         return x if cache is None else (x, cache)
 

@@ -99,10 +99,8 @@ def sample(
         drawn = asked.draw(mesh, own, np.arange(indices.start, indices.stop), split=split, batch=batch)
         return drawn, asked.labels[indices.start : indices.stop]
 
-    images = len(asked.shape) == 3
-
     def encode(drawn: np.ndarray) -> np.ndarray:
-        return to_uint8(asked.pictures(drawn, tile)) if images else np.asarray(drawn)
+        return to_uint8(asked.pictures(drawn, tile)) if asked.images else np.asarray(drawn)
 
     if not out.suffix:
         content = contents(request.models, measurement=(request.measurement or {}).get("observed"))
@@ -115,7 +113,7 @@ def sample(
     about = json.dumps({"n": n, **request.about()}, indent=1, default=str).encode()
     write_whole(out.with_suffix(".json"), lambda file: file.write(about))
     console.print(f"{n} samples, {count_failed(drawn)} failed: {out}", soft_wrap=True)
-    if images:
+    if asked.images:
         known = () if asked.pipeline is None else asked.pipeline.classes
         names = tuple(prompt[:40] for prompt in request.prompts) or classes_of(request.models) or known
         draw_sheet(out.with_suffix(".png"), stored[:100], labels, names)

@@ -11,14 +11,17 @@ from rich.table import Table
 from guidance_jax.app.data import read_data, remember
 from guidance_jax.app.models import schedule_of
 from guidance_jax.app.options import Data, Size, flag
-from guidance_jax.app.recipe import PRESETS, step_memory
+from guidance_jax.app.recipe import PRESETS, step_memory, train_flow, train_judge
 from guidance_jax.app.recipe import train as train_models
 from guidance_jax.app.schema import RECIPE, check, show
 from guidance_jax.app.terminal import console
 from guidance_jax.app.watch import draw_progress
 from guidance_jax.core import Refused
+from guidance_jax.datasets.images import Images
 from guidance_jax.metrics.calibration import by_level
 from guidance_jax.sharding import sample_mesh
+from guidance_jax.zoo.judge import TrainedJudge
+from guidance_jax.zoo.tarflow import bits_per_number
 
 
 def train(
@@ -29,6 +32,9 @@ def train(
         str,
         typer.Option(help="quick (30 steps: tries the machinery), small (2,000: two CPU cores), standard (50,000)."),
     ] = "small",
+    model: Annotated[
+        str, typer.Option(help="diffusion, or flow: an autoregressive flow of patches, which has no classifier.")
+    ] = "diffusion",
     width: Annotated[int | None, flag("width", RECIPE)] = None,
     steps: Annotated[int | None, flag("steps", RECIPE)] = None,
     classifier_steps: Annotated[int | None, flag("classifier_steps", RECIPE)] = None,
@@ -49,6 +55,8 @@ def train(
 
     OUT/denoiser/progress.png (samples) and loss.png are drawn at every save.
     """
+    if model not in ("diffusion", "flow"):
+        raise Refused(f"--model is diffusion or flow, got {show(model)}")
     if preset not in PRESETS:
         raise Refused(f"--preset is one of {', '.join(PRESETS)}, got {show(preset)}")
     given: dict[str, Any] = dict(
@@ -65,18 +73,26 @@ def train(
     if len(every.names) < 2:
         raise Refused(f"{data} has one class, {every.names[0]}; a classifier needs two or more sub-folders of images")
     seen, held_out = every.split()
+    if model == "flow" and (estimate or classifier_steps is not None):
+        what = "--estimate" if estimate else "--classifier-steps"
+        raise Refused(f"{what} is of diffusion models; leave it out for --model flow")
     if estimate:
         console.print(f"memory of a training step: {step_memory(seen, recipe)}")
         return
     mesh = None if devices is None else sample_mesh(devices)
     remember(out, data, size, every.names)
+    if model == "flow":
+        trained = train_flow(out / "denoiser", seen, recipe, progress=True, mesh=mesh)
+        report_judge(train_judge(out / "judge", seen, recipe, progress=True), held_out)
+        console.print(f"bits per number, held out: {bits_per_number(trained, held_out):.3f}")
+        console.print(f"Next: guidance-jax sample --models {out} --method CFG --scale 1.5 --out samples.npz")
+        return
     watch = draw_progress(out / "denoiser", seen, recipe)
-    model, classifier, judge = train_models(out, seen, recipe, progress=True, mesh=mesh, watch=watch)
-    correct = judge(held_out.images)[0] == held_out.labels
-    console.print(f"judge: {np.mean(correct):.1%} of {len(held_out)} held-out images")
+    denoiser, classifier, judge = train_models(out, seen, recipe, progress=True, mesh=mesh, watch=watch)
+    report_judge(judge, held_out)
     columns = ("sigma / alpha", "accuracy", "loss (nats)", "calibration error", "roughness", "suggested scale")
     table = Table(*columns, title="Noisy classifier, held out")
-    for level in by_level(classifier, held_out, schedule_of(model)):
+    for level in by_level(classifier, held_out, schedule_of(denoiser)):
         table.add_row(
             f"{level.ratio:g}",
             *(f"{v:.3f}" for v in (level.accuracy, level.loss, level.calibration_error)),
@@ -85,3 +101,9 @@ def train(
         )
     console.print(table)
     console.print(f"Next: guidance-jax sample --models {out} --out samples.npz")
+
+
+def report_judge(judge: TrainedJudge, held_out: Images) -> None:
+    """Print how good the judge is."""
+    correct = judge(held_out.images)[0] == held_out.labels
+    console.print(f"judge: {np.mean(correct):.1%} of {len(held_out)} held-out images")

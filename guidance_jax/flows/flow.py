@@ -1,0 +1,100 @@
+"""An autoregressive flow as a denoiser of the next patch, with its exact density.
+
+    z_i = (x_i - b_{i-1}) exp(-a_{i-1}) in every block,   log p(x) = log N(z; 0, I) - sum of all a
+
+(Zhai et al. 2024, TarFlow, arXiv 2412.06329.)
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from guidance_jax.core import Denoiser, pytree, static
+from guidance_jax.flows.patches import OneBlock, Patches, PatchPrediction, in_order
+from guidance_jax.models.domain import Domain, network_condition, unless_unknown
+from guidance_jax.models.network import Parametrized
+
+
+@pytree
+class AutoregressiveFlow(Parametrized, Denoiser):
+    """A flow from pure functions for one sample (T, C). A step calls it for one patch, its density for all of a block.
+
+    Sample it with `Reverse(flow, PatchByPatch())` on `patch_levels(T, blocks)`.
+
+    Attributes:
+      params: a pytree of arrays.
+      apply: apply(params, block, x (T, C), cond, temperature) -> (a, b), each (T, C): in the block's own order, row i
+        from x_0 .. x_i alone. It says what follows patch i; the last row is not used.
+      step: step(params, block, patch (C,), i, cache, cond, temperature) -> (a (C,), b (C,), cache): row i of `apply`.
+      blank: blank(T) -> cache, zeros of the right shapes.
+      blocks: K.
+      domain: classes and null label; its shape (T, C) is compared.
+      temperature: divides the attention's logits; another than 1 makes the weak model of an unconditional flow.
+
+    Raises:
+      Refused: samples of another shape, other levels, labels that the flow does not have.
+    """
+
+    params: Any
+    apply: Callable = static()
+    step: Callable = static()
+    blank: Callable = static()
+    blocks: int = static()
+    domain: Domain | None = static(default=None)
+    temperature: Any = 1.0
+
+    functions = ("apply", "step")
+
+    @property
+    def space(self):
+        return OneBlock() if self.blocks == 1 else Patches(self.blocks)
+
+    def init(self, x):
+        return self.blank(len(x))
+
+    def check(self, levels, shape, cond):
+        self.space.check(levels, shape)
+        if self.domain is not None:
+            self.domain.check_shape(shape)
+            self.domain.check_label(cond)
+
+    def __call__(self, x, level, cond, state, key):
+        block, i, index = self.space.place(level, len(x))
+        label = network_condition(self.domain, cond)
+        a, b, state = self.step(self.params, block, x[index], i, state, label, self.temperature)
+        a, b = unless_unknown(self.domain, label, (a, b))
+        return PatchPrediction(x, b, a, in_order(block, i + 1, len(x)), self.space), state
+
+    def encode(self, x: Any, cond: Any = None) -> tuple[Any, Any]:
+        """(z (T, C), log|det dz/dx|) of one sample x (T, C); one network call a block.
+
+        Raises:
+          Refused: a sample of another shape, a label that the flow does not have.
+        """
+        if self.domain is not None:
+            self.domain.check_shape(jnp.shape(x))
+        label = network_condition(self.domain, cond)
+        found = encode(self.apply, self.params, self.blocks, x, label, self.temperature)
+        return unless_unknown(self.domain, label, found)
+
+    def log_prob(self, x: Any, cond: Any = None) -> Any:
+        """log p(x | cond) of one sample (T, C), in nats, normalised."""
+        z, log_det = self.encode(x, cond)
+        return log_det - 0.5 * jnp.sum(z**2) - 0.5 * z.size * jnp.log(2 * jnp.pi)
+
+
+def encode(apply: Callable, params: Any, blocks: int, x: Any, label: Any, temperature: Any = 1.0) -> tuple[Any, Any]:
+    """(z, log|det dz/dx|) of patches x (T, C), as `AutoregressiveFlow.encode`, whose fields the arguments are."""
+    log_det = jnp.zeros((), x.dtype)
+    for block in range(blocks):
+        x = x if block % 2 == 0 else x[::-1]
+        a, b = (shift(c) for c in apply(params, block, x, label, temperature))
+        x, log_det = (x - b) * jnp.exp(-a), log_det - jnp.sum(a)
+        x = x if block % 2 == 0 else x[::-1]
+    return x, log_det
+
+
+def shift(rows: Any) -> Any:
+    """Row i + 1 from row i: what a patch is transformed by; the first is left alone."""
+    return jnp.concatenate([jnp.zeros_like(rows[:1]), rows[:-1]])

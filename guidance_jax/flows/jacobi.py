@@ -1,0 +1,78 @@
+"""Gauss-Seidel-Jacobi decoding of a flow (Liu & Qin 2025, arXiv 2505.12849): all patches of a segment at once.
+
+    x^(m+1) = b(x^(m)) + exp(a(x^(m))) z     within a segment, repeated; segments one after the other
+
+After as many repetitions as a segment has patches the result is that of sequential decoding; a few are often enough.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import Refused
+from guidance_jax.flows.flow import AutoregressiveFlow, shift
+from guidance_jax.flows.patches import PatchPrediction
+from guidance_jax.guidance.base import complete_null
+from guidance_jax.models.domain import network_condition
+
+
+def decode(
+    flow: AutoregressiveFlow,
+    z: Any,
+    cond: Any = None,
+    *,
+    repeats: int,
+    segments: int = 1,
+    null: Any = None,
+    scale: Any = 1.0,
+) -> Any:
+    """x (T, C) of one noise z (T, C) by `repeats` parallel calls of every segment of every block.
+
+    Args:
+      flow: the flow.
+      z: the noise.
+      cond: the label.
+      repeats: of a segment; T / segments of them are exact.
+      segments: equal parts of the sequence that are decoded in turn.
+      null: the null condition, for `CFG` at `scale`; None for the flow as it is.
+      scale: of that guidance.
+
+    Raises:
+      Refused: no repeat, or segments that do not divide the patches.
+    """
+    patches = len(z)
+    if repeats < 1 or segments < 1 or patches % segments:
+        raise Refused(
+            f"decode repeats at least once and segments divide the {patches} patches, got repeats={repeats}, "
+            f"segments={segments}"
+        )
+    size = patches // segments
+
+    def parameters(block, x, condition):
+        label = network_condition(flow.domain, condition)
+        return tuple(shift(c) for c in flow.apply(flow.params, block, x, label, flow.temperature))
+
+    def guide(block, x):
+        a, b = parameters(block, x, cond)
+        if null is None:
+            return a, b
+        weak_a, weak_b = parameters(block, x, complete_null(null, cond))
+        weak = PatchPrediction(x, weak_b, weak_a, 0, flow.space)
+        pred = PatchPrediction(x, b, a, 0, flow.space).contrast(weak, scale)
+        return pred.log_std, pred.mean
+
+    def decode_block(block, z):
+        rows = jnp.arange(patches)[:, None]
+
+        def again(m, x):
+            segment = m // repeats
+            a, b = guide(block, x)
+            inside = (rows >= segment * size) & (rows < (segment + 1) * size)
+            return jnp.where(inside, b + jnp.exp(a) * z, x)
+
+        return jax.lax.fori_loop(0, segments * repeats, again, z)
+
+    for block in reversed(range(flow.blocks)):
+        z = decode_block(block, z[::-1])[::-1] if block % 2 else decode_block(block, z)
+    return z
