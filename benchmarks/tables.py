@@ -582,6 +582,27 @@ def pictures():
         sweep.plot(found, DOCS / "pictures" / f"{name}_trade_off.png", x, y, [m for m, n in counts.items() if n > 1])
 
 
+def flow_quality():
+    """Ways to guide an autoregressive flow and a diffusion model, by scale."""
+    lines = []
+    for row in rows("flows", way=...):
+        measures = [told(row["measures"][name]) for name in ("accuracy", "frechet", "recall", "diversity")]
+        lines.append([row["case"]["way"], f"{row['case']['scale']:g}", *measures, f"{row['cost']['ms an image']:.0f}"])
+    return table(["model, guidance", "scale", "accuracy", "Frechet", "recall", "diversity", "ms an image"], lines)
+
+
+def flow_numbers():
+    """Density, weights and speed of the flow."""
+    lines = [[f"bits a number: {r['case']['density']}", f"{value(r, 'bits'):.3f}"] for r in rows("flows", density=...)]
+    for row in rows("flows", weights=...):
+        what = f"effective share of {row['cost']['samples']} weighed samples: {row['case']['weights']}, scale"
+        lines.append([f"{what} {row['case']['scale']:g}", f"{value(row, 'effective share'):.3f}"])
+    for row in rows("flows", speed=...):
+        rate, off = value(row, "patches a second"), value(row, "off by")
+        lines.append([f"patches a second, {row['case']['speed']}", f"{rate:,.0f} (off by {off:.0e})"])
+    return table(["measured", "result"], lines)
+
+
 TABLES = [
     ("benchmarks.md", "winners", winners),
     *(("benchmarks.md", name, swept(name)) for name in SWEEPS if name not in ("antibodies_tuned", "learned")),
@@ -609,6 +630,8 @@ TABLES = [
     ("benchmarks.md", "fashion guidance", fashion_guidance),
     ("benchmarks.md", "fashion curve", fashion_curve),
     ("benchmarks.md", "official fractal", official_fractal),
+    ("benchmarks.md", "flow quality", flow_quality),
+    ("benchmarks.md", "flow numbers", flow_numbers),
 ]
 
 

@@ -24,6 +24,7 @@ from guidance_jax.flows import (
     remove_noise,
     unpatchify,
 )
+from guidance_jax.sample import _generate
 from guidance_jax.zoo.tarflow import TarFlow, flow, tarflow
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -94,6 +95,17 @@ def test_parallel_decoding_ends_at_the_sequential_result(segments):
     assert np.abs(decode(FLOW, Z, label, repeats=1, segments=segments) - want).max() > 1e-3
     guided = run(gj.CFG(FLOW, 5, 1.7), Z, label, 3).x
     np.testing.assert_allclose(decode(FLOW, Z, label, null=5, scale=1.7, **exact), guided, atol=1e-4)
+
+
+def test_scales_labels_and_weights_share_one_program():
+    """Other numbers, other keys, other parameters: compiled once for each rule."""
+    levels, before = patch_levels(6, 3), _generate._cache_size()
+    others = dataclasses.replace(FLOW, params=jax.tree.map(lambda a: 1.1 * a, FLOW.params))
+    for scale, label, model in ((1.5, 0, FLOW), (2.5, 4, FLOW), (0.5, 1, others)):
+        for make in (gj.CFG, lambda m, null, s: AffineGuidance(m, gj.Unconditional(m, null), s)):
+            kernel = gj.Reverse(make(model, 5, scale), PatchByPatch())
+            gj.generate(gj.keys(label, 2), kernel, levels, (6, 4), jnp.full(2, label))
+    assert _generate._cache_size() - before == 2
 
 
 # ---- the authors' numbers ------------------------------------------------------------------------------------------
