@@ -8,6 +8,7 @@ from nbclient import NotebookClient
 
 # cells that need data which only a network brings: they print how to get it, and draw nothing
 LEFT_OUT = {"04_discrete_and_text": [4]}
+WITHOUT_OUTPUTS = {"05_pretrained_and_many_devices"}  # their models have to be downloaded
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "colab").glob("*.ipynb"))
 
 
@@ -39,8 +40,8 @@ def test_notebook(monkeypatch, tmp_path, path):
     notebook = nbformat.read(path, 4)
     stored = pictures(notebook)
     NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
-    assert sum(stored) > 0
-    assert pictures(notebook) == stored
+    assert sum(pictures(notebook)) > 0
+    assert stored == ([0] * len(stored) if path.stem in WITHOUT_OUTPUTS else pictures(notebook))
     assert [i for i, cell in enumerate(code(notebook)) if "run: pip download" in printed(cell)] == LEFT_OUT.get(
         path.stem, []
     )

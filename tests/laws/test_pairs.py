@@ -149,7 +149,7 @@ GROUPS = {
 
 
 # one model of each space; embeddings are as the plane, and masks without hidden states have fewer methods
-SPACES = ["plane", "masks, hidden", "uniform", "text"]
+SPACES = ["plane", "masks, hidden", "uniform", "text", "flow"]
 
 
 def places(group, part):
