@@ -72,7 +72,7 @@ def sample(
     Args:
       key: one key; every draw of this sample comes from it.
       kernel: one reverse transition, for example `Reverse(model, DDIM())`.
-      levels: `n + 1` levels from noisy to clean: `n` steps.
+      levels: from noisy to clean, one more than the steps.
       x: the start, of shape `event_shape`, at `levels.at(0)`; float32 or float64, or int32 tokens.
       cond: what the denoisers are conditioned on, for example a label; a pytree or None.
       record: `record(carry)` is stacked over the steps and returned too; by default nothing is kept.
@@ -126,7 +126,8 @@ def generate(keys: Array, kernel: Any, levels: Level, shape: tuple[int, ...], co
 
     Args:
       keys: `(n,)` keys, for example `keys(seed, n)`.
-      kernel, levels: as in `sample`. Scales in it are for all samples, or one for each: `PerSample(scales)`.
+      kernel: as in `sample`. Its scales are for all samples, or one for each: `PerSample(scales)`.
+      levels: as in `sample`.
       shape: the shape of one sample, for example `(32, 32, 3)`.
       cond: a pytree whose leaves have leading axis `n` (labels of shape `(n,)`), or None.
       x: what to start from, `(n, *shape)`, for example sequences to edit; by default noise.

@@ -65,7 +65,7 @@ SETTINGS = (
     Setting("EDM2-XXL ImageNet 512", "CFG with an unconditional XS, scale 1.2", EDM_GRID, "FID 1.81", EDM2),
     Setting(
         "EDM2-XXL ImageNet 512",
-        "CFG, Window(2.0, lo=0.19, hi=1.61)",
+        "CFG with an unconditional XS, Window(2.0, lo=0.19, hi=1.61)",
         EDM_GRID,
         "FID 1.40",
         INTERVAL,

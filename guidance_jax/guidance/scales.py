@@ -88,7 +88,7 @@ def not_negative(owner: Any) -> None:
 
 @pytree
 class Window(Scale):
-    """`scale` where lo < sigma / alpha <= hi, else off (1 for contrasts, 0 for gradients), and the work is skipped.
+    """`scale` where lo < sigma / alpha <= hi, else off (1 for most contrasts, 0 for gradients): the work is skipped.
 
     Attributes:
       scale: a number, `PerClass`, or a function of the level.
