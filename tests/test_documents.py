@@ -95,6 +95,25 @@ def test_links_and_pictures_are_there(path):
         assert (path.parent / target).exists(), f"{path.name} points to {target}"
 
 
+def test_the_page_of_scales_says_where_every_method_changes_nothing():
+    """Each row of the table of methods that has such a strength, by what it samples there."""
+    text = (DOCS / "methods" / "scales.md").read_text()
+    lines = [line.split("|")[1:-1] for line in text.splitlines() if line.startswith("| ")]
+    said = {
+        name: (at, what)
+        for at, what, names in (c for c in lines if len(c) == 3)
+        for name in re.findall(r"`(\w+)`", names)
+    }
+    first_table = {re.findall(r"`(\w+)`", cells[0])[0] for cells in lines if len(cells) == 4 and "`" in cells[0]}
+    for row in methods.METHODS.values():
+        if not row.off or row.name in first_table:
+            continue
+        at, what = said[row.name]
+        name, value = next(iter(row.off.items()))
+        assert f"{name} {'infinity' if value == float('inf') else f'{value:g}'}" in at, row.name
+        assert name != "scale" or f"the {row.same} model" in what, row.name
+
+
 WORD = re.compile(r"[A-Za-z][\w'-]*")
 
 
