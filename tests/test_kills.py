@@ -28,6 +28,11 @@ PROGRAM = 'from guidance_jax.app.cli import main\nprint("ready", flush=True)\nma
 LINE = "interrupted: what was saved is kept, and the same command goes on from there"
 
 
+def heed_interrupts():
+    """A process that is started in the background of a shell is told to ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Command:
     """`guidance-jax ARGUMENTS` in a folder, which writes to `out`: for `seconds` if nothing disturbs it."""
 
@@ -48,6 +53,7 @@ class Command:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=heed_interrupts,
         )
         assert process.stdout.readline().strip() == "ready"
         return process
