@@ -24,13 +24,13 @@ from guidance_jax.zoo.networks import save
 ROOT = Path(__file__).parent.parent
 KILLS = int(os.environ.get("GUIDANCE_JAX_KILLS", "6"))
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-PROGRAM = 'from guidance_jax.app.cli import main\nprint("ready", flush=True)\nmain()'
+# what is started in the background of a shell is told to ignore SIGINT
+PROGRAM = """import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from guidance_jax.app.cli import main
+print("ready", flush=True)
+main()"""
 LINE = "interrupted: what was saved is kept, and the same command goes on from there"
-
-
-def heed_interrupts():
-    """A process that is started in the background of a shell is told to ignore SIGINT."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Command:
@@ -53,7 +53,6 @@ class Command:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=heed_interrupts,
         )
         assert process.stdout.readline().strip() == "ready"
         return process
