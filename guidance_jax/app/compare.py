@@ -16,7 +16,6 @@ from guidance_jax.app.plan import Offer, plan
 from guidance_jax.app.request import NONE, Request
 from guidance_jax.core import GaussianDiffusion, Refused, Space, count_failed
 from guidance_jax.files import versions
-from guidance_jax.flows.patches import Patches
 from guidance_jax.guidance.operators import Downsample, Mask
 from guidance_jax.methods import CONTRAST, FLOWS, GRADIENT, KERNEL, PARTICLES, TEXT, TOKENS, Row
 from guidance_jax.metrics.report import Report
@@ -106,10 +105,10 @@ def half_measurement(name: str, images: np.ndarray) -> dict[str, Any]:
 def every_method(models: str) -> list[str]:
     """The names of all methods for what these models sample, the unguided model first."""
     space = Offer(Request(models)).model.space
-    own = FLOWS if isinstance(space, Patches) else None
-    own = {"Absorbing": TOKENS, "Uniform": TOKENS, "LeftToRight": TEXT}.get(type(space).__name__, own)
-    families = {CONTRAST, GRADIENT, PARTICLES, own} | ({KERNEL} if isinstance(space, GaussianDiffusion) else set())
-    return [NONE, *(n for n, row in METHODS.items() if row.family in families and fits(row, space))]
+    families = {"Absorbing": TOKENS, "Uniform": TOKENS, "LeftToRight": TEXT, "Patches": FLOWS, "OneBlock": FLOWS}
+    own = families.get(type(space).__name__)
+    taken = {CONTRAST, GRADIENT, PARTICLES, own} | ({KERNEL} if isinstance(space, GaussianDiffusion) else set())
+    return [NONE, *(n for n, row in METHODS.items() if row.family in taken and fits(row, space))]
 
 
 def fits(row: Row, space: Space) -> bool:

@@ -158,16 +158,14 @@ def train_denoiser(
         Denoising(unet.apply, schedule, v, null=null, dropout=recipe.label_dropout),
         lambda key: unet.init(key, jnp.zeros(data.shape), jnp.zeros(()), jnp.zeros((), jnp.int32)),
         data,
-        batch=recipe.batch,
         steps=recipe.steps,
         rate=recipe.rate,
         seed=recipe.seed,
         progress="diffusion model " if progress else None,
         ema=recipe.ema,
-        augment=mirrored if recipe.flip else None,
         mesh=mesh,
         watch=watch,
-        save_every=recipe.save_every,
+        **usual(recipe),
     )
     return load(directory, Network)
 
@@ -192,7 +190,6 @@ def train_flow(
     *,
     progress: bool = False,
     mesh: Mesh | None = None,
-    watch: Callable[[int, Any, list], None] | None = None,
 ) -> AutoregressiveFlow:
     """A class-conditional autoregressive flow of patches, trained with conditioning dropout."""
     classes = len(data.names)
@@ -219,16 +216,13 @@ def train_flow(
         ),
         lambda key: network.init(key, 0, jnp.zeros((network.patches, network.channels))),
         data,
-        batch=recipe.batch,
         steps=recipe.steps,
         rate=recipe.rate / 3,
         seed=recipe.seed,
         progress="flow            " if progress else None,
         ema=recipe.ema,
-        augment=mirrored if recipe.flip else None,
         mesh=mesh,
-        watch=watch,
-        save_every=recipe.save_every,
+        **usual(recipe),
     )
     return load(directory, AutoregressiveFlow)
 
@@ -255,14 +249,12 @@ def train_classifier(
         NoisyCrossEntropy(classifier.apply, schedule),
         lambda key: classifier.init(key, jnp.zeros(data.shape), jnp.zeros(())),
         data,
-        batch=recipe.batch,
         steps=recipe.classifier_steps,
         rate=2e-3,
         seed=seed,
         progress="noisy classifier" if progress else None,
-        augment=mirrored if recipe.flip else None,
         mesh=mesh,
-        save_every=recipe.save_every,
+        **usual(recipe),
     )
     return load(directory, NoisyClassifier)
 
@@ -277,15 +269,19 @@ def train_judge(directory: Path, data: Images, recipe: Recipe, *, progress: bool
         JudgeCrossEntropy(judge.apply),
         lambda key: judge.init(key, jnp.zeros(data.shape)),
         data,
-        batch=recipe.batch,
         steps=recipe.judge_steps,
         rate=3e-3,
         seed=seed,
         progress="judge           " if progress else None,
-        augment=mirrored if recipe.flip else None,
-        save_every=recipe.save_every,
+        **usual(recipe),
     )
     return load(directory, TrainedJudge)
+
+
+def usual(recipe: Recipe) -> dict[str, Any]:
+    """What every network of a recipe is trained with."""
+    augment = mirrored if recipe.flip else None
+    return {"batch": recipe.batch, "augment": augment, "save_every": recipe.save_every}
 
 
 def fit_into(

@@ -2,7 +2,8 @@
 
     x^(m+1) = b(x^(m)) + exp(a(x^(m))) z     within a segment, repeated; segments one after the other
 
-After as many repetitions as a segment has patches the result is that of sequential decoding; a few are often enough.
+After as many repetitions as a segment has patches the result is that of sequential decoding; fewer are
+approximate.
 """
 
 from typing import Any
@@ -14,7 +15,7 @@ from guidance_jax.core import Refused
 from guidance_jax.flows.flow import AutoregressiveFlow, shift
 from guidance_jax.flows.patches import PatchPrediction
 from guidance_jax.guidance.base import complete_null
-from guidance_jax.models.domain import network_condition
+from guidance_jax.models.domain import network_condition, unless_unknown
 
 
 def decode(
@@ -33,7 +34,7 @@ def decode(
       flow: the flow.
       z: the noise.
       cond: the label.
-      repeats: of a segment; T / segments of them are exact.
+      repeats: of a segment; T / segments of them are exact, fewer approximate.
       segments: equal parts of the sequence that are decoded in turn.
       null: the null condition, for `CFG` at `scale`; None for the flow as it is.
       scale: of that guidance.
@@ -51,7 +52,8 @@ def decode(
 
     def parameters(block, x, condition):
         label = network_condition(flow.domain, condition)
-        return tuple(shift(c) for c in flow.apply(flow.params, block, x, label, flow.temperature))
+        rows = flow.apply(flow.params, block, x, label, flow.temperature)
+        return tuple(shift(c) for c in unless_unknown(flow.domain, label, tuple(rows)))
 
     def guide(block, x):
         a, b = parameters(block, x, cond)

@@ -68,7 +68,7 @@ class Patches(Space):
             )
 
     def place(self, level: Level, patches: int) -> tuple[Any, Any, Any]:
-        """(block, step i within it, index of patch i) at a level; the patch that is written next is `following`."""
+        """(block, step i within it, index of patch i), the patch that is read at a level."""
         n = jnp.asarray(level.t).astype(int)
         block = self.blocks - 1 - n // (patches - 1)
         i = n % (patches - 1)

@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.core import GaussianDiffusion, KernelWrapper, Level, Refused, concrete, normal, pytree, static
+from guidance_jax.core import GaussianDiffusion, KernelWrapper, Level, Refused, concrete, pytree, static
 from guidance_jax.kernels.corrector import not_of_a_population
+from guidance_jax.kernels.recur import renoise
 from guidance_jax.schedules import Schedule
 
 
@@ -84,10 +85,8 @@ class Churn(KernelWrapper):
         x = carry.x if self.augment is None else self.augment(augment_key, carry.x)
         raised = self._raise(t)
         on = raised.sigma * t.alpha > t.sigma * raised.alpha  # the ratio of a level without signal is not finite
-        added = jnp.sqrt(jnp.where(on, raised.sigma**2 - (raised.alpha * jnp.where(on, t.ratio, 0)) ** 2, 0))
-        kept = raised.alpha / jnp.where(on, t.alpha, raised.alpha)
-        kept = jnp.where(on, kept, 1)
-        x = kept * x + self.noise * added * normal(noise_key, x)
+        here = t._replace(alpha=jnp.where(on, t.alpha, 1))
+        x = jnp.where(on, renoise(noise_key, x, here, raised, self.noise), x)
         history = jax.tree.map(
             lambda new, old: jnp.where(on, new, old), self.inner.init(x).solver_state, carry.solver_state
         )

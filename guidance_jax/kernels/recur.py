@@ -9,10 +9,10 @@ from guidance_jax.core import GaussianDiffusion, KernelWrapper, Level, Refused, 
 from guidance_jax.kernels.corrector import not_of_a_population
 
 
-def renoise(key: Any, x: Any, s: Level, t: Level) -> Any:
-    """A draw of q(x_t | x_s): a x_s + sqrt(sigma_t^2 - a^2 sigma_s^2) z, with a = alpha_t / alpha_s."""
+def renoise(key: Any, x: Any, s: Level, t: Level, factor: Any = 1.0) -> Any:
+    """A draw of q(x_t | x_s): a x_s + factor sqrt(sigma_t^2 - a^2 sigma_s^2) z, with a = alpha_t / alpha_s."""
     a = t.alpha / s.alpha
-    return a * x + jnp.sqrt(jnp.maximum(t.sigma**2 - (a * s.sigma) ** 2, 0)) * normal(key, x)
+    return a * x + factor * jnp.sqrt(jnp.maximum(t.sigma**2 - (a * s.sigma) ** 2, 0)) * normal(key, x)
 
 
 @pytree

@@ -345,6 +345,28 @@ def test_exact_weights_reach_the_tilt_that_both_rules_miss(rule, measured):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rule", RULES)
+def test_the_density_of_a_guided_flow_of_several_blocks_is_known(rule):
+    """Weighed by a density whose integral is 1: the evidence is 1, by whatever rule the samples were guided."""
+
+    def target(x, y):
+        return FLOW.log_prob(x, y)
+
+    kernel = gj.Reverse(
+        {"product": gj.CFG(FLOW, 5, 1.3), "affine": AffineGuidance(FLOW, gj.Unconditional(FLOW, 5), 1.3)}[rule],
+        PatchByPatch(),
+    )
+    found = importance(gj.keys(0, 2), kernel, patch_levels(6, 3), (6, 4), 4000, jnp.array([1, 3]), log_target=target)
+    assert float(jnp.min(found.ess)) > 400
+    np.testing.assert_allclose(found.log_evidence, 0, atol=0.1)
+
+
+def test_parallel_decoding_marks_a_label_outside_the_table():
+    x = jax.jit(lambda label: decode(FLOW, Z, label, repeats=2))(jnp.array(7))
+    assert np.isnan(x).any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", RULES)
 def test_corrected_steps_reach_the_tilt(rule, measured):
     """`Corrected` weighs step by step, of one block; its evidence is that of the tilt."""
     model, means, factors = gaussian_flow()

@@ -170,6 +170,20 @@ def test_churn_keeps_the_gaussian_marginal(schedule, measured):
     assert fine < coarse / 3 + 3 * np.sqrt(2 / n)
 
 
+def test_churn_without_noise_is_the_kernel_and_noise_ends_a_history():
+    """gamma 0: the solver inside. Noise before every step: a multistep solver is of first order, which is DDIM's."""
+    model, levels, x = Gaussian(jnp.zeros(2), 0.5 * jnp.eye(2)), gj.Cosine().levels(6), jnp.array([1.0, -0.4])
+
+    def end(solver, gamma):
+        kernel = Churn(gj.Reverse(model, solver), gj.Cosine(), gamma)
+        return gj.sample(jax.random.key(3), kernel, levels, x).x
+
+    plain = gj.sample(jax.random.key(0), gj.Reverse(model, gj.DPMSolver2M()), levels, x).x
+    np.testing.assert_allclose(end(gj.DPMSolver2M(), 0.0), plain, rtol=1e-6)
+    np.testing.assert_allclose(end(gj.DPMSolver2M(), 0.3), end(gj.DDIM(), 0.3), atol=1e-5)
+    assert np.abs(plain - gj.sample(jax.random.key(0), gj.Reverse(model, gj.DDIM()), levels, x).x).max() > 1e-3
+
+
 def test_churn_refuses_what_it_cannot_raise():
     model = Gaussian(jnp.zeros(2), jnp.eye(2))
     betas, run = gj.CosineBetas(1000), gj.keys(0, 2)
