@@ -66,6 +66,16 @@ class AutoregressiveFlow(Parametrized, Denoiser):
         a, b = unless_unknown(self.domain, label, (a, b))
         return PatchPrediction(x, b, a, in_order(block, i + 1, len(x)), self.space), state
 
+    def label(self, cond: Any) -> Any:
+        """The condition as the network gets it.
+
+        Raises:
+          Refused: none where there has to be one.
+        """
+        if self.domain is not None and cond is None:
+            self.domain.check_label(cond)
+        return network_condition(self.domain, cond)
+
     def encode(self, x: Any, cond: Any = None) -> tuple[Any, Any]:
         """(z (T, C), log|det dz/dx|) of one sample x (T, C); one network call a block.
 
@@ -74,7 +84,7 @@ class AutoregressiveFlow(Parametrized, Denoiser):
         """
         if self.domain is not None:
             self.domain.check_shape(jnp.shape(x))
-        label = network_condition(self.domain, cond)
+        label = self.label(cond)
         found = encode(self.apply, self.params, self.blocks, x, label, self.temperature)
         return unless_unknown(self.domain, label, found)
 

@@ -15,7 +15,7 @@ from guidance_jax.core import Refused
 from guidance_jax.flows.flow import AutoregressiveFlow, shift
 from guidance_jax.flows.patches import PatchPrediction
 from guidance_jax.guidance.base import complete_null
-from guidance_jax.models.domain import network_condition, unless_unknown
+from guidance_jax.models.domain import unless_unknown
 
 
 def decode(
@@ -40,7 +40,7 @@ def decode(
       scale: of that guidance.
 
     Raises:
-      Refused: no repeat, or segments that do not divide the patches.
+      Refused: no repeat, segments that do not divide the patches, no label where there has to be one.
     """
     patches = len(z)
     if repeats < 1 or segments < 1 or patches % segments:
@@ -48,18 +48,18 @@ def decode(
             f"decode repeats at least once and segments divide the {patches} patches, got repeats={repeats}, "
             f"segments={segments}"
         )
-    size = patches // segments
+    size, own = patches // segments, flow.label(cond)
+    other = None if null is None else flow.label(complete_null(null, cond))
 
-    def parameters(block, x, condition):
-        label = network_condition(flow.domain, condition)
+    def parameters(block, x, label):
         rows = flow.apply(flow.params, block, x, label, flow.temperature)
         return tuple(shift(c) for c in unless_unknown(flow.domain, label, tuple(rows)))
 
     def guide(block, x):
-        a, b = parameters(block, x, cond)
+        a, b = parameters(block, x, own)
         if null is None:
             return a, b
-        weak_a, weak_b = parameters(block, x, complete_null(null, cond))
+        weak_a, weak_b = parameters(block, x, other)
         weak = PatchPrediction(x, weak_b, weak_a, 0, flow.space)
         pred = PatchPrediction(x, b, a, 0, flow.space).contrast(weak, scale)
         return pred.log_std, pred.mean

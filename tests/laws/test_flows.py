@@ -489,6 +489,8 @@ def test_one_step_on_the_cache_is_a_finite_difference():
         (lambda: patchify(jnp.zeros((9, 8, 1)), 2), "do not divide images of 9 x 8"),
         (lambda: unpatchify(jnp.zeros((15, 12)), 2, (8, 8, 3)), "are no image"),
         (lambda: FLOW.encode(jnp.zeros((5, 4)), 0), r"shape \(6, 4\), got \(5, 4\)"),
+        (lambda: FLOW.log_prob(Z), "got cond=None"),
+        (lambda: decode(FLOW, Z, repeats=2), "got cond=None"),
         (lambda: decode(FLOW, Z, jnp.array(1), repeats=2, segments=4), "divide the 6 patches"),
         (lambda: AffineGuidance(FLOW, FLOW, 2.0, what="c"), 'is "a", "b" or "ab"'),
         (lambda: patch_levels(1, 2), "two patches"),
