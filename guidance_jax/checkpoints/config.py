@@ -50,6 +50,7 @@ ENTRIES: dict[str, Any] = {
     "batched": bool | None,
     "options": dict,
     "process": dict | None,
+    "given": str | None,
     "training": dict,
 }
 
@@ -234,6 +235,7 @@ def config(
     process: Any = None,
     batched: bool | None = False,
     options: Mapping[str, Any] | None = None,
+    given: str | None = None,
     **training: Any,
 ) -> dict:
     """The configuration of a checkpoint: a denoiser if it has a parameterization or a process, else a classifier.
@@ -244,6 +246,7 @@ def config(
       network, domain, parameterization, process: what the checkpoint holds, as in `Network` and `TokenNetwork`.
       batched: as in `Network`.
       options: what every call of the network is given besides.
+      given: as in `TokenNetwork`.
       training: how it was trained, kept as it is.
     """
     return {
@@ -254,6 +257,7 @@ def config(
         "domain": describe(domain),
         "parameterization": describe(parameterization),
         "process": describe(process),
+        **({} if given is None else {"given": given}),
         "training": training,
     }
 

@@ -1,20 +1,24 @@
 """Token sequences: absorbing and uniform diffusion, their solvers, and guidance by rates and hidden states."""
 
+from guidance_jax.discrete import gibbs, orders, remasking
 from guidance_jax.discrete.ancestral import Ancestral
 from guidance_jax.discrete.any_order import AnyOrder
 from guidance_jax.discrete.density_ratio import DensityRatio, NeighbourClassifier
 from guidance_jax.discrete.first_hitting import FirstHitting
 from guidance_jax.discrete.forbid import Forbid
+from guidance_jax.discrete.gibbs import GibbsCorrector
 from guidance_jax.discrete.infill import Infill
 from guidance_jax.discrete.jump import SingleJump
 from guidance_jax.discrete.lambo import LaMBO
 from guidance_jax.discrete.mask_predict import MaskPredict
 from guidance_jax.discrete.network import HiddenNetwork, TokenNetwork
 from guidance_jax.discrete.nos import NOS, ValueHead
+from guidance_jax.discrete.planned import PlannedUnmasking
 from guidance_jax.discrete.prediction import TokenPrediction
 from guidance_jax.discrete.predictor import PredictorGuidance
 from guidance_jax.discrete.predictor_free import PredictorFree
 from guidance_jax.discrete.process import Absorbing, Uniform
+from guidance_jax.discrete.remasking import Remasking
 from guidance_jax.discrete.sundae import SUNDAE
 from guidance_jax.discrete.tag import TAG
 from guidance_jax.discrete.tau_leap import TauLeap
@@ -26,14 +30,17 @@ __all__ = [
     "DensityRatio",
     "FirstHitting",
     "Forbid",
+    "GibbsCorrector",
     "HiddenNetwork",
     "Infill",
     "LaMBO",
     "MaskPredict",
     "NOS",
     "NeighbourClassifier",
+    "PlannedUnmasking",
     "PredictorFree",
     "PredictorGuidance",
+    "Remasking",
     "SUNDAE",
     "SingleJump",
     "TAG",
@@ -42,4 +49,7 @@ __all__ = [
     "TokenPrediction",
     "Uniform",
     "ValueHead",
+    "gibbs",
+    "orders",
+    "remasking",
 ]

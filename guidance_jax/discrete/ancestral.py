@@ -6,7 +6,7 @@ The one solver of all token models: what a step means is the process's affair.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -24,10 +24,14 @@ class TokenSolver(Solver):
     top_p: Any
 
     takes = Process
+    zero_is_greedy: ClassVar[bool] = False  # whether a temperature of 0 takes the most probable token
 
     def __post_init__(self):
         least = {"temperature": (self.temperature, 0), "top_p": (self.top_p, 0), "top_k": (self.top_k, 1)}
         for name, (value, bound) in least.items():
+            greedy = name == "temperature" and self.zero_is_greedy and value is not None and concrete(value)
+            if greedy and value == 0:
+                continue
             if value is not None and concrete(value) and not (value > 0 and value >= bound):
                 raise Refused(f"{name} must be positive, got {value}; leave it out for plain sampling")
 
@@ -35,7 +39,7 @@ class TokenSolver(Solver):
         """The prediction with temperature, top-k and top-p applied to log p."""
         log_p = pred.log_p
         if self.temperature is not None:
-            log_p = jax.nn.log_softmax(log_p / self.temperature)
+            log_p = jax.nn.log_softmax(log_p / jnp.where(self.temperature == 0, 1, self.temperature))
         if self.top_k is not None or self.top_p is not None:
             falling = -jnp.sort(-log_p, -1)
             rank = jnp.arange(log_p.shape[-1])

@@ -78,6 +78,10 @@ class Process(Space):
         """log_p (..., V) of clean tokens alone: of masked processes whose mask is one of the vocabulary's numbers."""
         return log_p
 
+    def leave_one_out(self, log_p: Any, x: Any, level: Any) -> Any:
+        """log p(x0_l | x_t without l) from log p(x0_l | x_t), (L, V). Masks say nothing of their token: the same."""
+        return log_p
+
     def estimate(self, pred: TokenPrediction) -> Any:
         """The most probable clean tokens (L,)."""
         raise NotImplementedError
@@ -220,6 +224,16 @@ class Uniform(Diffusion):
     def forward(self, level: Any) -> Any:
         """q(x_t = k | x0 = v), (vocabulary, states)."""
         return level.alpha * jnp.eye(self.vocabulary) + (1 - level.alpha) / self.vocabulary
+
+    def leave_one_out(self, log_p: Any, x: Any, level: Any) -> Any:
+        """log p(x0_l | x_t without l) from log p(x0_l | x_t), (L, V), by Bayes' rule (arXiv 2605.22765, eq. 13).
+
+        The token's own evidence q(x_l | v) = alpha [v = x_l] + (1 - alpha) / V is divided out: log p of its own token
+        falls by log(1 + V alpha / (1 - alpha)).
+        """
+        odds = self.vocabulary * level.alpha / jnp.maximum(1 - level.alpha, 1e-7)
+        own = jax.nn.one_hot(x, self.vocabulary, dtype=log_p.dtype)
+        return jax.nn.log_softmax(log_p - own * jnp.log1p(odds))
 
     def estimate(self, pred: Any) -> Any:
         return argmax_token(pred.log_weights).astype(pred.x.dtype)

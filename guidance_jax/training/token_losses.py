@@ -38,12 +38,15 @@ class TokenDenoising(ConditionalLoss):
       process, schedule: of the corruption.
       null, dropout, labelled: of the condition, as in `ConditionalLoss`.
       value_weight, value_loss: of the value head.
+      given: what the logits of uniform noise mean, "others" or "all", as in `TokenNetwork`; the network that samples
+        says the same.
     """
 
     process: Diffusion = static()
     schedule: Schedule = static()
     value_weight: float = static(default=0.0, kw_only=True)
     value_loss: Callable = static(default=cross_entropy, kw_only=True)
+    given: str = static(default="others", kw_only=True)
 
     def __call__(self, params: Any, key: Any, x0: Any, label: Any) -> Any:
         level_key, noise_key, dropout_key = jax.random.split(key, 3)
@@ -53,7 +56,9 @@ class TokenDenoising(ConditionalLoss):
         cond = self.condition(dropout_key, label)
         output = self.ask(params, key, x, level.t, cond)
         logits, value = output if self.value_weight > 0 else (output, None)
-        loss = self.process.loss(log_softmax(logits), x0, x, level, slope) / len(x0)
+        log_p = log_softmax(logits)
+        log_p = self.process.leave_one_out(log_p, x, level) if self.given == "all" else log_p
+        loss = self.process.loss(log_p, x0, x, level, slope) / len(x0)
         return loss if value is None else loss + self.value_weight * self.value_loss(value, label)
 
 

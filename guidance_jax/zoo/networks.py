@@ -17,7 +17,7 @@ from guidance_jax.checkpoints.config import build, build_parts, config, read_con
 from guidance_jax.checkpoints.store import read_params, save_params
 from guidance_jax.checkpoints.tensors import check_params
 from guidance_jax.core import Refused
-from guidance_jax.discrete.network import HiddenNetwork, TokenNetwork
+from guidance_jax.discrete.network import OTHERS, HiddenNetwork, TokenNetwork
 from guidance_jax.flows.flow import AutoregressiveFlow
 from guidance_jax.models.constructors import Call, Field, Rebuilt
 from guidance_jax.models.domain import Domain
@@ -95,7 +95,7 @@ def network_or_classifier(stored: Stored) -> Any:
     if stored.parameterization is None:
         return NoisyClassifier(stored.params, apply, stored.domain, batched)
     if stored.process is not None:
-        return TokenNetwork(stored.params, apply, stored.process, stored.domain, batched)
+        return TokenNetwork(stored.params, apply, stored.process, stored.domain, batched, given_of(stored))
     encodes = isinstance(stored.network, GLIDEUNet)
     return Network(stored.params, apply, stored.parameterization, stored.domain, batched=batched, encodes=encodes)
 
@@ -124,7 +124,12 @@ def gpt2(stored: Stored) -> LanguageModel | PrefixClassifier:
 def transformer(stored: Stored) -> NoisyClassifier | HiddenNetwork:
     if stored.process is None:
         return token_classifier(stored.network, stored.params, stored.domain)
-    return token_model(stored.network, stored.params, stored.process, stored.domain)
+    return token_model(stored.network, stored.params, stored.process, stored.domain, given_of(stored))
+
+
+def given_of(stored: Stored) -> str:
+    """What the logits of a denoiser of tokens are given; checkpoints that do not say it were trained on "others"."""
+    return stored.about.get("given") or OTHERS
 
 
 def flow(stored: Stored) -> AutoregressiveFlow:
@@ -287,6 +292,7 @@ def save(directory: str | Path, network: Any) -> None:
         process=network.process if isinstance(network, TokenNetwork) else None,
         batched=network.batched,
         options=options,
+        given=network.given if isinstance(network, TokenNetwork) else None,
     )
     build_parts(json.loads(json.dumps(setup)), "the network")  # what could not be loaded is not saved
     save_params(directory, network.params, setup)

@@ -24,15 +24,18 @@ def _decode(network, params, h, t, cond):
     return network.apply(params, h, method="decode")
 
 
-def token_model(network: Transformer, params: Any, process: Process, domain: Domain | None = None) -> HiddenNetwork:
+def token_model(
+    network: Transformer, params: Any, process: Process, domain: Domain | None = None, given: str = "others"
+) -> HiddenNetwork:
     """A `Transformer` as a denoiser of tokens with hidden states.
 
     Args:
       network, params: the module, and what `init` made of it or training.
       process: how tokens are corrupted.
       domain: what it was trained for.
+      given: what its logits mean under uniform noise, as `TokenDenoising` was told; "others" is its default.
     """
-    return HiddenNetwork(params, Bound(_encode, network), Bound(_decode, network), process, domain)
+    return HiddenNetwork(params, Bound(_encode, network), Bound(_decode, network), process, domain, given)
 
 
 def _value(network, params, h):

@@ -1,0 +1,138 @@
+"""Planned unmasking: the model's own confidence decides which masks are revealed next.
+
+    every mask draws v_l ~ p_l^(1 / temperature);  the most confident positions keep theirs, the others stay masked
+
+This is how masked diffusion language models are decoded: MaskGIT (Chang et al. 2022, arXiv 2202.04200), LLaDA (Nie et
+al. 2025, 2502.09992), Dream (2508.15487), Fast-dLLM (2505.22618), entropy bounds (Ben-Hamu et al. 2025, 2505.24857).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import (
+    FAILED,
+    Categorical,
+    Refused,
+    Stochastic,
+    argmax_token,
+    concrete,
+    draw_token,
+    log,
+    pytree,
+    static,
+)
+from guidance_jax.discrete import orders
+from guidance_jax.discrete.ancestral import TokenSolver
+from guidance_jax.discrete.process import Absorbing
+
+
+@pytree
+class PlannedUnmasking(TokenSolver, Stochastic):
+    """Reveal the most confident masks at every step, and leave the others masked. One network call a step.
+
+    At least ceil(m (alpha_s - alpha_t) / (1 - alpha_t)) of m masks are revealed, so that none is left at the end. On
+    levels that are evenly spaced in alpha, this is LLaDA's division of the masks among the steps. `threshold` and
+    `bound` reveal more. With as many steps as tokens, exactly one token is revealed per step unless they ask for more.
+    One token per step in an order that does not look at the drawn tokens samples the model exactly, guidance by exact
+    rates included.
+
+    Attributes:
+      temperature: of the draw of tokens; 0 takes the most probable one, None is 1. The order sees log p without it.
+      top_k, top_p: as in `Ancestral`.
+      order: a function of `discrete.orders`, or another f(log_p, drawn, key) -> confidence (L,).
+      threshold: reveal every position whose confidence exceeds it (Fast-dLLM, LLaDA2). None for no threshold.
+      bound: reveal positions from the most confident on while the sum of their entropies minus the largest one is at
+        most `bound` nats. Each step then errs by at most `bound` in KL. None for no bound.
+      noise: Dream's `alg_temp`: Gumbel noise of this size is added to the confidence. None or 0 for none.
+      edit: replace a decided token if another one is more probable than `edit` (LLaDA2.1). Fix a prompt with `Infill`.
+        None for no edits.
+      block: reveal within the first unfinished block of `block` tokens only, counted from the first mask (LLaDA's
+        semi-autoregressive blocks, which do not change the attention). None for one block.
+      last: a token, such as the end of the text. Positions about to become it are revealed after all others.
+
+    Raises:
+      Refused: a negative temperature, a top_p that is not positive, a top_k or a block below 1; a process without
+        masks. As a transition of particles: a temperature of 0, edits, and orders that look at more than log p.
+
+    >>> import guidance_jax as gj
+    >>> gj.discrete.PlannedUnmasking(order=gj.discrete.orders.entropy, bound=0.1).bound
+    0.1
+    """
+
+    temperature: Any = None
+    top_k: Any = None
+    top_p: Any = None
+    order: Callable = static(default=orders.max_probability)
+    threshold: Any = None
+    bound: Any = None
+    noise: Any = None
+    edit: Any = None
+    block: int | None = static(default=None)
+    last: int | None = static(default=None)
+
+    takes = Absorbing
+    zero_is_greedy = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.block is not None and self.block < 1:
+            raise Refused(f"a block has at least one token, got block={self.block}; leave it out for one block")
+
+    def init(self, x):
+        return jnp.asarray(-1)  # the position of the first mask, unknown before the first step
+
+    def reveal(self, pred: Any, drawn: Any, t: Any, s: Any, first: Any, key: Any) -> Any:
+        """Return which of the masks are revealed, (L,) booleans. Blocks are counted from the position `first`."""
+        order_key, noise_key = jax.random.split(key)
+        log_p, free, place = jax.nn.log_softmax(pred.log_weights), pred.process.free(pred.x), jnp.arange(len(pred.x))
+        confidence = self.order(log_p, drawn, order_key)
+        if self.last is not None:
+            likely = drawn if self.order is orders.low_confidence else argmax_token(log_p)
+            confidence = jnp.where(likely == self.last, -jnp.inf, confidence)
+        score = confidence
+        if self.noise is not None:
+            score = score + self.noise * jax.random.gumbel(noise_key, score.shape)
+        block = jnp.zeros_like(place) if self.block is None else (place - first) // self.block
+        current = free & (block == jnp.min(jnp.where(free, block, len(place))))
+        # masks before decided tokens, block by block, the most confident first, equal ones from the left
+        ranked = jnp.lexsort((place, -score, jnp.where(free, block, len(place))))
+        rank = jnp.argsort(ranked)
+        share = (s.alpha - t.alpha) / jnp.maximum(1 - t.alpha, 1e-12)
+        revealed = rank < jnp.ceil(jnp.sum(free) * share - 1e-4)
+        if self.threshold is not None:
+            revealed |= current & (confidence > self.threshold)
+        if self.bound is not None:
+            uncertainty = jnp.where(current, -orders.entropy(log_p, drawn, order_key), 0)[ranked]
+            revealed |= current & (jnp.cumsum(uncertainty) - jax.lax.cummax(uncertainty) <= self.bound)[rank]
+        return revealed & free
+
+    def step(self, pred, t, s, evaluate, state, key):
+        draw_key, reveal_key = jax.random.split(key)
+        free = pred.process.free(pred.x)
+        first = jnp.where(state < 0, jnp.argmax(free), state)
+        log_p = jax.nn.log_softmax(self.truncate(pred).log_weights)
+        drawn = draw_token(draw_key, log_p)
+        if self.temperature is not None:
+            drawn = jnp.where(jnp.asarray(self.temperature) == 0, argmax_token(log_p), drawn)
+        changed = self.reveal(pred, drawn, t, s, first, reveal_key) | (free & (drawn == FAILED))
+        if self.edit is not None:
+            probability = orders.low_confidence(log_p, drawn, reveal_key)
+            changed |= ~free & (drawn != FAILED) & (drawn != pred.x) & (probability > self.edit)
+        return jnp.where(changed, drawn.astype(pred.x.dtype), pred.x), first
+
+    def transition(self, pred, t, s):
+        cold = self.temperature is not None and concrete(self.temperature) and self.temperature == 0
+        looks = self.order not in (orders.max_probability, orders.margin, orders.entropy)
+        if looks or cold or any(v is not None for v in (self.edit, self.noise, self.block)):
+            raise Refused(
+                "particles weigh transitions, which PlannedUnmasking has for the orders max_probability, margin and "
+                "entropy without noise, edits, blocks or temperature 0; leave those out, or take FirstHitting()"
+            )
+        states = pred.process.states
+        log_p = jax.nn.log_softmax(self.truncate(pred).log_weights)
+        revealed = self.reveal(pred, argmax_token(log_p), t, s, 0, jax.random.key(0))
+        log_p = jnp.pad(log_p, ((0, 0), (0, states - log_p.shape[1])), constant_values=-jnp.inf)
+        return Categorical(jnp.where(revealed[:, None], log_p, log(jax.nn.one_hot(pred.x, states))))

@@ -1,0 +1,126 @@
+"""Remasking: masked models may take tokens back (ReMDM, Wang et al. 2025, arXiv 2503.00307, eq. 6).
+
+    decided token:  stays with probability 1 - sg, becomes a mask with sg
+    mask:           becomes v with p(v) (alpha_s - (1 - sg) alpha_t) / (1 - alpha_t), else stays a mask
+
+for any sg from 0 to min(1, (1 - alpha_s) / alpha_t): the share of decided tokens is alpha_s whatever sg is. So tokens
+that were drawn together, without knowing of each other, get another chance.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import FAILED, Categorical, Refused, Stochastic, concrete, log, pytree, static
+from guidance_jax.discrete.ancestral import TokenSolver
+from guidance_jax.discrete.process import Absorbing
+
+
+def cap(eta: Any, largest: Any, alpha_t: Any, alpha_s: Any) -> Any:
+    """min(eta, largest): ReMDM-cap.
+
+    Args:
+      eta: the strength.
+      largest: the largest probability of remasking that keeps the marginals.
+      alpha_t, alpha_s: the probabilities that a token is kept at both levels; not used.
+    """
+    return jnp.minimum(eta, largest)
+
+
+def rescale(eta: Any, largest: Any, alpha_t: Any, alpha_s: Any) -> Any:
+    """eta times the largest: ReMDM-rescale.
+
+    Args:
+      eta, largest, alpha_t, alpha_s: as in `cap`.
+    """
+    return eta * largest
+
+
+def forward_backward(eta: Any, largest: Any, alpha_t: Any, alpha_s: Any) -> Any:
+    """eta (alpha_s - alpha_t) / alpha_t: at 1 the forward-backward corrector of Campbell et al. (arXiv 2205.14987).
+
+    Args:
+      eta, largest, alpha_t, alpha_s: as in `cap`.
+    """
+    return jnp.minimum(eta * (alpha_s - alpha_t) / jnp.maximum(alpha_t, 1e-12), largest)
+
+
+@pytree
+class Remasking(TokenSolver, Stochastic):
+    """Ancestral sampling of masks that may also mask decided tokens again. One network call a step.
+
+    With eta 0 it is `Ancestral`. In few steps it repairs tokens that were drawn at once. Tokens that were given are
+    remasked too: fix a prompt with `Infill`. Every tilt of guidance multiplies the odds of leaving a mask.
+
+    Attributes:
+      temperature, top_k, top_p: as in `Ancestral`.
+      eta: how strongly, from 0 to 1.
+      amount: `cap`, `rescale` or `forward_backward` of `discrete.remasking`: the probability sg from eta.
+      confident: distribute sg over the decided tokens by softmax(-p), p the probability a token had when it was
+        decided: tokens that were improbable are remasked more (ReMDM-conf). Such a step has no weights for particles.
+
+    Raises:
+      Refused: as `Ancestral`; an eta outside 0 to 1; a process without masks.
+
+    >>> import guidance_jax as gj
+    >>> gj.discrete.Remasking(eta=0.1).eta
+    0.1
+    """
+
+    temperature: Any = None
+    top_k: Any = None
+    top_p: Any = None
+    eta: Any = 0.1
+    amount: Callable = static(default=cap)
+    confident: bool = static(default=False)
+
+    takes = Absorbing
+
+    def __post_init__(self):
+        super().__post_init__()
+        if concrete(self.eta) and not 0 <= self.eta <= 1:
+            raise Refused(f"eta of Remasking is from 0 to 1, got {self.eta}; write eta=0.1")
+
+    def init(self, x):
+        return jnp.ones(x.shape)  # the probability that a token had when it was decided; 1 of given ones
+
+    def odds(self, pred: Any, t: Any, s: Any, confidence: Any) -> Any:
+        """log p(x_s | x_t) of every position, (L, states)."""
+        process = pred.process
+        free = process.free(pred.x)
+        largest = jnp.minimum(1.0, (1 - s.alpha) / jnp.maximum(t.alpha, 1e-12))
+        again = self.amount(self.eta, largest, t.alpha, s.alpha)
+        if self.confident:
+            share = jax.nn.softmax(jnp.where(free, -jnp.inf, -confidence))
+            share = jnp.where(jnp.all(free), 0, share)
+            each = again * share
+        else:
+            each = jnp.broadcast_to(again, free.shape)
+        # masks leave at the rate that keeps the expected share of decided tokens
+        mean = jnp.sum(jnp.where(free, 0, each)) / jnp.maximum(jnp.sum(~free), 1) if self.confident else again
+        leave = (s.alpha - (1 - mean) * t.alpha) / jnp.maximum(1 - t.alpha, 1e-12)
+        go = log(leave) + self.truncate(pred).log_weights
+        go = jnp.pad(go, ((0, 0), (0, process.states - process.vocabulary)), constant_values=-jnp.inf)
+        stay_masked = log(1 - leave)
+        masked = jax.nn.log_softmax(go.at[:, process.mask].set(stay_masked))
+        own = jax.nn.one_hot(pred.x, process.states)
+        decided = jnp.log(jnp.maximum((1 - each)[:, None] * own, 0)).at[:, process.mask].set(log(each))
+        return jnp.where(free[:, None], masked, decided)
+
+    def transition(self, pred, t, s):
+        if self.confident:
+            raise Refused(
+                "particles weigh transitions by x alone, and Remasking(confident=True) remembers confidences; leave "
+                "confident out"
+            )
+        return Categorical(self.odds(pred, t, s, None))
+
+    def step(self, pred, t, s, evaluate, state, key):
+        x = Categorical(self.odds(pred, t, s, state)).draw(key)
+        free = pred.process.free(pred.x)
+        log_p = jax.nn.log_softmax(self.truncate(pred).log_weights)
+        own = jnp.exp(jnp.take_along_axis(log_p, jnp.clip(x, 0, log_p.shape[1] - 1)[:, None], 1)[:, 0])
+        confidence = jnp.where(free & (x != FAILED), own, state)
+        return x.astype(pred.x.dtype), jnp.where(pred.process.free(x), 0.0, confidence)
