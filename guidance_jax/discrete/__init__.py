@@ -3,6 +3,8 @@
 from guidance_jax.discrete import gibbs, orders, remasking
 from guidance_jax.discrete.ancestral import Ancestral
 from guidance_jax.discrete.any_order import AnyOrder
+from guidance_jax.discrete.automaton import Automaton
+from guidance_jax.discrete.automaton_guidance import AutomatonGuidance, AutomatonTwist
 from guidance_jax.discrete.density_ratio import DensityRatio, NeighbourClassifier
 from guidance_jax.discrete.first_hitting import FirstHitting
 from guidance_jax.discrete.forbid import Forbid
@@ -27,6 +29,9 @@ __all__ = [
     "Absorbing",
     "Ancestral",
     "AnyOrder",
+    "Automaton",
+    "AutomatonGuidance",
+    "AutomatonTwist",
     "DensityRatio",
     "FirstHitting",
     "Forbid",

@@ -21,11 +21,13 @@ from guidance_jax.core import (
     concrete,
     draw_token,
     log,
+    need,
     pytree,
     static,
 )
 from guidance_jax.discrete import orders
 from guidance_jax.discrete.ancestral import TokenSolver
+from guidance_jax.discrete.automaton import Automaton
 from guidance_jax.discrete.process import Absorbing
 
 
@@ -51,6 +53,8 @@ class PlannedUnmasking(TokenSolver, Stochastic):
         None for no edits.
       block: reveal within the first unfinished block of `block` tokens only, counted from the first mask (LLaDA's
         semi-autoregressive blocks, which do not change the attention). None for one block.
+      within: an `Automaton`: all masks are drawn jointly, from the product of their p_l given that the whole sequence
+        follows the rule, so that every sample does, whatever number of tokens is revealed per step. None for no rule.
       last: a token, such as the end of the text. Positions about to become it are revealed after all others.
 
     Raises:
@@ -71,6 +75,7 @@ class PlannedUnmasking(TokenSolver, Stochastic):
     noise: Any = None
     edit: Any = None
     block: int | None = static(default=None)
+    within: Any = None
     last: int | None = static(default=None)
 
     takes = Absorbing
@@ -83,6 +88,20 @@ class PlannedUnmasking(TokenSolver, Stochastic):
 
     def init(self, x):
         return jnp.asarray(-1)  # the position of the first mask, unknown before the first step
+
+    def check(self, levels, shape, cond):
+        super().check(levels, shape, cond)
+        if self.within is not None:
+            need(self, self.within, Automaton, "within")
+            self.within.check(self.within.vocabulary, shape[-1])
+
+    def draw(self, log_p: Any, pred: Any, key: Any) -> tuple[Any, Any]:
+        """(tokens drawn for all positions, the most probable ones), each position by itself or all within the rule."""
+        if self.within is None:
+            return draw_token(key, log_p), argmax_token(log_p)
+        known = log(jax.nn.one_hot(pred.x, log_p.shape[1], dtype=log_p.dtype))
+        log_p = jnp.where(pred.process.free(pred.x)[:, None], log_p, known)
+        return self.within.draw(log_p, key), self.within.mode(log_p)
 
     def reveal(self, pred: Any, drawn: Any, t: Any, s: Any, first: Any, key: Any) -> Any:
         """Return which of the masks are revealed, (L,) booleans. Blocks are counted from the position `first`."""
@@ -114,9 +133,9 @@ class PlannedUnmasking(TokenSolver, Stochastic):
         free = pred.process.free(pred.x)
         first = jnp.where(state < 0, jnp.argmax(free), state)
         log_p = jax.nn.log_softmax(self.truncate(pred).log_weights)
-        drawn = draw_token(draw_key, log_p)
+        drawn, greedy = self.draw(log_p, pred, draw_key)
         if self.temperature is not None:
-            drawn = jnp.where(jnp.asarray(self.temperature) == 0, argmax_token(log_p), drawn)
+            drawn = jnp.where(jnp.asarray(self.temperature) == 0, greedy, drawn)
         changed = self.reveal(pred, drawn, t, s, first, reveal_key) | (free & (drawn == FAILED))
         if self.edit is not None:
             probability = orders.low_confidence(log_p, drawn, reveal_key)
@@ -126,10 +145,10 @@ class PlannedUnmasking(TokenSolver, Stochastic):
     def transition(self, pred, t, s):
         cold = self.temperature is not None and concrete(self.temperature) and self.temperature == 0
         looks = self.order not in (orders.max_probability, orders.margin, orders.entropy)
-        if looks or cold or any(v is not None for v in (self.edit, self.noise, self.block)):
+        if looks or cold or any(v is not None for v in (self.edit, self.noise, self.block, self.within)):
             raise Refused(
                 "particles weigh transitions, which PlannedUnmasking has for the orders max_probability, margin and "
-                "entropy without noise, edits, blocks or temperature 0; leave those out, or take FirstHitting()"
+                "entropy without noise, edits, blocks, rules or temperature 0; leave those out, or take FirstHitting()"
             )
         states = pred.process.states
         log_p = jax.nn.log_softmax(self.truncate(pred).log_weights)

@@ -1,0 +1,270 @@
+"""Finite automata over tokens: exact probabilities of a rule under a product distribution, draws and modes within it.
+
+    f_0 = e_start,  f_l = f_{l-1} T_l,    b_L = accepting,  b_{l-1} = T_l b_l,    T_l(q, q') = sum of p_l(v), q -v-> q'
+    P(accept) = f_l . b_l  for every l,    P(accept | x_l = v) / P(accept) = sum_q f_{l-1}(q) b_l(q after v) / P(accept)
+
+One pass forward and one backward give all L V ratios, in O(L Q C) for Q states and C classes of tokens that act alike.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from guidance_jax._typing import Array, Float, Int
+from guidance_jax.core import FAILED, Refused, concrete, draw_token, log, pytree
+
+
+@pytree
+class Automaton:
+    """A deterministic finite automaton over the tokens of a vocabulary: a set of sequences of tokens.
+
+    Make one with `from_pattern` or `count`, and combine them: `a & b`, `a | b`, `~a`.
+
+    Attributes:
+      classes: (V,), the class of every token; tokens of one class act alike in every state.
+      after: (Q, C), the state after a token of a class.
+      accepting: (Q,), the states in which a sequence may end.
+      start: the state before the first token.
+
+    >>> rule = Automaton.from_pattern("a+b?", ["a", "b"])
+    >>> [bool(rule.accepts(jnp.array(x))) for x in ([0, 0, 1], [0, 1, 0])]
+    [True, False]
+    """
+
+    classes: Any
+    after: Any
+    accepting: Any
+    start: Any = 0
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens it knows."""
+        return len(self.classes)
+
+    @property
+    def states(self) -> int:
+        """How many states it has."""
+        return len(self.accepting)
+
+    @classmethod
+    def from_table(cls, table: Any, accepting: Any, start: int = 0) -> "Automaton":
+        """The smallest automaton with the same sequences as that of a table.
+
+        Args:
+          table: (Q, V) integers, the state after each token.
+          accepting: (Q,) booleans.
+          start: the first state.
+
+        Raises:
+          Refused: a table that is no table of states.
+        """
+        table, accepting = np.asarray(table), np.asarray(accepting, bool)
+        if table.ndim != 2 or table.shape[0] != len(accepting) or table.min() < 0 or table.max() >= len(table):
+            raise Refused(f"a table of an automaton is (Q, V) of states below Q, got shape {table.shape}")
+        columns, classes = np.unique(table, axis=1, return_inverse=True)
+        return smallest(classes.reshape(-1), columns, accepting, start)
+
+    @classmethod
+    def from_pattern(cls, pattern: str, tokens: Sequence[str | None], end: int | None = None) -> "Automaton":
+        """The sequences whose text matches a regular expression from its first to its last character.
+
+        Args:
+          pattern: in the syntax of Python's `re`, without look-around, references and boundaries.
+          tokens: the text of every token, in order; None or "" for tokens that may not occur.
+          end: the token that ends a text: it may follow a match, and nothing but itself follows it.
+
+        Raises:
+          Refused: a pattern that is none, or uses what is no regular expression.
+
+        >>> Automaton.from_pattern(r"[01]{2}", list("012")).states
+        4
+        """
+        from guidance_jax.discrete.patterns import compile_pattern
+
+        return compile_pattern(pattern, tokens, end)
+
+    @classmethod
+    def count(cls, counted: Any, least: int, most: int | None, vocabulary: int) -> "Automaton":
+        """The sequences with `least` to `most` tokens out of `counted`.
+
+        Args:
+          counted: a token, or several.
+          least, most: how many; None for no upper bound.
+          vocabulary: how many tokens there are.
+
+        Raises:
+          Refused: bounds that no sequence meets, tokens outside the vocabulary.
+
+        >>> bool(Automaton.count(1, 2, 2, vocabulary=3).accepts(jnp.array([1, 0, 1])))
+        True
+        """
+        found = np.atleast_1d(np.asarray(counted))
+        if least < 0 or (most is not None and most < least) or (found < 0).any() or (found >= vocabulary).any():
+            raise Refused(f"count from {least} to {most} of {found.tolist()} among {vocabulary} tokens: no such rule")
+        last = least if most is None else most + 1
+        table = np.repeat(np.arange(last + 1)[:, None], vocabulary, 1)
+        table[:, found] = np.minimum(table[:, found] + 1, last)
+        number = np.arange(last + 1)
+        return cls.from_table(table, (number >= least) & (number <= last if most is None else number <= most))
+
+    def _with(self, other: "Automaton", rule: Any) -> "Automaton":
+        if self.vocabulary != other.vocabulary:
+            raise Refused(f"automata of {self.vocabulary} and {other.vocabulary} tokens do not combine")
+        pairs, classes = np.unique(np.stack([self.classes, other.classes]), axis=1, return_inverse=True)
+        size = other.states
+        after = np.asarray(self.after)[:, None, pairs[0]] * size + np.asarray(other.after)[None, :, pairs[1]]
+        accepting = rule(np.asarray(self.accepting)[:, None], np.asarray(other.accepting)[None])
+        start = int(self.start) * size + int(other.start)
+        return smallest(classes.reshape(-1), after.reshape(-1, pairs.shape[1]), accepting.reshape(-1), start)
+
+    def __and__(self, other: "Automaton") -> "Automaton":
+        return self._with(other, np.logical_and)
+
+    def __or__(self, other: "Automaton") -> "Automaton":
+        return self._with(other, np.logical_or)
+
+    def __invert__(self) -> "Automaton":
+        return Automaton(self.classes, self.after, ~np.asarray(self.accepting), self.start)
+
+    def check(self, vocabulary: int, length: int) -> None:
+        """Raise `Refused` unless it is of that vocabulary and has a sequence of `length` tokens."""
+        if self.vocabulary != vocabulary:
+            raise Refused(f"the automaton is of {self.vocabulary} tokens, the model of {vocabulary}; compile it again")
+        if not all(concrete(a) for a in (self.after, self.accepting, self.start)):
+            return
+        can, lengths = np.asarray(self.accepting), []
+        for size in range(length + 1):
+            if can[int(self.start)]:
+                lengths.append(size)
+            can = can[np.asarray(self.after)].any(1)
+        if length not in lengths:
+            near = f"the longest has {lengths[-1]}" if lengths else "none is as short"
+            raise Refused(
+                f"no sequence of {length} tokens follows the rule: {near}; change the length, or compile it with end="
+            )
+
+    def accepts(self, x: Int[Array, " L"]) -> Any:
+        """Whether a sequence follows the rule; False if a token is none of the vocabulary."""
+        known = jnp.all((x >= 0) & (x < self.vocabulary))
+        kinds = jnp.asarray(self.classes)[jnp.clip(x, 0, self.vocabulary - 1)]
+        after = jnp.asarray(self.after)
+        last, _ = jax.lax.scan(lambda q, kind: (after[q, kind], None), jnp.asarray(self.start), kinds)
+        return known & jnp.asarray(self.accepting)[last]
+
+    def class_probabilities(self, log_p: Any) -> Any:
+        """(L, C), the probability of each class under log p (L, V)."""
+        kinds = jnp.asarray(self.after).shape[1]
+        return jnp.zeros((len(log_p), kinds), log_p.dtype).at[:, jnp.asarray(self.classes)].add(jnp.exp(log_p))
+
+    def futures(self, log_p: Float[Array, "L V"]) -> tuple[Float[Array, "L1 Q"], Float[Array, " L1"]]:
+        """b_0 to b_L, each divided by its largest entry, and the logarithms of what they are divided by, summed."""
+        after = jnp.asarray(self.after)
+        last = jnp.asarray(self.accepting).astype(log_p.dtype)
+
+        def back(carry, p):
+            b, total = carry
+            b = jnp.sum(p * b[after], 1)
+            size = jnp.max(b)
+            b, total = b / jnp.where(size > 0, size, 1), total + log(size)
+            return (b, total), (b, total)
+
+        first = last, jnp.zeros((), log_p.dtype)
+        _, (b, total) = jax.lax.scan(back, first, self.class_probabilities(log_p), reverse=True)
+        return jnp.concatenate([b, last[None]]), jnp.append(total, 0)
+
+    def log_probability(self, log_p: Float[Array, "L V"]) -> Float[Array, ""]:
+        """log P(accept) of tokens that are independent with log-probabilities log p; -inf if none is accepted.
+
+        >>> float(jnp.exp(Automaton.count(1, 1, 1, 2).log_probability(jnp.log(jnp.full((2, 2), 0.5)))))
+        0.5
+        """
+        b, total = self.futures(log_p)
+        return log(b[0, jnp.asarray(self.start)]) + total[0]
+
+    def log_ratios(self, log_p: Float[Array, "L V"]) -> Float[Array, "L V"]:
+        """log P(accept | x_l = v) - log P(accept), for all positions and tokens; NaN if P(accept) is 0."""
+        after, p = jnp.asarray(self.after), self.class_probabilities(log_p)
+        b, _ = self.futures(log_p)
+
+        def forward(f, inputs):
+            p, b = inputs
+            each = jnp.sum(f[:, None] * b[after], 0)  # (C,)
+            f = jnp.zeros_like(f).at[after].add(f[:, None] * p)
+            return f / jnp.where(jnp.max(f) > 0, jnp.max(f), 1), each
+
+        start = jax.nn.one_hot(self.start, self.states, dtype=log_p.dtype)
+        _, each = jax.lax.scan(forward, start, (p, b[1:]))
+        whole = jnp.sum(p * each, 1, keepdims=True)
+        ratios = log(each) - jnp.where(whole > 0, jnp.log(jnp.where(whole > 0, whole, 1)), jnp.nan)
+        return ratios[:, jnp.asarray(self.classes)]
+
+    def draw(self, log_p: Float[Array, "L V"], key: Any) -> Int[Array, " L"]:
+        """A sequence from the product of p_l, given that it follows the rule; all `FAILED` if none does.
+
+        Args:
+          log_p: (L, V), log-probabilities of independent tokens.
+          key: a random key.
+        """
+        b, _ = self.futures(log_p)
+        classes, after = jnp.asarray(self.classes), jnp.asarray(self.after)
+
+        def step(q, inputs):
+            row, b, key = inputs
+            token = draw_token(key, row + log(b[after[q]])[classes])
+            return after[q, classes[jnp.maximum(token, 0)]], token
+
+        keys = jax.random.split(key, len(log_p))
+        _, x = jax.lax.scan(step, jnp.asarray(self.start), (log_p, b[1:], keys))
+        return jnp.where(jnp.any(x == FAILED), FAILED, x)
+
+    def mode(self, log_p: Float[Array, "L V"]) -> Int[Array, " L"]:
+        """The most probable sequence that follows the rule; all `FAILED` if none does.
+
+        Args:
+          log_p: (L, V), log-probabilities of independent tokens.
+        """
+        classes, after = jnp.asarray(self.classes), jnp.asarray(self.after)
+        last = jnp.where(jnp.asarray(self.accepting), 0.0, -jnp.inf).astype(log_p.dtype)
+
+        def back(m, row):
+            best = jnp.full(after.shape[1], -jnp.inf, log_p.dtype).at[classes].max(row)
+            return jnp.max(best + m[after], 1), m
+
+        _, m = jax.lax.scan(back, last, log_p, reverse=True)
+
+        def step(q, inputs):
+            row, m = inputs
+            score = row + m[after[q]][classes]
+            token = jnp.where(jnp.max(score) > -jnp.inf, jnp.argmax(score), FAILED)
+            return after[q, classes[jnp.maximum(token, 0)]], token.astype(jnp.int32)
+
+        _, x = jax.lax.scan(step, jnp.asarray(self.start), (log_p, m))
+        return jnp.where(jnp.any(x == FAILED), FAILED, x)
+
+
+def smallest(classes: np.ndarray, after: np.ndarray, accepting: np.ndarray, start: int) -> Automaton:
+    """The automaton with the fewest states and classes, by reachability and Moore's refinement of partitions."""
+    seen, todo = {start: 0}, [start]
+    for state in todo:
+        for following in np.unique(after[state]):
+            if int(following) not in seen:
+                seen[int(following)] = len(seen)
+                todo.append(int(following))
+    number = np.zeros(len(after), int)
+    number[todo] = np.arange(len(todo))
+    after, accepting = number[after[todo]], accepting[todo]
+    block, count = accepting.astype(int), 0
+    while True:
+        _, block = np.unique(np.column_stack([block, block[after]]), axis=0, return_inverse=True)
+        block = block.reshape(-1)
+        if block.max() == count:
+            break
+        count = block.max()
+    _, first = np.unique(block, return_index=True)
+    table, kinds = np.unique(block[after[first]], axis=1, return_inverse=True)
+    return Automaton(
+        kinds.reshape(-1)[classes].astype(np.int32), table.astype(np.int32), accepting[first], np.int32(block[0])
+    )
