@@ -315,6 +315,11 @@ _ROWS = [
         (d.AnyOrder, {"model": FREE, "classifier": CLASSIFIER, "scale": SCALE, "top": COUNT_, "masks": COUNT_}),
         (d.Forbid, {"inner": MODEL, "banned": NUMBERS_}),
         (d.Infill, {"inner": REVERSE, "known": NUMBERS_}),
+        (d.PromptCFG, {"inner": MODEL, "prompt": NUMBERS_, "scale": SCALE}, _ONE),
+        (d.AdaptiveCFG, {"inner": MODEL, "scale": SCALE, "prompt": NUMBERS_}, _ONE),
+        (d.AutomatonGuidance, {"inner": MODEL, "automaton": IN_PYTHON, "scale": SCALE}, _ZERO),
+        (d.EntRGi, {"inner": MODEL, "reward": IN_PYTHON, "table": TABLE, "scale": SCALE}, _ZERO),
+        (d.GibbsCorrector, {"inner": REVERSE, "model": MODEL}),
     ),
     *_rows(
         TEXT,
@@ -350,6 +355,12 @@ SOLVERS = {
         *((cls, {}) for cls in (f.PatchByPatch, f.DrawPatch)),
         *((cls, _SAMPLED) for cls in (d.Ancestral, d.FirstHitting, d.MaskPredict, d.SingleJump, d.TauLeap)),
         (d.SUNDAE, {**_SAMPLED, "share": STRENGTH_}),
+        (d.Remasking, _SAMPLED),
+        (
+            d.PlannedUnmasking,
+            {**_SAMPLED, **dict.fromkeys(("threshold", "bound", "noise", "edit"), NUMBER_)}
+            | {"block": COUNT_, "last": COUNT_, "within": IN_PYTHON},
+        ),
     )
 }
 SCALES = {

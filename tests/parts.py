@@ -11,7 +11,7 @@ import guidance_jax as gj
 from guidance_jax import methods
 from tests.given import Given
 from tests.table import MIXTURE, Taught
-from tests.token_table import EMBEDDED, GPT, HIDDEN, MASKED, TABLE, UNIFORM
+from tests.token_table import EMBEDDED, GPT, HIDDEN, MASKED, RULE, TABLE, UNIFORM
 
 NULL, CLASSES = 3, 3
 
@@ -63,6 +63,10 @@ def attribute(log_p, hidden, cond):
 
 def first_of_mean(mean, log_std, cond):
     return mean[0]
+
+
+def first_of_sum(e, level, cond):
+    return jnp.sum(jnp.asarray(e, jnp.float32))
 
 
 def first_entry(x):
@@ -149,6 +153,11 @@ SPECIAL = {
     "SVDD": lambda m: {"children": 2, "solver": usual(m)},
     "DiffusionLM": lambda m: {"steps": 2, "solver": usual(m)},
     "LaMBO": lambda m: {"model": m},
+    "PromptCFG": lambda m: {"prompt": jnp.array([-1, 1, -1]), "scale": 1.5},
+    "AdaptiveCFG": lambda m: {"scale": 1.5},
+    "AutomatonGuidance": lambda m: {"automaton": RULE},
+    "EntRGi": lambda m: {"reward": first_of_sum},
+    "GibbsCorrector": lambda m: {"inner": gj.Reverse(m, usual(m))},
     "CacheGuidance": lambda m: {"attribute": first_of_mean, "steps": 1},
 }
 

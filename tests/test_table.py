@@ -164,7 +164,9 @@ def test_method_files_stay_small():
     assert len(files) > 60
     sizes = {p.name: len(p.read_text().splitlines()) / max(1, p.read_text().count("@pytree")) for p in files}
     assert {
-        n: size for n, size in sizes.items() if size > 110 and n not in ("process.py", "lambo.py", "twisted.py")
+        n: size
+        for n, size in sizes.items()
+        if size > 110 and n not in ("process.py", "lambo.py", "twisted.py", "planned.py")
     } == {}
 
 
@@ -207,6 +209,7 @@ LIBRARY |= {
     "flows",
     "models",
     "oracles",
+    "automata",
     "diagnostics",
     "sharding",
     "jobs",

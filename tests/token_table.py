@@ -12,14 +12,22 @@ from guidance_jax.discrete import (
     NOS,
     SUNDAE,
     TAG,
+    AdaptiveCFG,
     AnyOrder,
+    Automaton,
+    AutomatonGuidance,
     DensityRatio,
+    EntRGi,
     FirstHitting,
     Forbid,
+    GibbsCorrector,
     LaMBO,
     MaskPredict,
+    PlannedUnmasking,
     PredictorFree,
     PredictorGuidance,
+    PromptCFG,
+    Remasking,
     SingleJump,
     TauLeap,
 )
@@ -100,6 +108,11 @@ def near(x, level, cond):
     return -jnp.sum((x - TABLE[cond]) ** 2)
 
 
+def liked(e, level, cond):
+    """A reward of the embeddings of a sequence."""
+    return jnp.sum(jnp.tanh(e) * jnp.array([[1.0, -0.5]])) + 0.3 * jnp.sum(e[0] * e[-1])
+
+
 def another(label):
     return (label + 1) % 3
 
@@ -110,6 +123,10 @@ def neighbours(x, level, label):
     at, v = jnp.divmod(sites, MASKED.space.vocabulary)
     each = jax.vmap(lambda at, v: log_masked(x.at[at].set(v), level, label))(at, v)
     return each.reshape(LENGTH, -1)
+
+
+def two(label):
+    return jnp.stack([label, (label + 1) % 3], -1)
 
 
 class Row(NamedTuple):
@@ -160,6 +177,7 @@ def solved(model, solver):
 
 
 KNOWN = jnp.array([-1, 2, -1])
+RULE = Automaton.from_pattern("[ab]*c[ab]*", "abc")  # exactly one of the third token
 ROWS = {
     "CFG": row("CFG", MASKED),
     "CFG, uniform": row("CFG", UNIFORM),
@@ -183,6 +201,26 @@ ROWS = {
         masked(MASKED, TauLeap()),
     ),
     gj.Infill: Row(lambda w: given(UNIFORM, w).make("Infill", known=KNOWN), 1.0, gj.Infill(masked(UNIFORM), KNOWN)),
+    PromptCFG: Row(
+        lambda w: gj.Infill(masked(given(MASKED, w).make("PromptCFG", prompt=KNOWN), PlannedUnmasking()), KNOWN),
+        1.0,
+        gj.Infill(masked(MASKED, PlannedUnmasking()), KNOWN),
+    ),
+    AdaptiveCFG: row("AdaptiveCFG", MASKED, FirstHitting(), rho=0.6),
+    AutomatonGuidance: row("AutomatonGuidance", MASKED, FirstHitting(), automaton=RULE),
+    EntRGi: row("EntRGi", MASKED, FirstHitting(), reward=liked),
+    "Compose": Row(
+        lambda w: masked(gj.Conditioned(gj.guidance.Compose(MASKED, NULL, w * jnp.array([1.0, -0.4])), two)),
+        0.0,
+        masked(unconditional(MASKED)),
+    ),
+    PlannedUnmasking: solved(MASKED, PlannedUnmasking(0.8, noise=0.1)),
+    Remasking: solved(MASKED, Remasking(eta=0.4)),
+    GibbsCorrector: Row(
+        lambda w: GibbsCorrector(masked(UNIFORM), gj.CFG(UNIFORM, NULL, w)),
+        1.0,
+        GibbsCorrector(masked(UNIFORM), UNIFORM),
+    ),
     NOS: row("NOS", HIDDEN, rate=0.5),
     "NOS, embeddings": row("NOS", EMBEDDED, gj.DDIM(0.5), rate=0.5)._replace(off=None, identity=None),
     LaMBO: Row(lambda w: given(HIDDEN, w).make("LaMBO", model=NOS(HIDDEN, along, w, rate=0.5))),

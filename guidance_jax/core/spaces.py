@@ -20,6 +20,7 @@ class Space:
 
     kind: ClassVar[str] = "samples"  # in refusals
     solver: ClassVar[str] = "DDIM()"  # one that takes it, in refusals
+    composes: ClassVar[bool] = True  # whether its predictions compose: u + sum of weight (prediction - u)
 
     def start(self, key: Any, levels: Level, shape: tuple[int, ...]) -> Any:
         """What the forward process leaves at the noisiest level of data with little or no signal."""
@@ -87,6 +88,11 @@ class Prediction:
     def contrast(self, weak: "Prediction", scale: Any, level: Level) -> "Prediction":
         """weak + scale (self - weak), same point x: what every contrast of two predictions is made of."""
         return self.towards(weak.x0 + scale * (self.x0 - weak.x0), level)
+
+    def compose(self, others: "Prediction", weights: Any, level: Level) -> "Prediction":
+        """self + sum_k weights_k (others_k - self), same point x; the predictions `others` are stacked, (K, ...)."""
+        towards = jnp.tensordot(weights.astype(self.x0.dtype), others.x0 - self.x0, 1, precision="highest")
+        return self.towards(self.x0 + towards, level)
 
 
 @dataclasses.dataclass(frozen=True)

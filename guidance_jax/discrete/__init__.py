@@ -1,11 +1,12 @@
 """Token sequences: absorbing and uniform diffusion, their solvers, and guidance by rates and hidden states."""
 
-from guidance_jax.discrete import gibbs, orders, remasking
+from guidance_jax.automata import Automaton
+from guidance_jax.discrete import entrgi, orders, remasking, sites
 from guidance_jax.discrete.ancestral import Ancestral
 from guidance_jax.discrete.any_order import AnyOrder
-from guidance_jax.discrete.automaton import Automaton
 from guidance_jax.discrete.automaton_guidance import AutomatonGuidance, AutomatonTwist
 from guidance_jax.discrete.density_ratio import DensityRatio, NeighbourClassifier
+from guidance_jax.discrete.entrgi import EntRGi
 from guidance_jax.discrete.first_hitting import FirstHitting
 from guidance_jax.discrete.forbid import Forbid
 from guidance_jax.discrete.gibbs import GibbsCorrector
@@ -13,6 +14,7 @@ from guidance_jax.discrete.infill import Infill
 from guidance_jax.discrete.jump import SingleJump
 from guidance_jax.discrete.lambo import LaMBO
 from guidance_jax.discrete.mask_predict import MaskPredict
+from guidance_jax.discrete.masked_contrast import AdaptiveCFG, PromptCFG
 from guidance_jax.discrete.network import HiddenNetwork, TokenNetwork
 from guidance_jax.discrete.nos import NOS, ValueHead
 from guidance_jax.discrete.planned import PlannedUnmasking
@@ -27,12 +29,14 @@ from guidance_jax.discrete.tau_leap import TauLeap
 
 __all__ = [
     "Absorbing",
+    "AdaptiveCFG",
     "Ancestral",
     "AnyOrder",
     "Automaton",
     "AutomatonGuidance",
     "AutomatonTwist",
     "DensityRatio",
+    "EntRGi",
     "FirstHitting",
     "Forbid",
     "GibbsCorrector",
@@ -45,6 +49,7 @@ __all__ = [
     "PlannedUnmasking",
     "PredictorFree",
     "PredictorGuidance",
+    "PromptCFG",
     "Remasking",
     "SUNDAE",
     "SingleJump",
@@ -54,7 +59,8 @@ __all__ = [
     "TokenPrediction",
     "Uniform",
     "ValueHead",
-    "gibbs",
+    "entrgi",
     "orders",
     "remasking",
+    "sites",
 ]

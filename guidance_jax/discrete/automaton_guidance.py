@@ -2,7 +2,7 @@
 
     log p_l(v | rule) = log p_l(v) + log P(accept | x_l = v) - log P(accept)
 
-under the product of the model's own marginals, with decided tokens as they are: all L V ratios in one pass, no classifier.
+under the product of the model's own marginals, with decided tokens as they are: all L V ratios in one pass.
 Decoding with rules: DINGO (2025, arXiv 2505.23061), Diffinity (2602.12468).
 """
 
@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from guidance_jax.automata.automaton import Automaton
 from guidance_jax.core import Denoiser, Guide, add_logs, log, need, pytree
-from guidance_jax.discrete.automaton import Automaton
 from guidance_jax.discrete.process import Absorbing
 from guidance_jax.guidance.base import Contrast
 from guidance_jax.guidance.scales import not_negative, strength
@@ -71,10 +71,10 @@ class AutomatonGuidance(Contrast):
         weak, state = self.inner(x, level, cond, state, key)
         ratios = self.automaton.log_ratios(marginals(weak))
         w = strength(self.scale, level, cond, off=0.0)
-        return tilted(weak, ratios, w), tilted(weak, ratios, 1.0), weak, state
+        return tilt(weak, ratios, w), tilt(weak, ratios, 1.0), weak, state
 
 
-def tilted(pred: Any, ratios: Any, w: Any) -> Any:
+def tilt(pred: Any, ratios: Any, w: Any) -> Any:
     """The prediction with log p + w ratios, normalised; what a rule forbids is impossible at every w but 0."""
     forbidden = ratios == -jnp.inf
     gain = jnp.where(forbidden, jnp.where(w == 0, 0.0, -jnp.inf), w * jnp.where(forbidden, 0, ratios))

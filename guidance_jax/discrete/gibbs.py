@@ -2,8 +2,8 @@
 
     x_l ~ alpha p(x0_l = v | x_t without l) + (1 - alpha) / V
 
-is the exact conditional of the noisy distribution p_s, so drawing one position chosen at random keeps p_s. A choice that
-looks at x does not keep it, although such choices are published as if they did.
+is the exact conditional of the noisy distribution p_s, so drawing one position chosen at random keeps p_s. A choice
+that looks at x does not keep it, although such choices are published as if they did.
 """
 
 from collections.abc import Callable
@@ -12,75 +12,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax._typing import Array, Float
-from guidance_jax.core import (
-    Denoiser,
-    KernelWrapper,
-    Refused,
-    add_logs,
-    check_space,
-    draw_token,
-    log,
-    need,
-    pytree,
-    static,
-)
+from guidance_jax.core import Denoiser, KernelWrapper, Refused, add_logs, draw_token, log, need, pytree, static
 from guidance_jax.discrete.process import Uniform
+from guidance_jax.discrete.sites import uniformly
 from guidance_jax.kernels.corrector import not_of_a_population
-
-
-def uniformly(log_p: Any, x: Any) -> Float[Array, " L"]:
-    """No preference: keeps the distribution with one site at a time.
-
-    Args:
-      log_p: (L, V), log-probabilities of each token given all others.
-      x: (L,), the sequence.
-    """
-    return jnp.zeros(len(x))
-
-
-def lowest_current(log_p: Any, x: Any) -> Float[Array, " L"]:
-    """Prefer positions whose token is improbable: -log p(x_l | the others).
-
-    Args:
-      log_p, x: as in `uniformly`.
-    """
-    return -jnp.take_along_axis(log_p, x[:, None], 1)[:, 0]
-
-
-def lowest_maximum(log_p: Any, x: Any) -> Float[Array, " L"]:
-    """Prefer positions where no token is probable: -max_v log p(v | the others).
-
-    Args:
-      log_p, x: as in `uniformly`.
-    """
-    return -jnp.max(log_p, 1)
-
-
-def lowest_margin(log_p: Any, x: Any) -> Float[Array, " L"]:
-    """Prefer positions where another token is more probable: max over v != x_l of log p(v) - log p(x_l).
-
-    Args:
-      log_p, x: as in `uniformly`.
-    """
-    own = jax.nn.one_hot(x, log_p.shape[1], dtype=bool)
-    return jnp.max(jnp.where(own, -jnp.inf, log_p), 1) + lowest_current(log_p, x)
 
 
 @pytree
 class GibbsCorrector(KernelWrapper):
     """Draw `sites` tokens again after each step of `inner`, `steps` times, given all others; none at the clean level.
 
-    With an exact model, `sites=1` and `choose=uniformly` keep the distribution of the noise level, and guidance by exact
-    rates keeps the guided one. Other choices and several sites at once are faster and biased. `steps` calls of the
-    model a step; its state restarts every time.
+    With an exact model, `sites=1` and `choose=uniformly` keep the distribution of the noise level, and guidance by
+    exact rates keeps the guided one. Other choices and several sites at once are faster and biased. `steps` calls of
+    the model a step; its state restarts every time.
 
     Attributes:
       inner: a kernel of uniform diffusion, not of populations.
       model: the denoiser that corrects, guided or not.
       steps: how many times.
       sites: positions drawn at once.
-      choose: `uniformly`, `lowest_current`, `lowest_maximum` or `lowest_margin` of `discrete.gibbs`.
+      choose: `uniformly`, `lowest_current`, `lowest_maximum` or `lowest_margin` of `discrete.sites`.
       noise: Gumbel noise added to the preference: how random the choice is. At 0 it takes the most preferred.
 
     Raises:
@@ -100,7 +51,6 @@ class GibbsCorrector(KernelWrapper):
         self.check_inner()
         not_of_a_population(self)
         need(self, self.model, Denoiser, "the model")
-        check_space(self, self.space)
         if self.steps < 1 or not 1 <= self.sites <= shape[-1]:
             raise Refused(
                 f"GibbsCorrector takes one step or more of 1 to {shape[-1]} sites, got steps={self.steps}, "
@@ -110,9 +60,9 @@ class GibbsCorrector(KernelWrapper):
         self.model.check(levels, shape, cond)
 
     def __call__(self, carry, t, s, cond, key):
-        inner_key, key = jax.random.split(key)
+        inner_key, correct_key = jax.random.split(key)
         carry = self.inner(carry, t, s, cond, inner_key)
-        x = jax.lax.cond(s.sigma > 0, lambda x: self.correct(x, s, cond, key), lambda x: x, carry.x)
+        x = jax.lax.cond(s.sigma > 0, lambda x: self.correct(x, s, cond, correct_key), lambda x: x, carry.x)
         return carry._replace(x=x)
 
     def correct(self, x: Any, s: Any, cond: Any, key: Any) -> Any:

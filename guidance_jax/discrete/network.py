@@ -10,7 +10,6 @@ from guidance_jax.models.batching import call_network, require_form
 from guidance_jax.models.domain import Domain, network_condition, unless_unknown
 from guidance_jax.models.network import Parametrized
 
-
 OTHERS, ALL = "others", "all"  # tokens that the logits of a position are given
 
 

@@ -12,13 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from guidance_jax.automata.automaton import Automaton
 from guidance_jax.core import (
     FAILED,
-    Categorical,
     Refused,
-    Stochastic,
     argmax_token,
-    concrete,
     draw_token,
     log,
     need,
@@ -27,12 +25,11 @@ from guidance_jax.core import (
 )
 from guidance_jax.discrete import orders
 from guidance_jax.discrete.ancestral import TokenSolver
-from guidance_jax.discrete.automaton import Automaton
 from guidance_jax.discrete.process import Absorbing
 
 
 @pytree
-class PlannedUnmasking(TokenSolver, Stochastic):
+class PlannedUnmasking(TokenSolver):
     """Reveal the most confident masks at every step, and leave the others masked. One network call a step.
 
     At least ceil(m (alpha_s - alpha_t) / (1 - alpha_t)) of m masks are revealed, so that none is left at the end. On
@@ -59,7 +56,7 @@ class PlannedUnmasking(TokenSolver, Stochastic):
 
     Raises:
       Refused: a negative temperature, a top_p that is not positive, a top_k or a block below 1; a process without
-        masks. As a transition of particles: a temperature of 0, edits, and orders that look at more than log p.
+        masks; particles, for whose weights a guided and an unguided model would have to reveal the same positions.
 
     >>> import guidance_jax as gj
     >>> gj.discrete.PlannedUnmasking(order=gj.discrete.orders.entropy, bound=0.1).bound
@@ -141,17 +138,3 @@ class PlannedUnmasking(TokenSolver, Stochastic):
             probability = orders.low_confidence(log_p, drawn, reveal_key)
             changed |= ~free & (drawn != FAILED) & (drawn != pred.x) & (probability > self.edit)
         return jnp.where(changed, drawn.astype(pred.x.dtype), pred.x), first
-
-    def transition(self, pred, t, s):
-        cold = self.temperature is not None and concrete(self.temperature) and self.temperature == 0
-        looks = self.order not in (orders.max_probability, orders.margin, orders.entropy)
-        if looks or cold or any(v is not None for v in (self.edit, self.noise, self.block, self.within)):
-            raise Refused(
-                "particles weigh transitions, which PlannedUnmasking has for the orders max_probability, margin and "
-                "entropy without noise, edits, blocks, rules or temperature 0; leave those out, or take FirstHitting()"
-            )
-        states = pred.process.states
-        log_p = jax.nn.log_softmax(self.truncate(pred).log_weights)
-        revealed = self.reveal(pred, argmax_token(log_p), t, s, 0, jax.random.key(0))
-        log_p = jnp.pad(log_p, ((0, 0), (0, states - log_p.shape[1])), constant_values=-jnp.inf)
-        return Categorical(jnp.where(revealed[:, None], log_p, log(jax.nn.one_hot(pred.x, states))))

@@ -47,6 +47,20 @@ class TokenPrediction:
         tilt = weak.tilt + scale * (self.tilt - weak.tilt)
         return dataclasses.replace(self, log_p=jax.nn.log_softmax(log_p), tilt=tilt)
 
+    def compose(self, others: "TokenPrediction", weights: Any, level: Level) -> "TokenPrediction":
+        """log p proportional to log p + sum_k weights_k (log p_k - log p), normalised per position; tilts likewise.
+
+        What is impossible here stays so, and so does what a condition of positive weight forbids.
+        """
+        column = weights.reshape(-1, *[1] * self.log_p.ndim)
+        allowed, possible = self.log_p != -jnp.inf, others.log_p != -jnp.inf
+        own = jnp.where(allowed, self.log_p, 0)
+        gaps = jnp.where(allowed & possible, jnp.where(possible, others.log_p, 0) - own, 0)
+        forbidden = ~allowed | jnp.any(~possible & (column > 0), 0)
+        log_p = jnp.where(forbidden, -jnp.inf, own + jnp.sum(column * gaps, 0))
+        tilt = self.tilt + jnp.tensordot(weights, others.tilt - self.tilt, 1)
+        return dataclasses.replace(self, log_p=jax.nn.log_softmax(log_p), tilt=tilt)
+
     @property
     def log_weights(self) -> Any:
         """log_p + tilt, (L, V): the odds of what each position becomes; impossible tokens stay so whatever the tilt."""

@@ -19,31 +19,20 @@ from guidance_jax.discrete.process import Absorbing
 
 
 def cap(eta: Any, largest: Any, alpha_t: Any, alpha_s: Any) -> Any:
-    """min(eta, largest): ReMDM-cap.
+    """ReMDM-cap: min(eta, largest), of the strength `eta` and the `largest` probability that keeps the marginals.
 
-    Args:
-      eta: the strength.
-      largest: the largest probability of remasking that keeps the marginals.
-      alpha_t, alpha_s: the probabilities that a token is kept at both levels; not used.
+    `alpha_t` and `alpha_s` are not used.
     """
     return jnp.minimum(eta, largest)
 
 
 def rescale(eta: Any, largest: Any, alpha_t: Any, alpha_s: Any) -> Any:
-    """eta times the largest: ReMDM-rescale.
-
-    Args:
-      eta, largest, alpha_t, alpha_s: as in `cap`.
-    """
+    """ReMDM-rescale: eta times largest. `eta`, `largest`, `alpha_t` and `alpha_s` as in `cap`."""
     return eta * largest
 
 
 def forward_backward(eta: Any, largest: Any, alpha_t: Any, alpha_s: Any) -> Any:
-    """eta (alpha_s - alpha_t) / alpha_t: at 1 the forward-backward corrector of Campbell et al. (arXiv 2205.14987).
-
-    Args:
-      eta, largest, alpha_t, alpha_s: as in `cap`.
-    """
+    """eta (alpha_s - alpha_t) / alpha_t: at eta 1 forward-backward (arXiv 2205.14987). `largest` as in `cap`."""
     return jnp.minimum(eta * (alpha_s - alpha_t) / jnp.maximum(alpha_t, 1e-12), largest)
 
 
@@ -51,15 +40,16 @@ def forward_backward(eta: Any, largest: Any, alpha_t: Any, alpha_s: Any) -> Any:
 class Remasking(TokenSolver, Stochastic):
     """Ancestral sampling of masks that may also mask decided tokens again. One network call a step.
 
-    With eta 0 it is `Ancestral`. In few steps it repairs tokens that were drawn at once. Tokens that were given are
-    remasked too: fix a prompt with `Infill`. Every tilt of guidance multiplies the odds of leaving a mask.
+    With eta 0 it is `Ancestral`. On a joint of three tokens the error is larger than that, and falls with the steps. Tokens that were given are remasked too: fix a prompt with `Infill`. Every tilt of
+    guidance multiplies the odds of leaving a mask.
 
     Attributes:
       temperature, top_k, top_p: as in `Ancestral`.
       eta: how strongly, from 0 to 1.
       amount: `cap`, `rescale` or `forward_backward` of `discrete.remasking`: the probability sg from eta.
       confident: distribute sg over the decided tokens by softmax(-p), p the probability a token had when it was
-        decided: tokens that were improbable are remasked more (ReMDM-conf). Such a step has no weights for particles.
+        decided: tokens that were improbable are remasked more (ReMDM-conf). The share of decided tokens is then kept
+        approximately, and particles cannot weigh such a step.
 
     Raises:
       Refused: as `Ancestral`; an eta outside 0 to 1; a process without masks.
@@ -92,29 +82,23 @@ class Remasking(TokenSolver, Stochastic):
         free = process.free(pred.x)
         largest = jnp.minimum(1.0, (1 - s.alpha) / jnp.maximum(t.alpha, 1e-12))
         again = self.amount(self.eta, largest, t.alpha, s.alpha)
+        each = mean = jnp.broadcast_to(again, free.shape)
         if self.confident:
             share = jax.nn.softmax(jnp.where(free, -jnp.inf, -confidence))
-            share = jnp.where(jnp.all(free), 0, share)
-            each = again * share
-        else:
-            each = jnp.broadcast_to(again, free.shape)
+            each = again * jnp.where(jnp.all(free), 0, share)
+            mean = jnp.sum(each) / jnp.maximum(jnp.sum(~free), 1)
         # masks leave at the rate that keeps the expected share of decided tokens
-        mean = jnp.sum(jnp.where(free, 0, each)) / jnp.maximum(jnp.sum(~free), 1) if self.confident else again
         leave = (s.alpha - (1 - mean) * t.alpha) / jnp.maximum(1 - t.alpha, 1e-12)
+        leave = jnp.broadcast_to(leave, free.shape)[:, None]
         go = log(leave) + self.truncate(pred).log_weights
         go = jnp.pad(go, ((0, 0), (0, process.states - process.vocabulary)), constant_values=-jnp.inf)
-        stay_masked = log(1 - leave)
-        masked = jax.nn.log_softmax(go.at[:, process.mask].set(stay_masked))
-        own = jax.nn.one_hot(pred.x, process.states)
-        decided = jnp.log(jnp.maximum((1 - each)[:, None] * own, 0)).at[:, process.mask].set(log(each))
+        masked = jax.nn.log_softmax(go.at[:, process.mask].set(log(1 - leave[:, 0])))
+        decided = log((1 - each)[:, None] * jax.nn.one_hot(pred.x, process.states)).at[:, process.mask].set(log(each))
         return jnp.where(free[:, None], masked, decided)
 
     def transition(self, pred, t, s):
         if self.confident:
-            raise Refused(
-                "particles weigh transitions by x alone, and Remasking(confident=True) remembers confidences; leave "
-                "confident out"
-            )
+            raise Refused("particles weigh transitions by x alone; leave confident out, which remembers more")
         return Categorical(self.odds(pred, t, s, None))
 
     def step(self, pred, t, s, evaluate, state, key):

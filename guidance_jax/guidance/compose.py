@@ -2,6 +2,9 @@
 
     D = D_u + sum_k weight_k (D_k - D_u)
 
+Of tokens the same of log p, normalised per position. The three-way rule of image editing and of multimodal language
+models, D_0 + a (D_image - D_0) + b (D_both - D_image), has the conditions (image, both) and the weights (a - b, b).
+
 A positive weight asks for a condition, a negative one for its absence; one condition is CFG.
 """
 
@@ -10,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import GaussianDiffusion, Refused, converted, pytree
+from guidance_jax.core import Refused, converted, float_type, pytree
 from guidance_jax.guidance.base import Guidance, check_conditions, only_guided, stack_states
 from guidance_jax.guidance.scales import strength
 
@@ -43,8 +46,6 @@ class Compose(Guidance):
     weights: Any = converted(vector)
     window: Any = 1.0
 
-    takes = GaussianDiffusion
-
     def init(self, x):
         return stack_states(self.inner.init(x), len(self.weights) + 1)
 
@@ -52,9 +53,11 @@ class Compose(Guidance):
         if jnp.ndim(self.weights) != 1:
             raise Refused(f"Compose takes one weight per condition, (K,), got shape {jnp.shape(self.weights)}")
         check_conditions(self, levels, shape, cond)
+        if not self.space.composes:
+            raise Refused(f"Compose is for images, vectors and tokens, the model is of {self.space.kind}; use CFG")
 
     def __call__(self, x, level, cond, state, key):
-        weights = jnp.asarray(self.weights * strength(self.window, level, cond, off=0.0), x.dtype)
+        weights = jnp.asarray(self.weights * strength(self.window, level, cond, off=0.0), float_type(x))
         sizes = {jnp.shape(c)[:1] for c in jax.tree.leaves(cond)}
         if sizes != {weights.shape}:
             raise Refused(
@@ -65,6 +68,5 @@ class Compose(Guidance):
         every = jax.tree.map(lambda n, c: jnp.concatenate([jnp.broadcast_to(n, (1, *c.shape[1:])), c]), null, cond)
         preds, state = jax.vmap(self.inner, in_axes=(None, None, 0, 0, None))(x, level, every, state, key)
         u = jax.tree.map(lambda p: p[0], preds)
-        towards = jnp.tensordot(weights, preds.x0[1:] - u.x0, 1, precision="highest")
-        first = jax.tree.map(lambda p: p[1], preds)
-        return only_guided(self.inner, u.towards(u.x0 + towards, level), first), state
+        others, first = jax.tree.map(lambda p: p[1:], preds), jax.tree.map(lambda p: p[1], preds)
+        return only_guided(self.inner, u.compose(others, weights, level), first), state

@@ -336,7 +336,9 @@ def test_sundae_with_the_exact_posterior_is_gibbs_sampling():
 
     n = 20_000
     start = MASKED.sequences[np.random.default_rng(0).choice(27, n, p=MASKED.target())]
-    clean = gj.TokenNetwork((), lambda params, x, t, cond: conditionals(x, None, None), gj.Uniform(3), batched=False, given="others")
+    clean = gj.TokenNetwork(
+        (), lambda params, x, t, cond: conditionals(x, None, None), gj.Uniform(3), batched=False, given="others"
+    )
     kernel = gj.Reverse(clean, SUNDAE(share=0.02))
     run = jax.jit(jax.vmap(lambda key, x: gj.sample(key, kernel, FLOW.levels(100), x).x))
     after = run(gj.keys(0, n), jnp.asarray(start))

@@ -82,7 +82,7 @@ class Automaton:
         >>> Automaton.from_pattern(r"[01]{2}", list("012")).states
         4
         """
-        from guidance_jax.discrete.patterns import compile_pattern
+        from guidance_jax.automata.pattern import compile_pattern
 
         return compile_pattern(pattern, tokens, end)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from guidance_jax.automata.automaton import Automaton, smallest
 from guidance_jax.core import Refused
-from guidance_jax.discrete.automaton import Automaton, smallest
 
 STATES = 20_000  # of the automaton over characters, at most
 REPEATS = 1_000  # of one part of a pattern

@@ -1,0 +1,130 @@
+"""Contrasts of a masked model with itself, asked about fewer tokens: guidance without a condition to drop.
+
+    log p proportional to (1 - scale) log p(x0_l | fewer tokens) + scale log p(x0_l | x_t)
+
+`PromptCFG` hides the prompt (LLaDA, Nie et al. 2025, arXiv 2502.09992, appendix A), `AdaptiveCFG` hides the tokens that
+the model is least sure of (A-CFG, Li et al. 2025, arXiv 2505.20199, Algorithm 1).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import Refused, concrete, converted, pytree
+from guidance_jax.discrete.infill import FREE, as_known
+from guidance_jax.discrete.process import Absorbing
+from guidance_jax.guidance.base import Contrast
+from guidance_jax.guidance.scales import active, strength, when
+
+
+class MaskedContrast(Contrast):
+    """The model contrasted with itself on a sequence with more masks. Its subclasses have the fields and `hide`."""
+
+    takes = Absorbing
+
+    def init(self, x):
+        return self.inner.init(x), self.inner.init(x)
+
+    def hide(self, x: Any, pred: Any, cond: Any) -> Any:
+        """Return the sequence x (L,) with more masks, given the prediction at x."""
+        raise NotImplementedError
+
+    def parts(self, x, level, cond, state, key):
+        w = strength(self.scale, level, cond, off=1.0)
+        strong, first = self.inner(x, level, cond, state[0], key)
+        weak, second = when(
+            active(self.scale, level),
+            lambda: self.inner(self.hide(x, strong, cond), level, cond, state[1], key),
+            lambda: (strong, state[1]),
+        )
+        return strong.contrast(weak, w, level), strong, weak, (first, second)
+
+
+def known_tokens(known: Any, cond: Any) -> Any:
+    """The array of given tokens, -1 where free."""
+    return jnp.asarray(known(cond) if callable(known) else known)
+
+
+@pytree
+class PromptCFG(MaskedContrast):
+    """Classifier-free guidance for models whose condition is a prompt: the weak model sees masks in its place.
+
+    Scale 1 is the model, 0 the model that does not see the prompt; LLaDA's `cfg_scale` is `scale - 1`. Two calls a
+    step. Fix the prompt itself with `Infill(Reverse(PromptCFG(...)), known)`.
+
+    Attributes:
+      inner: a denoiser of masked tokens.
+      prompt: (L,) given tokens and -1 elsewhere, as `known` of `Infill`: an array, a function of the condition, or the
+        name of an entry of it.
+      scale: a number, `Window`, or a function of the level. Outside a `Window` the second call is skipped.
+
+    Raises:
+      Refused: another space; a prompt of another length.
+
+    >>> import guidance_jax as gj
+    >>> model = gj.TokenNetwork((), lambda w, x, t, cond: jnp.zeros((4, 3)), gj.Absorbing(3), batched=False)
+    >>> prompt = jnp.array([2, -1, -1, -1])
+    >>> kernel = gj.Infill(gj.Reverse(PromptCFG(model, prompt, 2.0), gj.discrete.PlannedUnmasking()), prompt)
+    >>> gj.generate(gj.keys(0, 2), kernel, gj.RectifiedFlow().levels(4), (4,))[:, 0].tolist()
+    [2, 2]
+    """
+
+    inner: Any
+    prompt: Any = converted(as_known)
+    scale: Any
+
+    def check(self, levels, shape, cond):
+        super().check(levels, shape, cond)
+        known = self.prompt(cond) if callable(self.prompt) else self.prompt
+        if jnp.shape(known)[-1:] != tuple(shape[-1:]):
+            raise Refused(
+                f"the prompt has shape {jnp.shape(known)}, the sample {tuple(shape)}; fill it up with {FREE} to that "
+                "length"
+            )
+
+    def hide(self, x, pred, cond):
+        return jnp.where(known_tokens(self.prompt, cond) == FREE, x, self.space.mask).astype(x.dtype)
+
+
+@pytree
+class AdaptiveCFG(MaskedContrast):
+    """Contrast with the model that does not see the decided tokens it was least sure of. Two calls a step, in turn.
+
+    The share `rho` of the decided tokens outside the prompt, at least one if any is decided and `rho` is positive, is
+    masked: those with the lowest max_v p(v). Scale 1 or rho 0 is the model; rho 1 contrasts with the model that sees
+    the prompt alone.
+
+    Attributes:
+      inner: a denoiser of masked tokens.
+      scale: a number, `Window`, or a function of the level.
+      rho: the share, from 0 to 1; published is 0.3.
+      prompt: given tokens, which stay visible, as in `PromptCFG`; None for none.
+
+    Raises:
+      Refused: another space; a share outside 0 to 1; a prompt of another length.
+    """
+
+    inner: Any
+    scale: Any
+    rho: Any = 0.3
+    prompt: Any = converted(lambda known: None if known is None else as_known(known), default=None)
+
+    def __post_init__(self):
+        if concrete(self.rho) and not 0 <= self.rho <= 1:
+            raise Refused(f"rho of AdaptiveCFG is a share from 0 to 1, got {self.rho}; published is 0.3")
+
+    def check(self, levels, shape, cond):
+        super().check(levels, shape, cond)
+        if self.prompt is not None:
+            PromptCFG(self.inner, self.prompt, 1.0).check(levels, shape, cond)
+
+    def hide(self, x, pred, cond):
+        decided = ~self.space.free(x)
+        if self.prompt is not None:
+            decided &= known_tokens(self.prompt, cond) == FREE
+        confidence = jnp.where(decided, jnp.max(jax.nn.log_softmax(pred.log_weights), -1), jnp.inf)
+        count = jnp.sum(decided)
+        hidden = jnp.where(self.rho > 0, jnp.clip(jnp.floor(self.rho * count + 1e-4), 1, count), 0)
+        again = decided & (jnp.argsort(jnp.argsort(confidence)) < hidden)
+        return jnp.where(again, self.space.mask, x).astype(x.dtype)
