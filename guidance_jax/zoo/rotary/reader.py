@@ -1,0 +1,315 @@
+"""Folders of masked language models as published: `config.json`, one or several safetensors files, a tokenizer.
+
+A row of `FAMILIES` says what the configuration of a model type means and how its tensors are called.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from guidance_jax.checkpoints.safetensors_file import Tensors
+from guidance_jax.checkpoints.tensors import numbers
+from guidance_jax.core import Refused
+from guidance_jax.untrusted import check_size, plain_name, read_json, whole_number
+from guidance_jax.zoo.rotary.network import RotaryTransformer
+
+LLAMA = {
+    **{"embed": "model.embed_tokens", "norm": "model.norm", "head": "lm_head", "layers": "model.layers"},
+    **{"norm_1": "input_layernorm", "norm_2": "post_attention_layernorm"},
+    **{name: f"self_attn.{name}_proj" for name in "qkvo"},
+    **{"q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"},
+    **{name: f"mlp.{name}_proj" for name in ("gate", "up", "down")},
+}
+LLADA = {
+    **{"embed": "model.transformer.wte", "norm": "model.transformer.ln_f", "head": "model.transformer.ff_out"},
+    **{"layers": "model.transformer.blocks", "norm_1": "attn_norm", "norm_2": "ff_norm"},
+    **{"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "attn_out"},
+    **{"gate": "ff_proj", "up": "up_proj", "down": "ff_out"},
+}
+MODERNBERT = {
+    **{"embed": "model.embeddings.tok_embeddings", "embed_norm": "model.embeddings.norm", "norm": "model.final_norm"},
+    **{"layers": "model.layers", "norm_1": "attn_norm", "norm_2": "mlp_norm", "o": "attn.Wo", "down": "mlp.Wo"},
+    **{"qkv": "attn.Wqkv", "gate_up": "mlp.Wi"},
+    **{"dense": "head.dense", "dense_norm": "head.norm", "head": "decoder"},
+}
+ESM2 = {
+    **{"embed": "esm.embeddings.word_embeddings", "norm": "esm.encoder.emb_layer_norm_after"},
+    **{"layers": "esm.encoder.layer", "norm_1": "attention.LayerNorm", "norm_2": "LayerNorm"},
+    **{"q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value"},
+    **{"o": "attention.output.dense", "up": "intermediate.dense", "down": "output.dense"},
+    **{"dense": "lm_head.dense", "dense_norm": "lm_head.layer_norm", "head": "lm_head.decoder"},
+}
+ESMC = {
+    **{name: value.replace("model.", "esmc.") for name, value in LLAMA.items()},
+    **{"dense": "lm_head.dense", "dense_norm": "lm_head.layer_norm", "head": "lm_head.decoder"},
+}
+PASSED = (".rotary_emb.inv_freq", ".rotary_embeddings.inv_freq", ".position_ids", "contact_head.regression.weight")
+PASSED += ("contact_head.regression.bias", ".position_embeddings.weight")
+
+
+def theta_of(config: Mapping[str, Any], default: float, kind: str | None = None) -> float:
+    """The base of the rotary frequencies, wherever the configuration has it.
+
+    Raises:
+      Refused: frequencies of another rule than the plain one.
+    """
+    table = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    table = table.get(kind, {}) if kind is not None and kind in table else table
+    rule = table.get("rope_type", table.get("type", "default")) if isinstance(table, dict) else "unknown"
+    if rule != "default":
+        raise Refused(f"the configuration scales its rotary positions ({str(rule)[:40]!r}), which is not built")
+    names = {"full_attention": "global_rope_theta", "sliding_attention": "local_rope_theta"}
+    found = table.get("rope_theta", config.get(names.get(kind or "", "rope_theta"), default))
+    if type(found) not in (int, float) or not 1 < found < 1e12:
+        raise Refused(f"the base of the rotary positions is {str(found)[:40]!r}, expected a number above 1")
+    return float(found)
+
+
+class Sizes(NamedTuple):
+    """What every configuration says: as the fields of `RotaryTransformer`."""
+
+    vocabulary: int
+    width: int
+    hidden: int
+    layers: int
+    heads: int
+
+
+def number(config: Mapping[str, Any], name: str, default: float) -> float:
+    """A positive number of a configuration."""
+    value = config.get(name, default)
+    if type(value) not in (int, float) or not 0 < value < 1:
+        raise Refused(f"config.json: {name} is {str(value)[:40]!r}, expected a number between 0 and 1")
+    return float(value)
+
+
+def llama(config: Mapping[str, Any], sizes: Sizes, where: Any, **more: Any) -> RotaryTransformer:
+    """Llama, Qwen2 and Qwen3, whose masks are full where diffusion trained them."""
+    if config.get("hidden_act", "silu") != "silu" or config.get("mlp_bias"):
+        raise Refused(f"{where}: an MLP of {str(config.get('hidden_act'))[:40]!r}, or with biases, is not built")
+    channels = config.get("head_dim") or sizes.width // sizes.heads
+    return RotaryTransformer(
+        *sizes,
+        whole_number({"head_dim": channels}, "head_dim", where),
+        whole_number({"g": config.get("num_key_value_heads") or sizes.heads}, "g", where, 1, sizes.heads),
+        theta=theta_of(config, 10000.0),
+        eps=number(config, "rms_norm_eps", 1e-6),
+        head="tied" if config.get("tie_word_embeddings") else "linear",
+        **more,
+    )
+
+
+def qwen2(config, sizes, where):
+    return llama(config, sizes, where, qkv_bias=True, shifted=config.get("model_type") == "Dream")
+
+
+def plain_llama(config, sizes, where):
+    bias = bool(config.get("attention_bias"))
+    return llama(config, sizes, where, qkv_bias=bias, out_bias=bias)
+
+
+def qwen3(config, sizes, where):
+    bias = bool(config.get("attention_bias"))
+    return llama(config, sizes, where, query_norm="head", qkv_bias=bias, out_bias=bias)
+
+
+def llada(config, sizes, where):
+    return RotaryTransformer(
+        *sizes,
+        sizes.width // sizes.heads,
+        whole_number({"n_kv_heads": config.get("n_kv_heads") or sizes.heads}, "n_kv_heads", where, 1, sizes.heads),
+        theta=theta_of(config, 500000.0),
+        eps=number(config, "rms_norm_eps", 1e-5),
+        head="tied" if config.get("weight_tying") else "linear",
+    )
+
+
+def modernbert(config, sizes, where):
+    kinds = config.get("layer_types")
+    every = whole_number({"n": config.get("global_attn_every_n_layers", 3)}, "n", where)
+    local = (
+        tuple(k == "sliding_attention" for k in kinds) if kinds else tuple(i % every > 0 for i in range(sizes.layers))
+    )
+    if len(local) != sizes.layers or config.get("hidden_activation", "gelu") != "gelu":
+        raise Refused(f"{where}: layer_types or hidden_activation are not those of ModernBERT")
+    return RotaryTransformer(
+        *sizes,
+        sizes.width // sizes.heads,
+        sizes.heads,
+        theta=theta_of(config, 160000.0, "full_attention"),
+        local_theta=theta_of(config, 10000.0, "sliding_attention"),
+        local=local,
+        window=whole_number({"local_attention": config.get("local_attention", 128)}, "local_attention", where) // 2,
+        norm="layer",
+        eps=number(config, "norm_eps", 1e-5),
+        **{"norm_bias": bool(config.get("norm_bias")), "final_bias": bool(config.get("norm_bias"))},
+        **{name: bool(config.get("attention_bias")) for name in ("qkv_bias", "out_bias")},
+        mlp_bias=bool(config.get("mlp_bias")),
+        mlp="gelu",
+        embed_norm=True,
+        head="dense",
+        head_bias=bool(config.get("decoder_bias", True)),
+        dense_bias=bool(config.get("classifier_bias")),
+        tied=bool(config.get("tie_word_embeddings", True)),
+    )
+
+
+def esm2(config, sizes, where):
+    if config.get("position_embedding_type") != "rotary" or config.get("emb_layer_norm_before"):
+        raise Refused(f"{where}: an ESM with absolute positions or a norm of embeddings (ESM-1) is not built")
+    masked = whole_number(config, "mask_token_id", where, 0, sizes.vocabulary - 1)
+    return RotaryTransformer(
+        *sizes,
+        *(sizes.width // sizes.heads, sizes.heads),
+        **{"norm": "layer", "eps": number(config, "layer_norm_eps", 1e-5), "norm_bias": True, "final_bias": True},
+        **{"qkv_bias": True, "out_bias": True, "mlp_bias": True, "mlp": "plain"},
+        **{"head": "dense", "head_bias": True, "tied": True},
+        masks_are_zero=masked if config.get("token_dropout") else -1,
+    )
+
+
+def esmc(config, sizes, where):
+    return RotaryTransformer(
+        *sizes,
+        *(sizes.width // sizes.heads, sizes.heads),
+        theta=theta_of(config, 10000.0),
+        **{"norm": "layer", "eps": 1e-5, "norm_bias": True, "query_norm": "width"},
+        residual=math.sqrt(36 / sizes.layers),
+        **{"head": "dense", "head_bias": True, "tied": bool(config.get("tie_word_embeddings"))},
+    )
+
+
+class Family(NamedTuple):
+    """How the networks of one `model_type` are made and called."""
+
+    make: Callable[[Mapping[str, Any], Sizes, Any], RotaryTransformer]
+    names: Mapping[str, str]
+    sizes: tuple[str, ...] = (
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+    )
+    mask: int | None = None  # the number of the mask, where no configuration says it
+
+
+LLADA_SIZES = ("embedding_size", "d_model", "mlp_hidden_size", "n_layers", "n_heads")
+FAMILIES = {
+    **dict.fromkeys(("qwen3", "a2d-qwen3"), Family(qwen3, LLAMA)),
+    **dict.fromkeys(("qwen2", "Dream", "a2d-qwen2"), Family(qwen2, LLAMA)),
+    **dict.fromkeys(("llama", "a2d-llama"), Family(plain_llama, LLAMA)),
+    "llada": Family(llada, LLADA, LLADA_SIZES, 126336),
+    "modernbert": Family(modernbert, MODERNBERT),
+    "esm": Family(esm2, ESM2),
+    "esmc": Family(esmc, ESMC),
+}
+
+
+def read_network(folder: Path, dtype: str | None = None) -> tuple[RotaryTransformer, Any, dict[str, Any]]:
+    """(network, parameters, configuration) of a folder; nothing in it is executed.
+
+    Raises:
+      Refused: another architecture, missing or damaged files, tensors that are missing, left over or of another shape.
+    """
+    where = folder / "config.json"
+    config = read_json(where)
+    kind = config.get("model_type")
+    if kind not in FAMILIES:
+        raise Refused(f"{where} is of a {str(kind)[:40]!r} model; text and proteins are read of {', '.join(FAMILIES)}")
+    family = FAMILIES[kind]
+    sizes = Sizes(*(whole_number(config, name, where) for name in family.sizes))
+    network = family.make(config, sizes, where)
+    if network.width % 2 or network.channels % 2 or network.heads % network.groups:
+        raise Refused(f"{where}: {network.heads} heads of {network.channels} channels over {network.groups} groups")
+    state = tensors_of(folder)
+    params = params_of(network, state, family.names, where)
+    if dtype is not None:
+        network = RotaryTransformer(**{**vars(network), "dtype": jnp.dtype(dtype)})
+        params = jax.tree.map(lambda a: a.astype(dtype), params)
+    return network, params, config
+
+
+def tensors_of(folder: Path) -> Tensors:
+    """The tensors of one safetensors file, or of those that an index names."""
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        table = read_json(index).get("weight_map")
+        if not isinstance(table, dict):
+            raise Refused(f"{index} has no weight_map; fetch it again")
+        return Tensors(*(folder / plain_name(name, index) for name in sorted(set(map(str, table.values())))))
+    if not (folder / "model.safetensors").exists():
+        raise Refused(f"{folder} has no model.safetensors; save one with save_pretrained(folder)")
+    return Tensors(folder / "model.safetensors")
+
+
+def params_of(network: RotaryTransformer, state: Tensors, names: Mapping[str, str], where: Any) -> dict[str, Any]:
+    """The parameters of `network` from tensors with the `names` of its family.
+
+    Raises:
+      Refused: a tensor that is missing, left over, or of another shape; numbers that are not finite.
+    """
+    left, shapes = set(state), state.shapes()
+    layers = {int(m[1]) for n in left if (m := re.match(re.escape(names["layers"]) + r"\.(\d+)\.", n))}
+    if layers != set(range(network.layers)):
+        raise Refused(f"{where} has {network.layers:,} layers, the tensors {len(layers)}; compare them")
+    wanted = sum(math.prod(s) for s in jax.tree.leaves(network.shapes(), is_leaf=lambda s: isinstance(s, tuple)))
+    check_size(4 * wanted, 4 * sum(math.prod(s) for s in shapes.values()), where)
+
+    def take(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        older = name.removesuffix("weight") + "gamma" if name.endswith("weight") else name.removesuffix("bias") + "beta"
+        name = older if name not in shapes and older in shapes else name
+        if name not in shapes:
+            raise Refused(f"the checkpoint has no tensor {name}")
+        if shapes[name] != shape:
+            raise Refused(f"{name} has shape {shapes[name]}, expected {shape}; the configuration is another model's")
+        left.discard(name)
+        return np.asarray(numbers(state[name], name))
+
+    def value(prefix: str, part: str, leaf: str, shape: tuple[int, ...]) -> np.ndarray:
+        """One array, from its own tensor or from its share of a joined one; kernels are transposed."""
+        suffix = "bias" if leaf == "bias" else "weight"
+        for joined, parts in (("qkv", "qkv"), ("gate_up", ("gate", "up"))):
+            if joined in names and part in parts:
+                rows = sum(network.shapes()["layers"][p][leaf][-1] for p in parts)
+                own = (rows, shape[0]) if leaf == "kernel" else (rows,)
+                each = np.split(take(f"{prefix}{names[joined]}.{suffix}", own), len(parts))[list(parts).index(part)]
+                return each.T if leaf == "kernel" else each
+        name = f"{prefix}{names[part]}.{suffix}"
+        if part == "head" and leaf == "bias" and name not in shapes:
+            name = name.replace(".decoder.", ".")  # ESM-2 has it beside
+        return take(name, shape[::-1]).T if leaf == "kernel" else take(name, shape)
+
+    found: dict[str, Any] = {}
+    for part, leaves in network.shapes().items():
+        if part == "embed":
+            found[part] = jnp.asarray(take(f"{names[part]}.weight", leaves))
+        elif part == "layers":
+            found[part] = {}
+            for own, inner in leaves.items():
+                found[part][own] = {}
+                for leaf, shape in inner.items():
+                    each = np.empty(shape, np.float32)
+                    for i in range(network.layers):
+                        first = network.embed_norm and i == 0 and own == "norm_1"  # ModernBERT has none there
+                        prefix = f"{names['layers']}.{i}."
+                        each[i] = 1.0 if first else value(prefix, own, leaf, shape[1:])
+                    found[part][own][leaf] = jnp.asarray(each)
+        else:
+            found[part] = {leaf: jnp.asarray(value("", part, leaf, shape)) for leaf, shape in leaves.items()}
+    tied = f"{names.get('head', '')}.weight" if network.head == "tied" or network.tied else ""
+    rest = sorted(n for n in left if n != tied and not n.endswith(PASSED) and not copy_of_bias(n, names))
+    if rest:
+        raise Refused(f"the checkpoint has a tensor that the network has not: {rest[0]}")
+    return found
+
+
+def copy_of_bias(name: str, names: Mapping[str, str]) -> bool:
+    """Whether a tensor is ESM-2's second copy of the bias of its head."""
+    return name in (f"{names.get('head', '')}.bias", "lm_head.bias")
