@@ -63,6 +63,7 @@ class Given(Protocol):
     scale: Any
     weights: Any
     per_class: Any
+    prompt: Any
 
     def part(self, name: str) -> Any:
         """The method of that name, for methods that are made from another."""
@@ -114,6 +115,7 @@ MASK = Source(NUMBERS, lambda given: given.mask, "mask")
 STD = Source(NUMBER, lambda given: given.std)
 OBSERVED = Source(FIXED, lambda given: given.observed)
 WEAK = Source(PART, lambda given: given.weak, shown="")
+PROMPT = Source(NUMBERS, lambda given: given.prompt, shown="")
 TABLE = Source(NUMBERS, lambda given: given.embeddings, "embeddings")
 SCALE = Source(STRENGTH, lambda given: given.scale, shown="2.0")
 WEIGHTS = Source(NUMBERS, lambda given: given.weights, "several conditions", shown="1 each")
@@ -315,8 +317,8 @@ _ROWS = [
         (d.AnyOrder, {"model": FREE, "classifier": CLASSIFIER, "scale": SCALE, "top": COUNT_, "masks": COUNT_}),
         (d.Forbid, {"inner": MODEL, "banned": NUMBERS_}),
         (d.Infill, {"inner": REVERSE, "known": NUMBERS_}),
-        (d.PromptCFG, {"inner": MODEL, "prompt": NUMBERS_, "scale": SCALE}, _ONE),
-        (d.AdaptiveCFG, {"inner": MODEL, "scale": SCALE, "prompt": NUMBERS_}, _ONE),
+        (d.PromptCFG, {"inner": MODEL, "prompt": PROMPT, "scale": SCALE}, _ONE),
+        (d.AdaptiveCFG, {"inner": MODEL, "scale": SCALE, "prompt": PROMPT}, _ONE),
         (d.AutomatonGuidance, {"inner": MODEL, "automaton": IN_PYTHON, "scale": SCALE}, _ZERO),
         (d.EntRGi, {"inner": MODEL, "reward": IN_PYTHON, "table": TABLE, "scale": SCALE}, _ZERO),
         (d.GibbsCorrector, {"inner": REVERSE, "model": MODEL}),

@@ -31,6 +31,7 @@ class Given:
     scale: Any = None
     weights: Any = None
     per_class: Any = None
+    prompt: Any = None
 
     def part(self, name):
         return METHODS[name].make(self)

@@ -11,6 +11,7 @@ from guidance_jax.untrusted import read_json
 from guidance_jax.zoo.diffusers.folder import INDEX
 from guidance_jax.zoo.load import denoiser_in, is_pipeline, load
 from guidance_jax.zoo.pipeline import Pipeline
+from guidance_jax.zoo.rotary.pipeline import is_text
 
 
 def schedule_of(model: Any) -> Schedule:
@@ -27,6 +28,8 @@ def schedule_of(model: Any) -> Schedule:
 def about(models: str | Path) -> Any:
     """What the denoiser of a folder says of itself: for manifests and protocols."""
     index = Path(models) / INDEX
+    if is_text(models):
+        return read_json(Path(models) / "config.json")
     return read_json(index) if index.exists() else read_config(denoiser_in(models))
 
 

@@ -375,7 +375,7 @@ class Given:
         self.offer, self.row = offer, row
         self.operator, self.std = offer.operator, offer.std
         self.schedule = offer.schedule
-        self.neighbours = self.attribute = self.embeddings = None  # in Python alone
+        self.neighbours = self.attribute = self.embeddings = self.prompt = None  # in Python alone
 
     def clip(self, model: Any) -> Any:
         """The model of a kernel that steps by it is clipped; guidance is clipped as a whole, afterwards."""

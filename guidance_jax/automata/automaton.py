@@ -6,6 +6,7 @@
 One pass forward and one backward give all L V ratios, in O(L Q C) for Q states and C classes of tokens that act alike.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax._typing import Array, Float, Int
-from guidance_jax.core import FAILED, Refused, concrete, draw_token, log, pytree
+from guidance_jax.core import FAILED, Refused, argmax_token, concrete, draw_token, log, pytree, static
 
 
 @pytree
@@ -28,6 +29,7 @@ class Automaton:
       after: (Q, C), the state after a token of a class.
       accepting: (Q,), the states in which a sequence may end.
       start: the state before the first token.
+      begin: how many tokens at the beginning of a sequence are free, such as those of a prompt.
 
     >>> rule = Automaton.from_pattern("a+b?", ["a", "b"])
     >>> [bool(rule.accepts(jnp.array(x))) for x in ([0, 0, 1], [0, 1, 0])]
@@ -38,6 +40,7 @@ class Automaton:
     after: Any
     accepting: Any
     start: Any = 0
+    begin: int = static(default=0)
 
     @property
     def vocabulary(self) -> int:
@@ -111,14 +114,17 @@ class Automaton:
         return cls.from_table(table, (number >= least) & (number <= last if most is None else number <= most))
 
     def _with(self, other: "Automaton", rule: Any) -> "Automaton":
-        if self.vocabulary != other.vocabulary:
-            raise Refused(f"automata of {self.vocabulary} and {other.vocabulary} tokens do not combine")
+        if (self.vocabulary, self.begin) != (other.vocabulary, other.begin):
+            raise Refused(
+                f"automata of {self.vocabulary} and {other.vocabulary} tokens, or other begins, do not combine"
+            )
         pairs, classes = np.unique(np.stack([self.classes, other.classes]), axis=1, return_inverse=True)
         size = other.states
         after = np.asarray(self.after)[:, None, pairs[0]] * size + np.asarray(other.after)[None, :, pairs[1]]
         accepting = rule(np.asarray(self.accepting)[:, None], np.asarray(other.accepting)[None])
         start = int(self.start) * size + int(other.start)
-        return smallest(classes.reshape(-1), after.reshape(-1, pairs.shape[1]), accepting.reshape(-1), start)
+        found = smallest(classes.reshape(-1), after.reshape(-1, pairs.shape[1]), accepting.reshape(-1), start)
+        return found.behind(self.begin)
 
     def __and__(self, other: "Automaton") -> "Automaton":
         return self._with(other, np.logical_and)
@@ -127,7 +133,11 @@ class Automaton:
         return self._with(other, np.logical_or)
 
     def __invert__(self) -> "Automaton":
-        return Automaton(self.classes, self.after, ~np.asarray(self.accepting), self.start)
+        return Automaton(self.classes, self.after, ~np.asarray(self.accepting), self.start, self.begin)
+
+    def behind(self, begin: int) -> "Automaton":
+        """The same rule for what follows the first `begin` tokens."""
+        return dataclasses.replace(self, begin=begin)
 
     def check(self, vocabulary: int, length: int) -> None:
         """Raise `Refused` unless it is of that vocabulary and has a sequence of `length` tokens."""
@@ -135,7 +145,7 @@ class Automaton:
             raise Refused(f"the automaton is of {self.vocabulary} tokens, the model of {vocabulary}; compile it again")
         if not all(concrete(a) for a in (self.after, self.accepting, self.start)):
             return
-        can, lengths = np.asarray(self.accepting), []
+        can, lengths, length = np.asarray(self.accepting), [], length - self.begin
         for size in range(length + 1):
             if can[int(self.start)]:
                 lengths.append(size)
@@ -148,6 +158,7 @@ class Automaton:
 
     def accepts(self, x: Int[Array, " L"]) -> Any:
         """Whether a sequence follows the rule; False if a token is none of the vocabulary."""
+        x = x[self.begin :]
         known = jnp.all((x >= 0) & (x < self.vocabulary))
         kinds = jnp.asarray(self.classes)[jnp.clip(x, 0, self.vocabulary - 1)]
         after = jnp.asarray(self.after)
@@ -181,11 +192,12 @@ class Automaton:
         >>> float(jnp.exp(Automaton.count(1, 1, 1, 2).log_probability(jnp.log(jnp.full((2, 2), 0.5)))))
         0.5
         """
-        b, total = self.futures(log_p)
+        b, total = self.futures(log_p[self.begin :])
         return log(b[0, jnp.asarray(self.start)]) + total[0]
 
     def log_ratios(self, log_p: Float[Array, "L V"]) -> Float[Array, "L V"]:
         """log P(accept | x_l = v) - log P(accept), for all positions and tokens; NaN if P(accept) is 0."""
+        free, log_p = jnp.zeros_like(log_p[: self.begin]), log_p[self.begin :]
         after, p = jnp.asarray(self.after), self.class_probabilities(log_p)
         b, _ = self.futures(log_p)
 
@@ -199,7 +211,7 @@ class Automaton:
         _, each = jax.lax.scan(forward, start, (p, b[1:]))
         whole = jnp.sum(p * each, 1, keepdims=True)
         ratios = log(each) - jnp.where(whole > 0, jnp.log(jnp.where(whole > 0, whole, 1)), jnp.nan)
-        return ratios[:, jnp.asarray(self.classes)]
+        return jnp.concatenate([free, ratios[:, jnp.asarray(self.classes)]])
 
     def draw(self, log_p: Float[Array, "L V"], key: Any) -> Int[Array, " L"]:
         """A sequence from the product of p_l, given that it follows the rule; all `FAILED` if none does.
@@ -208,6 +220,8 @@ class Automaton:
           log_p: (L, V), log-probabilities of independent tokens.
           key: a random key.
         """
+        free_key, draw_key = jax.random.split(key)
+        free, log_p = draw_token(free_key, log_p[: self.begin]), log_p[self.begin :]
         b, _ = self.futures(log_p)
         classes, after = jnp.asarray(self.classes), jnp.asarray(self.after)
 
@@ -216,8 +230,9 @@ class Automaton:
             token = draw_token(key, row + log(b[after[q]])[classes])
             return after[q, classes[jnp.maximum(token, 0)]], token
 
-        keys = jax.random.split(key, len(log_p))
+        keys = jax.random.split(draw_key, len(log_p))
         _, x = jax.lax.scan(step, jnp.asarray(self.start), (log_p, b[1:], keys))
+        x = jnp.concatenate([free, x])
         return jnp.where(jnp.any(x == FAILED), FAILED, x)
 
     def mode(self, log_p: Float[Array, "L V"]) -> Int[Array, " L"]:
@@ -226,6 +241,7 @@ class Automaton:
         Args:
           log_p: (L, V), log-probabilities of independent tokens.
         """
+        free, log_p = argmax_token(log_p[: self.begin]), log_p[self.begin :]
         classes, after = jnp.asarray(self.classes), jnp.asarray(self.after)
         last = jnp.where(jnp.asarray(self.accepting), 0.0, -jnp.inf).astype(log_p.dtype)
 
@@ -242,6 +258,7 @@ class Automaton:
             return after[q, classes[jnp.maximum(token, 0)]], token.astype(jnp.int32)
 
         _, x = jax.lax.scan(step, jnp.asarray(self.start), (log_p, m))
+        x = jnp.concatenate([free, x])
         return jnp.where(jnp.any(x == FAILED), FAILED, x)
 
 

@@ -184,9 +184,9 @@ def subsets(
     while len(rows) < len(order):
         subset = order[len(rows)]
         row = np.zeros(len(letters), int)
-        edges = [(taken[test], target) for state in subset for test, target in fragments.edges[state]]
+        arrows = [(taken[test], target) for state in subset for test, target in fragments.edges[state]]
         for i in range(len(letters)):
-            targets = [target for hits, target in edges if hits[i]]
+            targets = [target for hits, target in arrows if hits[i]]
             if targets:
                 following = fragments.closure(targets)
                 if following not in numbers:

@@ -100,10 +100,15 @@ class PlannedUnmasking(TokenSolver):
         log_p = jnp.where(pred.process.free(pred.x)[:, None], log_p, known)
         return self.within.draw(log_p, key), self.within.mode(log_p)
 
+    def ready(self, pred: Any) -> Any:
+        """The masks that the model may decide now, (L,): not those whose tokens all have rate 0."""
+        return pred.process.free(pred.x) & ~jnp.all(pred.log_weights == -jnp.inf, 1)
+
     def reveal(self, pred: Any, drawn: Any, t: Any, s: Any, first: Any, key: Any) -> Any:
         """Return which of the masks are revealed, (L,) booleans. Blocks are counted from the position `first`."""
         order_key, noise_key = jax.random.split(key)
-        log_p, free, place = jax.nn.log_softmax(pred.log_weights), pred.process.free(pred.x), jnp.arange(len(pred.x))
+        place, masks = jnp.arange(len(pred.x)), pred.process.free(pred.x)
+        log_p, free = jax.nn.log_softmax(pred.log_weights), self.ready(pred)
         confidence = self.order(log_p, drawn, order_key)
         if self.last is not None:
             likely = drawn if self.order is orders.low_confidence else argmax_token(log_p)
@@ -117,7 +122,7 @@ class PlannedUnmasking(TokenSolver):
         ranked = jnp.lexsort((place, -score, jnp.where(free, block, len(place))))
         rank = jnp.argsort(ranked)
         share = (s.alpha - t.alpha) / jnp.maximum(1 - t.alpha, 1e-12)
-        revealed = rank < jnp.ceil(jnp.sum(free) * share - 1e-4)
+        revealed = rank < jnp.ceil(jnp.sum(masks) * share - 1e-4)
         if self.threshold is not None:
             revealed |= current & (confidence > self.threshold)
         if self.bound is not None:
@@ -127,7 +132,7 @@ class PlannedUnmasking(TokenSolver):
 
     def step(self, pred, t, s, evaluate, state, key):
         draw_key, reveal_key = jax.random.split(key)
-        free = pred.process.free(pred.x)
+        free = self.ready(pred)
         first = jnp.where(state < 0, jnp.argmax(free), state)
         log_p = jax.nn.log_softmax(self.truncate(pred).log_weights)
         drawn, greedy = self.draw(log_p, pred, draw_key)
@@ -136,5 +141,5 @@ class PlannedUnmasking(TokenSolver):
         changed = self.reveal(pred, drawn, t, s, first, reveal_key) | (free & (drawn == FAILED))
         if self.edit is not None:
             probability = orders.low_confidence(log_p, drawn, reveal_key)
-            changed |= ~free & (drawn != FAILED) & (drawn != pred.x) & (probability > self.edit)
+            changed |= ~pred.process.free(pred.x) & (drawn != FAILED) & (drawn != pred.x) & (probability > self.edit)
         return jnp.where(changed, drawn.astype(pred.x.dtype), pred.x), first

@@ -44,7 +44,7 @@ class TokenPrediction:
         own = jnp.where(allowed, self.log_p, 0)
         other = jnp.where(weak.log_p != -jnp.inf, weak.log_p, own)
         log_p = jnp.where(allowed, other + scale * (own - other), -jnp.inf)
-        tilt = weak.tilt + scale * (self.tilt - weak.tilt)
+        tilt = contrast_tilts(self.tilt, weak.tilt, scale)
         return dataclasses.replace(self, log_p=jax.nn.log_softmax(log_p), tilt=tilt)
 
     def compose(self, others: "TokenPrediction", weights: Any, level: Level) -> "TokenPrediction":
@@ -58,7 +58,8 @@ class TokenPrediction:
         gaps = jnp.where(allowed & possible, jnp.where(possible, others.log_p, 0) - own, 0)
         forbidden = ~allowed | jnp.any(~possible & (column > 0), 0)
         log_p = jnp.where(forbidden, -jnp.inf, own + jnp.sum(column * gaps, 0))
-        tilt = self.tilt + jnp.tensordot(weights, others.tilt - self.tilt, 1)
+        same = others.tilt == self.tilt  # what cannot be decided yet has -inf in all of them
+        tilt = self.tilt + jnp.tensordot(weights, jnp.where(same, 0, others.tilt - jnp.where(same, 0, self.tilt)), 1)
         return dataclasses.replace(self, log_p=jax.nn.log_softmax(log_p), tilt=tilt)
 
     @property
@@ -69,3 +70,10 @@ class TokenPrediction:
     def tilt_by(self, log_factor: Any) -> "TokenPrediction":
         """The prediction with the rate of every jump multiplied by exp(log_factor), (L, V)."""
         return dataclasses.replace(self, tilt=self.tilt + log_factor)
+
+
+def contrast_tilts(strong: Any, weak: Any, scale: Any) -> Any:
+    """weak + scale (strong - weak), and what both say where they are equal: -inf for what cannot be decided yet."""
+    same = jnp.asarray(strong) == weak
+    finite = jnp.where(same, 0, weak)
+    return jnp.where(same, strong, finite + scale * (jnp.where(same, 0, strong) - finite))

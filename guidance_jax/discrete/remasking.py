@@ -40,8 +40,8 @@ def forward_backward(eta: Any, largest: Any, alpha_t: Any, alpha_s: Any) -> Any:
 class Remasking(TokenSolver, Stochastic):
     """Ancestral sampling of masks that may also mask decided tokens again. One network call a step.
 
-    With eta 0 it is `Ancestral`. On a joint of three tokens the error is larger than that, and falls with the steps. Tokens that were given are remasked too: fix a prompt with `Infill`. Every tilt of
-    guidance multiplies the odds of leaving a mask.
+    With eta 0 it is `Ancestral`. On a joint of three tokens the error is larger than that, and falls with the steps.
+    Given tokens are remasked too: fix them with `Infill`. Tilts of guidance multiply the odds of leaving a mask.
 
     Attributes:
       temperature, top_k, top_p: as in `Ancestral`.

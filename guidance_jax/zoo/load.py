@@ -9,6 +9,7 @@ from guidance_jax.zoo.diffusers.folder import INDEX, load_diffusers
 from guidance_jax.zoo.networks import load_network
 from guidance_jax.zoo.pipeline import Pipeline
 from guidance_jax.zoo.pipeline_parts import ABOUT, PipelineParts
+from guidance_jax.zoo.rotary.pipeline import is_text, load_text
 
 T = TypeVar("T")
 
@@ -19,7 +20,8 @@ def load(folder: str | Path, kind: type[T] | None = None, dtype: str | None = No
     Args:
       folder: a checkpoint of training, `save`, `save_params` or `guidance-jax convert`, on any number of devices: its
         network. A folder with a `denoiser` of these, or one downloaded from diffusers (`load_diffusers` has more
-        options): a `Pipeline`. A folder with a `model` of tokens: that.
+        options): a `Pipeline`. A folder with a `model` of tokens: that. A language or protein model as Hugging Face
+        publishes it: a `TextPipeline`.
       kind: what to expect, `Network`, `NoisyClassifier` or `Pipeline` for example; None takes whatever is there.
       dtype: the type in which networks compute, such as "bfloat16"; parameters of a network and guidance stay float32.
       remat: compute residual blocks again in gradients through the network, which then need less memory.
@@ -32,6 +34,8 @@ def load(folder: str | Path, kind: type[T] | None = None, dtype: str | None = No
     model: Any
     if (folder / INDEX).exists():
         model = load_diffusers(folder, dtype, remat=remat)
+    elif is_text(folder):
+        model = load_text(folder, dtype)
     elif is_pipeline(folder):
         model = PipelineParts.read(folder).assemble(dtype, remat)
     elif not (folder / "config.json").exists() and denoiser_in(folder).is_dir():

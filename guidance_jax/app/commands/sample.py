@@ -30,12 +30,14 @@ from guidance_jax.app.plan import Plan, plan
 from guidance_jax.app.request import Request, read_request
 from guidance_jax.app.schema import COUNTS, REQUEST, SAMPLES, SIDE, flag_of
 from guidance_jax.app.terminal import console
+from guidance_jax.app.text import sample_text
 from guidance_jax.core import Refused, count_failed
 from guidance_jax.files import check_writable, write_whole
 from guidance_jax.jobs import Job, contents, write_arrays
 from guidance_jax.pictures import contact_sheet, from_uint8, to_uint8
 from guidance_jax.sample import keys
 from guidance_jax.sharding import memory, sample_mesh
+from guidance_jax.zoo.rotary.pipeline import is_text
 
 MEANS = "Means (they change no sample)"
 
@@ -52,6 +54,8 @@ def sample(
     prompt: Prompt = None,
     negative: Negative = None,
     size: Annotated[str | None, flag("size")] = None,
+    length: Annotated[int | None, typer.Option(min=1, help="Tokens that a model of text writes. (64)")] = None,
+    pattern: Annotated[str | None, typer.Option(help="Regular expression that every text matches.")] = None,
     solver: Solving = None,
     grid: Grid = None,
     steps: Steps = None,
@@ -84,6 +88,12 @@ def sample(
     flags: dict[str, Any] = dict(scale=scale, labels=label, solver=solver, grid=grid, steps=steps, particles=particles)
     flags |= dict(prompts=prompt or None, negative=negative, size=size)
     request = read_request(models, config, method, set_, **flags, clip=clip, dtype=dtype, seed=seed)
+    if is_text(request.models):
+        check_text(devices, split, remat, microbatch, tile, estimate)
+        sample_text(request, out, n, length, pattern, batch)
+        return
+    if length is not None or pattern is not None:
+        raise Refused("--length and --pattern are for models of text; leave them out")
     mesh = sample_mesh(devices)
     asked = plan(request, n, remat=remat, microbatch=microbatch)
     check_used(request, asked, alone=not split and devices in (None, 1), tile=tile)
@@ -118,6 +128,15 @@ def sample(
         names = tuple(prompt[:40] for prompt in request.prompts) or classes_of(request.models) or known
         draw_sheet(out.with_suffix(".png"), stored[:100], labels, names)
         console.print(f"picture: {out.with_suffix('.png')}", soft_wrap=True)
+
+
+def check_text(*means: Any) -> None:
+    """Raise `Refused` if options are given that a model of text does not have yet."""
+    if any(value not in (None, False) for value in means):
+        raise Refused(
+            "a model of text is sampled on one device; leave --devices, --split, --remat, --microbatch, --tile and "
+            "--estimate out"
+        )
 
 
 def check_out(out: Path, shard: int | None) -> None:

@@ -2,8 +2,8 @@
 
     h <- h + r attention(norm(h)),   h <- h + r mlp(norm(h)),   logits = head(norm(h))
 
-Layers are stacked and scanned: one compilation whatever the depth. A cache of keys and values lets a block of tokens attend
-to what was read before it.
+Layers are stacked and scanned: one compilation whatever the depth. A cache of keys and values lets a block of tokens
+attend to what was read before it.
 """
 
 import math
@@ -84,7 +84,8 @@ class RotaryTransformer:
             return {"kernel": (inputs, outputs)} | ({"bias": (outputs,)} if bias else {})
 
         layer = {
-            **{"norm_1": norm(d), "norm_2": norm(d)},
+            "norm_1": norm(d),
+            "norm_2": norm(d),
             "q": dense(d, inner, self.qkv_bias),
             "k": dense(d, own, self.qkv_bias),
             "v": dense(d, own, self.qkv_bias),

@@ -3,6 +3,7 @@
 A row of `FAMILIES` says what the configuration of a model type means and how its tensors are called.
 """
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -16,40 +17,79 @@ import numpy as np
 from guidance_jax.checkpoints.safetensors_file import Tensors
 from guidance_jax.checkpoints.tensors import numbers
 from guidance_jax.core import Refused
-from guidance_jax.untrusted import check_size, plain_name, read_json, whole_number
+from guidance_jax.untrusted import check_size, plain_name, read_json, reading, whole_number
 from guidance_jax.zoo.rotary.network import RotaryTransformer
 
 LLAMA = {
-    **{"embed": "model.embed_tokens", "norm": "model.norm", "head": "lm_head", "layers": "model.layers"},
-    **{"norm_1": "input_layernorm", "norm_2": "post_attention_layernorm"},
+    "embed": "model.embed_tokens",
+    "norm": "model.norm",
+    "head": "lm_head",
+    "layers": "model.layers",
+    "norm_1": "input_layernorm",
+    "norm_2": "post_attention_layernorm",
     **{name: f"self_attn.{name}_proj" for name in "qkvo"},
-    **{"q_norm": "self_attn.q_norm", "k_norm": "self_attn.k_norm"},
+    "q_norm": "self_attn.q_norm",
+    "k_norm": "self_attn.k_norm",
     **{name: f"mlp.{name}_proj" for name in ("gate", "up", "down")},
 }
 LLADA = {
-    **{"embed": "model.transformer.wte", "norm": "model.transformer.ln_f", "head": "model.transformer.ff_out"},
-    **{"layers": "model.transformer.blocks", "norm_1": "attn_norm", "norm_2": "ff_norm"},
-    **{"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "attn_out"},
-    **{"gate": "ff_proj", "up": "up_proj", "down": "ff_out"},
+    "embed": "model.transformer.wte",
+    "norm": "model.transformer.ln_f",
+    "head": "model.transformer.ff_out",
+    "layers": "model.transformer.blocks",
+    "norm_1": "attn_norm",
+    "norm_2": "ff_norm",
+    "q": "q_proj",
+    "k": "k_proj",
+    "v": "v_proj",
+    "o": "attn_out",
+    "gate": "ff_proj",
+    "up": "up_proj",
+    "down": "ff_out",
 }
 MODERNBERT = {
-    **{"embed": "model.embeddings.tok_embeddings", "embed_norm": "model.embeddings.norm", "norm": "model.final_norm"},
-    **{"layers": "model.layers", "norm_1": "attn_norm", "norm_2": "mlp_norm", "o": "attn.Wo", "down": "mlp.Wo"},
-    **{"qkv": "attn.Wqkv", "gate_up": "mlp.Wi"},
-    **{"dense": "head.dense", "dense_norm": "head.norm", "head": "decoder"},
+    "embed": "model.embeddings.tok_embeddings",
+    "embed_norm": "model.embeddings.norm",
+    "norm": "model.final_norm",
+    "layers": "model.layers",
+    "norm_1": "attn_norm",
+    "norm_2": "mlp_norm",
+    "o": "attn.Wo",
+    "down": "mlp.Wo",
+    "qkv": "attn.Wqkv",
+    "gate_up": "mlp.Wi",
+    "dense": "head.dense",
+    "dense_norm": "head.norm",
+    "head": "decoder",
 }
 ESM2 = {
-    **{"embed": "esm.embeddings.word_embeddings", "norm": "esm.encoder.emb_layer_norm_after"},
-    **{"layers": "esm.encoder.layer", "norm_1": "attention.LayerNorm", "norm_2": "LayerNorm"},
-    **{"q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value"},
-    **{"o": "attention.output.dense", "up": "intermediate.dense", "down": "output.dense"},
-    **{"dense": "lm_head.dense", "dense_norm": "lm_head.layer_norm", "head": "lm_head.decoder"},
+    "embed": "esm.embeddings.word_embeddings",
+    "norm": "esm.encoder.emb_layer_norm_after",
+    "layers": "esm.encoder.layer",
+    "norm_1": "attention.LayerNorm",
+    "norm_2": "LayerNorm",
+    "q": "attention.self.query",
+    "k": "attention.self.key",
+    "v": "attention.self.value",
+    "o": "attention.output.dense",
+    "up": "intermediate.dense",
+    "down": "output.dense",
+    "dense": "lm_head.dense",
+    "dense_norm": "lm_head.layer_norm",
+    "head": "lm_head.decoder",
 }
 ESMC = {
     **{name: value.replace("model.", "esmc.") for name, value in LLAMA.items()},
-    **{"dense": "lm_head.dense", "dense_norm": "lm_head.layer_norm", "head": "lm_head.decoder"},
+    "dense": "lm_head.dense",
+    "dense_norm": "lm_head.layer_norm",
+    "head": "lm_head.decoder",
 }
-PASSED = (".rotary_emb.inv_freq", ".rotary_embeddings.inv_freq", ".position_ids", "contact_head.regression.weight")
+PASSED: tuple[str, ...] = (
+    ".rotary_emb.inv_freq",
+    ".rotary_embeddings.inv_freq",
+    ".position_ids",
+    "contact_head.regression.weight",
+)
 PASSED += ("contact_head.regression.bias", ".position_embeddings.weight")
 
 
@@ -81,7 +121,7 @@ class Sizes(NamedTuple):
     heads: int
 
 
-def number(config: Mapping[str, Any], name: str, default: float) -> float:
+def read_share(config: Mapping[str, Any], name: str, default: float) -> float:
     """A positive number of a configuration."""
     value = config.get(name, default)
     if type(value) not in (int, float) or not 0 < value < 1:
@@ -93,63 +133,65 @@ def llama(config: Mapping[str, Any], sizes: Sizes, where: Any, **more: Any) -> R
     """Llama, Qwen2 and Qwen3, whose masks are full where diffusion trained them."""
     if config.get("hidden_act", "silu") != "silu" or config.get("mlp_bias"):
         raise Refused(f"{where}: an MLP of {str(config.get('hidden_act'))[:40]!r}, or with biases, is not built")
-    channels = config.get("head_dim") or sizes.width // sizes.heads
+    channels = {"head_dim": config.get("head_dim") or sizes.width // sizes.heads}
+    groups = {"num_key_value_heads": config.get("num_key_value_heads") or sizes.heads}
     return RotaryTransformer(
-        *sizes,
-        whole_number({"head_dim": channels}, "head_dim", where),
-        whole_number({"g": config.get("num_key_value_heads") or sizes.heads}, "g", where, 1, sizes.heads),
+        **sizes._asdict(),
+        channels=whole_number(channels, "head_dim", where),
+        groups=whole_number(groups, "num_key_value_heads", where, 1, sizes.heads),
         theta=theta_of(config, 10000.0),
-        eps=number(config, "rms_norm_eps", 1e-6),
+        eps=read_share(config, "rms_norm_eps", 1e-6),
         head="tied" if config.get("tie_word_embeddings") else "linear",
         **more,
     )
 
 
-def qwen2(config, sizes, where):
+def qwen2(config: Mapping[str, Any], sizes: Sizes, where: Any) -> RotaryTransformer:
     return llama(config, sizes, where, qkv_bias=True, shifted=config.get("model_type") == "Dream")
 
 
-def plain_llama(config, sizes, where):
+def plain_llama(config: Mapping[str, Any], sizes: Sizes, where: Any) -> RotaryTransformer:
     bias = bool(config.get("attention_bias"))
     return llama(config, sizes, where, qkv_bias=bias, out_bias=bias)
 
 
-def qwen3(config, sizes, where):
+def qwen3(config: Mapping[str, Any], sizes: Sizes, where: Any) -> RotaryTransformer:
     bias = bool(config.get("attention_bias"))
     return llama(config, sizes, where, query_norm="head", qkv_bias=bias, out_bias=bias)
 
 
-def llada(config, sizes, where):
+def llada(config: Mapping[str, Any], sizes: Sizes, where: Any) -> RotaryTransformer:
+    groups = {"n_kv_heads": config.get("n_kv_heads") or sizes.heads}
     return RotaryTransformer(
-        *sizes,
-        sizes.width // sizes.heads,
-        whole_number({"n_kv_heads": config.get("n_kv_heads") or sizes.heads}, "n_kv_heads", where, 1, sizes.heads),
+        **sizes._asdict(),
+        channels=sizes.width // sizes.heads,
+        groups=whole_number(groups, "n_kv_heads", where, 1, sizes.heads),
         theta=theta_of(config, 500000.0),
-        eps=number(config, "rms_norm_eps", 1e-5),
+        eps=read_share(config, "rms_norm_eps", 1e-5),
         head="tied" if config.get("weight_tying") else "linear",
     )
 
 
-def modernbert(config, sizes, where):
-    kinds = config.get("layer_types")
-    every = whole_number({"n": config.get("global_attn_every_n_layers", 3)}, "n", where)
-    local = (
-        tuple(k == "sliding_attention" for k in kinds) if kinds else tuple(i % every > 0 for i in range(sizes.layers))
-    )
+def modernbert(config: Mapping[str, Any], sizes: Sizes, where: Any) -> RotaryTransformer:
+    kinds, every, near = config.get("layer_types"), "global_attn_every_n_layers", "local_attention"
+    every_n = whole_number({every: config.get(every, 3)}, every, where)
+    local = tuple(k == "sliding_attention" for k in kinds or ()) or tuple(i % every_n > 0 for i in range(sizes.layers))
     if len(local) != sizes.layers or config.get("hidden_activation", "gelu") != "gelu":
         raise Refused(f"{where}: layer_types or hidden_activation are not those of ModernBERT")
     return RotaryTransformer(
-        *sizes,
-        sizes.width // sizes.heads,
-        sizes.heads,
+        **sizes._asdict(),
+        channels=sizes.width // sizes.heads,
+        groups=sizes.heads,
         theta=theta_of(config, 160000.0, "full_attention"),
         local_theta=theta_of(config, 10000.0, "sliding_attention"),
         local=local,
-        window=whole_number({"local_attention": config.get("local_attention", 128)}, "local_attention", where) // 2,
+        window=whole_number({near: config.get(near, 128)}, near, where) // 2,
         norm="layer",
-        eps=number(config, "norm_eps", 1e-5),
-        **{"norm_bias": bool(config.get("norm_bias")), "final_bias": bool(config.get("norm_bias"))},
-        **{name: bool(config.get("attention_bias")) for name in ("qkv_bias", "out_bias")},
+        eps=read_share(config, "norm_eps", 1e-5),
+        norm_bias=bool(config.get("norm_bias")),
+        final_bias=bool(config.get("norm_bias")),
+        qkv_bias=bool(config.get("attention_bias")),
+        out_bias=bool(config.get("attention_bias")),
         mlp_bias=bool(config.get("mlp_bias")),
         mlp="gelu",
         embed_norm=True,
@@ -160,28 +202,43 @@ def modernbert(config, sizes, where):
     )
 
 
-def esm2(config, sizes, where):
+def esm2(config: Mapping[str, Any], sizes: Sizes, where: Any) -> RotaryTransformer:
     if config.get("position_embedding_type") != "rotary" or config.get("emb_layer_norm_before"):
         raise Refused(f"{where}: an ESM with absolute positions or a norm of embeddings (ESM-1) is not built")
-    masked = whole_number(config, "mask_token_id", where, 0, sizes.vocabulary - 1)
+    mask = whole_number(config, "mask_token_id", where, 0, sizes.vocabulary - 1) if config.get("token_dropout") else -1
     return RotaryTransformer(
-        *sizes,
-        *(sizes.width // sizes.heads, sizes.heads),
-        **{"norm": "layer", "eps": number(config, "layer_norm_eps", 1e-5), "norm_bias": True, "final_bias": True},
-        **{"qkv_bias": True, "out_bias": True, "mlp_bias": True, "mlp": "plain"},
-        **{"head": "dense", "head_bias": True, "tied": True},
-        masks_are_zero=masked if config.get("token_dropout") else -1,
+        **sizes._asdict(),
+        channels=sizes.width // sizes.heads,
+        groups=sizes.heads,
+        norm="layer",
+        eps=read_share(config, "layer_norm_eps", 1e-5),
+        norm_bias=True,
+        final_bias=True,
+        qkv_bias=True,
+        out_bias=True,
+        mlp_bias=True,
+        mlp="plain",
+        head="dense",
+        head_bias=True,
+        tied=True,
+        masks_are_zero=mask,
     )
 
 
-def esmc(config, sizes, where):
+def esmc(config: Mapping[str, Any], sizes: Sizes, where: Any) -> RotaryTransformer:
     return RotaryTransformer(
-        *sizes,
-        *(sizes.width // sizes.heads, sizes.heads),
+        **sizes._asdict(),
+        channels=sizes.width // sizes.heads,
+        groups=sizes.heads,
         theta=theta_of(config, 10000.0),
-        **{"norm": "layer", "eps": 1e-5, "norm_bias": True, "query_norm": "width"},
+        norm="layer",
+        eps=1e-5,
+        norm_bias=True,
+        query_norm="width",
         residual=math.sqrt(36 / sizes.layers),
-        **{"head": "dense", "head_bias": True, "tied": bool(config.get("tie_word_embeddings"))},
+        head="dense",
+        head_bias=True,
+        tied=bool(config.get("tie_word_embeddings")),
     )
 
 
@@ -224,14 +281,15 @@ def read_network(folder: Path, dtype: str | None = None) -> tuple[RotaryTransfor
     if kind not in FAMILIES:
         raise Refused(f"{where} is of a {str(kind)[:40]!r} model; text and proteins are read of {', '.join(FAMILIES)}")
     family = FAMILIES[kind]
-    sizes = Sizes(*(whole_number(config, name, where) for name in family.sizes))
-    network = family.make(config, sizes, where)
+    with reading(where, "it lacks that entry"):
+        sizes = Sizes(*(whole_number(config, name, where) for name in family.sizes))
+        network = family.make(config, sizes, where)
     if network.width % 2 or network.channels % 2 or network.heads % network.groups:
         raise Refused(f"{where}: {network.heads} heads of {network.channels} channels over {network.groups} groups")
     state = tensors_of(folder)
     params = params_of(network, state, family.names, where)
     if dtype is not None:
-        network = RotaryTransformer(**{**vars(network), "dtype": jnp.dtype(dtype)})
+        network = dataclasses.replace(network, dtype=jnp.dtype(dtype))
         params = jax.tree.map(lambda a: a.astype(dtype), params)
     return network, params, config
 
