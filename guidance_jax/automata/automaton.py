@@ -165,25 +165,23 @@ class Automaton:
         last, _ = jax.lax.scan(lambda q, kind: (after[q, kind], None), jnp.asarray(self.start), kinds)
         return known & jnp.asarray(self.accepting)[last]
 
-    def class_probabilities(self, log_p: Any) -> Any:
-        """(L, C), the probability of each class under log p (L, V)."""
+    def class_log_p(self, log_p: Any) -> Any:
+        """(L, C), the log-probability of each class under log p (L, V)."""
         kinds = jnp.asarray(self.after).shape[1]
-        return jnp.zeros((len(log_p), kinds), log_p.dtype).at[:, jnp.asarray(self.classes)].add(jnp.exp(log_p))
+        return jax.vmap(lambda row: log_sums_at(row, jnp.asarray(self.classes), kinds))(log_p)
 
     def futures(self, log_p: Float[Array, "L V"]) -> tuple[Float[Array, "L1 Q"], Float[Array, " L1"]]:
-        """b_0 to b_L, each divided by its largest entry, and the logarithms of what they are divided by, summed."""
+        """log b_0 to log b_L, the largest of each taken off, and what was taken off, summed."""
         after = jnp.asarray(self.after)
-        last = jnp.asarray(self.accepting).astype(log_p.dtype)
+        last = jnp.where(jnp.asarray(self.accepting), 0.0, -jnp.inf).astype(log_p.dtype)
 
         def back(carry, p):
             b, total = carry
-            b = jnp.sum(p * b[after], 1)
-            size = jnp.max(b)
-            b, total = b / jnp.where(size > 0, size, 1), total + log(size)
-            return (b, total), (b, total)
+            b, size = level_out(log_sum(p + b[after], 1))
+            return (b, total + size), (b, total + size)
 
         first = last, jnp.zeros((), log_p.dtype)
-        _, (b, total) = jax.lax.scan(back, first, self.class_probabilities(log_p), reverse=True)
+        _, (b, total) = jax.lax.scan(back, first, self.class_log_p(log_p), reverse=True)
         return jnp.concatenate([b, last[None]]), jnp.append(total, 0)
 
     def log_probability(self, log_p: Float[Array, "L V"]) -> Float[Array, ""]:
@@ -193,24 +191,25 @@ class Automaton:
         0.5
         """
         b, total = self.futures(log_p[self.begin :])
-        return log(b[0, jnp.asarray(self.start)]) + total[0]
+        return b[0, jnp.asarray(self.start)] + total[0]
 
     def log_ratios(self, log_p: Float[Array, "L V"]) -> Float[Array, "L V"]:
         """log P(accept | x_l = v) - log P(accept), for all positions and tokens; NaN if P(accept) is 0."""
         free, log_p = jnp.zeros_like(log_p[: self.begin]), log_p[self.begin :]
-        after, p = jnp.asarray(self.after), self.class_probabilities(log_p)
+        after, p = jnp.asarray(self.after), self.class_log_p(log_p)
         b, _ = self.futures(log_p)
 
         def forward(f, inputs):
             p, b = inputs
-            each = jnp.sum(f[:, None] * b[after], 0)  # (C,)
-            f = jnp.zeros_like(f).at[after].add(f[:, None] * p)
-            return f / jnp.where(jnp.max(f) > 0, jnp.max(f), 1), each
+            each = log_sum(f[:, None] + b[after], 0)  # (C,)
+            f = log_sums_at((f[:, None] + p).ravel(), after.ravel(), self.states)
+            alive = jnp.where(b > -jnp.inf, f, -jnp.inf)  # what can no longer be accepted does not count
+            return level_out(alive)[0], each
 
-        start = jax.nn.one_hot(self.start, self.states, dtype=log_p.dtype)
+        start = jnp.where(jnp.arange(self.states) == self.start, 0.0, -jnp.inf).astype(log_p.dtype)
         _, each = jax.lax.scan(forward, start, (p, b[1:]))
-        whole = jnp.sum(p * each, 1, keepdims=True)
-        ratios = log(each) - jnp.where(whole > 0, jnp.log(jnp.where(whole > 0, whole, 1)), jnp.nan)
+        whole = log_sum(p + each, 1)[:, None]
+        ratios = each - jnp.where(whole > -jnp.inf, whole, jnp.nan)
         return jnp.concatenate([free, ratios[:, jnp.asarray(self.classes)]])
 
     def draw(self, log_p: Float[Array, "L V"], key: Any) -> Int[Array, " L"]:
@@ -227,7 +226,7 @@ class Automaton:
 
         def step(q, inputs):
             row, b, key = inputs
-            token = draw_token(key, row + log(b[after[q]])[classes])
+            token = draw_token(key, row + b[after[q]][classes])
             return after[q, classes[jnp.maximum(token, 0)]], token
 
         keys = jax.random.split(draw_key, len(log_p))
@@ -260,6 +259,27 @@ class Automaton:
         _, x = jax.lax.scan(step, jnp.asarray(self.start), (log_p, m))
         x = jnp.concatenate([free, x])
         return jnp.where(jnp.any(x == FAILED), FAILED, x)
+
+
+def log_sum(a: Any, axis: int) -> Any:
+    """log of the sum of exp(a) over an axis; -inf, with derivative 0, where all are -inf."""
+    most = jax.lax.stop_gradient(jnp.max(a, axis, keepdims=True))
+    most = jnp.where(most == -jnp.inf, 0, most)
+    return log(jnp.sum(jnp.exp(a - most), axis)) + jnp.squeeze(most, axis)
+
+
+def log_sums_at(a: Any, places: Any, size: int) -> Any:
+    """log of the sums of exp(a) over the entries of each of `size` places."""
+    most = jax.lax.stop_gradient(jnp.full(size, -jnp.inf, a.dtype).at[places].max(a))
+    most = jnp.where(most == -jnp.inf, 0, most)
+    return log(jnp.zeros(size, a.dtype).at[places].add(jnp.exp(a - most[places]))) + most
+
+
+def level_out(a: Any) -> tuple[Any, Any]:
+    """(a less its largest entry, that entry), and 0 if all are -inf."""
+    most = jax.lax.stop_gradient(jnp.max(a))
+    most = jnp.where(most == -jnp.inf, 0, most)
+    return a - most, most
 
 
 def smallest(classes: np.ndarray, after: np.ndarray, accepting: np.ndarray, start: int) -> Automaton:
