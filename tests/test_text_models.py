@@ -151,6 +151,16 @@ def test_every_text_is_json(pipeline, steps):
             assert set(json.loads(text)) == {"a", "b"}
 
 
+def test_rules_hold_with_a_cache_too(pipeline):
+    """Blocks that are not written yet count by a flat model, so that the rule can still be met."""
+    cond = pipeline.conditions(["abc"] * 3, 24)
+    rule, cached = pipeline.rule(JSON, 24, 40), pipeline.in_blocks(8, 16, causal=True)
+    solvers = {PlannedUnmasking(within=rule): cached, PlannedUnmasking(): AutomatonGuidance(cached, rule)}
+    for solver, model in solvers.items():
+        x = gj.generate(gj.keys(0, 3), pipeline.kernel(model, solver), pipeline.levels(24), (40,), cond)
+        assert all(re.fullmatch(JSON, text) for text in pipeline.decode(x, cond))
+
+
 BLOCK, BEGIN, TOTAL = 8, 16, 48
 
 

@@ -20,8 +20,12 @@ from guidance_jax.guidance.scales import not_negative, strength
 
 
 def marginals(pred: Any) -> Any:
-    """log p of every position, (L, V), normalised: the model's at masks, certainty at decided tokens."""
-    log_p = jax.nn.log_softmax(pred.log_weights)
+    """log p of every position, (L, V), normalised: the model's at masks, certainty at decided tokens.
+
+    Masks that cannot be decided yet, whose tokens all have rate 0, count by log p alone.
+    """
+    later = jnp.all(pred.log_weights == -jnp.inf, 1, keepdims=True)
+    log_p = jax.nn.log_softmax(jnp.where(later, pred.log_p, pred.log_weights))
     known = log(jax.nn.one_hot(pred.x, log_p.shape[1], dtype=log_p.dtype))
     return jnp.where(pred.process.free(pred.x)[:, None], log_p, known)
 

@@ -18,13 +18,13 @@ from guidance_jax.core import (
     Refused,
     argmax_token,
     draw_token,
-    log,
     need,
     pytree,
     static,
 )
 from guidance_jax.discrete import orders
 from guidance_jax.discrete.ancestral import TokenSolver
+from guidance_jax.discrete.automaton_guidance import marginals
 from guidance_jax.discrete.process import Absorbing
 
 
@@ -55,8 +55,9 @@ class PlannedUnmasking(TokenSolver):
       last: a token, such as the end of the text. Positions about to become it are revealed after all others.
 
     Raises:
-      Refused: a negative temperature, a top_p that is not positive, a top_k or a block below 1; a process without
-        masks; particles, for whose weights a guided and an unguided model would have to reveal the same positions.
+      Refused: a negative temperature, a top_p that is not positive, a top_k or a block below 1; edits within a rule; a
+        process without masks; particles, for whose weights a guided and an unguided model would have to reveal the
+        same positions.
 
     >>> import guidance_jax as gj
     >>> gj.discrete.PlannedUnmasking(order=gj.discrete.orders.entropy, bound=0.1).bound
@@ -82,6 +83,8 @@ class PlannedUnmasking(TokenSolver):
         super().__post_init__()
         if self.block is not None and self.block < 1:
             raise Refused(f"a block has at least one token, got block={self.block}; leave it out for one block")
+        if self.within is not None and self.edit is not None:
+            raise Refused("edits would leave the rule of `within`; leave one of the two out")
 
     def init(self, x):
         return jnp.asarray(-1)  # the position of the first mask, unknown before the first step
@@ -96,8 +99,7 @@ class PlannedUnmasking(TokenSolver):
         """(tokens drawn for all positions, the most probable ones), each position by itself or all within the rule."""
         if self.within is None:
             return draw_token(key, log_p), argmax_token(log_p)
-        known = log(jax.nn.one_hot(pred.x, log_p.shape[1], dtype=log_p.dtype))
-        log_p = jnp.where(pred.process.free(pred.x)[:, None], log_p, known)
+        log_p = jnp.where(self.ready(pred)[:, None], log_p, marginals(pred))
         return self.within.draw(log_p, key), self.within.mode(log_p)
 
     def ready(self, pred: Any) -> Any:

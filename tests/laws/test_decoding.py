@@ -518,6 +518,7 @@ def test_scale_of_a_rule_and_what_it_forbids():
         (lambda: Remasking(eta=2.0), "eta of Remasking is from 0 to 1"),
         (lambda: PlannedUnmasking(-1.0), "temperature must be positive"),
         (lambda: PlannedUnmasking(block=0), "a block has at least one token"),
+        (lambda: PlannedUnmasking(within=ONE, edit=0.5), "edits would leave the rule"),
         (lambda: draw(gj.Reverse(EntRGi(FREE, linear, TABLE[:2]), FirstHitting()), n=2), "the table of embeddings is"),
     ],
 )
