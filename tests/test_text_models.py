@@ -19,7 +19,7 @@ from tests.test_cli import run  # noqa: F401
 safetensors = pytest.importorskip("safetensors.numpy")
 tokenizers = pytest.importorskip("tokenizers")
 GOLDEN = dict(np.load("tests/golden/rotary.npz"))
-KINDS = ["qwen3", "qwen2", "llama", "modernbert", "esm", "esmc"]
+KINDS = ["qwen3", "qwen2", "llama", "modernbert", "esm", "esmc", "mdlm"]
 LETTERS = [chr(c) for c in range(97, 123)] + list('0123456789{}":, ')
 
 
@@ -70,12 +70,18 @@ def pipeline(folder):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_logits_are_those_of_transformers(kind, tmp_path, measured):
-    """transformers' own classes on the same weights, full attention, float32: 1e-5 of the largest logit."""
+    """transformers' own classes (MDLM: the authors') on the same weights, full attention: 1e-5 of the largest."""
     network, params, _ = read_network(write_folder(tmp_path, kind))
     logits = np.asarray(jax.jit(network.apply)(params, jnp.asarray(GOLDEN[f"{kind}_ids"])))
     error = np.abs(logits - GOLDEN[f"{kind}_logits"]).max() / np.abs(GOLDEN[f"{kind}_logits"]).max()
     measured("relative error", error)
     assert error < 1e-5
+
+
+def test_a_network_that_is_told_the_noise_level(tmp_path):
+    network, params, _ = read_network(write_folder(tmp_path, "mdlm", time_conditioning=True))
+    logits = network.apply(params, jnp.asarray(GOLDEN["mdlm_ids"]), jnp.float32(0.6))
+    np.testing.assert_allclose(logits, GOLDEN["mdlm_timed"], atol=1e-5 * np.abs(GOLDEN["mdlm_timed"]).max())
 
 
 def test_several_files_are_one_checkpoint(tmp_path):

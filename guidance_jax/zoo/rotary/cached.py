@@ -38,7 +38,7 @@ class CachedNetwork(TokenModel):
       domain: as in `TokenNetwork`.
 
     Raises:
-      Refused: a length or a prompt that is no multiple of the block.
+      Refused: a length or a prompt that is no multiple of the block; a network that is told the noise level.
     """
 
     functions = ()
@@ -60,6 +60,8 @@ class CachedNetwork(TokenModel):
                 f"blocks of {self.block} tokens do not divide {shape[-1]} tokens after {self.begin}; pad the prompt on "
                 "the left, or take another length"
             )
+        if self.network.timed:
+            raise Refused("a cache is for networks that are not told the noise level, which changes at every step")
         if self.refresh is not None and self.refresh < 1:
             raise Refused(f"the cache is filled anew after 1 step or more, got refresh={self.refresh}")
 

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.zoo.layers import attend
+from guidance_jax.zoo.layers import attend, timestep_embedding
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class RotaryTransformer:
       eps, norm_bias: of norms.
       query_norm: "head" (Qwen3), "width" (ESM-C) or "" for none.
       qkv_bias, out_bias, mlp_bias: which dense layers have a bias.
-      mlp: "silu" or "gelu" with a gate, or "plain" for GELU without.
+      mlp: "silu" or "gelu" with a gate, or without one "plain" for GELU and "tanh" for its approximation.
       embed_norm: whether embeddings are normalised, and the first layer is not (ModernBERT).
       residual: r, by which both parts of a layer are multiplied (ESM-C).
       head: "tied", "linear", or "dense" for dense, GELU, norm, then the table of tokens; `head_bias` and `tied` are of
@@ -39,6 +39,9 @@ class RotaryTransformer:
       head_bias, dense_bias, tied: the dense head's biases, and whether its last table is that of the tokens.
       final_bias: whether the last norm has a bias.
       masks_are_zero: the number of the mask, whose embedding is 0, the others scaled as in training (ESM-2); -1 for no.
+      modulated: the width of the embedding of the noise level that scales, shifts and gates every part (DDiT: MDLM,
+        UDLM and ReMDM); 0 for none.
+      timed: whether the network is told -log(alpha); else it is told 0, whatever the level.
       shifted: whether the logits of a position are made at the one before it (Dream).
       dtype: in which it computes; norms, positions and attention weights are float32.
     """
@@ -70,6 +73,8 @@ class RotaryTransformer:
     dense_bias: bool = True
     tied: bool = False
     masks_are_zero: int = -1
+    modulated: int = 0
+    timed: bool = False
     shifted: bool = False
     dtype: Any = None
 
@@ -93,7 +98,9 @@ class RotaryTransformer:
             "up": dense(d, self.hidden, self.mlp_bias),
             "down": dense(self.hidden, d, self.mlp_bias),
         }
-        if self.mlp != "plain":
+        if self.modulated:
+            layer["modulation"] = dense(self.modulated, 6 * d, True)
+        if self.mlp in ("silu", "gelu"):
             layer["gate"] = dense(d, self.hidden, self.mlp_bias)
         if self.query_norm:
             size = self.channels if self.query_norm == "head" else inner
@@ -102,8 +109,11 @@ class RotaryTransformer:
         found = {"embed": (self.vocabulary, d), "layers": stacked, "norm": norm(d, self.final_bias)}
         if self.embed_norm:
             found["embed_norm"] = norm(d)
+        if self.modulated:
+            found |= {"time_0": dense(256, self.modulated, True), "time_1": dense(self.modulated, self.modulated, True)}
+            found["final_modulation"] = dense(self.modulated, 2 * d, True)
         if self.head == "linear":
-            found["head"] = dense(d, self.vocabulary, False)
+            found["head"] = dense(d, self.vocabulary, self.head_bias)
         if self.head == "dense":
             found["dense"] = dense(d, d, self.dense_bias)
             found["dense_norm"] = norm(d, self.final_bias or self.norm_bias)
@@ -116,14 +126,14 @@ class RotaryTransformer:
         return jnp.zeros((self.layers, 2, length, self.groups, self.channels), self.dtype or jnp.float32)
 
     def apply(self, params: Any, x: Any, t: Any = None, cond: Any = None) -> jax.Array:
-        """Logits (L, V) of a sequence (L,), every position seeing all; the clock t is not read.
+        """Logits (L, V) of a sequence (L,), every position seeing all; the clock t = 1 - alpha is read if `timed`.
 
         `cond` may be a dictionary with `padding`, how many tokens from the left are no part of the text.
         """
-        return self.read(params, x, 0, None, padding_of(cond))[0]
+        return self.read(params, x, 0, None, padding_of(cond), t=t if self.timed else None)[0]
 
     def read(
-        self, params: Any, x: Any, start: Any, cache: Any, padding: Any = 0, block: int | None = None, seen: Any = None
+        self, params: Any, x: Any, start: Any, cache: Any, padding: Any = 0, block: int | None = None, t: Any = None
     ) -> tuple[jax.Array, Any]:
         """(logits (B, V), cache) of the tokens x (B,) at the positions from `start` on.
 
@@ -134,7 +144,7 @@ class RotaryTransformer:
           cache: keys and values of a whole sequence, into which those of x are written; None for x alone.
           padding: how many positions from the left nobody sees.
           block: with it a position sees its own block of so many tokens and those before; without, everything.
-          seen: how many positions of the cache are seen, from the left; None for all that the other rules allow.
+          t: the clock, of networks that are told it; None for a level without noise.
         """
         dtype = self.dtype or params["embed"].dtype
         place = start + jnp.arange(len(x))
@@ -149,16 +159,19 @@ class RotaryTransformer:
         allowed = jnp.broadcast_to(others >= padding, (len(x), len(others)))
         if block is not None:
             allowed &= (others // block)[None] <= (place // block)[:, None]
-        if seen is not None:
-            allowed &= others < seen
         allowed |= others == place[:, None]  # padding sees itself, so that no row is empty
         near = allowed & (jnp.abs(others - place[:, None]) <= self.window)
         angles = jnp.stack([rotations(place, self.channels, base) for base in (self.theta, self.local_theta)])
+        if self.modulated:
+            noise = 0.0 if t is None else -jnp.log1p(-(1 - 1e-3) * t)
+            c = jax.nn.silu(affine(params["time_0"], timestep_embedding(noise, 256).astype(dtype)))
+            c = jax.nn.silu(affine(params["time_1"], c))
         local = jnp.asarray(self.local or (False,) * self.layers)
 
         def layer(h, inputs):
             p, own, is_local, first = inputs
-            n = self.normalize(p["norm_1"], h)
+            shifts = jnp.split(affine(p["modulation"], c), 6) if self.modulated else (0, 0, 1, 0, 0, 1)
+            n = self.normalize(p["norm_1"], h) * (1 + shifts[1]) + shifts[0]
             n = jnp.where(first, h, n) if self.embed_norm else n
             q, k, v = (affine(p[name], n) for name in "qkv")
             if self.query_norm == "width":
@@ -173,24 +186,27 @@ class RotaryTransformer:
                 k, v = own.astype(dtype)
             k, v = (jnp.repeat(a, self.heads // self.groups, 1) for a in (k, v))
             out = attend(q, k, v, jnp.where(is_local, near, allowed)).reshape(len(x), -1)
-            h = h + self.residual * affine(p["o"], out)
-            n = self.normalize(p["norm_2"], h)
+            h = h + self.residual * shifts[2] * affine(p["o"], out)
+            n = self.normalize(p["norm_2"], h) * (1 + shifts[4]) + shifts[3]
             up = affine(p["up"], n)
-            if self.mlp == "plain":
-                n = jax.nn.gelu(up, approximate=False)
+            if self.mlp in ("plain", "tanh"):
+                n = jax.nn.gelu(up, approximate=self.mlp == "tanh")
             else:
                 act = jax.nn.silu if self.mlp == "silu" else lambda a: jax.nn.gelu(a, approximate=False)
                 n = act(affine(p["gate"], n)) * up
-            return h + self.residual * affine(p["down"], n), own
+            return h + self.residual * shifts[5] * affine(p["down"], n), own
 
         first = jnp.arange(self.layers) == 0
         h, cache = jax.lax.scan(layer, h, (params["layers"], cache, local, first))
         h = self.normalize(params["norm"], h)
+        if self.modulated:
+            shift, scale = jnp.split(affine(params["final_modulation"], c), 2)
+            h = h * (1 + scale) + shift
         if self.head == "dense":
             h = self.normalize(params["dense_norm"], jax.nn.gelu(affine(params["dense"], h), approximate=False))
         table = params["embed"].T if self.head == "tied" or self.tied else params["head"]["kernel"]
         logits = jnp.matmul(h, table.astype(dtype))
-        logits = logits + params["head"]["bias"].astype(dtype) if self.head == "dense" and self.head_bias else logits
+        logits = logits + params["head"]["bias"].astype(dtype) if self.head_bias else logits
         return jnp.concatenate([logits[:1], logits[:-1]]) if self.shifted else logits, cache
 
     def normalize(self, p: Any, h: Any) -> Any:

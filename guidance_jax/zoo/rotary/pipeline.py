@@ -166,7 +166,7 @@ def load_text(folder: str | Path, dtype: str | None = None, mask: int | None = N
     """The masked language model of a folder as published: `config.json`, safetensors, tokenizer. Nothing is executed.
 
     Args:
-      folder: of Qwen2 or Qwen3 trained by diffusion (Dream, Tiny-A2D), LLaDA, Llama, ModernBERT, ESM-2, DPLM or ESM-C.
+      folder: of Qwen2, Qwen3 or Llama trained by diffusion (Dream, Tiny-A2D), LLaDA, MDLM, ModernBERT, ESM-2, DPLM, ESM-C.
       dtype: in which the network computes and its parameters are kept, such as "bfloat16"; None for float32.
       mask: the number of the mask, where no file of the folder says it.
 
@@ -193,7 +193,9 @@ def load_text(folder: str | Path, dtype: str | None = None, mask: int | None = N
             number = tokenizer.token_to_id(text) if isinstance(text, str) else None
         return None if number is None else whole_number({role: number}, role, where, 0, network.vocabulary - 1)
 
-    mask = next((m for m in (mask, token("mask"), FAMILIES[kind].mask) if m is not None), None)
+    usual = FAMILIES[kind].mask
+    usual = network.vocabulary - 1 if usual == -1 else usual
+    mask = next((m for m in (mask, token("mask"), usual) if m is not None), None)
     if mask is None or not 0 <= mask < network.vocabulary:
         raise Refused(f"{folder} does not say which token is the mask; write load_text(folder, mask=...)")
     end = token("eos")

@@ -84,6 +84,22 @@ ESMC = {
     "dense_norm": "lm_head.layer_norm",
     "head": "lm_head.decoder",
 }
+DDIT = {
+    "embed": "backbone.vocab_embed",
+    "time_0": "backbone.sigma_map.mlp.0",
+    "time_1": "backbone.sigma_map.mlp.2",
+    "layers": "backbone.blocks",
+    "norm_1": "norm1",
+    "norm_2": "norm2",
+    "qkv": "attn_qkv",
+    "o": "attn_out",
+    "up": "mlp.0",
+    "down": "mlp.2",
+    "modulation": "adaLN_modulation",
+    "norm": "backbone.output_layer.norm_final",
+    "head": "backbone.output_layer.linear",
+    "final_modulation": "backbone.output_layer.adaLN_modulation",
+}
 PASSED: tuple[str, ...] = (
     ".rotary_emb.inv_freq",
     ".rotary_embeddings.inv_freq",
@@ -242,6 +258,22 @@ def esmc(config: Mapping[str, Any], sizes: Sizes, where: Any) -> RotaryTransform
     )
 
 
+def ddit(config: Mapping[str, Any], sizes: Sizes, where: Any) -> RotaryTransformer:
+    """MDLM's and ReMDM's network, whose mask is the last token."""
+    return RotaryTransformer(
+        **sizes._replace(hidden=4 * sizes.width)._asdict(),
+        channels=sizes.width // sizes.heads,
+        groups=sizes.heads,
+        norm="layer",
+        eps=1e-5,
+        mlp_bias=True,
+        mlp="tanh",
+        head_bias=True,
+        modulated=whole_number(config, "cond_dim", where),
+        timed=bool(config.get("time_conditioning")),
+    )
+
+
 class Family(NamedTuple):
     """How the networks of one `model_type` are made and called."""
 
@@ -254,9 +286,10 @@ class Family(NamedTuple):
         "num_hidden_layers",
         "num_attention_heads",
     )
-    mask: int | None = None  # the number of the mask, where no configuration says it
+    mask: int | None = None  # the number of the mask where no file says it; -1 for the last token
 
 
+DDIT_SIZES = ("vocab_size", "hidden_dim", "hidden_dim", "n_blocks", "n_heads")
 LLADA_SIZES = ("embedding_size", "d_model", "mlp_hidden_size", "n_layers", "n_heads")
 FAMILIES = {
     **dict.fromkeys(("qwen3", "a2d-qwen3"), Family(qwen3, LLAMA)),
@@ -264,6 +297,7 @@ FAMILIES = {
     **dict.fromkeys(("llama", "a2d-llama"), Family(plain_llama, LLAMA)),
     "llada": Family(llada, LLADA, LLADA_SIZES, 126336),
     "modernbert": Family(modernbert, MODERNBERT),
+    "mdlm": Family(ddit, DDIT, DDIT_SIZES, -1),
     "esm": Family(esm2, ESM2),
     "esmc": Family(esmc, ESMC),
 }
@@ -347,7 +381,8 @@ def params_of(network: RotaryTransformer, state: Tensors, names: Mapping[str, st
     found: dict[str, Any] = {}
     for part, leaves in network.shapes().items():
         if part == "embed":
-            found[part] = jnp.asarray(take(f"{names[part]}.weight", leaves))
+            bare = f"{names[part]}.embedding"  # DDiT's
+            found[part] = jnp.asarray(take(bare if bare in shapes else f"{names[part]}.weight", leaves))
         elif part == "layers":
             found[part] = {}
             for own, inner in leaves.items():
