@@ -61,7 +61,7 @@ class Spelled:
     classifier, likelihood, neighbours = "classifier", "log_likelihood", "neighbours"
     value, attribute, weak, embeddings = "value", "attribute", "weak_model", "table"
     operator, mask, std, observed = "operator", "mask", "0.1", "observed"
-    per_class = "{2: 3.0}"
+    per_class, prompt = "{2: 3.0}", "known"
 
     def part(self, name):
         return spell(methods.METHODS[name])
@@ -75,6 +75,8 @@ OTHERS = {  # fields that the table leaves to who asks, and that have no default
     "lo": "0.3",
     "hi": "5.0",
     "factor": "2",
+    "automaton": "gj.automata.Automaton.count(0, 1, 1, vocabulary=3)",
+    "reward": "log_likelihood",
 }
 
 

@@ -10,11 +10,12 @@
 
 What everyone needs is here; the rest is one word further:
 
-    schedules  parameterizations  models  solvers  guidance  operators  kernels  particles  resampling  search
+    schedules  parameterizations  models  solvers  guidance  operators  kernels  particles  resampling  search  automata
     discrete  text  embeddings  flows  oracles  diagnostics  zoo  examples    and `core`, for methods of your own
 """
 
 from guidance_jax import (
+    automata,
     core,
     diagnostics,
     discrete,
@@ -77,6 +78,7 @@ __version__ = "0.2.0"
 
 __all__ = [
     # groups
+    "automata",
     "core",
     "diagnostics",
     "discrete",

@@ -20,7 +20,17 @@ from tests.laws.test_flows import SOLVERS as OF_FLOWS
 
 PACKAGE = Path(gj.__file__).parent
 GROUPS = ("core", "models", "schedules", "solvers", "guidance", "operators", "kernels", "particles", "resampling")
-GROUPS += ("search", "discrete", "text", "embeddings", "flows", "oracles", "diagnostics", "parameterizations")
+GROUPS += (
+    "search",
+    "automata",
+    "discrete",
+    "text",
+    "embeddings",
+    "flows",
+    "oracles",
+    "diagnostics",
+    "parameterizations",
+)
 
 
 def public(module):

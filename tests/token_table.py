@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 
 import guidance_jax as gj
+from guidance_jax.automata import Automaton
 from guidance_jax.discrete import (
     NOS,
     SUNDAE,
     TAG,
     AdaptiveCFG,
     AnyOrder,
-    Automaton,
     AutomatonGuidance,
     DensityRatio,
     EntRGi,

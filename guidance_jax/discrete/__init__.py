@@ -1,6 +1,5 @@
 """Token sequences: absorbing and uniform diffusion, their solvers, and guidance by rates and hidden states."""
 
-from guidance_jax.automata import Automaton
 from guidance_jax.discrete import entrgi, orders, remasking, sites
 from guidance_jax.discrete.ancestral import Ancestral
 from guidance_jax.discrete.any_order import AnyOrder
@@ -32,7 +31,6 @@ __all__ = [
     "AdaptiveCFG",
     "Ancestral",
     "AnyOrder",
-    "Automaton",
     "AutomatonGuidance",
     "AutomatonTwist",
     "DensityRatio",

@@ -50,7 +50,7 @@ class AutomatonGuidance(Contrast):
         decided tokens already break the rule is `FAILED`.
 
     >>> import guidance_jax as gj
-    >>> rule = gj.discrete.Automaton.count(0, 1, 1, vocabulary=3)
+    >>> rule = gj.automata.Automaton.count(0, 1, 1, vocabulary=3)
     >>> uniform = gj.TokenNetwork((), lambda w, x, t, cond: jnp.zeros((4, 3)), gj.Absorbing(3), batched=False)
     >>> kernel = gj.Reverse(AutomatonGuidance(uniform, rule), gj.discrete.FirstHitting())
     >>> x = gj.generate(gj.keys(0, 5), kernel, gj.RectifiedFlow().levels(4), (4,))

@@ -166,7 +166,7 @@ def load_text(folder: str | Path, dtype: str | None = None, mask: int | None = N
     """The masked language model of a folder as published: `config.json`, safetensors, tokenizer. Nothing is executed.
 
     Args:
-      folder: of Qwen2, Qwen3 or Llama trained by diffusion (Dream, Tiny-A2D), LLaDA, MDLM, ModernBERT, ESM-2, DPLM, ESM-C.
+      folder: of Qwen2, Qwen3 or Llama trained by diffusion (Dream, Tiny-A2D), LLaDA, MDLM, ModernBERT, ESM-2, ESM-C.
       dtype: in which the network computes and its parameters are kept, such as "bfloat16"; None for float32.
       mask: the number of the mask, where no file of the folder says it.
 
