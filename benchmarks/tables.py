@@ -603,6 +603,35 @@ def flow_numbers():
     return table(["measured", "result"], lines)
 
 
+DECODED = {
+    "p(prose) of the judge": "p(docstring)",
+    "nats a letter of 5-grams": "nats a letter",
+    "different 4-grams": "4-grams",
+}
+
+
+def decoding():
+    """Orders, guidance and rules of a masked model of text, under an independent judge and an independent model."""
+    lines = []
+    for row in rows("decoding"):
+        case = dict(row["case"])
+        name = " ".join(str(case.pop(k)) for k in ("what", "order", "guidance", "rule") if k in case)
+        more = ", ".join(f"{k} {v:g}" for k, v in case.items())
+        kind = next((k for k in ("order", "guidance", "rule") if k in row["case"]), "")
+        measured = [told(row["measures"][k]) for k in (*DECODED, "follow the pattern")]
+        lines.append([f"{kind}: {name}" if kind else name, more, *measured, f"{row['cost'].get('calls', '')}"])
+    return table(["decoded by", "setting", *DECODED.values(), "brackets", "calls"], lines)
+
+
+def decoding_speed():
+    """Tokens a second with and without a cache."""
+    lines = [
+        [r["case"]["decoding"], f"{value(r, 'tokens a second'):.1f}", share(value(r, "same tokens as without cache"))]
+        for r in rows("decoding_speed")
+    ]
+    return table(["decoding", "tokens a second", "same tokens as without cache"], lines)
+
+
 TABLES = [
     ("benchmarks.md", "winners", winners),
     *(("benchmarks.md", name, swept(name)) for name in SWEEPS if name not in ("antibodies_tuned", "learned")),
@@ -632,6 +661,8 @@ TABLES = [
     ("benchmarks.md", "official fractal", official_fractal),
     ("benchmarks.md", "flow quality", flow_quality),
     ("benchmarks.md", "flow numbers", flow_numbers),
+    ("benchmarks.md", "decoding", decoding),
+    ("benchmarks.md", "decoding speed", decoding_speed),
 ]
 
 
