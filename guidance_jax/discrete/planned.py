@@ -95,12 +95,16 @@ class PlannedUnmasking(TokenSolver):
             need(self, self.within, Automaton, "within")
             self.within.check(self.within.vocabulary, shape[-1])
 
-    def draw(self, log_p: Any, pred: Any, key: Any) -> tuple[Any, Any]:
-        """(tokens drawn for all positions, the most probable ones), each position by itself or all within the rule."""
-        if self.within is None:
-            return draw_token(key, log_p), argmax_token(log_p)
-        log_p = jnp.where(self.ready(pred)[:, None], log_p, marginals(pred))
-        return self.within.draw(log_p, key), self.within.mode(log_p)
+    def draw(self, log_p: Any, pred: Any, key: Any) -> Any:
+        """The tokens drawn for all positions, (L,): each by itself, or all together within the rule."""
+        if self.within is not None:
+            log_p = jnp.where(self.ready(pred)[:, None], log_p, marginals(pred))
+        random = draw_token if self.within is None else lambda key, log_p: self.within.draw(log_p, key)
+        greedy = argmax_token if self.within is None else self.within.mode
+        if self.temperature is None:
+            return random(key, log_p)
+        cold = jnp.asarray(self.temperature) == 0
+        return jax.lax.cond(cold, lambda: greedy(log_p).astype(jnp.int32), lambda: random(key, log_p).astype(jnp.int32))
 
     def ready(self, pred: Any) -> Any:
         """The masks that the model may decide now, (L,): not those whose tokens all have rate 0."""
@@ -137,9 +141,7 @@ class PlannedUnmasking(TokenSolver):
         free = self.ready(pred)
         first = jnp.where(state < 0, jnp.argmax(free), state)
         log_p = jax.nn.log_softmax(self.truncate(pred).log_weights)
-        drawn, greedy = self.draw(log_p, pred, draw_key)
-        if self.temperature is not None:
-            drawn = jnp.where(jnp.asarray(self.temperature) == 0, greedy, drawn)
+        drawn = self.draw(log_p, pred, draw_key)
         changed = self.reveal(pred, drawn, t, s, first, reveal_key) | (free & (drawn == FAILED))
         if self.edit is not None:
             probability = orders.low_confidence(log_p, drawn, reveal_key)

@@ -95,8 +95,11 @@ class CachedNetwork(TokenModel):
             old = (filled != now) | (age >= (self.refresh or len(x)))
 
             def refill(carry):
-                return jnp.asarray(False), self.network.read(self.params, x, 0, carry[1], padding)[1]
+                # nothing in it depends on the turn, so that XLA would compute it before the loop, at every step
+                tokens, cache = jax.lax.optimization_barrier((x, carry[1]))
+                return jnp.asarray(False), self.network.read(self.params, tokens, 0, cache, padding)[1]
 
+            # a loop of no or one turn, which stays a branch under `vmap`
             _, cache = jax.lax.while_loop(lambda carry: carry[0], refill, (old, cache))
             filled, age = now, jnp.where(old, 1, age + 1)
         logits, cache = read(now, cache)
