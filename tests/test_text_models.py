@@ -104,6 +104,14 @@ def test_a_network_of_masks_alone_is_finite(tmp_path):
     assert np.isfinite(network.apply(params, jnp.full(7, config["mask_token_id"]))).all()
 
 
+def test_half_precision_is_near(folder, pipeline):
+    half = gj.load(folder, dtype="bfloat16")
+    assert {a.dtype.name for a in jax.tree.leaves(half.model.params)} == {"bfloat16"}
+    x, level = jnp.asarray(GOLDEN["qwen3_ids"]), pipeline.levels(2).at(0)
+    a, b = (np.exp(p.model(x, level, {}, (), None)[0].log_p) for p in (half, pipeline))
+    assert 0 < np.abs(a - b).max() < 0.1
+
+
 def test_padding_changes_no_answer(pipeline):
     cond = pipeline.conditions(["hello world", "abc"], 24)
     assert cond["known"].shape == (2, 40)
@@ -184,10 +192,9 @@ def uncached(pipeline):
 def test_a_cache_of_blocks_is_exact_for_block_causal_models(pipeline, uncached, measured):
     cond, cached = pipeline.conditions(["hello world", "abc"], 32), pipeline.in_blocks(BLOCK, BEGIN, causal=True)
     for wrap in (lambda m: m, lambda m: PromptCFG(m, "known", 2.0)):
-        for steps in (32, 16):
-            kernels = pipeline.kernel(wrap(uncached), PlannedUnmasking(block=BLOCK)), pipeline.kernel(wrap(cached))
-            a, b = (gj.generate(gj.keys(0, 2), k, pipeline.levels(steps), (TOTAL,), cond) for k in kernels)
-            np.testing.assert_array_equal(a, b)
+        kernels = pipeline.kernel(wrap(uncached), PlannedUnmasking(block=BLOCK)), pipeline.kernel(wrap(cached))
+        a, b = (gj.generate(gj.keys(0, 2), k, pipeline.levels(16), (TOTAL,), cond) for k in kernels)
+        np.testing.assert_array_equal(a, b)
     x = jnp.asarray(a[0]).at[30:].set(pipeline.mask)
     own = {k: v[0] for k, v in cond.items()}
     p, q = (np.exp(m(x, pipeline.levels(2).at(0), own, m.init(x), None)[0].log_p) for m in (uncached, cached))

@@ -273,7 +273,7 @@ def test_path_weights_are_refused_where_a_wrapper_would_overwrite_what_they_weig
 
 # ---- spaces, clocks, scales, conditions ---------------------------------------------------------------------------
 
-ON_TOKENS = ["APG", "CFGPlusPlus", "Classifier", "Clip", "TCFG", "MPGD", "Compose", "Rescale", "FDG", "MAMBOG"]
+ON_TOKENS = ["APG", "CFGPlusPlus", "Classifier", "Clip", "TCFG", "MPGD", "Rescale", "FDG", "MAMBOG"]
 
 
 @pytest.mark.parametrize("name", [*ON_TOKENS, "DynamicNegative", "OnSchedule"])

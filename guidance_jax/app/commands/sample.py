@@ -45,7 +45,9 @@ MEANS = "Means (they change no sample)"
 def sample(
     out: Annotated[Path, typer.Option(help="An .npz file (arr_0 NHWC uint8, arr_1 labels), or a folder: a long job.")],
     models: Models = None,
-    n: Annotated[int, typer.Option("--n", min=1, max=SAMPLES, help="Samples.")] = 100,
+    n: Annotated[
+        int | None, typer.Option("--n", min=1, max=SAMPLES, help="Samples. (100; of text one a prompt)")
+    ] = None,
     method: Method = None,
     scale: Scaled = None,
     set_: Set = None,
@@ -90,8 +92,9 @@ def sample(
     request = read_request(models, config, method, set_, **flags, clip=clip, dtype=dtype, seed=seed)
     if is_text(request.models):
         check_text(devices, split, remat, microbatch, tile, estimate)
-        sample_text(request, out, n, length, pattern, batch)
+        sample_text(request, out, n or max(len(request.prompts), 1), length, pattern, batch)
         return
+    n = 100 if n is None else n
     if length is not None or pattern is not None:
         raise Refused("--length and --pattern are for models of text; leave them out")
     mesh = sample_mesh(devices)

@@ -239,4 +239,7 @@ def read_tokenizer(folder: Path) -> Any:
 def is_text(folder: str | Path) -> bool:
     """Whether a folder holds a network of Hugging Face's, whose configuration says its `model_type`."""
     where = Path(folder) / "config.json"
-    return where.is_file() and "model_type" in read_json(where)
+    try:
+        return where.is_file() and "model_type" in read_json(where)
+    except Refused:  # whoever reads it says what is wrong
+        return False

@@ -321,11 +321,9 @@ def read_network(folder: Path, dtype: str | None = None) -> tuple[RotaryTransfor
     if network.width % 2 or network.channels % 2 or network.heads % network.groups:
         raise Refused(f"{where}: {network.heads} heads of {network.channels} channels over {network.groups} groups")
     state = tensors_of(folder)
-    params = params_of(network, state, family.names, where)
     if dtype is not None:
         network = dataclasses.replace(network, dtype=jnp.dtype(dtype))
-        params = jax.tree.map(lambda a: a.astype(dtype), params)
-    return network, params, config
+    return network, params_of(network, state, family.names, where), config
 
 
 def tensors_of(folder: Path) -> Tensors:
@@ -378,11 +376,15 @@ def params_of(network: RotaryTransformer, state: Tensors, names: Mapping[str, st
             name = name.replace(".decoder.", ".")  # ESM-2 has it beside
         return take(name, shape[::-1]).T if leaf == "kernel" else take(name, shape)
 
+    def put(a: np.ndarray) -> Any:
+        """An array on the device, in the type of the network: one at a time is in float32."""
+        return jnp.asarray(a, network.dtype or jnp.float32)
+
     found: dict[str, Any] = {}
     for part, leaves in network.shapes().items():
         if part == "embed":
             bare = f"{names[part]}.embedding"  # DDiT's
-            found[part] = jnp.asarray(take(bare if bare in shapes else f"{names[part]}.weight", leaves))
+            found[part] = put(take(bare if bare in shapes else f"{names[part]}.weight", leaves))
         elif part == "layers":
             found[part] = {}
             for own, inner in leaves.items():
@@ -393,9 +395,9 @@ def params_of(network: RotaryTransformer, state: Tensors, names: Mapping[str, st
                         first = network.embed_norm and i == 0 and own == "norm_1"  # ModernBERT has none there
                         prefix = f"{names['layers']}.{i}."
                         each[i] = 1.0 if first else value(prefix, own, leaf, shape[1:])
-                    found[part][own][leaf] = jnp.asarray(each)
+                    found[part][own][leaf] = put(each)
         else:
-            found[part] = {leaf: jnp.asarray(value("", part, leaf, shape)) for leaf, shape in leaves.items()}
+            found[part] = {leaf: put(value("", part, leaf, shape)) for leaf, shape in leaves.items()}
     tied = f"{names.get('head', '')}.weight" if network.head == "tied" or network.tied else ""
     rest = sorted(n for n in left if n != tied and not n.endswith(PASSED) and not copy_of_bias(n, names))
     if rest:
