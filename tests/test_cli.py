@@ -322,7 +322,16 @@ def test_methods_for_sequences_are_compared_in_one_run(run, kind):
     assert left.returncode == 0, left.stderr
     rows = json.loads((run.folder / "all" / "comparison.json").read_text())["rows"]
     refused = {row["name"]: row["refused"] for row in rows if row["refused"]}
-    options = {"tokens": {"Forbid": "banned", "Infill": "known"}, "text": {"PPLM": "attribute"}}[kind]
+    options = {
+        "tokens": {
+            "Forbid": "banned",
+            "Infill": "known",
+            "PromptCFG": "prompt",
+            "AutomatonGuidance": "automaton",
+            "EntRGi": "reward",
+        },
+        "text": {"PPLM": "attribute"},
+    }[kind]
     assert {name: reason.split(";")[0] for name, reason in refused.items()} == {
         name: f"{name} needs {option}" for name, option in options.items()
     }

@@ -98,6 +98,26 @@ def test_dream_reads_its_logits_one_place_to_the_left(tmp_path):
     np.testing.assert_array_equal(shifted[0], raw[0])
 
 
+def test_llada_is_llama_by_other_names(tmp_path):
+    """The same tensors as LLaDA calls them, in its gated order: the logits of transformers' Llama."""
+    names = {"model.embed_tokens": "wte", "model.norm": "ln_f", "lm_head": "ff_out", "model.layers": "blocks"}
+    names |= {"input_layernorm": "attn_norm", "post_attention_layernorm": "ff_norm", "self_attn.o_proj": "attn_out"}
+    names |= {"mlp.gate_proj": "ff_proj", "mlp.up_proj": "up_proj", "mlp.down_proj": "ff_out", "self_attn.": ""}
+    tensors = {}
+    for name, shape in json.loads(str(GOLDEN["llama_tensors"])).items():
+        new = name
+        for old, other in names.items():
+            new = new.replace(old, other)
+        tensors[f"model.transformer.{new}"] = weights(name, shape)
+    config = {"model_type": "llada", "embedding_size": 99, "d_model": 32, "mlp_hidden_size": 48, "n_layers": 2}
+    config |= {"n_heads": 4, "rope_theta": 5e5, "rms_norm_eps": 1e-5, "activation_type": "silu"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    safetensors.save_file(tensors, tmp_path / "model.safetensors")
+    network, params, _ = read_network(tmp_path)
+    logits = network.apply(params, jnp.asarray(GOLDEN["llama_ids"]))
+    np.testing.assert_allclose(logits, GOLDEN["llama_logits"], atol=1e-5 * np.abs(GOLDEN["llama_logits"]).max())
+
+
 def test_a_network_of_masks_alone_is_finite(tmp_path):
     """ESM-2 divides by the share of tokens that are no masks."""
     network, params, config = read_network(write_folder(tmp_path, "esm"))
@@ -151,7 +171,7 @@ def test_one_program_for_any_prompt_within_a_bucket(pipeline):
 JSON = r'\{"a": "[a-z]+", "b": [1-9][0-9]{0,2}\}'
 
 
-@pytest.mark.parametrize("steps", [1, 4, 24])
+@pytest.mark.parametrize("steps", [4, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 24))])
 def test_every_text_is_json(pipeline, steps):
     cond = pipeline.conditions(["abc"] * 5, 24)
     rule = pipeline.rule(JSON, 24, cond["known"].shape[1])
@@ -165,6 +185,7 @@ def test_every_text_is_json(pipeline, steps):
             assert set(json.loads(text)) == {"a", "b"}
 
 
+@pytest.mark.slow
 def test_rules_hold_with_a_cache_too(pipeline):
     """Blocks that are not written yet count by a flat model, so that the rule can still be met."""
     cond = pipeline.conditions(["abc"] * 3, 24)
@@ -315,6 +336,9 @@ def test_folders_that_cannot_be_read(tmp_path, folder):
         (lambda p: write_folder(p, "qwen3", num_hidden_layers=3), "3 layers, the tensors 2"),
         (lambda p: write_folder(p, "qwen3", rope_parameters={"rope_type": "yarn"}), "scales its rotary positions"),
         (lambda p: write_folder(p, "qwen3", vocab_size=None), "vocab_size = None"),
+        (lambda p: write_folder(p, "qwen3", model_type=["qwen3"]), "is of a \"['qwen3']\" model"),
+        (lambda p: write_folder(p, "qwen2", use_sliding_window=True), "within a sliding window is not built"),
+        (lambda p: write_folder(p, "llama", tie_word_embeddings=True), "the two tensors differ"),
         (lambda p: write_folder(p, "qwen3"), "holds no tokenizer"),
         (
             lambda p: (write_tokenizer(write_folder(p, "qwen3")) / "tokenizer_config.json").write_text("{}"),

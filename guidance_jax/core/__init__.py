@@ -53,11 +53,12 @@ from guidance_jax.core.levels import (
     posterior_variance,
 )
 from guidance_jax.core.pytrees import Bound, Rows, concrete, converted, function, pytree, rows, static
-from guidance_jax.core.spaces import GaussianDiffusion, Prediction, Space
+from guidance_jax.core.spaces import Composable, GaussianDiffusion, Prediction, Space
 
 __all__ = [
     "Bound",
     "CLEAN",
+    "Composable",
     "Categorical",
     "Denoiser",
     "Distribution",

@@ -20,7 +20,6 @@ class Space:
 
     kind: ClassVar[str] = "samples"  # in refusals
     solver: ClassVar[str] = "DDIM()"  # one that takes it, in refusals
-    composes: ClassVar[bool] = True  # whether its predictions compose: u + sum of weight (prediction - u)
 
     def start(self, key: Any, levels: Level, shape: tuple[int, ...]) -> Any:
         """What the forward process leaves at the noisiest level of data with little or no signal."""
@@ -95,8 +94,14 @@ class Prediction:
         return self.towards(self.x0 + towards, level)
 
 
+class Composable(Space):
+    """A space whose predictions compose: u + sum of weights (prediction - u)."""
+
+    kind: ClassVar[str] = "images, vectors and tokens"
+
+
 @dataclasses.dataclass(frozen=True)
-class GaussianDiffusion(Space):
+class GaussianDiffusion(Composable):
     """Images, vectors, embeddings: x_t = alpha x_0 + sigma eps on any schedule, flows included.
 
     Named so, and not `Gaussian`, because the exact model of that name is an oracle.

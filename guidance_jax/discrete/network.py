@@ -17,7 +17,7 @@ class TokenModel(Parametrized, Denoiser):
     """A denoiser of tokens: subclasses say what the logits are, and of which `process`."""
 
     process: Process
-    given: str | None
+    given: str | None = None
 
     @property
     def space(self):

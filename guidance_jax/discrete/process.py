@@ -18,6 +18,7 @@ import numpy as np
 from guidance_jax.core import (
     FAILED,
     Categorical,
+    Composable,
     Distribution,
     Refused,
     Space,
@@ -92,7 +93,7 @@ class Process(Space):
 
 
 @dataclass(frozen=True)
-class Diffusion(Process):
+class Diffusion(Process, Composable):
     """A corruption of tokens; what it implies for the way back is in its subclasses. Fields as in `Process`."""
 
     kind: ClassVar[str] = "tokens under diffusion"

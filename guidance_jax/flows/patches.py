@@ -47,7 +47,6 @@ class Patches(Space):
 
     kind: ClassVar[str] = "a flow of several blocks"
     solver: ClassVar[str] = "PatchByPatch()"
-    composes: ClassVar[bool] = False
 
     def start(self, key, levels, shape):
         """z ~ N(0, I)."""

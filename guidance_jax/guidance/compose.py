@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import Refused, converted, float_type, pytree
+from guidance_jax.core import Composable, Refused, converted, float_type, pytree
 from guidance_jax.guidance.base import Guidance, check_conditions, only_guided, stack_states
 from guidance_jax.guidance.scales import strength
 
@@ -46,6 +46,8 @@ class Compose(Guidance):
     weights: Any = converted(vector)
     window: Any = 1.0
 
+    takes = Composable
+
     def init(self, x):
         return stack_states(self.inner.init(x), len(self.weights) + 1)
 
@@ -53,8 +55,6 @@ class Compose(Guidance):
         if jnp.ndim(self.weights) != 1:
             raise Refused(f"Compose takes one weight per condition, (K,), got shape {jnp.shape(self.weights)}")
         check_conditions(self, levels, shape, cond)
-        if not self.space.composes:
-            raise Refused(f"Compose is for images, vectors and tokens, the model is of {self.space.kind}; use CFG")
 
     def __call__(self, x, level, cond, state, key):
         weights = jnp.asarray(self.weights * strength(self.window, level, cond, off=0.0), float_type(x))

@@ -65,7 +65,6 @@ class LeftToRight(Process):
     first: int = 0
 
     kind: ClassVar[str] = "text"
-    composes: ClassVar[bool] = False  # the caches of several conditions are no memory that PPLM could read
 
     def start(self, key, levels, shape):
         return jnp.full(shape, self.first, jnp.int32)

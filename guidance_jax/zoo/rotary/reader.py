@@ -149,6 +149,8 @@ def llama(config: Mapping[str, Any], sizes: Sizes, where: Any, **more: Any) -> R
     """Llama, Qwen2 and Qwen3, whose masks are full where diffusion trained them."""
     if config.get("hidden_act", "silu") != "silu" or config.get("mlp_bias"):
         raise Refused(f"{where}: an MLP of {str(config.get('hidden_act'))[:40]!r}, or with biases, is not built")
+    if config.get("use_sliding_window") or "sliding_attention" in (config.get("layer_types") or ()):
+        raise Refused(f"{where}: attention within a sliding window is not built for this model")
     channels = {"head_dim": config.get("head_dim") or sizes.width // sizes.heads}
     groups = {"num_key_value_heads": config.get("num_key_value_heads") or sizes.heads}
     return RotaryTransformer(
@@ -177,6 +179,8 @@ def qwen3(config: Mapping[str, Any], sizes: Sizes, where: Any) -> RotaryTransfor
 
 
 def llada(config: Mapping[str, Any], sizes: Sizes, where: Any) -> RotaryTransformer:
+    if config.get("activation_type", "silu") not in ("silu", "swiglu") or config.get("alibi"):
+        raise Refused(f"{where}: another activation than silu, or ALiBi, is not built")
     groups = {"n_kv_heads": config.get("n_kv_heads") or sizes.heads}
     return RotaryTransformer(
         **sizes._asdict(),
@@ -312,7 +316,7 @@ def read_network(folder: Path, dtype: str | None = None) -> tuple[RotaryTransfor
     where = folder / "config.json"
     config = read_json(where)
     kind = config.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise Refused(f"{where} is of a {str(kind)[:40]!r} model; text and proteins are read of {', '.join(FAMILIES)}")
     family = FAMILIES[kind]
     with reading(where, "it lacks that entry"):
@@ -372,8 +376,8 @@ def params_of(network: RotaryTransformer, state: Tensors, names: Mapping[str, st
                 each = np.split(take(f"{prefix}{names[joined]}.{suffix}", own), len(parts))[list(parts).index(part)]
                 return each.T if leaf == "kernel" else each
         name = f"{prefix}{names[part]}.{suffix}"
-        if part == "head" and leaf == "bias" and name not in shapes:
-            name = name.replace(".decoder.", ".")  # ESM-2 has it beside
+        if part == "head" and leaf == "bias" and (beside := name.replace(".decoder.", ".")) in shapes:
+            name = beside  # ESM-2's
         return take(name, shape[::-1]).T if leaf == "kernel" else take(name, shape)
 
     def put(a: np.ndarray) -> Any:
@@ -399,6 +403,8 @@ def params_of(network: RotaryTransformer, state: Tensors, names: Mapping[str, st
         else:
             found[part] = {leaf: put(value("", part, leaf, shape)) for leaf, shape in leaves.items()}
     tied = f"{names.get('head', '')}.weight" if network.head == "tied" or network.tied else ""
+    if tied in shapes and not np.array_equal(state[tied], state[f"{names['embed']}.weight"]):
+        raise Refused(f"{where} ties {tied} to the embeddings, and the two tensors differ; compare the configuration")
     rest = sorted(n for n in left if n != tied and not n.endswith(PASSED) and not copy_of_bias(n, names))
     if rest:
         raise Refused(f"the checkpoint has a tensor that the network has not: {rest[0]}")
