@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +85,10 @@ def sample_text(request: Request, out: Path, n: int, length: int | None, pattern
     texts = pipeline.decode(x, cond)
     write_arrays(out, x, np.arange(n) % len(prompts))
     about = {"n": n, "length": length, "pattern": pattern, **request.about()}
-    for suffix, content in ((".txt", "\n".join(texts) + "\n"), (".json", json.dumps(about, indent=1, default=str))):
-        write_whole(out.with_suffix(suffix), partial(write_bytes, content.encode()))
+    lines, asked = "\n".join(texts) + "\n", json.dumps(about, indent=1, default=str)
+    write_whole(out.with_suffix(".txt"), lambda file: file.write(lines.encode()))
+    write_whole(out.with_suffix(".json"), lambda file: file.write(asked.encode()))
     for i, text in enumerate(texts[:10]):
         prompt = prompts[i % len(prompts)]
         console.print(f"{prompt}|{text}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"{n} texts, {count_failed(x)} failed: {out}, {out.with_suffix('.txt')}", soft_wrap=True)
-
-
-def write_bytes(data: bytes, file: Any) -> None:
-    file.write(data)

@@ -170,18 +170,18 @@ class Automaton:
         kinds = jnp.asarray(self.after).shape[1]
         return jax.vmap(lambda row: log_sums_at(row, jnp.asarray(self.classes), kinds))(log_p)
 
-    def futures(self, log_p: Float[Array, "L V"]) -> tuple[Float[Array, "L1 Q"], Float[Array, " L1"]]:
+    def futures(self, class_log_p: Float[Array, "L C"]) -> tuple[Float[Array, "L1 Q"], Float[Array, " L1"]]:
         """log b_0 to log b_L, the largest of each taken off, and what was taken off, summed."""
         after = jnp.asarray(self.after)
-        last = jnp.where(jnp.asarray(self.accepting), 0.0, -jnp.inf).astype(log_p.dtype)
+        last = jnp.where(jnp.asarray(self.accepting), 0.0, -jnp.inf).astype(class_log_p.dtype)
 
         def back(carry, p):
             b, total = carry
             b, size = level_out(log_sum(p + b[after], 1))
             return (b, total + size), (b, total + size)
 
-        first = last, jnp.zeros((), log_p.dtype)
-        _, (b, total) = jax.lax.scan(back, first, self.class_log_p(log_p), reverse=True)
+        first = last, jnp.zeros((), class_log_p.dtype)
+        _, (b, total) = jax.lax.scan(back, first, class_log_p, reverse=True)
         return jnp.concatenate([b, last[None]]), jnp.append(total, 0)
 
     def log_probability(self, log_p: Float[Array, "L V"]) -> Float[Array, ""]:
@@ -190,14 +190,14 @@ class Automaton:
         >>> float(jnp.exp(Automaton.count(1, 1, 1, 2).log_probability(jnp.log(jnp.full((2, 2), 0.5)))))
         0.5
         """
-        b, total = self.futures(log_p[self.begin :])
+        b, total = self.futures(self.class_log_p(log_p[self.begin :]))
         return b[0, jnp.asarray(self.start)] + total[0]
 
     def log_ratios(self, log_p: Float[Array, "L V"]) -> Float[Array, "L V"]:
         """log P(accept | x_l = v) - log P(accept), for all positions and tokens; NaN if P(accept) is 0."""
         free, log_p = jnp.zeros_like(log_p[: self.begin]), log_p[self.begin :]
         after, p = jnp.asarray(self.after), self.class_log_p(log_p)
-        b, _ = self.futures(log_p)
+        b, _ = self.futures(p)
 
         def forward(f, inputs):
             p, b = inputs
@@ -221,7 +221,7 @@ class Automaton:
         """
         free_key, draw_key = jax.random.split(key)
         free, log_p = draw_token(free_key, log_p[: self.begin]), log_p[self.begin :]
-        b, _ = self.futures(log_p)
+        b, _ = self.futures(self.class_log_p(log_p))
         classes, after = jnp.asarray(self.classes), jnp.asarray(self.after)
 
         def step(q, inputs):

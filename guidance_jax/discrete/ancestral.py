@@ -29,17 +29,17 @@ class TokenSolver(Solver):
     def __post_init__(self):
         least = {"temperature": (self.temperature, 0), "top_p": (self.top_p, 0), "top_k": (self.top_k, 1)}
         for name, (value, bound) in least.items():
-            greedy = name == "temperature" and self.zero_is_greedy and value is not None and concrete(value)
-            if greedy and value == 0:
+            if value is None or not concrete(value) or (name == "temperature" and self.zero_is_greedy and value == 0):
                 continue
-            if value is not None and concrete(value) and not (value > 0 and value >= bound):
+            if not (value > 0 and value >= bound):
                 raise Refused(f"{name} must be positive, got {value}; leave it out for plain sampling")
 
     def truncate(self, pred: TokenPrediction) -> TokenPrediction:
         """The prediction with temperature, top-k and top-p applied to log p."""
         log_p = pred.log_p
         if self.temperature is not None:
-            log_p = jax.nn.log_softmax(log_p / jnp.where(self.temperature == 0, 1, self.temperature))
+            zero = self.zero_is_greedy & (jnp.asarray(self.temperature) == 0)  # elsewhere 0 spoils the sample
+            log_p = jax.nn.log_softmax(log_p / jnp.where(zero, 1, self.temperature))
         if self.top_k is not None or self.top_p is not None:
             falling = -jnp.sort(-log_p, -1)
             rank = jnp.arange(log_p.shape[-1])

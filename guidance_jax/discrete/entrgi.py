@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from guidance_jax._typing import Array, Float
 from guidance_jax.core import Refused, as_guide, converted, draw_token, pytree, static
+from guidance_jax.discrete import orders
 from guidance_jax.discrete.process import Absorbing
 from guidance_jax.guidance.base import Guidance
 from guidance_jax.guidance.scales import strength
@@ -22,7 +23,7 @@ from guidance_jax.guidance.scales import strength
 
 def by_entropy(log_p: Any) -> Float[Array, " L"]:
     """The entropy over log V, from 0 to 1: EntRGi. `log_p` is (L, V), normalised."""
-    return -jnp.sum(jnp.exp(log_p) * jnp.where(log_p == -jnp.inf, 0, log_p), -1) / jnp.log(float(log_p.shape[-1]))
+    return -orders.entropy(log_p, None, None) / jnp.log(float(log_p.shape[-1]))
 
 
 def straight_through(log_p: Any) -> Float[Array, " L"]:

@@ -24,6 +24,11 @@ def as_known(known: Any) -> Any:
     return function(Bound(entry, known) if isinstance(known, str) else known)
 
 
+def known_tokens(known: Any, cond: Any) -> Any:
+    """The array of given tokens, -1 where free, of an array or a function of the condition."""
+    return jnp.asarray(known(cond) if callable(known) else known)
+
+
 @pytree
 class Infill(KernelWrapper):
     """`inner` with the tokens of `known` fixed; -1 marks what is free. No fixed position ever changes.
@@ -67,7 +72,7 @@ class Infill(KernelWrapper):
 
     def put_known(self, x, cond):
         """x with the known tokens in their places."""
-        known = jnp.asarray(self.known(cond) if callable(self.known) else self.known)
+        known = known_tokens(self.known, cond)
         return jnp.where(known == FREE, x, known.astype(x.dtype))
 
     def __call__(self, carry, t, s, cond, key):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from guidance_jax.core import Refused, concrete, converted, pytree
-from guidance_jax.discrete.infill import FREE, as_known
+from guidance_jax.discrete.infill import FREE, as_known, known_tokens
 from guidance_jax.discrete.process import Absorbing
 from guidance_jax.guidance.base import Contrast
 from guidance_jax.guidance.scales import active, strength, when
@@ -39,11 +39,6 @@ class MaskedContrast(Contrast):
             lambda: (strong, state[1]),
         )
         return strong.contrast(weak, w, level), strong, weak, (first, second)
-
-
-def known_tokens(known: Any, cond: Any) -> Any:
-    """The array of given tokens, -1 where free."""
-    return jnp.asarray(known(cond) if callable(known) else known)
 
 
 @pytree

@@ -51,7 +51,6 @@ class CachedNetwork(TokenModel):
     begin: int = static(default=0)
     refresh: int | None = static(default=None)
     domain: Domain | None = static(default=None)
-    given: str | None = static(default=None)
 
     def check(self, levels, shape, cond):
         super().check(levels, shape, cond)
