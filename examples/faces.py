@@ -18,10 +18,10 @@ import numpy as np
 from guidance_jax.core import CLEAN
 from guidance_jax.guidance.lgd import LGD
 from guidance_jax.guidance.likelihoods import Decoded, GaussianLikelihood
-from guidance_jax.guidance.operators import Blur, Downsample, Mask
 from guidance_jax.guidance.reconstruction import Reconstruction
-from guidance_jax.kernels.dps import DPS
+from guidance_jax.inverse import DPS
 from guidance_jax.kernels.reverse import Reverse
+from guidance_jax.operators import Blur, Downsample, Mask
 from guidance_jax.particles.best_of import BestOf
 from guidance_jax.particles.steering import Steered
 from guidance_jax.particles.twisted import Twisted

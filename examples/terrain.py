@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.kernels.dps import DPS
+from guidance_jax.inverse import DPS
 from guidance_jax.sample import generate, keys
 from guidance_jax.schedules import Cosine, log_snr_uniform
 from guidance_jax.solvers.ddpm import DDPM, fixed_large

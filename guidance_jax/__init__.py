@@ -10,8 +10,10 @@
 
 What everyone needs is here; the rest is one word further:
 
-    schedules  parameterizations  models  solvers  guidance  operators  kernels  particles  resampling  search  automata
-    discrete  text  embeddings  flows  oracles  diagnostics  zoo  examples    and `core`, for methods of your own
+    schedules  parameterizations  models  solvers  guidance  operators  inverse  kernels  particles  resampling
+    search  automata  discrete  text  embeddings  flows  oracles  diagnostics  zoo  examples
+
+and `core`, for methods of your own.
 """
 
 from guidance_jax import (
@@ -22,8 +24,10 @@ from guidance_jax import (
     embeddings,
     flows,
     guidance,
+    inverse,
     kernels,
     models,
+    operators,
     oracles,
     particles,
     schedules,
@@ -44,7 +48,6 @@ from guidance_jax.guidance import (
     PerSample,
     Reconstruction,
     Window,
-    operators,
 )
 from guidance_jax.kernels import Inpaint, MeanShift, Recur, Reverse
 from guidance_jax.models import (
@@ -86,6 +89,7 @@ __all__ = [
     "flows",
     "examples",
     "guidance",
+    "inverse",
     "kernels",
     "models",
     "operators",

@@ -12,11 +12,12 @@ from guidance_jax import discrete as d
 from guidance_jax import embeddings as e
 from guidance_jax import flows as f
 from guidance_jax import guidance as g
+from guidance_jax import inverse as i
 from guidance_jax import kernels as k
+from guidance_jax import operators as o
 from guidance_jax import particles as p
 from guidance_jax import solvers as s
 from guidance_jax import text as t
-from guidance_jax.guidance import operators as o
 
 
 class Given(Protocol):
@@ -114,6 +115,9 @@ OPERATOR = Source(PART, lambda given: given.operator, "operator")
 MASK = Source(NUMBERS, lambda given: given.mask, "mask")
 STD = Source(NUMBER, lambda given: given.std)
 OBSERVED = Source(FIXED, lambda given: given.observed)
+EXACT_STEP = Source(
+    PART, lambda given: i.ExactStep(given.operator, given.std, given.observed), "operator", shown="of the measurement"
+)
 WEAK = Source(PART, lambda given: given.weak, shown="")
 PROMPT = Source(NUMBERS, lambda given: given.prompt, shown="")
 TABLE = Source(NUMBERS, lambda given: given.embeddings, "embeddings")
@@ -264,9 +268,17 @@ _ROWS = [
             {"rho": 0.0, "mu": 0.0},
             "unconditional",
         ),
-        (g.PiGDM, _of_gradient(**_MEASURED, weights=NUMBERS_), _ZERO, "unconditional"),
-        (g.TMPD, _of_gradient(**_MEASURED), _ZERO, "unconditional"),
-        (g.MMPS, _of_gradient(**_MEASURED), _ZERO, "unconditional"),
+        (i.PiGDM, _of_gradient(**_MEASURED, weights=NUMBERS_), _ZERO, "unconditional"),
+        (i.TMPD, _of_gradient(**_MEASURED), _ZERO, "unconditional"),
+        (i.MMPS, _of_gradient(**_MEASURED), _ZERO, "unconditional"),
+        (i.DiffPIR, _of_gradient(**_MEASURED), _ZERO, "unconditional"),
+        (i.DPG, _of_gradient(log_likelihood=LIKELIHOOD, spread=STRENGTH_), _ZERO, "unconditional"),
+        (
+            p.PosteriorMean,
+            _of_gradient(solver=SOLVER, reward=LIKELIHOOD, schedule=SCHEDULE),
+            _ZERO,
+            "unconditional",
+        ),
         (g.Clip, {"inner": from_method("CFG")}, {"radius": float("inf")}),
         (g.DynamicClip, {"inner": from_method("CFG")}, {"radius": float("inf")}),
     ),
@@ -281,11 +293,30 @@ _ROWS = [
         (k.Recur, {"inner": REVERSE, "repeats": usual(2)}, {"repeats": 1}),
         (k.Churn, {"inner": REVERSE, "schedule": SCHEDULE, "gamma": usual(0.2), "augment": IN_PYTHON}, {"gamma": 0.0}),
         (
-            k.DPS,
+            i.DPS,
             {"model": FREE, "solver": SOLVER, "operator": OPERATOR, "observed": OBSERVED, "scale": SCALE},
             _ZERO,
             "unconditional",
         ),
+        (
+            i.PSLD,
+            {
+                "model": FREE,
+                "solver": SOLVER,
+                "operator": OPERATOR,
+                "observed": OBSERVED,
+                "scale": SCALE,
+                "decode": IN_PYTHON,
+                "encode": IN_PYTHON,
+            },
+            _ZERO,
+            "unconditional",
+        ),
+        (i.DDRM, {"model": FREE, **_MEASURED}),
+        (i.DDNM, {"model": FREE, **_MEASURED}),
+        (i.DAPS, {"model": FREE, "likelihood": EXACT_STEP, "schedule": SCHEDULE}),
+        (i.SplitGibbs, {"model": FREE, "likelihood": EXACT_STEP, "solver": SOLVER, "schedule": SCHEDULE}),
+        (i.REDdiff, {"model": FREE, **_MEASURED}),
         (k.Inpaint, {"inner": REVERSE, "mask": MASK, "observed": OBSERVED}),
         (k.Corrector, {"inner": REVERSE, "model": MODEL}),
         (k.RectifiedCFGPlusPlus, _of_two(schedule=SCHEDULE), _ZERO),
@@ -304,6 +335,13 @@ _ROWS = [
         (p.Corrected, {"model": from_method("CFG"), "solver": SOLVER, "proposal": OPTION}),
         (p.Steered, {"model": FREE, "solver": SOLVER, "reward": LIKELIHOOD, "scale": SCALE}, _ZERO, "unconditional"),
         (p.BestOf, {"kernel": UNGUIDED, "reward": LIKELIHOOD, "scale": SCALE}, _ZERO, "unconditional"),
+        (
+            i.EnKG,
+            {"model": FREE, "solver": SOLVER, "operator": OPERATOR, "observed": OBSERVED}
+            | {"schedule": SCHEDULE, "scale": SCALE},
+            _ZERO,
+            "unconditional",
+        ),
         (p.ParticleGuidance, {"model": MODEL, "solver": SOLVER, "scale": SCALE}, _ZERO),
     ),
     *_rows(
@@ -352,7 +390,8 @@ SOLVERS = {
     row.name: row
     for row in _rows(
         "solvers",
-        *((cls, {}) for cls in (s.DDIM, s.DDPM, s.DPMSolver2M, s.Heun, s.LMS)),
+        *((cls, {}) for cls in (s.DDIM, s.DDPM, s.DPMSolver2M, s.DPMSolver3M, s.FreshNoise, s.Heun, s.LMS)),
+        *((cls, {}) for cls in (s.SASolver, s.UniPC)),
         *((cls, {"schedule": SCHEDULE}) for cls in (s.DPM2, s.DPMSolver2S, s.GLASS)),
         *((cls, {}) for cls in (f.PatchByPatch, f.DrawPatch)),
         *((cls, _SAMPLED) for cls in (d.Ancestral, d.FirstHitting, d.MaskPredict, d.SingleJump, d.TauLeap)),
@@ -382,6 +421,14 @@ OPERATORS = {
         (o.Mask, {"mask": NUMBERS_}),
         (o.Blur, {"kernel": NUMBERS_}),
         (o.Downsample, {"factor": COUNT_}),
+        (o.Separable, {"rows": NUMBERS_, "columns": NUMBERS_}),
+        (o.Matrix, {"matrix": NUMBERS_, "shape": IN_PYTHON}),
+        (o.Fourier, {"mask": NUMBERS_}),
+        (o.Radon, {"angles": NUMBERS_}),
+        (o.PhaseRetrieval, {"oversample": NUMBER_}),
+        (o.HighDynamicRange, {}),
+        (o.JPEG, {}),
+        (o.Composed, {"outer": OPTION, "inner": OPTION}),
         (o.Linear, {"f": IN_PYTHON, "own_adjoint": IN_PYTHON}),
     )
 }
@@ -391,7 +438,8 @@ GUIDES = {
         "guides",
         (g.ImplicitClassifier, {"model": MODEL, "null": NULL, "schedule": SCHEDULE}),
         (g.GaussianLikelihood, _MEASURED),
-        (g.LinearTwist, {"model": FREE, **_MEASURED}),
+        (p.Lookahead, {"model": FREE, "solver": SOLVER, "reward": LIKELIHOOD, "schedule": SCHEDULE}),
+        (i.LinearTwist, {"model": FREE, **_MEASURED}),
     )
 }
 PARTS = METHODS | SOLVERS | SCALES | OPERATORS

@@ -73,6 +73,9 @@ def first_entry(x):
     return x.ravel()[:1]
 
 
+FIRST = gj.operators.Matrix(jnp.array([[1.0, 0.0]]))  # the same of the plane, with its singular values
+
+
 def seen(cond):
     """A measurement, by label."""
     return jnp.full(1, 0.3) * (1 + cond)
@@ -151,6 +154,14 @@ SPECIAL = {
     "Contrastive": lambda m: {"scale": 1.5},
     "DPS": lambda m: {"scale": 0.1, "solver": usual(m)},
     "SVDD": lambda m: {"children": 2, "solver": usual(m)},
+    "DPG": lambda m: {"draws": 2},
+    "PosteriorMean": lambda m: {"draws": 2, "solver": usual(m)},
+    "PSLD": lambda m: {"scale": 0.1, "solver": usual(m), "decode": same, "encode": same},
+    "DDRM": lambda m: {"operator": FIRST},
+    "DDNM": lambda m: {"operator": FIRST},
+    "DAPS": lambda m: {"steps": 2},
+    "SplitGibbs": lambda m: {"steps": 2, "solver": usual(m)},
+    "EnKG": lambda m: {"scale": 0.1, "steps": 2, "solver": usual(m)},
     "DiffusionLM": lambda m: {"steps": 2, "solver": usual(m)},
     "LaMBO": lambda m: {"model": m},
     "PromptCFG": lambda m: {"prompt": jnp.array([-1, 1, -1]), "scale": 1.5},

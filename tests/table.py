@@ -58,6 +58,18 @@ def line(x):
     return 0.8 * x[:1] - 0.5 * x[1:]
 
 
+LINE = gj.operators.Matrix(jnp.array([[0.8, -0.5]]))  # the same, with its singular values
+
+
+def turn(x):
+    """A decoder of latents."""
+    return jnp.stack([x[1], -x[0]])
+
+
+def turn_back(x):
+    return jnp.stack([-x[1], x[0]])
+
+
 def seen(label):
     """What was measured, by label, so that the rows of inverse problems take labels like all others."""
     return jnp.stack([1.0 - 0.7 * label], -1)
@@ -192,6 +204,15 @@ OPTIONS = {
     "Universal": lambda w, m: {"steps": 2, "rate": 0.1 * w},
     "TFG": lambda w, m: {"rho": 0.1 * w, "mu": 0.1 * w, "spread": 0.1, "steps": 2, "draws": 2},
     "MMPS": lambda w, m: {"steps": 2},
+    "DPG": lambda w, m: {"draws": 3},
+    "PosteriorMean": lambda w, m: {"draws": 3, "steps": 2},
+    "PSLD": lambda w, m: {"solver": gj.DDIM(0.5), "scale": 0.1 * w, "decode": turn, "encode": turn_back},
+    "DDRM": lambda w, m: {"operator": LINE},
+    "DDNM": lambda w, m: {"operator": LINE},
+    "DAPS": lambda w, m: {"steps": 2},
+    "SplitGibbs": lambda w, m: {"steps": 2},
+    "REDdiff": lambda w, m: {"weight": 0.25 * w},
+    "EnKG": lambda w, m: {"scale": 0.1 * w, "steps": 2},
     "Clip": lambda w, m: {"inner": m, "radius": w},
     "DynamicClip": lambda w, m: {"inner": m, "radius": w, "percentile": 90.0},
     "MeanShift": lambda w, m: {"solver": gj.DDPM()},
@@ -230,7 +251,7 @@ GUIDANCE = {
 }
 
 
-CORE = [gj.CFG, gj.guidance.APG, gj.guidance.Compose, gj.Classifier, gj.guidance.TFG, gj.guidance.MMPS]
+CORE = [gj.CFG, gj.guidance.APG, gj.guidance.Compose, gj.Classifier, gj.guidance.TFG, gj.inverse.MMPS]
 
 
 class Order(NamedTuple):
@@ -264,13 +285,14 @@ KERNELS = {row.cls: partial(made, row.name) for row in rows_of(KERNEL, MACHINERY
 
 # Moves of a population
 PARTICLES = {
-    **{row.cls: partial(made, row.name) for row in rows_of(PARTICLE_METHODS) if row.cls is not ParticleGuidance},
+    **{row.cls: partial(made, row.name) for row in rows_of(PARTICLE_METHODS) if issubclass(row.cls, gj.Move)},
     "Corrected classifier": lambda w: gj.Corrected(gj.Classifier(UNCONDITIONAL, log_posterior, w), gj.DDIM(1.0)),
     "Corrected tempering": lambda w: gj.Corrected(Tempered(MIXTURE, w), gj.DDIM(1.0)),
 }
 POPULATIONS = {
     **{c: (lambda w, make=make: gj.SMC(make(w), threshold=0.7)) for c, make in PARTICLES.items()},
     ParticleGuidance: partial(made, "ParticleGuidance"),
+    gj.inverse.EnKG: partial(made, "EnKG"),
 }
 
 

@@ -22,7 +22,6 @@ from guidance_jax.discrete import (
 )
 from guidance_jax.guidance import (
     FDG,
-    MMPS,
     MPGD,
     CleanClassifier,
     Compose,
@@ -31,9 +30,10 @@ from guidance_jax.guidance import (
     Reuse,
     Similarity,
 )
-from guidance_jax.guidance.operators import Downsample, Linear
+from guidance_jax.inverse import MMPS
 from guidance_jax.kernels import Corrector
 from guidance_jax.models.parameterizations import LearnedRange
+from guidance_jax.operators import Downsample, Linear
 from guidance_jax.particles import ParticleGuidance
 from guidance_jax.schedules import LinearVP
 from guidance_jax.text import FUDGE, PPLM, PrefixClassifier

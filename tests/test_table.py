@@ -19,7 +19,18 @@ from tests import parts, table, token_table
 from tests.laws.test_flows import SOLVERS as OF_FLOWS
 
 PACKAGE = Path(gj.__file__).parent
-GROUPS = ("core", "models", "schedules", "solvers", "guidance", "operators", "kernels", "particles", "resampling")
+GROUPS = (
+    "core",
+    "models",
+    "schedules",
+    "solvers",
+    "guidance",
+    "operators",
+    "inverse",
+    "kernels",
+    "particles",
+    "resampling",
+)
 GROUPS += (
     "search",
     "automata",
@@ -64,7 +75,7 @@ def rows(table):
 
 def test_every_part_has_a_row():
     """Of `guidance_jax.methods`, from which the command line, the laws and the pages take them."""
-    groups = ("guidance", "kernels", "particles", "discrete", "text", "embeddings", "flows", "solvers")
+    groups = ("guidance", "inverse", "kernels", "particles", "discrete", "text", "embeddings", "flows", "solvers")
     kinds = gj.guidance.Guidance, gj.Kernel, gj.Move, gj.Solver
     abstract = {gj.guidance.Guidance, gj.guidance.Contrast, gj.guidance.TwoConditions}
     public = set().union(*(made_of(group, *kinds) for group in groups)) - abstract
@@ -220,6 +231,8 @@ LIBRARY |= {
     "models",
     "oracles",
     "automata",
+    "inverse",
+    "operators",
     "diagnostics",
     "sharding",
     "jobs",

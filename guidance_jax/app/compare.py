@@ -16,9 +16,9 @@ from guidance_jax.app.plan import Offer, plan
 from guidance_jax.app.request import NONE, Request
 from guidance_jax.core import GaussianDiffusion, Refused, Space, count_failed
 from guidance_jax.files import versions
-from guidance_jax.guidance.operators import Downsample, Mask
 from guidance_jax.methods import CONTRAST, FLOWS, GRADIENT, KERNEL, PARTICLES, TEXT, TOKENS, Row
 from guidance_jax.metrics.report import Report
+from guidance_jax.operators import Downsample, Mask
 from guidance_jax.pictures import contact_sheet, save_trade_off
 from guidance_jax.progress import Bar
 from guidance_jax.sample import keys

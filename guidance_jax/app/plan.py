@@ -28,16 +28,16 @@ from guidance_jax.flows.patches import patch_levels
 from guidance_jax.flows.solvers import DrawPatch, PatchByPatch
 from guidance_jax.guidance.clip import Clip
 from guidance_jax.guidance.likelihoods import GaussianLikelihood
-from guidance_jax.guidance.operators import Mask
 from guidance_jax.guidance.perturbed import perturb
 from guidance_jax.guidance.scales import PerClass
-from guidance_jax.kernels.dps import DPS
+from guidance_jax.inverse import DPS
 from guidance_jax.kernels.mean_shift import MeanShift
 from guidance_jax.kernels.reverse import Reverse, Step
 from guidance_jax.methods import GUIDES, OPERATORS, PART, PARTS, SOLVERS, Row, Source
 from guidance_jax.models.adapters import Conditioned, Microbatched, Unconditional
 from guidance_jax.models.network import Network
 from guidance_jax.models.parameterizations import LearnedRange
+from guidance_jax.operators import Mask
 from guidance_jax.particles.populations import _populations, populations
 from guidance_jax.sample import _generate, keys, prepare
 from guidance_jax.schedules import RectifiedFlow

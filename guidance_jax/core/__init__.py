@@ -52,7 +52,7 @@ from guidance_jax.core.levels import (
     fresh_share,
     posterior_variance,
 )
-from guidance_jax.core.pytrees import Bound, Rows, concrete, converted, function, pytree, rows, static
+from guidance_jax.core.pytrees import Bound, Rows, concrete, converted, function, known_zero, pytree, rows, static
 from guidance_jax.core.spaces import Composable, GaussianDiffusion, Prediction, Space
 
 __all__ = [
@@ -96,6 +96,7 @@ __all__ = [
     "innermost",
     "is_sound",
     "keep_failed",
+    "known_zero",
     "kl_divergence",
     "log",
     "log_softmax",

@@ -151,6 +151,11 @@ class Solver:
     takes: ClassVar[type[Space]] = GaussianDiffusion
     schedule: Any = None
 
+    @property
+    def deterministic(self) -> bool:
+        """Whether it is known to draw no noise."""
+        return False
+
     def init(self, x: Any) -> Any:
         """Its history before the first step."""
         return ()
@@ -176,11 +181,6 @@ class Stochastic(Solver):
 
     def step(self, pred, t, s, evaluate, state, key):
         return self.transition(pred, t, s).draw(key), state
-
-    @property
-    def deterministic(self) -> bool:
-        """Whether its variance is known to be 0."""
-        return False
 
 
 class Kernel:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar, dataclass_transform
 
 import jax
+import numpy as np
 
 T = TypeVar("T")
 
@@ -107,6 +108,11 @@ def function(f: Any) -> Any:
 def concrete(value: Any) -> bool:
     """True if every number in `value` is known now, so that a check may look at it."""
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
+
+
+def known_zero(value: Any) -> bool:
+    """Whether all numbers of `value` are known now, and zero."""
+    return concrete(value) and not np.any(np.asarray(value))
 
 
 class Bound:

@@ -1,6 +1,5 @@
 """Guidance methods: denoisers made from denoisers, one method a file; and the guides of clean samples they ask."""
 
-from guidance_jax.guidance import operators
 from guidance_jax.guidance.adaptive import AdaptiveGuidance
 from guidance_jax.guidance.apg import APG
 from guidance_jax.guidance.autoguidance import Autoguidance
@@ -19,12 +18,9 @@ from guidance_jax.guidance.internal import Internal
 from guidance_jax.guidance.learned import Learned
 from guidance_jax.guidance.lgd import LGD
 from guidance_jax.guidance.likelihoods import CleanClassifier, Decoded, GaussianLikelihood, Similarity
-from guidance_jax.guidance.linear_twist import LinearTwist
 from guidance_jax.guidance.mambo_g import MAMBOG
-from guidance_jax.guidance.mmps import MMPS
 from guidance_jax.guidance.mpgd import MPGD
 from guidance_jax.guidance.perturbed import Perturbation, Perturbed, perturb
-from guidance_jax.guidance.pigdm import PiGDM
 from guidance_jax.guidance.reconstruction import Reconstruction
 from guidance_jax.guidance.rescale import Rescale
 from guidance_jax.guidance.reuse import Reuse
@@ -33,7 +29,6 @@ from guidance_jax.guidance.tcfg import TCFG
 from guidance_jax.guidance.tempered import Tempered
 from guidance_jax.guidance.tfg import TFG
 from guidance_jax.guidance.through_map import ThroughMap
-from guidance_jax.guidance.tmpd import TMPD
 from guidance_jax.guidance.universal import Universal
 
 __all__ = [
@@ -58,15 +53,12 @@ __all__ = [
     "Internal",
     "LGD",
     "Learned",
-    "LinearTwist",
     "MAMBOG",
-    "MMPS",
     "MPGD",
     "PerClass",
     "PerSample",
     "Perturbation",
     "Perturbed",
-    "PiGDM",
     "Ramp",
     "Reconstruction",
     "Rescale",
@@ -75,12 +67,10 @@ __all__ = [
     "Similarity",
     "TCFG",
     "TFG",
-    "TMPD",
     "TwoConditions",
     "Tempered",
     "ThroughMap",
     "Universal",
     "Window",
-    "operators",
     "perturb",
 ]

@@ -24,11 +24,11 @@ from guidance_jax.core import (
     read_entry,
     static,
 )
-from guidance_jax.guidance.operators import as_operator, check_measurement, check_operator, residual_of
 from guidance_jax.models.adapters import known_part, part_of
 from guidance_jax.models.batching import call_network
 from guidance_jax.models.domain import Domain
 from guidance_jax.models.network import Parametrized
+from guidance_jax.operators.base import as_operator, check_measurement, check_operator, residual_of
 
 
 @pytree

@@ -2,7 +2,7 @@
 
 from guidance_jax.kernels.churn import Churn
 from guidance_jax.kernels.corrector import Corrector
-from guidance_jax.kernels.dps import DPS
+from guidance_jax.kernels.descend import descend
 from guidance_jax.kernels.inpaint import Inpaint
 from guidance_jax.kernels.map_steps import MapSteps
 from guidance_jax.kernels.mean_shift import MeanShift
@@ -16,7 +16,6 @@ from guidance_jax.kernels.svdd import SVDD
 __all__ = [
     "Churn",
     "Corrector",
-    "DPS",
     "Inpaint",
     "MapSteps",
     "MeanShift",
@@ -25,6 +24,7 @@ __all__ = [
     "Recur",
     "Reverse",
     "SVDD",
+    "descend",
     "Split",
     "pad_levels",
 ]

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax.core import GaussianDiffusion, KernelWrapper, Refused, concrete, normal, pytree, static
-from guidance_jax.guidance.operators import check_measurement
 from guidance_jax.models.adapters import known_part, part_of
+from guidance_jax.operators.base import check_measurement
 
 
 def check_overwritable(wrapper: KernelWrapper) -> None:

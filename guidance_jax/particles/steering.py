@@ -47,6 +47,7 @@ class Steered(Step, Move):
       solver: any that takes its samples.
       reward: a `Guide`, or f(x0, level, cond) -> scalar, of clean samples.
       scale: of the reward: a number, `PerSample` or `PerClass`.
+      noisy: whether the reward is a value of noisy samples, asked at x_t, such as `Lookahead`.
       path: how the reward is paid on the way: `difference`, `maximum` or `total`, from `guidance_jax.particles`.
 
     Raises:
@@ -58,6 +59,7 @@ class Steered(Step, Move):
     reward: Any = converted(as_guide)
     scale: Any = 1.0
     path: Callable = static(default=difference)
+    noisy: bool = static(default=False)
 
     def check(self, levels, shape, cond):
         need(self, self.reward, Guide, "the reward")
@@ -72,7 +74,7 @@ class Steered(Step, Move):
     def potential(self, x, state, t, cond, key):
         own, solver_state, memory, paid = state
         pred, own = self.model(x, t, cond, own, key)
-        gain, memory = self.path(self.reward.value(pred.x0, t, cond), memory)
+        gain, memory = self.path(self.reward.value(x if self.noisy else pred.x0, t, cond), memory)
         return (pred, (own, solver_state, memory, paid + gain)), strength(self.scale, t, cond, off=0.0) * gain
 
     def propose(self, found, t, s, cond, key):

@@ -7,7 +7,19 @@ level (alpha 1, sigma 0). Schedules are hashable values without arrays: checkpoi
 from guidance_jax.schedules.base import Schedule
 from guidance_jax.schedules.betas import Betas, CosineBetas, LinearBetas, ScaledLinearBetas, respace
 from guidance_jax.schedules.continuous import VE, Cosine, LinearVP, RectifiedFlow
-from guidance_jax.schedules.grids import GRIDS, dynamic_shift, grid, karras, log_snr_uniform, shifted, spaced
+from guidance_jax.schedules.grids import (
+    GRIDS,
+    align_your_steps,
+    beta,
+    dynamic_shift,
+    grid,
+    karras,
+    log_snr_uniform,
+    sgm_uniform,
+    shifted,
+    simple,
+    spaced,
+)
 
 __all__ = [
     "Cosine",
@@ -20,11 +32,15 @@ __all__ = [
     "Schedule",
     "VE",
     "GRIDS",
+    "align_your_steps",
+    "beta",
     "dynamic_shift",
     "grid",
     "karras",
     "log_snr_uniform",
     "respace",
+    "sgm_uniform",
     "shifted",
+    "simple",
     "spaced",
 ]

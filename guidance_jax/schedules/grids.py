@@ -1,12 +1,14 @@
 """Grids of levels on a schedule, from noise to the clean level (alpha 1, sigma 0), as functions of both and options.
 
-Karras et al. 2022 (arXiv 2206.00364, eq. 5); Esser et al. 2024 (2403.03206, section 5.3.2: shifted by resolution).
+Karras et al. 2022 (arXiv 2206.00364, eq. 5); Esser et al. 2024 (2403.03206, section 5.3.2: shifted by resolution);
+Lee et al. 2024 (2407.12173: beta); Sabour et al. 2024 (2404.14507, Align Your Steps: tables).
 """
 
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -39,6 +41,77 @@ def log_snr_uniform(schedule: Schedule, steps: int, lo: Any = 0.002, hi: Any = 8
     return schedule.by_ratio(jnp.exp(jnp.linspace(jnp.log(hi), jnp.log(lo), steps)))
 
 
+def beta(schedule: Schedule, steps: int, lo: Any = 0.03, hi: Any = 14.6, a: float = 0.6, b: float = 0.6) -> Level:
+    """Sigma / alpha on `schedule` from `hi` to `lo` in `steps` quantiles of Beta(a, b), then clean: dense at the ends.
+
+    Raises:
+      Refused: unless 0 < lo < hi, a and b are positive, and steps >= 2.
+    """
+    _check_range(steps, lo, hi)
+    if not (a > 0 and b > 0):
+        raise Refused(f"a beta grid needs a > 0 and b > 0, got a={a}, b={b}; write a=0.6, b=0.6")
+    wanted = 1 - jnp.linspace(0.0, 1.0, steps)
+
+    def halve(_, ends):
+        middle = (ends[0] + ends[1]) / 2
+        below = jax.scipy.special.betainc(a, b, middle) < wanted
+        return jnp.where(below, middle, ends[0]), jnp.where(below, ends[1], middle)
+
+    least, most = jax.lax.fori_loop(0, 40, halve, (jnp.zeros(steps), jnp.ones(steps)))
+    return schedule.by_ratio(lo + (hi - lo) * (least + most) / 2)
+
+
+ALIGNED = {  # sigma / alpha of ten steps
+    "sd15": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152),
+    "sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113),
+    "svd": (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034),
+}
+
+
+def align_your_steps(schedule: Schedule, steps: int, model: str = "sd15") -> Level:
+    """Levels of `schedule` optimised for a `model`, sd15, sdxl or svd, in ten steps; other `steps` interpolate the log.
+
+    Raises:
+      Refused: another model, or steps < 2.
+    """
+    check_steps(steps, 2)
+    if model not in ALIGNED:
+        raise Refused(f"there are aligned steps for {', '.join(ALIGNED)}, got {model!r}")
+    table = np.log(ALIGNED[model])
+    ratios = np.exp(np.interp(np.linspace(0, 1, steps), np.linspace(0, 1, len(table)), table))
+    return schedule.by_ratio(jnp.asarray(ratios))
+
+
+def simple(schedule: Schedule, steps: int) -> Level:
+    """Every (T / `steps`)-th timestep of a `schedule` of T betas, from the last one down: ComfyUI's `simple`.
+
+    Raises:
+      Refused: a schedule without timesteps, or more steps than it has.
+    """
+    betas = _betas(schedule, steps, "simple")
+    return betas.at(betas.steps - 1 - (np.arange(steps) * (betas.steps / steps)).astype(int))
+
+
+def sgm_uniform(schedule: Schedule, steps: int) -> Level:
+    """`steps` levels of `schedule` uniform in the timestep, without the very last: Stability's and ComfyUI's.
+
+    Raises:
+      Refused: a schedule without timesteps, or more steps than it has.
+    """
+    betas = _betas(schedule, steps, "sgm_uniform")
+    noisy = betas(jnp.linspace(betas.steps - 1.0, 0.0, steps + 1)[:-1])
+    return Level(*(jnp.append(a, end) for a, end in zip(noisy, (0.0, 1.0, 0.0), strict=True)))
+
+
+def _betas(schedule: Schedule, steps: int, name: str) -> Betas:
+    if not isinstance(schedule, Betas):
+        raise Refused(f"{name} chooses among the timesteps of betas, the model is on {schedule}; use uniform")
+    check_steps(steps)
+    if steps > schedule.steps:
+        raise Refused(f"there are {schedule.steps} timesteps, got steps={steps}; ask for 1 to that")
+    return schedule
+
+
 def grid(schedule: Schedule, steps: int, table: Mapping[str, Any] | None = None) -> Level:
     """`steps` steps on `schedule`, on the grid that `table` names, with its options: {"name": "shifted", "shift": 3}.
 
@@ -60,7 +133,9 @@ def uniform(schedule: Schedule, steps: Any, **options: Any) -> Level:
     return schedule.levels(steps, **options)
 
 
-def shifted(schedule: Schedule, steps: int, shift: Any = 3.0, start: float | None = None) -> Level:
+def shifted(
+    schedule: Schedule, steps: int, shift: Any = 3.0, start: float | None = None, terminal: float | None = None
+) -> Level:
     """Levels uniform in the clock whose sigma / alpha is then multiplied by `shift`, and the clean level.
 
         on RectifiedFlow:  t' = shift t / (1 + (shift - 1) t)
@@ -72,15 +147,23 @@ def shifted(schedule: Schedule, steps: int, shift: Any = 3.0, start: float | Non
       schedule, steps: `steps` steps on `schedule`, whose clock is 0 at the data.
       shift: above 1 for more levels near the noise.
       start: the noisiest t before it is shifted; by default the schedule's own.
+      terminal: stretch the grid so that its last noisy level is this t of rectified flow, `shift_terminal` there.
 
     Raises:
-      Refused: a shift that is not positive, or no steps.
+      Refused: a shift that is not positive, no steps, or a terminal outside 0 to 1.
     """
     check_steps(steps)
     if concrete(shift) and not shift > 0:
         raise Refused(f"a shifted grid needs shift > 0, got shift={shift}; write shift=3.0")
     t = jnp.linspace(schedule.start if start is None else start, 0.0, steps + 1)[:-1]
-    return schedule.by_ratio(shift * schedule(t).ratio)
+    ratios = shift * schedule(t).ratio
+    if terminal is None:
+        return schedule.by_ratio(ratios)
+    if concrete(terminal) and not 0 < terminal < 1:
+        raise Refused(f"the terminal of a shifted grid is from 0 to 1, got {terminal}; write terminal=0.02")
+    signal = 1 / (1 + ratios)  # 1 - t of rectified flow
+    signal = signal * (1 - terminal) / signal[-1]
+    return schedule.by_ratio((1 - signal) / signal)
 
 
 def dynamic_shift(
@@ -114,12 +197,8 @@ def spaced(schedule: Schedule, steps: int, spacing: str = "leading", offset: int
     Raises:
       Refused: a schedule without timesteps, more steps than it has, or an unknown spacing.
     """
-    if not isinstance(schedule, Betas):
-        raise Refused(f"spaced chooses among the timesteps of betas, the model is on {schedule}; use uniform")
-    total = schedule.steps
-    check_steps(steps)
-    if not 1 <= steps <= total:
-        raise Refused(f"there are {total} timesteps, got steps={steps}; ask for 1 to that")
+    betas = _betas(schedule, steps, "spaced")
+    total = betas.steps
     if spacing == "leading":
         chosen = np.arange(steps)[::-1] * (total // steps) + offset
     elif spacing == "trailing":
@@ -138,10 +217,13 @@ def spaced(schedule: Schedule, steps: int, spacing: str = "leading", offset: int
         )
     if not clean and chosen[-1] > 0:  # a last step from timestep 0 to itself would do nothing
         chosen = np.append(chosen, 0)
-    return schedule.at(chosen, clean)
+    return betas.at(chosen, clean)
 
 
-GRIDS: dict[str, Callable[..., Level]] = {f.__name__: f for f in (uniform, karras, log_snr_uniform, shifted, spaced)}
+GRIDS: dict[str, Callable[..., Level]] = {
+    f.__name__: f
+    for f in (uniform, karras, log_snr_uniform, beta, align_your_steps, shifted, spaced, simple, sgm_uniform)
+}
 
 
 def _check_range(steps: int, lo: Any, hi: Any) -> None:

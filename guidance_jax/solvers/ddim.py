@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.core import Normal, Refused, Stochastic, concrete, posterior_variance, pytree
+from guidance_jax.core import Normal, Refused, Stochastic, concrete, known_zero, posterior_variance, pytree
 
 
 @pytree
@@ -34,7 +34,7 @@ class DDIM(Stochastic):
 
     @property
     def deterministic(self):
-        return concrete(self.eta) and not np.any(self.eta)
+        return known_zero(self.eta)
 
     def transition(self, pred, t, s):
         """N(mean, std^2) of x_s; std 0 on the step to the clean level."""

@@ -22,6 +22,8 @@ class DPM2(Solver):
 
     schedule: Schedule = static()
 
+    deterministic = True
+
     def step(self, pred, t, s, evaluate, state, key):
         def midpoint():
             y = pred.x0 + t.ratio * pred.eps

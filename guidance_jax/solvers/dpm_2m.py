@@ -10,7 +10,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from guidance_jax.core import Solver, normal, pytree
+from guidance_jax.core import Level, Solver, known_zero, normal, pytree
 
 
 @pytree
@@ -26,24 +26,36 @@ class DPMSolver2M(Solver):
 
     eta: Any = 0.0
 
+    @property
+    def deterministic(self):
+        return known_zero(self.eta)
+
     def init(self, x):
         return jnp.zeros_like(x), jnp.zeros((), x.dtype)
 
     def step(self, pred, t, s, evaluate, state, key):
         old, h_old = state
-        # e^-h: 0 on the step to the clean level, and on one from a level without signal, which are of first order
-        ratio = s.sigma * t.alpha / (s.alpha * t.sigma)
-        ends = ratio == 0
-        h = jnp.where(ends, 0, -jnp.log(jnp.where(ends, 1, ratio)))
-        decay = jnp.where(ends, 0, jnp.exp(-(1 + self.eta) * h))
+        h, decay, kept, std, _ = exponential_step(t, s, self.eta)
         first = h_old == 0
         slope = jnp.where(first, 0, h / (2 * jnp.where(first, 1, h_old)))
         estimate = pred.x0 + slope * (pred.x0 - old)
-        kept = jnp.where(ends, jnp.where(self.eta == 0, 1.0, 0.0), jnp.exp(-self.eta * h))  # of the noise, e^(-eta h)
         mean = s.alpha * (decay * pred.x0 + (1 - decay) * estimate) + s.sigma * kept * pred.eps
-        # 0 at eta 0 with a finite derivative there
-        std = s.sigma * jnp.where(ends, jnp.where(self.eta == 0, 0.0, 1.0), _sqrt(-jnp.expm1(-2 * self.eta * h)))
         return mean + std * normal(key, mean), (pred.x0, h)
+
+
+def exponential_step(t: Level, s: Level, eta: Any) -> tuple[Any, Any, Any, Any, Any]:
+    """(h, e^-(1 + eta) h, e^-eta h, standard deviation of the noise, whether a step from t to s is one of the ends).
+
+    The ends, of first order, are the step to the clean level and one from a level without signal: there h is 0.
+    """
+    ratio = s.sigma * t.alpha / (s.alpha * t.sigma)  # e^-h
+    ends = ratio == 0
+    h = jnp.where(ends, 0, -jnp.log(jnp.where(ends, 1, ratio)))
+    decay = jnp.where(ends, 0, jnp.exp(-(1 + eta) * h))
+    kept = jnp.where(ends, jnp.where(eta == 0, 1.0, 0.0), jnp.exp(-eta * h))
+    # 0 at eta 0 with a finite derivative there
+    std = s.sigma * jnp.where(ends, jnp.where(eta == 0, 0.0, 1.0), _sqrt(-jnp.expm1(-2 * eta * h)))
+    return h, decay, kept, std, ends
 
 
 def _sqrt(a: Any) -> Any:

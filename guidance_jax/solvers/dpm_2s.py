@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import Solver, normal, posterior_variance, pytree, static
+from guidance_jax.core import Solver, known_zero, normal, posterior_variance, pytree, static
 from guidance_jax.schedules import Schedule
 
 
@@ -25,6 +25,10 @@ class DPMSolver2S(Solver):
 
     schedule: Schedule = static()
     eta: Any = 0.0
+
+    @property
+    def deterministic(self):
+        return known_zero(self.eta)
 
     def step(self, pred, t, s, evaluate, state, key):
         variance = self.eta**2 * posterior_variance(t, s) / s.alpha**2

@@ -15,6 +15,8 @@ class Heun(Solver):
     The step to the clean level, and one from a level without signal, are Euler's and make one call.
     """
 
+    deterministic = True
+
     def step(self, pred, t, s, evaluate, state, key):
         euler = s.alpha * pred.x0 + s.sigma * pred.eps
         x = jax.lax.cond(

@@ -17,6 +17,8 @@ NODES, WEIGHTS = np.polynomial.legendre.leggauss(ORDER // 2)  # exact for the cu
 class LMS(Solver):
     """Fourth order once four slopes are known, deterministic; one network call a step."""
 
+    deterministic = True
+
     def init(self, x):
         return jnp.zeros((ORDER, *x.shape), x.dtype), jnp.zeros(ORDER, x.dtype), jnp.zeros((), jnp.int32)
 

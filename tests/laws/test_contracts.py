@@ -353,7 +353,7 @@ def test_strengths_that_would_broadcast_over_the_entries_of_a_sample_are_refused
         "Reconstruction": lambda: gj.Reconstruction(UNCONDITIONAL, log_clean, w),
         "MPGD": lambda: MPGD(UNCONDITIONAL, log_clean, w),
         "Autoguidance": lambda: gj.Autoguidance(MIXTURE, UNCONDITIONAL, w),
-        "DPS": lambda: gj.kernels.DPS(UNCONDITIONAL, gj.DDIM(), line, w, seen),
+        "DPS": lambda: gj.inverse.DPS(UNCONDITIONAL, gj.DDIM(), line, w, seen),
     }[name]()
     kernel = kernel if isinstance(kernel, gj.Kernel) else gj.Reverse(kernel, gj.DDIM())
     with pytest.raises(gj.Refused, match=r"one number for one sample, got shape \(2,\); one per class is PerClass"):

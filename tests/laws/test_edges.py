@@ -25,7 +25,7 @@ from guidance_jax.guidance import (
     PiGDM,
     Rescale,
 )
-from guidance_jax.kernels import DPS
+from guidance_jax.inverse import DPS
 from guidance_jax.particles import BestOf
 from guidance_jax.solvers import DPM2, GLASS, LMS, DPMSolver2S
 from tests import first, table, token_table

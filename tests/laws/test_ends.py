@@ -10,7 +10,8 @@ import pytest
 import guidance_jax as gj
 from guidance_jax import discrete
 from guidance_jax.core import Prediction, Refused
-from guidance_jax.guidance import FDG, MMPS, MPGD, AdaptiveGuidance, DynamicNegative, GaussianLikelihood
+from guidance_jax.guidance import FDG, MPGD, AdaptiveGuidance, DynamicNegative, GaussianLikelihood
+from guidance_jax.inverse import MMPS
 from guidance_jax.oracles import Gaussian
 from guidance_jax.solvers import LMS
 from tests import first, table, token_table
@@ -519,7 +520,7 @@ def test_the_twist_of_a_linear_measurement_has_the_exact_evidence(noise, measure
         return jnp.matmul(rows, x, precision="highest")
 
     levels, solver = gj.Cosine().levels(150), gj.DDIM(1.0)
-    twist = gj.guidance.LinearTwist(model, operator, noise)
+    twist = gj.inverse.LinearTwist(model, operator, noise)
     found = gj.populations(
         gj.keys(0, 8), gj.SMC(gj.Twisted(model, solver, twist, noisy=True)), levels, (2,), 200, jnp.tile(y, (8, 1))
     )

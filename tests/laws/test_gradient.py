@@ -8,20 +8,18 @@ import pytest
 import guidance_jax as gj
 from guidance_jax.guidance import (
     LGD,
-    MMPS,
     MPGD,
     TFG,
-    TMPD,
     CleanClassifier,
     GaussianLikelihood,
-    PiGDM,
     Reuse,
     Similarity,
     Universal,
 )
-from guidance_jax.guidance.operators import Blur, Downsample, Linear, Mask
-from guidance_jax.kernels import DPS, Corrector, RectifiedCFGPlusPlus, Split
+from guidance_jax.inverse import DPS, MMPS, TMPD, PiGDM
+from guidance_jax.kernels import Corrector, RectifiedCFGPlusPlus, Split
 from guidance_jax.kernels.reverse import Carry
+from guidance_jax.operators import Blur, Downsample, Linear, Mask
 from guidance_jax.oracles import Gaussian
 from guidance_jax.oracles.energy import energy_distance
 from tests.laws.test_guidance import KEY, LABEL, LEVELS, X, same, see

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import guidance_jax as gj
-from guidance_jax.guidance import MMPS, TCFG, CFGPlusPlus, DynamicClip, DynamicNegative, Rescale
+from guidance_jax.guidance import TCFG, CFGPlusPlus, DynamicClip, DynamicNegative, Rescale
+from guidance_jax.inverse import MMPS
 from guidance_jax.models.parameterizations import EDM
 from guidance_jax.sample import strong
 from tests import first

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import guidance_jax as gj
-from guidance_jax.guidance import GaussianLikelihood, PiGDM, Tempered, operators
+from guidance_jax import operators
+from guidance_jax.guidance import GaussianLikelihood, Tempered
+from guidance_jax.inverse import PiGDM
 from guidance_jax.kernels import Churn
 from guidance_jax.oracles import Gaussian
 

@@ -9,13 +9,12 @@ the Jacobian itself (`MMPS`), which by Tweedie's second formula is exact: Cov[x0
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from guidance_jax.core import converted, pytree, static
 from guidance_jax.guidance.gradient import GradientGuidance, through
-from guidance_jax.guidance.operators import as_operator, check_measurement, check_operator, residual_of
 from guidance_jax.models.adapters import known_part, part_of
+from guidance_jax.operators.base import as_operator, check_measurement, check_operator, residual_of
 
 
 @pytree
@@ -24,7 +23,7 @@ class Inverse(GradientGuidance):
 
     Attributes:
       inner: the denoiser, usually unconditional; `Conditioned(model, ...)` if `cond` holds a label too.
-      operator: A, linear, from `guidance_jax.guidance.operators` or any function of one sample.
+      operator: A, linear, from `guidance_jax.operators` or any function of one sample.
       std: the standard deviation of the measurement noise.
       scale: 1 is the posterior; a number, `Window`, or a function of the level.
       observed: which part of `cond` is the measurement y: a function of it, the name of an entry, or None for all.
@@ -41,7 +40,7 @@ class Inverse(GradientGuidance):
     observed: Callable | str | None = static(default=None)
 
     def check(self, levels, shape, cond):
-        check_operator(self, self.operator, shape)
+        check_operator(self, self.operator, shape, linear=True)
         check_measurement(self, known_part(cond, self.observed), self.std)
         super().check(levels, shape, cond)
 
@@ -63,10 +62,3 @@ class Inverse(GradientGuidance):
     def solve(self, residual: Any, pull: Callable, level: Any, like: Any) -> Any:
         """v; `pull(y)` is J^T A^T y."""
         raise NotImplementedError
-
-
-def conjugate_gradient(apply: Callable, b: Any, steps: int) -> Any:
-    """The solution of a positive definite system by at most `steps` steps, exact after as many as unknowns."""
-    with jax.default_matmul_precision("highest"):
-        found = jax.scipy.sparse.linalg.cg(apply, b, tol=1e-6, maxiter=steps)[0]
-    return jnp.where(jnp.all(jnp.isfinite(b)), found, jnp.nan)  # it returns zeros for a b that is not finite

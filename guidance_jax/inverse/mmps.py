@@ -4,7 +4,8 @@
 """
 
 from guidance_jax.core import pytree, static
-from guidance_jax.guidance.inverse import Inverse, conjugate_gradient
+from guidance_jax.inverse.gradient import Inverse
+from guidance_jax.operators.base import conjugate_gradient
 
 
 @pytree

@@ -13,9 +13,9 @@ import jax
 
 from guidance_jax.core import GaussianDiffusion, Kernel, converted, norm, pytree, static
 from guidance_jax.guidance.gradient import scale_gradient, through
-from guidance_jax.guidance.operators import as_operator, check_measurement, check_operator, residual_of
 from guidance_jax.kernels.reverse import Carry, Step, evaluator
 from guidance_jax.models.adapters import known_part, part_of
+from guidance_jax.operators.base import as_operator, check_measurement, check_operator, residual_of
 
 
 @pytree
@@ -56,10 +56,14 @@ class DPS(Step, Kernel):
         model_key, solver_key, evaluate_key = jax.random.split(key, 3)
         pred, pull, state = through(self.model, carry.x, t, cond, carry.model_state, model_key)
 
-        def length(x0):
-            return norm(residual_of(self.operator, x0, part_of(cond, self.observed)))
+        def gradient():
+            return pull(jax.grad(self.length)(pred.x0, part_of(cond, self.observed)))
 
-        shift = scale_gradient(lambda: pull(jax.grad(length)(pred.x0)), self.scale, t, cond, carry.x)
+        shift = scale_gradient(gradient, self.scale, t, cond, carry.x)
         evaluate = evaluator(self.model, cond, state, evaluate_key)
         x, solver_state = self.solver.step(pred, t, s, evaluate, carry.solver_state, solver_key)
         return Carry(x - shift, state, solver_state)
+
+    def length(self, x0: Any, y: Any) -> Any:
+        """What is made smaller: |y - A x0|."""
+        return norm(residual_of(self.operator, x0, y))

@@ -6,7 +6,7 @@ v = (y - A D) / (std^2 + A (sigma^2 / alpha) J^T A^T 1)
 import jax.numpy as jnp
 
 from guidance_jax.core import pytree
-from guidance_jax.guidance.inverse import Inverse
+from guidance_jax.inverse.gradient import Inverse
 
 
 @pytree

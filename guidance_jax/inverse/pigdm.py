@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax.core import Refused, concrete, pytree, static
-from guidance_jax.guidance.inverse import Inverse, conjugate_gradient
+from guidance_jax.inverse.gradient import Inverse
+from guidance_jax.operators.base import conjugate_gradient
 
 
 @pytree

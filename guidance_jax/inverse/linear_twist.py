@@ -14,8 +14,8 @@ import jax.numpy as jnp
 
 from guidance_jax.core import Denoiser, GaussianDiffusion, Guide, converted, need, pytree, static
 from guidance_jax.guidance.gradient import through
-from guidance_jax.guidance.operators import as_operator, check_measurement, check_operator, residual_of
 from guidance_jax.models.adapters import known_part, part_of
+from guidance_jax.operators.base import as_operator, check_measurement, check_operator, residual_of
 
 
 @pytree
@@ -41,7 +41,7 @@ class LinearTwist(Guide):
 
     def check(self, levels, shape, cond):
         need(self, self.model, Denoiser, "the model")
-        check_operator(self, self.operator, shape)
+        check_operator(self, self.operator, shape, linear=True)
         check_measurement(self, known_part(cond, self.observed), self.std)
 
     def log_prob(self, x, level, cond):

@@ -1,0 +1,42 @@
+"""Inverse problems: samples that fit a measurement y = A x + noise, one method a file.
+
+The operators are in `guidance_jax.operators`; guides of a measurement for other methods are `LinearTwist` here and
+`guidance.GaussianLikelihood`.
+"""
+
+from guidance_jax.inverse.daps import DAPS
+from guidance_jax.inverse.ddnm import DDNM
+from guidance_jax.inverse.ddrm import DDRM
+from guidance_jax.inverse.diffpir import DiffPIR
+from guidance_jax.inverse.dpg import DPG
+from guidance_jax.inverse.dps import DPS
+from guidance_jax.inverse.enkg import EnKG
+from guidance_jax.inverse.likelihood_steps import ExactStep, GibbsStep, LangevinStep, LikelihoodStep
+from guidance_jax.inverse.linear_twist import LinearTwist
+from guidance_jax.inverse.mmps import MMPS
+from guidance_jax.inverse.pigdm import PiGDM
+from guidance_jax.inverse.psld import PSLD
+from guidance_jax.inverse.red_diff import REDdiff
+from guidance_jax.inverse.split_gibbs import SplitGibbs
+from guidance_jax.inverse.tmpd import TMPD
+
+__all__ = [
+    "DAPS",
+    "DDNM",
+    "DDRM",
+    "DPG",
+    "DPS",
+    "DiffPIR",
+    "EnKG",
+    "ExactStep",
+    "GibbsStep",
+    "LangevinStep",
+    "LikelihoodStep",
+    "LinearTwist",
+    "MMPS",
+    "PSLD",
+    "PiGDM",
+    "REDdiff",
+    "SplitGibbs",
+    "TMPD",
+]

@@ -1,0 +1,98 @@
+"""Decoupled annealing posterior sampling, DAPS (Zhang et al. 2024, arXiv 2407.01521, Algorithm 1).
+
+c = the end of the ODE from x_t,   x0 ~ L(x0) N(x0; c, r^2 I),   x_s = alpha_s x0 + sigma_s z,   r = sigma / alpha
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import (
+    Denoiser,
+    GaussianDiffusion,
+    Kernel,
+    Refused,
+    check_signal,
+    check_space,
+    need,
+    normal,
+    pytree,
+    static,
+)
+from guidance_jax.guidance.gradient import through
+from guidance_jax.inverse.likelihood_steps import ExactStep, LikelihoodStep
+from guidance_jax.kernels.descend import check_descent, descend
+from guidance_jax.kernels.reverse import Carry
+from guidance_jax.schedules import Schedule
+from guidance_jax.solvers.ddim import DDIM
+
+
+@pytree
+class DAPS(Kernel):
+    """Every step draws a clean sample that fits the measurement, and noises it afresh: large errors can be corrected.
+
+    `steps` calls of the model a step, or one; no gradient of it. The published tau of .01 is the std of `likelihood`,
+    whatever the noise was. With `tweedie` and the right std it samples the posterior of Gaussian data, else not quite.
+    The authors' Langevin steps lack a factor 1/2 that their Metropolis steps have.
+
+    Attributes:
+      model: a denoiser of images or vectors, usually unconditional.
+      likelihood: `ExactStep(operator, std)` of a linear measurement, `LangevinStep(likelihood)` of any.
+      schedule: of the levels.
+      steps: of the ODE, by Euler's method; with 1 the centre is the clean estimate.
+      tweedie: draw around the clean estimate with its own covariance (sigma^2 / alpha) J in the place of r^2: a
+        pull-back for each number of x, for few.
+
+    Raises:
+      Refused: tokens; levels on another schedule or without signal; a likelihood that is no step, or with `tweedie` no
+        `ExactStep`.
+    """
+
+    model: Any
+    likelihood: Any
+    schedule: Schedule = static()
+    steps: int = static(default=5)
+    tweedie: bool = static(default=False)
+
+    takes = GaussianDiffusion
+
+    @property
+    def space(self):
+        return self.model.space
+
+    def start(self, key, levels, shape):
+        return self.model.start(key, levels, shape)
+
+    def init(self, x):
+        return Carry(x, self.model.init(x), ())
+
+    def check(self, levels, shape, cond):
+        need(self, self.model, Denoiser, "the first argument")
+        check_space(self, self.space)
+        need(self, self.likelihood, LikelihoodStep, "the likelihood")
+        check_space(self.likelihood, self.space)
+        if self.tweedie and not isinstance(self.likelihood, ExactStep):
+            raise Refused("tweedie of DAPS is for linear measurements; write ExactStep(operator, std)")
+        check_descent(self, levels, random=False)
+        check_signal(levels, "DAPS")
+        self.likelihood.check(levels, shape, cond)
+        self.model.check(levels, shape, cond)
+
+    def __call__(self, carry, t, s, cond, key):
+        model_key, draw_key, noise_key = jax.random.split(key, 3)
+        state = carry.model_state
+        if self.tweedie:
+            pred, pull, state = through(self.model, carry.x, t, cond, state, model_key)
+            basis = jnp.eye(carry.x.size, dtype=carry.x.dtype).reshape(-1, *carry.x.shape)
+            covariance = t.sigma**2 / t.alpha * jax.vmap(lambda e: pull(e).ravel())(basis)
+            covariance = (covariance + covariance.T) / 2
+            x0 = self.likelihood.draw_with_covariance(draw_key, pred.x0, covariance, cond)
+        else:
+            if self.steps == 1:
+                pred, state = self.model(carry.x, t, cond, state, model_key)
+                centre = pred.x0
+            else:
+                centre = descend(self.model, DDIM(), self.schedule, self.steps, carry.x, t, cond, state, model_key)
+            x0 = self.likelihood.draw(draw_key, centre, centre, t, cond, self.space)
+        return Carry(s.noise(x0, normal(noise_key, x0)).astype(carry.x.dtype), state, ())

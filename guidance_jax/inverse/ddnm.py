@@ -1,0 +1,36 @@
+"""Denoising diffusion null-space models (Wang et al. 2022, arXiv 2212.00490, Algorithms 1 and 2): DDNM and DDNM+.
+
+For a coefficient of singular value s, measured as y / s to n = std / s, with D the estimate:
+
+    x_s = alpha_s (D - l (D - y / s)) + noise
+    sigma_s >= alpha_s n   l = 1,                                        noise sqrt(sigma_s^2 - alpha_s^2 n^2) z
+    sigma_s < alpha_s n    l = sigma_s sqrt(1 - eta^2) / (alpha_s n),    noise sigma_s eta z
+    s = 0 or std = 0       l = 1 where measured,                         noise sigma_s (eta z + sqrt(1 - eta^2) eps)
+"""
+
+import jax.numpy as jnp
+
+from guidance_jax.core import pytree
+from guidance_jax.inverse.spectral import SpectralKernel
+
+
+@pytree
+class DDNM(SpectralKernel):
+    """Puts the measurement into the estimate and keeps the rest: with std = 0 samples fit it exactly at the end.
+
+    One call of the model a step, no gradient. A std above 0 is DDNM+; its repeats are `Recur`. It does not sample the
+    posterior. A weight min(1, sigma / std) for all singular values, as some code has it, is right for s = 1 alone.
+
+    Attributes:
+      model, operator, std, eta, observed: as in `SpectralKernel`.
+    """
+
+    def move(self, clean, eps, z, seen, noise, s):
+        coarse = s.alpha * noise > s.sigma
+        keep = jnp.sqrt(1 - self.eta**2)
+        share = jnp.where(coarse, s.sigma * keep / (s.alpha * jnp.where(coarse, noise, 1)), 1)
+        fresh = jnp.where(
+            coarse, s.sigma * self.eta * z, jnp.sqrt(jnp.maximum(s.sigma**2 - (s.alpha * noise) ** 2, 0)) * z
+        )
+        exact = s.sigma * (self.eta * z + keep * eps)
+        return s.alpha * (clean + share * (seen - clean)) + jnp.where(jnp.asarray(self.std) == 0, exact, fresh)

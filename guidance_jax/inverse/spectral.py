@@ -1,0 +1,95 @@
+"""Measurements in the basis of the operator's singular values, where each of them is known to its own accuracy.
+
+In it y / s = x_0 + (std / s) z for every coefficient of singular value s > 0, and nothing is known of the others.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from guidance_jax.core import (
+    Denoiser,
+    GaussianDiffusion,
+    Kernel,
+    Refused,
+    check_space,
+    concrete,
+    converted,
+    need,
+    normal,
+    pytree,
+    static,
+)
+from guidance_jax.kernels.reverse import Carry
+from guidance_jax.models.adapters import known_part, part_of
+from guidance_jax.operators.base import as_operator, check_measurement, check_operator, residual_of
+
+
+@pytree
+class SpectralKernel(Kernel):
+    """The common part of `DDRM` and `DDNM`: one call of the model, none of its derivative. `move` is the step of one.
+
+    Attributes:
+      model: a denoiser of images or vectors, usually unconditional.
+      operator: A, linear, with singular values.
+      std: the standard deviation of the measurement noise; 0 for exact measurements.
+      eta: the share of fresh noise where nothing is measured, from 0 to 1.
+      observed: which part of `cond` is the measurement y: a function of it, the name of an entry, or None for all.
+
+    Raises:
+      Refused: an operator without singular values; a measurement that does not fit it; a negative std; tokens.
+    """
+
+    model: Any
+    operator: Any = converted(as_operator)
+    std: Any
+    eta: Any = 0.85
+    observed: Callable | str | None = static(default=None)
+
+    takes = GaussianDiffusion
+
+    @property
+    def space(self):
+        return self.model.space
+
+    def start(self, key, levels, shape):
+        return self.model.start(key, levels, shape)
+
+    def init(self, x):
+        return Carry(x, self.model.init(x), ())
+
+    def check(self, levels, shape, cond):
+        need(self, self.model, Denoiser, "the first argument")
+        check_space(self, self.space)
+        check_operator(self, self.operator, shape, linear=True)
+        self.operator.svd(jnp.zeros(shape))
+        check_measurement(self, known_part(cond, self.observed))
+        name = type(self).__name__
+        if jnp.ndim(self.std) or (concrete(self.std) and not 0 <= float(self.std) < np.inf):
+            raise Refused(f"the noise of {name} is one number, 0 or more, got std={self.std}; whiten the operator")
+        if concrete(self.eta) and not 0 <= float(self.eta) <= 1:
+            raise Refused(f"eta is a share of fresh noise, 0 to 1, got {self.eta}; write eta=0.85")
+        self.model.check(levels, shape, cond)
+
+    def __call__(self, carry, t, s, cond, key):
+        model_key, noise_key = jax.random.split(key)
+        pred, state = self.model(carry.x, t, cond, carry.model_state, model_key)
+        y = part_of(cond, self.observed)
+        residual_of(self.operator, pred.x0, y)  # for its refusal of shapes
+        svd = self.operator.svd(pred.x0)
+        seen = svd.to(self.operator.pinv(y, pred.x0))  # y / s
+        noise = svd.divide(jnp.broadcast_to(jnp.asarray(self.std, pred.x0.dtype), svd.values.shape), svd.values)
+        clean, eps, z = svd.to(pred.x0), svd.to(pred.eps), svd.to(normal(noise_key, pred.x0))
+        moved = jnp.where(
+            svd.known,
+            self.move(clean, eps, z, seen, noise, s),
+            s.alpha * clean + s.sigma * (jnp.sqrt(1 - self.eta**2) * eps + self.eta * z),
+        )
+        return Carry(svd.back(moved).astype(carry.x.dtype), state, ())
+
+    def move(self, clean: Any, eps: Any, z: Any, seen: Any, noise: Any, s: Any) -> Any:
+        """x_s where something is measured: from D, eps, fresh noise, y / s and its standard deviation std / s."""
+        raise NotImplementedError

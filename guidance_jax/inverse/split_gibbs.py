@@ -1,0 +1,87 @@
+"""Split Gibbs sampling: PnP-DM of images (Wu et al. 2024, arXiv 2405.18782), SGDD of tokens (Chu 2025, 2503.01161).
+
+    z ~ L(z) q(z | x)                 the likelihood's step, at the level's noise
+    x ~ p(x_0 | x_t = z)              the model's own chain from that level down
+
+with q the forward process, N(x, r^2 I) of images. At a fixed level the samples x have the law p(x) (q * L)(x), whatever
+p is: of a Gaussian measurement the posterior with the noise std^2 I + r^2 A A^T. So the levels fall.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import (
+    Denoiser,
+    GaussianDiffusion,
+    Kernel,
+    Solver,
+    check_signal,
+    check_space,
+    need,
+    pytree,
+    static,
+)
+from guidance_jax.inverse.likelihood_steps import LikelihoodStep
+from guidance_jax.kernels.descend import check_descent, descend
+from guidance_jax.kernels.reverse import Carry
+from guidance_jax.schedules import Schedule
+
+
+@pytree
+class SplitGibbs(Kernel):
+    """The likelihood and the model in turn, coupled by the level's noise. Every step ends with a clean sample.
+
+    One sweep a level; the noise of the last level before the clean one is what remains of the error. `steps` steps of
+    the solver a sweep, no gradient of the model. The first sweep draws from the model alone.
+
+    Attributes:
+      model: a denoiser of images, vectors, or tokens of uniform noise.
+      likelihood: `ExactStep`, `LangevinStep`, or of tokens `GibbsStep`.
+      solver: one that draws: `GLASS(schedule)`, `DDIM(1.0)`, `Ancestral()`. The ODE does not draw.
+      schedule: of the levels.
+      steps: of the solver, from each level to the clean one.
+
+    Raises:
+      Refused: a deterministic solver; levels on another schedule or without signal; a likelihood for other samples.
+    """
+
+    model: Any
+    likelihood: Any
+    solver: Any
+    schedule: Schedule = static()
+    steps: int = static(default=10)
+
+    @property
+    def space(self):
+        return self.model.space
+
+    def start(self, key, levels, shape):
+        return self.model.start(key, levels, shape)
+
+    def init(self, x):
+        return Carry(x, self.model.init(x), (x, jnp.zeros((), bool)))
+
+    def check(self, levels, shape, cond):
+        need(self, self.model, Denoiser, "the first argument")
+        need(self, self.solver, Solver, "the solver")
+        need(self, self.likelihood, LikelihoodStep, "the likelihood")
+        for part in (self.solver, self.likelihood):
+            check_space(part, self.space)
+        check_descent(self, levels, random=True)
+        check_signal(levels, "SplitGibbs")
+        self.likelihood.check(levels, shape, cond)
+        self.model.check(levels, shape, cond)
+
+    def __call__(self, carry, t, s, cond, key):
+        draw_key, model_key = jax.random.split(key)
+        z, begun = carry.solver_state
+        gaussian = isinstance(self.space, GaussianDiffusion)
+        noise = carry.x / t.alpha if gaussian else carry.x  # what the first sweep starts from
+        new = self.likelihood.draw(draw_key, z, carry.x, t, cond, self.space)
+        z = jnp.where(begun, new, noise).astype(carry.x.dtype)
+        noisy = t.alpha * z if gaussian else z
+        x = descend(self.model, self.solver, self.schedule, self.steps, noisy, t, cond, carry.model_state, model_key)
+        z = jnp.where(begun, z, x)
+        return Carry(x.astype(carry.x.dtype), carry.model_state, (z, jnp.ones((), bool)))

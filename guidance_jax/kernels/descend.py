@@ -1,0 +1,64 @@
+"""From a noisy sample to a clean one, within a step: what methods need that ask for a draw of p(x_0 | x_t)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax.core import Denoiser, GaussianDiffusion, Level, Refused, Solver
+from guidance_jax.kernels.reverse import Carry, Reverse
+from guidance_jax.schedules import Schedule
+
+BEND, LEAST = 7.0, 0.01  # of the grid inside: EDM's, to this sigma / alpha
+
+
+def levels_below(schedule: Schedule, t: Level, steps: int, gaussian: bool = True) -> Level:
+    """`steps` steps from the level `t`, traced or not, to the clean one: on EDM's grid, or uniform in the clock."""
+    ramp = jnp.linspace(0.0, 1.0, steps + 1)
+    if gaussian:
+        own = schedule(schedule.at_log_snr(-2 * jnp.log(jnp.asarray(LEAST)))).ratio  # betas end above it
+        least = jnp.minimum(own, 0.5 * t.ratio)
+        high, low = t.ratio ** (1 / BEND), least ** (1 / BEND)
+        levels = schedule.by_ratio((high + ramp[:-1] * steps / max(steps - 1, 1) * (low - high)) ** BEND)
+    else:
+        levels = schedule(t.t * (1 - ramp))
+    return jax.tree.map(lambda a, first: a.at[0].set(first), levels, t)
+
+
+def descend(
+    model: Denoiser, solver: Solver, schedule: Schedule, steps: int, x: Any, t: Level, cond: Any, state: Any, key: Any
+) -> Any:
+    """The clean sample that `steps` steps of `solver` on `model` make of `x` at level `t`; `steps` calls or more.
+
+    With a solver that draws it is a sample of p(x_0 | x_t), as good as its steps; with a deterministic one it is not.
+
+    Args:
+      model, solver, schedule: as for `Reverse`, on the schedule of the levels.
+      steps: one or more.
+      x, t, cond: the noisy sample, its level, its condition.
+      state: of the model, at x.
+      key: of the draws.
+    """
+    levels = levels_below(schedule, t, steps, isinstance(model.space, GaussianDiffusion))
+    kernel = Reverse(model, solver)
+
+    def step(carry, inputs):
+        i, key = inputs
+        return kernel(carry, levels.at(i), levels.at(i + 1), cond, key), None
+
+    carry = Carry(x, state, solver.init(x))
+    carry, _ = jax.lax.scan(step, carry, (jnp.arange(steps), jax.random.split(key, steps)))
+    return carry.x
+
+
+def check_descent(owner: Any, levels: Level, random: bool) -> None:
+    """Raise `Refused`, for `owner`, unless its schedule is the levels', its steps one or more, its solver `random`."""
+    name = type(owner).__name__
+    owner.schedule.check(levels, f"{name} asks the network between the levels on")
+    if owner.steps < 1:
+        raise Refused(f"{name} takes one step inside or more, got steps={owner.steps}; write steps=10")
+    if random and owner.solver.deterministic:
+        raise Refused(
+            f"{name} needs draws of p(x_0 | x_t), which {type(owner.solver).__name__} does not make; use DDIM(1.0) or "
+            "GLASS(schedule)"
+        )

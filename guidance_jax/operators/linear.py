@@ -1,0 +1,351 @@
+"""Linear operators of images and vectors that know their singular values: masks, blur, downsampling, MRI, matrices."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from guidance_jax.core import Refused, converted, pytree, static
+from guidance_jax.operators.base import SVD, Operator, as_operator
+
+
+def check_image(owner: Any, shape: tuple[int, ...], channels: tuple[int, ...] | None = None) -> None:
+    """Raise `Refused`, for `owner`, unless `shape` is of an image (H, W, C), of so many `channels` if that matters."""
+    if len(shape) != 3 or (channels is not None and shape[-1] not in channels):
+        wanted = "C" if channels is None else " or ".join(map(str, channels))
+        raise Refused(f"{type(owner).__name__} takes images (H, W, {wanted}), got {tuple(shape)}")
+
+
+@pytree
+class Mask(Operator):
+    """The entries where `mask` is 1, others 0: y has the shape of x.
+
+    Attributes:
+      mask: zeros and ones that broadcast against x.
+    """
+
+    mask: Any
+
+    def __call__(self, x):
+        return x * jnp.asarray(self.mask, x.dtype)
+
+    def svd(self, like):
+        values = jnp.abs(jnp.broadcast_to(jnp.asarray(self.mask, like.dtype), like.shape))
+        return SVD(values, lambda x: x, lambda c: c)
+
+
+@pytree
+class Blur(Operator):
+    """A 2-D convolution of every channel of an image (H, W, C) with one kernel; it has singular values with `wrap`.
+
+    Attributes:
+      kernel: (height, width), of odd sides.
+      wrap: the image continues at its other side, as on a torus; else it is zero outside.
+
+    Raises:
+      Refused: samples that are no images, or smaller than the kernel.
+    """
+
+    kernel: Any
+    wrap: bool = static(default=False)
+
+    @classmethod
+    def gaussian(cls, std: float, size: int, wrap: bool = False) -> "Blur":
+        """A normalised Gaussian of `std` pixels on size x size; `wrap` as above."""
+        line = np.exp(-0.5 * ((np.arange(size) - (size - 1) / 2) / std) ** 2)
+        kernel = np.outer(line, line)
+        return cls(jnp.asarray(kernel / kernel.sum(), jnp.float32), wrap)
+
+    @classmethod
+    def motion(cls, length: float, angle: float, wrap: bool = False) -> "Blur":
+        """A straight motion of `length` pixels, `angle` in degrees from the row axis, normalised; `wrap` as above."""
+        half = int(np.ceil(length / 2))
+        points = np.linspace(-(length - 1) / 2, (length - 1) / 2, max(1, int(np.ceil(length))))
+        rows, columns = (half + points * f(np.deg2rad(angle)) for f in (np.sin, np.cos))
+        kernel = np.zeros((2 * half + 1, 2 * half + 1))
+        for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):  # each point's weight on the four pixels around it
+            near_row, near_column = np.floor(rows).astype(int) + i, np.floor(columns).astype(int) + j
+            share = (1 - np.abs(rows - near_row)) * (1 - np.abs(columns - near_column))
+            np.add.at(kernel, (near_row % len(kernel), near_column % len(kernel)), share)
+        return cls(jnp.asarray(kernel / kernel.sum(), jnp.float32), wrap)
+
+    def check(self, shape):
+        check_image(self, shape)
+        sides = jnp.shape(self.kernel)
+        if any(k % 2 == 0 for k in sides) or (self.wrap and (sides[0] > shape[0] or sides[1] > shape[1])):
+            raise Refused(f"Blur needs a kernel of odd sides that fits into the image, got {sides} for {tuple(shape)}")
+
+    def __call__(self, x):
+        # by Fourier transform: inside `lax.scan` on a CPU the gradient of a convolution is tens of times slower
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        kernel = jnp.asarray(self.kernel, wide.dtype)
+        if self.wrap:
+            spectrum = self._spectrum(x.shape, wide.dtype)
+            return jnp.fft.irfft2(jnp.fft.rfft2(wide, axes=(0, 1)) * spectrum, s=x.shape[:2], axes=(0, 1)).astype(
+                x.dtype
+            )
+        convolve = jax.vmap(lambda a: jax.scipy.signal.fftconvolve(a, kernel, mode="same"), -1, -1)
+        return convolve(wide).astype(x.dtype)
+
+    def _spectrum(self, shape: tuple[int, ...], dtype: Any, half: bool = True) -> Any:
+        kernel = jnp.asarray(self.kernel, dtype)
+        h, w = kernel.shape
+        placed = jnp.zeros(shape[:2], dtype).at[:h, :w].set(kernel)
+        placed = jnp.roll(placed, (-(h // 2), -(w // 2)), (0, 1))
+        return (jnp.fft.rfft2 if half else jnp.fft.fft2)(placed)[..., None]
+
+    def svd(self, like):
+        if not self.wrap:
+            raise Refused("Blur has singular values only where the image wraps round; write Blur(kernel, wrap=True)")
+        values = jnp.abs(self._spectrum(like.shape, like.dtype, half=False))
+        return _fourier(values, like.dtype)
+
+
+def _fourier(values: Any, dtype: Any) -> SVD:
+    """Singular values of a filter of real images (H, W, C), by frequency."""
+    return SVD(
+        values,
+        lambda x: jnp.fft.fft2(x, axes=(0, 1), norm="ortho"),
+        lambda c: jnp.real(jnp.fft.ifft2(c, axes=(0, 1), norm="ortho")).astype(dtype),
+    )
+
+
+@pytree
+class Downsample(Operator):
+    """Means over `factor` x `factor` pixels of an image (H, W, C); bicubic is `Separable.bicubic`.
+
+    Attributes:
+      factor: the sides of a block, in pixels.
+
+    Raises:
+      Refused: samples that are no images, or sides that `factor` does not divide.
+    """
+
+    factor: int = static()
+
+    def check(self, shape):
+        if len(shape) != 3 or shape[0] % self.factor or shape[1] % self.factor:
+            raise Refused(f"Downsample({self.factor}) needs images (H, W, C) of sides it divides, got {tuple(shape)}")
+
+    def __call__(self, x):
+        h, w, c = x.shape
+        return jnp.mean(x.reshape(h // self.factor, self.factor, w // self.factor, self.factor, c), (1, 3))
+
+    def svd(self, like):
+        f, (h, w, c) = self.factor, like.shape
+        unit = np.full(f * f, 1 / f)  # the mean is 1 / f of the coefficient on it
+        unit[0] -= 1
+        mirror = unit / max(np.linalg.norm(unit), 1e-30)  # Householder's reflection of the first axis onto it
+
+        def reflect(blocks):
+            axis = jnp.asarray(mirror, blocks.dtype)
+            along = jnp.tensordot(blocks, axis, (2, 0), precision="highest")[:, :, None]
+            return blocks - 2 * along * axis[:, None]
+
+        def to(x):
+            blocks = x.reshape(h // f, f, w // f, f, c).transpose(0, 2, 1, 3, 4)
+            return reflect(blocks.reshape(h // f, w // f, f * f, c))
+
+        def back(coefficients):
+            blocks = reflect(coefficients).reshape(h // f, w // f, f, f, c)
+            return blocks.transpose(0, 2, 1, 3, 4).reshape(h, w, c)
+
+        return SVD(jnp.zeros((f * f, 1), like.dtype).at[0].set(1 / f), to, back)
+
+
+@pytree
+class Fourier(Operator):
+    """The frequencies that `mask` keeps, as magnetic resonance measures them: y (H, W, 2), real and imaginary parts.
+
+    Attributes:
+      mask: (H, W), zeros and ones, in the order of `jnp.fft.fft2`: frequency 0 first.
+
+    Raises:
+      Refused: samples other than real images (H, W, 1), or complex ones as pairs (H, W, 2).
+    """
+
+    mask: Any
+
+    def check(self, shape):
+        check_image(self, shape, (1, 2))
+        if jnp.shape(self.mask) != tuple(shape[:2]):
+            raise Refused(
+                f"the mask of Fourier is as large as the image, {tuple(shape[:2])}, got {jnp.shape(self.mask)}"
+            )
+
+    def __call__(self, x):
+        values = x[..., 0] if x.shape[-1] == 1 else jax.lax.complex(x[..., 0], x[..., 1])
+        found = jnp.fft.fft2(values, norm="ortho") * jnp.asarray(self.mask)
+        return jnp.stack([jnp.real(found), jnp.imag(found)], -1).astype(x.dtype)
+
+    def svd(self, like):
+        mask = jnp.abs(jnp.asarray(self.mask, like.dtype))
+        if like.shape[-1] == 1:  # of a real picture a frequency and its opposite say the same
+            opposite = jnp.roll(mask[::-1, ::-1], (1, 1), (0, 1))
+            return _fourier(jnp.sqrt((mask**2 + opposite**2) / 2)[..., None], like.dtype)
+
+        def back(c):
+            found = jnp.fft.ifft2(c, norm="ortho")
+            return jnp.stack([jnp.real(found), jnp.imag(found)], -1).astype(like.dtype)
+
+        return SVD(mask, lambda x: jnp.fft.fft2(jax.lax.complex(x[..., 0], x[..., 1]), norm="ortho"), back)
+
+
+@pytree
+class Factored:
+    """A matrix with its singular values, padded to its width, and right singular vectors.
+
+    Attributes:
+      matrix: (m, n).
+      values: (n,).
+      vectors: V^T, (n, n).
+    """
+
+    matrix: Any
+    values: Any
+    vectors: Any
+
+
+def factor(matrix: Any) -> Factored:
+    """The decomposition of a `matrix`, in float64; one that is factored already as it is.
+
+    Raises:
+      Refused: anything but a matrix of finite numbers.
+    """
+    if isinstance(matrix, Factored):
+        return matrix
+    wide = np.asarray(matrix, np.float64)
+    if wide.ndim != 2 or not np.isfinite(wide).all():
+        raise Refused(
+            f"a matrix is (m, n), of finite numbers, got shape {wide.shape}; write Matrix.of(operator, shape)"
+        )
+    _, values, vectors = np.linalg.svd(wide, full_matrices=True)
+    padded = np.zeros(wide.shape[1])
+    padded[: len(values)] = values
+    return Factored(*(jnp.asarray(a, jnp.float32) for a in (wide, padded, vectors)))
+
+
+def _apply(matrix: Any, x: Any, axis: int = 0) -> Any:
+    """`matrix` times an axis of x."""
+    return jnp.moveaxis(jnp.tensordot(matrix.astype(x.dtype), x, (1, axis), precision="highest"), 0, axis)
+
+
+@pytree
+class Matrix(Operator):
+    """Any small linear operator as a matrix: y = M x of the flattened sample.
+
+    Attributes:
+      matrix: (m, n), n the number of entries of a sample.
+      shape: of y, by default (m,).
+
+    Raises:
+      Refused: anything but a matrix of finite numbers; samples of another size.
+    """
+
+    matrix: Any = converted(factor)
+    shape: tuple[int, ...] | None = static(default=None)
+
+    @classmethod
+    def of(cls, operator: Any, shape: tuple[int, ...]) -> "Matrix":
+        """A linear `operator` for samples of `shape`, column by column: as many calls as a sample has entries.
+
+        >>> from guidance_jax import operators
+        >>> operators.Matrix.of(lambda x: x[:1] - x[1:], (2,)).pinv(jnp.ones(1), jnp.zeros(2)).round(3).tolist()
+        [0.5, -0.5]
+        """
+        operator = as_operator(operator)
+        operator.check(shape)
+        size = int(np.prod(shape))
+        columns = jax.jit(lambda basis: jax.lax.map(operator, basis))(jnp.eye(size).reshape(size, *shape))
+        return cls(np.asarray(columns).reshape(size, -1).T, tuple(columns.shape[1:]))
+
+    def check(self, shape):
+        if int(np.prod(shape)) != self.matrix.matrix.shape[1]:
+            raise Refused(
+                f"the Matrix takes samples of {self.matrix.matrix.shape[1]} numbers, the model's are {tuple(shape)}"
+            )
+
+    def __call__(self, x):
+        y = _apply(self.matrix.matrix, x.ravel())
+        return y if self.shape is None else y.reshape(self.shape)
+
+    def svd(self, like):
+        vectors = self.matrix.vectors
+        return SVD(
+            self.matrix.values.astype(like.dtype),
+            lambda x: _apply(vectors, x.ravel()),
+            lambda c: _apply(vectors.T, c).reshape(like.shape),
+        )
+
+
+@pytree
+class Separable(Operator):
+    """One matrix for the rows of an image (H, W, C) and one for its columns: y = R x C^T in every channel.
+
+    Attributes:
+      rows: R, (h, H).
+      columns: C, (w, W).
+
+    Raises:
+      Refused: anything but matrices; images of other sides.
+    """
+
+    rows: Any = converted(factor)
+    columns: Any = converted(factor)
+
+    @classmethod
+    def bicubic(cls, factor: int, height: int, width: int) -> "Separable":
+        """Bicubic downsampling by `factor` of height x width pixels, smoothed first, as `jax.image.resize` does."""
+        if height % factor or width % factor:
+            raise Refused(f"bicubic downsampling needs sides that {factor} divides, got {height} x {width}")
+        return cls(*(jax.image.resize(jnp.eye(n), (n // factor, n), "bicubic") for n in (height, width)))
+
+    def check(self, shape):
+        check_image(self, shape)
+        sides = self.rows.matrix.shape[1], self.columns.matrix.shape[1]
+        if tuple(shape[:2]) != sides:
+            raise Refused(f"this operator is for images of {sides[0]} x {sides[1]} pixels, got {tuple(shape)}")
+
+    def __call__(self, x):
+        return _apply(self.columns.matrix, _apply(self.rows.matrix, x, 0), 1)
+
+    def svd(self, like):
+        r, c = self.rows, self.columns
+        return SVD(
+            (r.values[:, None] * c.values)[..., None].astype(like.dtype),
+            lambda x: _apply(c.vectors, _apply(r.vectors, x, 0), 1),
+            lambda a: _apply(c.vectors.T, _apply(r.vectors.T, a, 0), 1),
+        )
+
+
+@pytree
+class Radon(Operator):
+    """Sums along parallel rays, as computed tomography measures them: y (angles, width) of an image (H, W, 1).
+
+    It is matrix-free and has no singular values; of a small image `Matrix.of(Radon(angles), shape)` has.
+
+    Attributes:
+      angles: in degrees, (angles,).
+
+    Raises:
+      Refused: samples other than images of one channel.
+    """
+
+    angles: Any
+
+    def check(self, shape):
+        check_image(self, shape, (1,))
+
+    def __call__(self, x):
+        h, w, _ = x.shape
+        rows, columns = jnp.mgrid[:h, :w].astype(x.dtype)
+        rows, columns = rows - (h - 1) / 2, columns - (w - 1) / 2
+
+        def project(angle):
+            c, s = jnp.cos(angle), jnp.sin(angle)
+            where = [c * rows - s * columns + (h - 1) / 2, s * rows + c * columns + (w - 1) / 2]
+            turned = jax.scipy.ndimage.map_coordinates(x[..., 0], where, order=1)
+            return jnp.sum(turned, 0)
+
+        return jax.vmap(project)(jnp.deg2rad(jnp.asarray(self.angles, x.dtype)))

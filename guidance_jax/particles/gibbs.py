@@ -1,0 +1,139 @@
+"""Particle Gibbs: sequential Monte Carlo around a kept sample (Andrieu et al. 2010, JRSS B 72; PG-DLM, 2507.08390).
+
+Each sweep runs the particles with one of them held on the path of the last sample, which no resampling drops, and draws
+the next sample by the final weights. Its samples keep the target for any number of particles from two on, where one run
+alone needs many.
+
+The path is not stored: what a particle became is decided by its start and its keys, which are replayed.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from guidance_jax._typing import Array, Key
+from guidance_jax.core import Level, Refused, is_sound, need, rows
+from guidance_jax.particles.smc import SMC, equal_weights
+from guidance_jax.sample import prepare
+
+
+class Path(NamedTuple):
+    """What decides a sample: replayed, it is made again.
+
+    Attributes:
+      start: (*event), the noise it starts from.
+      potential_keys, propose_keys: (steps,), of its steps.
+    """
+
+    start: Any
+    potential_keys: Any
+    propose_keys: Any
+
+
+@partial(jax.jit, static_argnames=("shape", "n", "sweeps"))
+def _gibbs(keys, kernel, levels, shape, n, sweeps, cond):
+    steps = len(levels.sigma) - 1
+    move = kernel.move
+
+    def run(key, path, held, cond):
+        """(clean sample, its path) of one sweep; the last particle is on `path` if `held`."""
+        start_key, step_key, final_key, choice_key = jax.random.split(key, 4)
+        x = move.start(start_key, levels, (n, *shape))
+        x = x.at[-1].set(jnp.where(held, path.start, x[-1]))
+        start = x
+
+        def keep(keys, own):
+            return jnp.where(held, keys.at[-1].set(own), keys)
+
+        def step(pop, inputs):
+            i, key, potential_own, propose_own = inputs
+            t, s = levels.at(i), levels.at(i + 1)
+            potential_key, resample_key, propose_key = jax.random.split(key, 3)
+            potential_keys = keep(jax.random.split(potential_key, n), potential_own)
+            propose_keys = keep(jax.random.split(propose_key, n), propose_own)
+            found, gain = jax.vmap(lambda x, state, k: move.potential(x, state, t, cond, k))(
+                pop.x, pop.state, potential_keys
+            )
+            pop = kernel.weigh(pop, gain, t)
+
+            def choose():
+                index = jax.random.categorical(resample_key, pop.log_w, shape=(n,)).astype(jnp.int32)
+                return jnp.where(held, index.at[-1].set(n - 1), index), jnp.zeros_like(pop.log_w)
+
+            stay = jnp.arange(n, dtype=jnp.int32)
+            index, log_w = jax.lax.cond(pop.ess < kernel.threshold * n, choose, lambda: (stay, pop.log_w))
+            found = jax.tree.map(lambda a: a[index], found)
+            x, state, gain = jax.vmap(lambda one, k: move.propose(one, t, s, cond, k))(found, propose_keys)
+            gain = jnp.where(jax.vmap(is_sound)(x), gain, jnp.nan)
+            pop = kernel.weigh(pop._replace(x=x, state=state, log_w=log_w), gain, s)
+            return pop, (index, potential_keys, propose_keys)
+
+        pop = equal_weights(x, jax.vmap(move.init)(x))
+        inputs = jnp.arange(steps), jax.random.split(step_key, steps), path.potential_keys, path.propose_keys
+        pop, (index, potential_keys, propose_keys) = jax.lax.scan(step, pop, inputs)
+        pop = kernel.finish(pop, levels.at(-1), cond, final_key)
+        chosen = jax.random.categorical(choice_key, pop.log_w)
+
+        def back(slot, inputs):
+            index, potential_keys, propose_keys = inputs
+            before = index[slot]
+            return before, (potential_keys[before], propose_keys[slot])
+
+        first, own = jax.lax.scan(back, chosen, (index, potential_keys, propose_keys), reverse=True)
+        return pop.x[chosen], Path(start[first], *own), pop.failed
+
+    def one(key, cond):
+        blank = jax.random.split(key, steps)
+        path = Path(jnp.zeros_like(move.start(key, levels, shape)), blank, blank)
+
+        def sweep(path, inputs):
+            i, key = inputs
+            x, path, failed = run(key, path, i > 0, cond)
+            return path, (kernel.space.mark_unfinished(x), failed)
+
+        return jax.lax.scan(sweep, path, (jnp.arange(sweeps), jax.random.split(key, sweeps)))[1]
+
+    return jax.vmap(one, in_axes=(0, 0))(keys, cond)
+
+
+def particle_gibbs(
+    keys: Key[Array, " runs"],
+    kernel: SMC,
+    levels: Level,
+    shape: tuple[int, ...],
+    n: int,
+    sweeps: int,
+    cond: Any = None,
+) -> Array:
+    """One chain of samples per key, (runs, sweeps, *event): the first is a draw of plain particles, later ones mix.
+
+    Args:
+      keys: `(runs,)` keys, for example `keys(seed, runs)`.
+      kernel: `SMC(move)`; its resampling is multinomial here, its threshold counts.
+      levels, shape, cond: as in `populations`.
+      n: particles a sweep, at least two, of which one is the last sample.
+      sweeps: how many, each as costly as `populations`.
+
+    Raises:
+      Refused: anything but an `SMC`; what it refuses; no sweeps; a run in which all weights were zero.
+
+    >>> import guidance_jax as gj
+    >>> model = gj.GaussianMixture(jnp.array([[1.0], [-1.0]]), 0.3, jnp.array([0.5, 0.5]))
+    >>> move = gj.Steered(model, gj.DDIM(1.0), lambda x0, level, cond: x0[0])
+    >>> gj.particles.particle_gibbs(gj.keys(0, 3), gj.SMC(move), gj.Cosine().levels(5), (1,), n=2, sweeps=4).shape
+    (3, 4, 1)
+    """
+    need("particle_gibbs", kernel, SMC, "the kernel")
+    if kernel.searches:
+        raise Refused("particle_gibbs draws, a beam searches; write SMC(move)")
+    if sweeps < 1:
+        raise Refused(f"particle_gibbs takes one sweep or more, got {sweeps}; write sweeps=10")
+    keys, ready, levels = prepare(keys, kernel, levels, (n, *shape), cond)
+    if jax.tree.leaves(rows(ready)):
+        raise Refused("particle_gibbs takes one kernel for all runs; leave out PerSample")
+    found, failed = _gibbs(keys, ready, levels, tuple(shape), n, sweeps, jax.tree.map(jnp.asarray, cond))
+    if not isinstance(failed, jax.core.Tracer) and not bool(jnp.isnan(failed).all()):
+        raise Refused(f"all {n} weights were zero in a sweep; take more particles or a flatter reward")
+    return found
