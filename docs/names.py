@@ -90,7 +90,7 @@ def spell(row):
         source = row.sources.get(field.name)
         text = source.get(Spelled()) if source is not None and source.get is not None else None
         text = SCALES.get(row.name, text) if field.name == "scale" else text
-        if not isinstance(text, str) and field.default is dataclasses.MISSING:
+        if (text is None or dataclasses.is_dataclass(text)) and field.default is dataclasses.MISSING:
             text = OTHERS.get(field.name, field.name)
         in_order = in_order and text is not None and not field.kw_only and len(given) < 2
         in_order = in_order and field.name not in ("scale", "repeats")

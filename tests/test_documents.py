@@ -158,7 +158,9 @@ def test_the_calls_that_the_reference_shows_make_the_parts(monkeypatch):
         "known": jnp.array([0, -1]),
         "kernel": jnp.ones((3, 3)) / 9,
     }
-    namespace |= {"f": parts.first_entry, "data_shape": (2,)}
+    namespace |= {"f": parts.first_entry, "data_shape": (2,), "decode": parts.same, "encode": parts.same}
+    namespace |= {name: jnp.eye(2) for name in ("rows", "columns", "matrix")} | {"angles": jnp.zeros(2)}
+    namespace |= {name: gj.operators.Mask(jnp.ones(2)) for name in ("outer", "inner")}
     for row in methods.PARTS.values():
         assert isinstance(eval(names.spell(row), namespace), row.cls), names.spell(row)
 

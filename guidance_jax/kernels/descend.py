@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import Denoiser, GaussianDiffusion, Level, Refused, Solver
+from guidance_jax.core import Denoiser, GaussianDiffusion, Level, Refused, Solver, float_type
 from guidance_jax.kernels.reverse import Carry, Reverse
 from guidance_jax.schedules import Schedule
 
@@ -40,6 +40,7 @@ def descend(
       key: of the draws.
     """
     levels = levels_below(schedule, t, steps, isinstance(model.space, GaussianDiffusion))
+    levels = Level(*(a.astype(float_type(x)) for a in levels))
     kernel = Reverse(model, solver)
 
     def step(carry, inputs):

@@ -55,7 +55,8 @@ class Operator:
 
     def adjoint(self, y: Any, like: Any) -> Any:
         """A^T y, of the shape and type of `like`: (A x).y = x.(A^T y)."""
-        return jax.linear_transpose(self, jax.ShapeDtypeStruct(jnp.shape(like), like.dtype))(y)[0]
+        like = jax.ShapeDtypeStruct(jnp.shape(like), like.dtype)
+        return jax.linear_transpose(self, like)(y.astype(jax.eval_shape(self, like).dtype))[0]
 
     def svd(self, like: Any) -> SVD:
         """The singular values for samples like `like`.

@@ -96,7 +96,7 @@ class UniPC(Solver):
 
 def _phi(k: int, q: Any) -> Any:
     """sum_{j >= 1} q^j / (j + k)!: by its series where the closed form loses its digits."""
-    series = sum(q**j / math.factorial(j + k) for j in range(1, 13))
+    series = sum(q**j / float(math.factorial(j + k)) for j in range(1, 13))
     far = jnp.where(jnp.abs(q) > 1, q, 1.0)
     closed = jnp.expm1(far) / far - 1
     for i in range(2, k + 1):

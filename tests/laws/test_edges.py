@@ -18,14 +18,11 @@ from guidance_jax.core import FAILED, Prediction, Refused, argmax_token, count_f
 from guidance_jax.discrete import Forbid, PredictorGuidance
 from guidance_jax.guidance import (
     MAMBOG,
-    MMPS,
     TCFG,
-    TMPD,
     GaussianLikelihood,
-    PiGDM,
     Rescale,
 )
-from guidance_jax.inverse import DPS
+from guidance_jax.inverse import DPS, MMPS, TMPD, PiGDM
 from guidance_jax.particles import BestOf
 from guidance_jax.solvers import DPM2, GLASS, LMS, DPMSolver2S
 from tests import first, table, token_table
