@@ -2,7 +2,8 @@
 
 Each sweep runs the particles with one of them held on the path of the last sample, which no resampling drops, and draws
 the next sample by the final weights. Its samples keep the target for any number of particles from two on, where one run
-alone needs many.
+alone needs many. How fast it forgets its start is another matter: a kept path that is resampled often keeps its
+beginning, so with few particles and many steps leave resampling out, `SMC(move, threshold=0.0)`.
 
 The path is not stored: what a particle became is decided by its start and its keys, which are replayed.
 """

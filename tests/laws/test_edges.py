@@ -478,6 +478,31 @@ def test_a_number_of_steps_is_a_whole_one(schedule, steps):
         schedule.levels(steps)
 
 
+def test_grids_of_other_samplers():
+    """Beta by its quantiles (scipy's), AYS by its table, ComfyUI's simple and sgm_uniform, FLUX's terminal shift."""
+    betas, flow = gj.schedules.ScaledLinearBetas(), gj.RectifiedFlow()
+    quantiles = [1.0, 0.87708, 0.63730, 0.36270, 0.12292, 0.0]  # of Beta(.6, .6) at 1, .8, ..., 0
+    beta = gj.schedules.beta(betas, 6, lo=0.03, hi=14.6)
+    np.testing.assert_allclose((beta.ratio[:-1] - 0.03) / 14.57, quantiles, atol=2e-4)
+    aligned = gj.schedules.align_your_steps(betas, 10, "sdxl").ratio
+    np.testing.assert_allclose(aligned[1:5], [6.315, 3.771, 2.181, 1.342], rtol=1e-3)
+    fewer = gj.schedules.align_your_steps(betas, 4).ratio  # at 0, 3, 6 and 9 of the ten
+    np.testing.assert_allclose(fewer[1:4], [2.697, 0.963, 0.152], rtol=1e-3)
+    assert gj.schedules.simple(betas, 4).t.tolist() == [999, 749, 499, 249, 0]
+    np.testing.assert_allclose(gj.schedules.sgm_uniform(betas, 4).t, [999, 749.25, 499.5, 249.75, 0])
+    stretched = gj.schedules.shifted(flow, 4, 1.0, start=0.8, terminal=0.1).t  # 1 - t times .9 / .8
+    np.testing.assert_allclose(stretched, [0.775, 0.55, 0.325, 0.1, 0], atol=1e-5)
+    for bad, message in (
+        (lambda: gj.schedules.beta(betas, 6, a=0.0), "a > 0"),
+        (lambda: gj.schedules.align_your_steps(betas, 6, "flux"), "sd15, sdxl, svd"),
+        (lambda: gj.schedules.simple(flow, 4), "timesteps of betas"),
+        (lambda: gj.schedules.sgm_uniform(betas, 2000), "there are 1000"),
+        (lambda: gj.schedules.shifted(flow, 4, terminal=2.0), "from 0 to 1"),
+    ):
+        with pytest.raises(Refused, match=message):
+            bad()
+
+
 def test_grids_beyond_a_schedule_say_what_it_has():
     betas = gj.schedules.ScaledLinearBetas()
     with pytest.raises(Refused, match=r"ask for 999 steps at most, or offset=0"):
