@@ -18,8 +18,9 @@ from guidance_jax.inverse.spectral import SpectralKernel
 class DDNM(SpectralKernel):
     """Puts the measurement into the estimate and keeps the rest: with std = 0 samples fit it exactly at the end.
 
-    One call of the model a step, no gradient. A std above 0 is DDNM+; its repeats are `Recur`. It does not sample the
-    posterior. A weight min(1, sigma / std) for all singular values, as some code has it, is right for s = 1 alone.
+    One call of the model a step, no gradient. A std above 0 is DDNM+, which is `DDRM` with eta_b = 1; its repeats are
+    `Recur`. It does not sample the posterior. A weight min(1, sigma / std) for all singular values, as some code has
+    it, is right for s = 1 alone.
 
     Attributes:
       model, operator, std, eta, observed: as in `SpectralKernel`.

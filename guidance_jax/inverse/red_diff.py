@@ -25,7 +25,8 @@ class REDdiff(Kernel):
 
     Attributes:
       model: a denoiser of images or vectors, usually unconditional.
-      operator: A, an `Operator` or any function of one sample, linear or not; of a linear one the start is A^+ y.
+      operator: A, an `Operator` or any function of one sample, linear or not; of a linear one the start is
+        (A^T A + std^2 I)^-1 A^T y, which tends to the paper's A^+ y as std falls.
       std: the standard deviation of the measurement noise.
       weight: of the model, .25 in the paper.
       rate: of Adam, .1 to .5 in the paper.
@@ -77,5 +78,7 @@ class REDdiff(Kernel):
         return Carry(mu - self.rate * step, state, (adam, jnp.ones((), bool)))
 
     def first(self, y: Any, like: Any) -> Any:
-        """What is fitted first: A^+ y, or 0 of an operator that is not linear."""
-        return self.operator.pinv(y, like) if is_linear(self.operator, jnp.shape(like)) else jnp.zeros_like(like)
+        """What is fitted first: the ridge solution, or 0 of an operator that is not linear."""
+        if not is_linear(self.operator, jnp.shape(like)):
+            return jnp.zeros_like(like)
+        return self.operator.solve(self.operator.adjoint(y, like), jnp.asarray(self.std, like.dtype) ** 2)

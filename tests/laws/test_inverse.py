@@ -193,6 +193,15 @@ def test_published_implementations_miss_it():
         assert np.abs(ratios - 1).max() > 0.15
 
 
+def test_ddnm_with_noise_is_ddrm():
+    """The two papers' formulas are the same map, which neither says."""
+    prior, t, s = Gaussian(jnp.zeros(4), jnp.eye(4)), gj.Cosine()(jnp.array(0.5)), gj.Cosine()(jnp.array(0.3))
+    x, y = jax.random.normal(KEY, (4,)), jnp.array([0.2, -0.5, 1.0])
+    for std in (0.05, 0.5):
+        a, b = (k(k.init(x), t, s, y, KEY).x for k in (c(prior, ILL, std) for c in (inverse.DDNM, inverse.DDRM)))
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
 def test_exact_measurements_are_met():
     """std = 0: DDRM and DDNM fit y at the end; the guides that divide by the noise refuse it."""
     prior = Gaussian(jnp.zeros(4), jnp.eye(4))
