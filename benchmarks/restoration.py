@@ -128,9 +128,9 @@ def restoration_exact(samples: int = 2000, steps: int = 200) -> Iterator[Row]:
             cases = linear_methods(model, operator, std, variance, lambda part: part, steps, pulls=8)
             cases["no guidance"] = gj.Reverse(model, gj.DDIM(1.0)), cases["MMPS"][1]
             for method, (kernel, levels) in cases.items():
-                x = np.asarray(
-                    gj.generate(gj.keys(0, samples), kernel, levels, truth.shape, jnp.tile(y, (samples, 1, 1, 1)))
-                ).reshape(samples, -1)
+                many = jnp.tile(y, (samples, 1, 1, 1))
+                x = np.asarray(gj.generate(gj.keys(0, samples), kernel, levels, truth.shape, many))
+                x = x.reshape(samples, -1)
                 size = np.sqrt(np.trace(np.cov(target.T)))
                 c = np.cov(target.T)
                 yield Row(
@@ -215,7 +215,7 @@ def measures(truth: np.ndarray, x: np.ndarray, operator: Any, y: Any, std: float
 
 @benchmark(quick={"pictures": 2, "draws": 2, "seeds": 1})
 def restoration(
-    pictures: int = 12, draws: int = 4, seeds: int = 3, folder: Path | None = None, known: list | None = None
+    pictures: int = 8, draws: int = 2, seeds: int = 3, folder: Path | None = None, known: list | None = None
 ) -> Iterator[Row]:
     """(half an hour on two cores) Which method restores which picture? Fashion-MNIST, by the model that ships.
 

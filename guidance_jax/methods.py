@@ -332,6 +332,7 @@ _ROWS = [
             _ZERO,
             "unconditional",
         ),
+        (i.FPS, {"model": FREE, "solver": SOLVER, **_MEASURED}),
         (p.Corrected, {"model": from_method("CFG"), "solver": SOLVER, "proposal": OPTION}),
         (p.Steered, {"model": FREE, "solver": SOLVER, "reward": LIKELIHOOD, "scale": SCALE}, _ZERO, "unconditional"),
         (p.BestOf, {"kernel": UNGUIDED, "reward": LIKELIHOOD, "scale": SCALE}, _ZERO, "unconditional"),

@@ -159,6 +159,7 @@ SPECIAL = {
     "PSLD": lambda m: {"scale": 0.1, "solver": usual(m), "decode": same, "encode": same},
     "DDRM": lambda m: {"operator": FIRST},
     "DDNM": lambda m: {"operator": FIRST},
+    "FPS": lambda m: {"operator": FIRST, "solver": usual(m)},
     "DAPS": lambda m: {"steps": 2},
     "SplitGibbs": lambda m: {"steps": 2, "solver": usual(m)},
     "EnKG": lambda m: {"scale": 0.1, "steps": 2, "solver": usual(m)},
@@ -304,7 +305,7 @@ def add_the_rest():
         elif issubclass(row.cls, gj.core.Denoiser):
             METHODS[row.name] = made(row.name)
         elif issubclass(row.cls, gj.core.Move):
-            KERNELS[row.name] = lambda m, name=row.name: gj.SMC(make(name, m))
+            KERNELS[row.name] = lambda m, name=row.name: gj.SMC(made(name)(m))
         else:
             KERNELS[row.name] = made(row.name)
 

@@ -211,6 +211,7 @@ OPTIONS = {
     "DDNM": lambda w, m: {"operator": LINE, "std": 0.1 * w},
     "DAPS": lambda w, m: {"likelihood": gj.inverse.ExactStep(line, 0.1 * w, seen), "steps": 2},
     "SplitGibbs": lambda w, m: {"likelihood": gj.inverse.ExactStep(line, 0.1 * w, seen), "steps": 2},
+    "FPS": lambda w, m: {"operator": LINE, "std": 0.1 * w},
     "REDdiff": lambda w, m: {"weight": 0.25 * w},
     "EnKG": lambda w, m: {"scale": 0.1 * w, "steps": 2},
     "Clip": lambda w, m: {"inner": m, "radius": w},

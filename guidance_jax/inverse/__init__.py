@@ -11,6 +11,7 @@ from guidance_jax.inverse.diffpir import DiffPIR
 from guidance_jax.inverse.dpg import DPG
 from guidance_jax.inverse.dps import DPS
 from guidance_jax.inverse.enkg import EnKG
+from guidance_jax.inverse.fps import FPS
 from guidance_jax.inverse.likelihood_steps import ExactStep, GibbsStep, LangevinStep, LikelihoodStep
 from guidance_jax.inverse.linear_twist import LinearTwist
 from guidance_jax.inverse.mmps import MMPS
@@ -29,6 +30,7 @@ __all__ = [
     "DiffPIR",
     "EnKG",
     "ExactStep",
+    "FPS",
     "GibbsStep",
     "LangevinStep",
     "LikelihoodStep",

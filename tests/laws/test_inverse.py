@@ -403,6 +403,45 @@ def test_red_diff_finds_its_minimum(measured):
     assert abs(float(x.mean()) - want) < 3e-4
 
 
+def test_fps_has_the_posterior_and_its_evidence(measured):
+    """Of a Gaussian and an operator of three singular values and none, with 1,000 particles, by the closed form."""
+    prior = Gaussian(jnp.array([0.3, -0.2, 0.1, 0.0]), jnp.diag(jnp.array([1.0, 0.5, 0.8, 0.6])))
+    matrix, y, std = np.asarray(ILL.matrix.matrix, np.float64), np.array([0.2, -0.5, 1.0]), 0.2
+    levels = gj.Cosine().levels(100)
+    kernel = gj.SMC(inverse.FPS(prior, gj.DDIM(1.0), ILL, std))
+    found = gj.populations(gj.keys(0, 40), kernel, levels, (4,), 1000, jnp.tile(jnp.asarray(y, jnp.float32), (40, 1)))
+    spread = matrix @ np.asarray(prior.covariance) @ matrix.T + std**2 * np.eye(3)
+    gap = y - matrix @ np.asarray(prior.mean)
+    wanted = -0.5 * gap @ np.linalg.solve(spread, gap) - 0.5 * np.linalg.slogdet(spread)[1] + 3 * np.log(std)
+    error = np.asarray(found.log_evidence, np.float64) - wanted
+    ratio = np.exp(error)
+    measured("FPS: evidence over the exact one", ratio.mean())
+    assert abs(ratio.mean() - 1) < 4 * ratio.std() / np.sqrt(len(ratio)) + 0.05
+    assert ratio.std() < 0.7
+    exact = prior.condition(jnp.asarray(matrix), jnp.asarray(y), std)
+    w = np.exp(np.asarray(found.log_w, np.float64))[..., None] / 1000
+    x = np.asarray(found.x, np.float64)
+    mean = (w * x).sum(1).mean(0)
+    np.testing.assert_allclose(mean, exact.mean, atol=0.05)
+    second = (w[..., None] * (x[..., :, None] * x[..., None, :])).sum(1).mean(0)
+    np.testing.assert_allclose(second - np.outer(mean, mean), exact.covariance, atol=0.06)
+
+
+def test_fps_on_frequencies_is_fps_on_their_matrix():
+    """A basis of complex coefficients and a real one: the same weights, of the same noise."""
+    operator, shape = Fourier(KEPT[:4, :4]), (4, 4, 1)
+    prior = gj.Function(lambda x, level, cond: x * level.alpha / (level.alpha**2 + level.sigma**2))
+    t, s = gj.Cosine()(jnp.array(0.5)), gj.Cosine()(jnp.array(0.4))
+    x = jax.random.normal(KEY, shape)
+    y = operator(jax.random.normal(jax.random.key(1), shape))
+    gains = []
+    for a in (operator, Matrix.of(operator, shape)):
+        move = inverse.FPS(prior, gj.DDIM(1.0), a, 0.3)
+        found, first = move.potential(x, move.init(x), t, y, KEY)
+        gains.append((float(first), float(move.propose(found, t, s, y, KEY)[2])))
+    np.testing.assert_allclose(*gains, rtol=1e-4, atol=1e-3)
+
+
 # ------------------------------------------------------------------------------------ without gradients, and latents
 
 

@@ -1,0 +1,102 @@
+"""Filtering posterior sampling (Dou & Song 2024, ICLR; MCG-diff, Cardoso et al. 2023, arXiv 2308.07983): particles.
+
+In the basis of singular values, y / s = x_0 + n z with n = std / s where s > 0. With a flat prior a noisy sample says
+
+    p~(x_t) = N(y / s; x_t / alpha_t, r_t^2 + n^2),   r = sigma / alpha
+
+and the proposal is the solver's own transition N(m, q^2) times p~(x_s), which is Gaussian again:
+
+    K = q^2 / (q^2 + V),   V = sigma_s^2 + alpha_s^2 n^2,   x_s ~ N(m + K (alpha_s y / s - m), (1 - K) q^2)
+    weight = N(y / s; m / alpha_s, r_s^2 + n^2 + q^2 / alpha_s^2) / p~(x_t)
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from guidance_jax.core import GaussianDiffusion, Move, Refused, concrete, converted, float_type, normal, pytree, static
+from guidance_jax.kernels.reverse import Step
+from guidance_jax.models.adapters import known_part, part_of
+from guidance_jax.operators.base import as_operator, check_measurement, check_operator, residual_of
+
+
+@pytree
+class FPS(Step, Move):
+    """A move for `SMC`: the posterior of a linear measurement under the solver's own chain, exact with many particles.
+
+    One call of the model a particle and step, no gradient. The step to the clean level is the chain's own.
+
+    Attributes:
+      model: the unguided denoiser of images or vectors.
+      solver: one whose transition has one positive variance for all entries: `DDPM()` with a fixed one, `DDIM(1.0)`.
+      operator: A, linear, with singular values.
+      std: the standard deviation of the measurement noise, one number above 0.
+      observed: which part of `cond` is the measurement y: a function of it, the name of an entry, or None for all.
+
+    Raises:
+      Refused: an operator without singular values; a measurement that does not fit; a solver without variance; tokens.
+    """
+
+    model: Any
+    solver: Any
+    operator: Any = converted(as_operator)
+    std: Any
+    observed: Callable | str | None = static(default=None)
+
+    takes = GaussianDiffusion
+    weighs = True
+
+    def check(self, levels, shape, cond):
+        super().check(levels, shape, cond)
+        check_operator(self, self.operator, shape, linear=True)
+        self.operator.svd(jnp.zeros(shape))
+        check_measurement(self, known_part(cond, self.observed), self.std)
+        if jnp.ndim(self.std):
+            raise Refused(f"the noise of FPS is one number, got shape {jnp.shape(self.std)}; whiten the operator")
+        if concrete(levels) and (np.asarray(levels.alpha) == 0).any():
+            raise Refused("FPS compares x / alpha with the measurement, got a level without signal; start below it")
+
+    def init(self, x):
+        return self.model.init(x), jnp.zeros((), float_type(x))
+
+    def measured(self, like: Any, cond: Any) -> tuple[Any, Any, Any]:
+        """(SVD, y / s, its standard deviation)."""
+        y = part_of(cond, self.observed)
+        residual_of(self.operator, like, y)  # for its refusal of shapes
+        svd = self.operator.svd(like)
+        n = svd.divide(jnp.broadcast_to(jnp.asarray(self.std, like.dtype), svd.values.shape), svd.values)
+        return svd, svd.to(self.operator.pinv(y, like)), n
+
+    def fit(self, found: Any, x: Any, alpha: Any, variance: Any) -> Any:
+        """log N(y / s; x / alpha, variance) over what is measured, without the constant of the likelihood."""
+        svd, seen, n = found
+        gap = jnp.abs(seen - svd.to(x) / alpha) ** 2
+        known = jnp.broadcast_to(svd.known, gap.shape)
+        spread = jnp.where(known, variance, 1)
+        own = jnp.where(known, n, 1)
+        return -0.5 * jnp.sum(jnp.where(known, gap / spread + jnp.log(spread) - 2 * jnp.log(own), 0))
+
+    def potential(self, x, state, t, cond, key):
+        own, before = state
+        pred, own = self.model(x, t, cond, own, key)
+        found = self.measured(x, cond)
+        value = self.fit(found, x, t.alpha, t.ratio**2 + found[2] ** 2)
+        return (pred, own, value), value - before
+
+    def propose(self, found, t, s, cond, key):
+        pred, own, value = found
+        p = self.solver.transition(pred, t, s)
+        svd, seen, n = self.measured(p.mean, cond)
+        q2 = jnp.where(s.sigma == 0, 0, p.std**2)
+        gain = self.fit((svd, seen, n), p.mean, s.alpha, s.ratio**2 + n**2 + q2 / s.alpha**2)
+        k = jnp.where(svd.known, q2 / (q2 + s.sigma**2 + (s.alpha * n) ** 2 + (q2 == 0)), 0)
+        mean, z = svd.to(p.mean), svd.to(normal(key, p.mean))
+        x = svd.back(mean + k * (s.alpha * seen - mean) + jnp.sqrt(q2 * (1 - k)) * z).astype(p.mean.dtype)
+        # what was already paid at t is taken off, and the twist at x_s is paid by the next potential
+        after = self.fit((svd, seen, n), x, s.alpha, s.ratio**2 + n**2)
+        return x, (own, after), gain - value
+
+    def final_potential(self, x, state, level, cond, key):
+        return jnp.zeros((), float_type(x))
