@@ -174,7 +174,7 @@ def nonlinear_methods(model: Any, operator: Any, std: float, clip: Callable[[Any
     levels = gj.schedules.log_snr_uniform(SCHEDULE, 50, lo=0.01, hi=80.0)
     few, falling = (gj.schedules.karras(SCHEDULE, n, lo, hi) for n, lo, hi in ((25, 0.05, 20.0), (100, 0.1, 5.0)))
     likelihood = GaussianLikelihood(operator, std)
-    langevin = inverse.LangevinStep(likelihood, 60, lambda level: 0.3 / (1 + (level.ratio / std) ** 2))
+    langevin = inverse.LangevinStep(likelihood, 60, lambda level: 0.3 / (1 + (level.ratio / std) ** 2), adjusted=False)
     wide = GaussianLikelihood(operator, lambda level: jnp.sqrt(std**2 + 0.1 * level.ratio**2))
     return {
         "DPS": (inverse.DPS(clip(model), gj.DDIM(1.0), operator, 0.5), levels),

@@ -157,6 +157,7 @@ SPECIAL = {
     "DPG": lambda m: {"draws": 2},
     "PosteriorMean": lambda m: {"draws": 2, "solver": usual(m)},
     "PSLD": lambda m: {"scale": 0.1, "solver": usual(m), "decode": same, "encode": same},
+    "ReSample": lambda m: {"fits": 2, "solver": usual(m), "decode": same, "encode": same},
     "DDRM": lambda m: {"operator": FIRST},
     "DDNM": lambda m: {"operator": FIRST},
     "FPS": lambda m: {"operator": FIRST, "solver": usual(m)},

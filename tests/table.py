@@ -14,7 +14,7 @@ from guidance_jax.methods import CONTRAST, GRADIENT, KERNEL, MACHINERY, METHODS
 from guidance_jax.methods import PARTICLES as PARTICLE_METHODS
 from guidance_jax.methods import SOLVERS as TABLED
 from guidance_jax.particles import ParticleGuidance
-from guidance_jax.solvers import DPM2, GLASS, LMS, DPMSolver2S
+from guidance_jax.solvers import DPM2, GLASS, LMS, DPMSolver2S, DPMSolver3M, FreshNoise, SASolver, UniPC
 from tests.given import Given
 
 # An asymmetric target: three classes of four components, nothing mirrored.
@@ -207,6 +207,14 @@ OPTIONS = {
     "DPG": lambda w, m: {"draws": 3},
     "PosteriorMean": lambda w, m: {"draws": 3, "steps": 2},
     "PSLD": lambda w, m: {"solver": gj.DDIM(0.5), "scale": 0.1 * w, "decode": turn, "encode": turn_back},
+    "ReSample": lambda w, m: {
+        "solver": gj.DDIM(0.5),
+        "strength": w,
+        "every": 2,
+        "fits": 3,
+        "decode": turn,
+        "encode": turn_back,
+    },
     "DDRM": lambda w, m: {"operator": LINE, "std": 0.1 * w},
     "DDNM": lambda w, m: {"operator": LINE, "std": 0.1 * w},
     "DAPS": lambda w, m: {"likelihood": gj.inverse.ExactStep(line, 0.1 * w, seen), "steps": 2},
@@ -271,6 +279,8 @@ SOLVERS = {
     gj.DPMSolver2M: Order(gj.DPMSolver2M(), 2),
     DPMSolver2S: Order(DPMSolver2S(SCHEDULE), 2),
     GLASS: Order(GLASS(SCHEDULE, 3), None, True),
+    UniPC: Order(UniPC(2), 3),  # with its corrector
+    FreshNoise: Order(FreshNoise(0.0), 1),
     LMS: Order(LMS(), 2),  # fourth order but for its first step, which is Euler's
 }
 SOLVERS |= {
@@ -281,6 +291,7 @@ SOLVERS |= {
 
 # Stochastic settings of solvers that also have deterministic ones
 NOISY = {"DDIM(1)": gj.DDIM(1.0), "2M SDE": gj.DPMSolver2M(1.0), "2S ancestral": DPMSolver2S(SCHEDULE, 1.0)}
+NOISY |= {"3M SDE": DPMSolver3M(1.0), "SA-Solver": SASolver(1.0), "half fresh": FreshNoise(0.5)}
 
 KERNELS = {row.cls: partial(made, row.name) for row in rows_of(KERNEL, MACHINERY) if row.cls is not gj.SMC}
 

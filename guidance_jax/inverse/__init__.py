@@ -18,6 +18,7 @@ from guidance_jax.inverse.mmps import MMPS
 from guidance_jax.inverse.pigdm import PiGDM
 from guidance_jax.inverse.psld import PSLD
 from guidance_jax.inverse.red_diff import REDdiff
+from guidance_jax.inverse.resample import ReSample
 from guidance_jax.inverse.split_gibbs import SplitGibbs
 from guidance_jax.inverse.tmpd import TMPD
 
@@ -39,6 +40,7 @@ __all__ = [
     "PSLD",
     "PiGDM",
     "REDdiff",
+    "ReSample",
     "SplitGibbs",
     "TMPD",
 ]

@@ -61,7 +61,7 @@ class FPS(Step, Move):
     def init(self, x):
         return self.model.init(x), jnp.zeros((), float_type(x))
 
-    def measured(self, like: Any, cond: Any) -> tuple[Any, Any, Any]:
+    def read(self, like: Any, cond: Any) -> tuple[Any, Any, Any]:
         """(SVD, y / s, its standard deviation)."""
         y = part_of(cond, self.observed)
         residual_of(self.operator, like, y)  # for its refusal of shapes
@@ -81,14 +81,14 @@ class FPS(Step, Move):
     def potential(self, x, state, t, cond, key):
         own, before = state
         pred, own = self.model(x, t, cond, own, key)
-        found = self.measured(x, cond)
+        found = self.read(x, cond)
         value = self.fit(found, x, t.alpha, t.ratio**2 + found[2] ** 2)
         return (pred, own, value), value - before
 
     def propose(self, found, t, s, cond, key):
         pred, own, value = found
         p = self.solver.transition(pred, t, s)
-        svd, seen, n = self.measured(p.mean, cond)
+        svd, seen, n = self.read(p.mean, cond)
         q2 = jnp.where(s.sigma == 0, 0, p.std**2)
         gain = self.fit((svd, seen, n), p.mean, s.alpha, s.ratio**2 + n**2 + q2 / s.alpha**2)
         k = jnp.where(svd.known, q2 / (q2 + s.sigma**2 + (s.alpha * n) ** 2 + (q2 == 0)), 0)

@@ -17,7 +17,7 @@ from guidance_jax.solvers.history import History, safe
 
 @pytree
 class DPMSolver3M(Solver):
-    """Third order with one network call a step, from the two estimates before. The first steps have a lower order.
+    """Third order with one network call a step, from the two estimates before, but for its first two steps.
 
     Attributes:
       eta: 1 for the SDE, as k-diffusion's `dpmpp_3m_sde`; 0 for the ODE.

@@ -479,14 +479,14 @@ def test_enkg_moves_down_the_misfit(x64):
     covariance = jnp.cov(x.T, bias=True)
     c = (images - y) @ (images - images.mean(0)).T / 7
     push = gradients @ covariance / jnp.linalg.norm(c)
-    moved = prior_step(prior, x - 0.2 * push, levels)
+    moved = prior_step(prior, x - 0.2 * push, (levels.at(0), levels.at(1)))
     np.testing.assert_allclose(step(0.2), moved, atol=1e-6)
-    np.testing.assert_allclose(step(0.0), prior_step(prior, x, levels), atol=1e-9)
+    np.testing.assert_allclose(step(0.0), prior_step(prior, x, (levels.at(0), levels.at(1))), atol=1e-9)
 
 
 def prior_step(prior, x, levels):
     kernel = gj.Reverse(prior, gj.DDIM())
-    return jax.vmap(lambda x: kernel(kernel.init(x), levels.at(0), levels.at(1), None, KEY).x)(x)
+    return jax.vmap(lambda x: kernel(kernel.init(x), levels[0], levels[1], None, KEY).x)(x)
 
 
 def test_psld_through_an_orthogonal_decoder_is_the_method_in_pixels(x64):
@@ -519,6 +519,30 @@ def test_psld_through_an_orthogonal_decoder_is_the_method_in_pixels(x64):
 
     got = step(inverse.PSLD(prior, gj.DDIM(), operator, 0.3, glue=0.1, **latent))
     np.testing.assert_allclose(got, plain - 0.3 * 0.1 * jax.grad(glued)(x), atol=1e-8)
+
+
+def test_resample_is_the_solver_or_the_fit(x64):
+    """strength 0: the solver; a large one: what fits, noised to the level; between, their weighed mean."""
+    prior = Gaussian(jnp.zeros(2), jnp.diag(jnp.array([1.0, 0.5])))
+    t, s = gj.Cosine()(jnp.array(0.5)), gj.Cosine()(jnp.array(0.3))
+    x, y = jnp.array([0.3, -0.4]), jnp.array([0.4, -0.9])
+
+    def step(strength, **options):
+        latent = {"decode": lambda z: 2 * z, "encode": lambda x: x / 2}
+        kernel = inverse.ReSample(prior, gj.DDIM(), itself, strength=strength, fits=4_000, **latent, **options)
+        return jax.vmap(lambda key: kernel(kernel.init(x), t, s, y, key).x)(gj.keys(0, 400))
+
+    plain = prior_step(prior, x[None], (t, s))[0]
+    np.testing.assert_allclose(step(0.0), jnp.tile(plain, (400, 1)), atol=1e-6)
+    np.testing.assert_allclose(step(10.0, hi=0.5), jnp.tile(plain, (400, 1)), atol=1e-6)  # above where it fits
+    for below in (0.1, 10.0):  # in pixels, in the latent: here the same
+        far = np.asarray(step(1e6, latent_below=below))
+        np.testing.assert_allclose(far.mean(0), s.alpha * y / 2, atol=5 * float(s.sigma) / 20)
+        np.testing.assert_allclose(far.std(0), s.sigma, rtol=0.2)
+    k = float(3.0 * (1 - (t.alpha / s.alpha) ** 2) / t.sigma**2)
+    near = np.asarray(step(3.0))
+    np.testing.assert_allclose(near.mean(0), (k * s.alpha * y / 2 + plain) / (k + 1), atol=0.15)
+    np.testing.assert_allclose(near.std(0), s.sigma * np.sqrt(k / (k + 1)), rtol=0.2)
 
 
 # ----------------------------------------------------------------------------------------------------------- bad input
