@@ -1,4 +1,4 @@
-"""deepinv 0.5.0's DDRM and DiffPIR on an affine denoiser, its own numbers, in float64 to 1e-8."""
+"""deepinv 0.5.0's DDRM, DiffPIR and DPS on an affine denoiser, its own numbers, in float64 to 1e-8."""
 
 from pathlib import Path
 
@@ -58,3 +58,17 @@ def test_diffpir(monkeypatch):
     kernel = gj.Reverse(inverse.DiffPIR(model, ours, 0.1, weight=7.0 / 2), FreshNoise(0.3))
     for i, x in enumerate(follow(monkeypatch, kernel, points, ratios, GOLDEN["z"][1:], y)):
         np.testing.assert_allclose(x, points[i + 1], atol=1e-5 * np.abs(points[i]).max())
+
+
+def test_dps():
+    """Its step against the residual, weight .7: deepinv's gradient, which is in float32."""
+    model, solver = affine(GOLDEN["mean"], float(GOLDEN["var"])), gj.DDIM()
+    for x, sigma, gradient in zip(GOLDEN["dps_x"], GOLDEN["dps_sigma"], GOLDEN["dps_grad"], strict=True):
+        levels = gj.VE()(jnp.array([sigma, sigma / 2]))
+        steps = [
+            kernel(
+                kernel.init(jnp.asarray(x)), levels.at(0), levels.at(1), jnp.asarray(GOLDEN["y"]), jax.random.key(0)
+            ).x
+            for kernel in (gj.Reverse(model, solver), inverse.DPS(model, solver, operator(), 0.7))
+        ]
+        np.testing.assert_allclose(steps[0] - steps[1], gradient, atol=2e-6)
