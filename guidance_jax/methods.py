@@ -245,6 +245,7 @@ _ROWS = [
             {"scale": 1.0, "weak_scale": 0.0},
         ),
         (g.Autoguidance, {"inner": MODEL, "weak": WEAK, "scale": SCALE}, _ONE),
+        (g.FasterCache, _of_two(asked=NUMBERS_), _ONE),
         (g.Internal, {"inner": MODEL, "scale": SCALE}, _ONE, "conditional", True),
         (g.Learned, {"inner": MODEL, "scale": SCALE}, _ONE, "conditional", True),
         (g.Tempered, {"inner": MODEL, "scale": SCALE}, _ONE),

@@ -12,6 +12,7 @@ from guidance_jax.guidance.clip import Clip, DynamicClip
 from guidance_jax.guidance.compose import Compose
 from guidance_jax.guidance.conditions import TwoConditions
 from guidance_jax.guidance.dynamic_negative import DynamicNegative
+from guidance_jax.guidance.faster_cache import FasterCache
 from guidance_jax.guidance.fdg import FDG
 from guidance_jax.guidance.implicit import ImplicitClassifier
 from guidance_jax.guidance.internal import Internal
@@ -47,6 +48,7 @@ __all__ = [
     "DynamicClip",
     "DynamicNegative",
     "FDG",
+    "FasterCache",
     "GaussianLikelihood",
     "Guidance",
     "ImplicitClassifier",

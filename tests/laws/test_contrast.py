@@ -189,3 +189,49 @@ def test_only_the_channels_that_the_model_wants_guided_are():
     ):
         got, own, full = (see(m, LEVELS[0]).x0 for m in (make(model), model, make(whole)))
         np.testing.assert_allclose(got, jnp.stack([full[0], own[1]]), rtol=1e-6)
+
+
+def test_a_held_unconditional_prediction_is_skipped_and_restored():
+    """Asked at all levels it is CFG; at half of them it makes fewer calls, by the ledger; and what is held is used."""
+    levels = gj.Cosine().levels(40)
+
+    def x0(x, level, cond):  # of N(cond / 2, .3^2) by label, of N(0, 1) without
+        mean, variance = jnp.where(cond == 3, 0.0, cond / 2), jnp.where(cond == 3, 1.0, 0.09)
+        gain = level.alpha * variance / (level.alpha**2 * variance + level.sigma**2)
+        return mean + gain * (x - level.alpha * mean)
+
+    network = gj.Function(x0)
+
+    def run(guide):
+        kernel = gj.Reverse(guide, gj.DDIM())
+        x = gj.generate(gj.keys(0, 3), kernel, levels, (4, 4, 1), jnp.arange(3))
+        calls = gj.diagnostics.ledger(kernel, levels, (4, 4, 1), jnp.array(1)).calls
+        return np.asarray(x), sum(calls.values())
+
+    held = gj.guidance.FasterCache
+    plain, both = run(gj.CFG(network, 3, 3.0))
+    same_, all_ = run(held(network, 3, 3.0, levels.t))
+    half, fewer = run(held(network, 3, 3.0, levels.t[::2], boost=1.0))
+    first, fewest = run(held(network, 3, 3.0, levels.t[:1], boost=0.0))
+    np.testing.assert_allclose(same_, plain, atol=1e-5)
+    assert (both, all_, fewer, fewest) == (80, 80, 60, 41)
+    alone, _ = run(network)
+    misses = [float(np.abs(x - plain).mean()) for x in (half, first, alone)]
+    assert misses[0] < 0.3 * min(misses[1:])
+    with pytest.raises(gj.Refused, match="ask at the first level"):
+        run(held(network, 3, 3.0, levels.t[1:]))
+
+
+def test_the_boost_of_held_frequencies_is_low_at_low_noise_and_high_at_high_noise():
+    guide = gj.guidance.FasterCache(MIXTURE, NULL, 2.0, jnp.zeros(1), boost=2.0, middle=1.0)
+    difference = jax.random.normal(jax.random.key(0), (10, 10, 1))
+    low = gj.guidance.faster_cache.is_low(difference)
+    spectrum = np.fft.fft2(difference[..., 0])
+    c = gj.Prediction(jnp.zeros((10, 10, 1)), jnp.zeros((10, 10, 1)))
+    assert int(low.sum()) == 13  # frequencies within 2 of 0
+    for t, boosted in ((0.8, ~low), (0.2, low)):
+        level = gj.Cosine()(jnp.array(t))
+        memory = gj.guidance.faster_cache.spectrum(difference)
+        guided, _ = guide.rule(c, c, 0.0, difference, level, memory)
+        want = np.fft.ifft2(np.where(boosted[..., 0], 2.0, 1.0) * spectrum).real
+        np.testing.assert_allclose(guided.eps[..., 0], want, atol=1e-5)

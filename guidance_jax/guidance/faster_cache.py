@@ -1,0 +1,95 @@
+"""FasterCache's cache of guidance (Lyu et al. 2024, arXiv 2410.19355, section 3.3): fewer unconditional calls.
+
+Where it is not asked, the unconditional noise is the conditional one and what they last differed by, by frequency:
+
+    eps_u ~ IFFT(low(F eps_c) + a low(d) + high(F eps_c) + b high(d)),   d = F eps_u - F eps_c of the last full step
+
+with a = boost at low noise and b = boost at high noise, else 1.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from guidance_jax.core import GaussianDiffusion, Refused, concrete, pytree
+from guidance_jax.guidance.conditions import TwoConditions
+from guidance_jax.guidance.scales import active
+
+RADIUS = 0.2  # of the low frequencies, in shares of the shorter side
+
+
+def axes(x: Any) -> tuple[int, ...]:
+    """Of the frequencies of a sample: height and width of an image, the only one of a vector."""
+    return tuple(range(max(1, x.ndim - 1)))
+
+
+def spectrum(x: Any) -> Any:
+    """The frequencies of one sample."""
+    return jnp.fft.fftn(x, axes=axes(x))
+
+
+def is_low(x: Any) -> Any:
+    """Which frequencies of a sample like `x` are low; broadcasts against them."""
+    sides = x.shape[: len(axes(x))]
+    square = sum(
+        (np.fft.fftfreq(n) * n).reshape([-1 if i == j else 1 for j in range(x.ndim)]) ** 2 for i, n in enumerate(sides)
+    )
+    return jnp.asarray(np.sqrt(square) <= RADIUS * min(sides))
+
+
+@pytree
+class FasterCache(TwoConditions):
+    """CFG whose unconditional call is made at some levels alone. Keeps x; asked at all levels it is CFG.
+
+    One call a step, two at the levels that are asked: they are the same for all samples, so the call is really skipped
+    under `vmap` too.
+
+    Attributes:
+      inner, null, scale, in_turn: as in `TwoConditions`.
+      asked: the clocks of the levels that are asked, such as `levels.t[::2]`, the first among them; None for all.
+      boost: of the held difference, 1.1 in the paper.
+      middle: the sigma / alpha between high and low noise.
+
+    Raises:
+      Refused: as `CFG`; levels whose first is not asked.
+    """
+
+    asked: Any = None
+    boost: Any = 1.1
+    middle: Any = 1.0
+
+    takes = GaussianDiffusion
+    aims_at_power = False  # where the call is skipped there is no second prediction
+
+    def check(self, levels, shape, cond):
+        super().check(levels, shape, cond)
+        if self.asked is None or not concrete((levels, self.asked)):
+            return
+        if not np.any(np.isclose(np.asarray(self.asked), np.asarray(levels.t)[0])):
+            raise Refused("FasterCache has to ask at the first level, which is not in `asked`; write levels.t[::2]")
+
+    def memory(self, x):
+        return spectrum(jnp.zeros_like(x))
+
+    def needs_unconditional(self, level, memory):
+        inside = active(self.scale, level)
+        if self.asked is None:
+            return inside
+        here = jnp.any(jnp.isclose(jnp.asarray(self.asked), level.t))
+        return here if inside is None else here & inside
+
+    def rule(self, c, u, w, x, level, memory):
+        def keep():
+            return u.eps, spectrum(u.eps - c.eps)
+
+        def restore():
+            noisy = level.ratio > self.middle
+            weight = jnp.where(is_low(x) == ~noisy, self.boost, 1.0)
+            return c.eps + jnp.real(jnp.fft.ifftn(weight * memory, axes=axes(x))).astype(c.eps.dtype), memory
+
+        on = self.needs_unconditional(level, memory)
+        eps, memory = keep() if on is None else jax.lax.cond(on, keep, restore)
+        weak = c.towards(c.x0 + level.sigma / level.alpha * (c.eps - eps), level)
+        return c.contrast(weak, w, level), memory
