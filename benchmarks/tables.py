@@ -632,6 +632,60 @@ def decoding_speed():
     return table(["decoding", "tokens a second", "same tokens as without cache"], lines)
 
 
+def exact_restoration(prior):
+    """Mean, spread and energy distance of every method against the exact posterior, by operator."""
+
+    def make():
+        found = {(r["case"]["method"], r["case"]["operator"]): r for r in rows("restoration_exact", prior=prior)}
+        methods, operators = (list(dict.fromkeys(key[i] for key in found)) for i in (0, 1))
+        floor = max(value(r, "floor") for r in found.values())
+
+        def cell(row):
+            return ", ".join(f"{value(row, k):.2g}" for k in ("mean off", "spread", "energy distance"))
+
+        lines = [
+            [m if m == "no guidance" else f"`{m}`", *(cell(found[m, o]) for o in operators),
+             value(found[m, operators[0]], "calls")]
+            for m in methods
+        ]  # fmt: skip
+        own = f"\n\nTwo sets of exact draws are {floor:.2g} apart at most."
+        return table(["method", *operators, "calls"], lines) + own
+
+    return make
+
+
+def restoration(linear):
+    """The PSNR of samples of every method, by operator, and how their spread fits their error."""
+    bent = ("high dynamic range", "phase retrieval")
+
+    def make():
+        found = {
+            (r["case"]["method"], r["case"]["operator"]): r
+            for r in rows("restoration")
+            if (r["case"]["operator"] not in bent) == linear
+        }
+        methods, operators = (list(dict.fromkeys(key[i] for key in found)) for i in (0, 1))
+        best = {o: max(value(r, "PSNR of a sample") for (_, at), r in found.items() if at == o) for o in operators}
+
+        def cell(key):
+            if key not in found:
+                return ""
+            row = found[key]
+            text = f"{value(row, 'PSNR of a sample'):.1f} ± {row['measures']['PSNR of a sample']['error']:.1g}"
+            text = f"**{text}**" if value(row, "PSNR of a sample") == best[key[1]] else text
+            return f"{text}; {value(row, 'SSIM of a sample'):.2f}; {value(row, 'spread / error'):.2f}"
+
+        def cost(method):
+            row = next(r for (m, _), r in found.items() if m == method)
+            pulls = value(row, "gradients")
+            return f"{value(row, 'calls')}" + (f", {pulls} pull-backs" if pulls else "")
+
+        lines = [[f"`{m}`", *(cell((m, o)) for o in operators), cost(m)] for m in methods]
+        return table(["method", *operators, "calls"], lines)
+
+    return make
+
+
 TABLES = [
     ("benchmarks.md", "winners", winners),
     *(("benchmarks.md", name, swept(name)) for name in SWEEPS if name not in ("antibodies_tuned", "learned")),
@@ -661,6 +715,10 @@ TABLES = [
     ("benchmarks.md", "official fractal", official_fractal),
     ("benchmarks.md", "flow quality", flow_quality),
     ("benchmarks.md", "flow numbers", flow_numbers),
+    ("benchmarks.md", "exact restoration, smooth", exact_restoration("Gaussian")),
+    ("benchmarks.md", "exact restoration, mixture", exact_restoration("mixture")),
+    ("benchmarks.md", "restoration", restoration(True)),
+    ("benchmarks.md", "restoration, not linear", restoration(False)),
     ("benchmarks.md", "decoding", decoding),
     ("benchmarks.md", "decoding speed", decoding_speed),
 ]

@@ -64,14 +64,14 @@ def sweep(folder: Path) -> None:
         try:
             *host, pid, _ = left.name.removeprefix(PART).split("-")
             here = "-".join(host) == socket.gethostname() and pid.isdecimal() and os.name == "posix"
-            if _dead(int(pid)) if here else time.time() - left.stat().st_mtime > OLD:
+            if is_dead(int(pid)) if here else time.time() - left.stat().st_mtime > OLD:
                 left.unlink(missing_ok=True)
         except (OSError, ValueError):  # somebody else removed it; a name of another kind
             continue
 
 
-def _dead(pid: int) -> bool:
-    """Whether no process of this machine has that number."""
+def is_dead(pid: int) -> bool:
+    """Whether no process of this machine has the number `pid`."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

@@ -5,12 +5,14 @@
     DIR/samples.npz            all of them, once the last shard is there
 
 A job that is started again finishes what is missing; batch size and devices may differ, since sample `i` depends on its
-index alone. A seal is a hash of a shard's arrays, its index and the manifest: a shard that is damaged, changed, or of
-another job or place is drawn again.
+index alone. Several processes, on as many machines, may work on one folder: each claims the shard that it draws. A seal
+is a hash of a shard's arrays, its index and the manifest: a shard that is damaged, changed, or of another job or place
+is drawn again.
 """
 
 import json
 import sys
+import time
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -19,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from guidance_jax.claims import EXPIRES, Claims
 from guidance_jax.core import Refused, count_failed
 from guidance_jax.files import content_hash, interruptible, sweep, write_whole
 from guidance_jax.progress import Bar
@@ -118,46 +121,127 @@ class Job:
         draw: Callable[[range], tuple[np.ndarray, np.ndarray]],
         encode: Callable[[np.ndarray], np.ndarray] = np.asarray,
         progress: str | None = None,
+        worker: tuple[int, int] = (0, 1),
+        collect: bool = True,
+        expires: float = EXPIRES,
     ) -> tuple[Path, int]:
-        """Draw and write what is missing, then put everything into one file.
+        """Draw and write what is missing and nobody else is drawing, wait for the others, put all into one file.
 
         Returns:
-          (the file of all samples, how many of those drawn now were not finite).
+          (the file of all samples or, without `collect`, the folder; how many of those drawn here were not finite).
 
         Args:
           draw: `draw(indices) -> (samples, labels)`; sample `i` must depend on `i` alone.
           encode: what is written of the samples, `to_uint8` for images.
           progress: the title of a progress bar on standard error; None for none.
+          worker: (k, n): this is worker k of n, and begins with every n-th shard. It then takes what is left, also of
+            workers that died.
+          collect: write `samples.npz`, shard by shard: the memory it takes does not grow with the job.
+          expires: seconds without a sign of life after which another's shard is drawn here.
 
         Raises:
           Refused: a disk that is full or a folder that cannot be written to.
         """
-        target, missing = self.folder / "samples.npz", self.missing()
+        missing = self.missing()
         strange = sum(self.path(index).exists() for index in missing)
         if strange and progress is not None:
             print(f"{strange} shards are damaged or not of this job: drawn again", file=sys.stderr, flush=True)
-        bad, done = 0, self.shards - len(missing)
-        with interruptible(), Bar(progress, self.shards, done, "not finite") as advance:
-            for index in missing:
-                samples, labels = draw(self.span(index))
-                if not len(samples) == len(labels) == len(self.span(index)):
-                    raise Refused(
-                        f"draw was asked for {len(self.span(index))} samples, got {len(samples)} and {len(labels)} "
-                        "labels; return one of each for every index"
-                    )
-                bad += count_failed(samples)
-                self.write(self.path(index), index, encode(samples), labels)
-                done += 1
-                advance(done, bad)
-        if missing or self.read(target, ALL) is None:
-            parts = []
-            for index in range(self.shards):
-                found = self.read(self.path(index), index)
-                if found is None:
-                    raise Refused(f"{self.path(index)} was changed by another process; run the same command again")
-                parts.append(found)
-            self.write(target, ALL, *(np.concatenate(part) for part in zip(*parts, strict=True)))
+        number, of = worker
+        todo = sorted(missing, key=lambda i: ((i - number) % of, i))
+        bad, changed = 0, bool(missing)
+        with (
+            interruptible(),
+            Claims(self.folder, expires).touching() as claims,
+            Bar(progress, self.shards, self.shards - len(missing), "not finite") as advance,
+        ):
+            while todo:
+                waits = True
+                for index in tuple(todo):
+                    drawn = self._draw(index, draw, encode, claims)
+                    if drawn is None:
+                        continue
+                    waits, bad = False, bad + drawn
+                    todo.remove(index)
+                    advance(self.shards - len(todo), bad)
+                if todo and waits:
+                    time.sleep(min(1.0, expires / 20))
+        if not collect:
+            return self.folder, bad
+        target = self.folder / "samples.npz"
+        if changed or not self._is_collected(target):
+            self._collect(target)
         return target, bad
+
+    def _draw(self, index: int, draw: Callable, encode: Callable, claims: Claims) -> int | None:
+        """How many samples of a shard were not finite, 0 if another process has drawn it; None if it is drawing it."""
+        path, name = self.path(index), f"{index:05d}"
+        if path.exists() and self.read(path, index) is not None:
+            return 0
+        if not claims.take(name):
+            return None
+        try:
+            if path.exists() and self.read(path, index) is not None:  # finished between the look and the claim
+                return 0
+            samples, labels = draw(self.span(index))
+            if not len(samples) == len(labels) == len(self.span(index)):
+                raise Refused(
+                    f"draw was asked for {len(self.span(index))} samples, got {len(samples)} and {len(labels)} "
+                    "labels; return one of each for every index"
+                )
+            self.write(path, index, encode(samples), labels)
+            return count_failed(samples)
+        finally:
+            claims.release(name)
+
+    def _collect(self, target: Path) -> None:
+        """Write the file of all samples from the shards, one in memory at a time."""
+        labels, seals = [], []
+        for index in range(self.shards):
+            samples, own = self._read_again(index)
+            labels.append(own)
+            seals.append(self.seal(index, samples, own))
+            kind, shape = samples.dtype, samples.shape[1:]
+
+        def fill(file: Any) -> None:
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+                with archive.open("arr_0.npy", "w", force_zip64=True) as member:
+                    header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False}
+                    np.lib.format.write_array_header_2_0(member, header | {"shape": (self.n, *shape)})
+                    for index in range(self.shards):
+                        member.write(np.ascontiguousarray(self._read_again(index)[0]).tobytes())
+                for name, array in (("arr_1", np.concatenate(labels)), (SEAL, np.asarray(self._seal_of(seals)))):
+                    with archive.open(f"{name}.npy", "w") as member:
+                        np.lib.format.write_array(member, array)
+
+        write_whole(target, fill)
+
+    def _read_again(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        found = self.read(self.path(index), index)
+        if found is None:
+            raise Refused(f"{self.path(index)} was changed by another process; run the same command again")
+        return found
+
+    def _seal_of(self, seals: list[str]) -> str:
+        """The seal of the file of all samples, from those of the shards."""
+        return content_hash({"job": self.identity, "shard": ALL, "seals": "".join(seals)})
+
+    def _is_collected(self, target: Path) -> bool:
+        """Whether the file of all samples is this job's and undamaged, by reading it a shard at a time."""
+        try:
+            with np.load(target) as file:
+                labels, seal = file["arr_1"], str(file[SEAL])
+            with zipfile.ZipFile(target) as archive, archive.open("arr_0.npy") as member:
+                np.lib.format.read_magic(member)
+                shape, _, kind = np.lib.format.read_array_header_2_0(member)
+                size = kind.itemsize * int(np.prod(shape[1:]))
+                seals = []
+                for index in range(self.shards):
+                    span = self.span(index)
+                    samples = np.frombuffer(member.read(size * len(span)), kind).reshape(len(span), *shape[1:])
+                    seals.append(self.seal(index, samples, labels[span.start : span.stop]))
+                return len(labels) == shape[0] == self.n and not member.read(1) and seal == self._seal_of(seals)
+        except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error):
+            return False
 
 
 def contents(models: str | Path, **others: Any) -> dict[str, str]:

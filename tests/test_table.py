@@ -236,6 +236,7 @@ LIBRARY |= {
     "diagnostics",
     "sharding",
     "jobs",
+    "claims",
     "files",
     "progress",
     "pictures",

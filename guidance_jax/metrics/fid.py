@@ -23,7 +23,7 @@ import numpy as np
 from guidance_jax.core import Refused
 from guidance_jax.datasets.arrays import read_npz
 from guidance_jax.metrics.frechet import frechet_bias, frechet_distance
-from guidance_jax.metrics.inception import InceptionExtractor, digest
+from guidance_jax.metrics.inception import InceptionExtractor, InceptionFeatures, digest
 from guidance_jax.metrics.inception_score import inception_score
 from guidance_jax.metrics.kernel_distance import kernel_distance
 from guidance_jax.metrics.moments import Moments
@@ -124,8 +124,13 @@ def measure_images(
     Raises:
       Refused: a measure that does not exist, or that the reference has not the features for; no images.
     """
-    wanted = reference.measures() if measures is None else measures
-    for name in wanted:
+    check_measures(reference, measures)
+    return measure_features(extractor(images), reference, measures)
+
+
+def check_measures(reference: Reference, measures: list[str] | None) -> None:
+    """Raise `Refused` for one of `measures` that does not exist, or that `reference` has not the features for."""
+    for name in measures or []:
         if name not in NEEDS:
             raise Refused(f"measures are {', '.join(NEEDS)}, got {name!r}")
         if name not in reference.measures():
@@ -133,7 +138,13 @@ def measure_images(
                 f"the reference {reference.name} has no {NEEDS[name]}, which {name} needs; "
                 f"it allows {', '.join(reference.measures())}"
             )
-    features, found = extractor(images), Measures()
+
+
+def measure_features(features: InceptionFeatures, reference: Reference, measures: list[str] | None = None) -> Measures:
+    """As `measure_images`, of the `features` of images: against `reference`, the `measures` that are wanted."""
+    check_measures(reference, measures)
+    wanted = reference.measures() if measures is None else measures
+    found = Measures()
     pool: Any = features.pool
     against: Any = reference  # what a wanted measure needs of it was found to be there
     table: dict[tuple[str, ...], Callable[[], Iterable[float]]] = {
@@ -150,7 +161,7 @@ def measure_images(
     }
     for names, measure in table.items():
         if {name.split("_")[0] for name in names} & set(wanted) and not (
-            names == ("fid_bias",) and len(images) >= PUBLISHED
+            names == ("fid_bias",) and len(pool) >= PUBLISHED
         ):
             found.take(names, measure)
     for name in [name for name in found if name.split("_")[0] not in wanted]:

@@ -16,13 +16,14 @@ from guidance_jax.app.terminal import COLUMNS, cells, console
 from guidance_jax.core import Refused
 from guidance_jax.datasets.arrays import read_npz
 from guidance_jax.files import check_writable, write_whole
-from guidance_jax.metrics.fid import NEEDS, Reference, measure_images, protocol
+from guidance_jax.metrics.fid import NEEDS, Reference, check_measures, measure_features, protocol
 from guidance_jax.metrics.inception import load_inception
+from guidance_jax.metrics.shards import extract_features, find_shards
 from guidance_jax.untrusted import file_at, read_json
 
 
 def evaluate(
-    samples: Annotated[Path, typer.Option(help="File written by sample, or any .npz with uint8 NHWC arr_0.")],
+    samples: Annotated[Path, typer.Option(help="File or folder written by sample, or any .npz with uint8 NHWC arr_0.")],
     models: Annotated[Path | None, typer.Option(help="Folder written by train: its judge measures.")] = None,
     data: OtherData = None,
     size: OtherSize = None,
@@ -49,20 +50,11 @@ def evaluate(
             raise Refused(f"--measures are {', '.join(NEEDS)}, got {show(name)}; write --measures fid,is")
     if out is not None:
         check_writable(out)
-    if samples.suffix != ".npz":
-        raise Refused(f"{samples} is no .npz file; write one with guidance-jax sample")
-    found = read_npz(samples)
-    if "arr_0" not in found:
-        raise Refused(f"{samples} has no samples, which are called arr_0; write it with guidance-jax sample")
-    images = found["arr_0"]
-    if "arr_1" not in found and models is not None:
-        raise Refused(f"{samples} has no labels, which are called arr_1, and the judge compares them; add them")
-    labels = found.get("arr_1", np.zeros(len(images) if images.ndim else 0, np.int32))
-    if images.dtype != np.uint8 or images.ndim != 4 or images.size == 0:
-        raise Refused(
-            f"{samples} holds {images.dtype} of shape {images.shape}; evaluate takes uint8 NHWC images, 0 to 255: "
-            "those in [-1, 1] become (127.5 * x + 127.5).round().astype(numpy.uint8)"
-        )
+    if reference is not None and samples.is_dir():
+        record = by_inception(None, None, samples, reference, inception, wanted)
+        write_record(out, record)
+        return
+    images, labels = read_samples(samples, needs_labels=models is not None)
     if reference is not None:
         record = by_inception(images, labels, samples, reference, inception, wanted)
     else:
@@ -75,29 +67,69 @@ def evaluate(
         table.add_row(*cells(report)[:-1])
         console.print(table)
         record = report.json() | {"samples_file": str(samples), "jax": jax.__version__}
+    write_record(out, record)
+
+
+def write_record(out: Path | None, record: dict[str, Any]) -> None:
+    """Write what was measured, if somewhere."""
     if out is not None:
         text = json.dumps(record, indent=1).encode()
         write_whole(out, lambda file: file.write(text))
 
 
+def read_samples(samples: Path, needs_labels: bool) -> tuple[np.ndarray, np.ndarray]:
+    """(images, labels) of a file, or of the shards of a job's folder."""
+    if not samples.is_dir() and samples.suffix != ".npz":
+        raise Refused(f"{samples} is no .npz file; write one with guidance-jax sample")
+    found = [read_npz(path) for path in (find_shards(samples) if samples.is_dir() else [samples])]
+    if any("arr_0" not in part for part in found):
+        raise Refused(f"{samples} has no samples, which are called arr_0; write it with guidance-jax sample")
+    if needs_labels and any("arr_1" not in part for part in found):
+        raise Refused(f"{samples} has no labels, which are called arr_1, and the judge compares them; add them")
+    images = found[0]["arr_0"] if len(found) == 1 else np.concatenate([part["arr_0"] for part in found])
+    check_images(images, samples)
+    labels = [part.get("arr_1", np.zeros(len(part["arr_0"]) if part["arr_0"].ndim else 0, np.int32)) for part in found]
+    return images, np.concatenate(labels)
+
+
+def check_images(images: np.ndarray, where: Path) -> None:
+    """Raise `Refused` for what is no batch of pictures."""
+    if images.dtype != np.uint8 or images.ndim != 4 or images.size == 0:
+        raise Refused(
+            f"{where} holds {images.dtype} of shape {images.shape}; evaluate takes uint8 NHWC images, 0 to 255: "
+            "those in [-1, 1] become (127.5 * x + 127.5).round().astype(numpy.uint8)"
+        )
+
+
 def by_inception(
-    images: np.ndarray, labels: np.ndarray, samples: Path, path: Path, weights: Path | None, measures: list[str] | None
+    images: np.ndarray | None,
+    labels: np.ndarray | None,
+    samples: Path,
+    path: Path,
+    weights: Path | None,
+    measures: list[str] | None,
 ) -> dict[str, Any]:
-    """Print and return FID and its like, with their protocol."""
+    """Print and return FID and its like, with their protocol; without images those of a job's folder."""
     file_at(path)
     extractor = load_inception(weights)
     reference = Reference.read(path, extractor)
-    found = measure_images(images, reference, extractor, measures)
-    table = Table(*found, title=f"{len(images)} samples against {reference.name}")
+    check_measures(reference, measures)
+    if images is None or labels is None:
+        features, labels = extract_features(samples, extractor, lambda part: check_images(part, samples))
+    else:
+        features = extractor(images)
+    found = measure_features(features, reference, measures)
+    table = Table(*found, title=f"{len(labels)} samples against {reference.name}")
     table.add_row(*(f"{v:.5g}" for v in found.values()))
     console.print(table)
     for name, why in found.refused.items():
         console.print(f"{name}: {why}", highlight=False, markup=False)
     if found.get("fid_bias", np.nan) == found.get("fid_bias"):
         console.print(
-            f"FID of {len(images)} samples: too large by about {found['fid_bias']:.3g} (fitted); "
+            f"FID of {len(labels)} samples: too large by about {found['fid_bias']:.3g} (fitted); "
             "published ones are of 50,000"
         )
-    beside = [samples.with_suffix(".json"), samples.parent / "manifest.json"]
+    folder = samples if samples.is_dir() else samples.parent
+    beside = [samples.with_suffix(".json"), folder / "manifest.json"]
     sampling = next((read_json(p) for p in beside if p.exists()), None)
-    return {"measures": found.json(), "protocol": protocol(reference, extractor, len(images), labels, sampling)}
+    return {"measures": found.json(), "protocol": protocol(reference, extractor, len(labels), labels, sampling)}

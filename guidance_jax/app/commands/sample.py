@@ -1,12 +1,14 @@
 """`guidance-jax sample`: draw guided samples, into a file or as a long job."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
 
+import guidance_jax
 from guidance_jax.app.data import classes_of
 from guidance_jax.app.options import (
     Clipped,
@@ -31,6 +33,7 @@ from guidance_jax.app.request import Request, read_request
 from guidance_jax.app.schema import COUNTS, REQUEST, SAMPLES, SIDE, flag_of
 from guidance_jax.app.terminal import console
 from guidance_jax.app.text import sample_text
+from guidance_jax.app.workers import read_worker
 from guidance_jax.core import Refused, count_failed
 from guidance_jax.files import check_writable, write_whole
 from guidance_jax.jobs import Job, contents, write_arrays
@@ -80,18 +83,34 @@ def sample(
     shard: Annotated[
         int | None, typer.Option(min=1, max=SAMPLES, help="Samples a file of a long job. (500)", rich_help_panel=MEANS)
     ] = None,
+    worker: Annotated[
+        str | None,
+        typer.Option(
+            help="K/N: one of N processes on one folder; by default as Slurm, Kubernetes, torchrun or SkyPilot say.",
+            rich_help_panel=MEANS,
+        ),
+    ] = None,
+    collect: Annotated[
+        bool, typer.Option("--collect", help="A worker too writes all samples into one file.", rich_help_panel=MEANS)
+    ] = False,
     estimate: Annotated[bool, typer.Option(help="Say what memory it needs.", rich_help_panel=MEANS)] = False,
 ) -> None:
     """Draw guided samples; write them as ADM's evaluator reads them, and a labelled picture beside.
 
     Into a folder, the job may be killed at any instant and started again, with another batch size or number of devices.
+    Several processes may work on one folder: each draws what no other has drawn or is drawing.
     """
     check_out(out, shard)
+    if out.suffix and (worker is not None or collect):
+        raise Refused(
+            f"--worker and --collect are of a long job, which needs a folder: write --out {out.with_suffix('')}"
+        )
+    own_number = read_worker(worker, os.environ)
     flags: dict[str, Any] = dict(scale=scale, labels=label, solver=solver, grid=grid, steps=steps, particles=particles)
     flags |= dict(prompts=prompt or None, negative=negative, size=size)
     request = read_request(models, config, method, set_, **flags, clip=clip, dtype=dtype, seed=seed)
     if is_text(request.models):
-        check_text(devices, split, remat, microbatch, tile, estimate)
+        check_text(devices, split, remat, microbatch, tile, estimate, worker, collect)
         sample_text(request, out, n or max(len(request.prompts), 1), length, pattern, batch)
         return
     n = 100 if n is None else n
@@ -117,7 +136,9 @@ def sample(
 
     if not out.suffix:
         content = contents(request.models, measurement=(request.measurement or {}).get("observed"))
-        path, bad = Job(out, n, request.about(), shard or 500, content).run(draw, encode, progress="sampling")
+        job = Job(out, n, request.about(), shard or 500, content | {"guidance_jax": guidance_jax.__version__})
+        alone = own_number is None or own_number[1] == 1
+        path, bad = job.run(draw, encode, "sampling", own_number or (0, 1), collect or alone)
         console.print(f"{n} samples, {bad} of those drawn now failed: {path}")
         return
     drawn, labels = draw(range(n))
@@ -137,8 +158,8 @@ def check_text(*means: Any) -> None:
     """Raise `Refused` if options are given that a model of text does not have yet."""
     if any(value not in (None, False) for value in means):
         raise Refused(
-            "a model of text is sampled on one device; leave --devices, --split, --remat, --microbatch, --tile and "
-            "--estimate out"
+            "a model of text is sampled on one device; leave --devices, --split, --remat, --microbatch, --tile, "
+            "--estimate, --worker and --collect out"
         )
 
 

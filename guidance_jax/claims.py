@@ -1,0 +1,136 @@
+"""Who works on what, among processes that share nothing but a folder: no server, no lock, no clock in common.
+
+A claim is a file that only one process can make. Its holder touches it while it works; a claim that has not been
+touched for a while, by the watch of the one who looks at it, is taken over. No claim protects data: what is written is
+written whole (`files.write_whole`) and depends on its index alone, so that two holders of one claim cost work alone.
+"""
+
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from guidance_jax.core import Refused
+from guidance_jax.files import is_dead, reason
+
+CLAIM = ".claim-"  # files of claims: .claim-NAME
+EXPIRES = 120.0  # seconds without a touch after which a claim is abandoned
+
+
+class Claims:
+    """The claims of this process in `folder`.
+
+    Args:
+      folder: the shared folder, on a file system with exclusive creation and atomic renaming: local, NFS 3 or newer.
+      expires: seconds without a touch after which another's claim is taken for abandoned; it is touched six times as
+        often. A claim of a process of this machine that has ended is abandoned at once.
+    """
+
+    def __init__(self, folder: Path, expires: float = EXPIRES):
+        self.folder, self.expires = folder, expires
+        self.token = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}"
+        self.held: set[Path] = set()
+        self.seen: dict[Path, tuple[tuple[int, int], float]] = {}
+
+    def path(self, name: str) -> Path:
+        """The file of a claim."""
+        return self.folder / f"{CLAIM}{name}"
+
+    def take(self, name: str) -> bool:
+        """Whether `name` is now this process's, for it to `release`.
+
+        Raises:
+          Refused: a folder that cannot be written to.
+        """
+        return self._make(self.path(name)) or (self._expire(self.path(name)) and self._make(self.path(name)))
+
+    def release(self, name: str) -> None:
+        """Give `name` up, if it is still this process's."""
+        path = self.path(name)
+        self.held.discard(path)
+        if _read(path) == self.token:
+            path.unlink(missing_ok=True)
+
+    @contextmanager
+    def touching(self) -> Iterator["Claims"]:
+        """Within the block what is held is touched, by a thread of its own; at its end all is released."""
+        ended = threading.Event()
+
+        def touch() -> None:
+            while not ended.wait(self.expires / 6):
+                for path in tuple(self.held):
+                    try:
+                        os.utime(path)
+                    except OSError:  # taken over by another
+                        continue
+
+        thread = threading.Thread(target=touch, daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            ended.set()
+            thread.join()
+            for path in tuple(self.held):
+                self.release(path.name.removeprefix(CLAIM))
+
+    def _make(self, path: Path) -> bool:
+        try:
+            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise Refused(f"{path}: {reason(error)}; mend that and start again") from None
+        with os.fdopen(descriptor, "w") as file:
+            file.write(self.token)
+        self.held.add(path)
+        return True
+
+    def _expire(self, path: Path) -> bool:
+        """Whether another's claim was abandoned, and is gone now."""
+        mark = _mark(path)
+        if mark is None:
+            return True  # released meanwhile
+        before = self.seen.get(path)
+        if before is None or before[0] != mark:
+            self.seen[path] = before = mark, time.monotonic()
+        if time.monotonic() - before[1] < self.expires and not _ended(_read(path)):
+            return False
+        aside = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+        try:
+            os.rename(path, aside)  # one of those who find it abandoned gets it
+        except OSError:
+            return True
+        if _mark(aside) != mark:  # a new holder's, made between the look and the renaming: put it back
+            with suppress(OSError):
+                os.link(aside, path)
+            aside.unlink(missing_ok=True)
+            return False
+        aside.unlink(missing_ok=True)
+        return True
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except (OSError, ValueError):
+        return None
+
+
+def _mark(path: Path) -> tuple[int, int] | None:
+    """What changes when a claim is touched or made anew."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino
+
+
+def _ended(token: str | None) -> bool:
+    """Whether a holder is known to have ended: a process of this machine that is no more."""
+    host, pid, *_ = [*(token or "").split(" "), "", ""]
+    return host == socket.gethostname() and pid.isdecimal() and os.name == "posix" and is_dead(int(pid))

@@ -1,0 +1,104 @@
+"""Features of a job's folder, shard by shard: the images are never all in memory, and what is measured once is kept.
+
+    DIR/features/NAME_00000.npz        the features of shard 0 by the network NAME, with the shard's seal
+
+Several processes may measure one folder; each claims the shard that it measures.
+"""
+
+import time
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from guidance_jax.claims import Claims
+from guidance_jax.core import Refused
+from guidance_jax.datasets.arrays import read_npz
+from guidance_jax.files import content_hash, write_whole
+from guidance_jax.jobs import SEAL
+from guidance_jax.metrics.inception_network import InceptionFeatures
+from guidance_jax.untrusted import read_json
+
+
+def find_shards(folder: Path) -> list[Path]:
+    """The files of a finished job in `folder`.
+
+    Raises:
+      Refused: a folder without a job, or with shards that are missing.
+    """
+    if not (folder / "manifest.json").is_file():
+        raise Refused(f"{folder} holds no job (no manifest.json); give a folder or an .npz of guidance-jax sample")
+    manifest = read_json(folder / "manifest.json")
+    n, shard = (manifest.get(name) for name in ("n", "shard"))
+    if not (isinstance(n, int) and isinstance(shard, int) and n > 0 and shard > 0):
+        raise Refused(f"{folder / 'manifest.json'} is damaged: it has no n and shard")
+    paths = [folder / f"shard_{i:05d}.npz" for i in range(-(-n // shard))]
+    missing = sum(not path.is_file() for path in paths)
+    if missing:
+        raise Refused(f"{missing} of {len(paths)} shards of {folder} are missing; run its guidance-jax sample again")
+    return paths
+
+
+def extract_features(
+    folder: str | Path, extractor: Any, check: Callable[[np.ndarray], None] | None = None
+) -> tuple[InceptionFeatures, np.ndarray]:
+    """(features, labels) of all samples of a job's `folder`, in their order.
+
+    Features are the same as of one file of all samples, whatever the shards, as long as a shard has as many images as
+    the network is given at a time (50).
+
+    Args:
+      extractor: uint8 images -> `InceptionFeatures`, with a `name`.
+      check: raises `Refused` for images that cannot be measured.
+
+    Raises:
+      Refused: an unfinished job, a damaged shard.
+    """
+    folder = Path(folder)
+    paths = find_shards(folder)
+    own = content_hash(extractor.name)[:12]
+    found: dict[int, tuple[InceptionFeatures, np.ndarray]] = {}
+    with Claims(folder).touching() as claims:
+        while len(found) < len(paths):
+            before = len(found)
+            for index, path in enumerate(paths):
+                if index in found:
+                    continue
+                stored, claim = folder / "features" / f"{own}_{index:05d}.npz", f"features-{own}-{index:05d}"
+                kept = _read(stored, path)
+                if kept is None and claims.take(claim):
+                    kept = _measure(read_npz(path), path, stored, extractor, check)
+                    claims.release(claim)
+                if kept is not None:
+                    found[index] = kept
+            if len(found) == before:
+                time.sleep(0.5)
+    every = [found[i] for i in range(len(paths))]
+    features = InceptionFeatures(*(np.concatenate(part) for part in zip(*(f for f, _ in every), strict=True)))
+    return features, np.concatenate([labels for _, labels in every])
+
+
+def _measure(shard: Any, path: Path, stored: Path, extractor: Any, check: Callable | None) -> tuple:
+    """The features and labels of one shard, which are written."""
+    if "arr_0" not in shard or "arr_1" not in shard or SEAL not in shard:
+        raise Refused(f"{path} is no shard of a job; run its guidance-jax sample again")
+    if check is not None:
+        check(shard["arr_0"])
+    features, labels = extractor(shard["arr_0"]), shard["arr_1"]
+    arrays = {**features._asdict(), "labels": labels, SEAL: np.asarray(str(shard[SEAL]))}
+    write_whole(stored, lambda file: np.savez(file, **arrays))
+    return features, labels
+
+
+def _read(stored: Path, path: Path) -> tuple | None:
+    """What was measured of the shard that is there now, or None."""
+    try:
+        with np.load(stored) as file, np.load(path) as shard:
+            if str(file[SEAL]) != str(shard[SEAL]):
+                return None
+            return InceptionFeatures(*(file[name] for name in InceptionFeatures._fields)), file["labels"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None
