@@ -217,7 +217,7 @@ def measures(truth: np.ndarray, x: np.ndarray, operator: Any, y: Any, std: float
 def restoration(
     pictures: int = 8, draws: int = 2, seeds: int = 3, folder: Path | None = None, known: list | None = None
 ) -> Iterator[Row]:
-    """(half an hour on two cores) Which method restores which picture? Fashion-MNIST, by the model that ships.
+    """(half an hour on two cores) Which method restores which picture of Fashion-MNIST?
 
     `folder` gets a sheet of pictures for each operator.
     """

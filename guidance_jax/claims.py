@@ -98,7 +98,7 @@ class Claims:
         before = self.seen.get(path)
         if before is None or before[0] != mark:
             self.seen[path] = before = mark, time.monotonic()
-        if time.monotonic() - before[1] < self.expires and not _ended(_read(path)):
+        if time.monotonic() - before[1] < self.expires and not _has_ended(_read(path)):
             return False
         aside = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
         try:
@@ -130,7 +130,7 @@ def _mark(path: Path) -> tuple[int, int] | None:
     return found.st_mtime_ns, found.st_ino
 
 
-def _ended(token: str | None) -> bool:
+def _has_ended(token: str | None) -> bool:
     """Whether a holder is known to have ended: a process of this machine that is no more."""
     host, pid, *_ = [*(token or "").split(" "), "", ""]
     return host == socket.gethostname() and pid.isdecimal() and os.name == "posix" and is_dead(int(pid))

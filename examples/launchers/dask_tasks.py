@@ -16,4 +16,6 @@ if __name__ == "__main__":
     models, out, n, workers = sys.argv[1:]
     # from dask_jobqueue import SLURMCluster; cluster = SLURMCluster(cores=8, memory="32GB", job_extra_directives=["--gpus=1"])
     with LocalCluster(n_workers=int(workers), threads_per_worker=1) as cluster, Client(cluster) as client:
-        client.gather([client.submit(sample, models, out, n, f"{k}/{workers}", pure=False) for k in range(int(workers))])
+        client.gather(
+            [client.submit(sample, models, out, n, f"{k}/{workers}", pure=False) for k in range(int(workers))]
+        )
