@@ -1,4 +1,8 @@
-"""Samples by tasks of Dask: `python dask_tasks.py MODELS OUT N WORKERS`; on Slurm, with a `SLURMCluster` of dask-jobqueue."""
+"""Samples by tasks of Dask: `python dask_tasks.py MODELS OUT N WORKERS`.
+
+On Slurm, `SLURMCluster(cores=8, memory="32GB", job_extra_directives=["--gpus=1"])` of dask-jobqueue takes the place of
+the local cluster.
+"""
 
 import subprocess
 import sys
@@ -14,7 +18,6 @@ def sample(models: str, out: str, n: str, worker: str) -> None:
 
 if __name__ == "__main__":
     models, out, n, workers = sys.argv[1:]
-    # from dask_jobqueue import SLURMCluster; cluster = SLURMCluster(cores=8, memory="32GB", job_extra_directives=["--gpus=1"])
     with LocalCluster(n_workers=int(workers), threads_per_worker=1) as cluster, Client(cluster) as client:
         client.gather(
             [client.submit(sample, models, out, n, f"{k}/{workers}", pure=False) for k in range(int(workers))]

@@ -1,4 +1,4 @@
-"""Samples by tasks of Ray: `python ray_tasks.py MODELS OUT N WORKERS`, on a cluster that mounts OUT, or on one machine."""
+"""Samples by tasks of Ray: `python ray_tasks.py MODELS OUT N WORKERS`, on one machine or a cluster that mounts OUT."""
 
 import subprocess
 import sys
