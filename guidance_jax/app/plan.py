@@ -31,6 +31,7 @@ from guidance_jax.guidance.likelihoods import GaussianLikelihood
 from guidance_jax.guidance.perturbed import perturb
 from guidance_jax.guidance.scales import PerClass
 from guidance_jax.inverse import DPS
+from guidance_jax.kernels.descend import Descending
 from guidance_jax.kernels.mean_shift import MeanShift
 from guidance_jax.kernels.reverse import Reverse, Step
 from guidance_jax.methods import GUIDES, OPERATORS, PART, PARTS, SOLVERS, Row, Source
@@ -273,8 +274,8 @@ class Offer:
             learned = isinstance(self.model.parameterization, LearnedRange)
             return DDPM.like_openai(self.levels, learned_range) if learned else DDPM(fixed_small)
         # particles are weighed by their transitions, children differ by them, and DPS' step needs the noise
-        random = issubclass(row.cls, Move) or (issubclass(row.cls, Step) and row.cls.weighs)
-        return DDIM(1.0) if random or issubclass(row.cls, DPS) else DDIM()
+        random = issubclass(row.cls, Move | Descending | DPS) or (issubclass(row.cls, Step) and row.cls.weighs)
+        return DDIM(1.0) if random else DDIM()
 
     def build(self, asked: Mapping[str, Any], rows: Mapping[str, Row], what: str, path: str = "") -> Any:
         """The part that a table names, from what is here."""

@@ -74,7 +74,7 @@ class DAPS(Kernel):
         check_space(self.likelihood, self.space)
         if self.tweedie and not isinstance(self.likelihood, ExactStep):
             raise Refused("tweedie of DAPS is for linear measurements; write ExactStep(operator, std)")
-        check_descent(self, levels, random=False)
+        check_descent(self, levels)
         check_signal(levels, "DAPS")
         self.likelihood.check(levels, shape, cond)
         self.model.check(levels, shape, cond)

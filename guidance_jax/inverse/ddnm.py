@@ -23,7 +23,14 @@ class DDNM(SpectralKernel):
     it, is right for s = 1 alone.
 
     Attributes:
-      model, operator, std, eta, observed: as in `SpectralKernel`.
+      model: a denoiser of images or vectors, usually unconditional.
+      operator: A, linear, with singular values.
+      std: the standard deviation of the measurement noise; 0 for exact measurements.
+      eta: the share of fresh noise where nothing is measured, from 0 to 1; .85 in the paper.
+      observed: which part of `cond` is the measurement y: a function of it, the name of an entry, or None for all.
+
+    Raises:
+      Refused: an operator without singular values; a measurement that does not fit it; a negative std; tokens.
     """
 
     def move(self, clean, eps, z, seen, noise, s):

@@ -23,8 +23,15 @@ class DDRM(SpectralKernel):
     Public implementations that leave out eta_b^2, or draw half the variance, fail the law that is tested here.
 
     Attributes:
-      model, operator, std, eta, observed: as in `SpectralKernel`; eta .85 in the paper.
+      model: a denoiser of images or vectors, usually unconditional.
+      operator: A, linear, with singular values.
+      std: the standard deviation of the measurement noise; 0 for exact measurements.
+      eta: the share of fresh noise where nothing is measured, from 0 to 1; .85 in the paper.
+      observed: which part of `cond` is the measurement y: a function of it, the name of an entry, or None for all.
       eta_b: how far to move to the measurement where it is more accurate than the level, 1 in the paper.
+
+    Raises:
+      Refused: an operator without singular values; a measurement that does not fit it; a negative std; tokens.
     """
 
     eta_b: Any = 1.0

@@ -60,7 +60,7 @@ class EnKG(Step, PopulationKernel):
         super().check(levels, shape[1:], cond)
         check_operator(self, self.operator, shape[1:])
         check_measurement(self, known_part(cond, self.observed))
-        check_descent(self, levels, random=False)
+        check_descent(self, levels)
         check_signal(levels, "EnKG")
 
     def __call__(self, carry, t, s, cond, key):

@@ -32,15 +32,7 @@ from guidance_jax.operators.base import as_operator, check_measurement, check_op
 class SpectralKernel(Kernel):
     """The common part of `DDRM` and `DDNM`: one call of the model, none of its derivative. `move` is the step of one.
 
-    Attributes:
-      model: a denoiser of images or vectors, usually unconditional.
-      operator: A, linear, with singular values.
-      std: the standard deviation of the measurement noise; 0 for exact measurements.
-      eta: the share of fresh noise where nothing is measured, from 0 to 1.
-      observed: which part of `cond` is the measurement y: a function of it, the name of an entry, or None for all.
-
-    Raises:
-      Refused: an operator without singular values; a measurement that does not fit it; a negative std; tokens.
+    Its fields are those of `DDRM`.
     """
 
     model: Any

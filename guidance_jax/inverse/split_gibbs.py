@@ -24,13 +24,13 @@ from guidance_jax.core import (
     static,
 )
 from guidance_jax.inverse.likelihood_steps import LikelihoodStep
-from guidance_jax.kernels.descend import check_descent, descend
+from guidance_jax.kernels.descend import Descending, check_descent, descend
 from guidance_jax.kernels.reverse import Carry
 from guidance_jax.schedules import Schedule
 
 
 @pytree
-class SplitGibbs(Kernel):
+class SplitGibbs(Descending, Kernel):
     """The likelihood and the model in turn, coupled by the level's noise. Every step ends with a clean sample.
 
     One sweep a level; the noise of the last level before the clean one is what remains of the error. `steps` steps of
@@ -69,7 +69,7 @@ class SplitGibbs(Kernel):
         need(self, self.likelihood, LikelihoodStep, "the likelihood")
         for part in (self.solver, self.likelihood):
             check_space(part, self.space)
-        check_descent(self, levels, random=True)
+        check_descent(self, levels)
         check_signal(levels, "SplitGibbs")
         self.likelihood.check(levels, shape, cond)
         self.model.check(levels, shape, cond)

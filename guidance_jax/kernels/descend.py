@@ -52,13 +52,19 @@ def descend(
     return carry.x
 
 
-def check_descent(owner: Any, levels: Level, random: bool) -> None:
-    """Raise `Refused`, for `owner`, unless its schedule is the levels', its steps one or more, its solver `random`."""
+class Descending:
+    """What asks for draws of p(x_0 | x_t): its solver has to draw."""
+
+    solver: Any
+
+
+def check_descent(owner: Any, levels: Level) -> None:
+    """Raise `Refused`, for `owner`, unless its schedule is that of `levels`, its steps positive, its solver drawing."""
     name = type(owner).__name__
     owner.schedule.check(levels, f"{name} asks the network between the levels on")
     if owner.steps < 1:
         raise Refused(f"{name} takes one step inside or more, got steps={owner.steps}; write steps=10")
-    if random and owner.solver.deterministic:
+    if isinstance(owner, Descending) and owner.solver.deterministic:
         raise Refused(
             f"{name} needs draws of p(x_0 | x_t), which {type(owner.solver).__name__} does not make; use DDIM(1.0) or "
             "GLASS(schedule)"

@@ -29,7 +29,7 @@ from guidance_jax.core import (
 )
 from guidance_jax.guidance.base import Guidance
 from guidance_jax.guidance.scales import strength
-from guidance_jax.kernels.descend import check_descent, descend
+from guidance_jax.kernels.descend import Descending, check_descent, descend
 from guidance_jax.schedules import Schedule
 
 
@@ -38,7 +38,7 @@ def _check(owner: Any, model: Any, levels: Level, shape: tuple[int, ...], cond: 
     need(owner, owner.solver, Solver, "the solver")
     need(owner, owner.reward, Guide, "the reward")
     check_space(owner.solver, model.space)
-    check_descent(owner, levels, random=True)
+    check_descent(owner, levels)
     if isinstance(model.space, GaussianDiffusion):
         check_signal(levels, type(owner).__name__)
     owner.reward.check(levels, shape, cond)
@@ -65,7 +65,7 @@ def key_of(x: Any, level: Level) -> Any:
 
 
 @pytree
-class Lookahead(Guide):
+class Lookahead(Descending, Guide):
     """A reward's value at noisy samples, for `SVDD`, `Steered` and `Twisted` with `noisy=True`, and beam search.
 
     `draws` times `steps` steps of the solver. It is random, by a key made of the sample, and consistent; as a twist it
@@ -106,7 +106,7 @@ class Lookahead(Guide):
 
 
 @pytree
-class PosteriorMean(Guidance):
+class PosteriorMean(Descending, Guidance):
     """The clean estimate of the data tilted by exp(scale r), without a gradient of anything. Keeps x; scale 0 is inner.
 
     1 + `draws` times `steps` steps of the solver. The bias falls as 1 / draws, the noise as its root; in many

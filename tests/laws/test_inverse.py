@@ -555,6 +555,27 @@ def run(kernel, y, levels=LEVELS):
     return gj.generate(gj.keys(0, 2), kernel, levels, (4,), y)
 
 
+def test_an_operator_of_less_than_full_rank():
+    """Two sights of one number that contradict each other: their mean counts, and nothing divides by zero."""
+    twice = Matrix(np.array([[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]]))
+    check_pinv(twice, (4,))
+    y = jnp.array([0.5, 1.1])
+    np.testing.assert_allclose(twice.pinv(y, jnp.zeros(4)), [0.4, 0.4, 0, 0], atol=1e-6)
+    for kernel in (
+        inverse.DDRM(IMAGES, twice, 0.1),
+        inverse.DDNM(IMAGES, twice, 0.0),
+        inverse.DAPS(IMAGES, inverse.ExactStep(twice, 0.1), gj.Cosine()),
+        gj.Reverse(inverse.DiffPIR(IMAGES, twice, 0.1), gj.DDIM()),
+    ):
+        x = run(kernel, jnp.tile(y, (2, 1)), gj.schedules.karras(gj.Cosine(), 30, 0.02, 20.0))
+        np.testing.assert_allclose(x[:, 0] + x[:, 1], 0.8, atol=0.35)
+    level = gj.Cosine()(jnp.array(0.3))
+    guide, exact = inverse.MMPS(IMAGES, twice, 0.1), IMAGES.condition(twice.matrix.matrix, y, 0.1)
+    x = jax.random.normal(KEY, (4,))
+    got, want = (m(x, level, y, m.init(x), KEY)[0].x0 for m in (guide, exact))
+    np.testing.assert_allclose(got, want, atol=1e-4)
+
+
 REFUSED = {
     "no singular values": (
         lambda: run(inverse.DDRM(IMAGES, lambda x: x[:2], 0.1), jnp.ones((2, 2))),

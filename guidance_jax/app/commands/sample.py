@@ -140,6 +140,8 @@ def sample(
         alone = own_number is None or own_number[1] == 1
         path, bad = job.run(draw, encode, "sampling", own_number or (0, 1), collect or alone)
         console.print(f"{n} samples, {bad} of those drawn now failed: {path}")
+        if path == out:
+            console.print("no file of all samples, as this is one of several workers; write it with --collect")
         return
     drawn, labels = draw(range(n))
     stored = encode(drawn)
