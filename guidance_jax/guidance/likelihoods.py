@@ -40,7 +40,8 @@ class GaussianLikelihood(Guide):
 
     Attributes:
       operator: A, an `Operator` or any function of one sample, linear or not.
-      std: the standard deviation of the measurement noise: a number, or a function of the level.
+      std: the standard deviation of the measurement noise: a number, one for each measurement, or a function of the
+        level.
       observed: which part of `cond` is the measurement y: a function of it, the name of an entry, or None for all.
 
     Raises:
@@ -64,9 +65,9 @@ class GaussianLikelihood(Guide):
     def log_prob(self, x, level, cond):
         residual = residual_of(self.operator, x, part_of(cond, self.observed))
         if not callable(self.std):
-            return -0.5 * jnp.sum(residual**2) / self.std**2
+            return -0.5 * jnp.sum((residual / self.std) ** 2)
         std = self.std(level)
-        return -0.5 * jnp.sum(residual**2) / std**2 - residual.size * jnp.log(std)
+        return -0.5 * jnp.sum((residual / std) ** 2) - jnp.sum(jnp.log(jnp.broadcast_to(std, residual.shape)))
 
 
 @pytree

@@ -12,7 +12,7 @@ from guidance_jax.core import pytree
 from guidance_jax.guidance.gradient import scale_gradient
 from guidance_jax.inverse.gradient import Inverse
 from guidance_jax.models.adapters import part_of
-from guidance_jax.operators.base import residual_of
+from guidance_jax.operators.base import check_one_noise, residual_of
 
 
 @pytree
@@ -27,6 +27,10 @@ class DiffPIR(Inverse):
     """
 
     weight: Any = 1.0
+
+    def check(self, levels, shape, cond):
+        super().check(levels, shape, cond)
+        check_one_noise(self, self.std)
 
     def __call__(self, x, level, cond, state, key):
         pred, state = self.inner(x, level, cond, state, key)

@@ -19,7 +19,7 @@ import numpy as np
 from guidance_jax.core import GaussianDiffusion, Move, Refused, concrete, converted, float_type, normal, pytree, static
 from guidance_jax.kernels.reverse import Step
 from guidance_jax.models.adapters import known_part, part_of
-from guidance_jax.operators.base import as_operator, check_measurement, check_operator, residual_of
+from guidance_jax.operators.base import as_operator, check_measurement, check_one_noise, check_operator, residual_of
 
 
 @pytree
@@ -53,8 +53,7 @@ class FPS(Step, Move):
         check_operator(self, self.operator, shape, linear=True)
         self.operator.svd(jnp.zeros(shape))
         check_measurement(self, known_part(cond, self.observed), self.std)
-        if jnp.ndim(self.std):
-            raise Refused(f"the noise of FPS is one number, got shape {jnp.shape(self.std)}; whiten the operator")
+        check_one_noise(self, self.std)
         if concrete(levels) and (np.asarray(levels.alpha) == 0).any():
             raise Refused("FPS compares x / alpha with the measurement, got a level without signal; start below it")
 

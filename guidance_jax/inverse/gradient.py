@@ -24,7 +24,7 @@ class Inverse(GradientGuidance):
     Attributes:
       inner: the denoiser, usually unconditional; `Conditioned(model, ...)` if `cond` holds a label too.
       operator: A, linear, from `guidance_jax.operators` or any function of one sample.
-      std: the standard deviation of the measurement noise.
+      std: the standard deviation of the measurement noise: one number, or one for each measurement.
       scale: 1 is the posterior; a number, `Window`, or a function of the level.
       observed: which part of `cond` is the measurement y: a function of it, the name of an entry, or None for all.
 

@@ -24,7 +24,7 @@ from guidance_jax.core import (
 from guidance_jax.discrete.process import Uniform
 from guidance_jax.guidance.scales import strength
 from guidance_jax.models.adapters import known_part, part_of
-from guidance_jax.operators.base import as_operator, check_measurement, check_operator, residual_of
+from guidance_jax.operators.base import as_operator, check_measurement, check_one_noise, check_operator, residual_of
 
 
 class LikelihoodStep:
@@ -60,6 +60,7 @@ class ExactStep(LikelihoodStep):
     def check(self, levels, shape, cond):
         check_operator(self, self.operator, shape, linear=True)
         check_measurement(self, known_part(cond, self.observed), self.std)
+        check_one_noise(self, self.std)
 
     def draw(self, key, z, centre, level, cond, space):
         spread = level.ratio

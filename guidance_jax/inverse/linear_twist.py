@@ -62,6 +62,7 @@ class LinearTwist(Guide):
             return residual, jnp.zeros((residual.size, residual.size), residual.dtype)
 
         residual, spread = jax.lax.cond(level.sigma > 0, noisy, clean)
-        root = jnp.linalg.cholesky(spread + self.std**2 * jnp.eye(residual.size, dtype=residual.dtype))
+        std = jnp.broadcast_to(jnp.asarray(self.std, residual.dtype), jnp.shape(y)).ravel()
+        root = jnp.linalg.cholesky(spread + jnp.diag(std**2))
         white = jax.scipy.linalg.solve_triangular(root, residual, lower=True)
-        return -0.5 * jnp.sum(white**2) - jnp.sum(jnp.log(jnp.diagonal(root))) + residual.size * jnp.log(self.std)
+        return -0.5 * jnp.sum(white**2) - jnp.sum(jnp.log(jnp.diagonal(root))) + jnp.sum(jnp.log(std))

@@ -16,7 +16,14 @@ import optax
 from guidance_jax.core import Denoiser, GaussianDiffusion, Kernel, check_space, converted, need, normal, pytree, static
 from guidance_jax.kernels.reverse import Carry
 from guidance_jax.models.adapters import known_part, part_of
-from guidance_jax.operators.base import as_operator, check_measurement, check_operator, is_linear, residual_of
+from guidance_jax.operators.base import (
+    as_operator,
+    check_measurement,
+    check_one_noise,
+    check_operator,
+    is_linear,
+    residual_of,
+)
 
 
 @pytree
@@ -63,6 +70,7 @@ class REDdiff(Kernel):
         check_space(self, self.space)
         check_operator(self, self.operator, shape)
         check_measurement(self, known_part(cond, self.observed), self.std)
+        check_one_noise(self, self.std)
         self.model.check(levels, shape, cond)
 
     def __call__(self, carry, t, s, cond, key):

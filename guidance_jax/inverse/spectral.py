@@ -25,7 +25,7 @@ from guidance_jax.core import (
 )
 from guidance_jax.kernels.reverse import Carry
 from guidance_jax.models.adapters import known_part, part_of
-from guidance_jax.operators.base import as_operator, check_measurement, check_operator, residual_of
+from guidance_jax.operators.base import as_operator, check_measurement, check_one_noise, check_operator, residual_of
 
 
 @pytree
@@ -59,9 +59,9 @@ class SpectralKernel(Kernel):
         check_operator(self, self.operator, shape, linear=True)
         self.operator.svd(jnp.zeros(shape))
         check_measurement(self, known_part(cond, self.observed))
-        name = type(self).__name__
-        if jnp.ndim(self.std) or (concrete(self.std) and not 0 <= float(self.std) < np.inf):
-            raise Refused(f"the noise of {name} is one number, 0 or more, got std={self.std}; whiten the operator")
+        check_one_noise(self, self.std)
+        if concrete(self.std) and not 0 <= float(self.std) < np.inf:
+            raise Refused(f"the noise of {type(self).__name__} is 0 or more and finite, got std={self.std}")
         if concrete(self.eta) and not 0 <= float(self.eta) <= 1:
             raise Refused(f"eta is a share of fresh noise, 0 to 1, got {self.eta}; write eta=0.85")
         self.model.check(levels, shape, cond)

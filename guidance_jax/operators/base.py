@@ -195,6 +195,15 @@ def check_measurement(owner: Any, y: Any, std: Any = 1.0) -> None:
         )
 
 
+def check_one_noise(owner: Any, std: Any) -> None:
+    """Raise `Refused`, for `owner`, unless the noise `std` is one number for all measurements."""
+    if jnp.ndim(std):
+        raise Refused(
+            f"the noise of {type(owner).__name__} is one number, got shape {jnp.shape(std)}; divide operator and "
+            "measurement by it and write std=1.0"
+        )
+
+
 def check_adjoint(operator: Any, shape: tuple[int, ...], tolerance: float = 1e-4, seed: int = 0) -> None:
     """The dot-product test: (A x).y = x.(A^T y) for random x and y.
 

@@ -576,6 +576,22 @@ def test_an_operator_of_less_than_full_rank():
     np.testing.assert_allclose(got, want, atol=1e-4)
 
 
+def test_a_noise_for_each_measurement():
+    """Guides and likelihoods take one: as of measurements that were divided by it."""
+    std = jnp.array([0.1, 0.5, 1.0])
+    white = Matrix(np.asarray(ILL.matrix.matrix) / np.asarray(std)[:, None])
+    y, level, x = jnp.array([0.2, -0.5, 1.0]), gj.Cosine()(jnp.array(0.3)), jax.random.normal(KEY, (4,))
+    for cls in (inverse.MMPS, inverse.PiGDM):
+        a, b = (m(x, level, cond, m.init(x), KEY)[0].x0 for m, cond in (
+            (cls(IMAGES, ILL, std), y), (cls(IMAGES, white, 1.0), y / std),
+        ))  # fmt: skip
+        np.testing.assert_allclose(a, b, atol=1e-4)
+    a, b = (inverse.LinearTwist(IMAGES, *rest) for rest in ((ILL, std), (white, 1.0)))
+    np.testing.assert_allclose(a.value(x, level, y), b.value(x, level, y / std), rtol=1e-4)
+    a, b = (GaussianLikelihood(*rest) for rest in ((ILL, std), (white, 1.0)))
+    np.testing.assert_allclose(a.value(x, level, y), b.value(x, level, y / std), rtol=1e-5)
+
+
 REFUSED = {
     "no singular values": (
         lambda: run(inverse.DDRM(IMAGES, lambda x: x[:2], 0.1), jnp.ones((2, 2))),
@@ -588,8 +604,19 @@ REFUSED = {
     ),
     "complex": (lambda: run(inverse.DDRM(IMAGES, ILL, 0.1), jnp.ones((2, 3), complex)), "complex; write jnp.stack"),
     "another shape": (lambda: run(inverse.DDRM(IMAGES, ILL, 0.1), jnp.ones((2, 2))), "the measurement has shape"),
-    "a negative noise": (lambda: run(inverse.DDNM(IMAGES, ILL, -0.1), jnp.ones((2, 3))), "one number, 0 or more"),
-    "a noise for each": (lambda: run(inverse.DDNM(IMAGES, ILL, jnp.ones(3)), jnp.ones((2, 3))), "whiten"),
+    "a negative noise": (lambda: run(inverse.DDNM(IMAGES, ILL, -0.1), jnp.ones((2, 3))), "0 or more and finite"),
+    **{
+        f"a noise for each of {name}": (
+            lambda make=make: run(make(jnp.ones(3)), jnp.ones((2, 3))),
+            "is one number, got",
+        )
+        for name, make in {
+            "DDNM": lambda std: inverse.DDNM(IMAGES, ILL, std),
+            "DiffPIR": lambda std: gj.Reverse(inverse.DiffPIR(IMAGES, ILL, std), gj.DDIM()),
+            "REDdiff": lambda std: inverse.REDdiff(IMAGES, ILL, std),
+            "DAPS": lambda std: inverse.DAPS(IMAGES, inverse.ExactStep(ILL, std), gj.Cosine()),
+        }.items()
+    },
     "no signal": (
         lambda: run(
             inverse.DAPS(IMAGES, inverse.ExactStep(ILL, 0.1), gj.RectifiedFlow()),
