@@ -50,7 +50,7 @@ def evaluate(
             raise Refused(f"--measures are {', '.join(NEEDS)}, got {show(name)}; write --measures fid,is")
     if out is not None:
         check_writable(out)
-    if reference is not None and samples.is_dir():
+    if reference is not None and is_job(samples):
         record = by_inception(None, None, samples, reference, inception, wanted)
         write_record(out, record)
         return
@@ -77,11 +77,16 @@ def write_record(out: Path | None, record: dict[str, Any]) -> None:
         write_whole(out, lambda file: file.write(text))
 
 
+def is_job(samples: Path) -> bool:
+    """Whether these are the shards of a job's folder, and not one file."""
+    return samples.is_dir() and samples.suffix != ".npz"
+
+
 def read_samples(samples: Path, needs_labels: bool) -> tuple[np.ndarray, np.ndarray]:
     """(images, labels) of a file, or of the shards of a job's folder."""
-    if not samples.is_dir() and samples.suffix != ".npz":
+    if not is_job(samples) and samples.suffix != ".npz":
         raise Refused(f"{samples} is no .npz file; write one with guidance-jax sample")
-    found = [read_npz(path) for path in (find_shards(samples) if samples.is_dir() else [samples])]
+    found = [read_npz(path) for path in (find_shards(samples) if is_job(samples) else [samples])]
     if any("arr_0" not in part for part in found):
         raise Refused(f"{samples} has no samples, which are called arr_0; write it with guidance-jax sample")
     if needs_labels and any("arr_1" not in part for part in found):
@@ -129,7 +134,7 @@ def by_inception(
             f"FID of {len(labels)} samples: too large by about {found['fid_bias']:.3g} (fitted); "
             "published ones are of 50,000"
         )
-    folder = samples if samples.is_dir() else samples.parent
+    folder = samples if is_job(samples) else samples.parent
     beside = [samples.with_suffix(".json"), folder / "manifest.json"]
     sampling = next((read_json(p) for p in beside if p.exists()), None)
     return {"measures": found.json(), "protocol": protocol(reference, extractor, len(labels), labels, sampling)}
