@@ -10,14 +10,16 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 from guidance_jax.core import Refused
 from guidance_jax.files import is_dead, reason
 
 CLAIM = ".claim-"  # files of claims: .claim-NAME
+T, R = TypeVar("T"), TypeVar("R")
 EXPIRES = 120.0  # seconds without a touch after which a claim is abandoned
 
 
@@ -77,6 +79,21 @@ class Claims:
             thread.join()
             for path in tuple(self.held):
                 self.release(path.name.removeprefix(CLAIM))
+
+    def work_through(self, items: Iterable[T], attempt: Callable[[T], R | None]) -> Iterator[tuple[T, R]]:
+        """(item, what `attempt` made of it) of all `items`; None is for one that another has, and it comes again."""
+        todo = list(items)
+        while todo:
+            waits = True
+            for item in tuple(todo):
+                made = attempt(item)
+                if made is None:
+                    continue
+                waits = False
+                todo.remove(item)
+                yield item, made
+            if todo and waits:
+                time.sleep(min(1.0, self.expires / 20))
 
     def _make(self, path: Path) -> bool:
         try:

@@ -12,7 +12,6 @@ is drawn again.
 
 import json
 import sys
-import time
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -84,7 +83,7 @@ class Job:
 
     def path(self, index: int) -> Path:
         """The file of shard `index`."""
-        return self.folder / f"shard_{index:05d}.npz"
+        return shard_file(self.folder, index)
 
     def span(self, index: int) -> range:
         """The samples of shard `index`."""
@@ -148,27 +147,23 @@ class Job:
             print(f"{strange} shards are damaged or not of this job: drawn again", file=sys.stderr, flush=True)
         number, of = worker
         todo = sorted(missing, key=lambda i: ((i - number) % of, i))
-        bad, changed = 0, bool(missing)
+        bad = 0
         with (
             interruptible(),
             Claims(self.folder, expires).touching() as claims,
             Bar(progress, self.shards, self.shards - len(missing), "not finite") as advance,
         ):
-            while todo:
-                waits = True
-                for index in tuple(todo):
-                    drawn = self._draw(index, draw, encode, claims)
-                    if drawn is None:
-                        continue
-                    waits, bad = False, bad + drawn
-                    todo.remove(index)
-                    advance(self.shards - len(todo), bad)
-                if todo and waits:
-                    time.sleep(min(1.0, expires / 20))
+
+            def attempt(index: int) -> int | None:
+                return self._draw(index, draw, encode, claims)
+
+            for done, (_, found) in enumerate(claims.work_through(todo, attempt), self.shards - len(todo) + 1):
+                bad += found
+                advance(done, bad)
         if not collect:
             return self.folder, bad
         target = self.folder / "samples.npz"
-        if changed or not self._is_collected(target):
+        if missing or not self._is_collected(target):
             self._collect(target)
         return target, bad
 
@@ -195,31 +190,30 @@ class Job:
 
     def _collect(self, target: Path) -> None:
         """Write the file of all samples from the shards, one in memory at a time."""
-        labels, seals = [], []
-        for index in range(self.shards):
-            samples, own = self._read_again(index)
-            labels.append(own)
-            seals.append(self.seal(index, samples, own))
-            kind, shape = samples.dtype, samples.shape[1:]
 
         def fill(file: Any) -> None:
+            labels, seals = [], []
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
                 with archive.open("arr_0.npy", "w", force_zip64=True) as member:
-                    header = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False}
-                    np.lib.format.write_array_header_2_0(member, header | {"shape": (self.n, *shape)})
                     for index in range(self.shards):
-                        member.write(np.ascontiguousarray(self._read_again(index)[0]).tobytes())
+                        found = self.read(self.path(index), index)
+                        if found is None:
+                            raise Refused(
+                                f"{self.path(index)} was changed by another process; run the same command again"
+                            )
+                        samples, own = found
+                        if index == 0:
+                            header: dict[str, Any] = {"shape": (self.n, *samples.shape[1:]), "fortran_order": False}
+                            header["descr"] = np.lib.format.dtype_to_descr(samples.dtype)
+                            np.lib.format.write_array_header_2_0(member, header)
+                        member.write(np.ascontiguousarray(samples).tobytes())
+                        labels.append(own)
+                        seals.append(self.seal(index, samples, own))
                 for name, array in (("arr_1", np.concatenate(labels)), (SEAL, np.asarray(self._seal_of(seals)))):
                     with archive.open(f"{name}.npy", "w") as member:
                         np.lib.format.write_array(member, array)
 
         write_whole(target, fill)
-
-    def _read_again(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        found = self.read(self.path(index), index)
-        if found is None:
-            raise Refused(f"{self.path(index)} was changed by another process; run the same command again")
-        return found
 
     def _seal_of(self, seals: list[str]) -> str:
         """The seal of the file of all samples, from those of the shards."""
@@ -242,6 +236,11 @@ class Job:
                 return len(labels) == shape[0] == self.n and not member.read(1) and seal == self._seal_of(seals)
         except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error):
             return False
+
+
+def shard_file(folder: Path, index: int) -> Path:
+    """Where shard `index` of the job in `folder` is."""
+    return folder / f"shard_{index:05d}.npz"
 
 
 def contents(models: str | Path, **others: Any) -> dict[str, str]:

@@ -10,7 +10,7 @@ import pytest
 import guidance_jax as gj
 from guidance_jax import inverse
 from guidance_jax.operators import Matrix
-from guidance_jax.operators.linear import Factored
+from guidance_jax.operators.matrices import Factored
 from guidance_jax.solvers import FreshNoise
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "deepinv.npz")

@@ -14,13 +14,10 @@ import jax.numpy as jnp
 
 from guidance_jax.core import (
     FAILED,
-    Denoiser,
     Guide,
-    Kernel,
     Refused,
     add_logs,
     as_guide,
-    check_space,
     converted,
     draw_token,
     need,
@@ -29,11 +26,12 @@ from guidance_jax.core import (
 )
 from guidance_jax.discrete.process import Absorbing
 from guidance_jax.guidance.scales import strength, when
+from guidance_jax.kernels.model_kernel import ModelKernel
 from guidance_jax.kernels.reverse import Carry
 
 
 @pytree
-class AnyOrder(Kernel):
+class AnyOrder(ModelKernel):
     """A kernel: each step decides one mask. One call of the model and `top` of the classifier.
 
     With the exact p(y | x_t) and scale 1 its samples are those of p(x | y).
@@ -57,24 +55,12 @@ class AnyOrder(Kernel):
 
     takes = Absorbing
 
-    @property
-    def space(self):
-        return self.model.space
-
-    def start(self, key, levels, shape):
-        return self.model.start(key, levels, shape)
-
-    def init(self, x):
-        return Carry(x, self.model.init(x), ())
-
     def check(self, levels, shape, cond):
-        need(self, self.model, Denoiser, "the first argument")
+        super().check(levels, shape, cond)
         need(self, self.classifier, Guide, "the classifier")
-        check_space(self, self.space)
         wanted = shape[-1] if self.masks is None else self.masks
         if len(levels.t) <= wanted:
             raise Refused(f"AnyOrder decides one mask a step, {wanted} of them, got {len(levels.t) - 1} steps")
-        self.model.check(levels, shape, cond)
         self.classifier.check(levels, shape, cond)
 
     def __call__(self, carry, t, s, cond, key):

@@ -45,10 +45,13 @@ class LGD(Reconstruction):
     microbatch: int | None = static(default=None)
 
     def ascent(self, x0, level, cond, key):
-        paper = level.sigma / jnp.sqrt(level.alpha**2 + level.sigma**2)
-        spread = paper if self.spread is None else strength(self.spread, level, cond, off=0.0)
-
         def log_f(x0):
             return self.log_likelihood.value(x0, level, cond)
 
-        return smoothed_gradient(log_f, x0, spread, self.draws, key, self.microbatch)
+        return smoothed_gradient(log_f, x0, self.width(level, cond), self.draws, key, self.microbatch)
+
+    def width(self, level: Any, cond: Any) -> Any:
+        """The standard deviation of the draws at `level`."""
+        if self.spread is None:
+            return level.sigma / jnp.sqrt(level.alpha**2 + level.sigma**2)
+        return strength(self.spread, level, cond, off=0.0)

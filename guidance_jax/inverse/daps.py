@@ -9,9 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from guidance_jax.core import (
-    Denoiser,
     GaussianDiffusion,
-    Kernel,
     Refused,
     check_signal,
     check_space,
@@ -23,13 +21,14 @@ from guidance_jax.core import (
 from guidance_jax.guidance.gradient import through
 from guidance_jax.inverse.likelihood_steps import ExactStep, LikelihoodStep
 from guidance_jax.kernels.descend import check_descent, descend
+from guidance_jax.kernels.model_kernel import ModelKernel
 from guidance_jax.kernels.reverse import Carry
 from guidance_jax.schedules import Schedule
 from guidance_jax.solvers.ddim import DDIM
 
 
 @pytree
-class DAPS(Kernel):
+class DAPS(ModelKernel):
     """Every step draws a clean sample that fits the measurement, and noises it afresh: large errors can be corrected.
 
     `steps` calls of the model a step, or one; no gradient of it. The published tau of .01 is the std of `likelihood`,
@@ -57,19 +56,8 @@ class DAPS(Kernel):
 
     takes = GaussianDiffusion
 
-    @property
-    def space(self):
-        return self.model.space
-
-    def start(self, key, levels, shape):
-        return self.model.start(key, levels, shape)
-
-    def init(self, x):
-        return Carry(x, self.model.init(x), ())
-
     def check(self, levels, shape, cond):
-        need(self, self.model, Denoiser, "the first argument")
-        check_space(self, self.space)
+        super().check(levels, shape, cond)
         need(self, self.likelihood, LikelihoodStep, "the likelihood")
         check_space(self.likelihood, self.space)
         if self.tweedie and not isinstance(self.likelihood, ExactStep):
@@ -77,7 +65,6 @@ class DAPS(Kernel):
         check_descent(self, levels)
         check_signal(levels, "DAPS")
         self.likelihood.check(levels, shape, cond)
-        self.model.check(levels, shape, cond)
 
     def __call__(self, carry, t, s, cond, key):
         model_key, draw_key, noise_key = jax.random.split(key, 3)

@@ -34,11 +34,5 @@ class DDNM(SpectralKernel):
     """
 
     def move(self, clean, eps, z, seen, noise, s):
-        coarse = s.alpha * noise > s.sigma
-        keep = jnp.sqrt(1 - self.eta**2)
-        share = jnp.where(coarse, s.sigma * keep / (s.alpha * jnp.where(coarse, noise, 1)), 1)
-        fresh = jnp.where(
-            coarse, s.sigma * self.eta * z, jnp.sqrt(jnp.maximum(s.sigma**2 - (s.alpha * noise) ** 2, 0)) * z
-        )
-        exact = s.sigma * (self.eta * z + keep * eps)
-        return s.alpha * (clean + share * (seen - clean)) + jnp.where(jnp.asarray(self.std) == 0, exact, fresh)
+        exact = s.alpha * seen + s.sigma * (self.eta * z + jnp.sqrt(1 - self.eta**2) * eps)
+        return jnp.where(jnp.asarray(self.std) == 0, exact, self.restore(clean, z, seen, noise, s))

@@ -9,8 +9,6 @@ For a coefficient of singular value s, measured as y / s to n = std / s, D the e
 
 from typing import Any
 
-import jax.numpy as jnp
-
 from guidance_jax.core import pytree
 from guidance_jax.inverse.spectral import SpectralKernel
 
@@ -37,9 +35,4 @@ class DDRM(SpectralKernel):
     eta_b: Any = 1.0
 
     def move(self, clean, eps, z, seen, noise, s):
-        coarse = s.alpha * noise > s.sigma
-        n = jnp.where(coarse, noise, 1)
-        below = s.sigma * (jnp.sqrt(1 - self.eta**2) * (seen - clean) / n + self.eta * z)
-        left = jnp.sqrt(jnp.maximum(s.sigma**2 - (s.alpha * self.eta_b * noise) ** 2, 0))
-        above = s.alpha * self.eta_b * (seen - clean) + left * z
-        return s.alpha * clean + jnp.where(coarse, below, above)
+        return self.restore(clean, z, seen, noise, s, self.eta_b)

@@ -19,7 +19,7 @@ from guidance_jax.operators.base import check_one_noise, residual_of
 class DiffPIR(Inverse):
     """The best fit near the estimate, by the operator's `solve`: no gradient of the network. Keeps x; scale 0 is inner.
 
-    For Gaussian data and weight 1 its samples have about the posterior's mean, never its spread.
+    For Gaussian data and weight 1 its samples have about the posterior's mean and too small a spread.
 
     Attributes:
       inner, operator, std, scale, observed: as in `Inverse`; std is one number.

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 
 from guidance_jax.core import normal, pytree
 from guidance_jax.guidance.lgd import LGD
-from guidance_jax.guidance.scales import strength
 
 
 @pytree
@@ -23,8 +22,7 @@ class DPG(LGD):
     """
 
     def ascent(self, x0, level, cond, key):
-        paper = level.sigma / jnp.sqrt(level.alpha**2 + level.sigma**2)
-        spread = paper if self.spread is None else strength(self.spread, level, cond, off=0.0)
+        spread = self.width(level, cond)
 
         def value(key):
             return self.log_likelihood.value(x0 + spread * normal(key, x0), level, cond)

@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax.core import GaussianDiffusion, Move, Refused, concrete, converted, float_type, normal, pytree, static
+from guidance_jax.inverse.spectral import read_measurement
 from guidance_jax.kernels.reverse import Step
 from guidance_jax.models.adapters import known_part, part_of
-from guidance_jax.operators.base import as_operator, check_measurement, check_one_noise, check_operator, residual_of
+from guidance_jax.operators.base import as_operator, check_measurement, check_one_noise, check_operator
 
 
 @pytree
@@ -60,14 +61,6 @@ class FPS(Step, Move):
     def init(self, x):
         return self.model.init(x), jnp.zeros((), float_type(x))
 
-    def read(self, like: Any, cond: Any) -> tuple[Any, Any, Any]:
-        """(SVD, y / s, its standard deviation)."""
-        y = part_of(cond, self.observed)
-        residual_of(self.operator, like, y)  # for its refusal of shapes
-        svd = self.operator.svd(like)
-        n = svd.divide(jnp.broadcast_to(jnp.asarray(self.std, like.dtype), svd.values.shape), svd.values)
-        return svd, svd.to(self.operator.pinv(y, like)), n
-
     def fit(self, found: Any, x: Any, alpha: Any, variance: Any) -> Any:
         """log N(y / s; x / alpha, variance) over what is measured, without the constant of the likelihood."""
         svd, seen, n = found
@@ -80,14 +73,14 @@ class FPS(Step, Move):
     def potential(self, x, state, t, cond, key):
         own, before = state
         pred, own = self.model(x, t, cond, own, key)
-        found = self.read(x, cond)
+        found = read_measurement(self.operator, part_of(cond, self.observed), self.std, x)
         value = self.fit(found, x, t.alpha, t.ratio**2 + found[2] ** 2)
         return (pred, own, value), value - before
 
     def propose(self, found, t, s, cond, key):
         pred, own, value = found
         p = self.solver.transition(pred, t, s)
-        svd, seen, n = self.read(p.mean, cond)
+        svd, seen, n = read_measurement(self.operator, part_of(cond, self.observed), self.std, p.mean)
         q2 = jnp.where(s.sigma == 0, 0, p.std**2)
         gain = self.fit((svd, seen, n), p.mean, s.alpha, s.ratio**2 + n**2 + q2 / s.alpha**2)
         k = jnp.where(svd.known, q2 / (q2 + s.sigma**2 + (s.alpha * n) ** 2 + (q2 == 0)), 0)

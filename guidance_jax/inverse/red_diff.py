@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from guidance_jax.core import Denoiser, GaussianDiffusion, Kernel, check_space, converted, need, normal, pytree, static
+from guidance_jax.core import GaussianDiffusion, converted, normal, pytree, static
+from guidance_jax.kernels.model_kernel import ModelKernel
 from guidance_jax.kernels.reverse import Carry
 from guidance_jax.models.adapters import known_part, part_of
 from guidance_jax.operators.base import (
@@ -27,7 +28,7 @@ from guidance_jax.operators.base import (
 
 
 @pytree
-class REDdiff(Kernel):
+class REDdiff(ModelKernel):
     """Optimises one point; it is a mode, and no sample. One call of the model a step, no gradient of it.
 
     Attributes:
@@ -52,13 +53,6 @@ class REDdiff(Kernel):
 
     takes = GaussianDiffusion
 
-    @property
-    def space(self):
-        return self.model.space
-
-    def start(self, key, levels, shape):
-        return self.model.start(key, levels, shape)
-
     def init(self, x):
         return Carry(x, self.model.init(x), (self._adam().init(x), jnp.zeros((), bool)))
 
@@ -66,12 +60,10 @@ class REDdiff(Kernel):
         return optax.scale_by_adam(b1=0.9, b2=0.99)
 
     def check(self, levels, shape, cond):
-        need(self, self.model, Denoiser, "the first argument")
-        check_space(self, self.space)
+        super().check(levels, shape, cond)
         check_operator(self, self.operator, shape)
         check_measurement(self, known_part(cond, self.observed), self.std)
         check_one_noise(self, self.std)
-        self.model.check(levels, shape, cond)
 
     def __call__(self, carry, t, s, cond, key):
         model_key, noise_key = jax.random.split(key)

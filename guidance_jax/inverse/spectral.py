@@ -11,25 +11,30 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax.core import (
-    Denoiser,
     GaussianDiffusion,
-    Kernel,
     Refused,
-    check_space,
     concrete,
     converted,
-    need,
     normal,
     pytree,
     static,
 )
+from guidance_jax.kernels.model_kernel import ModelKernel
 from guidance_jax.kernels.reverse import Carry
 from guidance_jax.models.adapters import known_part, part_of
 from guidance_jax.operators.base import as_operator, check_measurement, check_one_noise, check_operator, residual_of
 
 
+def read_measurement(operator: Any, y: Any, std: Any, like: Any) -> tuple[Any, Any, Any]:
+    """(singular values, y / s, std / s) of a measurement of samples like `like`; 0 where nothing is measured."""
+    residual_of(operator, like, y)  # for its refusal of shapes
+    svd = operator.svd(like)
+    seen = svd.divide(svd.to(operator.adjoint(y, like)), svd.values**2)
+    return svd, seen, svd.divide(jnp.broadcast_to(jnp.asarray(std, like.dtype), svd.values.shape), svd.values)
+
+
 @pytree
-class SpectralKernel(Kernel):
+class SpectralKernel(ModelKernel):
     """The common part of `DDRM` and `DDNM`: one call of the model, none of its derivative. `move` is the step of one.
 
     Its fields are those of `DDRM`.
@@ -43,19 +48,8 @@ class SpectralKernel(Kernel):
 
     takes = GaussianDiffusion
 
-    @property
-    def space(self):
-        return self.model.space
-
-    def start(self, key, levels, shape):
-        return self.model.start(key, levels, shape)
-
-    def init(self, x):
-        return Carry(x, self.model.init(x), ())
-
     def check(self, levels, shape, cond):
-        need(self, self.model, Denoiser, "the first argument")
-        check_space(self, self.space)
+        super().check(levels, shape, cond)
         check_operator(self, self.operator, shape, linear=True)
         self.operator.svd(jnp.zeros(shape))
         check_measurement(self, known_part(cond, self.observed))
@@ -64,16 +58,11 @@ class SpectralKernel(Kernel):
             raise Refused(f"the noise of {type(self).__name__} is 0 or more and finite, got std={self.std}")
         if concrete(self.eta) and not 0 <= float(self.eta) <= 1:
             raise Refused(f"eta is a share of fresh noise, 0 to 1, got {self.eta}; write eta=0.85")
-        self.model.check(levels, shape, cond)
 
     def __call__(self, carry, t, s, cond, key):
         model_key, noise_key = jax.random.split(key)
         pred, state = self.model(carry.x, t, cond, carry.model_state, model_key)
-        y = part_of(cond, self.observed)
-        residual_of(self.operator, pred.x0, y)  # for its refusal of shapes
-        svd = self.operator.svd(pred.x0)
-        seen = svd.to(self.operator.pinv(y, pred.x0))  # y / s
-        noise = svd.divide(jnp.broadcast_to(jnp.asarray(self.std, pred.x0.dtype), svd.values.shape), svd.values)
+        svd, seen, noise = read_measurement(self.operator, part_of(cond, self.observed), self.std, pred.x0)
         clean, eps, z = svd.to(pred.x0), svd.to(pred.eps), svd.to(normal(noise_key, pred.x0))
         moved = jnp.where(
             svd.known,
@@ -85,3 +74,12 @@ class SpectralKernel(Kernel):
     def move(self, clean: Any, eps: Any, z: Any, seen: Any, noise: Any, s: Any) -> Any:
         """x_s where something is measured: from D, eps, fresh noise, y / s and its standard deviation std / s."""
         raise NotImplementedError
+
+    def restore(self, clean: Any, z: Any, seen: Any, noise: Any, s: Any, eta_b: Any = 1.0) -> Any:
+        """The rule that both papers have for noisy measurements, of which DDRM moves by `eta_b` alone."""
+        coarse = s.alpha * noise > s.sigma
+        n = jnp.where(coarse, noise, 1)
+        below = s.sigma * (jnp.sqrt(1 - self.eta**2) * (seen - clean) / n + self.eta * z)
+        left = jnp.sqrt(jnp.maximum(s.sigma**2 - (s.alpha * eta_b * noise) ** 2, 0))
+        above = s.alpha * eta_b * (seen - clean) + left * z
+        return s.alpha * clean + jnp.where(coarse, below, above)

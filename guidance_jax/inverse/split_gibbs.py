@@ -13,9 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from guidance_jax.core import (
-    Denoiser,
     GaussianDiffusion,
-    Kernel,
     Solver,
     check_signal,
     check_space,
@@ -25,12 +23,13 @@ from guidance_jax.core import (
 )
 from guidance_jax.inverse.likelihood_steps import LikelihoodStep
 from guidance_jax.kernels.descend import Descending, check_descent, descend
+from guidance_jax.kernels.model_kernel import ModelKernel
 from guidance_jax.kernels.reverse import Carry
 from guidance_jax.schedules import Schedule
 
 
 @pytree
-class SplitGibbs(Descending, Kernel):
+class SplitGibbs(Descending, ModelKernel):
     """The likelihood and the model in turn, coupled by the level's noise. Every step ends with a clean sample.
 
     One sweep a level; the noise of the last level before the clean one is what remains of the error. `steps` steps of
@@ -53,18 +52,11 @@ class SplitGibbs(Descending, Kernel):
     schedule: Schedule = static()
     steps: int = static(default=10)
 
-    @property
-    def space(self):
-        return self.model.space
-
-    def start(self, key, levels, shape):
-        return self.model.start(key, levels, shape)
-
     def init(self, x):
         return Carry(x, self.model.init(x), (x, jnp.zeros((), bool)))
 
     def check(self, levels, shape, cond):
-        need(self, self.model, Denoiser, "the first argument")
+        super().check(levels, shape, cond)
         need(self, self.solver, Solver, "the solver")
         need(self, self.likelihood, LikelihoodStep, "the likelihood")
         for part in (self.solver, self.likelihood):
@@ -72,7 +64,6 @@ class SplitGibbs(Descending, Kernel):
         check_descent(self, levels)
         check_signal(levels, "SplitGibbs")
         self.likelihood.check(levels, shape, cond)
-        self.model.check(levels, shape, cond)
 
     def __call__(self, carry, t, s, cond, key):
         draw_key, model_key = jax.random.split(key)

@@ -5,7 +5,6 @@
 Several processes may measure one folder; each claims the shard that it measures.
 """
 
-import time
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from guidance_jax.claims import Claims
 from guidance_jax.core import Refused
 from guidance_jax.datasets.arrays import read_npz
 from guidance_jax.files import content_hash, write_whole
-from guidance_jax.jobs import SEAL
+from guidance_jax.jobs import SEAL, shard_file
 from guidance_jax.metrics.inception_network import InceptionFeatures
 from guidance_jax.untrusted import read_json
 
@@ -35,7 +34,7 @@ def find_shards(folder: Path) -> list[Path]:
     n, shard = (manifest.get(name) for name in ("n", "shard"))
     if not (isinstance(n, int) and isinstance(shard, int) and n > 0 and shard > 0):
         raise Refused(f"{folder / 'manifest.json'} is damaged: it has no n and shard")
-    paths = [folder / f"shard_{i:05d}.npz" for i in range(-(-n // shard))]
+    paths = [shard_file(folder, i) for i in range(-(-n // shard))]
     missing = sum(not path.is_file() for path in paths)
     if missing:
         raise Refused(f"{missing} of {len(paths)} shards of {folder} are missing; run its guidance-jax sample again")
@@ -62,20 +61,17 @@ def extract_features(
     own = content_hash(extractor.name)[:12]
     found: dict[int, tuple[InceptionFeatures, np.ndarray]] = {}
     with Claims(folder).touching() as claims:
-        while len(found) < len(paths):
-            before = len(found)
-            for index, path in enumerate(paths):
-                if index in found:
-                    continue
-                stored, claim = folder / "features" / f"{own}_{index:05d}.npz", f"features-{own}-{index:05d}"
-                kept = _read(stored, path)
-                if kept is None and claims.take(claim):
-                    kept = _measure(read_npz(path), path, stored, extractor, check)
-                    claims.release(claim)
-                if kept is not None:
-                    found[index] = kept
-            if len(found) == before:
-                time.sleep(0.5)
+
+        def attempt(index: int) -> tuple[InceptionFeatures, np.ndarray] | None:
+            path, claim = paths[index], f"features-{own}-{index:05d}"
+            stored = folder / "features" / f"{own}_{index:05d}.npz"
+            kept = _read(stored, path)
+            if kept is None and claims.take(claim):
+                kept = _measure(read_npz(path), path, stored, extractor, check)
+                claims.release(claim)
+            return kept
+
+        found.update(claims.work_through(range(len(paths)), attempt))
     every = [found[i] for i in range(len(paths))]
     features = InceptionFeatures(*(np.concatenate(part) for part in zip(*(f for f, _ in every), strict=True)))
     return features, np.concatenate([labels for _, labels in every])

@@ -8,7 +8,8 @@
 """
 
 from guidance_jax.operators.base import SVD, Composed, Linear, Operator, check_adjoint, check_pinv
-from guidance_jax.operators.linear import Blur, Downsample, Fourier, Mask, Matrix, Radon, Separable
+from guidance_jax.operators.linear import Blur, Downsample, Fourier, Mask, Radon
+from guidance_jax.operators.matrices import Matrix, Separable
 from guidance_jax.operators.nonlinear import JPEG, HighDynamicRange, Nonlinear, PhaseRetrieval
 
 __all__ = [

@@ -10,6 +10,7 @@ import numpy as np
 from guidance_jax.core import Refused, concrete, converted, function, pytree
 
 CUT = 1e-4  # singular values below this share of the largest count as zero
+STEPS = 100  # of conjugate gradients, at most, where there are no singular values
 
 
 class SVD(NamedTuple):
@@ -84,14 +85,14 @@ class Operator:
         """
         back = self.adjoint(y, like)
         if not self.has_svd(jnp.shape(like)):
-            return conjugate_gradient(lambda x: self.adjoint(self(x), like), back, 100)
+            return conjugate_gradient(lambda x: self.adjoint(self(x), like), back, STEPS)
         svd = self.svd(like)
         return svd.back(svd.divide(svd.to(back), svd.values**2)).astype(like.dtype)
 
     def solve(self, rhs: Any, weight: Any) -> Any:
         """(A^T A + weight I)^-1 rhs, with a weight above zero: by the singular values, or by conjugate gradients."""
         if not self.has_svd(jnp.shape(rhs)):
-            return conjugate_gradient(lambda x: self.adjoint(self(x), rhs) + weight * x, rhs, 100)
+            return conjugate_gradient(lambda x: self.adjoint(self(x), rhs) + weight * x, rhs, STEPS)
         svd = self.svd(rhs)
         return svd.back(svd.to(rhs) / (svd.values**2 + weight)).astype(rhs.dtype)
 

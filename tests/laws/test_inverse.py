@@ -25,11 +25,11 @@ from guidance_jax.operators import (
     check_adjoint,
     check_pinv,
 )
-from guidance_jax.oracles import Gaussian, monte_carlo_floor
+from guidance_jax.oracles import Gaussian
 from guidance_jax.oracles.energy import energy_distance
 from guidance_jax.solvers import FreshNoise
 from tests.laws.test_guidance import KEY
-from tests.thresholds import most_energy_distance
+from tests.thresholds import most_energy_distance, most_total_variation
 from tests.token_table import JOINT, NULL, SIZE, UNIFORM
 
 SHAPE = (8, 8, 2)
@@ -193,13 +193,33 @@ def test_published_implementations_miss_it():
         assert np.abs(ratios - 1).max() > 0.15
 
 
-def test_ddnm_with_noise_is_ddrm():
-    """The two papers' formulas are the same map, which neither says."""
+@pytest.mark.parametrize("std", [0.05, 0.5])
+def test_ddnm_with_noise_is_ddrm(std, x64):
+    """DDNM+ as its paper has it, with l and the null space, in numpy: both are that map, which neither paper says."""
     prior, t, s = Gaussian(jnp.zeros(4), jnp.eye(4)), gj.Cosine()(jnp.array(0.5)), gj.Cosine()(jnp.array(0.3))
-    x, y = jax.random.normal(KEY, (4,)), jnp.array([0.2, -0.5, 1.0])
-    for std in (0.05, 0.5):
-        a, b = (k(k.init(x), t, s, y, KEY).x for k in (c(prior, ILL, std) for c in (inverse.DDNM, inverse.DDRM)))
-        np.testing.assert_allclose(a, b, atol=1e-5)
+    x, y, eta = jax.random.normal(KEY, (4,)), np.array([0.2, -0.5, 1.0]), 0.85
+    a, sigma = float(s.alpha), float(s.sigma)
+    d, eps = (np.asarray(v, np.float64) for v in (lambda p: (p.x0, p.eps))(prior(x, t, None, (), KEY)[0]))
+    z = np.asarray(jax.random.normal(jax.random.split(KEY)[1], (4,)), np.float64)
+    matrix = np.asarray(ILL.matrix.matrix, np.float64)
+    u, values, vt = np.linalg.svd(matrix)
+    fit = vt @ d, u.T @ y / values  # V^T D and what is measured of it
+    want = np.empty(4)
+    for i in range(4):
+        own = (vt @ z)[i]
+        if i == 3:
+            want[i] = a * fit[0][i] + sigma * (eta * own + np.sqrt(1 - eta**2) * (vt @ eps)[i])
+            continue
+        noise = std / values[i]
+        coarse = sigma < a * noise
+        share = sigma * np.sqrt(1 - eta**2) / (a * noise) if coarse else 1.0
+        spread = sigma * eta if coarse else np.sqrt(sigma**2 - (a * noise) ** 2)
+        want[i] = a * (fit[0][i] - share * (fit[0][i] - fit[1][i])) + spread * own
+    for cls in (inverse.DDNM, inverse.DDRM):
+        kernel = cls(prior, ILL, std)
+        np.testing.assert_allclose(
+            vt @ np.asarray(kernel(kernel.init(x), t, s, jnp.asarray(y), KEY).x), want, atol=1e-5
+        )
 
 
 def test_exact_measurements_are_met():
@@ -346,7 +366,7 @@ def test_split_gibbs_samples_its_law_for_any_prior(step, measured):
     got = sweep(kernel, gj.VE()(jnp.array(r)), jnp.asarray(target[:n]), jnp.array([y]), 30, n)
     distance = float(energy_distance(got, target[n:]))
     measured(f"split Gibbs, {step}: energy distance", distance)
-    assert distance < 2 * most_energy_distance(target[-500:], n)
+    assert distance < most_energy_distance(target[-500:], n)
     moved = np.corrcoef(np.asarray(got)[:, 0], target[:n, 0])[0, 1]
     assert abs(moved) < 0.1  # thirty sweeps forget their start
 
@@ -375,7 +395,7 @@ def test_split_gibbs_of_tokens_samples_its_law(measured):
     got = sweep(kernel, level, jax.random.randint(KEY, (n, 3), 0, SIZE), y, 40, n)
     distance = UNIFORM.total_variation(got, target)
     measured("split Gibbs of tokens: total variation", distance)
-    assert distance < 1.3 * monte_carlo_floor(target, n)
+    assert distance < most_total_variation(target, n)
     unguided = UNIFORM.total_variation(got, np.asarray(JOINT, np.float64).ravel())
     assert unguided > 10 * distance
 
