@@ -39,7 +39,8 @@ def said_here(text, known):
             at = ELSEWHERE.match(what)
             if at is None or name not in known.get(at[1], {}):
                 break
-            what = " ".join([known[at[1]][name], what[at.end() :].strip()]).strip()
+            added = what[at.end() :].lstrip(" ;,.")
+            what = f"{known[at[1]][name].rstrip('.')}; {added}" if added else known[at[1]][name]
         return f"{indent}{name}: {what}"
 
     return ENTRY.sub(resolve, text)

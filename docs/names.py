@@ -1,4 +1,4 @@
-"""What is public, and where its page is: for the reference, and for links to it."""
+"""What is public, and where it is defined: for the reference, and for links to it."""
 
 import dataclasses
 import importlib
@@ -114,7 +114,7 @@ def linked(text, but=""):
 
     def link(found):
         place = paths().get(found[1])
-        return found[0] if place is None or found[1] == but else f"[{found[0]}][{place}]"
+        return found[0] if place is None or found[1] == but else f"{{py:obj}}`{found[0].strip('`')} <{place}>`"
 
     parts = FENCE.split(text)
     return "".join(part if i % 2 else NAME.sub(link, part) for i, part in enumerate(parts))
@@ -134,20 +134,12 @@ PAGE_OF = {  # family of the table of methods -> its page
     "scales": "scales",
     "operators of a measurement": "inverse",
 }
-SHOWN = re.compile(r"^::: guidance_jax[\w.]*\.(\w+)$", re.MULTILINE)
+SHOWN = re.compile(r"^::: (guidance_jax[\w.]*\.(\w+))$", re.MULTILINE)
 
 
 def with_methods(page, text):
     """The page of a family with the methods of the table that no page shows yet."""
     written = "\n".join(p.read_text() for p in (Path(__file__).parent / "methods").glob("*.md"))
-    shown = set(SHOWN.findall(written))
+    shown = {name for _, name in SHOWN.findall(written)}
     own = [row for row in methods.PARTS.values() if PAGE_OF[row.family] == page and row.name not in shown]
     return "\n".join([text, *(f"## {row.name}\n\n::: {path_of(row.cls)}\n" for row in own)])
-
-
-def on_page_markdown(markdown, page, **_):
-    """A hook of mkdocs: pages that are written link to the reference, and those of methods have all of the table."""
-    folder, _, name = page.file.src_uri.rpartition("/")
-    if folder == "methods":
-        markdown = with_methods(name.removesuffix(".md"), markdown)
-    return markdown if folder.startswith("reference") else linked(markdown)

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 import guidance_jax as gj
 from guidance_jax.core import Refused
 from guidance_jax.guidance import Autoguidance
-from guidance_jax.guidance.perturbed import Perturbation, perturb
+from guidance_jax.guidance.perturbed import AttentionContrast, Perturbation, guide_attention, perturb
 from guidance_jax.zoo.convert import convert, read_state, recognize
 from guidance_jax.zoo.diffusers.scheduler import process
 from guidance_jax.zoo.dit.network import DiT
@@ -27,6 +27,7 @@ from guidance_jax.zoo.pipeline_parts import PipelineParts
 from guidance_jax.zoo.stable_diffusion import names as stable_diffusion
 from guidance_jax.zoo.stable_diffusion import single_file
 from guidance_jax.zoo.stable_diffusion.clip import CLIPText
+from guidance_jax.zoo.stable_diffusion.unet import StableDiffusionUNet
 from guidance_jax.zoo.state_dict import Options
 from guidance_jax.zoo.tokenizer import Tokenizer
 from tests import first
@@ -41,11 +42,18 @@ CAPTIONS = ["the red cat", "a dog, running!"]
 NAMES = ("sd15", "sd21", "sdxl", "dit")
 
 
+SHARED = {  # parts of a pipeline that lie in the folder of another
+    "dit": {"vae": "sd15/vae"},
+    "sd3": {"tokenizer": "sd15/tokenizer", "tokenizer_2": "sd15/tokenizer"},
+    "flux": {"vae": "sd3/vae", "tokenizer": "sd15/tokenizer", "tokenizer_2": "sd3/tokenizer_3"},
+}
+
+
 def whole(name, out):
-    """The folder of a pipeline: what is its own over what all share."""
-    shared = ("vae",) if name == "dit" else ("vae", "text_encoder", "tokenizer")
-    for part in shared:
-        shutil.copytree(GOLDEN / "pipelines/sd15" / part, out / part)
+    """The folder of a pipeline: what is its own over what it shares."""
+    shared = SHARED.get(name, {part: f"sd15/{part}" for part in ("vae", "text_encoder", "tokenizer")})
+    for part, place in shared.items():
+        shutil.copytree(GOLDEN / "pipelines" / place, out / part)
     shutil.copytree(GOLDEN / "pipelines" / name, out, dirs_exist_ok=True)
     return out
 
@@ -306,6 +314,66 @@ def test_every_network_can_be_perturbed(name, pipelines):
     plain = gj.generate(gj.keys(0, 1), gj.Reverse(pipeline.model, gj.DDIM()), levels, pipeline.shape, cond)
     np.testing.assert_allclose(drawn(1.0), plain, rtol=1e-4, atol=1e-4 * np.abs(plain).max())
     assert relative(drawn(3.0), np.asarray(plain)) > 1e-4
+
+
+def guided(**numbers):
+    """A small U-Net of Stable Diffusion, what it makes of a caption, guided in its attention, and of the negative."""
+    network, params, x, (cond, negative) = small_text_unet()
+    model = gj.Network(params, network.apply, gj.parameterizations.eps, batched=False)
+
+    def ask(model, cond):
+        return np.asarray(model(x, gj.Cosine()(0.5), cond, (), None)[0].eps)
+
+    return ask(model, cond), ask(guide_attention(model, negative, **numbers), cond), ask(model, negative)
+
+
+def small_text_unet():
+    network = StableDiffusionUNet(
+        model_channels=8, out_channels=4, num_res_blocks=1, attention_resolutions=(1, 2), channel_mult=(1, 2),
+        num_heads=2, groups=4, transformer_depth=(1, 1),
+    )  # fmt: skip
+    keys = jax.random.split(jax.random.key(3), 3)
+    x, *contexts = (jax.random.normal(k, shape) for k, shape in zip(keys, [(8, 8, 4), (5, 6), (5, 6)], strict=True))
+    conds = [{"context": c} for c in contexts]
+    return network, randomised(network.init(jax.random.key(0), x, jnp.zeros(()), conds[0]), 0.1), x, conds
+
+
+def test_attention_is_guided_away_from_a_negative_caption():
+    """Both ends: at scale 1, share 0 or the same caption nothing changes; at scale 0 it reads the negative alone."""
+    for numbers in ({"scale": 1.0}, {"share": 0.0}):
+        plain, found, _ = guided(**numbers)
+        np.testing.assert_allclose(found, plain, atol=1e-5)
+    plain, found, negative = guided(scale=0.0, share=1.0, limit=1e9)
+    np.testing.assert_allclose(found, negative, atol=1e-5)
+    assert relative(plain, negative) > 1e-3
+    plain, found, _ = guided()
+    assert relative(found, plain) > 1e-3
+
+
+def test_guided_attention_grows_no_further_than_the_limit():
+    """Of the sums over channels, as in the paper and not as in its first code; rows of zeros stay numbers."""
+    positive, negative = np.random.default_rng(0).normal(size=(2, 50, 6))
+    positive[0] = negative[0] = 0
+    contrast = AttentionContrast(None, 5.0, 2.5, 0.25)
+    found = np.asarray(contrast.combine(jnp.asarray(positive), jnp.asarray(negative)))
+    assert np.isfinite(found).all()
+    shares = (found - 0.75 * positive) / 0.25
+    growth = np.abs(shares[1:]).sum(-1) / np.abs(positive[1:]).sum(-1)
+    assert growth.max() < 2.5 + 1e-4
+    assert (growth > 2.5 - 1e-4).mean() > 0.5
+    free = 5 * positive[1:] - 4 * negative[1:]
+    scaled = shares[1:] / free
+    np.testing.assert_allclose(scaled, np.broadcast_to(scaled[:, :1], scaled.shape), rtol=1e-3)
+
+
+def test_attention_that_nothing_guides_is_refused():
+    network, params, _, (cond, _) = small_text_unet()
+    model = gj.Network(params, network.apply, gj.parameterizations.eps, batched=False)
+    with pytest.raises(gj.Refused, match="a condition of one sample, with a context"):
+        guide_attention(model, cond["context"])
+    network, params, _ = small_dit()
+    with pytest.raises(gj.Refused, match="reads captions by attention, got DiT"):
+        guide_attention(gj.Network(params, network.apply, gj.parameterizations.eps, batched=False), cond)
 
 
 SPLIT = """

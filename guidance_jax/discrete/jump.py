@@ -40,7 +40,8 @@ class Jump(Distribution):
         changed = x != self.x
         site = jnp.argmax(changed)
         token = jnp.minimum(x[site], self.log_q.shape[1] - 1)
-        return jnp.where(jnp.any(changed), self.log_q[site, token], self.log_stay)
+        found = jnp.where(jnp.any(changed), self.log_q[site, token], self.log_stay)
+        return jnp.where(jnp.sum(changed) > 1, -jnp.inf, found)
 
 
 def log_jump(rates: Any) -> Any:

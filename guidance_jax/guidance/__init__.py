@@ -21,7 +21,7 @@ from guidance_jax.guidance.lgd import LGD
 from guidance_jax.guidance.likelihoods import CleanClassifier, Decoded, GaussianLikelihood, Similarity
 from guidance_jax.guidance.mambo_g import MAMBOG
 from guidance_jax.guidance.mpgd import MPGD
-from guidance_jax.guidance.perturbed import Perturbation, Perturbed, perturb
+from guidance_jax.guidance.perturbed import AttentionContrast, Perturbation, Perturbed, guide_attention, perturb
 from guidance_jax.guidance.reconstruction import Reconstruction
 from guidance_jax.guidance.rescale import Rescale
 from guidance_jax.guidance.reuse import Reuse
@@ -59,7 +59,9 @@ __all__ = [
     "MPGD",
     "PerClass",
     "PerSample",
+    "AttentionContrast",
     "Perturbation",
+    "guide_attention",
     "Perturbed",
     "Ramp",
     "Reconstruction",

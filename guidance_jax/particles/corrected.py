@@ -83,11 +83,19 @@ class Corrected(Step, Move):
         return (guided, strong, weak, state), jnp.zeros((), float_type(x))
 
     def propose(self, found, t, s, cond, key):
+        x = self.solver.transition(found[0], t, s).draw(key)
+        return x, *self.follow(found, x, t, s, cond)[:2]
+
+    @property
+    def followable(self):
+        return True
+
+    def follow(self, found, x, t, s, cond):
         *preds, state = found
-        q, strong, weak = (self.solver.transition(pred, t, s) for pred in preds)
-        x, scale = q.draw(key), strength(self.model.scale, t, cond, off=1.0)
-        gain = times(scale, strong.log_prob(x)) + times(1 - scale, weak.log_prob(x)) - q.log_prob(x)
-        return x, state, gain
+        q, strong, weak = (self.solver.transition(pred, t, s).log_prob(x) for pred in preds)
+        scale = strength(self.model.scale, t, cond, off=1.0)
+        target = times(scale, strong) + times(1 - scale, weak)
+        return state, target - q, target
 
 
 def times(power: Any, log_p: Any) -> Any:

@@ -3,9 +3,14 @@
 Each sweep runs the particles with one of them held on the path of the last sample, which no resampling drops, and draws
 the next sample by the final weights. Its samples keep the target for any number of particles from two on, where one run
 alone needs many. How fast it forgets its start is another matter: a kept path that is resampled often keeps its
-beginning, so with few particles and many steps leave resampling out, `SMC(move, threshold=0.0)`.
+beginning. With few particles and many steps let it draw new ancestors (Lindsten et al. 2014, JMLR 15): whenever the
+others are resampled, the kept path goes on from particle i with probability in proportion to
 
-The path is not stored: what a particle became is decided by its start and its keys, which are replayed.
+    w_i p(x'_s | x_i) / (the potentials that i has paid)
+
+or leave resampling out, `SMC(move, threshold=0.0)`.
+
+Without new ancestors the path is not stored: a start and its keys are replayed.
 """
 
 from functools import partial
@@ -15,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from guidance_jax._typing import Array, Key
-from guidance_jax.core import Level, Refused, is_sound, need, rows
+from guidance_jax.core import GaussianDiffusion, Level, Refused, is_sound, need, rows
 from guidance_jax.particles.smc import SMC, equal_weights
 from guidance_jax.sample import prepare
 
@@ -26,15 +31,17 @@ class Path(NamedTuple):
     Attributes:
       start: (*event), the noise it starts from.
       potential_keys, propose_keys: (steps,), of its steps.
+      x: (steps, *event), what it became after each, where ancestors are drawn; else nothing.
     """
 
     start: Any
     potential_keys: Any
     propose_keys: Any
+    x: Any
 
 
-@partial(jax.jit, static_argnames=("shape", "n", "sweeps"))
-def _gibbs(keys, kernel, levels, shape, n, sweeps, cond):
+@partial(jax.jit, static_argnames=("shape", "n", "sweeps", "ancestors"))
+def _gibbs(keys, kernel, levels, shape, n, sweeps, ancestors, cond):
     steps = len(levels.sigma) - 1
     move = kernel.move
 
@@ -49,7 +56,7 @@ def _gibbs(keys, kernel, levels, shape, n, sweeps, cond):
             return jnp.where(held, keys.at[-1].set(own), keys)
 
         def step(pop, inputs):
-            i, key, potential_own, propose_own = inputs
+            i, key, potential_own, propose_own, x_own = inputs
             t, s = levels.at(i), levels.at(i + 1)
             potential_key, resample_key, propose_key = jax.random.split(key, 3)
             potential_keys = keep(jax.random.split(potential_key, n), potential_own)
@@ -59,35 +66,46 @@ def _gibbs(keys, kernel, levels, shape, n, sweeps, cond):
             )
             pop = kernel.weigh(pop, gain, t)
 
+            def ancestor():
+                """Of the kept path; itself where the step has no noise."""
+                link = jax.vmap(lambda one: move.follow(one, x_own, t, s, cond)[2])(found)
+                drawn = jax.random.categorical(jax.random.fold_in(resample_key, 1), pop.log_w + link)
+                return jnp.where((s.sigma == 0) & isinstance(move.space, GaussianDiffusion), n - 1, drawn)
+
             def choose():
                 index = jax.random.categorical(resample_key, pop.log_w, shape=(n,)).astype(jnp.int32)
-                return jnp.where(held, index.at[-1].set(n - 1), index), jnp.zeros_like(pop.log_w)
+                own = ancestor().astype(jnp.int32) if ancestors else n - 1
+                return jnp.where(held, index.at[-1].set(own), index), jnp.zeros_like(pop.log_w)
 
             stay = jnp.arange(n, dtype=jnp.int32)
             index, log_w = jax.lax.cond(pop.ess < kernel.threshold * n, choose, lambda: (stay, pop.log_w))
             found = jax.tree.map(lambda a: a[index], found)
-            x, state, gain = jax.vmap(lambda one, k: move.propose(one, t, s, cond, k))(found, propose_keys)
+            moved = jax.vmap(lambda one, k: move.propose(one, t, s, cond, k))(found, propose_keys)
+            if ancestors:
+                kept = x_own, *move.follow(jax.tree.map(lambda a: a[-1], found), x_own, t, s, cond)[:2]
+                moved = jax.tree.map(lambda a, b: a.at[-1].set(jnp.where(held, b, a[-1])), moved, kept)
+            x, state, gain = moved
             gain = jnp.where(jax.vmap(is_sound)(x), gain, jnp.nan)
             pop = kernel.weigh(pop._replace(x=x, state=state, log_w=log_w), gain, s)
-            return pop, (index, potential_keys, propose_keys)
+            return pop, (index, potential_keys, propose_keys, x if ancestors else ())
 
         pop = equal_weights(x, jax.vmap(move.init)(x))
-        inputs = jnp.arange(steps), jax.random.split(step_key, steps), path.potential_keys, path.propose_keys
-        pop, (index, potential_keys, propose_keys) = jax.lax.scan(step, pop, inputs)
+        pop, (index, *made) = jax.lax.scan(step, pop, (jnp.arange(steps), jax.random.split(step_key, steps), *path[1:]))
         pop = kernel.finish(pop, levels.at(-1), cond, final_key)
         chosen = jax.random.categorical(choice_key, pop.log_w)
 
         def back(slot, inputs):
-            index, potential_keys, propose_keys = inputs
+            index, potential_keys, propose_keys, x = inputs
             before = index[slot]
-            return before, (potential_keys[before], propose_keys[slot])
+            return before, (potential_keys[before], propose_keys[slot], x[slot] if ancestors else ())
 
-        first, own = jax.lax.scan(back, chosen, (index, potential_keys, propose_keys), reverse=True)
+        first, own = jax.lax.scan(back, chosen, (index, *made), reverse=True)
         return pop.x[chosen], Path(start[first], *own), pop.failed
 
     def one(key, cond):
         blank = jax.random.split(key, steps)
-        path = Path(jnp.zeros_like(move.start(key, levels, shape)), blank, blank)
+        start = jnp.zeros_like(move.start(key, levels, shape))
+        path = Path(start, blank, blank, jnp.zeros((steps, *start.shape), start.dtype) if ancestors else ())
 
         def sweep(path, inputs):
             i, key = inputs
@@ -99,6 +117,19 @@ def _gibbs(keys, kernel, levels, shape, n, sweeps, cond):
     return jax.vmap(one, in_axes=(0, 0))(keys, cond)
 
 
+def check_followable(move: Any, shape: tuple[int, ...]) -> None:
+    """Raise `Refused` unless the next step of `move` depends on x alone and has a density."""
+    if not move.followable:
+        raise Refused(
+            f"ancestors=True needs the density of a step, which {type(move).__name__} does not have here; use Twisted, "
+            "Corrected or Steered with DDPM(), DDIM(1.0) or Ancestral()"
+        )
+    if jax.tree.leaves(move.model.init(jnp.zeros(shape))):
+        raise Refused(
+            "ancestors=True takes a model whose next step depends on x alone, got one that remembers its past"
+        )
+
+
 def particle_gibbs(
     keys: Key[Array, " runs"],
     kernel: SMC,
@@ -107,6 +138,7 @@ def particle_gibbs(
     n: int,
     sweeps: int,
     cond: Any = None,
+    ancestors: bool = False,
 ) -> Array:
     """One chain of samples per key, (runs, sweeps, *event): the first is a draw of plain particles, later ones mix.
 
@@ -116,9 +148,12 @@ def particle_gibbs(
       levels, shape, cond: as in `populations`.
       n: particles a sweep, at least two, of which one is the last sample.
       sweeps: how many, each as costly as `populations`.
+      ancestors: whether the kept path may go on from another particle, which mixes faster; it stores all states of a
+        sweep. The move is `Twisted`, `Corrected` or `Steered`, its model without a state.
 
     Raises:
-      Refused: anything but an `SMC`; what it refuses; no sweeps; a run in which all weights were zero.
+      Refused: anything but an `SMC`; what it refuses; no sweeps; a run in which all weights were zero; ancestors of a
+        move whose steps have no density.
 
     >>> import guidance_jax as gj
     >>> model = gj.GaussianMixture(jnp.array([[1.0], [-1.0]]), 0.3, jnp.array([0.5, 0.5]))
@@ -134,7 +169,9 @@ def particle_gibbs(
     keys, ready, levels = prepare(keys, kernel, levels, (n, *shape), cond)
     if jax.tree.leaves(rows(ready)):
         raise Refused("particle_gibbs takes one kernel for all runs; leave out PerSample")
-    found, failed = _gibbs(keys, ready, levels, tuple(shape), n, sweeps, jax.tree.map(jnp.asarray, cond))
+    if ancestors:
+        check_followable(kernel.move, shape)
+    found, failed = _gibbs(keys, ready, levels, tuple(shape), n, sweeps, ancestors, jax.tree.map(jnp.asarray, cond))
     if not isinstance(failed, jax.core.Tracer) and not bool(jnp.isnan(failed).all()):
         raise Refused(f"all {n} weights were zero in a sweep; take more particles or a flatter reward")
     return found

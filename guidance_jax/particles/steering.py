@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import Guide, Move, as_guide, converted, float_type, need, pytree, static
+from guidance_jax.core import Guide, Move, Stochastic, as_guide, converted, float_type, need, pytree, static
 from guidance_jax.guidance.scales import check_constant, strength
 from guidance_jax.kernels.reverse import Step, evaluator
 
@@ -82,6 +82,15 @@ class Steered(Step, Move):
         evaluate = evaluator(self.model, cond, own, jax.random.fold_in(key, 1))
         x, solver_state = self.solver.step(pred, t, s, evaluate, solver_state, key)
         return x, (own, solver_state, memory, paid), jnp.zeros((), float_type(x))
+
+    @property
+    def followable(self):
+        return isinstance(self.solver, Stochastic) and not self.solver.deterministic
+
+    def follow(self, found, x, t, s, cond):
+        pred, state = found
+        paid = strength(self.scale, t, cond, off=0.0) * state[3]
+        return state, jnp.zeros((), float_type(x)), self.solver.transition(pred, t, s).log_prob(x) - paid
 
     def final_potential(self, x, state, level, cond, key):
         return strength(self.scale, level, cond, off=0.0) * (self.reward.value(x, level, cond) - state[3])

@@ -106,16 +106,29 @@ class Twisted(Step, Move):
         value, gradient = jax.value_and_grad(self.twist)(pred.x0, t, cond)
         return pred, pull(gradient), value, state
 
-    def propose(self, found, t, s, cond, key):
-        pred, led, gradient, state = found
+    def chains(self, found, t, s):
+        """The chain's own step and the proposed one, two distributions."""
+        pred, led, gradient, _ = found
         p = self.solver.transition(pred, t, s)
         q = p if led is None else self.solver.transition(led, t, s)
         if isinstance(q, Normal):  # a step without noise, which no weight could correct, is the chain's own
             q = q.shift(jnp.where(s.sigma == 0, p.mean - q.mean, 0))
         if gradient is not None:
             q = p.shift(jnp.where(p.clean | (s.sigma == 0), 0, p.std**2) * t.alpha / s.alpha * gradient)
-        x = q.draw(key)
-        return x, state, p.log_prob(x) - q.log_prob(x)
+        return p, q
+
+    def propose(self, found, t, s, cond, key):
+        x = self.chains(found, t, s)[1].draw(key)
+        return x, *self.follow(found, x, t, s, cond)[:2]
+
+    @property
+    def followable(self):
+        return True
+
+    def follow(self, found, x, t, s, cond):
+        state = found[-1]
+        p, q = (chain.log_prob(x) for chain in self.chains(found, t, s))
+        return state, p - q, p - state[2]
 
     def final_potential(self, x, state, level, cond, key):
         return self.twist(x, level, cond) - state[2]

@@ -134,7 +134,12 @@ def uniform(schedule: Schedule, steps: Any, **options: Any) -> Level:
 
 
 def shifted(
-    schedule: Schedule, steps: int, shift: Any = 3.0, start: float | None = None, terminal: float | None = None
+    schedule: Schedule,
+    steps: int,
+    shift: Any = 3.0,
+    start: float | None = None,
+    terminal: float | None = None,
+    end: float | None = None,
 ) -> Level:
     """Levels uniform in the clock whose sigma / alpha is then multiplied by `shift`, and the clean level.
 
@@ -147,6 +152,7 @@ def shifted(
       schedule, steps: `steps` steps on `schedule`, whose clock is 0 at the data.
       shift: above 1 for more levels near the noise.
       start: the noisiest t before it is shifted; by default the schedule's own.
+      end: the least noisy t but the clean one, before it is shifted; by default a step above the clean level.
       terminal: stretch the grid so that its last noisy level is this t of rectified flow, `shift_terminal` there.
 
     Raises:
@@ -155,7 +161,8 @@ def shifted(
     check_steps(steps)
     if concrete(shift) and not shift > 0:
         raise Refused(f"a shifted grid needs shift > 0, got shift={shift}; write shift=3.0")
-    t = jnp.linspace(schedule.start if start is None else start, 0.0, steps + 1)[:-1]
+    first = schedule.start if start is None else start
+    t = jnp.linspace(first, 0.0, steps + 1)[:-1] if end is None else jnp.linspace(first, end, steps)
     ratios = shift * schedule(t).ratio
     if terminal is None:
         return schedule.by_ratio(ratios)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax.core import Refused, normal, pytree, static
+from guidance_jax.zoo.mmdit.t5 import T5Encoder
 from guidance_jax.zoo.stable_diffusion.clip import CLIPText
 from guidance_jax.zoo.stable_diffusion.vae import AutoencoderKL
 from guidance_jax.zoo.tokenizer import Tokenizer
@@ -124,7 +125,7 @@ class TextEncoder:
     """
 
     params: Any
-    network: CLIPText = static()
+    network: CLIPText | T5Encoder = static()
     tokenizer: Tokenizer | None = static(default=None)
 
     def __call__(self, captions: Sequence[str]) -> dict[str, Any]:

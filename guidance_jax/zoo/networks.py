@@ -31,6 +31,8 @@ from guidance_jax.zoo.dit.network import DiT
 from guidance_jax.zoo.glide.network import GLIDEUNet
 from guidance_jax.zoo.judge import Judge, TrainedJudge
 from guidance_jax.zoo.latent import Autoencoder, TextEncoder
+from guidance_jax.zoo.mmdit.network import MMDiT
+from guidance_jax.zoo.mmdit.t5 import T5Encoder
 from guidance_jax.zoo.sequence_models import language_model, prefix_classifier, token_classifier, token_model
 from guidance_jax.zoo.stable_diffusion.clip import CLIPText
 from guidance_jax.zoo.stable_diffusion.controlnet import ControlledUNet, ControlNet
@@ -165,6 +167,11 @@ def latents_and_states(network: Any, domain: Domain) -> tuple | None:
     return image(domain), TIME, cond
 
 
+def latents_states_and_scale(network: MMDiT, domain: Domain) -> tuple | None:
+    found = latents_and_states(network, domain)
+    return None if found is None else (*found, False, None, TIME if network.guided else None)
+
+
 class Row(NamedTuple):
     """A network of the zoo: `make(stored)` is the part of it, `inputs(network, domain)` as above.
 
@@ -189,10 +196,12 @@ NETWORKS: dict[type, Row] = {
     ),
     DiT: Row(network_or_classifier, lambda n, d: (image(d), TIME, LABEL) if n.num_classes else (image(d), TIME)),
     StableDiffusionUNet: Row(network_or_classifier, latents_and_states, ("num_res_blocks",)),
+    MMDiT: Row(network_or_classifier, latents_states_and_scale),
     ControlNet: Row(network_or_classifier, None, ("num_res_blocks",)),
     ControlledUNet: Row(network_or_classifier, latents_and_states),
     AutoencoderKL: Row(autoencoder, image_of_latents, ("blocks",), of_domain=False),
     CLIPText: Row(text_encoder, lambda n, d: (tokens(n.length),), of_domain=False),
+    T5Encoder: Row(text_encoder, lambda n, d: (tokens(2),), of_domain=False),
     GPT2: Row(gpt2, lambda n, d: (tokens(2),), ("depth",), of_domain=False),
     Transformer: Row(transformer, lambda n, d: (tokens(n.length), TIME), ("depth",), of_domain=False),
     Judge: Row(judge, lambda n, d: (image(d),)),

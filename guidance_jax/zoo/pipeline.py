@@ -11,7 +11,7 @@ import numpy as np
 
 from guidance_jax.core import Level, Refused
 from guidance_jax.models.network import Network
-from guidance_jax.schedules import grid
+from guidance_jax.schedules import dynamic_shift, grid
 from guidance_jax.zoo.latent import Autoencoder, TextEncoder
 from guidance_jax.zoo.layers import timestep_embedding
 from guidance_jax.zoo.tokenizer import Tokenizer
@@ -36,6 +36,9 @@ class Pipeline:
       classes: the names of the classes, where they are known.
       sizes: how many numbers (sides of the picture, crop, sides wanted) are embedded and join the pooled text, each as
         so many entries; 0 for none.
+      reads: how the states of several encoders become one context: "features" side by side; "rows" those of CLIP side
+        by side, then those of T5 below (SD3); "last" those of the last alone (FLUX).
+      shift: how the shift of the grid follows the size of the pictures, options of `dynamic_shift`; None: not at all.
       zero_empty: an empty negative caption is a condition of zeros (XL).
     """
 
@@ -48,6 +51,8 @@ class Pipeline:
     classes: tuple[str, ...] = ()
     sizes: int = 0
     zero_empty: bool = False
+    reads: str = "features"
+    shift: Mapping[str, Any] | None = None
 
     @property
     def domain(self) -> Any:
@@ -82,7 +87,11 @@ class Pipeline:
         shape = (height // factor, width // factor, self.shape[-1])
         context = tuple((k, (height, width, 3) if k == "image" else v) for k, v in self.domain.context)
         domain = dataclasses.replace(self.domain, shape=shape, context=context)
-        return dataclasses.replace(self, model=dataclasses.replace(self.model, domain=domain))
+        model, found = dataclasses.replace(self.model, domain=domain), self.grid
+        if self.shift is not None:
+            tokens = shape[0] * shape[1] // 4  # of 2 x 2 latents
+            found = {**(found or {}), "shift": dynamic_shift(tokens, **self.shift)}
+        return dataclasses.replace(self, model=model, grid=found)
 
     def conditions(self, asked: Any) -> Any:
         """The conditions of captions, one call of the text encoders for each; of classes by number or name, (n,).
@@ -102,11 +111,26 @@ class Pipeline:
         if self.tokenizer is not None:
             return self.model.encode(self.tokenizer(asked))
         states = [encoder(asked) for encoder in self.text]
+        if self.reads != "features":
+            return self.read_jointly(states)
         found = {"context": jnp.concatenate([s["context"] for s in states], -1)}
         if self.sizes:
             pooled = states[-1]["pooled"]
             found["vector"] = jnp.concatenate([pooled, jnp.broadcast_to(self.size(), (len(asked), 6 * self.sizes))], -1)
         return found
+
+    def read_jointly(self, states: Any) -> dict[str, Any]:
+        """The conditions of SD3 and FLUX: of the pooled states those of CLIP, of a T5 that is missing zeros."""
+        rows, width = dict(self.domain.context)["context"]
+        clips = [s for s in states if "pooled" in s]
+        vector = jnp.concatenate([s["pooled"] for s in clips], -1)
+        if self.reads == "last":
+            return {"context": states[-1]["context"], "vector": vector}
+        context = jnp.concatenate([s["context"] for s in clips], -1)
+        context = jnp.pad(context, ((0, 0), (0, 0), (0, width - context.shape[-1])))
+        below = [s["context"] for s in states if "pooled" not in s]
+        below = below or [jnp.zeros((len(context), rows - context.shape[1], width), context.dtype)]
+        return {"context": jnp.concatenate([context, *below], 1), "vector": vector}
 
     def null(self, negative: str = "") -> Any:
         """The condition that means "unconditional", of one sample: a negative caption may stand in its place.

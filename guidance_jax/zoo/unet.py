@@ -115,7 +115,7 @@ class ADM(nn.Module):
         h = self.res(h.shape[-1], "middle_block_0")(h, emb, train)
         h = self.attention(h.shape[-1], "middle_block_1", level)(h, perturbation, context)
         h = self.res(h.shape[-1], "middle_block_2")(h, emb, train)
-        if perturbation is not None:
+        if perturbation is not None and perturbation.worsens:
             h = h + jnp.asarray(perturbation.skip, h.dtype) * (before - h)
         return [*hs, h], ds
 

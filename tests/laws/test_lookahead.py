@@ -1,5 +1,7 @@
 """Values by draws of the clean samples that a noisy one leads to; chains of populations. On exact oracles."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -196,3 +198,54 @@ def test_ancestors_and_keys_make_the_kept_sample_again():
     assert (np.diff(good.astype(int), axis=1) >= 0).all()
     assert good[:, -1].mean() > 0.9
     assert SIZE == 3
+
+
+def test_new_ancestors_keep_the_target_and_forget_the_start(measured):
+    """Of a Gaussian and a measurement, resampled at every step: without them the paths keep their beginnings."""
+    model, n = gj.oracles.Gaussian(jnp.zeros(1), jnp.eye(1)), 2_000
+    likelihood = gj.guidance.GaussianLikelihood(lambda x: x, 0.5)
+    kernel = gj.SMC(gj.Twisted(model, gj.DDPM(gj.solvers.fixed_large), likelihood, proposal=model), threshold=2.0)
+    given = gj.keys(0, n), kernel, gj.Cosine().levels(20), (1,), 8, 35, jnp.ones((n, 1))
+    off = {}
+    for ancestors in (False, True):
+        chains = np.asarray(particle_gibbs(*given, ancestors=ancestors)[:, 15:], np.float64)
+        off[ancestors] = abs(chains.mean() - 0.8)
+        measured(f"ancestors {ancestors}: mean, off by", off[ancestors])
+        measured(f"ancestors {ancestors}: variance of .2", chains.var())
+    assert abs(chains.var() - 0.2) < 0.01
+    assert off[True] < 0.02 < off[False]
+
+
+def test_new_ancestors_of_tokens_keep_the_tilt(measured):
+    """Of masks, by rewards of clean estimates, two particles resampled at every step."""
+    n, sweeps = 10_000, 25
+    kernel = gj.SMC(gj.Steered(TOKENS, SOLVER, favours, 2.0), threshold=2.0)
+    chains = np.asarray(particle_gibbs(gj.keys(0, n), kernel, STEPS, (3,), n=2, sweeps=sweeps, ancestors=True))
+    target = tilted(2.0)
+    measured("total variation", MASKED.total_variation(chains[:, -1], target))
+    assert MASKED.total_variation(chains[:, -1], target) < most_total_variation(target, n)
+
+
+def test_a_jump_changes_one_position():
+    """A sequence that differs in two places cannot come of it."""
+    level, x = STEPS.at(0), jnp.full(3, MASKED.space.mask)
+    step = SOLVER.transition(TOKENS(x, level, None, (), KEY)[0], level, STEPS.at(1))
+    one = x.at[1].set(2)
+    assert np.isfinite(step.log_prob(one))
+    assert step.log_prob(one.at[0].set(1)) == -jnp.inf
+    total = sum(np.exp(step.log_prob(x.at[i].set(v))) for i in range(3) for v in range(SIZE))
+    np.testing.assert_allclose(total, 1, rtol=1e-5)
+
+
+def test_ancestors_need_the_density_of_a_step():
+    model = gj.oracles.Gaussian(jnp.zeros(1), jnp.eye(1))
+    for move in (
+        gj.Steered(model, gj.DDIM(0.0), square),
+        gj.particles.BestOf(gj.Reverse(model, gj.DDPM()), square),
+    ):
+        with pytest.raises(gj.Refused, match="needs the density of a step"):
+            particle_gibbs(gj.keys(0, 2), gj.SMC(move), gj.Cosine().levels(4), (1,), 2, 2, ancestors=True)
+    remembers = gj.Steered(gj.CFG(MIXTURE, 2, 2.0), gj.DDPM(), square)
+    remembers = dataclasses.replace(remembers, model=gj.guidance.APG(MIXTURE, 2, 2.0, momentum=0.5))
+    with pytest.raises(gj.Refused, match="remembers its past"):
+        particle_gibbs(gj.keys(0, 2), gj.SMC(remembers), gj.Cosine().levels(4), (1,), 2, 2, jnp.zeros(2, int), True)

@@ -14,10 +14,12 @@ from guidance_jax.checkpoints.torch_file import read_torch
 from guidance_jax.core import Refused
 from guidance_jax.models.domain import Domain
 from guidance_jax.models.parameterizations import LearnedRange
+from guidance_jax.schedules import dynamic_shift
 from guidance_jax.untrusted import plain_name, reading, whole_number
 from guidance_jax.untrusted import read_json as read_json_file
 from guidance_jax.zoo.diffusers.scheduler import Scheduler, process
 from guidance_jax.zoo.dit.reader import dit_of_diffusers
+from guidance_jax.zoo.mmdit import reader as mmdit
 from guidance_jax.zoo.pipeline import Pipeline
 from guidance_jax.zoo.pipeline_parts import PipelineParts
 from guidance_jax.zoo.stable_diffusion import names as stable_diffusion
@@ -27,13 +29,16 @@ from guidance_jax.zoo.tokenizer import Tokenizer
 
 INDEX = "model_index.json"
 XL = "StableDiffusionXLPipeline"
-PIPELINES = ("DiTPipeline", "StableDiffusionPipeline", XL)
+SD3, FLUX = "StableDiffusion3Pipeline", "FluxPipeline"
+PIPELINES = ("DiTPipeline", "StableDiffusionPipeline", XL, SD3, FLUX)
 CLASSES = {
     "unet": ("UNet2DConditionModel",),
-    "transformer": ("DiTTransformer2DModel", "Transformer2DModel"),  # the second in folders of before 2024
+    # the second in folders of before 2024
+    "transformer": ("DiTTransformer2DModel", "Transformer2DModel", "SD3Transformer2DModel", "FluxTransformer2DModel"),
     "vae": ("AutoencoderKL",),
 }
 SEVERAL = re.compile(r"(text_encoder|tokenizer|scheduler)(_\d)?")  # parts that may be of any class
+JOINT = {SD3: 256, FLUX: 512}  # tokens that their T5 reads
 # parts that do not change what is sampled
 BESIDE = ("safety_checker", "feature_extractor", "image_encoder", "requires_safety_checker")
 # options of networks: those that are read, and the only values known of the others
@@ -79,6 +84,21 @@ NEUTRAL: dict[str, dict[str, Any]] = {
     },
     "vae": {"act_fn": "silu"},
 }
+SIZES = ("patch_size", "in_channels", "out_channels", "num_layers", "attention_head_dim", "num_attention_heads")
+TEXTS = ("joint_attention_dim", "pooled_projection_dim")
+READ["SD3Transformer2DModel"] = (
+    *(
+        *SIZES,
+        *TEXTS,
+        "sample_size",
+        "caption_projection_dim",
+        "pos_embed_max_size",
+        "dual_attention_layers",
+        "qk_norm",
+    ),
+)
+READ["FluxTransformer2DModel"] = (*SIZES, *TEXTS, "num_single_layers", "guidance_embeds", "axes_dims_rope")
+NEUTRAL |= {"SD3Transformer2DModel": {}, "FluxTransformer2DModel": {}}
 READ["control"] = (*READ["unet"], "conditioning_channels", "conditioning_embedding_out_channels")
 NEUTRAL["control"] = NEUTRAL["unet"] | {"controlnet_conditioning_channel_order": "rgb"}
 
@@ -90,7 +110,7 @@ def load_diffusers(
     remat: bool = False,
     control: str | Path | None = None,
 ) -> Pipeline:
-    """A model downloaded as a folder of diffusers: DiT, Stable Diffusion 1, 2 or XL.
+    """A model downloaded as a folder of diffusers: DiT, Stable Diffusion 1, 2, XL, 3 or 3.5, FLUX.1.
 
     Args:
       folder: with `model_index.json`, `unet` or `transformer`, `vae`, `text_encoder`, `tokenizer`, `scheduler`.
@@ -154,17 +174,23 @@ def parts_of(folder: Path, index: Mapping[str, Any], parts: Mapping[str, str], t
         }
         found.parts["autoencoder"] = config(network, None, latents=latents), params
     kind = "transformer" if "transformer" in parts else "unet"
-    about, state = options(folder / kind, kind), weights(folder / kind)
-    if kind == "transformer":
+    about = options(folder / kind, parts[kind] if parts.get(kind) in READ else kind)
+    state, name = weights(folder / kind), index["_class_name"]
+    if kind == "transformer" and name not in JOINT:
         transformer(found, state, about, told, index.get("id2label") or {})
+        return found
+    for part in sorted(p for p in parts if p.startswith("text_encoder")):
+        number = part.removeprefix("text_encoder")
+        text, own = options(folder / part, "text"), weights(folder / part)
+        if parts[part] == "T5EncoderModel" and name in JOINT:
+            network, params = mmdit.t5(own, text, JOINT[name])
+        else:  # of the larger models the states of the layer before the last
+            network, params = stable_diffusion.clip_text(own, text, int(name in (XL, SD3)))
+        found.parts[f"text{number}"] = config(network, None), params
+        found.tokenizers[f"text{number}"] = Tokenizer.clip(folder / f"tokenizer{number}", network.length)
+    if name in JOINT:
+        multimodal(found, state, about, told, flux=name == FLUX)
     else:
-        skip = int(index["_class_name"] == XL)  # states of the layer before the last
-        for part in sorted(p for p in parts if p.startswith("text_encoder")):
-            number = part.removeprefix("text_encoder")
-            text = options(folder / part, "text")
-            network, params = stable_diffusion.clip_text(weights(folder / part), text, skip)
-            found.parts[f"text{number}"] = config(network, None), params
-            found.tokenizers[f"text{number}"] = Tokenizer.clip(folder / f"tokenizer{number}", network.length)
         unet(found, state, about, told)
         found.pipeline["zero_empty"] = bool(index.get("force_zeros_for_empty_prompt", False))
     return found
@@ -178,6 +204,21 @@ def transformer(found: PipelineParts, state: Any, about: Any, told: Scheduler, n
     domain = dataclasses.replace(dit.domain, schedule=told.schedule)
     found.parts["denoiser"] = config(dit.network, domain, parameterization), dit.params
     found.pipeline["classes"] = [names[k] for k in sorted(names, key=int)]
+
+
+def multimodal(found: PipelineParts, state: Any, about: Any, told: Scheduler, flux: bool) -> None:
+    """Add the transformer of SD3 or FLUX to `found`."""
+    network, params = (mmdit.flux if flux else mmdit.sd3)(state, about)
+    side = 128 if flux else whole_number(about, "sample_size", "transformer")
+    width, pooled = (whole_number(about, key, "transformer") for key in TEXTS)
+    rows = JOINT[FLUX] if flux else JOINT[SD3] + found.parts["text"][0]["network"]["length"]
+    context = (("context", (rows, width)), ("vector", (pooled,)))
+    domain = Domain((side, side, network.out_channels), told.schedule, context=context)
+    found.parts["denoiser"] = config(network, domain, told.parameterization), params
+    found.pipeline["reads"] = "last" if flux else "rows"
+    if told.shift is not None:
+        tokens = (side // 2) ** 2
+        found.pipeline |= {"shift": told.shift, "grid": told.grid | {"shift": dynamic_shift(tokens, **told.shift)}}
 
 
 def unet(found: PipelineParts, state: Any, about: Any, told: Scheduler) -> None:

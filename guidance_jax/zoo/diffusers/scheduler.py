@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from guidance_jax.core import Refused
 from guidance_jax.models import parameterizations
 from guidance_jax.models.parameterizations import Parameterization
-from guidance_jax.schedules import CosineBetas, LinearBetas, ScaledLinearBetas, Schedule
+from guidance_jax.schedules import CosineBetas, LinearBetas, RectifiedFlow, ScaledLinearBetas, Schedule
 from guidance_jax.untrusted import whole_number
 
 # what a file need not say: shared defaults, then those of each scheduler
@@ -68,6 +68,24 @@ PREDICTIONS = {
 }
 
 
+FLOW_MATCHING = "FlowMatchEulerDiscreteScheduler"
+FLOW: dict[str, Any] = {
+    "num_train_timesteps": 1000,
+    "shift": 1.0,
+    "use_dynamic_shifting": False,
+    "base_shift": 0.5,
+    "max_shift": 1.15,
+    "base_image_seq_len": 256,
+    "max_image_seq_len": 4096,
+}
+FLOW_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "time_shift_type": ("exponential",),
+    "shift_terminal": (None,),
+    **{key: (False, None) for key in ("invert_sigmas", "stochastic_sampling", "use_karras_sigmas")},
+    **{key: (False, None) for key in ("use_exponential_sigmas", "use_beta_sigmas")},
+}
+
+
 class Scheduler(NamedTuple):
     """What a scheduler file says of a model.
 
@@ -76,12 +94,14 @@ class Scheduler(NamedTuple):
       parameterization: what its output means.
       grid: the timesteps that are sampled, a table of a function of `schedules`.
       clip: the radius of the clean estimate, None for no clipping.
+      shift: how the shift of the grid follows the size of the pictures, options of `dynamic_shift`.
     """
 
     schedule: Schedule
     parameterization: Parameterization
     grid: dict[str, Any]
     clip: float | None
+    shift: dict[str, Any] | None = None
 
 
 def process(about: Mapping[str, Any]) -> Scheduler:
@@ -91,8 +111,10 @@ def process(about: Mapping[str, Any]) -> Scheduler:
       Refused: a scheduler, an option or a value that is not known here; it is named.
     """
     name = about.get("_class_name")
+    if name == FLOW_MATCHING:
+        return flow(about)
     if name not in SCHEDULERS:
-        raise Refused(f"the scheduler {name} is not supported; known are {', '.join(SCHEDULERS)}")
+        raise Refused(f"the scheduler {name} is not supported; known are {', '.join(SCHEDULERS)}, {FLOW_MATCHING}")
     known = DEFAULTS | SCHEDULERS[name]
     for key, value in about.items():
         if key.startswith("_") or key in known or key in SOLVER:
@@ -134,3 +156,33 @@ def process(about: Mapping[str, Any]) -> Scheduler:
         grid = {"name": "karras", "lo": float(ratios[0]), "hi": float(ratios[1])}
     clip = float(asked["clip_sample_range"]) if asked["clip_sample"] else None
     return Scheduler(schedule, PREDICTIONS[asked["prediction_type"]], grid, clip)
+
+
+def flow(about: Mapping[str, Any]) -> Scheduler:
+    """The same of `FlowMatchEulerDiscreteScheduler`, by which SD3 and FLUX are sampled.
+
+    With a shift that does not depend on the size, diffusers' grid ends at the first timestep of training, shifted.
+
+    Raises:
+      Refused: an option or a value that is not known here; it is named.
+    """
+    for key, value in about.items():
+        if key.startswith("_") or key in FLOW or value in FLOW_NEUTRAL.get(key, (None,)):
+            continue
+        raise Refused(f"the scheduler file asks for {key} = {str(value)[:80]!r}, which is not supported")
+    asked = FLOW | {k: about[k] for k in FLOW if about.get(k) is not None}
+    for key, value in asked.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if (type(FLOW[key]) is bool) != isinstance(value, bool) or not (
+            isinstance(value, bool) or (number and value > 0)
+        ):
+            raise Refused(f"the scheduler file asks for {key} = {str(value)[:80]}, expected one like {FLOW[key]!r}")
+    steps, shift = whole_number(asked, "num_train_timesteps", "the scheduler file"), float(asked["shift"])
+    grid: dict[str, Any] = {"name": "shifted", "start": 1.0}
+    if asked["use_dynamic_shifting"]:
+        ends = {"least": "base_shift", "most": "max_shift"}
+        ends |= {"least_tokens": "base_image_seq_len", "most_tokens": "max_image_seq_len"}
+        moving = {own: asked[key] for own, key in ends.items()}
+        return Scheduler(RectifiedFlow(), parameterizations.velocity, grid, None, moving)
+    grid |= {"shift": shift, "end": shift / (steps + shift - 1)}
+    return Scheduler(RectifiedFlow(), parameterizations.velocity, grid, None)

@@ -66,6 +66,7 @@ class ControlledUNet(nn.Module):
 
     denoiser: StableDiffusionUNet
     control: ControlNet
+    guides_attention = True
 
     def __call__(self, x, t, cond, train=False, perturbation=None):
         if not isinstance(cond, dict) or "image" not in cond:

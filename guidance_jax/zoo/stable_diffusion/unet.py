@@ -19,7 +19,8 @@ class StableDiffusionUNet(UNet):
     """`apply(params, x (H, W, C), t, cond) -> (H, W, out_channels)`, for one sample.
 
     `cond` is a dict: `context` (L, width), the states of the text encoders; and `vector` (K,), the pooled text and the
-    embedded sizes, for a network with `added`. Of `perturb` only the middle block listens, as in PAG's default.
+    embedded sizes, for a network with `added`. Of `perturb` only the middle block listens, as in PAG's default; of
+    `guide_attention` every block.
 
     Attributes:
       transformer_depth: transformer blocks in each level's attention; the middle has the last level's.
@@ -30,6 +31,7 @@ class StableDiffusionUNet(UNet):
     resblock_updown: bool = False
     transformer_depth: tuple[int, ...] = (1, 1, 1, 1)
     added: bool = False
+    guides_attention = True
 
     @nn.compact
     def __call__(self, x, t, cond, train=False, perturbation=None, control=None):
@@ -80,8 +82,9 @@ class SpatialTransformer(nn.Module):
             in_axes=nn.broadcast,
             length=self.depth,
         )
-        perturbation = perturbation if self.perturbed else None
-        h, _ = blocks(self.heads, x.shape[:2], self.dtype, name="transformer_blocks")(h, context, perturbation)
+        away = None if perturbation is None else perturbation.away
+        perturbation = perturbation if self.perturbed and perturbation is not None and perturbation.worsens else None
+        h, _ = blocks(self.heads, x.shape[:2], self.dtype, name="transformer_blocks")(h, context, perturbation, away)
         return x + Dense(h.shape[-1], dtype=self.dtype, name="proj_out")(h).reshape(x.shape)
 
 
@@ -93,12 +96,17 @@ class Block(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, h, context, perturbation):
+    def __call__(self, h, context, perturbation, away):
         q, k, v = self.project(norm := self.norm(h, "norm1"), norm, "attn1")
         out = perturbed_attention(q, k, v, v, self.sides, perturbation)
         h = h + self.dense(h.shape[-1], "attn1_to_out_0")(out.reshape(h.shape))
-        q, k, v = self.project(self.norm(h, "norm2"), context, "attn2")
-        h = h + self.dense(h.shape[-1], "attn2_to_out_0")(attend(q, k, v).reshape(h.shape))
+        both = context if away is None else jnp.concatenate([context, away.context.astype(context.dtype)])
+        q, k, v = self.project(self.norm(h, "norm2"), both, "attn2")
+        end = len(context)
+        out = attend(q, k[:end], v[:end]).reshape(h.shape)
+        if away is not None:
+            out = away.combine(out, attend(q, k[end:], v[end:]).reshape(h.shape)).astype(out.dtype)
+        h = h + self.dense(h.shape[-1], "attn2_to_out_0")(out)
         wide, gate = jnp.split(self.dense(8 * h.shape[-1], "ff_net_0_proj")(self.norm(h, "norm3")), 2, -1)
         return h + self.dense(h.shape[-1], "ff_net_2")(wide * nn.gelu(gate, approximate=False)), None
 

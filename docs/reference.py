@@ -1,0 +1,153 @@
+"""The reference: from docstrings, by griffe, to pages of MyST, one for each public name."""
+
+import inspect
+import re
+from functools import cache
+
+import griffe
+from docstrings import Docstrings
+from names import groups, path_of
+
+import guidance_jax as gj
+
+TITLES = {
+    griffe.DocstringSectionKind.parameters: "Arguments",
+    griffe.DocstringSectionKind.attributes: "Attributes",
+    griffe.DocstringSectionKind.raises: "Raises",
+    griffe.DocstringSectionKind.returns: "Returns",
+    griffe.DocstringSectionKind.yields: "Yields",
+}
+PROMPT = re.compile(r"^>>> .*?(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
+
+
+@cache
+def package():
+    """guidance_jax as griffe reads it, with its docstrings as pages have them."""
+    options = {"warn_unknown_params": False, "warn_missing_types": False, "returns_multiple_items": False}
+    extensions = griffe.load_extensions(Docstrings)
+    return griffe.load("guidance_jax", docstring_parser="google", docstring_options=options, extensions=extensions)
+
+
+def find(path):
+    """The object of a path such as `guidance_jax.guidance.CFG`, where it is defined."""
+    found = package()[path.removeprefix("guidance_jax.")]
+    return found.final_target if found.is_alias else found
+
+
+def fenced(text):
+    """Sessions of an interpreter as blocks of code."""
+    return PROMPT.sub(lambda found: f"```pycon\n{found[0]}\n```", text)
+
+
+def described(thing):
+    """The docstring of an object as MyST."""
+    if thing.docstring is None:
+        return ""
+    parts = []
+    for section in thing.docstring.parsed:
+        if section.kind is griffe.DocstringSectionKind.text:
+            parts.append(fenced(section.value))
+        elif section.kind is griffe.DocstringSectionKind.examples:
+            for kind, text in section.value:
+                code = kind is griffe.DocstringSectionKind.examples
+                parts.append(f"```pycon\n{text}\n```" if code else text)
+        elif section.kind is griffe.DocstringSectionKind.admonition:
+            parts.append(f"**{section.title}.** {section.value.contents}")
+        else:
+            parts.append(f"**{TITLES[section.kind]}**\n")
+            parts.append("\n".join(item(one) for one in section.value))
+    return "\n\n".join(parts)
+
+
+def item(one):
+    """An argument, attribute or exception, as an entry of a list."""
+    name = getattr(one, "name", "") or str(one.annotation or "")
+    text = "\n  ".join(one.description.split("\n"))
+    return f"* **`{name}`**: {text}" if name else f"* {text}"
+
+
+def signature(thing):
+    """`(a: int, b=2) -> float` of a function or of the making of a class."""
+    if thing.is_class and "__init__" not in thing.all_members:
+        return ""
+    call = thing.all_members["__init__"] if thing.is_class else thing
+    shown, mark = [], None
+    for p in call.parameters:
+        if p.name in ("self", "cls"):
+            continue
+        text = {"variadic positional": "*", "variadic keyword": "**"}.get(p.kind.value, "") + p.name
+        if p.kind.value == "keyword-only" and mark is None and "*" not in "".join(s[0] for s in shown):
+            shown.append("*")
+        mark = "*" if p.kind.value in ("keyword-only", "variadic positional") else mark
+        note = plain(p.annotation)
+        text += f": {note}" if note else ""
+        if p.default is not None and p.kind.value not in ("variadic positional", "variadic keyword"):
+            text += f" = {p.default}" if note else f"={p.default}"
+        shown.append(text)
+    returns = "" if thing.is_class else plain(call.returns)
+    return f"({', '.join(shown)})" + (f" -> {returns}" if returns else "")
+
+
+def plain(annotation):
+    """An annotation as it is written, arrays with their shapes; nothing for `Any`."""
+    text = re.sub(r"\b(?:\w+\.)+(\w+)", r"\1", str(annotation or ""))
+    return "" if text == "Any" else " ".join(text.split())
+
+
+def nested(kind, thing, name, inside, depth, options=()):
+    """A directive of Sphinx's Python domain. `depth` says how many directives are inside."""
+    fence = "`" * (3 + depth)
+    about = [f":module: {thing.module.path}", *options]
+    return "\n".join([f"{fence}{{py:{kind}}} {name}", *about, "", inside, fence])
+
+
+def body(path, index=False):
+    """Signature, docstring and methods of an object; `index` where links to it lead."""
+    thing = find(path)
+    options = () if index else (":no-index:",)
+    if thing.is_function:
+        return nested("function", thing, f"{thing.name}{signature(thing)}", described(thing), 1, options)
+    inside = [described(thing)]
+    for name, member in thing.members.items() if index else ():
+        if name.startswith("_") or member.is_alias or member.docstring is None:
+            continue
+        if member.is_function or "property" in member.labels:
+            kind = "property" if "property" in member.labels else "method"
+            own = [":classmethod:"] if "classmethod" in member.labels else []
+            call = "" if kind == "property" else signature(member)
+            inside.append(nested(kind, thing, f"{thing.name}.{name}{call}", described(member), 1, own))
+    return nested("class", thing, f"{thing.name}{signature(thing)}", "\n\n".join(inside), 2, options)
+
+
+def write(out):
+    """The pages of the reference; those that did not change are left as they are, and are not read again."""
+    pages = {"index": ["# Reference", "Everything public, by group. What everyone needs is in `guidance_jax` itself."]}
+    tree = []
+    for where, (module, own) in groups().items():
+        first = (inspect.getdoc(module) or "").split("\n\n")[0].replace("\n", " ")
+        overview, entries = [f"# {where}", first], []
+        for name in sorted(own, key=str.lower):
+            summary = " ".join((inspect.getdoc(own[name]) or "").split("\n\n")[0].split())
+            here = where == "guidance_jax" or name not in gj.__all__
+            page = f"{where if here else 'guidance_jax'}/{name}"
+            if here:
+                pages[page] = [f"# {name}", body(path_of(own[name]), index=True)]
+                entries.append(name)
+            overview.append(f"* [`{name}`](/reference/{page}.md): {summary}")
+        overview.append(toctree(entries))
+        pages[f"{where}/index"] = overview
+        tree.append(f"{where}/index")
+    pages["index"].append("\n".join(["```{toctree}", ":maxdepth: 1", "", *tree, "```"]))
+    for page, parts in pages.items():
+        path, text = out / f"{page}.md", "\n\n".join(parts) + "\n"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
+    for path in out.rglob("*.md"):  # of names that are gone
+        if str(path.relative_to(out).with_suffix("")) not in pages:
+            path.unlink()
+
+
+def toctree(entries):
+    """Pages that the sidebar shows and the text does not."""
+    return "\n".join(["```{toctree}", ":hidden:", "", *entries, "```"])

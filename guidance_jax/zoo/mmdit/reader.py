@@ -1,0 +1,153 @@
+"""SD3's and FLUX's transformers, and T5, by the names of diffusers and of the transformers library."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from guidance_jax.checkpoints.safetensors_file import Renamed
+from guidance_jax.checkpoints.tensors import match_params
+from guidance_jax.core import Refused
+from guidance_jax.untrusted import whole_number
+from guidance_jax.zoo.mmdit.network import MMDiT
+from guidance_jax.zoo.mmdit.t5 import T5Encoder
+
+WHERE, FAR = "transformer", "relative_attention_max_distance"
+
+
+def sd3(state: Mapping[str, Any], about: Mapping[str, Any]) -> tuple[MMDiT, dict]:
+    """diffusers' `SD3Transformer2DModel`: of SD3 and SD3.5, medium and large.
+
+    Args:
+      state: name -> array.
+      about: its `config.json`.
+
+    Raises:
+      Refused: second attentions in other blocks than the first ones; a tensor that is missing, left over or of the
+        wrong shape.
+    """
+    dual = sorted(about.get("dual_attention_layers") or ())
+    if dual != list(range(len(dual))):
+        raise Refused(f"the transformer has second attentions in the blocks {dual}, known are the first ones alone")
+    network = MMDiT(
+        **widths(about),
+        dual=len(dual),
+        patch=whole_number(about, "patch_size", WHERE),
+        out_channels=whole_number(about, "out_channels", WHERE),
+        positions=whole_number(about, "pos_embed_max_size", WHERE),
+        qk_norm=normalised(about.get("qk_norm")),
+    )
+    names = {name_in(network, k): k for k in state}
+    return network, match_params(Renamed(state, names), network, *inputs(network, about, network.out_channels))
+
+
+def flux(state: Mapping[str, Any], about: Mapping[str, Any]) -> tuple[MMDiT, dict]:
+    """diffusers' `FluxTransformer2DModel`: it packs 2 x 2 latents into channels, where this network has patches.
+
+    Args:
+      state: name -> array.
+      about: its `config.json`.
+
+    Raises:
+      Refused: another packing or other axes; a tensor that is missing, left over or of the wrong shape.
+    """
+    still, rows, columns = lengths = tuple(about["axes_dims_rope"])
+    channels = whole_number(about, "in_channels", WHERE)
+    outputs = about.get("out_channels") or channels
+    if rows != columns or sum(lengths) != about["attention_head_dim"] or channels % 4 or outputs != channels:
+        raise Refused(f"the transformer has axes {lengths} and {channels} channels, which is not supported")
+    network = MMDiT(
+        **widths(about),
+        singles=whole_number(about, "num_single_layers", WHERE),
+        patch=2,
+        out_channels=channels // 4,
+        positions=0,
+        still=still,
+        qk_norm=True,
+        guided=bool(about["guidance_embeds"]),
+    )
+    named = Renamed(state, {name_in(network, k): k for k in state})
+    params = match_params(named, network, *inputs(network, about, channels // 4))
+    last = params["params"]["proj_out"]
+    for name, value in last.items():  # channels last within a patch
+        last[name] = np.moveaxis(value.reshape(*value.shape[:-1], channels // 4, 4), -1, -2).reshape(value.shape)
+    return network, params
+
+
+def widths(about: Mapping[str, Any]) -> dict[str, int]:
+    """What both have."""
+    heads = whole_number(about, "num_attention_heads", WHERE)
+    width = heads * whole_number(about, "attention_head_dim", WHERE)
+    return {"width": width, "heads": heads, "depth": whole_number(about, "num_layers", WHERE)}
+
+
+def normalised(kind: Any) -> bool:
+    if kind not in (None, "rms_norm"):
+        raise Refused(f"the transformer asks for qk_norm = {kind!r}, known is rms_norm")
+    return kind is not None
+
+
+def name_in(network: MMDiT, key: str) -> str:
+    """diffusers' name of a tensor in this network's."""
+    if (found := re.match(r"(single_)?transformer_blocks\.(\d+)\.(.*)", key)) is not None:
+        single, i, rest = found[1], int(found[2]), found[3]
+        if single:
+            return f"single_blocks.{i}.{rest}"
+        if i < network.dual:
+            return f"dual_blocks.{i}.{rest}"
+        if i == network.depth - 1 and not network.singles:
+            return f"last_block.{rest}"
+        return f"blocks.{i - network.dual}.{rest}"
+    return {"pos_embed.pos_embed": "pos_embed"}.get(key, key.replace("pos_embed.proj", "x_embedder"))
+
+
+def inputs(network: MMDiT, about: Mapping[str, Any], channels: int) -> tuple:
+    """What `init` of the network takes beside the key."""
+    side = 2 * network.patch
+    cond = {
+        "context": jnp.zeros((2, whole_number(about, "joint_attention_dim", WHERE))),
+        "vector": jnp.zeros(whole_number(about, "pooled_projection_dim", WHERE)),
+    }
+    return (
+        jnp.zeros((side, side, channels)),
+        jnp.zeros(()),
+        cond,
+        False,
+        None,
+        jnp.zeros(()) if network.guided else None,
+    )
+
+
+def t5(state: Mapping[str, Any], about: Mapping[str, Any], length: int) -> tuple[T5Encoder, dict]:
+    """The `T5EncoderModel` of the transformers library.
+
+    Args:
+      state: name -> array.
+      about: its `config.json`.
+      length: tokens that are read.
+
+    Raises:
+      Refused: an MLP that is not gated; a tensor that is missing, left over or of the wrong shape.
+    """
+    if about.get("feed_forward_proj") != "gated-gelu":
+        raise Refused(f"a T5 with feed_forward_proj = {about.get('feed_forward_proj')!r} is not supported")
+    where = "text_encoder"
+    network = T5Encoder(
+        vocabulary=whole_number(about, "vocab_size", where),
+        length=length,
+        width=whole_number(about, "d_model", where),
+        depth=whole_number(about, "num_layers", where),
+        heads=whole_number(about, "num_heads", where),
+        head_width=whole_number(about, "d_kv", where),
+        mlp_width=whole_number(about, "d_ff", where),
+        buckets=whole_number(about, "relative_attention_num_buckets", where),
+        farthest=whole_number({FAR: 128, **about}, FAR, where),
+    )
+    bias = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+    names = {k.removeprefix("encoder.").replace("block.", "blocks.", 1): k for k in state if k != bias}
+    names.pop("embed_tokens.weight", None)  # the same as `shared`
+    if bias in state:
+        names["relative_attention_bias.weight"] = bias
+    return network, match_params(Renamed(state, names), network, jnp.zeros(2, int))

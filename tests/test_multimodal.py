@@ -1,0 +1,261 @@
+"""SD3 and FLUX: against diffusers' pipelines, their guidance inside attention, from a caption to a picture."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import guidance_jax as gj
+from guidance_jax.guidance import Autoguidance, Learned, guide_attention, perturb
+from guidance_jax.zoo.diffusers.scheduler import process
+from guidance_jax.zoo.mmdit.network import MMDiT
+from guidance_jax.zoo.mmdit.t5 import distance_buckets
+from tests.test_cli import run  # noqa: F401  a fixture
+from tests.test_latent_models import CAPTIONS, GOLDEN, change, channels_first, last, randomised, whole
+from tests.test_networks import relative
+
+NAMES = ("sd3", "flux")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return {name: whole(name, tmp_path_factory.mktemp("multimodal") / name) for name in NAMES}
+
+
+@pytest.fixture(scope="module")
+def pipelines(folders):
+    """FLUX's configuration does not say the size of its pictures: 1,024 pixels until it is resized."""
+    found = {name: gj.load(folder) for name, folder in folders.items()}
+    return found | {"flux": found["flux"].resize(16, 16)}
+
+
+def read(name):
+    return np.load(GOLDEN / f"pipelines/{name}.npz")
+
+
+def ready(pipeline, name):
+    """The denoiser as it is asked: FLUX is told the scale of what it has learned."""
+    return Learned(pipeline.model, 3.5) if name == "flux" else pipeline.model
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_ten_steps_are_those_of_diffusers(name, pipelines, measured):
+    """The same noise: texts, timesteps, latents and pictures; SD3 by CFG, FLUX by its learned scale, then by both."""
+    pipeline, want = pipelines[name], read(name)
+    cond, null = pipeline.conditions(CAPTIONS), pipeline.null("the dog")
+    assert relative(cond["context"], want["context"]) < 2e-5
+    assert relative(cond["vector"], want["pooled"]) < 1e-5
+    levels = pipeline.levels(10)
+    np.testing.assert_allclose(levels.sigma, want["sigmas"], atol=1e-6)
+    model = ready(pipeline, name)
+    kernels = {"latents": model, "true": gj.CFG(model, null, 2.0)} if name == "flux" else {}
+    for what, guided in (kernels or {"latents": gj.CFG(model, null, 5.0)}).items():
+        kernel = gj.Reverse(guided, gj.DDIM())
+        latents = gj.generate(gj.keys(0, 2), kernel, levels, pipeline.shape, cond, last(want["noise"]))
+        measured(f"{name}: {what} of diffusers", relative(channels_first(latents), want[what]))
+        assert relative(channels_first(latents), want[what]) < 2e-5
+        if what == "latents":
+            assert np.abs(np.clip(pipeline.decode(latents) / 2 + 0.5, 0, 1) - want["images"]).max() < 1e-4
+
+
+@pytest.mark.slow
+def test_a_block_that_is_left_out_is_diffusers_skipped_layer(pipelines):
+    """SD3.5's skip-layer guidance contrasts with this network."""
+    pipeline, want = pipelines["sd3"], read("sd3")
+    network = dataclasses.replace(pipeline.model.apply.__self__, perturbed=(1,))
+    model = dataclasses.replace(pipeline.model, apply=network.apply)
+    cond = pipeline.conditions(CAPTIONS)
+    for net, how in ((want["net"], perturb(model)), (want["skipped"], perturb(model, skip=1.0))):
+        apply = jax.vmap(
+            lambda x, t, cond, how=how: network.apply(how.params, x, t, cond, perturbation=how.perturbation)
+        )
+        found = apply(last(want["noise"]), jnp.array([0.7, 0.04]), cond)
+        assert relative(channels_first(found), net) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_attention_is_made_worse_or_guided(name, pipelines):
+    """Scale 1, share 0, the same caption or no perturbation change nothing; scale 0 reads the negative alone."""
+    pipeline = pipelines[name]
+    null = pipeline.null("the dog")
+    one, other = (  # contexts that differ in every row: in captions of this length all but a few are padding
+        {**null, "context": 3 * jax.random.normal(key, (12, null["context"].shape[1]))} for key in gj.keys(5, 2)
+    )
+    level, x = gj.RectifiedFlow()(0.6), jax.random.normal(jax.random.key(0), pipeline.shape)
+    network = dataclasses.replace(pipeline.model.apply.__self__, perturbed=(0, 1, 3))
+    model = dataclasses.replace(pipeline.model, apply=network.apply, scale=3.5 if name == "flux" else None)
+
+    def ask(model, cond=one):
+        return np.asarray(jax.jit(lambda m, c: m(x, level, c, (), None)[0].x0)(model, cond))
+
+    plain = ask(model)
+    for same in (
+        guide_attention(model, other, scale=1.0),
+        guide_attention(model, other, share=0.0),
+        guide_attention(model, one),
+        perturb(model),
+    ):
+        assert relative(ask(same), plain) < 1e-5
+    read_alone = ask(guide_attention(model, other, scale=0.0, share=1.0, limit=1e9))
+    negative = ask(model, {**one, "context": other["context"]})
+    assert relative(negative, plain) > 1e-3
+    assert relative(read_alone, negative) < 1e-5
+    for changed in (
+        guide_attention(model, other),
+        perturb(model, 1.0),
+        perturb(model, 0.0, 2.0),
+        perturb(model, skip=1.0),
+    ):
+        assert relative(ask(changed), plain) > 1e-4
+    both = perturb(guide_attention(model, other), skip=1.0)
+    assert relative(ask(both), ask(perturb(model, skip=1.0))) > 1e-4
+
+
+def small(**fields):
+    network = MMDiT(16, 2, 3, out_channels=4, positions=6, **fields)
+    x = jax.random.normal(jax.random.key(1), (8, 8, 4))
+    cond = {"context": jnp.ones((5, 6)), "vector": jnp.ones(3)}
+    scale = {"scale": jnp.zeros(())} if network.guided else {}
+    params = randomised(network.init(jax.random.key(0), x, jnp.zeros(()), cond, **scale), 0.1)
+    return gj.Network(params, network.apply, gj.parameterizations.velocity, batched=False), x, cond
+
+
+def test_a_scale_goes_where_it_is_an_input():
+    level = gj.RectifiedFlow()(0.5)
+    for guided, fitting in ((False, None), (True, 2.0)):
+        model, x, cond = small(guided=guided)
+        own = dataclasses.replace(model, scale=fitting)
+        assert np.isfinite(own(x, level, cond, (), None)[0].x0).all()
+        wrong = dataclasses.replace(model, scale=None if guided else 2.0)
+        with pytest.raises(gj.Refused, match="the scale of guidance as an input" if guided else "no scale as an input"):
+            wrong(x, level, cond, (), None)
+    with pytest.raises(gj.Refused, match="a dict of context, vector, got context"):
+        own(x, level, {"context": cond["context"]}, (), None)
+    with pytest.raises(gj.Refused, match="do not tile samples"):
+        own(x[:7], level, cond, (), None)
+    with pytest.raises(gj.Refused, match="the table of positions has 6 patches on a side"):
+        own(jnp.zeros((16, 16, 4)), level, cond, (), None)
+
+
+def test_the_middle_of_the_table_of_positions_is_read():
+    """A sample of another size stands in its middle, whatever is around it."""
+    model, x, cond = small()
+    table = model.params["params"]["pos_embed"].reshape(6, 6, -1)
+    inside = jnp.zeros((6, 6), bool).at[1:5, 1:5].set(True)[..., None]
+    params = {"params": {**model.params["params"], "pos_embed": jnp.where(inside, table, 9.0).reshape(36, -1)}}
+    level = gj.RectifiedFlow()(0.5)
+    found = dataclasses.replace(model, params=params)(x, level, cond, (), None)[0].x0
+    np.testing.assert_allclose(found, model(x, level, cond, (), None)[0].x0, atol=1e-6)
+
+
+def test_distances_in_a_caption_are_t5_s():
+    """Its own buckets of 32 up to a distance of 128: the ends, and the first distance of each."""
+    row = distance_buckets(300, 32, 128)[150]
+    assert row[150] == 0
+    assert row[:150].max() == 15
+    assert (row[151:].min(), row[151:].max()) == (17, 31)
+    firsts = [int(np.argmax(row[150::-1] == i)) for i in range(16)]
+    assert firsts == [0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 23, 32, 46, 64, 91]
+    np.testing.assert_array_equal(row[151:] - 16, row[149:0:-1][: len(row[151:])])
+
+
+@pytest.mark.slow
+def test_a_folder_without_t5_reads_zeros_in_its_place(folders, tmp_path):
+    folder = shutil.copytree(folders["sd3"], tmp_path / "sd3")
+    for part in ("text_encoder_3", "tokenizer_3"):
+        shutil.rmtree(folder / part)
+    change(folder / "model_index.json", text_encoder_3=[None, None], tokenizer_3=[None, None])
+    cond, want = gj.load(folder).conditions(CAPTIONS), read("sd3")["context"]
+    assert relative(cond["context"][:, :16], want[:, :16]) < 1e-5
+    assert cond["context"].shape == want.shape
+    assert not np.any(cond["context"][:, 16:])
+
+
+def test_the_scheduler_of_flows_is_read_or_refused_by_name():
+    about = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+    assert process(about).grid == {"name": "shifted", "start": 1.0, "shift": 3.0, "end": 3 / 1002}
+    moving = process(about | {"use_dynamic_shifting": True, "max_shift": 1.2})
+    assert moving.grid == {"name": "shifted", "start": 1.0}
+    assert moving.shift == {"least": 0.5, "most": 1.2, "least_tokens": 256, "most_tokens": 4096}
+    for wrong, message in (
+        ({"shift": "3"}, "shift = 3, expected one like 1.0"),
+        ({"shift": -1.0}, "shift = -1.0, expected one like 1.0"),
+        ({"use_dynamic_shifting": 1}, "use_dynamic_shifting = 1, expected one like False"),
+        ({"use_karras_sigmas": True}, "use_karras_sigmas = 'True', which is not supported"),
+        ({"new": 3}, "new = '3', which is not supported"),
+    ):
+        with pytest.raises(gj.Refused, match=message):
+            process(about | wrong)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("sd3", {"dual_attention_layers": [1, 2]}, r"second attentions in the blocks \[1, 2\]"),
+        ("sd3", {"qk_norm": "layer_norm"}, "qk_norm = 'layer_norm', known is rms_norm"),
+        ("sd3", {"num_layers": 3}, "belongs to nothing in MMDiT"),
+        ("flux", {"axes_dims_rope": [4, 4, 8]}, "axes .4, 4, 8."),
+        ("flux", {"new_option": 3}, "new_option = 3, which is not supported"),
+        ("flux", {"guidance_embeds": False}, "guidance_embedder"),
+    ],
+)
+def test_transformers_of_another_kind_are_one_line(name, values, message, folders, tmp_path):
+    folder = shutil.copytree(folders[name], tmp_path / name)
+    change(folder / "transformer" / "config.json", **values)
+    with pytest.raises(gj.Refused, match=message):
+        gj.load(folder)
+
+
+@pytest.mark.slow
+def test_a_t5_of_another_kind_is_one_line(folders, tmp_path):
+    folder = shutil.copytree(folders["sd3"], tmp_path / "sd3")
+    change(folder / "text_encoder_3" / "config.json", feed_forward_proj="relu")
+    with pytest.raises(gj.Refused, match="feed_forward_proj = 'relu' is not supported"):
+        gj.load(folder)
+    shutil.copy(folders["sd3"] / "text_encoder_3/config.json", folder / "text_encoder_3/config.json")
+    state = load_file(folder / "text_encoder_3/model.safetensors")
+    del state["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
+    save_file(state, folder / "text_encoder_3/model.safetensors")
+    with pytest.raises(gj.Refused, match="no tensor for relative_attention_bias"):
+        gj.load(folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_caption_becomes_a_picture(name, run):  # noqa: F811
+    """From diffusers' folder and from the converted one, the same; FLUX by its learned scale."""
+    models = whole(name, run.folder / name)
+    how = ("--size", "16x16", "--method", "Learned", "--scale", 3.5) if name == "flux" else ("--scale", 5)
+    asked = ("--prompt", "the red cat", "--steps", 3, "--n", 2, *how)
+    left = run("convert", models, "--out", "own")
+    assert left.returncode == 0, left.stderr
+    for folder, out in ((models, "a.npz"), ("own", "b.npz")):
+        left = run("sample", "--models", folder, *asked, "--out", out)
+        assert left.returncode == 0, left.stderr
+    a, b = (np.load(run.folder / out)["arr_0"] for out in ("a.npz", "b.npz"))
+    assert a.shape == (2, 16, 16, 3)
+    np.testing.assert_array_equal(a, b)
+    assert json.loads((run.folder / "a.json").read_text())["prompts"] == ["the red cat"]
+
+
+@pytest.mark.slow
+def test_skipped_layers_guide_a_picture(pipelines):
+    """`Autoguidance` away from SD3 without its middle: scale 1 is the model itself."""
+    pipeline, want = pipelines["sd3"], read("sd3")
+    cond, given = pipeline.conditions(CAPTIONS), (pipeline.levels(4), pipeline.shape)
+    weak = perturb(pipeline.model, skip=1.0)
+
+    def drawn(model):
+        return gj.generate(gj.keys(0, 2), gj.Reverse(model, gj.DDIM()), *given, cond, last(want["noise"]))
+
+    plain = drawn(pipeline.model)
+    assert relative(drawn(Autoguidance(pipeline.model, weak, 1.0)), np.asarray(plain)) < 1e-4
+    assert relative(drawn(Autoguidance(pipeline.model, weak, 3.0)), np.asarray(plain)) > 1e-3
