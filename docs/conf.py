@@ -8,9 +8,12 @@ import shutil
 import sys
 from pathlib import Path
 
+from docutils import nodes
+
 import guidance_jax
 
 sys.path.append(str(Path(__file__).parent))
+import formulas
 import names
 import reference
 
@@ -31,7 +34,7 @@ intersphinx_mapping = {
 }
 exclude_patterns = ["site"]
 
-myst_enable_extensions = ["deflist"]
+myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # `python colab/execute.py NAME` runs them and stores what they show
 python_maximum_signature_line_length = 88
@@ -40,7 +43,7 @@ toc_object_entries = False
 viewcode_line_numbers = True
 
 html_theme = "sphinx_book_theme"
-html_theme_options = {"show_navbar_depth": 1, "show_toc_level": 2, "home_page_in_toc": True}
+html_theme_options = {"show_navbar_depth": 1, "show_toc_level": 2, "navbar_persistent": [], "home_page_in_toc": True}
 html_static_path = ["style.css"]
 html_css_files = ["style.css"]
 html_show_sphinx = False
@@ -67,7 +70,15 @@ def read_page(app, page, text):
     text[0] = names.SHOWN.sub(lambda found: reference.body(found[1]), names.linked(text[0]))
 
 
+def set_formulas(app, page):
+    """Indented blocks that are no code become formulas."""
+    for block in list(page.findall(nodes.literal_block)):
+        if block.get("language", "none") in ("none", "default", "") and formulas.is_formula(block.astext()):
+            block.replace_self(nodes.raw("", formulas.typeset(block.astext()), format="html"))
+
+
 def setup(app):
     """Sphinx calls this."""
+    app.connect("doctree-read", set_formulas)
     app.connect("builder-inited", make_pages)
     app.connect("source-read", read_page)

@@ -1,8 +1,11 @@
 """The reference: from docstrings, by griffe, to pages of MyST, one for each public name."""
 
+import ast
 import inspect
 import re
+import textwrap
 from functools import cache
+from pathlib import Path
 
 import griffe
 from docstrings import Docstrings
@@ -17,7 +20,12 @@ TITLES = {
     griffe.DocstringSectionKind.returns: "Returns",
     griffe.DocstringSectionKind.yields: "Yields",
 }
+ORPHAN = "---\norphan: true\n---"  # in no sidebar: five hundred names in each would take minutes
+DOCS = Path(__file__).parent
+PYTHON = re.compile(r"^ *```python\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 PROMPT = re.compile(r"^>>> .*?(?=\n\n|\Z)", re.MULTILINE | re.DOTALL)
+
+FORMULA = re.compile(r"(?!(?:.|\n)*\. [A-Z])[^`\n ].* (=|<-|~|\+=) (?:.|\n)*[^.:`;]$")  # prose has sentences
 
 
 @cache
@@ -31,12 +39,15 @@ def package():
 def find(path):
     """The object of a path such as `guidance_jax.guidance.CFG`, where it is defined."""
     found = package()[path.removeprefix("guidance_jax.")]
+    if found.is_module and found.name in found.members:  # a file that is called as what is in it
+        found = found[found.name]
     return found.final_target if found.is_alias else found
 
 
 def fenced(text):
-    """Sessions of an interpreter as blocks of code."""
-    return PROMPT.sub(lambda found: f"```pycon\n{found[0]}\n```", text)
+    """Sessions of an interpreter as blocks of code, paragraphs that are formulas indented, as formulas are."""
+    text = PROMPT.sub(lambda found: f"```pycon\n{found[0]}\n```", text)
+    return "\n\n".join(textwrap.indent(part, "    ") if FORMULA.match(part) else part for part in text.split("\n\n"))
 
 
 def described(thing):
@@ -105,6 +116,9 @@ def body(path, index=False):
     """Signature, docstring and methods of an object; `index` where links to it lead."""
     thing = find(path)
     options = () if index else (":no-index:",)
+    if thing.is_module:
+        own = [n for n, one in thing.members.items() if not one.is_alias and one.is_function and n[0] != "_"]
+        return "\n\n".join([described(thing), *(body(f"{path}.{name}") for name in own)])
     if thing.is_function:
         return nested("function", thing, f"{thing.name}{signature(thing)}", described(thing), 1, options)
     inside = [described(thing)]
@@ -119,25 +133,67 @@ def body(path, index=False):
     return nested("class", thing, f"{thing.name}{signature(thing)}", "\n\n".join(inside), 2, options)
 
 
+@cache
+def statements():
+    """(names, lines, where) of statements that the tests run: of pages, then of the repository, shortest first."""
+    pages, files = [], []
+    for path in sorted(DOCS.rglob("*.md")):
+        page = path.relative_to(DOCS).with_suffix("")
+        for code in PYTHON.findall(path.read_text()) if page.parts[0] not in ("reference", "notebooks") else ():
+            pages += [(*one, f"on the page {{doc}}`/{page}`") for one in parsed(textwrap.dedent(code), whole=True)]
+    for folder in ("examples", "tests", "benchmarks"):
+        for path in sorted((DOCS.parent / folder).rglob("*.py")):
+            where = f"in `{path.relative_to(DOCS.parent)}`"
+            files += [(*one, where) for one in parsed(path.read_text(), whole=False)]
+    return [one for found in (pages, files) for one in sorted(found, key=lambda one: len(one[1]))]
+
+
+def parsed(code, whole):
+    """(names, lines) of the statements of a piece of code: of all that are short, or of those that make something."""
+    try:
+        tree = ast.parse(code)
+    except SyntaxError:
+        return
+    for node in tree.body if whole else ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom) or not (
+            whole or isinstance(node, ast.Assign | ast.Assert | ast.With)
+        ):
+            continue
+        inside = list(ast.walk(node))
+        used = {n.id for n in inside if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
+        used |= {n.attr for n in inside if isinstance(n, ast.Attribute) and ast.unparse(n).startswith("gj.")}
+        lines = code.split("\n")[node.lineno - 1 : node.end_lineno]
+        if len(lines) < 12:
+            yield used, textwrap.dedent("\n".join(lines))
+
+
+def in_use(name):
+    """Where a name that has no example of its own is used."""
+    for used, lines, where in statements():
+        if name in used:
+            return f"In use, {where}:\n\n```python\n{lines}\n```"
+    return ""
+
+
 def write(out):
     """The pages of the reference; those that did not change are left as they are, and are not read again."""
     pages = {"index": ["# Reference", "Everything public, by group. What everyone needs is in `guidance_jax` itself."]}
     tree = []
     for where, (module, own) in groups().items():
         first = (inspect.getdoc(module) or "").split("\n\n")[0].replace("\n", " ")
-        overview, entries = [f"# {where}", first], []
+        overview = [f"# {where}", first]
         for name in sorted(own, key=str.lower):
             summary = " ".join((inspect.getdoc(own[name]) or "").split("\n\n")[0].split())
-            here = where == "guidance_jax" or name not in gj.__all__
+            here = where == "guidance_jax" or getattr(gj, name, None) is not own[name]
             page = f"{where if here else 'guidance_jax'}/{name}"
             if here:
-                pages[page] = [f"# {name}", body(path_of(own[name]), index=True)]
-                entries.append(name)
+                text = body(path_of(own[name]), index=True)
+                pages[page] = [ORPHAN, f"# {name}", text, "" if ">>>" in text else in_use(name)]
             overview.append(f"* [`{name}`](/reference/{page}.md): {summary}")
-        overview.append(toctree(entries))
         pages[f"{where}/index"] = overview
         tree.append(f"{where}/index")
-    pages["index"].append("\n".join(["```{toctree}", ":maxdepth: 1", "", *tree, "```"]))
+        pages["index"].append(f"* [{where}](/reference/{where}/index.md): {first}")
+    pages["index"].append("\n".join(["```{toctree}", ":hidden:", "", *tree, "```"]))
     for page, parts in pages.items():
         path, text = out / f"{page}.md", "\n\n".join(parts) + "\n"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -146,8 +202,3 @@ def write(out):
     for path in out.rglob("*.md"):  # of names that are gone
         if str(path.relative_to(out).with_suffix("")) not in pages:
             path.unlink()
-
-
-def toctree(entries):
-    """Pages that the sidebar shows and the text does not."""
-    return "\n".join(["```{toctree}", ":hidden:", "", *entries, "```"])

@@ -21,7 +21,8 @@ from tests.test_latent_models import CONTROL, whole
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+MADE = {DOCS / "reference", DOCS / "notebooks"}  # by a build of the pages
+PAGES = [ROOT / "README.md", *sorted(p for p in DOCS.rglob("*.md") if MADE.isdisjoint(p.parents))]
 
 
 def blocks(path, language):
@@ -180,3 +181,25 @@ def test_the_example_that_ships_is_small_and_knows_its_digits():
     )
     said = jnp.argmax(jax.vmap(lambda x: classifier.logits(x, levels.at(-2)))(images), -1)
     assert float(jnp.mean(said == labels)) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [
+        ("eps' = eps - scale sigma_t grad", "ε\N{PRIME} = ε \N{MINUS SIGN} scale σ<sub><i>t</i></sub> ∇"),
+        ("x_s ~ N(mu, sigma_s^2 I)", "<i>x</i><sub><i>s</i></sub> \N{TILDE OPERATOR} <i>N</i>(μ, "),
+        ("p~(x0)^(1 - s)", "<i>p</i>\N{COMBINING TILDE}(<i>x</i><sub>0</sub>)<sup>1 \N{MINUS SIGN} <i>s</i></sup>"),
+        (
+            "sum_{i<k} a <- `steps` of log_target",
+            "∑<sub><i>i</i>&lt;<i>k</i></sub> <i>a</i> ← <code>steps</code> of log_",
+        ),
+    ],
+)
+def test_formulas_are_set_as_they_are_typed(typed, shown, monkeypatch):
+    monkeypatch.syspath_prepend(DOCS)
+    formulas = importlib.import_module("formulas")
+    assert shown in formulas.typeset(typed)
+    rows = formulas.typeset("a   = 1\nlonger")
+    assert rows.count("<tr>") == 2
+    assert 'colspan="2"' in rows
+    assert not formulas.is_formula("x = gj.sample(key)")
