@@ -11,7 +11,7 @@ RELATIONS |= {"~": "\N{TILDE OPERATOR}", "-": "\N{MINUS SIGN}", "'": "\N{PRIME}"
 CODE = re.compile(r"\bdef |\breturn\b|\bimport\b|\w\.\w+\(|\(\[|-> ?\w+:|[a-z_]\w+\[|//|=\[")
 LINK = re.compile(r"\{py:obj\}`(\S+) <\S+>`")
 TOKEN = re.compile(
-    r"`(?P<code>[^`]+)`|(?P<name>[A-Za-z]{4,}_[a-z]{2,}|[A-Za-z]{2,}[-'][a-z]+)"
+    r"`(?P<code>[^`]+)`|(?P<name>(?!std_)[A-Za-z]{3,}_[a-z]{2,}|[A-Za-z]{2,}[-'][a-z]+)"
     r"|(?P<word>[A-Za-z]+)(?P<number>\d+)?(?P<tilde>~(?=[(_ ]))?"
     r"|(?P<index>[_^])(?P<what>\{[^{}]*\}|\((?:[^()]|\([^()]*\))*\)|-?[A-Za-z]+\d*|-?\d+(?:\.\d+)?)"
     r"|(?P<sign><-|->|<=|>=|\.\.\.|\.\.|[~*'-])"

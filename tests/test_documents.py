@@ -186,7 +186,10 @@ def test_the_example_that_ships_is_small_and_knows_its_digits():
 @pytest.mark.parametrize(
     ("typed", "shown"),
     [
-        ("eps' = eps - scale sigma_t grad", "ε\N{PRIME} = ε \N{MINUS SIGN} scale σ<sub><i>t</i></sub> ∇"),
+        (
+            "eps' = eps - scale sigma_t grad",
+            "ε\N{PRIME} = ε \N{MINUS SIGN} scale \N{GREEK SMALL LETTER SIGMA}<sub><i>t</i></sub> ∇",
+        ),
         ("x_s ~ N(mu, sigma_s^2 I)", "<i>x</i><sub><i>s</i></sub> \N{TILDE OPERATOR} <i>N</i>(μ, "),
         ("p~(x0)^(1 - s)", "<i>p</i>\N{COMBINING TILDE}(<i>x</i><sub>0</sub>)<sup>1 \N{MINUS SIGN} <i>s</i></sup>"),
         (
