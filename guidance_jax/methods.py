@@ -333,6 +333,7 @@ _ROWS = [
         (i.SplitGibbs, {"model": FREE, "likelihood": EXACT_STEP, "solver": SOLVER, "schedule": SCHEDULE}),
         (i.REDdiff, {"model": FREE, **_MEASURED}),
         (k.Inpaint, {"inner": REVERSE, "mask": MASK, "observed": OBSERVED}),
+        (k.Edit, {"inner": REVERSE, "picture": NUMBERS_, "mask": NUMBERS_}),
         (k.Corrector, {"inner": REVERSE, "model": MODEL}),
         (k.RectifiedCFGPlusPlus, _of_two(schedule=SCHEDULE), _ZERO),
         (k.MapSteps, {"model": MODEL}, None, "conditional", True),

@@ -253,6 +253,7 @@ KERNELS = {
 WRAPPERS = {
     "Recur": lambda k: gj.Recur(k, 2),
     "Inpaint": lambda k: gj.Inpaint(k, jnp.array([1, 0]), lambda cond: jnp.stack([0.3 + 0 * cond, 0.0 * cond], -1)),
+    "Edit": lambda k: gj.kernels.Edit(k, jnp.array([0.3, -0.2]), jnp.array([1, 0])),
     "Corrector": lambda k: gj.kernels.Corrector(k, MIXTURE, 0.1),
     "Corrector of masks": lambda k: gj.kernels.Corrector(k, MASKED, 0.1),
     "Padded": lambda k: gj.kernels.Padded(k),

@@ -227,6 +227,7 @@ OPTIONS = {
     "MeanShift": lambda w, m: {"solver": gj.DDPM()},
     "DPS": lambda w, m: {"solver": gj.DDIM(0.5), "scale": 0.1 * w},
     "Inpaint": lambda w, m: {"observed": point},
+    "Edit": lambda w, m: {"picture": jnp.array([0.3, -0.2])},
     "Corrector": lambda w, m: {"inner": gj.Reverse(m, gj.DDIM()), "model": gj.CFG(m, NULL, w), "step": 0.3},
     "MapSteps": lambda w, m: {"model": gj.models.FlowMap(w, drift)},
     "SVDD": lambda w, m: {"children": 3},

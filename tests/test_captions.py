@@ -1,13 +1,17 @@
 """From a caption and a downloaded folder to pictures, by the command line."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+import guidance_jax as gj
+from guidance_jax.datasets.arrays import read_array
+from guidance_jax.pictures import to_uint8
 from tests.test_cli import run  # noqa: F401  a fixture
-from tests.test_latent_models import whole
+from tests.test_latent_models import GOLDEN, whole
 from tests.test_pretrained import GLIDE_SHAPES, state
 
 ASKED = ("--prompt", "the red cat", "--prompt", "a dog", "--steps", 3, "--scale", 4)
@@ -95,3 +99,72 @@ def test_files_that_hold_several_networks_need_a_key(run):  # noqa: F811
     save_file({"ema.a": np.zeros(2, np.float32), "model.a": np.zeros(2, np.float32)}, run.folder / "x.safetensors")
     left = run("convert", "x.safetensors", "--out", "models", "--key", "average")
     assert "has no tensor whose name begins with average." in left.stderr
+
+
+def picture(path, side=16, seed=0, levels=256):
+    """A picture of noise; of two levels, a mask whose right half is white."""
+    from PIL import Image
+
+    pixels = np.random.default_rng(seed).integers(0, levels, (side, side, 3))
+    if levels == 2:
+        pixels = np.broadcast_to(255 * (np.arange(side) >= side // 2)[None, :, None], (side, side, 3))
+    Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sd15", "sd3"])
+def test_a_picture_is_edited_as_a_whole_and_in_part(name, run):  # noqa: F811
+    """One step of a hundred leaves it; a mask keeps the latents of its black half; the strength is of the steps."""
+    models = whole(name, run.folder / name)
+    start, mask = picture(run.folder / "cat.png"), picture(run.folder / "mask.png", levels=2)
+    asked = ("sample", "--models", models, "--prompt", "a cat", "--n", 2, "--scale", 3, "--start", start)
+    done(run(*asked, "--steps", 100, "--strength", 0.01, "--out", "near.npz"))
+    done(run(*asked, "--steps", 5, "--strength", 0.8, "--out", "far.npz"))
+    done(run(*asked, "--steps", 5, "--strength", 1, "--mask", mask, "--out", "part.npz"))
+    near, far, part = (np.load(run.folder / f"{file}.npz")["arr_0"].astype(int) for file in ("near", "far", "part"))
+    pipeline = gj.load(models)
+    coded = pipeline.autoencoder.encode(read_array(start)[None])
+    plain = to_uint8(pipeline.decode(coded)).astype(int)
+    assert np.abs(near - plain).mean() < 0.8 * np.abs(far - plain).mean()
+    assert np.abs(part[0] - part[1])[:, 8:].mean() > 3 * np.abs(part[0] - part[1])[:, :4].mean()
+    about = json.loads((run.folder / "part.json").read_text())
+    assert (about["start"], about["mask"], about["strength"]) == (str(start), str(mask), 1.0)
+    large = picture(run.folder / "large.png", side=20)
+    for flags, message in (
+        (("--start", large), "--start .* has shape .20, 20, 3., the pictures of this request are 16 x 16"),
+        (("--start", start, "--mask", large), "--mask .* the pictures of this request are 16 x 16"),
+        (("--mask", mask), "--mask changes nothing"),
+        (("--strength", 0.3), "--strength changes nothing"),
+        (("--start", start, "--strength", 0), "--strength is a finite number from 0.001 to 1"),
+        (("--start", "none.png"), "none.png"),
+    ):
+        left = run("sample", "--models", models, "--prompt", "a cat", "--n", 1, *flags, "--out", "b.npz")
+        assert left.returncode == 2
+        assert re.search(message, left.stderr), left.stderr
+
+
+@pytest.mark.slow
+def test_adapters_and_a_control_net_come_with_the_command(run):  # noqa: F811
+    models, lora = whole("sd15", run.folder / "sd15"), GOLDEN / "lora" / "sd15.safetensors"
+    asked = ("sample", "--models", models, "--prompt", "the red cat", "--n", 1, "--steps", 3, "--scale", 3)
+    hint = picture(run.folder / "edges.png")
+    control = ("--control", GOLDEN / "pipelines" / "control", "--hint", hint)
+    for out, flags in (("plain", ()), ("none", ("--lora", f"{lora}=0")), ("lora", ("--lora", lora)), ("hint", control)):
+        done(run(*asked, *flags, "--out", f"{out}.npz"))
+    plain, none, merged, hinted = (
+        np.load(run.folder / f"{out}.npz")["arr_0"].astype(int) for out in ("plain", "none", "lora", "hint")
+    )
+    assert np.abs(plain - none).max() <= 1
+    assert np.abs(plain - merged).max() > 3
+    assert np.abs(plain - hinted).max() > 3
+    for flags, message in (
+        (("--lora", f"{lora}=much"), "--lora is FILE or FILE=0.8"),
+        (("--lora", lora, "--lora", lora), "twice"),
+        (("--lora", "none.safetensors"), "none.safetensors"),
+        (("--hint", hint), "--control and --hint go together"),
+        (control[:2], "--control and --hint go together"),
+    ):
+        left = run(*asked, *flags, "--out", "b.npz")
+        assert left.returncode == 2
+        assert message in left.stderr

@@ -55,6 +55,8 @@ def test_pages_run_as_they_stand(path, tmp_path):
     assert len(WITH_CODE) >= 9
     if path.stem == "latent_models":
         whole("sd15", tmp_path / "stable-diffusion")
+        whole("sd3", tmp_path / "stable-diffusion-3")
+        whole("flux", tmp_path / "flux")
         shutil.copytree(CONTROL, tmp_path / "control")
     if path.stem == "gpt2":
         shutil.copytree(ROOT / "tests" / "golden" / "gpt2", tmp_path / "gpt2")

@@ -1,4 +1,4 @@
-"""SD3 and FLUX: against diffusers' pipelines, their guidance inside attention, from a caption to a picture."""
+"""SD3, FLUX and adapters: against diffusers and PEFT, guidance inside attention, from a caption to a picture."""
 
 import dataclasses
 import json
@@ -12,6 +12,8 @@ from safetensors.numpy import load_file, save_file
 
 import guidance_jax as gj
 from guidance_jax.guidance import Autoguidance, Learned, guide_attention, perturb
+from guidance_jax.zoo.diffusers.folder import weights
+from guidance_jax.zoo.diffusers.lora import Adapter, check_used, merge
 from guidance_jax.zoo.diffusers.scheduler import process
 from guidance_jax.zoo.mmdit.network import MMDiT
 from guidance_jax.zoo.mmdit.t5 import distance_buckets
@@ -259,3 +261,66 @@ def test_skipped_layers_guide_a_picture(pipelines):
     plain = drawn(pipeline.model)
     assert relative(drawn(Autoguidance(pipeline.model, weak, 1.0)), np.asarray(plain)) < 1e-4
     assert relative(drawn(Autoguidance(pipeline.model, weak, 3.0)), np.asarray(plain)) > 1e-3
+
+
+@pytest.mark.slow
+def test_an_adapter_is_merged_as_peft_merges_it(tmp_path):
+    """Linear maps and convolutions of the U-Net and of the text encoder, alpha 3 for rank 2, at strength 0.7."""
+    folder, want = whole("sd15", tmp_path / "sd15"), np.load(GOLDEN / "lora/sd15.npz")
+    adapter = Adapter(GOLDEN / "lora/sd15.safetensors", 0.7)
+    found = {part: merge(weights(folder / part), part, [adapter]) for part in ("unet", "text_encoder")}
+    check_used([adapter])
+    for key in want.files:
+        part, _, name = key.partition(".")
+        np.testing.assert_allclose(found[part][name], want[key], atol=1e-6)
+    assert len(want.files) == 32
+
+
+def renamed(state, prefix):
+    """kohya's names of the tensors of diffusers' file, with its alpha in each module."""
+    found = {}
+    for key, value in state.items():
+        module, kind, _ = key.rsplit(".", 2)
+        part, _, name = module.partition(".")
+        name = f"{prefix[part]}_{name.replace('.', '_')}"
+        found[f"{name}.{'lora_down' if kind == 'lora_A' else 'lora_up'}.weight"] = value
+        found[f"{name}.alpha"] = np.array(3, np.float32)
+    return found
+
+
+@pytest.mark.slow
+def test_the_names_of_kohya_mean_the_same(tmp_path):
+    folder = whole("sd15", tmp_path / "sd15")
+    state = load_file(GOLDEN / "lora/sd15.safetensors")
+    save_file(renamed(state, {"unet": "lora_unet", "text_encoder": "lora_te"}), tmp_path / "kohya.safetensors")
+    models = [
+        gj.load_diffusers(folder, lora=file).model.params
+        for file in (GOLDEN / "lora/sd15.safetensors", tmp_path / "kohya.safetensors")
+    ]
+    for a, b in zip(*map(jax.tree.leaves, models), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.slow
+def test_adapters_that_cannot_be_merged_are_one_line(tmp_path):
+    folder, state = whole("sd15", tmp_path / "sd15"), load_file(GOLDEN / "lora/sd15.safetensors")
+    key = next(key for key in state if key.startswith("unet."))
+    module = key.rpartition(".lora_")[0]
+    other = {k: v for k, v in state.items() if k != key}
+    told = {"lora_adapter_metadata": json.dumps({"unet.use_dora": True})}
+    for changed, about, message in (
+        ({**state, f"{module}.lora_magnitude_vector": state[key]}, None, "which is no LoRA of A and B"),
+        (other, None, "has only one of A and B"),
+        ({**other, key: state[key][:1]}, None, "has A of shape|has B of shape"),
+        ({**other, key.replace("unet.", "unet.nowhere."): state[key]}, None, "changes nowhere|only one of A and B"),
+        ({k.replace("unet.", "transformer."): v for k, v in state.items()}, None, "this model has no such part"),
+        ({k.replace("unet.", "other."): v for k, v in state.items()}, None, "known are unet., transformer."),
+        (state, told, "use_dora = True, which cannot be merged"),
+    ):
+        save_file(changed, tmp_path / "lora.safetensors", metadata=about)
+        with pytest.raises(gj.Refused, match=message):
+            gj.load_diffusers(folder, lora=tmp_path / "lora.safetensors")
+    with pytest.raises(gj.Refused, match="expected a finite number"):
+        gj.load_diffusers(folder, lora={GOLDEN / "lora/sd15.safetensors": float("nan")})
+    with pytest.raises(gj.Refused, match="holds 0 files of a LoRA"):
+        gj.load_diffusers(folder, lora=folder / "unet")

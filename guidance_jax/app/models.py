@@ -1,5 +1,6 @@
 """The models in a folder, as the commands ask for them: read once, and what they say of themselves."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from guidance_jax.checkpoints.config import read_config
 from guidance_jax.core import Refused
 from guidance_jax.schedules import Schedule
 from guidance_jax.untrusted import read_json
-from guidance_jax.zoo.diffusers.folder import INDEX
+from guidance_jax.zoo.diffusers.folder import INDEX, load_diffusers
 from guidance_jax.zoo.load import denoiser_in, is_pipeline, load
 from guidance_jax.zoo.pipeline import Pipeline
 from guidance_jax.zoo.rotary.pipeline import is_text
@@ -53,12 +54,29 @@ def _load_pipeline(folder: Path, dtype: str | None, remat: bool, changed: int) -
     return load(folder, None, dtype, remat)
 
 
-def load_models(models: str | Path, dtype: str | None, remat: bool) -> Any:
+@lru_cache(maxsize=1)
+def _load_changed(
+    folder: Path, dtype: str | None, remat: bool, lora: tuple[tuple[str, float], ...], control: str | None, changed: int
+) -> Any:
+    return load_diffusers(folder, dtype, remat=remat, control=control, lora=dict(lora))
+
+
+def load_models(
+    models: str | Path, dtype: str | None, remat: bool, lora: Mapping[str, float] | None = None, control: Any = None
+) -> Any:
     """A `Pipeline` of what a folder holds, with an autoencoder or without; a model of tokens or text as it is.
 
     Raises:
-      Refused: a folder without a denoiser, or something that this version cannot read.
+      Refused: a folder without a denoiser, or something that this version cannot read; adapters or a ControlNet of
+        another folder than diffusers'.
     """
+    if lora or control:
+        if not (Path(models) / INDEX).exists():
+            raise Refused(f"--lora and --control are for folders of diffusers, and {models} has no {INDEX}")
+        files = [Path(models), *map(Path, lora or ()), *([Path(control)] if control else [])]
+        changed = max((p.lstat().st_mtime_ns for p in files if p.exists()), default=0)
+        adapters = tuple((lora or {}).items())
+        return _load_changed(Path(models).absolute(), dtype, remat, adapters, control, changed)
     model = load_once(Path(models), dtype, remat)
     if isinstance(model, Pipeline):
         schedule_of(model)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax.app.data import classes_of
+from guidance_jax.app.edits import STRENGTH, edit, last_steps, read_adapters, read_picture
 from guidance_jax.app.models import load_models, load_once
 from guidance_jax.app.parts import MEASURE, METHODS, Builder, find
 from guidance_jax.app.request import NONE, Request
@@ -163,8 +164,8 @@ class Offer:
         self.request, self.remat, self.microbatch = request, remat, microbatch
         self.folder = Path(request.models)
         # what is refused below where it means nothing, and what every method takes
-        self.used = {*("labels", "prompts", "size"), *("models", "method", "seed", "dtype")}
-        found: Any = load_models(request.models, request.dtype, remat)
+        self.used = {*("labels", "prompts", "size", "lora", "control"), *("models", "method", "seed", "dtype")}
+        found: Any = load_models(request.models, request.dtype, remat, read_adapters(request.lora), request.control)
         sides = request.sides()
         if sides is not None:
             if not isinstance(found, Pipeline):
@@ -179,6 +180,7 @@ class Offer:
         self.images, self.text = isinstance(self.model, Network), isinstance(self.model, LanguageModel)
         self.flow = self.model if isinstance(self.model, AutoregressiveFlow) else None
         self.captions = self.pipeline is not None and self.pipeline.captions
+        self.used |= {"hint"} if request.control is not None else set()
         if self.domain.text_length is not None and not self.captions:
             raise Refused(
                 "the model is conditional on captions and came without a tokenizer; see the page on checkpoints"
@@ -198,6 +200,8 @@ class Offer:
             self.levels = patch_levels(self.domain.shape[0], self.flow.blocks)
         else:
             self.levels = request.levels(self.schedule, self.domain.shape, grid)
+        if request.start is not None:
+            self.levels = last_steps(self.levels, request.strength or STRENGTH)
         self._classifier: Any = None
         self.operator, self.std, self.y = self.read_measurement()
 
@@ -311,9 +315,26 @@ class Offer:
             raise Refused(f"smc options are of particle methods, got --method {row.name}")
         return part if isinstance(part, Kernel) else Reverse(self.clip(part), self.solver(row))
 
+    def edited(self, kernel: Any) -> Any:
+        """The kernel from the picture that is to be edited, if there is one."""
+        if self.request.start is None or not self.images:
+            return kernel
+        self.used |= {"start", "strength", "mask"}
+        return edit(kernel, self.request.start, self.request.mask, self.domain.shape, self.pipeline)
+
+    def hinted(self, cond: Any) -> Any:
+        """The conditions with the picture that a ControlNet follows."""
+        if (self.request.control is None) != (self.request.hint is None):
+            raise Refused("--control and --hint go together: the folder of a ControlNet, and the picture it follows")
+        if self.request.hint is None:
+            return cond
+        sides = dict(self.domain.context)["image"][:2]
+        picture = read_picture(self.request.hint, sides, "--hint", None) / 2 + 0.5
+        return cond | {"image": np.broadcast_to(picture, (len(self.request.prompts), *picture.shape))}
+
     def plan(self, n: int) -> Plan:
         """Everything, for `n` samples."""
-        kernel = self.kernel()
+        kernel = self.edited(self.kernel())
         if kernel.population:
             self.used.add("particles")
         asked = {*self.request.given, *(["microbatch"] if self.microbatch is not None else [])}
@@ -323,7 +344,7 @@ class Offer:
         if self.captions and self.pipeline is not None:
             if not self.request.prompts:
                 raise Refused('the model is conditional on captions; write --prompt "a red cat"')
-            cond = self.pipeline.conditions(self.request.prompts)
+            cond = self.hinted(self.pipeline.conditions(self.request.prompts))
             shape = self.domain.shape
             particles = self.request.particles
             return Plan(kernel, self.levels, shape, cond, labels, particles, self.pipeline, labels, unused)

@@ -37,6 +37,9 @@ class Request:
       prompts: the captions asked for in turn, of a model of captions.
       negative: the caption in the place of the null condition.
       size: of the pictures of a model of captions, "512x768" (height, width); None for its own.
+      lora: adapters of a folder of diffusers, each "FILE" or "FILE=0.8".
+      control, hint: the folder of a ControlNet, and the picture that it follows.
+      start, strength, mask: a picture that is edited, the share of the steps that does it, and where (white) it may.
       steps: a number, or OpenAI's respacing such as "ddim25" for their schedules.
       particles: of a population, for particle methods.
       seed: of the keys.
@@ -58,6 +61,12 @@ class Request:
     prompts: tuple[str, ...] = ()
     negative: str = ""
     size: str | None = None
+    lora: tuple[str, ...] = ()
+    control: str | None = None
+    hint: str | None = None
+    start: str | None = None
+    strength: float | None = None
+    mask: str | None = None
     steps: str = "50"
     particles: int = 8
     seed: int = 0

@@ -148,6 +148,10 @@ def captions(value: Any) -> tuple:
     return several(value, caption)
 
 
+def several_paths(value: Any) -> tuple:
+    return several(value, path)
+
+
 def respacing(value: Any) -> str:
     found = str(value) if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= STEPS else value
     if not isinstance(found, str) or not RESPACING.fullmatch(found):
@@ -297,6 +301,16 @@ REQUEST: Settings = {
         Read("height x width, such as 512x768", sides),
         "512x768",
     ),
+    "lora": Setting(
+        "Adapter (LoRA) of a folder of diffusers, FILE or FILE=0.8; any number of times.",
+        Read("a file, with a strength behind = if need be", several_paths),
+        "style.safetensors=0.8",
+    ),
+    "control": Setting("Folder of a ControlNet of diffusers.", Read("a folder", path), "controlnet"),
+    "hint": Setting("Picture that a ControlNet follows.", Read("a picture", path), "edges.png"),
+    "start": Setting("Picture that is edited in the place of noise.", Read("a picture", path), "cat.png"),
+    "strength": Setting("Share of the steps that an edit takes. (0.6)", Number(1e-3, 1), "0.6"),
+    "mask": Setting("Picture beside --start: white is drawn anew, black is kept.", Read("a picture", path), "mask.png"),
     "steps": Setting(
         'A number, or OpenAI\'s respacing, such as "ddim25". (50)',
         Read(f'a number from 1 to {STEPS} or a respacing such as "ddim25"', respacing),
@@ -323,6 +337,7 @@ GRID: Settings = {
     "shift": Setting("", Number(1e-3, 1e3), "3"),
     "start": Setting("", Number(1e-6, 1e6), "1"),
     "terminal": Setting("", Number(1e-6, 1), "0.02"),
+    "end": Setting("", Number(1e-6, 1), "0.003"),
     "a": Setting("", Number(1e-3, 1e3), "0.6"),
     "b": Setting("", Number(1e-3, 1e3), "0.6"),
     "model": Setting("", OneOf(("sd15", "sdxl", "svd")), "sd15"),

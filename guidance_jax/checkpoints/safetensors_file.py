@@ -19,7 +19,15 @@ def package() -> Any:
     return safetensors
 
 
-class Tensors(Mapping):
+class Lazy(Mapping):
+    """Tensors by name that are read when they are asked for."""
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes by name; nothing else is read."""
+        raise NotImplementedError
+
+
+class Tensors(Lazy):
     """The tensors of safetensors files by name, each read when it is asked for: a large file never lies in memory.
 
     Raises:
@@ -56,7 +64,7 @@ class Tensors(Mapping):
             return {name: tuple(file.get_slice(name).get_shape()) for name, file in self.files.items()}
 
 
-class Renamed(Mapping):
+class Renamed(Lazy):
     """The tensors of `state` under other names: `names` has the old one by the new one. Nothing is read before."""
 
     def __init__(self, state: Mapping[str, Any], names: Mapping[str, str]):
@@ -79,6 +87,6 @@ class Renamed(Mapping):
 
 def shapes_of(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """The shapes of a state dict by name; tensors of files are not read for it."""
-    if isinstance(state, Tensors | Renamed):
+    if isinstance(state, Lazy):
         return state.shapes()
     return {name: tuple(np.shape(value)) for name, value in state.items()}

@@ -3,6 +3,7 @@
 from guidance_jax.kernels.churn import Churn
 from guidance_jax.kernels.corrector import Corrector
 from guidance_jax.kernels.descend import descend
+from guidance_jax.kernels.edit import Edit
 from guidance_jax.kernels.inpaint import Inpaint
 from guidance_jax.kernels.map_steps import MapSteps
 from guidance_jax.kernels.mean_shift import MeanShift
@@ -16,6 +17,7 @@ from guidance_jax.kernels.svdd import SVDD
 __all__ = [
     "Churn",
     "Corrector",
+    "Edit",
     "Inpaint",
     "MapSteps",
     "MeanShift",

@@ -131,14 +131,7 @@ def fit(
         steps than `run` has done; a loss, weights or an optimizer's state that are not finite, which are never saved;
         or whatever `run` refuses, such as another training in its directory.
     """
-    if steps < 1 or save_every < 1:
-        raise Refused(f"training takes at least one step, and one between saves, got {steps} and {save_every}")
-    if isinstance(data, Images | Sequences) and not 1 <= batch <= len(data):
-        raise Refused(f"a batch takes 1 to {len(data)} samples, got batch={batch}; write batch={len(data)}")
-    if mesh is not None and batch % mesh.size:
-        raise Refused(
-            f"{mesh.size} devices do not divide a batch of {batch}; write batch={batch // mesh.size * mesh.size}"
-        )
+    check_request(data, batch, steps, save_every, mesh)
     name = augment.__qualname__ if isinstance(augment, types.FunctionType) else type(augment).__name__
     given = dict(
         batch=batch if isinstance(data, Images | Sequences) else None,
@@ -150,17 +143,6 @@ def fit(
     state = State(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.array, params), optimizer.init(params))
     sound = _finite(state)
     losses: list[Any] = []
-
-    def check(done: int) -> None:
-        """Refuse what is not to be kept: a loss, or a state after it, that is not finite."""
-        if not np.isfinite(losses).all():
-            raise Refused(f"the loss was not finite at step {int(np.argmin(np.isfinite(losses)))}; lower the rate")
-        if any(before and not now for before, now in zip(sound, _finite(state), strict=True)):
-            raise Refused(
-                f"the loss is finite, the weights, their average or the optimizer's state are not after step {done}: "
-                "a gradient was not finite; lower the rate"
-            )
-
     with interruptible(), nullcontext() if run is None else run.alone(**given):
         if run is not None:
             state, saved = run.restore(state)
@@ -168,27 +150,16 @@ def fit(
         first = int(state.step)
         if first > steps:
             raise Refused(f"the run has done {first} steps, got steps={steps}; write steps={first} or more")
-        check(first)
-        key = jax.random.key(seed)
-        stream = (
-            index_batches(data, batch, seed, first)
-            if isinstance(data, Images | Sequences)
-            else stream_batches(data, first)
-        )
-        if mesh is not None:
-            state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+        check_finite(first, losses, sound, state)
+        state = spread(state, mesh, PartitionSpec())
+        key, stream = jax.random.key(seed), stream_of(data, batch, seed, first)
         with Bar(progress, steps, first, "loss") as advance:
             for step in range(first, steps):
-                found = next(stream, None)
-                if found is None:
-                    raise Refused(f"the data ended after {step} of {steps} steps; repeat them, or train for {step}")
-                samples, labels = found
+                samples, labels = next_batch(stream, step, steps)
                 if augment is not None:
                     samples = augment(samples, np.random.default_rng((seed, step)))
                 if mesh is not None:
-                    samples, labels = jax.device_put(
-                        (samples, labels), NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
-                    )
+                    samples, labels = spread((samples, labels), mesh, PartitionSpec(*mesh.axis_names))
                 state, value = _step(state, key, samples, labels, ema, as_argument(loss), optimizer)
                 losses.append(value)
                 done = step + 1
@@ -197,12 +168,59 @@ def fit(
                 saves = (run is not None or watch is not None) and done % save_every == 0
                 if saves or done == steps:
                     losses = [*map(float, losses)]
-                    check(done)
+                    check_finite(done, losses, sound, state)
                     if run is not None:
                         run.save(done, state, losses)
                     if watch is not None:
                         watch(done, state.ema, losses)
     return state.ema, np.asarray(losses, np.float64)
+
+
+def check_request(data: Any, batch: int, steps: int, save_every: int, mesh: Mesh | None) -> None:
+    """Raise unless the numbers that `fit` was given go together."""
+    if steps < 1 or save_every < 1:
+        raise Refused(f"training takes at least one step, and one between saves, got {steps} and {save_every}")
+    if isinstance(data, Images | Sequences) and not 1 <= batch <= len(data):
+        raise Refused(f"a batch takes 1 to {len(data)} samples, got batch={batch}; write batch={len(data)}")
+    if mesh is not None and batch % mesh.size:
+        raise Refused(
+            f"{mesh.size} devices do not divide a batch of {batch}; write batch={batch // mesh.size * mesh.size}"
+        )
+
+
+def check_finite(done: int, losses: list[Any], sound: list[bool], state: State) -> None:
+    """Raise for what is not to be kept after `done` steps: a loss, or a state that was `sound`, that is not finite."""
+    if not np.isfinite(losses).all():
+        raise Refused(f"the loss was not finite at step {int(np.argmin(np.isfinite(losses)))}; lower the rate")
+    if any(before and not now for before, now in zip(sound, _finite(state), strict=True)):
+        raise Refused(
+            f"the loss is finite, the weights, their average or the optimizer's state are not after step {done}: "
+            "a gradient was not finite; lower the rate"
+        )
+
+
+def stream_of(data: Any, batch: int, seed: int, start: int) -> Iterator[tuple[Any, Any]]:
+    """The batches of data of any kind from step `start` on."""
+    if isinstance(data, Images | Sequences):
+        return index_batches(data, batch, seed, start)
+    return stream_batches(data, start)
+
+
+def next_batch(stream: Iterator[tuple[Any, Any]], step: int, steps: int) -> tuple[Any, Any]:
+    """The batch of one step.
+
+    Raises:
+      Refused: data that ended.
+    """
+    found = next(stream, None)
+    if found is None:
+        raise Refused(f"the data ended after {step} of {steps} steps; repeat them, or train for {step}")
+    return found
+
+
+def spread(tree: Any, mesh: Mesh | None, spec: PartitionSpec) -> Any:
+    """The arrays on the devices of a mesh, split or copied as `spec` says; as they are without one."""
+    return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, spec))
 
 
 def _finite(tree: Any) -> list[bool]:

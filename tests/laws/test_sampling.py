@@ -186,3 +186,27 @@ def test_one_bad_sample_does_not_kill_a_batch():
     model = gj.Function(lambda x, level, cond: jnp.where(cond == 1, jnp.nan, 0.0) + 0 * x)
     x = gj.generate(gj.keys(0, 3), gj.Reverse(model, gj.DDIM()), LEVELS, (2,), jnp.array([0, 1, 0]))
     assert np.isfinite(x).all(1).tolist() == [True, False, True]
+
+
+def test_an_edit_is_noise_and_the_way_back():
+    """From y of a Gaussian model, at a level that keeps variance: mean alpha^2 y, variance sigma^2 (1 + alpha^2)."""
+    model, n = gj.oracles.Gaussian(jnp.zeros(2), jnp.eye(2)), 20_000
+    levels = gj.Cosine().levels(200).at(slice(100, None))
+    alpha, sigma = float(levels.alpha[0]), float(levels.sigma[0])
+    y = jnp.array([1.5, -0.5])
+    kernel = gj.kernels.Edit(gj.Reverse(model, gj.DDPM(gj.solvers.fixed_large)), y)
+    found = np.asarray(gj.generate(gj.keys(0, n), kernel, levels, (2,)), np.float64)
+    error = 4 * sigma / np.sqrt(n)
+    np.testing.assert_allclose(found.mean(0), alpha**2 * np.asarray(y), atol=error + 0.005)
+    np.testing.assert_allclose(found.var(0), sigma**2 * (1 + alpha**2), rtol=0.05)
+    part = gj.kernels.Edit(kernel.inner, y, jnp.array([1, 0]))
+    found = gj.generate(gj.keys(0, 100), part, levels, (2,))
+    np.testing.assert_allclose(found[:, 0], y[0], atol=1e-6)
+    assert found[:, 1].std() > 0.3
+    for wrong, message in (
+        (gj.kernels.Edit(kernel.inner, jnp.ones(3)), "a picture of the shape of a sample"),
+        (gj.kernels.Edit(kernel.inner, y.at[0].set(jnp.nan)), "hold finite numbers"),
+        (gj.kernels.Edit(kernel.inner, y, jnp.array([jnp.nan, 1])), "hold finite numbers"),
+    ):
+        with pytest.raises(gj.Refused, match=message):
+            gj.generate(gj.keys(0, 2), wrong, levels, (2,))

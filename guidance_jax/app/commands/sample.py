@@ -10,6 +10,7 @@ import typer
 
 import guidance_jax
 from guidance_jax.app.data import classes_of
+from guidance_jax.app.edits import read_adapters
 from guidance_jax.app.options import (
     Clipped,
     Config,
@@ -59,6 +60,12 @@ def sample(
     prompt: Prompt = None,
     negative: Negative = None,
     size: Annotated[str | None, flag("size")] = None,
+    lora: Annotated[list[str] | None, flag("lora")] = None,
+    control: Annotated[str | None, flag("control")] = None,
+    hint: Annotated[str | None, flag("hint")] = None,
+    start: Annotated[str | None, flag("start")] = None,
+    strength: Annotated[float | None, flag("strength")] = None,
+    mask: Annotated[str | None, flag("mask")] = None,
     length: Annotated[int | None, typer.Option(min=1, help="Tokens that a model of text writes. (64)")] = None,
     pattern: Annotated[str | None, typer.Option(help="Regular expression that every text matches.")] = None,
     solver: Solving = None,
@@ -108,6 +115,7 @@ def sample(
     own_number = read_worker(worker, os.environ)
     flags: dict[str, Any] = dict(scale=scale, labels=label, solver=solver, grid=grid, steps=steps, particles=particles)
     flags |= dict(prompts=prompt or None, negative=negative, size=size)
+    flags |= dict(lora=lora or None, control=control, hint=hint, start=start, strength=strength, mask=mask)
     request = read_request(models, config, method, set_, **flags, clip=clip, dtype=dtype, seed=seed)
     if is_text(request.models):
         check_text(devices, split, remat, microbatch, tile, estimate, worker, collect)
@@ -135,7 +143,9 @@ def sample(
         return to_uint8(asked.pictures(drawn, tile)) if asked.images else np.asarray(drawn)
 
     if not out.suffix:
-        content = contents(request.models, measurement=(request.measurement or {}).get("observed"))
+        files: dict[str, Any] = {name: getattr(request, name) for name in ("control", "hint", "start", "mask")}
+        files |= {Path(file).name: file for file in read_adapters(request.lora)}
+        content = contents(request.models, measurement=(request.measurement or {}).get("observed"), **files)
         job = Job(out, n, request.about(), shard or 500, content | {"guidance_jax": guidance_jax.__version__})
         alone = own_number is None or own_number[1] == 1
         path, bad = job.run(draw, encode, "sampling", own_number or (0, 1), collect or alone)

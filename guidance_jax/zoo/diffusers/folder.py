@@ -3,6 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from guidance_jax.models.parameterizations import LearnedRange
 from guidance_jax.schedules import dynamic_shift
 from guidance_jax.untrusted import plain_name, reading, whole_number
 from guidance_jax.untrusted import read_json as read_json_file
+from guidance_jax.zoo.diffusers.lora import Adapter, check_used, merge
 from guidance_jax.zoo.diffusers.scheduler import Scheduler, process
 from guidance_jax.zoo.dit.reader import dit_of_diffusers
 from guidance_jax.zoo.mmdit import reader as mmdit
@@ -109,6 +111,7 @@ def load_diffusers(
     size: tuple[int, int] | None = None,
     remat: bool = False,
     control: str | Path | None = None,
+    lora: str | Path | Mapping[str | Path, float] | None = None,
 ) -> Pipeline:
     """A model downloaded as a folder of diffusers: DiT, Stable Diffusion 1, 2, XL, 3 or 3.5, FLUX.1.
 
@@ -120,22 +123,26 @@ def load_diffusers(
       remat: blocks of the denoiser are computed again in gradients through it.
       control: the folder of a ControlNet for that U-Net. Conditions then have an `image` in [0, 1], (n, H, W, 3), too,
         and may have a `strength` (n,): `pipeline.conditions(captions) | {"image": images}`.
+      lora: adapters of low rank, files or folders, by the strength of each, {"style": 0.8}; one alone has strength 1.
+        They are merged into the weights.
 
     Raises:
-      Refused: what is not supported: a pipeline, a network, an option of one, a scheduler; it is named.
+      Refused: what is not supported: a pipeline, a network, an option of one, a scheduler, an adapter that is of no low
+        rank or of another model; it is named.
     """
-    found = read_diffusers(folder)
+    found = read_diffusers(folder, lora)
     if control is not None:
         add_control(found, Path(control))
     pipeline = found.assemble(dtype, remat)
     return pipeline if size is None else pipeline.resize(*size)
 
 
-def read_diffusers(folder: str | Path) -> PipelineParts:
+def read_diffusers(folder: str | Path, lora: str | Path | Mapping[str | Path, float] | None = None) -> PipelineParts:
     """The parts of a folder: `unet` or `transformer`, `vae`, `text_encoder`, `tokenizer`, `scheduler`.
 
     Args:
       folder: with `model_index.json`.
+      lora: as in `load_diffusers`.
 
     Raises:
       Refused: what is not supported: a pipeline, a network, an option of one, a scheduler; it is named.
@@ -153,13 +160,19 @@ def read_diffusers(folder: str | Path) -> PipelineParts:
             raise Refused(f"{place} holds a {cls}, which is not supported")
     with reading(folder, "compare its configuration files with the source"):
         told = process(read_json(folder / "scheduler", "scheduler_config.json"))
+        strengths = {} if lora is None else lora if isinstance(lora, Mapping) else {lora: 1.0}
+        adapters = [Adapter(path, scale) for path, scale in strengths.items()]
         try:
-            return parts_of(folder, index, parts, told)
+            found = parts_of(folder, index, parts, told, adapters)
         except KeyError as error:
             raise Refused(f"a configuration file in {folder} has no entry {error}") from None
+    check_used(adapters)
+    return found
 
 
-def parts_of(folder: Path, index: Mapping[str, Any], parts: Mapping[str, str], told: Scheduler) -> PipelineParts:
+def parts_of(
+    folder: Path, index: Mapping[str, Any], parts: Mapping[str, str], told: Scheduler, adapters: list[Adapter]
+) -> PipelineParts:
     """The networks of a folder whose index and scheduler have been understood."""
     found = PipelineParts({"grid": told.grid, "clip": told.clip})
     if "vae" in parts:
@@ -175,13 +188,15 @@ def parts_of(folder: Path, index: Mapping[str, Any], parts: Mapping[str, str], t
         found.parts["autoencoder"] = config(network, None, latents=latents), params
     kind = "transformer" if "transformer" in parts else "unet"
     about = options(folder / kind, parts[kind] if parts.get(kind) in READ else kind)
-    state, name = weights(folder / kind), index["_class_name"]
+    name = index["_class_name"]
+    single = partial(stable_diffusion.unet_name_of, about) if kind == "unet" else None
+    state = merge(weights(folder / kind), kind, adapters, single)
     if kind == "transformer" and name not in JOINT:
         transformer(found, state, about, told, index.get("id2label") or {})
         return found
     for part in sorted(p for p in parts if p.startswith("text_encoder")):
         number = part.removeprefix("text_encoder")
-        text, own = options(folder / part, "text"), weights(folder / part)
+        text, own = options(folder / part, "text"), merge(weights(folder / part), part, adapters)
         if parts[part] == "T5EncoderModel" and name in JOINT:
             network, params = mmdit.t5(own, text, JOINT[name])
         else:  # of the larger models the states of the layer before the last
@@ -270,7 +285,9 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
             p.name for p in folder.glob("adapter_config.json")
         ]
         if adapters:
-            raise Refused(f"{folder} holds an adapter (LoRA, {adapters[0]}), which is not supported; merge it first")
+            raise Refused(
+                f"{folder} holds an adapter (LoRA, {adapters[0]}) and no model; give it as lora= of its model"
+            )
         raise Refused(f"{folder} is no folder of diffusers': it has no {name}")
     return read_json_file(folder / name)
 

@@ -84,10 +84,14 @@ def unet_of_diffusers(state: Mapping[str, Any], about: Mapping[str, Any]) -> tup
     Raises:
       Refused: a tensor that is missing, left over or of the wrong shape.
     """
-    blocks = whole_number(about, "layers_per_block", "unet")
-    attended = tuple(kind.startswith("CrossAttn") for kind in about["up_block_types"])
-    named = Renamed(state, {unet_name(k, blocks, attended): k for k in state})
+    named = Renamed(state, {unet_name_of(about, k): k for k in state})
     return unet(named, heads(about), whole_number(about, "norm_num_groups", "unet"))
+
+
+def unet_name_of(about: Mapping[str, Any], key: str) -> str:
+    """`unet_name` of a U-Net whose `config.json` is `about`."""
+    attended = tuple(kind.startswith("CrossAttn") for kind in about["up_block_types"])
+    return unet_name(key, whole_number(about, "layers_per_block", "unet"), attended)
 
 
 def heads(about: Mapping[str, Any]) -> dict[str, int]:

@@ -1,0 +1,76 @@
+"""What a request says beside the method of a text-to-image model: adapters, a picture to start from, a hint."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from guidance_jax.core import Level, Refused
+from guidance_jax.datasets.arrays import read_array
+from guidance_jax.kernels.edit import Edit
+from guidance_jax.zoo.pipeline import Pipeline
+
+STRENGTH = 0.6  # of an edit that says none
+
+
+def read_adapters(asked: Iterable[str]) -> dict[str, float]:
+    """Files of adapters by their strength, of texts FILE or FILE=0.8.
+
+    Raises:
+      Refused: a strength that is no number, a file that is named twice.
+    """
+    found: dict[str, float] = {}
+    for text in asked:
+        file, _, strength = text.rpartition("=") if "=" in text else (text, "", "1")
+        try:
+            value = float(strength)
+        except ValueError:
+            raise Refused(f"--lora is FILE or FILE=0.8, got {text[:80]!r}") from None
+        if file in found or not file:
+            raise Refused(f"--lora names {file[:80]!r} twice or not at all; write FILE=0.8 once for each")
+        found[file] = value
+    return found
+
+
+def last_steps(levels: Level, strength: float) -> Level:
+    """The levels of the last `strength` of the steps, one step at least."""
+    steps = len(levels.t) - 1
+    return levels.at(slice(steps - max(1, round(strength * steps)), None))
+
+
+def edit(kernel: Any, start: str, mask: str | None, shape: tuple[int, ...], pipeline: Pipeline | None) -> Edit:
+    """`kernel` from a picture; of a mask the white stays open, the black is kept.
+
+    Raises:
+      Refused: pictures of another size than the model's.
+    """
+    coder = None if pipeline is None else pipeline.autoencoder
+    factor = 1 if coder is None else coder.factor
+    sides = factor * shape[0], factor * shape[1]
+    picture = read_picture(start, sides, "--start", shape[-1] if coder is None else None)
+    known = np.zeros((1, 1, 1), np.float32)
+    if mask is not None:
+        white = read_picture(mask, sides, "--mask", None).max(-1) > 0
+        open_ = white.reshape(shape[0], factor, shape[1], factor).any((1, 3))
+        known = 1 - open_[..., None].astype(np.float32)
+    return Edit(kernel, picture if coder is None else coder.encode(picture[None])[0], known)
+
+
+def read_picture(path: str, sides: tuple[int, int], flag: str, channels: int | None) -> np.ndarray:
+    """A picture of those sides in [-1, 1], with three channels or as many as are said."""
+    found = read_array(Path(path))
+    found = found[..., None] if found.ndim == 2 else found
+    if found.ndim != 3 or found.shape[:2] != sides:
+        raise Refused(
+            f"{flag} {path} has shape {found.shape}, the pictures of this request are {sides[0]} x {sides[1]}; resize "
+            f"it, or write --size {found.shape[0]}x{found.shape[1] if found.ndim > 1 else 0}"
+        )
+    wanted = 3 if channels is None else channels
+    if found.shape[-1] == 1:
+        found = np.repeat(found, wanted, -1)
+    if found.shape[-1] == 4:
+        found = found[..., :3]
+    if found.shape[-1] != wanted:
+        raise Refused(f"{flag} {path} has {found.shape[-1]} channels, expected {wanted}")
+    return found
