@@ -15,6 +15,7 @@ from benchmarks.suite import Row, benchmark
 
 DIFFUSERS = ("dit_xl_2", "sd_1_5", "sd_2_1", "sd_xl")
 AUTHORS = ("sit_xl_2", "lightningdit_xl_1")
+MULTIMODAL = ("sd_3_5_medium", "flux_1_dev")  # real widths, few blocks: whole they need 10 and 48 GB in float32
 CAPTIONS, NEGATIVE = ["the red cat", "a dog, running"], "the dog"
 SIDE, STEPS = 32, 10
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
@@ -253,19 +254,19 @@ def by_authors(name, code):
     quick={"only": ("dit_xl_2",)}, packages=("jax", "torch", "diffusers", "transformers"), side=SIDE, steps=STEPS
 )
 def latent_models(
-    only: tuple[str, ...] = (*DIFFUSERS, *AUTHORS), code: Path | None = None, known: list = ()
+    only: tuple[str, ...] = (*DIFFUSERS, *MULTIMODAL, *AUTHORS), code: Path | None = None, known: list = ()
 ) -> Iterator[Row]:
-    """Do DiT, SiT, LightningDiT, Stable Diffusion 1.5, 2.1 and XL agree with PyTorch at their real sizes?
+    """Do DiT, SiT, LightningDiT, Stable Diffusion 1.5, 2.1, XL and 3.5 and FLUX agree with PyTorch at real sizes?
 
     Each with random weights. DiT-XL/2 and Stable Diffusion are diffusers' own classes, saved by diffusers and
     transformers in their layout of folders, in a process of its own; the folder is then read by `gj.load_diffusers` and
-    its networks, its autoencoder both ways, its text encoders and ten guided steps are compared. SiT-XL/2 and
-    LightningDiT-XL/1 have no package: `--code` is the folder of the authors' files (`sit_models.py`,
-    `lightningdit_models.py`). Agreement is the largest difference over the largest entry. Pictures are 256 pixels wide.
-    Needs the `bench` extra, 13 GB of memory and 15 GB of disk for XL.
+    its networks, its autoencoder both ways, its text encoders and ten guided steps are compared. SD3.5-medium and
+    FLUX.1-dev have their real widths and few blocks. SiT-XL/2 and LightningDiT-XL/1 have no package: `--code` is the
+    folder of the authors' files (`sit_models.py`, `lightningdit_models.py`). Agreement is the largest difference over
+    the largest entry. Pictures are 256 pixels wide. Needs the `bench` extra, 13 GB of memory and 15 GB of disk for XL.
     """
     for name in only:
-        if name in DIFFUSERS:
+        if name in DIFFUSERS + MULTIMODAL:
             with tempfile.TemporaryDirectory() as folder:
                 for part in ("folder", "reference", "agreement"):
                     subprocess.run([sys.executable, "-m", "benchmarks.latent_models", part, name, folder], check=True)
@@ -279,12 +280,16 @@ def latent_models(
 
 def run_part(part: str, name: str, folder: str) -> None:
     """Write a model's folder, its reference, or how far this library is from it."""
+    from benchmarks import multimodal_models
+
+    multimodal = name in MULTIMODAL
     if part == "agreement":
-        record = agreement(name, folder)
+        record = (multimodal_models.agreement if multimodal else agreement)(name, folder)
         record["cost"]["peak, GB"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 1)
         (Path(folder) / "record.json").write_text(json.dumps(record))
     else:
-        {"folder": folder_of, "reference": reference}[part](name, folder)
+        parts = multimodal_models.PARTS if multimodal else {}
+        ({"folder": folder_of, "reference": reference} | parts)[part](name, folder)
 
 
 if __name__ == "__main__":

@@ -58,6 +58,7 @@ def test_pages_run_as_they_stand(path, tmp_path):
         whole("sd3", tmp_path / "stable-diffusion-3")
         whole("flux", tmp_path / "flux")
         shutil.copytree(CONTROL, tmp_path / "control")
+        shutil.copy(ROOT / "tests/golden/lora/sd15.safetensors", tmp_path / "style.safetensors")
     if path.stem == "gpt2":
         shutil.copytree(ROOT / "tests" / "golden" / "gpt2", tmp_path / "gpt2")
     run_page(path, tmp_path)

@@ -268,9 +268,9 @@ def test_configurations_survive_json_and_name_known_types_only():
         describe(gj.DDIM())
 
 
-def test_a_batch_larger_than_the_data_is_refused(data, params):
+def test_a_batch_larger_than_the_data_is_refused(data):
     with pytest.raises(ValueError, match="1 to 200 samples, got batch=500"):
-        fit(LOSS, params, data, steps=1, batch=500, optimizer=OPTIMIZER)
+        fit(scaled, START, data, steps=1, batch=500, optimizer=OPTIMIZER)
 
 
 def test_a_loss_that_explodes_is_an_error(data):

@@ -2,6 +2,7 @@
 
 from guidance_jax.guidance.adaptive import AdaptiveGuidance
 from guidance_jax.guidance.apg import APG
+from guidance_jax.guidance.attention import AttentionContrast, ReadsCaptions, guide_attention
 from guidance_jax.guidance.autoguidance import Autoguidance
 from guidance_jax.guidance.base import Contrast, Guidance
 from guidance_jax.guidance.cfg import CFG
@@ -21,7 +22,7 @@ from guidance_jax.guidance.lgd import LGD
 from guidance_jax.guidance.likelihoods import CleanClassifier, Decoded, GaussianLikelihood, Similarity
 from guidance_jax.guidance.mambo_g import MAMBOG
 from guidance_jax.guidance.mpgd import MPGD
-from guidance_jax.guidance.perturbed import AttentionContrast, Perturbation, Perturbed, guide_attention, perturb
+from guidance_jax.guidance.perturbed import Perturbation, Perturbed, perturb
 from guidance_jax.guidance.reconstruction import Reconstruction
 from guidance_jax.guidance.rescale import Rescale
 from guidance_jax.guidance.reuse import Reuse
@@ -61,6 +62,7 @@ __all__ = [
     "PerSample",
     "AttentionContrast",
     "Perturbation",
+    "ReadsCaptions",
     "guide_attention",
     "Perturbed",
     "Ramp",

@@ -4,19 +4,12 @@
 
 PAG (Ahn et al. 2024, arXiv 2403.17377): the weak model's attention maps are identities. Skipped layers (Hyung et al.
 2024, 2411.18664): its middle is left out. SEG (Hong 2024, 2408.00760): its attention queries are blurred.
-
-Normalized attention guidance (NAG, Chen et al. 2025, arXiv 2505.21179) works inside a network instead: what every pixel
-reads from the caption, z+, is moved away from what it would read from a negative one, z-, in one call of the network:
-
-    g = scale z+ - (scale - 1) z-,   z = share g min(1, limit |z+| / |g|) + (1 - share) z+,   |.| sums over the channels
 """
 
 import dataclasses
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-
-from guidance_jax.core import GaussianDiffusion, Refused, pytree
+from guidance_jax.core import GaussianDiffusion, pytree
 from guidance_jax.guidance.autoguidance import check_weak
 from guidance_jax.guidance.base import only_guided
 from guidance_jax.guidance.conditions import TwoConditions
@@ -46,27 +39,6 @@ class Perturbation(NamedTuple):
         return self.attention is not None
 
 
-class AttentionContrast(NamedTuple):
-    """The numbers of `guide_attention`.
-
-    Attributes:
-      context: (L, width), what is read in the place of the condition's context.
-      scale, limit, share: as in `guide_attention`.
-    """
-
-    context: Any
-    scale: Any
-    limit: Any
-    share: Any
-
-    def combine(self, positive: Any, negative: Any) -> Any:
-        """z of z+ and z-, both (pixels, channels)."""
-        guided = self.scale * positive - (self.scale - 1) * negative
-        size, wanted = (jnp.sum(jnp.abs(z), -1, keepdims=True) for z in (guided, positive))
-        shrunk = guided * jnp.where(size > self.limit * wanted, self.limit * wanted / jnp.where(size > 0, size, 1), 1)
-        return self.share * shrunk + (1 - self.share) * positive
-
-
 def perturb(model: Network, attention: Any = 0.0, blur: Any = 0.0, skip: Any = 0.0) -> Network:
     """A weak version of `model` for `Autoguidance` or `Perturbed`: the same parameters, worse layers.
 
@@ -79,35 +51,6 @@ def perturb(model: Network, attention: Any = 0.0, blur: Any = 0.0, skip: Any = 0
     """
     away = None if model.perturbation is None else model.perturbation.away
     return dataclasses.replace(model, perturbation=Perturbation(attention, blur, skip, away))
-
-
-def guide_attention(model: Network, negative: Any, scale: Any = 5.0, limit: Any = 2.5, share: Any = 0.25) -> Network:
-    """Normalized attention guidance (NAG): `model` whose attention to its caption avoids a negative one. Same cost.
-
-    It replaces classifier-free guidance where that fails, as in models distilled to a few steps, or joins it.
-
-    Args:
-      model: a network that reads captions by attention alone, Stable Diffusion's.
-      negative: a condition of one sample, for example `pipeline.null("blurry")`.
-      scale: the strength; 1 changes nothing.
-      limit: the largest growth of |z+| that is left.
-      share: of the guided in the result; 0 changes nothing.
-
-    Raises:
-      Refused: another network, which would ignore it; a negative that is no condition of the network.
-    """
-    network = getattr(model.apply, "__self__", None)
-    if not getattr(network, "guides_attention", False):
-        raise Refused(
-            f"guide_attention needs a network that reads captions by attention, got {type(network).__name__}; "
-            "use CFG with a negative caption"
-        )
-    context = negative.get("context") if isinstance(negative, dict) else None
-    if context is None or jnp.ndim(context) != 2:
-        raise Refused("negative is a condition of one sample, with a context (L, width); write pipeline.null('blurry')")
-    before = Perturbation(None, None, None) if model.perturbation is None else model.perturbation
-    away = AttentionContrast(jnp.asarray(context), scale, limit, share)
-    return dataclasses.replace(model, perturbation=before._replace(away=away))
 
 
 @pytree

@@ -10,6 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from guidance_jax.zoo.convolution import conv2d
 
@@ -60,6 +61,16 @@ class GroupNorm(nn.Module):
         return (wide * gain + (bias - mean * gain)).astype(x.dtype)
 
 
+class RMSNorm(nn.Module):
+    """x / sqrt(mean x^2 + 1e-6), times a learned scale; in float32."""
+
+    @nn.compact
+    def __call__(self, x):
+        scale = self.param("scale", nn.initializers.ones_init(), (x.shape[-1],))
+        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        return (wide * jax.lax.rsqrt(jnp.mean(wide**2, -1, keepdims=True) + 1e-6)).astype(x.dtype) * scale
+
+
 class StoredNorm(nn.Module):
     """Batch normalisation with the moments of training: (x - mean) / sqrt(var + epsilon), then scale and shift."""
 
@@ -82,6 +93,25 @@ def timestep_embedding(t: Any, size: int, max_period: float = 10000.0, shift: in
     frequencies = jnp.exp(-jnp.log(max_period) * jnp.arange(half) / (half - shift))
     angles = t * frequencies
     return jnp.pad(jnp.concatenate([jnp.cos(angles), jnp.sin(angles)]), (0, size % 2))
+
+
+def patches(x: jax.Array, size: int) -> jax.Array:
+    """An image (H, W, C) as rows of patches (H W / size^2, C size^2), channels first within a patch, as in PyTorch."""
+    h, w, c = x.shape
+    return x.reshape(h // size, size, w // size, size, c).transpose(0, 2, 4, 1, 3).reshape(-1, c * size**2)
+
+
+def rotate(a: jax.Array, sides: tuple[int, int]) -> jax.Array:
+    """Rotary positions of two axes: pairs of channels of a (L, heads, channels) turned by the row, then the column."""
+    half = a.shape[-1] // 2
+    frequencies = 10000.0 ** -(np.arange(0, half, 2) / half)
+    row, column = (np.repeat(np.arange(n)[:, None] * frequencies, 2, -1) for n in sides)
+    angles = np.concatenate([np.repeat(row[:, None], sides[1], 1), np.repeat(column[None], sides[0], 0)], -1).reshape(
+        -1, 1, 2 * half
+    )
+    pairs = a.reshape(*a.shape[:-1], half, 2)
+    crossed = jnp.stack([-pairs[..., 1], pairs[..., 0]], -1).reshape(a.shape)
+    return a * jnp.cos(angles).astype(a.dtype) + crossed * jnp.sin(angles).astype(a.dtype)
 
 
 def upsample(x: jax.Array) -> jax.Array:

@@ -41,7 +41,7 @@ def test_the_posterior_mean_tends_to_the_tilted_estimate(scale, measured):
     """Its bias falls as 1 / draws, its spread as their root; the plain estimate is far off."""
     want, _ = exact_tilt(scale)
     bias = {}
-    for draws, n in ((4, 20_000), (16, 20_000), (64, 20_000), (1_000, 2_000)):
+    for draws, n in ((4, 20_000), (16, 20_000), (64, 10_000), (1_000, 1_000)):
         guide = PosteriorMean(FREE, ExactDraw(), square, VE, scale, draws=draws)
         found = jax.jit(jax.vmap(lambda key, g=guide: g(X, LEVEL, None, (), key)[0].x0[0]))(gj.keys(1, n))
         bias[draws] = float(found.mean()) - want
@@ -103,7 +103,7 @@ SOLVER = gj.discrete.FirstHitting()
 
 def test_a_random_twist_keeps_particles_exact(measured):
     """One draw a value: the evidence is that of the tilt, and so are weighed particles."""
-    scale, runs = 2.0, 200
+    scale, runs = 2.0, 100
     guide = Lookahead(TOKENS, SOLVER, favours, FLOW, scale, draws=1, steps=3)
     kernel = gj.SMC(gj.Twisted(TOKENS, SOLVER, guide, scale, noisy=True))
     found = gj.populations(gj.keys(0, runs), kernel, STEPS, (3,), 64)
@@ -122,6 +122,7 @@ def test_a_random_twist_keeps_particles_exact(measured):
     assert abs(evidence.mean() - want) < 4 * evidence.std() / np.sqrt(runs)
 
 
+@pytest.mark.slow
 def test_children_chosen_by_the_value_of_samples_come_nearer(measured):
     """SVDD: by the exact value's estimate the tilt is nearer than by the reward of the clean estimate."""
     scale, n = 2.0, 20_000
@@ -159,7 +160,7 @@ def test_particle_gibbs_with_two_particles_samples_the_tilt(measured):
 def test_particle_gibbs_keeps_the_target_of_a_twist(measured):
     """Of a Gaussian and a measurement: mean and variance of the posterior of the chain, with two particles."""
     model = gj.oracles.Gaussian(jnp.zeros(1), jnp.eye(1))
-    levels, n = gj.Cosine().levels(40), 4_000
+    levels, n = gj.Cosine().levels(40), 2_000
     likelihood = gj.guidance.GaussianLikelihood(lambda x: x, 0.5)
     twisted = gj.Twisted(model, gj.DDPM(gj.solvers.fixed_large), likelihood, proposal=model)
     kernel = gj.SMC(twisted, threshold=0.0)
@@ -173,7 +174,7 @@ def test_particle_gibbs_keeps_the_target_of_a_twist(measured):
 
 def test_particle_gibbs_of_a_mixture_with_two_particles(measured):
     """Energy distance to exact draws of the tilt, of plain populations of two and of chains of them."""
-    n, levels = 4_000, gj.Cosine().levels(60)
+    n, levels = 2_000, gj.Cosine().levels(60)
     likelihood = gj.guidance.GaussianLikelihood(lambda x: x, 0.5)
     kernel = gj.SMC(
         gj.Steered(gj.Unconditional(MIXTURE, 2), gj.solvers.GLASS(gj.Cosine(), 4), likelihood), threshold=0.0
@@ -202,23 +203,23 @@ def test_ancestors_and_keys_make_the_kept_sample_again():
 
 def test_new_ancestors_keep_the_target_and_forget_the_start(measured):
     """Of a Gaussian and a measurement, resampled at every step: without them the paths keep their beginnings."""
-    model, n = gj.oracles.Gaussian(jnp.zeros(1), jnp.eye(1)), 2_000
+    model, n = gj.oracles.Gaussian(jnp.zeros(1), jnp.eye(1)), 500
     likelihood = gj.guidance.GaussianLikelihood(lambda x: x, 0.5)
     kernel = gj.SMC(gj.Twisted(model, gj.DDPM(gj.solvers.fixed_large), likelihood, proposal=model), threshold=2.0)
-    given = gj.keys(0, n), kernel, gj.Cosine().levels(20), (1,), 8, 35, jnp.ones((n, 1))
+    given = gj.keys(0, n), kernel, gj.Cosine().levels(40), (1,), 8, 30, jnp.ones((n, 1))
     off = {}
     for ancestors in (False, True):
         chains = np.asarray(particle_gibbs(*given, ancestors=ancestors)[:, 15:], np.float64)
         off[ancestors] = abs(chains.mean() - 0.8)
         measured(f"ancestors {ancestors}: mean, off by", off[ancestors])
         measured(f"ancestors {ancestors}: variance of .2", chains.var())
-    assert abs(chains.var() - 0.2) < 0.01
-    assert off[True] < 0.02 < off[False]
+    assert abs(chains.var() - 0.2) < 0.03
+    assert off[True] < 0.05 < off[False]
 
 
 def test_new_ancestors_of_tokens_keep_the_tilt(measured):
     """Of masks, by rewards of clean estimates, two particles resampled at every step."""
-    n, sweeps = 10_000, 25
+    n, sweeps = 5_000, 25
     kernel = gj.SMC(gj.Steered(TOKENS, SOLVER, favours, 2.0), threshold=2.0)
     chains = np.asarray(particle_gibbs(gj.keys(0, n), kernel, STEPS, (3,), n=2, sweeps=sweeps, ancestors=True))
     target = tilted(2.0)

@@ -143,7 +143,7 @@ def sample(
         return to_uint8(asked.pictures(drawn, tile)) if asked.images else np.asarray(drawn)
 
     if not out.suffix:
-        files: dict[str, Any] = {name: getattr(request, name) for name in ("control", "hint", "start", "mask")}
+        files: dict[str, Any] = {name: vars(request)[name] for name in ("control", "hint", "start", "mask")}
         files |= {Path(file).name: file for file in read_adapters(request.lora)}
         content = contents(request.models, measurement=(request.measurement or {}).get("observed"), **files)
         job = Job(out, n, request.about(), shard or 500, content | {"guidance_jax": guidance_jax.__version__})

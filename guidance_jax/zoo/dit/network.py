@@ -18,20 +18,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax.core import Refused
-from guidance_jax.zoo.layers import perturbed_attention, timestep_embedding, zeros
+from guidance_jax.zoo.layers import RMSNorm, patches, perturbed_attention, rotate, timestep_embedding, zeros
 
 EPSILON = 1e-6
 xavier = nn.initializers.xavier_uniform()
-
-
-class RMSNorm(nn.Module):
-    """x / sqrt(mean x^2 + 1e-6), times a learned scale; in float32."""
-
-    @nn.compact
-    def __call__(self, x):
-        scale = self.param("scale", nn.initializers.ones_init(), (x.shape[-1],))
-        wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        return (wide * jax.lax.rsqrt(jnp.mean(wide**2, -1, keepdims=True) + EPSILON)).astype(x.dtype) * scale
 
 
 class Layers(nn.Module):
@@ -162,12 +152,6 @@ class DiT(Layers):
         return jax.tree.map(lambda share: mask * share, perturbation)
 
 
-def patches(x: jax.Array, size: int) -> jax.Array:
-    """An image (H, W, C) as rows of patches (H W / size^2, C size^2), channels first within a patch, as in PyTorch."""
-    h, w, c = x.shape
-    return x.reshape(h // size, size, w // size, size, c).transpose(0, 2, 4, 1, 3).reshape(-1, c * size**2)
-
-
 def sincos(rows: int, columns: int, width: int) -> np.ndarray:
     """Fixed positions (rows columns, width): [sin, cos] of the column in the first half, of the row in the second."""
     frequencies = 10000.0 ** -(np.arange(width // 4) / (width / 4))
@@ -178,16 +162,3 @@ def sincos(rows: int, columns: int, width: int) -> np.ndarray:
 
     row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
     return np.concatenate([one(column), one(row)], 1).astype(np.float32)
-
-
-def rotate(a: jax.Array, sides: tuple[int, int]) -> jax.Array:
-    """Rotary positions of two axes: pairs of channels of a (L, heads, channels) turned by the row, then the column."""
-    half = a.shape[-1] // 2
-    frequencies = 10000.0 ** -(np.arange(0, half, 2) / half)
-    row, column = (np.repeat(np.arange(n)[:, None] * frequencies, 2, -1) for n in sides)
-    angles = np.concatenate([np.repeat(row[:, None], sides[1], 1), np.repeat(column[None], sides[0], 0)], -1).reshape(
-        -1, 1, 2 * half
-    )
-    pairs = a.reshape(*a.shape[:-1], half, 2)
-    crossed = jnp.stack([-pairs[..., 1], pairs[..., 0]], -1).reshape(a.shape)
-    return a * jnp.cos(angles).astype(a.dtype) + crossed * jnp.sin(angles).astype(a.dtype)

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax.core import Refused
-from guidance_jax.zoo.dit.network import RMSNorm, patches, rotate
-from guidance_jax.zoo.layers import Dense, attend, perturbed_attention, timestep_embedding
+from guidance_jax.guidance.attention import ReadsCaptions
+from guidance_jax.zoo.layers import Dense, RMSNorm, attend, patches, perturbed_attention, rotate, timestep_embedding
 
 
 class Block(nn.Module):
@@ -123,7 +123,7 @@ class JointBlock(Block):
             captions = captions + text_gate * self.dense(width, "attn_to_add_out")(read_of_text)
             h = self.norm(captions) * (1 + text_mlp_scale) + text_mlp_shift
             captions = captions + text_mlp_gate * self.mlp(h, "ff_context")
-        return skipped(before, (picture, captions), how), None
+        return leave_out(before, (picture, captions), how), None
 
 
 class SingleBlock(Block):
@@ -146,7 +146,7 @@ class SingleBlock(Block):
         wide = nn.gelu(self.dense(4 * width, "proj_mlp")(h), approximate=True)
         both = both + gate * self.dense(width, "proj_out")(jnp.concatenate([read, wide], -1))
         after = both[:count], both[count:].reshape(captions.shape)
-        return skipped(carry, after, how), None
+        return leave_out(carry, after, how), None
 
 
 def names_of(attention: str, *parts: str) -> tuple[str, ...]:
@@ -159,14 +159,14 @@ ADDED = names_of("attn", "add_q_proj", "add_k_proj", "add_v_proj", "norm_added_q
 SINGLE = QKV
 
 
-def skipped(before: Any, after: Any, how: Any) -> Any:
+def leave_out(before: Any, after: Any, how: Any) -> Any:
     """What goes on after a block, a share of which is left out."""
     if how is None:
         return after
     return jax.tree.map(lambda a, b: b + jnp.asarray(how.skip, b.dtype) * (a - b), before, after)
 
 
-class MMDiT(nn.Module):
+class MMDiT(ReadsCaptions, nn.Module):
     """`apply(params, x (H, W, C), t, cond) -> (H, W, out_channels)`, for one sample; the defaults are SD3's.
 
     `cond` is a dict: `context` (L, context width), the states of the text encoders, and `vector` (K,), the pooled ones.
@@ -203,7 +203,6 @@ class MMDiT(nn.Module):
     perturbed: tuple[int, ...] = ()
     dtype: Any = None
     remat: bool = False
-    guides_attention = True
 
     @nn.compact
     def __call__(self, x, t, cond, train=False, perturbation=None, scale=None):

@@ -37,7 +37,7 @@ def sd3(state: Mapping[str, Any], about: Mapping[str, Any]) -> tuple[MMDiT, dict
         patch=whole_number(about, "patch_size", WHERE),
         out_channels=whole_number(about, "out_channels", WHERE),
         positions=whole_number(about, "pos_embed_max_size", WHERE),
-        qk_norm=normalised(about.get("qk_norm")),
+        qk_norm=has_norms(about.get("qk_norm")),
     )
     names = {name_in(network, k): k for k in state}
     return network, match_params(Renamed(state, names), network, *inputs(network, about, network.out_channels))
@@ -83,7 +83,7 @@ def widths(about: Mapping[str, Any]) -> dict[str, int]:
     return {"width": width, "heads": heads, "depth": whole_number(about, "num_layers", WHERE)}
 
 
-def normalised(kind: Any) -> bool:
+def has_norms(kind: Any) -> bool:
     if kind not in (None, "rms_norm"):
         raise Refused(f"the transformer asks for qk_norm = {kind!r}, known is rms_norm")
     return kind is not None

@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.zoo.dit.network import RMSNorm
-from guidance_jax.zoo.layers import Dense
+from guidance_jax.zoo.layers import Dense, RMSNorm
 
 
 class T5Encoder(nn.Module):

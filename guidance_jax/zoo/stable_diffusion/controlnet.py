@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from guidance_jax.checkpoints.safetensors_file import Renamed
 from guidance_jax.checkpoints.tensors import match_params
 from guidance_jax.core import Refused
+from guidance_jax.guidance.attention import ReadsCaptions
 from guidance_jax.zoo.layers import Conv, zeros
 from guidance_jax.zoo.stable_diffusion.names import unet_name
 from guidance_jax.zoo.stable_diffusion.unet import StableDiffusionUNet
@@ -56,7 +57,7 @@ class ControlNet(StableDiffusionUNet):
         return Conv(features, dtype=self.dtype, name=f"input_hint_block_{number}", **options)(image)
 
 
-class ControlledUNet(nn.Module):
+class ControlledUNet(ReadsCaptions, nn.Module):
     """A U-Net and a ControlNet as one network: `cond` has an `image` as well, and may have a `strength` (1).
 
     Attributes:
@@ -66,7 +67,6 @@ class ControlledUNet(nn.Module):
 
     denoiser: StableDiffusionUNet
     control: ControlNet
-    guides_attention = True
 
     def __call__(self, x, t, cond, train=False, perturbation=None):
         if not isinstance(cond, dict) or "image" not in cond:

@@ -11,11 +11,12 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from guidance_jax.core import Refused
+from guidance_jax.guidance.attention import ReadsCaptions
 from guidance_jax.zoo.layers import Dense, GroupNorm, attend, perturbed_attention
 from guidance_jax.zoo.unet import UNet
 
 
-class StableDiffusionUNet(UNet):
+class StableDiffusionUNet(ReadsCaptions, UNet):
     """`apply(params, x (H, W, C), t, cond) -> (H, W, out_channels)`, for one sample.
 
     `cond` is a dict: `context` (L, width), the states of the text encoders; and `vector` (K,), the pooled text and the
@@ -31,7 +32,6 @@ class StableDiffusionUNet(UNet):
     resblock_updown: bool = False
     transformer_depth: tuple[int, ...] = (1, 1, 1, 1)
     added: bool = False
-    guides_attention = True
 
     @nn.compact
     def __call__(self, x, t, cond, train=False, perturbation=None, control=None):
