@@ -135,34 +135,41 @@ def body(path, index=False):
 
 @cache
 def statements():
-    """(names, lines, where) of statements that the tests run: of pages, then of the repository, shortest first."""
-    pages, files = [], []
+    """(names, lines, where) of pieces of code, shortest first: of pages, which tests run, of tests, of the library."""
+    pages, tests, library = [], [], []
     for path in sorted(DOCS.rglob("*.md")):
         page = path.relative_to(DOCS).with_suffix("")
         for code in PYTHON.findall(path.read_text()) if page.parts[0] not in ("reference", "notebooks") else ():
-            pages += [(*one, f"on the page {{doc}}`/{page}`") for one in parsed(textwrap.dedent(code), whole=True)]
-    for folder in ("examples", "tests", "benchmarks"):
-        for path in sorted((DOCS.parent / folder).rglob("*.py")):
+            pages += [(*one, f"on the page {{doc}}`/{page}`") for one in parsed(textwrap.dedent(code), ast.stmt)]
+    for found, folders in ((tests, ("examples", "tests", "benchmarks")), (library, ("guidance_jax",))):
+        for path in sorted(path for folder in folders for path in (DOCS.parent / folder).rglob("*.py")):
             where = f"in `{path.relative_to(DOCS.parent)}`"
-            files += [(*one, where) for one in parsed(path.read_text(), whole=False)]
-    return [one for found in (pages, files) for one in sorted(found, key=lambda one: len(one[1]))]
+            found += [(*one, where) for one in parsed(path.read_text(), MAKING if found is tests else SHOWING)]
+    return [one for found in (pages, tests, library) for one in sorted(found, key=lambda one: len(one[1]))]
 
 
-def parsed(code, whole):
-    """(names, lines) of the statements of a piece of code: of all that are short, or of those that make something."""
+MAKING = ast.Assign | ast.Assert | ast.With | ast.Return | ast.Expr
+SHOWING = ast.Assign | ast.Return | ast.Expr | ast.If | ast.ClassDef | ast.FunctionDef
+
+
+def parsed(code, kinds):
+    """(names, lines) of the short statements of these kinds; of a class or a function of the library its first line."""
     try:
         tree = ast.parse(code)
     except SyntaxError:
         return
-    for node in tree.body if whole else ast.walk(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom) or not (
-            whole or isinstance(node, ast.Assign | ast.Assert | ast.With)
-        ):
+    for node in tree.body if kinds is ast.stmt else ast.walk(tree):
+        if not isinstance(node, kinds) or isinstance(node, ast.Import | ast.ImportFrom):
             continue
-        inside = list(ast.walk(node))
+        inside, end = list(ast.walk(node)), node.end_lineno
+        if kinds is SHOWING and isinstance(node, ast.ClassDef | ast.FunctionDef | ast.If):
+            heads = {ast.ClassDef: "bases", ast.FunctionDef: "returns", ast.If: "test"}
+            head = getattr(node, heads[type(node)])
+            inside = [n for part in (head if isinstance(head, list) else [head]) if part for n in ast.walk(part)]
+            end = node.body[0].lineno - 1
         used = {n.id for n in inside if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
         used |= {n.attr for n in inside if isinstance(n, ast.Attribute) and ast.unparse(n).startswith("gj.")}
-        lines = code.split("\n")[node.lineno - 1 : node.end_lineno]
+        lines = code.split("\n")[node.lineno - 1 : max(end, node.lineno)]
         if len(lines) < 12:
             yield used, textwrap.dedent("\n".join(lines))
 

@@ -323,9 +323,13 @@ def guided(**numbers):
     network, params, x, (cond, negative) = small_text_unet()
     model = gj.Network(params, network.apply, gj.parameterizations.eps, batched=False)
 
-    ask = jax.jit(lambda model, cond: model(x, gj.Cosine()(0.5), cond, (), None)[0].eps)
-    found = ask(model, cond), ask(guide_attention(model, negative, **numbers), cond), ask(model, negative)
-    return map(np.asarray, found)
+    asked = (model, cond), (guide_attention(model, negative, **numbers), cond), (model, negative)
+    return (np.asarray(noise_of(model, x, cond)) for model, cond in asked)
+
+
+@jax.jit
+def noise_of(model, x, cond):
+    return model(x, gj.Cosine()(0.5), cond, (), None)[0].eps
 
 
 @functools.cache
@@ -337,7 +341,8 @@ def small_text_unet():
     keys = jax.random.split(jax.random.key(3), 3)
     x, *contexts = (jax.random.normal(k, shape) for k, shape in zip(keys, [(8, 8, 4), (5, 6), (5, 6)], strict=True))
     conds = [{"context": c} for c in contexts]
-    return network, randomised(jax.jit(network.init)(jax.random.key(0), x, jnp.zeros(()), conds[0]), 0.1), x, conds
+    shapes = jax.eval_shape(network.init, jax.random.key(0), x, jnp.zeros(()), conds[0])
+    return network, randomised(jax.tree.map(lambda a: jnp.full(a.shape, 0.2), shapes), 0.2), x, conds
 
 
 def test_attention_is_guided_away_from_a_negative_caption():

@@ -39,7 +39,7 @@ def last_steps(levels: Level, strength: float) -> Level:
     return levels.at(slice(steps - max(1, round(strength * steps)), None))
 
 
-def edit(kernel: Any, start: str, mask: str | None, shape: tuple[int, ...], pipeline: Pipeline | None) -> Edit:
+def edit_from(kernel: Any, start: str, mask: str | None, shape: tuple[int, ...], pipeline: Pipeline | None) -> Edit:
     """`kernel` from a picture; of a mask the white stays open, the black is kept.
 
     Raises:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax.app.data import classes_of
-from guidance_jax.app.edits import STRENGTH, edit, last_steps, read_adapters, read_picture
+from guidance_jax.app.edits import STRENGTH, edit_from, last_steps, read_adapters, read_picture
 from guidance_jax.app.models import load_models, load_once
 from guidance_jax.app.parts import MEASURE, METHODS, Builder, find
 from guidance_jax.app.request import NONE, Request
@@ -315,14 +315,14 @@ class Offer:
             raise Refused(f"smc options are of particle methods, got --method {row.name}")
         return part if isinstance(part, Kernel) else Reverse(self.clip(part), self.solver(row))
 
-    def edited(self, kernel: Any) -> Any:
+    def edit(self, kernel: Any) -> Any:
         """The kernel from the picture that is to be edited, if there is one."""
         if self.request.start is None or not self.images:
             return kernel
         self.used |= {"start", "strength", "mask"}
-        return edit(kernel, self.request.start, self.request.mask, self.domain.shape, self.pipeline)
+        return edit_from(kernel, self.request.start, self.request.mask, self.domain.shape, self.pipeline)
 
-    def hinted(self, cond: Any) -> Any:
+    def add_hint(self, cond: Any) -> Any:
         """The conditions with the picture that a ControlNet follows."""
         if (self.request.control is None) != (self.request.hint is None):
             raise Refused("--control and --hint go together: the folder of a ControlNet, and the picture it follows")
@@ -334,7 +334,7 @@ class Offer:
 
     def plan(self, n: int) -> Plan:
         """Everything, for `n` samples."""
-        kernel = self.edited(self.kernel())
+        kernel = self.edit(self.kernel())
         if kernel.population:
             self.used.add("particles")
         asked = {*self.request.given, *(["microbatch"] if self.microbatch is not None else [])}
@@ -344,7 +344,7 @@ class Offer:
         if self.captions and self.pipeline is not None:
             if not self.request.prompts:
                 raise Refused('the model is conditional on captions; write --prompt "a red cat"')
-            cond = self.hinted(self.pipeline.conditions(self.request.prompts))
+            cond = self.add_hint(self.pipeline.conditions(self.request.prompts))
             shape = self.domain.shape
             particles = self.request.particles
             return Plan(kernel, self.levels, shape, cond, labels, particles, self.pipeline, labels, unused)

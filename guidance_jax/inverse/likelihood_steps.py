@@ -150,6 +150,8 @@ class GibbsStep(LikelihoodStep):
 
     Raises:
       Refused: whatever the likelihood refuses.
+
+    >>> step = GibbsStep(lambda x0, level, cond: jnp.sum(x0 == 2) * 0.5, sweeps=2)
     """
 
     log_likelihood: Any = converted(as_guide)

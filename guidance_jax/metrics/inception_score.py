@@ -14,6 +14,9 @@ def inception_score(logits: np.ndarray, split: int = 5000) -> tuple[float, float
 
     Raises:
       Refused: no logits, or some that are not finite.
+
+    >>> [round(float(number), 3) for number in inception_score(50.0 * np.eye(4))]  # four sure classes
+    [4.0, 0.0]
     """
     logits = check_finite(logits, "logits")
     if len(logits) == 0:

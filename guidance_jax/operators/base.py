@@ -216,6 +216,8 @@ def check_adjoint(operator: Any, shape: tuple[int, ...], tolerance: float = 1e-4
 
     Raises:
       Refused: an adjoint that does not belong to the operator, or an operator that is not linear.
+
+    >>> check_adjoint(lambda x: x[1:] - x[:-1], (5,))
     """
     operator = as_operator(operator)
     x_key, y_key, tangent_key = jax.random.split(jax.random.key(seed), 3)
@@ -242,6 +244,9 @@ def check_pinv(operator: Any, shape: tuple[int, ...], tolerance: float = 1e-3, s
 
     Raises:
       Refused: an inverse that does not belong to the operator.
+
+    >>> import guidance_jax as gj
+    >>> check_pinv(gj.operators.Downsample(2), (4, 4, 1))
     """
     operator = as_operator(operator)
     x = jax.random.normal(jax.random.key(seed), shape)

@@ -25,7 +25,11 @@ def difference(reward: Any, memory: Any) -> tuple[Any, Any]:
 
 
 def maximum(reward: Any, memory: Any) -> tuple[Any, Any]:
-    """The best `reward` on the way, `memory` included; favours particles that were good at any time."""
+    """The best `reward` on the way, `memory` included; favours particles that were good at any time.
+
+    >>> [float(best) for best in maximum(1.0, 2.0)]
+    [2.0, 2.0]
+    """
     best = jnp.where(jnp.isnan(memory), reward, jnp.maximum(reward, memory))
     return best, best
 

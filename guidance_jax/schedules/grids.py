@@ -97,6 +97,10 @@ def sgm_uniform(schedule: Schedule, steps: int) -> Level:
 
     Raises:
       Refused: a schedule without timesteps, or more steps than it has.
+
+    >>> from guidance_jax.schedules import LinearBetas
+    >>> [round(t) for t in sgm_uniform(LinearBetas(1000), 3).t.tolist()]
+    [999, 666, 333, 0]
     """
     betas = _betas(schedule, steps, "sgm_uniform")
     noisy = betas(jnp.linspace(betas.steps - 1.0, 0.0, steps + 1)[:-1])

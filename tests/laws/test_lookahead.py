@@ -160,12 +160,12 @@ def test_particle_gibbs_with_two_particles_samples_the_tilt(measured):
 def test_particle_gibbs_keeps_the_target_of_a_twist(measured):
     """Of a Gaussian and a measurement: mean and variance of the posterior of the chain, with two particles."""
     model = gj.oracles.Gaussian(jnp.zeros(1), jnp.eye(1))
-    levels, n = gj.Cosine().levels(40), 2_000
+    levels, n = gj.Cosine().levels(20), 4_000
     likelihood = gj.guidance.GaussianLikelihood(lambda x: x, 0.5)
     twisted = gj.Twisted(model, gj.DDPM(gj.solvers.fixed_large), likelihood, proposal=model)
     kernel = gj.SMC(twisted, threshold=0.0)
-    chains = particle_gibbs(gj.keys(0, n), kernel, levels, (1,), n=2, sweeps=30, cond=jnp.ones((n, 1)))
-    last = np.asarray(chains[:, 15:], np.float64)
+    chains = particle_gibbs(gj.keys(0, n), kernel, levels, (1,), n=2, sweeps=20, cond=jnp.ones((n, 1)))
+    last = np.asarray(chains[:, 12:], np.float64)
     measured("mean of .8", last.mean())
     measured("variance of .2", last.var())
     assert abs(last.mean() - 0.8) < 0.03
@@ -203,18 +203,18 @@ def test_ancestors_and_keys_make_the_kept_sample_again():
 
 def test_new_ancestors_keep_the_target_and_forget_the_start(measured):
     """Of a Gaussian and a measurement, resampled at every step: without them the paths keep their beginnings."""
-    model, n = gj.oracles.Gaussian(jnp.zeros(1), jnp.eye(1)), 500
+    model, n = gj.oracles.Gaussian(jnp.zeros(1), jnp.eye(1)), 4_000
     likelihood = gj.guidance.GaussianLikelihood(lambda x: x, 0.5)
     kernel = gj.SMC(gj.Twisted(model, gj.DDPM(gj.solvers.fixed_large), likelihood, proposal=model), threshold=2.0)
-    given = gj.keys(0, n), kernel, gj.Cosine().levels(40), (1,), 8, 30, jnp.ones((n, 1))
+    given = gj.keys(0, n), kernel, gj.Cosine().levels(12), (1,), 4, 16, jnp.ones((n, 1))
     off = {}
     for ancestors in (False, True):
-        chains = np.asarray(particle_gibbs(*given, ancestors=ancestors)[:, 15:], np.float64)
+        chains = np.asarray(particle_gibbs(*given, ancestors=ancestors)[:, 8:], np.float64)
         off[ancestors] = abs(chains.mean() - 0.8)
         measured(f"ancestors {ancestors}: mean, off by", off[ancestors])
         measured(f"ancestors {ancestors}: variance of .2", chains.var())
     assert abs(chains.var() - 0.2) < 0.03
-    assert off[True] < 0.05 < off[False]
+    assert off[True] < 0.045 < off[False]
 
 
 def test_new_ancestors_of_tokens_keep_the_tilt(measured):

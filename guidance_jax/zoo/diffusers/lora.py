@@ -47,7 +47,7 @@ class Adapter:
             raise Refused(f"the scale of {self.where} is {scale}, expected a finite number")
         self.modules: dict[tuple[str, str], dict[str, np.ndarray]] = {}
         tensors = Tensors(self.where)
-        self.alphas = told_alphas(self.where)
+        self.alphas = read_alphas(self.where)
         for key in tensors:
             found = LEAF.match(key)
             if found is None:
@@ -148,7 +148,7 @@ def file_in(path: Path) -> Path:
     return found[0]
 
 
-def told_alphas(file: Path) -> dict[str, float]:
+def read_alphas(file: Path) -> dict[str, float]:
     """alpha by the part, where the file or PEFT's file beside it tells; "" is for all.
 
     Raises:
