@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import guidance_jax as gj
+from guidance_jax.app.models import free_encoders
+from guidance_jax.app.plan import plan
+from guidance_jax.app.request import Request
 from guidance_jax.guidance import Autoguidance, Learned, guide_attention, perturb
 from guidance_jax.zoo.diffusers.folder import weights
 from guidance_jax.zoo.diffusers.lora import Adapter, check_used, merge
@@ -249,6 +253,19 @@ def test_a_caption_becomes_a_picture(name, run):  # noqa: F811
 
 
 @pytest.mark.slow
+def test_text_encoders_are_given_up_once_captions_are_read(folders):
+    request = Request(models=str(folders["sd3"]), prompts=("the red cat",), steps="2")
+    asked = plan(request, 1)
+    size = sum(a.nbytes for a in jax.tree.leaves([encoder.params for encoder in asked.pipeline.text]))
+    before = sum(a.nbytes for a in jax.live_arrays())
+    free_encoders(asked.pipeline)
+    assert before - sum(a.nbytes for a in jax.live_arrays()) >= size > 10_000
+    drawn = asked.draw(gj.sample_mesh(1), gj.keys(0, 1), np.arange(1))
+    assert np.isfinite(asked.pictures(drawn)).all()
+    assert np.isfinite(plan(request, 1).conditions(np.arange(1))["context"]).all()  # read again
+
+
+@pytest.mark.slow
 def test_skipped_layers_guide_a_picture(pipelines):
     """`Autoguidance` away from SD3 without its middle: scale 1 is the model itself."""
     pipeline, want = pipelines["sd3"], read("sd3")
@@ -324,3 +341,22 @@ def test_adapters_that_cannot_be_merged_are_one_line(tmp_path):
         gj.load_diffusers(folder, lora={GOLDEN / "lora/sd15.safetensors": float("nan")})
     with pytest.raises(gj.Refused, match="holds 0 files of a LoRA"):
         gj.load_diffusers(folder, lora=folder / "unet")
+
+
+@pytest.mark.slow
+def test_a_word_weighs_what_is_said(pipelines):
+    """1 is the caption itself, 0 the empty one's states, in between and beyond a line; other words stay as they are."""
+    for pipeline in pipelines.values():
+        ask = partial(pipeline.conditions, weighted=True)
+        plain, empty = (pipeline.conditions([caption])["context"][0] for caption in ("the red cat", ""))
+        found = [ask([f"the (red:{w}) cat"])["context"][0] for w in (0, 1, 2)]
+        np.testing.assert_allclose(found[1], plain, atol=1e-6)
+        np.testing.assert_allclose(found[2] - found[1], found[1] - found[0], atol=1e-5)
+        changed = np.abs(found[2] - found[1]).max(-1) > 1e-6
+        assert 0 < changed.sum() < len(changed) / 4
+        np.testing.assert_allclose(found[0][changed], empty[changed], atol=1e-5)
+        assert np.any(ask(["the (red:2) cat"])["vector"] != ask([""])["vector"])
+        assert relative(pipeline.conditions(["the (red:2) cat"])["context"][0], np.asarray(found[2])) > 1e-4
+    for wrong in ("a (red cat", "a (red:11) cat", "a ((red:2):2) cat", "(red)"):
+        with pytest.raises(gj.Refused, match="weigh"):
+            ask([wrong])

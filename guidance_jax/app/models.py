@@ -5,6 +5,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from guidance_jax.checkpoints.config import read_config
 from guidance_jax.core import Refused
 from guidance_jax.schedules import Schedule
@@ -59,6 +61,16 @@ def _load_changed(
     folder: Path, dtype: str | None, remat: bool, lora: tuple[tuple[str, float], ...], control: str | None, changed: int
 ) -> Any:
     return load_diffusers(folder, dtype, remat=remat, control=control, lora=dict(lora))
+
+
+def free_encoders(pipeline: Pipeline | None) -> None:
+    """Give up the memory of the text encoders, which may be larger than the denoiser; no caption is read afterwards."""
+    if pipeline is None or not pipeline.text:
+        return
+    for array in jax.tree.leaves([encoder.params for encoder in pipeline.text]):
+        array.delete()
+    for cache in (_load, _load_pipeline, _load_changed):
+        cache.cache_clear()
 
 
 def load_models(

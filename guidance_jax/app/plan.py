@@ -180,6 +180,7 @@ class Offer:
         self.images, self.text = isinstance(self.model, Network), isinstance(self.model, LanguageModel)
         self.flow = self.model if isinstance(self.model, AutoregressiveFlow) else None
         self.captions = self.pipeline is not None and self.pipeline.captions
+        self.used |= {"weighted"} if self.captions else set()
         self.used |= {"hint"} if request.control is not None else set()
         if self.domain.text_length is not None and not self.captions:
             raise Refused(
@@ -344,7 +345,7 @@ class Offer:
         if self.captions and self.pipeline is not None:
             if not self.request.prompts:
                 raise Refused('the model is conditional on captions; write --prompt "a red cat"')
-            cond = self.add_hint(self.pipeline.conditions(self.request.prompts))
+            cond = self.add_hint(self.pipeline.conditions(self.request.prompts, self.request.weighted))
             shape = self.domain.shape
             particles = self.request.particles
             return Plan(kernel, self.levels, shape, cond, labels, particles, self.pipeline, labels, unused)

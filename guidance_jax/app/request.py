@@ -36,6 +36,7 @@ class Request:
       labels: the classes asked for in turn, by number or name, none for all; `Compose` asks for all at once.
       prompts: the captions asked for in turn, of a model of captions.
       negative: the caption in the place of the null condition.
+      weighted: whether words of captions may have weights.
       size: of the pictures of a model of captions, "512x768" (height, width); None for its own.
       lora: adapters of a folder of diffusers, each "FILE" or "FILE=0.8".
       control, hint: the folder of a ControlNet, and the picture that it follows.
@@ -60,6 +61,7 @@ class Request:
     labels: tuple[int | str, ...] = ()
     prompts: tuple[str, ...] = ()
     negative: str = ""
+    weighted: bool = False
     size: str | None = None
     lora: tuple[str, ...] = ()
     control: str | None = None

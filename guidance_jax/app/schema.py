@@ -296,6 +296,7 @@ REQUEST: Settings = {
         Read(f"a caption of {TEXT} characters at most", caption),
         "blurry",
     ),
+    "weighted": Setting('Captions may have weights, "a (red:1.3) cat".', Read("true or false", truth), "true"),
     "size": Setting(
         f"512x768: height x width, each at most {SIDE}, of a model of captions. (its own)",
         Read("height x width, such as 512x768", sides),

@@ -13,6 +13,7 @@ from guidance_jax.zoo.mmdit.t5 import T5Encoder
 from guidance_jax.zoo.stable_diffusion.clip import CLIPText
 from guidance_jax.zoo.stable_diffusion.vae import AutoencoderKL
 from guidance_jax.zoo.tokenizer import Tokenizer
+from guidance_jax.zoo.word_weights import read_weights
 
 
 @pytree
@@ -128,15 +129,21 @@ class TextEncoder:
     network: CLIPText | T5Encoder = static()
     tokenizer: Tokenizer | None = static(default=None)
 
-    def __call__(self, captions: Sequence[str]) -> dict[str, Any]:
-        """Of each caption.
+    def __call__(self, captions: Sequence[str], weighted: bool = False) -> dict[str, Any]:
+        """Of each caption; if `weighted`, words may have weights, "a (red:1.3) cat".
 
         Raises:
-          Refused: no tokenizer, a caption that is too long.
+          Refused: no tokenizer, a caption that is too long, weights that cannot be read.
         """
         if self.tokenizer is None:
             raise Refused("the text encoder came without a tokenizer; put its tokenizer.json into the folder of it")
-        return _encode_text(self, jnp.asarray(self.tokenizer(captions)))
+        if not weighted:
+            return _encode_text(self, jnp.asarray(self.tokenizer(captions)))
+        read = [read_weights(caption) for caption in captions]
+        weights = jnp.asarray([self.tokenizer.weigh(*one) for one in read])[..., None]
+        found = _encode_text(self, jnp.asarray(self.tokenizer([plain for plain, _ in read])))
+        empty = _encode_text(self, jnp.asarray(self.tokenizer([""])))["context"]
+        return found | {"context": empty + weights.astype(empty.dtype) * (found["context"] - empty)}
 
 
 @jax.jit

@@ -93,15 +93,20 @@ class Pipeline:
             found = {**(found or {}), "shift": dynamic_shift(tokens, **self.shift)}
         return dataclasses.replace(self, model=model, grid=found)
 
-    def conditions(self, asked: Any) -> Any:
+    def conditions(self, asked: Any, weighted: bool = False) -> Any:
         """The conditions of captions, one call of the text encoders for each; of classes by number or name, (n,).
 
         Args:
           asked: a list of captions, or of classes; one alone is a list of one.
+          weighted: whether words of captions may have weights, "a (red:1.3) cat": the states of their tokens then lie
+            that much further from those of the empty caption. Brackets mean nothing otherwise.
 
         Raises:
-          Refused: a caption for a model of classes, a name that it does not know, a caption that is too long.
+          Refused: a caption for a model of classes, a name that it does not know, a caption that is too long, weights
+            that cannot be read or that the model does not take.
         """
+        if weighted and not self.text:
+            raise Refused("words have weights where text encoders read them; this model has none, leave weighted out")
         if isinstance(asked, str) or np.ndim(asked) == 0:  # a caption is no list of letters
             asked = [asked]
         if not self.captions:
@@ -110,7 +115,7 @@ class Pipeline:
             raise Refused(f"the model is conditional on captions, got {asked!r}; write conditions(['a red cat'])")
         if self.tokenizer is not None:
             return self.model.encode(self.tokenizer(asked))
-        states = [encoder(asked) for encoder in self.text]
+        states = [encoder(asked, weighted) for encoder in self.text]
         if self.reads != "features":
             return self.read_jointly(states)
         found = {"context": jnp.concatenate([s["context"] for s in states], -1)}

@@ -62,6 +62,16 @@ class Tokenizer:
             row[: len(tokens)] = tokens
         return found
 
+    def weigh(self, caption: str, weights: Sequence[float]) -> np.ndarray:
+        """(length,), the weight of each token: that of its first character; 1 of marks and of padding."""
+        found = np.ones(self.length, np.float32)
+        with reading(f"the caption {caption[:40]!r}"):
+            spans = self.rule.encode(caption).offsets
+        for i, (start, end) in enumerate(spans[: self.length]):
+            letters = [w for w, letter in zip(weights[start:end], caption[start:end], strict=False) if letter.strip()]
+            found[i] = letters[0] if letters else 1.0
+        return found
+
     def within(self, vocabulary: int, padding: bool = False) -> "Tokenizer":
         """The same for a network that knows `vocabulary` tokens, and -1 as `padding` or not.
 

@@ -11,6 +11,7 @@ import typer
 import guidance_jax
 from guidance_jax.app.data import classes_of
 from guidance_jax.app.edits import read_adapters
+from guidance_jax.app.models import free_encoders
 from guidance_jax.app.options import (
     Clipped,
     Config,
@@ -59,6 +60,7 @@ def sample(
     label: Labels = None,
     prompt: Prompt = None,
     negative: Negative = None,
+    weighted: Annotated[bool, flag("weighted")] = False,
     size: Annotated[str | None, flag("size")] = None,
     lora: Annotated[list[str] | None, flag("lora")] = None,
     control: Annotated[str | None, flag("control")] = None,
@@ -114,7 +116,7 @@ def sample(
         )
     own_number = read_worker(worker, os.environ)
     flags: dict[str, Any] = dict(scale=scale, labels=label, solver=solver, grid=grid, steps=steps, particles=particles)
-    flags |= dict(prompts=prompt or None, negative=negative, size=size)
+    flags |= dict(prompts=prompt or None, negative=negative, size=size, weighted=weighted or None)
     flags |= dict(lora=lora or None, control=control, hint=hint, start=start, strength=strength, mask=mask)
     request = read_request(models, config, method, set_, **flags, clip=clip, dtype=dtype, seed=seed)
     if is_text(request.models):
@@ -127,6 +129,7 @@ def sample(
     mesh = sample_mesh(devices)
     asked = plan(request, n, remat=remat, microbatch=microbatch)
     check_used(request, asked, alone=not split and devices in (None, 1), tile=tile)
+    free_encoders(asked.pipeline)
     batch = min(batch, n)
     if estimate:
         index = np.arange(batch)

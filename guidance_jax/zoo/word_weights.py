@@ -1,0 +1,34 @@
+"""Weights of the words of a caption, as people write them: "a (red:1.3) cat".
+
+state' = state of "" + weight (state - state of "")        of each token, as in ComfyUI
+"""
+
+import re
+
+from guidance_jax.core import Refused
+
+WEIGHED = re.compile(r"\(([^():]+):\s*(-?\d+(?:\.\d+)?|-?\.\d+)\)")
+LARGEST = 10.0
+
+
+def read_weights(caption: str) -> tuple[str, list[float]]:
+    """The caption without its marks, and the weight of each character of it: 1 outside "(words:weight)".
+
+    Raises:
+      Refused: marks that are not closed or lie in each other, a weight beyond 10 either way.
+
+    >>> read_weights("a (red:1.5) cat")
+    ('a red cat', [1.0, 1.0, 1.5, 1.5, 1.5, 1.0, 1.0, 1.0, 1.0])
+    """
+    plain, weights, end = "", [], 0
+    for found in WEIGHED.finditer(caption):
+        words, weight = found[1], float(found[2])
+        if abs(weight) > LARGEST:
+            raise Refused(f"a word weighs at most {LARGEST:g}, got {found[0][:60]!r}")
+        before = caption[end : found.start()]
+        plain, end = plain + before + words, found.end()
+        weights += [1.0] * len(before) + [weight] * len(words)
+    rest = caption[end:]
+    if re.search(r"[()]", re.sub(WEIGHED, "", caption)) is not None:
+        raise Refused(f"the weights of {caption[:60]!r} are not (words:1.3), one beside the other; mend the brackets")
+    return plain + rest, weights + [1.0] * len(rest)
