@@ -1,10 +1,10 @@
 """Guided steps at published sizes.
 
-On an accelerator the networks have their published sizes: ADM 64 x 64 with its classifier, DiT-XL/2 with CFG, SDXL's
-U-Net with CFG, a token model with CFG; in float32 and bfloat16, from one sample to the largest batch that fits. On a
-CPU the same in a tiny form, in float32 (DiT-S/2 has 33 M parameters). Each row: seconds a step, samples a second (of as
-many steps as the setting says), the share of the largest matrix product measured here, the memory as compiled. Beside
-it, where PyTorch and diffusers are installed, diffusers' own DiT and U-Net, eager and compiled, on the same device,
+On an accelerator the networks have their published sizes: ADM 64 x 64 with its classifier, DiT-XL/2, SDXL's U-Net and
+SD3.5-medium with CFG, a token model with CFG; in float32 and bfloat16, from one sample to the largest batch that fits.
+On a CPU the same in a tiny form, in float32 (DiT-S/2 has 33 M parameters). Each row: seconds a step, samples a second
+(of as many steps as the setting says), the share of the largest matrix product measured here, the memory as compiled.
+Beside it, where PyTorch and diffusers are installed, diffusers' own networks, eager and compiled, on the same device,
 alternately. Then the laws of sampling are run on the device. Weights are random.
 """
 
@@ -25,6 +25,7 @@ from benchmarks.suite import Measure, Row, alternate, benchmark
 from guidance_jax.sample import _generate
 from guidance_jax.zoo.adm.network import ADMClassifier, ADMUNet
 from guidance_jax.zoo.dit.network import DiT
+from guidance_jax.zoo.mmdit.network import MMDiT
 from guidance_jax.zoo.sequence_models import token_model
 from guidance_jax.zoo.stable_diffusion.unet import StableDiffusionUNet
 from guidance_jax.zoo.transformer import Transformer
@@ -85,6 +86,26 @@ def sdxl(dtype):
     return gj.Reverse(gj.CFG(model, one, 5.0), gj.DDIM()), domain, rows
 
 
+SD3 = (
+    {"width": 384, "heads": 6, "depth": 6, "dual": 3, "side": 32, "context": 512, "vector": 256}
+    if CPU
+    else {"width": 1536, "heads": 24, "depth": 24, "dual": 13, "side": 128, "context": 4096, "vector": 2048}
+)
+
+
+def sd3(dtype):
+    """Classifier-free guidance with a context of 333 states, joint attention, on a flow."""
+    size = {name: SD3[name] for name in ("width", "heads", "depth", "dual")}
+    network = MMDiT(**size, positions=SD3["side"], qk_norm=True, dtype=dtype)
+    shape = (SD3["side"], SD3["side"], 16)
+    one = {"context": jnp.zeros((333, SD3["context"])), "vector": jnp.zeros(SD3["vector"])}
+    domain = gj.Domain(shape, gj.RectifiedFlow(), context=tuple((k, v.shape) for k, v in one.items()))
+    params = parameters(network, dtype, jnp.zeros(shape), jnp.zeros(()), one)
+    model = gj.Network(params, network.apply, gj.parameterizations.velocity, domain, batched=False)
+    rows = lambda n: jax.tree.map(lambda a: jnp.ones((n, *a.shape)), one)  # noqa: E731
+    return gj.Reverse(gj.CFG(model, one, 5.0), gj.DDIM()), domain, rows
+
+
 def tokens(dtype):
     """Classifier-free guidance of masked diffusion."""
     size = dict(width=128, depth=2, heads=4) if CPU else dict(width=768, depth=12, heads=12)
@@ -96,7 +117,13 @@ def tokens(dtype):
     return gj.Reverse(gj.CFG(model, 10, 2.0), gj.Ancestral()), domain, lambda n: jnp.arange(n) % 10
 
 
-CASES = {"ADM 64 with classifier": adm, "DiT with CFG": dit, "SDXL U-Net with CFG": sdxl, "tokens with CFG": tokens}
+CASES = {
+    "ADM 64 with classifier": adm,
+    "DiT with CFG": dit,
+    "SDXL U-Net with CFG": sdxl,
+    "SD3.5 with CFG": sd3,
+    "tokens with CFG": tokens,
+}
 
 
 def flops(program):
@@ -168,7 +195,10 @@ def measure(case, dtype, deadline, best):
 
 def beside_pytorch(name, dtype, n):
     """A guided step of n samples beside diffusers' own network on the same device, alternately: seconds of each."""
-    if name not in ("DiT with CFG", "SDXL U-Net with CFG") or importlib.util.find_spec("diffusers") is None:
+    if (
+        name not in ("DiT with CFG", "SDXL U-Net with CFG", "SD3.5 with CFG")
+        or importlib.util.find_spec("diffusers") is None
+    ):
         return {}
     import diffusers
     import torch
@@ -182,6 +212,16 @@ def beside_pytorch(name, dtype, n):
         network = diffusers.DiTTransformer2DModel(sample_size=32, out_channels=8, **size)
         x, more = torch.zeros(2 * n, 4, 32, 32, **place), {}
         more["class_labels"] = torch.zeros(2 * n, dtype=torch.long, device=place["device"])
+    elif name.startswith("SD3"):
+        heads = {"num_attention_heads": SD3["heads"], "caption_projection_dim": SD3["width"]}
+        network = diffusers.SD3Transformer2DModel(
+            sample_size=SD3["side"], num_layers=SD3["depth"], attention_head_dim=64, joint_attention_dim=SD3["context"],
+            pooled_projection_dim=SD3["vector"], pos_embed_max_size=SD3["side"], qk_norm="rms_norm",
+            dual_attention_layers=tuple(range(SD3["dual"])), **heads,
+        )  # fmt: skip
+        x = torch.zeros(2 * n, 16, SD3["side"], SD3["side"], **place)
+        more = {"encoder_hidden_states": torch.zeros(2 * n, 333, SD3["context"], **place)}
+        more["pooled_projections"] = torch.zeros(2 * n, SD3["vector"], **place)
     else:
         width, side, context, vector = (32, 16, 64, 64) if CPU else (320, 128, 2048, 2816)
         network = diffusers.UNet2DConditionModel(
@@ -203,7 +243,7 @@ def beside_pytorch(name, dtype, n):
     def step(call):
         def run():
             with torch.no_grad():
-                c, u = call(x, timestep=t, **more).sample[:, :4].chunk(2)
+                c, u = call(x, timestep=t, **more).sample[:, : x.shape[1]].chunk(2)
                 found = u + 4.0 * (c - u)
             if place["device"] == "cuda":
                 torch.cuda.synchronize()
