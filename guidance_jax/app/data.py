@@ -24,12 +24,13 @@ from guidance_jax.zoo.load import load
 Measure = Callable[[np.ndarray, np.ndarray], Report]
 
 
+NAMED: dict[str, Callable[[], Images]] = {"digits": digits}  # that packages carry
 SIDES = 32  # that images of a folder are resized to, unless somebody says
 
 
 def is_resized(data: str) -> bool:
     """Whether data are a folder of images by class, whose images may have any size."""
-    return data != "digits" and not any(Path(data).glob("*-ubyte*"))
+    return data not in NAMED and not any(Path(data).glob("*-ubyte*"))
 
 
 def read_data(data: str, size: int | None = None, skip_bad: bool = False) -> Images:
@@ -41,12 +42,13 @@ def read_data(data: str, size: int | None = None, skip_bad: bool = False) -> Ima
       Refused: no such folder, a file in it that is none or cannot be read, a size for what is not resized.
     """
     folder = Path(data)
-    if data != "digits" and not folder.is_dir():
-        raise Refused(f'there is no folder {show(data)}; --data is a folder of images by class, or "digits"')
+    if data not in NAMED and not folder.is_dir():
+        known = ", ".join(NAMED)
+        raise Refused(f'there is no folder {show(data)}; --data is a folder of images by class, or "{known}"')
     if size is not None and not is_resized(data):
         raise Refused(f"--size is of a folder of images by class, {data} is not resized; leave it out")
-    if data == "digits":
-        return digits()
+    if data in NAMED:
+        return NAMED[data]()
     if is_resized(data):
         return image_folder(folder, SIDES if size is None else size, skip_bad=skip_bad)
     for path in folder.glob("*-ubyte*"):
@@ -59,7 +61,7 @@ def read_data(data: str, size: int | None = None, skip_bad: bool = False) -> Ima
 
 def remember(out: Path, data: str, size: int | None, names: tuple[str, ...]) -> None:
     """What models are trained on, beside them: `evaluate` and `compare` measure against it, labels go by name."""
-    where = data if data == "digits" else str(Path(data).absolute())
+    where = data if data in NAMED else str(Path(data).absolute())
     text = json.dumps({"data": where, "size": size or SIDES, "classes": names}, indent=1).encode()
     write_whole(out / "data.json", lambda file: file.write(text))
 
