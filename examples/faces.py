@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.core import CLEAN
+from guidance_jax.core import CLEAN, Guide, pytree
 from guidance_jax.guidance.lgd import LGD
 from guidance_jax.guidance.likelihoods import Decoded, GaussianLikelihood
 from guidance_jax.guidance.reconstruction import Reconstruction
-from guidance_jax.inverse import DPS
+from guidance_jax.inverse import DAPS, DPG, DPS, LangevinStep, SplitGibbs
 from guidance_jax.kernels.reverse import Reverse
 from guidance_jax.operators import Blur, Downsample, Mask
 from guidance_jax.particles.best_of import BestOf
@@ -28,6 +28,7 @@ from guidance_jax.particles.twisted import Twisted
 from guidance_jax.pictures import contact_sheet
 from guidance_jax.sample import generate, keys
 from guidance_jax.schedules import Cosine, log_snr_uniform
+from guidance_jax.solvers.ddim import DDIM
 from guidance_jax.solvers.ddpm import DDPM, fixed_large
 from released import faces
 from released.latents import Seen, decoded, prior
@@ -42,6 +43,7 @@ ABOUT = About(
 
 HAPPY = faces.EXPRESSIONS.index("happy")
 PARTICLES = 4
+LANGEVIN = 20  # steps near a point, of DAPS and split Gibbs
 NOISE = DDPM(fixed_large)  # whose variance is exact of a standard normal prior, at any number of steps
 
 
@@ -76,6 +78,17 @@ def tasks(generator: faces.Generator, expressions: faces.Expressions) -> list[Ta
         y = y + std * jax.random.normal(second, y.shape)
         found.append(Task(name, Decoded(GaussianLikelihood(operator, std), generator), y))
     return [*found, Task("a happy face, scale 3", Decoded(expressions, generator), jnp.int32(HAPPY), 3.0)]
+
+
+@pytree
+class Scaled(Guide):
+    """log p of a guide times a number, for methods that have no scale of their own."""
+
+    guide: Any
+    scale: float
+
+    def log_prob(self, x: Any, level: Any, cond: Any) -> Any:
+        return self.scale * self.guide.log_prob(x, level, cond)
 
 
 class Posterior:
@@ -136,6 +149,8 @@ def methods(task: Task, steps: int) -> dict[str, Method]:
     def population(move):
         return one_of_population(move, levels, shape, task.cond, n)
 
+    near = LangevinStep(Scaled(task.guide, task.scale), steps=LANGEVIN)
+    inner = 5  # steps from each level to the clean one
     return {
         "no guidance": Method(kernel(lambda w: Reverse(latents, NOISE)), (0.0,), (steps, 0)),
         "reconstruction": Method(
@@ -143,6 +158,17 @@ def methods(task: Task, steps: int) -> dict[str, Method]:
         ),
         "LGD, 3 draws": Method(
             kernel(lambda w: Reverse(LGD(latents, task.guide, w, draws=3), NOISE)), wanted, (steps, 9 * steps)
+        ),
+        "DPG, 16 draws": Method(
+            kernel(lambda w: Reverse(DPG(latents, task.guide, w, draws=16), NOISE)), wanted, (2 * steps, 16 * steps)
+        ),
+        "DAPS": Method(
+            kernel(lambda w: DAPS(latents, near, Cosine(), steps=inner)), wanted, (inner * steps, 3 * LANGEVIN * steps)
+        ),
+        "split Gibbs": Method(
+            kernel(lambda w: SplitGibbs(latents, near, DDIM(1.0), Cosine(), steps=inner)),
+            wanted,
+            (inner * steps, 3 * LANGEVIN * steps),
         ),
         f"best of {n}, drawn by weight": Method(
             population(lambda w: BestOf(Reverse(latents, NOISE), task.guide, w)), wanted, (n * steps, n)
