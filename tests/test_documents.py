@@ -160,6 +160,7 @@ def test_the_calls_that_the_reference_shows_make_the_parts(monkeypatch):
         "table": parts.TABLE,
         "banned": jnp.zeros(3, bool),
         "known": jnp.array([0, -1]),
+        "picture": jnp.zeros(2),
         "kernel": jnp.ones((3, 3)) / 9,
     }
     namespace |= {"f": parts.first_entry, "data_shape": (2,), "decode": parts.same, "encode": parts.same}
