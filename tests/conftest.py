@@ -12,6 +12,8 @@ _hook = install_import_hook("guidance_jax", "beartype.beartype")
 _hook.__enter__()
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# compiling takes most of the time, running little: LLVM is asked for less, which changes the last digits alone
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 # most of the time goes into compiling: a second run takes a third of it
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "programs"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")

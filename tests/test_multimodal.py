@@ -20,6 +20,7 @@ from guidance_jax.zoo.diffusers.folder import weights
 from guidance_jax.zoo.diffusers.lora import Adapter, check_used, merge
 from guidance_jax.zoo.diffusers.scheduler import process
 from guidance_jax.zoo.mmdit.network import MMDiT
+from guidance_jax.zoo.mmdit.reader import DEFAULTS
 from guidance_jax.zoo.mmdit.t5 import distance_buckets
 from tests.test_cli import run  # noqa: F401  a fixture
 from tests.test_latent_models import CAPTIONS, GOLDEN, change, channels_first, last, randomised, whole
@@ -184,11 +185,43 @@ def test_a_folder_without_t5_reads_zeros_in_its_place(folders, tmp_path):
     assert not np.any(cond["context"][:, 16:])
 
 
+@pytest.mark.slow
+def test_schnell_s_timesteps_are_those_of_its_pipeline(folders, tmp_path):
+    """No shift, no guidance as an input; what the files leave out is diffusers' default; half of T5's tokens."""
+    folder = shutil.copytree(folders["flux"], tmp_path / "flux")
+    change(folder / "scheduler/scheduler_config.json", use_dynamic_shifting=False, shift=1.0)
+    about = folder / "transformer/config.json"
+    told = json.loads(about.read_text())
+    for key in ("guidance_embeds", "out_channels", "patch_size"):
+        told.pop(key)
+    about.write_text(json.dumps(told))
+    state = load_file(folder / "transformer/diffusion_pytorch_model.safetensors")
+    rest = {k: v for k, v in state.items() if "guidance_embedder" not in k}
+    save_file(rest, folder / "transformer/diffusion_pytorch_model.safetensors")
+    pipeline = gj.load(folder).resize(16, 16)
+    np.testing.assert_allclose(pipeline.levels(4).sigma, [1, 0.75, 0.5, 0.25, 0], atol=1e-6)
+    assert pipeline.conditions(CAPTIONS)["context"].shape[1] == 256
+    assert DEFAULTS["FluxTransformer2DModel"]["axes_dims_rope"] == [16, 56, 56]
+
+
+@pytest.mark.slow
+def test_t5_reads_what_clip_cannot(pipelines):
+    """A caption of more tokens than CLIP has: its first ones and the end; of more than T5 has, a refusal."""
+    long = "the red cat, " * 8
+    for pipeline in pipelines.values():
+        found, cut = (pipeline.conditions([caption]) for caption in (long, "the red cat, " * 7))
+        assert relative(found["context"], np.asarray(cut["context"])) > 1e-4
+        with pytest.raises(gj.Refused, match="are read; shorten it"):
+            pipeline.conditions([long * 60])
+    weighed = pipeline.null("the (dog:2)", weighted=True)["context"]
+    assert relative(weighed, np.asarray(pipeline.null("the dog")["context"])) > 1e-4
+
+
 def test_the_scheduler_of_flows_is_read_or_refused_by_name():
     about = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
     assert process(about).grid == {"name": "shifted", "start": 1.0, "shift": 3.0, "end": 3 / 1002}
     moving = process(about | {"use_dynamic_shifting": True, "max_shift": 1.2})
-    assert moving.grid == {"name": "shifted", "start": 1.0}
+    assert moving.grid == {"name": "shifted", "start": 1.0, "end": 0.001}
     assert moving.shift == {"least": 0.5, "most": 1.2, "least_tokens": 256, "most_tokens": 4096}
     for wrong, message in (
         ({"shift": "3"}, "shift = 3, expected one like 1.0"),

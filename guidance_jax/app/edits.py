@@ -36,7 +36,7 @@ def read_adapters(asked: Iterable[str]) -> dict[str, float]:
 def last_steps(levels: Level, strength: float) -> Level:
     """The levels of the last `strength` of the steps, one step at least."""
     steps = len(levels.t) - 1
-    return levels.at(slice(steps - max(1, round(strength * steps)), None))
+    return levels.at(slice(steps - max(1, int(strength * steps + 1e-9)), None))
 
 
 def edit_from(kernel: Any, start: str, mask: str | None, shape: tuple[int, ...], pipeline: Pipeline | None) -> Edit:

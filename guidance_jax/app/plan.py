@@ -211,7 +211,7 @@ class Offer:
     def null(self, row: Row) -> Any:
         if self.captions and self.pipeline is not None:
             self.used.add("negative")
-            return self.pipeline.null(self.request.negative)
+            return self.pipeline.null(self.request.negative, self.request.weighted)
         if self.domain.null_label is None:
             raise Refused(
                 f"{row.name} needs a model with a null label, trained with conditioning dropout; write "

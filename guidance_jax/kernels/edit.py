@@ -55,4 +55,5 @@ class Edit(KernelWrapper):
         inner_key, noise_key = jax.random.split(key)
         carry = self.inner(carry, t, s, cond, inner_key)
         known = s.noise(jnp.broadcast_to(self.picture, carry.x.shape), normal(noise_key, carry.x))
-        return carry._replace(x=jnp.where(jnp.asarray(self.mask) > 0, known, carry.x))
+        mask = jnp.asarray(self.mask)
+        return carry._replace(x=jnp.where(jnp.isnan(mask), jnp.nan, jnp.where(mask > 0, known, carry.x)))

@@ -69,7 +69,9 @@ def _gibbs(keys, kernel, levels, shape, n, sweeps, ancestors, cond):
             def ancestor():
                 """Of the kept path; itself where the step has no noise."""
                 link = jax.vmap(lambda one: move.follow(one, x_own, t, s, cond)[2])(found)
-                drawn = jax.random.categorical(jax.random.fold_in(resample_key, 1), pop.log_w + link)
+                total = pop.log_w + link  # no number, or infinite: of a particle that cannot lead there
+                total = jnp.where(total < jnp.inf, total, -jnp.inf)
+                drawn = jax.random.categorical(jax.random.fold_in(resample_key, 1), total)
                 return jnp.where((s.sigma == 0) & isinstance(move.space, GaussianDiffusion), n - 1, drawn)
 
             def choose():

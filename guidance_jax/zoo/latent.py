@@ -129,8 +129,8 @@ class TextEncoder:
     network: CLIPText | T5Encoder = static()
     tokenizer: Tokenizer | None = static(default=None)
 
-    def __call__(self, captions: Sequence[str], weighted: bool = False) -> dict[str, Any]:
-        """Of each caption; if `weighted`, words may have weights, "a (red:1.3) cat".
+    def __call__(self, captions: Sequence[str], weighted: bool = False, cut: bool = False) -> dict[str, Any]:
+        """Of each caption; if `weighted`, words may have weights, "a (red:1.3) cat"; if `cut`, as far as it is read.
 
         Raises:
           Refused: no tokenizer, a caption that is too long, weights that cannot be read.
@@ -138,10 +138,10 @@ class TextEncoder:
         if self.tokenizer is None:
             raise Refused("the text encoder came without a tokenizer; put its tokenizer.json into the folder of it")
         if not weighted:
-            return _encode_text(self, jnp.asarray(self.tokenizer(captions)))
+            return _encode_text(self, jnp.asarray(self.tokenizer(captions, cut)))
         read = [read_weights(caption) for caption in captions]
         weights = jnp.asarray([self.tokenizer.weigh(*one) for one in read])[..., None]
-        found = _encode_text(self, jnp.asarray(self.tokenizer([plain for plain, _ in read])))
+        found = _encode_text(self, jnp.asarray(self.tokenizer([plain for plain, _ in read], cut)))
         empty = _encode_text(self, jnp.asarray(self.tokenizer([""])))["context"]
         return found | {"context": empty + weights.astype(empty.dtype) * (found["context"] - empty)}
 

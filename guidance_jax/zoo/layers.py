@@ -109,9 +109,11 @@ def rotate(a: jax.Array, sides: tuple[int, int]) -> jax.Array:
     angles = np.concatenate([np.repeat(row[:, None], sides[1], 1), np.repeat(column[None], sides[0], 0)], -1).reshape(
         -1, 1, 2 * half
     )
-    pairs = a.reshape(*a.shape[:-1], half, 2)
+    wide = a.astype(jnp.promote_types(a.dtype, jnp.float32))
+    pairs = wide.reshape(*a.shape[:-1], half, 2)
     crossed = jnp.stack([-pairs[..., 1], pairs[..., 0]], -1).reshape(a.shape)
-    return a * jnp.cos(angles).astype(a.dtype) + crossed * jnp.sin(angles).astype(a.dtype)
+    angles = jnp.asarray(angles, wide.dtype)
+    return (wide * jnp.cos(angles) + crossed * jnp.sin(angles)).astype(a.dtype)
 
 
 def upsample(x: jax.Array) -> jax.Array:

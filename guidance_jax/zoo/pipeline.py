@@ -14,6 +14,7 @@ from guidance_jax.models.network import Network
 from guidance_jax.schedules import dynamic_shift, grid
 from guidance_jax.zoo.latent import Autoencoder, TextEncoder
 from guidance_jax.zoo.layers import timestep_embedding
+from guidance_jax.zoo.mmdit.t5 import T5Encoder
 from guidance_jax.zoo.tokenizer import Tokenizer
 
 
@@ -115,7 +116,10 @@ class Pipeline:
             raise Refused(f"the model is conditional on captions, got {asked!r}; write conditions(['a red cat'])")
         if self.tokenizer is not None:
             return self.model.encode(self.tokenizer(asked))
-        states = [encoder(asked, weighted) for encoder in self.text]
+        joint = self.reads != "features" and isinstance(
+            self.text[-1].network, T5Encoder
+        )  # which reads what CLIP cannot
+        states = [encoder(asked, weighted, joint and encoder is not self.text[-1]) for encoder in self.text]
         if self.reads != "features":
             return self.read_jointly(states)
         found = {"context": jnp.concatenate([s["context"] for s in states], -1)}
@@ -137,14 +141,18 @@ class Pipeline:
         below = below or [jnp.zeros((len(context), rows - context.shape[1], width), context.dtype)]
         return {"context": jnp.concatenate([context, *below], 1), "vector": vector}
 
-    def null(self, negative: str = "") -> Any:
+    def null(self, negative: str = "", weighted: bool = False) -> Any:
         """The condition that means "unconditional", of one sample: a negative caption may stand in its place.
+
+        Args:
+          negative: the caption.
+          weighted: as in `conditions`.
 
         Raises:
           Refused: a negative caption for a model of classes, or one without a null label.
         """
         if self.captions:
-            row = jax.tree.map(lambda a: a[0], self.conditions([negative]))
+            row = jax.tree.map(lambda a: a[0], self.conditions([negative], weighted and bool(negative)))
             if self.zero_empty and not negative:
                 row = jax.tree.map(jnp.zeros_like, row)
                 row["vector"] = row["vector"].at[-6 * self.sizes :].set(self.size())

@@ -24,6 +24,7 @@ from guidance_jax.zoo.pipeline import Pipeline
 from guidance_jax.zoo.tokenizer import Tokenizer
 
 ABOUT = "pipeline.json"
+READS, SHIFTS = ("features", "rows", "last"), ("least", "most", "least_tokens", "most_tokens")
 WRITERS = {"safetensors": save_flat, "orbax": save_params}
 PARTS = re.compile(r"denoiser|autoencoder|text(_\d)?")  # folders that are parts; others may lie beside them
 
@@ -91,6 +92,15 @@ class PipelineParts:
             whole_number(about, "sizes", "the pipeline", least=0)
         if (about.get("clip") or 0) < 0:
             raise Refused(f"the pipeline has clip = {about['clip']}, expected a radius that is not negative")
+        if about.get("reads", READS[0]) not in READS:
+            raise Refused(f"the pipeline has reads = {str(about['reads'])[:80]!r}, expected one of {', '.join(READS)}")
+        shift = about.get("shift") or {}
+        if set(shift) - set(SHIFTS) or not all(type(v) in (int, float) and v > 0 for v in shift.values()):
+            raise Refused(
+                f"the pipeline has shift = {str(shift)[:80]}, expected positive numbers of {', '.join(SHIFTS)}"
+            )
+        if shift.get("least_tokens", 256) >= shift.get("most_tokens", 4096):
+            raise Refused(f"the pipeline has shift = {str(shift)[:80]}, whose most_tokens are not above least_tokens")
         for option, value in dict(about.get("grid") or {}).items():
             if not isinstance(build(value), str | int | float | None):
                 raise Refused(f"the grid of a pipeline has {option[:80]} = {value!r}, expected a number or a name")

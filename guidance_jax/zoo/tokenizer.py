@@ -40,8 +40,8 @@ class Tokenizer:
         self.rule.no_padding()
         self.rule.no_truncation()
 
-    def __call__(self, captions: Sequence[str]) -> np.ndarray:
-        """Tokens of each caption.
+    def __call__(self, captions: Sequence[str], cut: bool = False) -> np.ndarray:
+        """Tokens of each caption; of one that is too long, if it may be `cut`, the first ones and the end.
 
         Raises:
           Refused: a caption that is too long, or has a token that the network does not know.
@@ -55,6 +55,8 @@ class Tokenizer:
                     f"the caption {caption[:40]!r} has the token {max(tokens)}, the network knows {self.vocabulary}; "
                     "the tokenizer is another model's"
                 )
+            if cut and len(tokens) > self.length:
+                tokens = [*tokens[: self.length - 1], tokens[-1]]
             if len(tokens) > self.length:
                 raise Refused(
                     f"the caption {caption[:40]!r}... has {len(tokens)} tokens, {self.length} are read; shorten it"

@@ -227,6 +227,17 @@ def test_new_ancestors_of_tokens_keep_the_tilt(measured):
     assert MASKED.total_variation(chains[:, -1], target) < most_total_variation(target, n)
 
 
+def test_ancestors_that_cannot_lead_to_the_kept_path_are_not_drawn(measured):
+    """Weights of contrasts between tokens that neither model allows are no numbers, and no ancestors."""
+    n = 4_000
+    kernel = gj.SMC(gj.Corrected(gj.CFG(MASKED, NULL, 3.0), SOLVER), threshold=2.0)
+    labels = jnp.ones(n, int)
+    chains = np.asarray(particle_gibbs(gj.keys(0, n), kernel, STEPS, (3,), 4, 16, labels, ancestors=True))
+    distance = MASKED.total_variation(chains[:, -1], MASKED.target(1, 3.0))
+    measured("Corrected with new ancestors: total variation", distance)
+    assert distance < most_total_variation(MASKED.target(1, 3.0), n)
+
+
 def test_a_jump_changes_one_position():
     """A sequence that differs in two places cannot come of it."""
     level, x = STEPS.at(0), jnp.full(3, MASKED.space.mask)

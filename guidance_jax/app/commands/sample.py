@@ -147,7 +147,7 @@ def sample(
 
     if not out.suffix:
         files: dict[str, Any] = {name: vars(request)[name] for name in ("control", "hint", "start", "mask")}
-        files |= {Path(file).name: file for file in read_adapters(request.lora)}
+        files |= {f"lora {i}": file for i, file in enumerate(read_adapters(request.lora))}
         content = contents(request.models, measurement=(request.measurement or {}).get("observed"), **files)
         job = Job(out, n, request.about(), shard or 500, content | {"guidance_jax": guidance_jax.__version__})
         alone = own_number is None or own_number[1] == 1

@@ -132,7 +132,8 @@ def load_diffusers(
     """
     found = read_diffusers(folder, lora)
     if control is not None:
-        add_control(found, Path(control))
+        with reading(control, "compare its configuration file with the source"):
+            add_control(found, Path(control))
     pipeline = found.assemble(dtype, remat)
     return pipeline if size is None else pipeline.resize(*size)
 
@@ -188,6 +189,7 @@ def parts_of(
         found.parts["autoencoder"] = config(network, None, latents=latents), params
     kind = "transformer" if "transformer" in parts else "unet"
     about = options(folder / kind, parts[kind] if parts.get(kind) in READ else kind)
+    about = mmdit.DEFAULTS.get(parts.get(kind, ""), {}) | about
     name = index["_class_name"]
     single = partial(stable_diffusion.unet_name_of, about) if kind == "unet" else None
     state = merge(weights(folder / kind), kind, adapters, single)
@@ -198,7 +200,7 @@ def parts_of(
         number = part.removeprefix("text_encoder")
         text, own = options(folder / part, "text"), merge(weights(folder / part), part, adapters)
         if parts[part] == "T5EncoderModel" and name in JOINT:
-            network, params = mmdit.t5(own, text, JOINT[name])
+            network, params = mmdit.t5(own, text, length_of(name, about))
         else:  # of the larger models the states of the layer before the last
             network, params = stable_diffusion.clip_text(own, text, int(name in (XL, SD3)))
         found.parts[f"text{number}"] = config(network, None), params
@@ -226,14 +228,21 @@ def multimodal(found: PipelineParts, state: Any, about: Any, told: Scheduler, fl
     network, params = (mmdit.flux if flux else mmdit.sd3)(state, about)
     side = 128 if flux else whole_number(about, "sample_size", "transformer")
     width, pooled = (whole_number(about, key, "transformer") for key in TEXTS)
-    rows = JOINT[FLUX] if flux else JOINT[SD3] + found.parts["text"][0]["network"]["length"]
+    rows = length_of(FLUX, about) if flux else JOINT[SD3] + found.parts["text"][0]["network"]["length"]
     context = (("context", (rows, width)), ("vector", (pooled,)))
     domain = Domain((side, side, network.out_channels), told.schedule, context=context)
     found.parts["denoiser"] = config(network, domain, told.parameterization), params
     found.pipeline["reads"] = "last" if flux else "rows"
+    grid = {k: v for k, v in told.grid.items() if not flux or k != "end"}  # FLUX's pipeline has its own last timestep
     if told.shift is not None:
-        tokens = (side // 2) ** 2
-        found.pipeline |= {"shift": told.shift, "grid": told.grid | {"shift": dynamic_shift(tokens, **told.shift)}}
+        found.pipeline["shift"] = told.shift
+        grid["shift"] = dynamic_shift((side // 2) ** 2, **told.shift)
+    found.pipeline["grid"] = grid
+
+
+def length_of(name: str, about: Mapping[str, Any]) -> int:
+    """How many tokens T5 reads: FLUX.1-schnell, whose guidance is no input, half of what FLUX.1-dev does."""
+    return JOINT[name] // 2 if name == FLUX and not about["guidance_embeds"] else JOINT[name]
 
 
 def unet(found: PipelineParts, state: Any, about: Any, told: Scheduler) -> None:
@@ -259,6 +268,11 @@ def add_control(found: PipelineParts, folder: Path) -> None:
     about = options(folder, "control")
     if about.get("_class_name") != "ControlNetModel":
         raise Refused(f"{folder} holds a {about.get('_class_name')}, expected a ControlNetModel")
+    hint = about.get("conditioning_embedding_out_channels", [16])
+    if not isinstance(hint, list) or not 0 < len(hint) <= 8 or not all(type(n) is int and n > 0 for n in hint):
+        raise Refused(
+            f"{folder} asks for conditioning_embedding_out_channels = {str(hint)[:80]}, which is not supported"
+        )
     own, params = found.parts["denoiser"]
     network, domain = build(own["network"]), build(own["domain"])
     if not isinstance(network, StableDiffusionUNet):

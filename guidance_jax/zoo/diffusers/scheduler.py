@@ -161,7 +161,8 @@ def process(about: Mapping[str, Any]) -> Scheduler:
 def flow(about: Mapping[str, Any]) -> Scheduler:
     """The same of `FlowMatchEulerDiscreteScheduler`, by which SD3 and FLUX are sampled.
 
-    With a shift that does not depend on the size, diffusers' grid ends at the first timestep of training, shifted.
+    Unless the pipeline says otherwise, diffusers' grid ends at the first timestep of training; shifted twice where the
+    shift does not depend on the size.
 
     Raises:
       Refused: an option or a value that is not known here; it is named.
@@ -182,6 +183,7 @@ def flow(about: Mapping[str, Any]) -> Scheduler:
     if asked["use_dynamic_shifting"]:
         ends = {"least": "base_shift", "most": "max_shift"}
         ends |= {"least_tokens": "base_image_seq_len", "most_tokens": "max_image_seq_len"}
+        grid["end"] = 1 / steps
         moving = {own: asked[key] for own, key in ends.items()}
         return Scheduler(RectifiedFlow(), parameterizations.velocity, grid, None, moving)
     grid |= {"shift": shift, "end": shift / (steps + shift - 1)}

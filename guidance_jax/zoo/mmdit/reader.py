@@ -14,6 +14,21 @@ from guidance_jax.untrusted import whole_number
 from guidance_jax.zoo.mmdit.network import MMDiT
 from guidance_jax.zoo.mmdit.t5 import T5Encoder
 
+# what configuration files may leave out, since it is the default of diffusers' classes
+SHARED = {"attention_head_dim": 64, "num_layers": 18, "num_attention_heads": 18, "joint_attention_dim": 4096}
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "SD3Transformer2DModel": SHARED
+    | {
+        "sample_size": 128,
+        "patch_size": 2,
+        "out_channels": 16,
+        "pooled_projection_dim": 2048,
+        "pos_embed_max_size": 96,
+    },
+    "FluxTransformer2DModel": SHARED
+    | {"attention_head_dim": 128, "num_layers": 19, "num_attention_heads": 24, "num_single_layers": 38}
+    | {"in_channels": 64, "pooled_projection_dim": 768, "guidance_embeds": False, "axes_dims_rope": [16, 56, 56]},
+}
 WHERE, FAR = "transformer", "relative_attention_max_distance"
 
 
@@ -147,7 +162,10 @@ def t5(state: Mapping[str, Any], about: Mapping[str, Any], length: int) -> tuple
     )
     bias = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
     names = {k.removeprefix("encoder.").replace("block.", "blocks.", 1): k for k in state if k != bias}
-    names.pop("embed_tokens.weight", None)  # the same as `shared`
+    if "shared.weight" in state:
+        names.pop("embed_tokens.weight", None)  # the same
+    elif "embed_tokens.weight" in names:
+        names["shared.weight"] = names.pop("embed_tokens.weight")
     if bias in state:
         names["relative_attention_bias.weight"] = bias
     return network, match_params(Renamed(state, names), network, jnp.zeros(2, int))
