@@ -266,15 +266,6 @@ class Move:
         """(x_s, state, gain)."""
         raise NotImplementedError
 
-    @property
-    def followable(self) -> bool:
-        """Whether there is a `follow`."""
-        return False
-
-    def follow(self, found: Any, x: Any, t: Level, s: Level, cond: Any) -> tuple[Any, Any, Any]:
-        """(state, gain) as `propose` has them if it draws `x`; log-density of the step less the potentials so far."""
-        raise NotImplementedError
-
     def final_potential(self, x: Any, state: Any, level: Level, cond: Any, key: Any) -> Any:
         """The gain at the clean level."""
         return jnp.zeros((), float_type(x))

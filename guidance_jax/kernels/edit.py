@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax.core import GaussianDiffusion, KernelWrapper, Refused, concrete, normal, pytree
-from guidance_jax.kernels.inpaint import check_overwritable
+from guidance_jax.kernels.inpaint import check_overwritable, write_known
 
 
 @pytree
@@ -54,6 +54,4 @@ class Edit(KernelWrapper):
     def __call__(self, carry, t, s, cond, key):
         inner_key, noise_key = jax.random.split(key)
         carry = self.inner(carry, t, s, cond, inner_key)
-        known = s.noise(jnp.broadcast_to(self.picture, carry.x.shape), normal(noise_key, carry.x))
-        mask = jnp.asarray(self.mask)
-        return carry._replace(x=jnp.where(jnp.isnan(mask), jnp.nan, jnp.where(mask > 0, known, carry.x)))
+        return carry._replace(x=write_known(carry.x, self.picture, self.mask, s, noise_key))

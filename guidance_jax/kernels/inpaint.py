@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.core import GaussianDiffusion, KernelWrapper, Refused, concrete, normal, pytree, static
+from guidance_jax.core import GaussianDiffusion, KernelWrapper, Level, Refused, concrete, normal, pytree, static
 from guidance_jax.models.adapters import known_part, part_of
 from guidance_jax.operators.base import check_measurement
 
@@ -23,6 +23,12 @@ def check_overwritable(wrapper: KernelWrapper) -> None:
             f"{name} overwrites what was drawn, which the path weights of Corrected would not know of; "
             f"weigh by a reward or a twist: {name}(SMC(Twisted(...)), ...)"
         )
+
+
+def write_known(x: Any, y: Any, mask: Any, level: Level, key: Any) -> Any:
+    """x with the entries of y, noised to the level, where `mask` is 1; NaN where it is none."""
+    known, mask = level.noise(jnp.broadcast_to(y, x.shape), normal(key, x)), jnp.asarray(mask)
+    return jnp.where(jnp.isnan(mask), jnp.nan, jnp.where(mask > 0, known, x))
 
 
 @pytree
@@ -70,6 +76,4 @@ class Inpaint(KernelWrapper):
                 f"Inpaint takes measurements of the shape of a sample {event}, got {jnp.shape(y)}; fill the "
                 "unknown entries with zeros"
             )
-        known = s.noise(jnp.broadcast_to(y, carry.x.shape), normal(noise_key, carry.x))
-        mask = jnp.asarray(self.mask)
-        return carry._replace(x=jnp.where(jnp.isnan(mask), jnp.nan, jnp.where(mask > 0, known, carry.x)))
+        return carry._replace(x=write_known(carry.x, y, self.mask, s, noise_key))

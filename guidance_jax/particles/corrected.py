@@ -20,10 +20,11 @@ from guidance_jax.core import Move, Refused, float_type, pytree
 from guidance_jax.guidance.base import Contrast, only_guided
 from guidance_jax.guidance.scales import PerSample, Scale, strength
 from guidance_jax.kernels.reverse import Step
+from guidance_jax.particles.smc import Followable
 
 
 @pytree
-class Corrected(Step, Move):
+class Corrected(Followable, Step, Move):
     """A move for `SMC`: guidance whose population samples p_weak(x)^(1 - scale) p_strong(x)^scale.
 
         Corrected(CFG(model, null, 3.0), solver)               p(x)^-2 p(x | y)^3
@@ -85,10 +86,6 @@ class Corrected(Step, Move):
     def propose(self, found, t, s, cond, key):
         x = self.solver.transition(found[0], t, s).draw(key)
         return x, *self.follow(found, x, t, s, cond)[:2]
-
-    @property
-    def followable(self):
-        return True
 
     def follow(self, found, x, t, s, cond):
         *preds, state = found

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 
 from guidance_jax._typing import Array, Key
 from guidance_jax.core import GaussianDiffusion, Level, Refused, is_sound, need, rows
-from guidance_jax.particles.smc import SMC, equal_weights
+from guidance_jax.particles.smc import SMC, Followable, equal_weights
 from guidance_jax.sample import prepare
 
 
@@ -121,7 +121,7 @@ def _gibbs(keys, kernel, levels, shape, n, sweeps, ancestors, cond):
 
 def check_followable(move: Any, shape: tuple[int, ...]) -> None:
     """Raise `Refused` unless the next step of `move` depends on x alone and has a density."""
-    if not move.followable:
+    if not (isinstance(move, Followable) and move.followable):
         raise Refused(
             f"ancestors=True needs the density of a step, which {type(move).__name__} does not have here; use Twisted, "
             "Corrected or Steered with DDPM(), DDIM(1.0) or Ancestral()"

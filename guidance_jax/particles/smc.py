@@ -42,6 +42,21 @@ def equal_weights(x: Any, state: Any) -> Population:
     return Population(x, state, jnp.zeros(len(x), float_type(x)), zero, zero + len(x), count, zero + jnp.nan)
 
 
+class Followable:
+    """A move whose step has a density: `particle_gibbs` may let a kept path go on from another particle."""
+
+    model: Any
+
+    @property
+    def followable(self) -> bool:
+        """Whether it has one as it is made."""
+        return True
+
+    def follow(self, found: Any, x: Any, t: Any, s: Any, cond: Any) -> tuple[Any, Any, Any]:
+        """(state, gain) as `propose` has them if it draws `x`; log-density of the step less the potentials so far."""
+        raise NotImplementedError
+
+
 class PopulationKernel(Kernel):
     """A kernel whose carry is a `Population`; `populations` runs it."""
 

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from guidance_jax.core import Guide, Move, Stochastic, as_guide, converted, float_type, need, pytree, static
 from guidance_jax.guidance.scales import check_constant, strength
 from guidance_jax.kernels.reverse import Step, evaluator
+from guidance_jax.particles.smc import Followable
 
 
 def difference(reward: Any, memory: Any) -> tuple[Any, Any]:
@@ -41,7 +42,7 @@ def total(reward: Any, memory: Any) -> tuple[Any, Any]:
 
 
 @pytree
-class Steered(Step, Move):
+class Steered(Followable, Step, Move):
     """A move for `SMC`: the chain of `model` and `solver`, tilted to p(x) exp(scale reward(x)).
 
     One reward per particle and step, at the clean estimate; it need not be differentiable.

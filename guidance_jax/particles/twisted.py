@@ -31,10 +31,11 @@ from guidance_jax.guidance.gradient import through
 from guidance_jax.guidance.scales import strength
 from guidance_jax.kernels.reverse import Step
 from guidance_jax.models.domain import check_guide
+from guidance_jax.particles.smc import Followable
 
 
 @pytree
-class Twisted(Step, Move):
+class Twisted(Followable, Step, Move):
     """A move for `SMC`: samples p(x) p(y | x)^scale under the solver's own chain, whatever the proposal.
 
     One call of the model, one of the twist and, if there is one, of the proposal per particle and step; with the
@@ -118,12 +119,9 @@ class Twisted(Step, Move):
         return p, q
 
     def propose(self, found, t, s, cond, key):
-        x = self.chains(found, t, s)[1].draw(key)
-        return x, *self.follow(found, x, t, s, cond)[:2]
-
-    @property
-    def followable(self):
-        return True
+        p, q = self.chains(found, t, s)
+        x = q.draw(key)
+        return x, found[-1], p.log_prob(x) - q.log_prob(x)
 
     def follow(self, found, x, t, s, cond):
         state = found[-1]

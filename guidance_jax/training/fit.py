@@ -18,6 +18,7 @@ from guidance_jax.datasets.images import Images
 from guidance_jax.datasets.sequences import Sequences
 from guidance_jax.files import interruptible
 from guidance_jax.progress import Bar
+from guidance_jax.sharding import place
 
 
 class State(NamedTuple):
@@ -220,7 +221,7 @@ def next_batch(stream: Iterator[tuple[Any, Any]], step: int, steps: int) -> tupl
 
 def spread(tree: Any, mesh: Mesh | None, spec: PartitionSpec) -> Any:
     """The arrays on the devices of a mesh, split or copied as `spec` says; as they are without one."""
-    return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, spec))
+    return tree if mesh is None else place(tree, NamedSharding(mesh, spec))
 
 
 def _finite(tree: Any) -> list[bool]:

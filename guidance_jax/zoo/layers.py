@@ -4,6 +4,7 @@ Sub-modules carry the names of OpenAI's PyTorch modules (dots between a name and
 their checkpoints map one to one.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -160,6 +161,12 @@ def perturbed_attention(q: jax.Array, k: jax.Array, v: jax.Array, own: jax.Array
         return attend(q, k, v)
     out = attend(blur_queries(q, sides, how.blur), k, v)
     return out + jnp.asarray(how.attention, out.dtype) * (own - out)
+
+
+def share_out(perturbation: Any, chosen: Sequence[int], total: int) -> Any:
+    """A perturbation for each of `total` blocks: none but in the `chosen` ones, by default the middle third."""
+    mask = np.isin(np.arange(total), list(chosen or range(total // 3, total - total // 3))).astype(np.float32)
+    return jax.tree.map(lambda share: mask * share, perturbation)
 
 
 def blur_queries(q: jax.Array, sides: tuple[int, int], std: Any) -> jax.Array:

@@ -17,6 +17,8 @@ from guidance_jax.zoo.layers import timestep_embedding
 from guidance_jax.zoo.mmdit.t5 import T5Encoder
 from guidance_jax.zoo.tokenizer import Tokenizer
 
+READS = ("features", "rows", "last")  # see `Pipeline.reads`
+
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:

@@ -20,11 +20,11 @@ from guidance_jax.untrusted import plain_name, read_json, whole_number
 from guidance_jax.zoo.glide.network import GLIDEUNet
 from guidance_jax.zoo.latent import Autoencoder, TextEncoder
 from guidance_jax.zoo.networks import restore
-from guidance_jax.zoo.pipeline import Pipeline
+from guidance_jax.zoo.pipeline import READS, Pipeline
 from guidance_jax.zoo.tokenizer import Tokenizer
 
 ABOUT = "pipeline.json"
-READS, SHIFTS = ("features", "rows", "last"), ("least", "most", "least_tokens", "most_tokens")
+SHIFTS = ("least", "most", "least_tokens", "most_tokens")  # options of dynamic_shift
 WRITERS = {"safetensors": save_flat, "orbax": save_params}
 PARTS = re.compile(r"denoiser|autoencoder|text(_\d)?")  # folders that are parts; others may lie beside them
 

@@ -146,7 +146,7 @@ def sample(
         return to_uint8(asked.pictures(drawn, tile)) if asked.images else np.asarray(drawn)
 
     if not out.suffix:
-        files: dict[str, Any] = {name: vars(request)[name] for name in ("control", "hint", "start", "mask")}
+        files: dict[str, Any] = dict(control=request.control, hint=request.hint, start=request.start, mask=request.mask)
         files |= {f"lora {i}": file for i, file in enumerate(read_adapters(request.lora))}
         content = contents(request.models, measurement=(request.measurement or {}).get("observed"), **files)
         job = Job(out, n, request.about(), shard or 500, content | {"guidance_jax": guidance_jax.__version__})

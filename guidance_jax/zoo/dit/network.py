@@ -13,12 +13,11 @@ import dataclasses
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax.core import Refused
-from guidance_jax.zoo.layers import RMSNorm, patches, perturbed_attention, rotate, timestep_embedding, zeros
+from guidance_jax.zoo.layers import RMSNorm, patches, perturbed_attention, rotate, share_out, timestep_embedding, zeros
 
 EPSILON = 1e-6
 xavier = nn.initializers.xavier_uniform()
@@ -136,20 +135,13 @@ class DiT(Layers):
             unroll=self.unroll,
         )
         shared = {f.name: vars(self)[f.name] for f in dataclasses.fields(Layers) if f.name not in ("parent", "name")}
-        h, _ = blocks(**shared, sides=sides, name="blocks")(h, c, self.shares(perturbation))
+        shares = None if perturbation is None else share_out(perturbation, self.perturbed, self.depth)
+        h, _ = blocks(**shared, sides=sides, name="blocks")(h, c, shares)
         shift, scale = jnp.split(self.dense(2 * self.width, "final_layer_adaLN_modulation_1", zeros)(nn.silu(c)), 2)
         h = self.norm(h, "final_layer_norm_final") * (1 + scale) + shift
         h = self.dense(self.patch**2 * self.out_channels, "final_layer_linear", zeros)(h)
         h = h.reshape(rows, columns, self.patch, self.patch, self.out_channels)
         return jnp.moveaxis(h, 2, 1).reshape(*x.shape[:2], self.out_channels)
-
-    def shares(self, perturbation):
-        """A perturbation for each block: none but in those that are perturbed."""
-        if perturbation is None:
-            return None
-        chosen = self.perturbed or range(self.depth // 3, self.depth - self.depth // 3)
-        mask = np.isin(np.arange(self.depth), list(chosen)).astype(np.float32)
-        return jax.tree.map(lambda share: mask * share, perturbation)
 
 
 def sincos(rows: int, columns: int, width: int) -> np.ndarray:

@@ -15,11 +15,19 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from guidance_jax.core import Refused
 from guidance_jax.guidance.attention import ReadsCaptions
-from guidance_jax.zoo.layers import Dense, RMSNorm, attend, patches, perturbed_attention, rotate, timestep_embedding
+from guidance_jax.zoo.layers import (
+    Dense,
+    RMSNorm,
+    attend,
+    patches,
+    perturbed_attention,
+    rotate,
+    share_out,
+    timestep_embedding,
+)
 
 
 class Block(nn.Module):
@@ -138,7 +146,7 @@ class SingleBlock(Block):
         both = jnp.concatenate([picture, captions.reshape(-1, width)])
         h = self.norm(both) * (1 + scale) + shift
         count = len(picture)
-        q, k, v = self.project(h, SINGLE)
+        q, k, v = self.project(h, QKV)
         own = *self.turn(q[:count], k[:count]), v[:count]
         asked = [a[count:].reshape(streams, length, *a.shape[1:]) for a in (q, k, v)]
         read, read_of_text = self.read(own, asked, how, away)
@@ -156,7 +164,6 @@ def names_of(attention: str, *parts: str) -> tuple[str, ...]:
 QKV = names_of("attn", "to_q", "to_k", "to_v", "norm_q", "norm_k")
 DUAL = names_of("attn2", "to_q", "to_k", "to_v", "norm_q", "norm_k")
 ADDED = names_of("attn", "add_q_proj", "add_k_proj", "add_v_proj", "norm_added_q", "norm_added_k")
-SINGLE = QKV
 
 
 def leave_out(before: Any, after: Any, how: Any) -> Any:
@@ -278,13 +285,10 @@ class MMDiT(ReadsCaptions, nn.Module):
         """A perturbation for each block of a run: none but in those that are perturbed."""
         if perturbation is None or not perturbation.worsens:
             return None
-        total = self.depth + self.singles
-        chosen = self.perturbed or range(total // 3, total - total // 3)
-        mask = np.isin(np.arange(total), list(chosen)).astype(np.float32)
+        every = share_out(perturbation._replace(away=None), self.perturbed, self.depth + self.singles)
         counts = self.counts()
         start = sum(list(counts.values())[: list(counts).index(name)])
-        own = mask[start : start + counts[name]]
-        return jax.tree.map(lambda share: own * share, perturbation._replace(away=None))
+        return jax.tree.map(lambda a: a[start : start + counts[name]], every)
 
     def table(self, sides):
         """The middle of the table of positions, (N, width)."""
@@ -296,11 +300,11 @@ class MMDiT(ReadsCaptions, nn.Module):
         return table[rows : rows + sides[0], columns : columns + sides[1]].reshape(-1, self.width)
 
     def embed(self, number, name):
-        return self.mlp(timestep_embedding(number, 256).astype(self.dtype or jnp.float32), name, "embedder")
+        return self.mlp(timestep_embedding(number, 256).astype(self.dtype or jnp.float32), name)
 
-    def mlp(self, vector, name, kind="embedder"):
+    def mlp(self, vector, name):
         """Two layers of an embedding."""
-        path = f"time_text_embed_{name}_{kind}_linear"
+        path = f"time_text_embed_{name}_embedder_linear"
         return self.dense(self.width, f"{path}_2")(nn.silu(self.dense(self.width, f"{path}_1")(vector)))
 
     def dense(self, features, name):
