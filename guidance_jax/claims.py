@@ -3,6 +3,7 @@
 A claim is a file that only one process can make. Its holder touches it while it works; a claim that has not been
 touched for a while, by the watch of the one who looks at it, is taken over. No claim protects data: what is written is
 written whole (`files.write_whole`) and depends on its index alone, so that two holders of one claim cost work alone.
+On a disk there are never two. In an object store two that find a claim abandoned at the same time may both hold it.
 """
 
 import os
@@ -12,11 +13,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from guidance_jax.core import Refused
 from guidance_jax.files import is_dead, reason
+from guidance_jax.places import create, is_remote, read_mark, touch
 
 CLAIM = ".claim-"  # files of claims: .claim-NAME
 T, R = TypeVar("T"), TypeVar("R")
@@ -27,18 +28,19 @@ class Claims:
     """The claims of this process in `folder`.
 
     Args:
-      folder: the shared folder, on a file system with exclusive creation and atomic renaming: local, NFS 3 or newer.
+      folder: the shared folder, in an object store, or on a file system with exclusive creation and atomic renaming:
+        local, NFS 3 or newer.
       expires: seconds without a touch after which another's claim is taken for abandoned; it is touched six times as
         often. A claim of a process of this machine that has ended is abandoned at once.
     """
 
-    def __init__(self, folder: Path, expires: float = EXPIRES):
+    def __init__(self, folder: Any, expires: float = EXPIRES):
         self.folder, self.expires = folder, expires
         self.token = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}"
-        self.held: set[Path] = set()
-        self.seen: dict[Path, tuple[tuple[int, int], float]] = {}
+        self.held: set[Any] = set()
+        self.seen: dict[Any, tuple[Any, float]] = {}
 
-    def path(self, name: str) -> Path:
+    def path(self, name: str) -> Any:
         """The file of a claim."""
         return self.folder / f"{CLAIM}{name}"
 
@@ -62,15 +64,14 @@ class Claims:
         """Within the block what is held is touched, by a thread of its own; at its end all is released."""
         ended = threading.Event()
 
-        def touch() -> None:
+        def keep() -> None:
             while not ended.wait(self.expires / 6):
                 for path in tuple(self.held):
-                    try:
-                        os.utime(path)
-                    except OSError:  # taken over by another
-                        continue
+                    if _read(path) == self.token:  # else taken over by another
+                        with suppress(OSError):
+                            touch(path)
 
-        thread = threading.Thread(target=touch, daemon=True)
+        thread = threading.Thread(target=keep, daemon=True)
         thread.start()
         try:
             yield self
@@ -95,21 +96,18 @@ class Claims:
             if todo and waits:
                 time.sleep(min(1.0, self.expires / 20))
 
-    def _make(self, path: Path) -> bool:
+    def _make(self, path: Any) -> bool:
         try:
-            descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
-        except FileExistsError:
-            return False
+            if not create(path, self.token):
+                return False
         except OSError as error:
             raise Refused(f"{path}: {reason(error)}; mend that and start again") from None
-        with os.fdopen(descriptor, "w") as file:
-            file.write(self.token)
         self.held.add(path)
         return True
 
-    def _expire(self, path: Path) -> bool:
+    def _expire(self, path: Any) -> bool:
         """Whether another's claim was abandoned, and is gone now."""
-        mark = _mark(path)
+        mark = read_mark(path)
         if mark is None:
             return True  # released meanwhile
         before = self.seen.get(path)
@@ -117,12 +115,15 @@ class Claims:
             self.seen[path] = before = mark, time.monotonic()
         if time.monotonic() - before[1] < self.expires and not _has_ended(_read(path)):
             return False
+        if is_remote(path):  # no renaming: two may come here, and both draw the same
+            path.unlink(missing_ok=True)
+            return True
         aside = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
         try:
             os.rename(path, aside)  # one of those who find it abandoned gets it
         except OSError:
             return True
-        if _mark(aside) != mark:  # a new holder's, made between the look and the renaming: put it back
+        if read_mark(aside) != mark:  # a new holder's, made between the look and the renaming: put it back
             with suppress(OSError):
                 os.link(aside, path)
             aside.unlink(missing_ok=True)
@@ -131,20 +132,12 @@ class Claims:
         return True
 
 
-def _read(path: Path) -> str | None:
+def _read(path: Any) -> str | None:
+    """Whose a claim is."""
     try:
-        return path.read_text()
+        return path.read_text().partition("\n")[0]
     except (OSError, ValueError):
         return None
-
-
-def _mark(path: Path) -> tuple[int, int] | None:
-    """What changes when a claim is touched or made anew."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_ino
 
 
 def _has_ended(token: str | None) -> bool:

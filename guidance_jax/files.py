@@ -19,6 +19,7 @@ import jax
 import numpy as np
 
 from guidance_jax.core import Refused
+from guidance_jax.places import is_remote, upload
 
 try:
     import fcntl
@@ -32,13 +33,20 @@ UMASK = os.umask(0)  # it can only be read by setting it
 os.umask(UMASK)
 
 
-def write_whole(path: Path, fill: Callable[[Any], Any]) -> None:
-    """`fill` a file beside, then rename it: no reader, and no restart, ever sees half of it.
+def write_whole(path: Any, fill: Callable[[Any], Any]) -> None:
+    """`fill` a file beside, then rename it, or upload it whole: no reader, and no restart, ever sees half of it.
+
+    Args:
+      path: of the file, on a disk or in an object store (`places`).
+      fill: writes into an open file.
 
     Raises:
       Refused: a disk that is full, a folder that cannot be written to.
     """
     try:
+        if is_remote(path):
+            upload(path, fill)
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         own = f"{PART}{socket.gethostname()}-{os.getpid()}-"
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=own, delete=False) as file:
@@ -55,11 +63,14 @@ def write_whole(path: Path, fill: Callable[[Any], Any]) -> None:
         raise Refused(f"{path}: {reason(error)}; no part of it was written: mend that and start again") from None
 
 
-def sweep(folder: Path) -> None:
+def sweep(folder: Any) -> None:
     """Remove the part files in `folder` that killed processes left behind.
 
     A part file stays as long as its process lives on this machine. One of another machine is removed after a day.
+    Object stores have none.
     """
+    if is_remote(folder):
+        return
     for left in folder.glob(f"{PART}*"):
         try:
             *host, pid, _ = left.name.removeprefix(PART).split("-")

@@ -23,7 +23,9 @@ import numpy as np
 from guidance_jax.claims import EXPIRES, Claims
 from guidance_jax.core import Refused, count_failed
 from guidance_jax.files import content_hash, interruptible, sweep, write_whole
+from guidance_jax.places import find_place, open_arrays
 from guidance_jax.progress import Bar
+from guidance_jax.sharding import Team
 
 FORMAT = "guidance_jax samples/2"
 SEAL = "seal"  # the name of the seal among the arrays of a file
@@ -34,6 +36,8 @@ class Job:
     """The folder of a job of `n` samples, `shard` a file, described by `about` (JSON: model, kernel, seed, ...).
 
     Args:
+      folder: on a disk, or in an object store ("gs://bucket/job"), with fsspec's package for it.
+      n, about, shard: as above.
       content: hashes of what decides the samples, by name, as `content_hash` makes them: weights, a classifier, a
         measurement. A name says where something lies; its hash says that it is still the same.
 
@@ -44,7 +48,7 @@ class Job:
 
     def __init__(
         self,
-        folder: str | Path,
+        folder: Any,
         n: int,
         about: dict[str, Any],
         shard: int = 500,
@@ -52,7 +56,7 @@ class Job:
     ):
         if n < 1 or shard < 1:
             raise Refused(f"a job has at least one sample and one a shard, got n={n}, shard={shard}")
-        self.folder, self.n, self.shard = Path(folder), n, shard
+        self.folder, self.n, self.shard = find_place(folder), n, shard
         own = {"format": FORMAT, "n": n, "shard": shard, **about}
         wanted = json.loads(json.dumps(own if content is None else own | {"content": dict(content)}))
         self.identity = content_hash(json.dumps(wanted, sort_keys=True))
@@ -81,7 +85,7 @@ class Job:
             )
         sweep(self.folder)
 
-    def path(self, index: int) -> Path:
+    def path(self, index: int) -> Any:
         """The file of shard `index`."""
         return shard_file(self.folder, index)
 
@@ -101,15 +105,15 @@ class Job:
         """What only these arrays have, as shard `index` of this job."""
         return content_hash({"job": self.identity, "shard": index, "samples": samples, "labels": labels})
 
-    def write(self, path: Path, index: int, samples: np.ndarray, labels: np.ndarray) -> None:
+    def write(self, path: Any, index: int, samples: np.ndarray, labels: np.ndarray) -> None:
         """Write one file with its seal."""
         samples, labels = np.asarray(samples), np.asarray(labels)
         write_arrays(path, samples, labels, **{SEAL: np.asarray(self.seal(index, samples, labels))})
 
-    def read(self, path: Path, index: int) -> tuple[np.ndarray, np.ndarray] | None:
+    def read(self, path: Any, index: int) -> tuple[np.ndarray, np.ndarray] | None:
         """(samples, labels) of a file, or None: not there, damaged, changed, another job's or in another's place."""
         try:
-            with np.load(path) as file:
+            with open_arrays(path) as file:
                 samples, labels, seal = file["arr_0"], file["arr_1"], str(file[SEAL])
         except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error):
             return None
@@ -123,7 +127,8 @@ class Job:
         worker: tuple[int, int] = (0, 1),
         collect: bool = True,
         expires: float = EXPIRES,
-    ) -> tuple[Path, int]:
+        team: Team | None = None,
+    ) -> tuple[Any, int]:
         """Draw and write what is missing and nobody else is drawing, wait for the others, put all into one file.
 
         Returns:
@@ -137,29 +142,37 @@ class Job:
             workers that died.
           collect: write `samples.npz`, shard by shard: the memory it takes does not grow with the job.
           expires: seconds without a sign of life after which another's shard is drawn here.
+          team: of processes that run one program and together are one worker. They draw as many shards at a time as
+            they are, `draw` is asked for all of those samples and returns what this process has of them, the shard of
+            its rank, and each process writes its own.
 
         Raises:
           Refused: a disk that is full or a folder that cannot be written to.
         """
+        size = 1 if team is None else team.size
+        if team is not None and team.rank > 0:
+            return self.folder, self._follow(team, draw, encode)
         missing = self.missing()
         strange = sum(self.path(index).exists() for index in missing)
         if strange and progress is not None:
             print(f"{strange} shards are damaged or not of this job: drawn again", file=sys.stderr, flush=True)
         number, of = worker
-        todo = sorted(missing, key=lambda i: ((i - number) % of, i))
-        bad = 0
+        todo = sorted({i - i % size for i in missing}, key=lambda i: ((i // size - number) % of, i))
+        bad, before = 0, self.shards - len(missing)
         with (
             interruptible(),
             Claims(self.folder, expires).touching() as claims,
-            Bar(progress, self.shards, self.shards - len(missing), "not finite") as advance,
+            Bar(progress, self.shards, before, "not finite") as advance,
         ):
 
-            def attempt(index: int) -> int | None:
-                return self._draw(index, draw, encode, claims)
+            def attempt(first: int) -> int | None:
+                return self._draw(first, draw, encode, claims, team)
 
-            for done, (_, found) in enumerate(claims.work_through(todo, attempt), self.shards - len(todo) + 1):
+            for done, (_, found) in enumerate(claims.work_through(todo, attempt), 1):
                 bad += found
-                advance(done, bad)
+                advance(min(before + done * size, self.shards), bad)
+        if team is not None:
+            team.say(ALL)
         if not collect:
             return self.folder, bad
         target = self.folder / "samples.npz"
@@ -167,28 +180,60 @@ class Job:
             self._collect(target)
         return target, bad
 
-    def _draw(self, index: int, draw: Callable, encode: Callable, claims: Claims) -> int | None:
-        """How many samples of a shard were not finite, 0 if another process has drawn it; None if it is drawing it."""
-        path, name = self.path(index), f"{index:05d}"
-        if path.exists() and self.read(path, index) is not None:
+    def _draw(self, first: int, draw: Callable, encode: Callable, claims: Claims, team: Team | None) -> int | None:
+        """How many samples were not finite of the shards from `first` on, one for each process of the team.
+
+        0 if another worker has drawn them, None if it is drawing them.
+        """
+        name, own = f"{first:05d}", range(first, min(first + (1 if team is None else team.size), self.shards))
+
+        def done() -> bool:
+            return all(self.path(i).exists() and self.read(self.path(i), i) is not None for i in own)
+
+        if done():
             return 0
         if not claims.take(name):
             return None
         try:
-            if path.exists() and self.read(path, index) is not None:  # finished between the look and the claim
+            if done():  # finished between the look and the claim
                 return 0
-            samples, labels = draw(self.span(index))
-            if not len(samples) == len(labels) == len(self.span(index)):
-                raise Refused(
-                    f"draw was asked for {len(self.span(index))} samples, got {len(samples)} and {len(labels)} "
-                    "labels; return one of each for every index"
-                )
-            self.write(path, index, encode(samples), labels)
-            return count_failed(samples)
+            if team is not None:
+                team.say(first)
+            bad = self._draw_one(first, draw, encode, team)
+            if team is not None:
+                team.say()  # all have written
+            return bad
         finally:
             claims.release(name)
 
-    def _collect(self, target: Path) -> None:
+    def _draw_one(self, first: int, draw: Callable, encode: Callable, team: Team | None) -> int:
+        """Draw with the whole team the shards from `first` on, write that of this process."""
+        index = first if team is None else first + team.rank
+        if team is None:
+            asked, span = self.span(index), self.span(index)
+        else:  # as many for each process, also where the job ends
+            asked, span = range(first * self.shard, (first + team.size) * self.shard), self.span(index)
+        samples, labels = draw(asked)
+        if team is not None:
+            samples, labels = samples[: len(span)], labels[: len(span)]
+        if not len(samples) == len(labels) == len(span):
+            raise Refused(
+                f"draw was asked for {len(span)} samples, got {len(samples)} and {len(labels)} labels; return one of "
+                "each for every index"
+            )
+        if len(span):
+            self.write(self.path(index), index, encode(samples), labels)
+        return count_failed(samples)
+
+    def _follow(self, team: Team, draw: Callable, encode: Callable) -> int:
+        """Draw what the first process of the team says, until it has nothing left: how many were not finite."""
+        bad = 0
+        while (first := team.say()) != ALL:
+            bad += self._draw_one(first, draw, encode, team)
+            team.say()
+        return bad
+
+    def _collect(self, target: Any) -> None:
         """Write the file of all samples from the shards, one in memory at a time."""
 
         def fill(file: Any) -> None:
@@ -219,12 +264,12 @@ class Job:
         """The seal of the file of all samples, from those of the shards."""
         return content_hash({"job": self.identity, "shard": ALL, "seals": "".join(seals)})
 
-    def _is_collected(self, target: Path) -> bool:
+    def _is_collected(self, target: Any) -> bool:
         """Whether the file of all samples is this job's and undamaged, by reading it a shard at a time."""
         try:
-            with np.load(target) as file:
+            with target.open("rb") as raw, np.load(raw) as file:
                 labels, seal = file["arr_1"], str(file[SEAL])
-            with zipfile.ZipFile(target) as archive, archive.open("arr_0.npy") as member:
+            with target.open("rb") as raw, zipfile.ZipFile(raw) as archive, archive.open("arr_0.npy") as member:
                 np.lib.format.read_magic(member)
                 shape, _, kind = np.lib.format.read_array_header_2_0(member)
                 size = kind.itemsize * int(np.prod(shape[1:]))
@@ -238,7 +283,7 @@ class Job:
             return False
 
 
-def shard_file(folder: Path, index: int) -> Path:
+def shard_file(folder: Any, index: int) -> Any:
     """Where shard `index` of the job in `folder` is."""
     return folder / f"shard_{index:05d}.npz"
 
@@ -269,7 +314,7 @@ def different(a: Mapping[str, Any], b: Mapping[str, Any]) -> str | None:
     return next((name for name in [*b, *(name for name in a if name not in b)] if a.get(name) != b.get(name)), None)
 
 
-def write_arrays(path: Path, samples: np.ndarray, labels: np.ndarray, **beside: np.ndarray) -> None:
+def write_arrays(path: Any, samples: np.ndarray, labels: np.ndarray, **beside: np.ndarray) -> None:
     """One file as ADM's evaluator reads it: `arr_0` samples, `arr_1` labels; and what else is to be in it.
 
     Args:

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from guidance_jax._typing import Array
-from guidance_jax.core import Level, Refused, Rows, count_failed
+from guidance_jax.core import Level, Refused, Rows, count_failed, first_line
 from guidance_jax.progress import Bar
 from guidance_jax.sample import _generate, prepare
 
@@ -92,6 +92,7 @@ def generate_on(
     split: bool = False,
     batch: int | None = None,
     progress: str | None = None,
+    gather: bool = True,
 ) -> np.ndarray:
     """`generate`, its samples split over `mesh`; every process calls it with the same arguments and gets all samples.
 
@@ -105,31 +106,88 @@ def generate_on(
       batch: samples at a time, all batches by one program; None for all at once. It does not change the samples.
       progress: the title of a progress bar on standard error, with the number of samples that failed
         (`count_failed`); None for none.
+      gather: whether every process gets all samples. If not, process k of P gets the k-th of P equal parts, and no
+        sample travels between processes.
 
     Raises:
-      Refused: as `generate`; a batch of none.
+      Refused: as `generate`; a batch of none; parts that are not equal.
     """
-    n = len(keys)
+    n, own = len(keys), 1 if gather else jax.process_count()
     size = n if batch is None else min(batch, n)
     if size < 1:
         raise Refused(f"there is nothing to draw: {n} keys, batch={batch}; write keys(0, n)")
+    if n % own:
+        raise Refused(f"{n} samples are no equal parts for {own} processes; draw a multiple, or gather them")
     keys, kernel, levels = _prepare(keys, kernel, levels, shape, cond)
-    parts, bad = [], 0
+    rows = np.arange(n).reshape(own, -1)  # those of each process that gets its own
+    size = -(-size // own)
+    size += 0 if gather else -size % (mesh.size // own)
+    parts, bad, count = [], 0, rows.shape[1]
     with Bar(progress, n, 0, "failed") as advance:
-        for start in range(0, n, size):
-            stop = min(start + size, n)
-            index = np.resize(np.arange(start, stop), size)  # the last batch is filled up
+        for start in range(0, count, size):
+            stop = min(start + size, count)
+            index = rows[:, np.resize(np.arange(start, stop), size)].reshape(-1)  # the last batch is filled up
             found = _generate(*_arguments(mesh, keys, kernel, levels, shape, cond, split, index))
-            if jax.process_count() > 1:
-                from jax.experimental import multihost_utils
-
-                found = multihost_utils.process_allgather(found, tiled=True)
-            part = np.asarray(found)[: stop - start]
+            part = (_all_of if gather else _own_of)(found)[: stop - start]
             parts.append(part)
             if progress is not None:
                 bad += count_failed(part)
-                advance(stop, bad)
+                advance(stop * own, bad)
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _all_of(found: Any) -> np.ndarray:
+    """Everything, in every process."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        found = multihost_utils.process_allgather(found, tiled=True)
+    return np.asarray(found)
+
+
+def _own_of(found: Any) -> np.ndarray:
+    """What lies on the devices of this process, in order."""
+    shards = sorted(found.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([np.asarray(shard.data) for shard in shards])
+
+
+class Team:
+    """The processes that run one program, of which the first says what comes next; one process is a team too."""
+
+    def __init__(self):
+        self.rank, self.size = jax.process_index(), jax.process_count()
+
+    def say(self, number: int = 0) -> int:
+        """The number of the first process, in every process, which all ask for it."""
+        if self.size == 1:
+            return number
+        from jax.experimental import multihost_utils
+
+        return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
+def start_team(environment: Any) -> None:
+    """`jax.distributed.initialize`, by what the engine that started the processes says; before anything is computed.
+
+    Args:
+      environment: torchrun's MASTER_ADDR, MASTER_PORT, RANK and WORLD_SIZE; else JAX finds Slurm, Kubernetes, Open MPI
+        and TPUs by itself.
+
+    Raises:
+      Refused: no engine that says how the processes find each other.
+    """
+    told = [environment.get(name) for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK")]
+    try:
+        if all(told):
+            address, port, count, rank = told
+            jax.distributed.initialize(f"{address}:{port}", int(count), int(rank))
+        else:
+            jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        reason = first_line(error)
+        raise Refused(
+            f"the processes of one program do not find each other ({reason}); start them by Slurm, Kubernetes, torchrun"
+        ) from None
 
 
 def _prepare(keys, kernel, levels, shape, cond):

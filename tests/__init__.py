@@ -3,8 +3,8 @@
 import pytest
 
 
-def first(few, rows):
-    """Parameters: `few` of the rows always, one of each mechanism, or so many; the others only with `--all`."""
+def first(few, rows, others=pytest.mark.slow):
+    """Parameters: `few` of the rows always, one of each mechanism, or so many; the others are marked."""
     rows = list(rows)
     few = range(few) if isinstance(few, int) else [rows.index(row) for row in few]
-    return [row if i in few else pytest.param(row, marks=pytest.mark.slow) for i, row in enumerate(rows)]
+    return [row if i in few else pytest.param(row, marks=others) for i, row in enumerate(rows)]

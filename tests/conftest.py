@@ -16,9 +16,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=1")
 # most of the time goes into compiling: a second run takes a third of it
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "programs"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.01")
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.01)
 
 
 def pytest_addoption(parser):
@@ -31,10 +31,10 @@ def pytest_addoption(parser):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Without `--all`, what is marked slow is left out, and said to be; with `--measured`, what records nothing."""
+    """Without `--all`, what is marked slow or release is left out; with `--measured`, what records nothing."""
     out = set()
     if not config.getoption("--all"):
-        out |= {item for item in items if item.get_closest_marker("slow")}
+        out |= {item for item in items if item.get_closest_marker("slow") or item.get_closest_marker("release")}
     if config.getoption("--measured"):
         out |= {item for item in items if "measured" not in item.fixturenames}
     if out:

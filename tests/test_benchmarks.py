@@ -104,7 +104,7 @@ def test_what_needs_nothing_else_runs(name, monkeypatch, tmp_path):
     run_quick(name, monkeypatch, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("name", MINUTES)
 def test_what_takes_minutes_runs(name, monkeypatch, tmp_path):
     run_quick(name, monkeypatch, tmp_path)

@@ -290,7 +290,7 @@ def test_a_full_disk_and_an_interruption_are_one_line(run, models, monkeypatch):
     ]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_every_method_for_images_is_compared_on_the_digits_in_one_run(run, models):
     left = run("compare", "--models", models, "--out", "all", "--n", 6, "--steps", 3, "--particles", 4)
     assert left.returncode == 0, left.stderr

@@ -37,6 +37,7 @@ def test_the_judge_that_ships_knows_its_classes_and_guides_nothing():
     assert not isinstance(example.judge, gj.Guide)
 
 
+@pytest.mark.slow
 def test_the_demo_makes_a_page_with_everything(tmp_path):
     rows = list(demo(tmp_path, samples=10, steps=2, scales=(0.0, 3.0)))
     assert [(row.algorithm, row.scale) for row in rows] == [(way, scale) for way in WAYS for scale in (0.0, 3.0)]

@@ -42,6 +42,7 @@ def test_the_readme_is_one_page():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
+@pytest.mark.slow
 def test_the_readme_runs_as_it_stands(tmp_path):
     run_page(ROOT / "README.md", tmp_path)
 

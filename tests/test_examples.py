@@ -56,7 +56,7 @@ def test_an_example_says_how_to_get_its_data(run, name):
     assert PACKAGES[name] in left.refused
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_splice_on_made_up_sites(run, monkeypatch):
     """All methods run and are measured, on 300 random sites in the place of the real file."""
     import splice

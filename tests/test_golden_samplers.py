@@ -111,6 +111,7 @@ def test_unipc(monkeypatch, order, kind, corrects):
     np.testing.assert_allclose(got[finite], want[finite], atol=1e-8, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("corrector", [1, 2, 3])
 @pytest.mark.parametrize("order", [1, 2, 3])
 @pytest.mark.parametrize("tau", [0.0, 0.6, 1.0])

@@ -106,7 +106,7 @@ class Command:
         return counts
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_training_killed_at_random_moments_is_the_undisturbed_one(tmp_path, measured):
     generator, data = np.random.default_rng(0), tmp_path / "data"
     data.mkdir()
@@ -139,7 +139,7 @@ def test_training_killed_at_random_moments_is_the_undisturbed_one(tmp_path, meas
         measured(f"training, {getattr(what, 'name', what)}", count)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_sampling_killed_at_random_moments_is_the_undisturbed_one(tmp_path, measured):
     model, classifier = example()
     save(tmp_path / "models" / "denoiser", model)

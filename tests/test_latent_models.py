@@ -345,6 +345,7 @@ def small_text_unet():
     return network, randomised(jax.tree.map(lambda a: jnp.full(a.shape, 0.2), shapes), 0.2), x, conds
 
 
+@pytest.mark.slow
 def test_attention_is_guided_away_from_a_negative_caption():
     """Both ends: at scale 1, share 0 or the same caption nothing changes; at scale 0 it reads the negative alone."""
     for numbers in ({"scale": 1.0}, {"share": 0.0}):
@@ -485,6 +486,7 @@ def test_a_converted_folder_samples_the_same(name, folders, pipelines, tmp_path)
         np.testing.assert_array_equal(*drawn)
 
 
+@pytest.mark.slow
 def test_a_single_file_holds_what_the_folder_does(folders, pipelines, tmp_path, monkeypatch):
     """The same tensors by the names of single files. That these are right was checked with diffusers' own converter."""
     folder = folders["sd15"]

@@ -15,13 +15,19 @@ import guidance_jax as gj
 from guidance_jax.app.models import free_encoders
 from guidance_jax.app.plan import plan
 from guidance_jax.app.request import Request
+from guidance_jax.checkpoints.safetensors_file import Tensors
 from guidance_jax.guidance import Autoguidance, Learned, guide_attention, perturb
-from guidance_jax.zoo.diffusers.folder import weights
+from guidance_jax.pictures import to_uint8
+from guidance_jax.zoo.convert import add_tokenizers, convert
+from guidance_jax.zoo.diffusers.folder import read_diffusers, weights
 from guidance_jax.zoo.diffusers.lora import Adapter, check_used, merge
 from guidance_jax.zoo.diffusers.scheduler import process
+from guidance_jax.zoo.diffusers.single_file import file_of_transformer
+from guidance_jax.zoo.mmdit import single_file
 from guidance_jax.zoo.mmdit.network import MMDiT
 from guidance_jax.zoo.mmdit.reader import DEFAULTS
 from guidance_jax.zoo.mmdit.t5 import distance_buckets
+from guidance_jax.zoo.stable_diffusion import names as stable_diffusion
 from tests.test_cli import run  # noqa: F401  a fixture
 from tests.test_latent_models import CAPTIONS, GOLDEN, change, channels_first, last, randomised, whole
 from tests.test_networks import relative
@@ -134,6 +140,7 @@ def small(**fields):
     return gj.Network(params, network.apply, gj.parameterizations.velocity, batched=False), x, cond
 
 
+@pytest.mark.slow
 def test_a_scale_goes_where_it_is_an_input():
     level = gj.RectifiedFlow()(0.5)
     for guided, fitting in ((False, None), (True, 2.0)):
@@ -272,7 +279,7 @@ def test_a_t5_of_another_kind_is_one_line(folders, tmp_path):
 def test_a_caption_becomes_a_picture(name, run):  # noqa: F811
     """From diffusers' folder and from the converted one, the same; FLUX by its learned scale."""
     models = whole(name, run.folder / name)
-    how = ("--size", "16x16", "--method", "Learned", "--scale", 3.5) if name == "flux" else ("--scale", 5)
+    how = ("--size", "16x16") if name == "flux" else ("--scale", 5)
     asked = ("--prompt", "the red cat", "--steps", 3, "--n", 2, *how)
     left = run("convert", models, "--out", "own")
     assert left.returncode == 0, left.stderr
@@ -282,7 +289,60 @@ def test_a_caption_becomes_a_picture(name, run):  # noqa: F811
     a, b = (np.load(run.folder / out)["arr_0"] for out in ("a.npz", "b.npz"))
     assert a.shape == (2, 16, 16, 3)
     np.testing.assert_array_equal(a, b)
-    assert json.loads((run.folder / "a.json").read_text())["prompts"] == ["the red cat"]
+    about = json.loads((run.folder / "a.json").read_text())
+    assert about["prompts"] == ["the red cat"]
+    assert about["method"] == ({"name": "Learned", "scale": 3.5} if name == "flux" else {"name": "CFG"})
+    if name == "flux":  # the scale that is asked for goes over the usual one
+        assert Request(models=str(models), scale=2.0, given=frozenset({"scale"})).method == {"name": "Learned"}
+
+
+def in_one_file(name, folder):
+    """The tensors of a folder by the names of single files: rows of what diffusers' own converter made of each."""
+    table = json.loads((GOLDEN / "pipelines/single_files.json").read_text())[name]
+    found = {}
+    for key, value in weights(folder / "transformer").items():
+        own, *runs = table[key]
+        rows = found.setdefault(own, {})
+        at = [row for start, stop in runs for row in range(start, stop)]
+        rows |= dict(zip(at, value, strict=True))
+    return {own: np.stack([rows[i] for i in range(len(rows))]) for own, rows in found.items()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+def test_a_single_file_holds_what_the_folder_does(name, folders, tmp_path, monkeypatch):
+    """The same parts, and with the folders of the tokenizers the same conditions and levels."""
+    monkeypatch.setitem(single_file.AXES, 16, [4, 6, 6])
+    folder = folders[name]
+    tensors = in_one_file(name, folder)
+    if name == "sd3":
+        vae = weights(folder / "vae")
+        tensors |= {f"first_stage_model.{stable_diffusion.autoencoder_name(k, 2)}": v for k, v in vae.items()}
+        for part, text in (("", "clip_l"), ("_2", "clip_g"), ("_3", "t5xxl")):
+            state = weights(folder / f"text_encoder{part}")
+            tensors |= {f"text_encoders.{text}.transformer.{k}": v for k, v in state.items()}
+    save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, tmp_path / "one.safetensors")
+    parts, want = file_of_transformer(Tensors(tmp_path / "one.safetensors"), groups=4), read_diffusers(folder)
+    assert list(parts.parts) == (list(want.parts) if name == "sd3" else ["denoiser"])
+    assert parts.pipeline["grid"] == want.pipeline["grid"]
+    assert parts.pipeline["reads"] == want.pipeline["reads"]
+    for part, (_, params) in parts.parts.items():
+        jax.tree.map(np.testing.assert_array_equal, params, want.parts[part][1])
+    if name == "sd3":
+        t5, wanted = (own.parts["text_3"][0]["network"] for own in (parts, want))
+        assert t5 == wanted | {"farthest": 128}  # which no tensor says
+        with pytest.raises(gj.Refused, match=r"text_3 is a T5, whose tokenizer would lie in .*tokenizer_3"):
+            add_tokenizers(parts, folder / "tokenizer")
+        add_tokenizers(parts, folder)
+        for part, own in parts.tokenizers.items():
+            np.testing.assert_array_equal(own(CAPTIONS), want.tokenizers[part](CAPTIONS))
+    else:
+        one = convert(tmp_path / "one.safetensors", tmp_path / "out")
+        assert [n for n, _, _ in one] == ["denoiser"]
+    tensors["model.diffusion_model.strange.weight" if name == "sd3" else "strange.weight"] = np.zeros(3, np.float32)
+    save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, tmp_path / "two.safetensors")
+    with pytest.raises(gj.Refused, match=r"strange\.weight .* belongs to nothing"):
+        file_of_transformer(Tensors(tmp_path / "two.safetensors"), groups=4)
 
 
 @pytest.mark.slow
@@ -374,6 +434,66 @@ def test_adapters_that_cannot_be_merged_are_one_line(tmp_path):
         gj.load_diffusers(folder, lora={GOLDEN / "lora/sd15.safetensors": float("nan")})
     with pytest.raises(gj.Refused, match="holds 0 files of a LoRA"):
         gj.load_diffusers(folder, lora=folder / "unet")
+
+
+@pytest.mark.slow
+def test_chunks_are_read_one_by_one(folders):
+    """A long caption is what its parts are, one behind the other; a short one is filled up with empty chunks."""
+    with pytest.raises(gj.Refused, match="CLIP alone"):
+        gj.load(folders["sd3"]).lengthen(2)
+    plain = gj.load_diffusers(whole("sd15", folders["sd3"].parent / "sd15"))
+    words = ["the", "red", "cat,", "zebra", "a", "dog;", "zebra", "red", "dog"]  # CLIP here reads 14 tokens at once
+    tokens = [len(plain.text[0].tokenizer.rule.encode(w).ids) - 2 for w in words]
+    assert np.cumsum(tokens).tolist() == [1, 2, 4, 9, 10, 12, 17, 18, 19]  # the third zebra goes over whole
+    first, rest = " ".join(words[:6]), " ".join(words[6:])
+    with pytest.raises(gj.Refused, match="tokens, 16 are read; shorten it"):
+        plain.conditions([" ".join(words)])
+    for count in (2, 3):
+        long = plain.lengthen(count)
+        found = long.conditions([" ".join(words), first])
+        assert found["context"].shape[1:] == dict(long.domain.context)["context"] == (16 * count, 16)
+        parts = plain.conditions([first, rest, ""])["context"]
+        want = jnp.concatenate([parts[0], parts[1], *[parts[2]] * (count - 2)])
+        np.testing.assert_array_equal(found["context"][0], want)
+        np.testing.assert_array_equal(found["context"][1], jnp.concatenate([parts[0], *[parts[2]] * (count - 1)]))
+        weighed = long.conditions([f"{first} ({rest}:1)"], weighted=True)["context"][0]
+        np.testing.assert_allclose(weighed, found["context"][0], atol=1e-5)
+    with pytest.raises(gj.Refused, match="needs 4 chunks, 2 are read"):
+        plain.lengthen(2).conditions([" ".join(words * 2)])
+    with pytest.raises(gj.Refused, match="a word of"):
+        plain.lengthen(9).conditions(["x" * 40])
+    kernel = gj.Reverse(gj.CFG(long.model, long.null(), 3.0), gj.DDIM())
+    drawn = gj.generate(gj.keys(0, 2), kernel, long.levels(2), long.shape, found)
+    assert np.isfinite(drawn).all()
+
+
+@pytest.mark.slow
+def test_captions_come_from_a_file_in_chunks_and_together(run):  # noqa: F811
+    models = whole("sd15", run.folder / "sd15")
+    (run.folder / "captions.txt").write_text("the red cat\n\na zebra, a dog; a zebra, the cat\n")
+    common = ("sample", "--models", models, "--steps", 2, "--n", 4, "--out")
+    left = run(*common, "a.npz", "--prompt-file", "captions.txt", "--chunks", 2)
+    assert left.returncode == 0, left.stderr
+    about = json.loads((run.folder / "a.json").read_text())
+    assert about["prompts"] == ["the red cat", "a zebra, a dog; a zebra, the cat"]
+    assert np.load(run.folder / "a.npz")["arr_1"].tolist() == [0, 1, 0, 1]
+    both = ("--prompt", "the red cat", "--prompt", "a dog")
+    left = run(*common, "b.npz", *both, "--method", "Compose", "--set", "weights=[2.0, 0.5]")
+    assert left.returncode == 0, left.stderr
+    pipeline = gj.load(models)
+    cond = jax.tree.map(lambda a: jnp.stack([a] * 4), pipeline.conditions(["the red cat", "a dog"]))
+    kernel = gj.Reverse(gj.guidance.Compose(pipeline.model, pipeline.null(), [2.0, 0.5]), gj.DDIM())
+    latents = gj.generate(gj.keys(0, 4), kernel, pipeline.levels(2), pipeline.shape, cond)
+    want = to_uint8(pipeline.decode(latents))
+    found = np.load(run.folder / "b.npz")["arr_0"]
+    assert np.abs(found.astype(int) - want).max() <= 1
+    assert (np.load(run.folder / "b.npz")["arr_1"] == 0).all()
+    (run.folder / "empty.txt").write_text("\n")
+    for name, what in (("empty.txt", "holds no captions"), ("none.txt", "none.txt")):
+        left = run(*common, "c.npz", "--prompt-file", name)
+        assert left.returncode == 2
+        assert what in left.stderr
+        assert left.stderr.count("\n") == 1
 
 
 @pytest.mark.slow

@@ -10,6 +10,8 @@ from nbclient import NotebookClient
 LEFT_OUT = {"04_discrete_and_text": [4]}
 WITHOUT_OUTPUTS = {"05_pretrained_and_many_devices"}  # their models have to be downloaded
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "colab").glob("*.ipynb"))
+TRAINS = next(path for path in NOTEBOOKS if path.stem == "02_train_and_guide")  # for minutes
+FAST = [path for path in NOTEBOOKS if path != TRAINS]
 
 
 def code(notebook):
@@ -30,7 +32,7 @@ def test_there_are_notebooks():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [*FAST, pytest.param(TRAINS, marks=pytest.mark.release)], ids=lambda p: p.stem)
 def test_notebook(monkeypatch, tmp_path, path):
     monkeypatch.setenv("PIP_NO_INDEX", "1")  # no network: what would be downloaded is left out, with its reason
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -136,6 +136,7 @@ def test_constructing_twice_shares_the_program():
     assert trees[0] == trees[1]
 
 
+@pytest.mark.slow
 def test_a_network_says_whether_it_takes_batches():
     """Where it says the wrong thing its shapes tell, if they can."""
     module = BatchedUNet()

@@ -144,6 +144,7 @@ def test_padding_changes_no_answer(pipeline):
     np.testing.assert_allclose(padded[13:], bare, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_prompts_stay_and_several_keys_give_several_answers(pipeline):
     cond = pipeline.conditions(["hello"] * 3, 16)
     known = cond["known"]
@@ -210,6 +211,7 @@ def uncached(pipeline):
     )
 
 
+@pytest.mark.slow
 def test_a_cache_of_blocks_is_exact_for_block_causal_models(pipeline, uncached, measured):
     cond, cached = pipeline.conditions(["hello world", "abc"], 32), pipeline.in_blocks(BLOCK, BEGIN, causal=True)
     for wrap in (lambda m: m, lambda m: PromptCFG(m, "known", 2.0)):
@@ -304,6 +306,7 @@ def test_uniform_transitions_are_those_of_discrete_ddim():
 # the command line, and what is refused
 
 
+@pytest.mark.slow
 def test_a_prompt_becomes_text(run, folder, tmp_path):  # noqa: F811
     out = tmp_path / "answers.npz"
     asked = ("--models", folder, "--prompt", "hello", "--prompt", "abc", "--n", "3", "--length", "12", "--out", out)
@@ -367,6 +370,7 @@ def test_folders_that_cannot_be_read(tmp_path, folder):
     assert set(KINDS) <= set(FAMILIES)
 
 
+@pytest.mark.slow
 def test_a_protein_model_reads_letters(tmp_path):
     path = write_folder(tmp_path, "esm")
     words = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]

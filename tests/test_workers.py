@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from guidance_jax.claims import CLAIM, Claims
 from guidance_jax.jobs import Job
 from guidance_jax.metrics import InceptionExtractor, Moments, Reference, extract_features, measure_features
 from guidance_jax.metrics.inception_network import InceptionFeatures
+from guidance_jax.places import create, find_place, is_remote, open_arrays, read_mark, touch
 
 ABOUT = {"seed": 3}
 FORKED = multiprocessing.get_context("forkserver")
@@ -30,6 +32,20 @@ def samples_of(indices):
     return (255 * x).astype(np.uint8), np.asarray(indices) % 10
 
 
+@pytest.fixture(params=["disk", "store"])
+def place(request, tmp_path, monkeypatch):
+    """A folder of a job on a disk, and in an object store, whose notes of what was drawn lie on the disk."""
+    if request.param == "disk":
+        return tmp_path / "j"
+    monkeypatch.chdir(tmp_path)
+    return find_place(f"memory://{tmp_path.name}/j")
+
+
+def noted(folder):
+    """The file beside a folder that says which shards were drawn."""
+    return Path(f"{folder.name}.drawn") if is_remote(folder) else Path(f"{folder}.drawn")
+
+
 def work(folder, n, shard, worker, seconds=0.0, expires=120.0, ahead=0.0, ready=None, collect=False):
     """One worker; what it draws is noted beside. `ahead`: how many seconds its clock is off."""
     if ahead:
@@ -37,7 +53,7 @@ def work(folder, n, shard, worker, seconds=0.0, expires=120.0, ahead=0.0, ready=
         time.time = lambda: own() + ahead
 
     def draw(indices):
-        with open(f"{folder}.drawn", "a") as file:
+        with noted(folder).open("a") as file:
             file.write(f"{indices.start // shard}\n")
         time.sleep(seconds)
         return samples_of(indices)
@@ -48,7 +64,7 @@ def work(folder, n, shard, worker, seconds=0.0, expires=120.0, ahead=0.0, ready=
 
 
 def drawn(folder):
-    return [int(line) for line in Path(f"{folder}.drawn").read_text().split()]
+    return [int(line) for line in noted(folder).read_text().split()]
 
 
 def start(*arguments, **options):
@@ -58,7 +74,7 @@ def start(*arguments, **options):
 
 
 def arrays(path):
-    with np.load(path) as file:
+    with open_arrays(path) as file:
         return file["arr_0"], file["arr_1"]
 
 
@@ -84,6 +100,7 @@ def test_the_engine_says_which_worker_this_is():
             read_worker(bad, {})
 
 
+@pytest.mark.slow
 def test_workers_share_a_folder_and_draw_each_shard_once(tmp_path):
     folder, n, shard = tmp_path / "j", 120, 5
     ready = FORKED.Barrier(3)
@@ -99,6 +116,50 @@ def test_workers_share_a_folder_and_draw_each_shard_once(tmp_path):
     images, labels = arrays(folder / "samples.npz")
     np.testing.assert_array_equal(images, samples_of(range(n))[0])
     np.testing.assert_array_equal(labels, np.arange(n) % 10)
+
+
+def test_workers_share_an_object_store(monkeypatch, tmp_path):
+    """Threads in the place of machines; a claim whose holder died is taken over, a damaged shard drawn again."""
+    monkeypatch.chdir(tmp_path)
+    address = f"memory://{tmp_path.name}/job"
+    folder, n, shard = find_place(address), 60, 5
+    Job(address, n, ABOUT, shard)
+    assert create(folder / f"{CLAIM}00003", "elsewhere 1 a")
+    assert not create(folder / f"{CLAIM}00003", "elsewhere 2 b")
+    threads = [
+        threading.Thread(target=work, args=(folder, n, shard, (k, 3), 0.02), kwargs={"expires": 1.0}) for k in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert set(drawn(folder)) == set(range(12))
+    assert sum(drawn(folder).count(i) - 1 for i in range(12) if i != 3) == 0
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "manifest.json",
+        *(f"shard_{i:05d}.npz" for i in range(12)),
+    ]
+    (folder / "shard_00002.npz").write_bytes((folder / "shard_00001.npz").read_bytes())  # another's place
+    (folder / "shard_00004.npz").write_bytes(b"damaged")
+    before = len(drawn(folder))
+    work(folder, n, shard, (0, 1), collect=True)
+    assert sorted(drawn(folder)[before:]) == [2, 4]
+    np.testing.assert_array_equal(arrays(folder / "samples.npz")[0], samples_of(range(n))[0])
+    with pytest.raises(gj.Refused, match=r"belongs to another job \(seed: 3 there, 4 here\)"):
+        Job(address, n, {"seed": 4}, shard)
+    (folder / "manifest.json").unlink()
+    with pytest.raises(gj.Refused, match="is not empty and holds no job"):
+        Job(address, n, ABOUT, shard)
+
+
+def test_addresses_that_nothing_reaches_are_one_line(monkeypatch):
+    with pytest.raises(gj.Refused, match="nowhere://a/b cannot be reached"):
+        find_place("nowhere://a/b")
+    monkeypatch.setitem(sys.modules, "upath", None)
+    with pytest.raises(gj.Refused, match=r"guidance_jax\[cloud\]"):
+        find_place("gs://bucket/job")
+    assert find_place("a/b") == Path("a/b") == find_place(Path("a/b"))
 
 
 @pytest.mark.slow
@@ -155,15 +216,16 @@ def test_four_workers_are_nearly_four_times_as_fast(tmp_path, measured):
     assert one / four > 3.8
 
 
-def test_claims_are_of_one_and_expire_by_the_watch_of_who_looks(tmp_path, monkeypatch):
-    a, b = Claims(tmp_path, expires=60.0), Claims(tmp_path, expires=60.0)
+def test_claims_are_of_one_and_expire_by_the_watch_of_who_looks(place, monkeypatch):
+    place.mkdir(parents=True)
+    a, b = Claims(place, expires=60.0), Claims(place, expires=60.0)
     assert a.take("x")
     assert not b.take("x")
     assert not a.take("x")
     now = time.monotonic()
     monkeypatch.setattr(claims.time, "monotonic", lambda: now + 50)
     assert not b.take("x")
-    os.utime(a.path("x"))  # its holder lives
+    touch(a.path("x"))  # its holder lives
     monkeypatch.setattr(claims.time, "monotonic", lambda: now + 100)
     assert not b.take("x")
     monkeypatch.setattr(claims.time, "monotonic", lambda: now + 170)
@@ -171,19 +233,24 @@ def test_claims_are_of_one_and_expire_by_the_watch_of_who_looks(tmp_path, monkey
     a.release("x")  # not its any more
     assert b.path("x").exists()
     b.release("x")
-    assert not list(tmp_path.iterdir())
+    assert not list(place.iterdir())
     gone = f"{claims.socket.gethostname()} {2**22 + 7} abc"  # a process of this machine that is no more
     b.path("y").write_text(gone)
     assert a.take("y")
 
 
-def test_claims_are_touched_while_they_are_held(tmp_path):
-    with Claims(tmp_path, expires=0.3).touching() as own:
+def test_claims_are_touched_while_they_are_held(place):
+    place.mkdir(parents=True)
+    with Claims(place, expires=0.3).touching() as own:
         assert own.take("x")
-        before = own.path("x").stat().st_mtime_ns
+        before = read_mark(own.path("x"))
         time.sleep(0.4)
-        assert own.path("x").stat().st_mtime_ns > before
-    assert not list(tmp_path.iterdir())
+        assert read_mark(own.path("x")) != before
+        own.path("x").write_text("elsewhere 1 a")  # taken over: it is left alone
+        before = read_mark(own.path("x"))
+        time.sleep(0.4)
+        assert read_mark(own.path("x")) == before
+    assert [path.name for path in place.iterdir()] == [f"{CLAIM}x"]
 
 
 def test_a_claim_made_between_look_and_taking_is_put_back(tmp_path, monkeypatch):
@@ -202,11 +269,11 @@ def test_a_claim_made_between_look_and_taking_is_put_back(tmp_path, monkeypatch)
     assert fast.path("x").read_text() == fast.token
 
 
-def test_a_damaged_file_of_all_samples_is_written_again(tmp_path):
-    folder = tmp_path / "j"
+def test_a_damaged_file_of_all_samples_is_written_again(place):
+    folder = place
     work(folder, 20, 5, (0, 1), collect=True)
     whole = (folder / "samples.npz").read_bytes()
-    with np.load(folder / "samples.npz") as file:
+    with open_arrays(folder / "samples.npz") as file:
         assert set(file.files) == {"arr_0", "arr_1", "seal"}
     for damage in (whole[:-200], whole[:300] + bytes([whole[300] ^ 1]) + whole[301:], b""):
         (folder / "samples.npz").write_bytes(damage)
@@ -261,8 +328,8 @@ class Stub(InceptionExtractor):
 
 
 @pytest.mark.parametrize("shard", [7, 50, 200])
-def test_measures_of_a_folder_are_those_of_the_one_file(tmp_path, shard):
-    folder = tmp_path / "j"
+def test_measures_of_a_folder_are_those_of_the_one_file(place, shard):
+    folder = place
     work(folder, 200, shard, (0, 1), collect=True)
     images, labels = arrays(folder / "samples.npz")
     reference = Stub()(samples_of(range(1000, 1300))[0])
@@ -292,13 +359,13 @@ def test_the_command_measures_folders(tmp_path, monkeypatch, capsys):
     np.savez(reference, arr_0=samples_of(range(500, 600))[0])
     monkeypatch.setattr(command, "load_inception", lambda path: Stub())
     for samples, out in ((folder, tmp_path / "a.json"), (folder / "samples.npz", tmp_path / "b.json")):
-        command.evaluate(samples, reference=reference, inception=None, measures="fid,precision", out=out)
+        command.evaluate(str(samples), reference=reference, inception=None, measures="fid,precision", out=out)
     a, b = (json.loads((tmp_path / name).read_text()) for name in ("a.json", "b.json"))
     assert a["measures"] == b["measures"]
     assert a["protocol"]["n"] == 60
     assert a["protocol"]["sampling"]["n"] == 60
     with pytest.raises(gj.Refused, match="holds no job"):
-        command.evaluate(tmp_path, reference=reference)
+        command.evaluate(str(tmp_path), reference=reference)
 
 
 def test_a_manifest_of_another_version_is_refused(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 from guidance_jax.core import Level, Refused
 from guidance_jax.datasets.arrays import read_array
 from guidance_jax.kernels.edit import Edit
+from guidance_jax.untrusted import JSON_BYTES, file_at, reading
 from guidance_jax.zoo.pipeline import Pipeline
 
 STRENGTH = 0.6  # of an edit that says none
@@ -30,6 +31,22 @@ def read_adapters(asked: Iterable[str]) -> dict[str, float]:
         if file in found or not file:
             raise Refused(f"--lora names {file[:80]!r} twice or not at all; write FILE=0.8 once for each")
         found[file] = value
+    return found
+
+
+def read_lines(path: Path) -> list[str]:
+    """The captions of a text file, a line each; empty lines are none.
+
+    Raises:
+      Refused: a file that cannot be read, more than four megabytes, no captions in it.
+    """
+    if (size := file_at(path).stat().st_size) > JSON_BYTES:
+        raise Refused(f"{path} has {size:,} bytes, at most {JSON_BYTES:,} are read; is it another file?")
+    with reading(path, "save it as UTF-8 text"):
+        lines = path.read_text("utf-8").splitlines()
+    found = [line.strip() for line in lines if line.strip()]
+    if not found:
+        raise Refused(f"{path} holds no captions; write one a line")
     return found
 
 

@@ -36,6 +36,16 @@ def about(models: str | Path) -> Any:
     return read_json(index) if index.exists() else read_config(denoiser_in(models))
 
 
+def is_guided(models: str | Path) -> bool:
+    """Whether the denoiser of a pipeline has the scale of guidance as an input."""
+    own = Path(models) / "transformer" / "config.json"
+    if own.exists():
+        return bool(read_json(own).get("guidance_embeds"))
+    denoiser = denoiser_in(models) / "config.json"
+    network = read_json(denoiser).get("network") if denoiser.exists() else None
+    return bool(isinstance(network, dict) and network.get("guided"))
+
+
 def load_once(folder: Path, dtype: str | None, remat: bool) -> Any:
     """`load`; the same object while the folder stays the same, so that a sweep compiles once."""
     whole = is_pipeline(folder)

@@ -83,18 +83,24 @@ class Plan(NamedTuple):
         """What samples are shown as: decoded latents (`tile` by tile), or the samples themselves."""
         return samples if self.pipeline is None else self.pipeline.decode(samples, tile)
 
-    def draw(self, mesh: Any, keys: Any, index: Any, *, split: bool = False, batch: int | None = None) -> np.ndarray:
-        """The samples `index` by their keys; one particle of each population, by weight. Flows draw images."""
-        drawn = self._draw(mesh, keys, index, split, batch)
+    def draw(
+        self, mesh: Any, keys: Any, index: Any, *, split: bool = False, batch: int | None = None, gather: bool = True
+    ) -> np.ndarray:
+        """The samples `index` by their keys; one particle of each population, by weight. Flows draw images.
+
+        Without `gather` a process gets its own part, as of `generate_on`.
+        """
+        drawn = self._draw(mesh, keys, index, split, batch, gather)
         if self.flow is None:
             return drawn
         labels = self.labels[index] if self.flow.domain is not None and self.flow.domain.num_classes else None
         return np.asarray(decode_images(self.flow, drawn, labels))
 
-    def _draw(self, mesh: Any, keys: Any, index: Any, split: bool, batch: int | None) -> np.ndarray:
+    def _draw(self, mesh: Any, keys: Any, index: Any, split: bool, batch: int | None, gather: bool) -> np.ndarray:
         cond = self.conditions(index)
         if not self.kernel.population:
-            return generate_on(mesh, keys, self.kernel, self.levels, self.shape, cond, split=split, batch=batch)
+            given = mesh, keys, self.kernel, self.levels, self.shape, cond
+            return generate_on(*given, split=split, batch=batch, gather=gather)
         size = min(batch or len(index), len(index))
         parts = []
         for i in range(0, len(index), size):
@@ -164,13 +170,20 @@ class Offer:
         self.request, self.remat, self.microbatch = request, remat, microbatch
         self.folder = Path(request.models)
         # what is refused below where it means nothing, and what every method takes
-        self.used = {*("labels", "prompts", "size", "lora", "control"), *("models", "method", "seed", "dtype")}
+        self.used = {
+            *("labels", "prompts", "size", "chunks", "lora", "control"),
+            *("models", "method", "seed", "dtype"),
+        }
         found: Any = load_models(request.models, request.dtype, remat, read_adapters(request.lora), request.control)
         sides = request.sides()
         if sides is not None:
             if not isinstance(found, Pipeline):
                 raise Refused("--size is for models of captions; leave it out")
             found = found.resize(*sides)
+        if request.chunks > 1:
+            if not isinstance(found, Pipeline):
+                raise Refused("--chunks is for models of captions; leave it out")
+            found = found.lengthen(request.chunks)
         self.pipeline = found if isinstance(found, Pipeline) else None
         self.model: Any = found if self.pipeline is None else self.pipeline.model
         if not isinstance(self.model, Network | TokenModel | LanguageModel | AutoregressiveFlow):
@@ -346,6 +359,8 @@ class Offer:
             if not self.request.prompts:
                 raise Refused('the model is conditional on captions; write --prompt "a red cat"')
             cond = self.add_hint(self.pipeline.conditions(self.request.prompts, self.request.weighted))
+            if self.several():  # all captions at once are one condition
+                cond, labels = jax.tree.map(lambda a: a[None], cond), np.zeros_like(labels)
             shape = self.domain.shape
             particles = self.request.particles
             return Plan(kernel, self.levels, shape, cond, labels, particles, self.pipeline, labels, unused)
@@ -477,7 +492,7 @@ class Given:
 
     @property
     def weights(self) -> Any:
-        return jnp.ones(max(len(self.offer.request.labels), 1))
+        return jnp.ones(max(len(self.offer.request.labels), len(self.offer.request.prompts), 1))
 
     @property
     def per_class(self) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from guidance_jax.app.models import about
+from guidance_jax.app.models import about, is_guided
 from guidance_jax.app.parts import parse
 from guidance_jax.app.schema import GRID, PICTURE, REQUEST, check, show
 from guidance_jax.core import Level, Refused
@@ -37,6 +37,7 @@ class Request:
       prompts: the captions asked for in turn, of a model of captions.
       negative: the caption in the place of the null condition.
       weighted: whether words of captions may have weights.
+      chunks: of 75 tokens that are read of a caption.
       size: of the pictures of a model of captions, "512x768" (height, width); None for its own.
       lora: adapters of a folder of diffusers, each "FILE" or "FILE=0.8".
       control, hint: the folder of a ControlNet, and the picture that it follows.
@@ -62,6 +63,7 @@ class Request:
     prompts: tuple[str, ...] = ()
     negative: str = ""
     weighted: bool = False
+    chunks: int = 1
     size: str | None = None
     lora: tuple[str, ...] = ()
     control: str | None = None
@@ -83,7 +85,9 @@ class Request:
         if self.dtype == "float32":
             object.__setattr__(self, "dtype", None)
         if not self.method:
-            object.__setattr__(self, "method", usual_method(self.models))
+            own_scale = {"scale"} & self.given
+            usual = {k: v for k, v in usual_method(self.models).items() if k not in own_scale}
+            object.__setattr__(self, "method", usual)
 
     def sides(self) -> tuple[int, int] | None:
         """Height and width that are asked for."""
@@ -136,8 +140,10 @@ def grid_of(table: Mapping[str, Any], schedule: Schedule) -> dict[str, Any]:
 
 
 def usual_method(models: str) -> dict[str, Any]:
-    """How models are guided unless somebody says."""
-    return {"name": "CFG" if is_pipeline(models) else "Classifier"}
+    """How models are guided unless somebody says: FLUX.1-dev by what it has learned, at the scale of its authors."""
+    if not is_pipeline(models):
+        return {"name": "Classifier"}
+    return {"name": "Learned", "scale": 3.5} if is_guided(models) else {"name": "CFG"}
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -297,6 +297,7 @@ REQUEST: Settings = {
         "blurry",
     ),
     "weighted": Setting('Captions may have weights, "a (red:1.3) cat".', Read("true or false", truth), "true"),
+    "chunks": Setting("Chunks of 75 tokens that CLIP reads of long captions. (1)", Number(1, 32, whole=True), "2"),
     "size": Setting(
         f"512x768: height x width, each at most {SIDE}, of a model of captions. (its own)",
         Read("height x width, such as 512x768", sides),

@@ -8,7 +8,6 @@ Several processes may measure one folder; each claims the shard that it measures
 import zipfile
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +18,11 @@ from guidance_jax.datasets.arrays import read_npz
 from guidance_jax.files import content_hash, write_whole
 from guidance_jax.jobs import SEAL, shard_file
 from guidance_jax.metrics.inception_network import InceptionFeatures
+from guidance_jax.places import find_place, local_copy, open_arrays
 from guidance_jax.untrusted import read_json
 
 
-def find_shards(folder: Path) -> list[Path]:
+def find_shards(folder: Any) -> list[Any]:
     """The files of a finished job in `folder`.
 
     Raises:
@@ -30,7 +30,8 @@ def find_shards(folder: Path) -> list[Path]:
     """
     if not (folder / "manifest.json").is_file():
         raise Refused(f"{folder} holds no job (no manifest.json); give a folder or an .npz of guidance-jax sample")
-    manifest = read_json(folder / "manifest.json")
+    with local_copy(folder / "manifest.json") as file:
+        manifest = read_json(file)
     n, shard = (manifest.get(name) for name in ("n", "shard"))
     if not (isinstance(n, int) and isinstance(shard, int) and n > 0 and shard > 0):
         raise Refused(f"{folder / 'manifest.json'} is damaged: it has no n and shard")
@@ -42,7 +43,7 @@ def find_shards(folder: Path) -> list[Path]:
 
 
 def extract_features(
-    folder: str | Path, extractor: Any, check: Callable[[np.ndarray], None] | None = None
+    folder: Any, extractor: Any, check: Callable[[np.ndarray], None] | None = None
 ) -> tuple[InceptionFeatures, np.ndarray]:
     """(features, labels) of all samples of a job's `folder`, in their order.
 
@@ -50,13 +51,14 @@ def extract_features(
     the network is given at a time (50).
 
     Args:
+      folder: on a disk, or in an object store, as in `jobs.Job`.
       extractor: uint8 images -> `InceptionFeatures`, with a `name`.
       check: raises `Refused` for images that cannot be measured.
 
     Raises:
       Refused: an unfinished job, a damaged shard.
     """
-    folder = Path(folder)
+    folder = find_place(folder)
     paths = find_shards(folder)
     own = content_hash(extractor.name)[:12]
     found: dict[int, tuple[InceptionFeatures, np.ndarray]] = {}
@@ -67,7 +69,8 @@ def extract_features(
             stored = folder / "features" / f"{own}_{index:05d}.npz"
             kept = _read(stored, path)
             if kept is None and claims.take(claim):
-                kept = _measure(read_npz(path), path, stored, extractor, check)
+                with local_copy(path) as file:
+                    kept = _measure(read_npz(file), path, stored, extractor, check)
                 claims.release(claim)
             return kept
 
@@ -77,7 +80,7 @@ def extract_features(
     return features, np.concatenate([labels for _, labels in every])
 
 
-def _measure(shard: Any, path: Path, stored: Path, extractor: Any, check: Callable | None) -> tuple:
+def _measure(shard: Any, path: Any, stored: Any, extractor: Any, check: Callable | None) -> tuple:
     """The features and labels of one shard, which are written."""
     if "arr_0" not in shard or "arr_1" not in shard or SEAL not in shard:
         raise Refused(f"{path} is no shard of a job; run its guidance-jax sample again")
@@ -89,10 +92,10 @@ def _measure(shard: Any, path: Path, stored: Path, extractor: Any, check: Callab
     return features, labels
 
 
-def _read(stored: Path, path: Path) -> tuple | None:
+def _read(stored: Any, path: Any) -> tuple | None:
     """What was measured of the shard that is there now, or None."""
     try:
-        with np.load(stored) as file, np.load(path) as shard:
+        with open_arrays(stored) as file, open_arrays(path) as shard:
             if str(file[SEAL]) != str(shard[SEAL]):
                 return None
             return InceptionFeatures(*(file[name] for name in InceptionFeatures._fields)), file["labels"]

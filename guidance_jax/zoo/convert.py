@@ -15,8 +15,10 @@ from guidance_jax.untrusted import reading
 from guidance_jax.zoo.adm.edm import edm, is_edm
 from guidance_jax.zoo.adm.reader import adm
 from guidance_jax.zoo.diffusers.folder import INDEX, read_diffusers
+from guidance_jax.zoo.diffusers.single_file import file_of_transformer, is_file_of_transformer
 from guidance_jax.zoo.dit.reader import dit, is_dit
 from guidance_jax.zoo.glide.reader import glide, is_glide
+from guidance_jax.zoo.mmdit.t5 import T5Encoder
 from guidance_jax.zoo.pipeline_parts import ABOUT, WRITERS, PipelineParts
 from guidance_jax.zoo.stable_diffusion.single_file import UNET, is_single_file, single_file
 from guidance_jax.zoo.state_dict import UNKNOWN, Options, Recognized
@@ -129,13 +131,14 @@ def convert(
     """Write `source` into folders of `out`: `denoiser` or `classifier`, and the other parts of a pipeline.
 
     Args:
-      source: a state dict, a single file of Stable Diffusion, a folder of diffusers, or a checkpoint of ours.
+      source: a state dict, a single file of Stable Diffusion or FLUX.1, a folder of diffusers, or a checkpoint of ours.
       out: the folder.
       to: safetensors or orbax.
       known: what tensors do not say.
       key: as in `read_state`.
       prediction: of a single file of Stable Diffusion 2, "epsilon" or "v_prediction".
-      tokenizer: a folder with CLIP's or GLIDE's, which single files do not carry.
+      tokenizer: a folder with CLIP's or GLIDE's, which single files do not carry; or one with a folder for each
+        encoder, `tokenizer`, `tokenizer_2`, `tokenizer_3`, as diffusers has them.
 
     Returns:
       (the folder's name, the network, its domain) of each.
@@ -156,13 +159,13 @@ def convert(
         return [(source.name, build(about["network"]), build(about["domain"]))]
     else:
         state = read_state(source, key)
-        if is_single_file(state):
-            with reading(source, "compare it with the source"):
+        with reading(source, "compare it with the source"):
+            if is_file_of_transformer(state):
+                parts = file_of_transformer(state)
+            elif is_single_file(state):
                 parts = single_file(state, prediction, known.image_size)
-            for name in [n for n in parts.parts if n.startswith("text") and tokenizer]:
-                rule = Tokenizer.clip(str(tokenizer), parts.parts[name][0]["network"]["length"])
-                rule.pad = 0 if name == "text_2" else rule.pad  # XL's second encoder is padded with "!"
-                parts.tokenizers[name] = rule
+        if parts is not None and tokenizer is not None:
+            add_tokenizers(parts, tokenizer)
     if parts is not None:
         parts.write(out, to)
         return [(n, build(about["network"]), build(about["domain"])) for n, (about, _) in parts.parts.items()]
@@ -173,3 +176,20 @@ def convert(
     if tokenizer is not None and found.domain.text_length is not None:
         Tokenizer.glide(tokenizer, found.domain.text_length).save(out / name)
     return [(name, found.network, found.domain)]
+
+
+def add_tokenizers(parts: PipelineParts, folder: Path) -> None:
+    """The tokenizer of each text encoder of a single file: of its own folder inside `folder`, else of that one.
+
+    Raises:
+      Refused: one that cannot be read, or a T5 without a folder of its own.
+    """
+    for name in [n for n in parts.parts if n.startswith("text")]:
+        network = build(parts.parts[name][0]["network"])
+        own = folder / f"tokenizer{name.removeprefix('text')}"
+        if not own.is_dir() and isinstance(network, T5Encoder):
+            raise Refused(f"the encoder {name} is a T5, whose tokenizer would lie in {own}; fetch that folder")
+        rule = Tokenizer.clip(own if own.is_dir() else folder, network.length)
+        if name == "text_2" and not own.is_dir():
+            rule.pad = 0  # the second encoder of XL and SD3 is padded with "!"
+        parts.tokenizers[name] = rule

@@ -123,11 +123,14 @@ class TextEncoder:
       params: of the network.
       network: the module.
       tokenizer: from words to tokens; None where a checkpoint came without.
+      chunks: how many times the network is asked for one caption, each time for the words that fit; the states follow
+        each other, (chunks L, width), and the pooled ones are those of the first.
     """
 
     params: Any
     network: CLIPText | T5Encoder = static()
     tokenizer: Tokenizer | None = static(default=None)
+    chunks: int = static(default=1)
 
     def __call__(self, captions: Sequence[str], weighted: bool = False, cut: bool = False) -> dict[str, Any]:
         """Of each caption; if `weighted`, words may have weights, "a (red:1.3) cat"; if `cut`, as far as it is read.
@@ -137,13 +140,25 @@ class TextEncoder:
         """
         if self.tokenizer is None:
             raise Refused("the text encoder came without a tokenizer; put its tokenizer.json into the folder of it")
-        if not weighted:
-            return _encode_text(self, jnp.asarray(self.tokenizer(captions, cut)))
-        read = [read_weights(caption) for caption in captions]
-        weights = jnp.asarray([self.tokenizer.weigh(*one) for one in read])[..., None]
+        read = [read_weights(caption) if weighted else (caption, [1.0] * len(caption)) for caption in captions]
+        if self.chunks > 1:
+            read = [piece for one in read for piece in split_caption(self.tokenizer, self.chunks, *one)]
         found = _encode_text(self, jnp.asarray(self.tokenizer([plain for plain, _ in read], cut)))
-        empty = _encode_text(self, jnp.asarray(self.tokenizer([""])))["context"]
-        return found | {"context": empty + weights.astype(empty.dtype) * (found["context"] - empty)}
+        if weighted:
+            weights = jnp.asarray([self.tokenizer.weigh(*one) for one in read])[..., None]
+            empty = _encode_text(self, jnp.asarray(self.tokenizer([""])))["context"]
+            found |= {"context": empty + weights.astype(empty.dtype) * (found["context"] - empty)}
+        context = found["context"].reshape(len(captions), -1, found["context"].shape[-1])
+        return {"context": context} | ({"pooled": found["pooled"][:: self.chunks]} if "pooled" in found else {})
+
+
+def split_caption(
+    tokenizer: Tokenizer, chunks: int, caption: str, weights: list[float]
+) -> list[tuple[str, list[float]]]:
+    """A caption as `chunks` that fit, the last ones empty, with the weights of their letters."""
+    spans = tokenizer.split(caption, chunks)
+    spans += [(len(caption), len(caption))] * (chunks - len(spans))
+    return [(caption[a:b], weights[a:b]) for a, b in spans]
 
 
 @jax.jit

@@ -96,6 +96,26 @@ class Pipeline:
             found = {**(found or {}), "shift": dynamic_shift(tokens, **self.shift)}
         return dataclasses.replace(self, model=model, grid=found)
 
+    def lengthen(self, chunks: int) -> "Pipeline":
+        """The same for captions longer than what CLIP reads at once, 75 tokens: in so many chunks, cut between words.
+
+        Every caption then is as long, filled up with empty chunks, and cross-attention sees all of them.
+
+        Raises:
+          Refused: less than one chunk; a model without CLIP, or one with a T5, which reads more by itself.
+        """
+        if type(chunks) is not int or chunks < 1:
+            raise Refused(f"captions are read in one chunk or more, got {chunks!r}")
+        if not self.text or self.reads != "features":
+            raise Refused(
+                "chunks are for captions that CLIP alone reads (Stable Diffusion 1, 2 and XL); leave them out"
+            )
+        text = tuple(dataclasses.replace(encoder, chunks=chunks) for encoder in self.text)
+        own, length = dict(self.domain.context), self.text[0].network.length
+        own["context"] = (chunks * length, own["context"][1])
+        model = dataclasses.replace(self.model, domain=dataclasses.replace(self.domain, context=tuple(own.items())))
+        return dataclasses.replace(self, model=model, text=text)
+
     def conditions(self, asked: Any, weighted: bool = False) -> Any:
         """The conditions of captions, one call of the text encoders for each; of classes by number or name, (n,).
 

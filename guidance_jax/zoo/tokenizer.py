@@ -64,6 +64,33 @@ class Tokenizer:
             row[: len(tokens)] = tokens
         return found
 
+    def split(self, caption: str, chunks: int) -> list[tuple[int, int]]:
+        """Where a long caption is cut into at most `chunks` that fit, between words: (first letter, letter behind).
+
+        Raises:
+          Refused: a caption that needs more chunks, a word that no chunk has room for.
+        """
+        with reading(f"the caption {caption[:40]!r}"):
+            found = self.rule.encode(caption)
+        marks = found.word_ids.count(None)
+        words: dict[int, list[tuple[int, int]]] = {}
+        for word, span in zip(found.word_ids, found.offsets, strict=True):
+            if word is not None:
+                words.setdefault(word, []).append(span)
+        starts, tokens = [0], 0
+        for spans in words.values():
+            tokens += len(spans)
+            if tokens > self.length - marks:
+                starts.append(spans[0][0])
+                tokens = len(spans)
+            if tokens > self.length - marks:
+                raise Refused(f"the caption {caption[:40]!r}... has a word of {tokens} tokens; shorten it")
+        if len(starts) > chunks:
+            raise Refused(
+                f"the caption {caption[:40]!r}... needs {len(starts)} chunks, {chunks} are read; ask for as many"
+            )
+        return list(zip(starts, [*starts[1:], len(caption)], strict=True))
+
     def weigh(self, caption: str, weights: Sequence[float]) -> np.ndarray:
         """(length,), the weight of each token: that of its first character; 1 of marks and of padding."""
         found = np.ones(self.length, np.float32)

@@ -42,7 +42,7 @@ def plain(model, **options):
     return gj.Reverse(model, gj.Ancestral(**options))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_chain_is_the_enumerated_one():
     assert total_variation(text(plain(MARKOV)), PROBABILITY) <= most_total_variation(PROBABILITY, N)
 
@@ -58,7 +58,7 @@ def test_fudge_with_the_exact_future_is_the_conditional_language_model(label, me
     assert distance <= most_total_variation(target, N)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_fudge_with_all_candidates_among_the_top_is_the_same():
     cut, whole = (text(plain(FUDGE(MARKOV, MARKOV.future, 1.0, top=k)), n=500) for k in (3, None))
     np.testing.assert_array_equal(cut, whole)
@@ -69,7 +69,7 @@ def test_fudge_with_all_candidates_among_the_top_is_the_same():
     np.testing.assert_array_equal(greedy, np.tile(x, (5, 1)))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_twisted_particles_on_text_reach_the_conditional():
     target = PROBABILITY * HAS / (PROBABILITY * HAS).sum()
     move = gj.Twisted(MARKOV, gj.Ancestral(), MARKOV.future, noisy=True)
@@ -80,7 +80,7 @@ def test_twisted_particles_on_text_reach_the_conditional():
     np.testing.assert_allclose(np.exp(found.log_evidence).mean(), (PROBABILITY * HAS).sum(), atol=3e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_prompts_are_conditioning():
     x = np.asarray(text(gj.Infill(plain(MARKOV), jnp.array([0, 2, 1, -1, -1, -1])), n=20_000))
     assert (x[:, :3] == [0, 2, 1]).all()
@@ -98,7 +98,7 @@ def test_chances_against_enumeration():
     )
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_cfg_on_logits_is_the_formula():
     """(1 - scale) log p_u + scale log p_c, normalised, in float64 by hand."""
     x, level = jnp.array([0, 2, 1, 1, 0, 0]), TEXT_LEVELS.at(0)
@@ -109,6 +109,7 @@ def test_cfg_on_logits_is_the_formula():
     np.testing.assert_allclose(got, np.log(p / p.sum()), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_contrastive_decoding_keeps_to_plausible_tokens():
     x, level = jnp.array([0, 2, 1, 1, 0, 0]), TEXT_LEVELS.at(0)
     model = Contrastive(GPT, gj.Conditioned(GPT, another), 8.0, plausible=0.7)
@@ -126,7 +127,7 @@ def remembered(x, upto):
     return state
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("ahead", [False, True])
 def test_one_step_of_pplm_is_a_gradient_step_by_finite_differences(ahead):
@@ -179,7 +180,7 @@ def test_one_step_of_fudge_is_bayes_rule_by_hand():
     np.testing.assert_allclose(np.exp(pred.log_p), p / p.sum(), atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_pplm_raises_the_attribute_at_a_bounded_divergence():
     """More steps, more of the attribute; the KL to the model is what the weight allows."""
     x, level = jnp.array([0, 2, 1, 1, 0, 0]), TEXT_LEVELS.at(3)
@@ -208,7 +209,7 @@ def test_the_expected_token_of_a_sure_prediction_is_that_token():
     np.testing.assert_array_equal(last.hidden, state.hidden)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_looking_ahead_samples():
     """Through the wrappers that models wear, to the last token; it is not what PPLM does without."""
     model = Forbid(gj.Unconditional(GPT, 3), jnp.array([True, False, False]))
@@ -234,7 +235,7 @@ def test_the_window_of_pplm_is_the_most_recent():
     assert np.unique(np.nonzero(np.asarray(g))[1]).tolist() == [2]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_cache_is_the_whole_sequence():
     """Token by token = all at once, for the language model and for the prefix classifier."""
     network, x = GPT.apply.module, jnp.array([0, 2, 1, 1, 0, 2])
@@ -254,6 +255,7 @@ def test_the_cache_is_the_whole_sequence():
         np.testing.assert_allclose(log_p, classifier.log_prob(x, TEXT_LEVELS.at(i), 1), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_gpt2_has_the_numbers_of_transformers():
     """A random GPT-2 written by `transformers` 5.23 (torch 2.13): logits and hidden states in float32."""
     with np.load(GOLDEN / "logits.npz") as file:
@@ -299,7 +301,7 @@ def test_a_prompt_longer_than_the_cache_is_refused():
         gj.generate(gj.keys(0, 2), plain(GPT), TEXT_LEVELS, (5,), jnp.ones(2, int))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_one_compile_for_prompts_temperatures_and_cut_offs():
     network = GPT2(5, 8, width=8, depth=1, heads=2)
     model = language_model(network, network.init(jax.random.key(0), jnp.zeros(8, int)))

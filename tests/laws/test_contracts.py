@@ -32,7 +32,7 @@ from guidance_jax.kernels import Corrector, Padded, RectifiedCFGPlusPlus, Split
 from guidance_jax.models import Microbatched
 from guidance_jax.solvers import DPM2, GLASS, DPMSolver2S
 from guidance_jax.text import FUDGE
-from tests import first
+from tests.laws import first
 from tests.laws.test_guidance import KEY, LEVELS, same, see
 from tests.parts import BASES, METHODS, NOISY, PREFIX, judge, usual
 from tests.table import MIXTURE, NULL, SCHEDULE, UNCONDITIONAL, line, log_clean, log_posterior, point, seen
@@ -64,7 +64,7 @@ ADAPTERS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("space", first(["plane", "masks, hidden", "text"], BASES))
 @pytest.mark.parametrize("adapter", first(["Conditioned", "OnSchedule"], ADAPTERS))
 def test_adapters_of_models_are_transparent(adapter, space):
@@ -79,7 +79,7 @@ def test_adapters_of_models_are_transparent(adapter, space):
         np.testing.assert_allclose(got, want, atol=2e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("space", first(["plane", "masks", "text"], BASES))
 def test_the_null_condition_is_the_condition_that_is_null(space):
     base = BASES[space]
@@ -183,7 +183,7 @@ TOKENS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("wrapper", first(2, WRAPPERS))
 def test_wrappers_of_kernels_are_transparent(wrapper):
     """A wrapper that changes nothing: a step, the last weights of a population, and the same start."""
@@ -231,7 +231,7 @@ def test_generate_refuses_a_population_and_says_what_to_write(wrap):
         gj.populations(gj.keys(0, 4), gj.Reverse(MIXTURE, gj.DDIM()), SCHEDULE.levels(5), (2,), 16, LABELS)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_sampling_a_population_by_hand_finishes_its_weights():
     """`sample` itself gives the last weights, so that nobody has to remember to."""
     kernel = gj.SMC(gj.BestOf(gj.Reverse(UNCONDITIONAL, gj.DDIM(1.0)), log_clean, 3.0), threshold=0.0)
@@ -240,7 +240,7 @@ def test_sampling_a_population_by_hand_finishes_its_weights():
     np.testing.assert_allclose(pop.log_w, rewards - jax.nn.logsumexp(rewards) + np.log(8), atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_infilling_around_particles_is_the_exact_conditional():
     """p(x | x_1 = 2) p(y | x)^3 and its evidence: at 22a9048 the last potential was missing around SMC."""
     label, scale, runs, n = 1, 3.0, 20, 5_000
@@ -314,7 +314,7 @@ def clocked(schedule):
     return gj.Network((), apply, gj.parameterizations.x0, batched=False)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("solver", [DPM2, DPMSolver2S, GLASS])
 def test_a_solver_on_another_schedule_than_the_levels_is_refused(solver):
     """It would tell the network another clock at every midpoint: energy distance 3.3 and 0.85, floor 0.001."""
@@ -360,7 +360,7 @@ def test_strengths_that_would_broadcast_over_the_entries_of_a_sample_are_refused
         gj.generate(gj.keys(0, 2), kernel, SCHEDULE.levels(3), (2,), LABELS[:2])
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_strengths_by_vmap_are_one_per_sample():
     keys, w = gj.keys(0, 3), jnp.array([1.0, 3.0, 5.0])
 
@@ -457,7 +457,7 @@ def test_channels_that_are_not_guided_stay_those_of_the_model_that_is_guided():
     np.testing.assert_allclose(got.x0[1], see(gj.Unconditional(channels(True), NULL), level).x0[1], rtol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_kernels_and_moves_leave_the_channels_alone_that_are_not_guided():
     """By 0.5 and 0.7 they moved at 22a9048. One step: the second channel is that of the conditional model."""
     t, s, x = SCHEDULE(0.7), SCHEDULE(0.55), jnp.array([0.3, -0.4])
@@ -494,7 +494,7 @@ def test_conditions_in_turn_are_the_same_guidance_and_really_in_turn(name):
 # ---- hidden states, prefixes --------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_hidden_states_are_found_through_adapters_and_refused_elsewhere():
     model = gj.Conditioned(gj.Unconditional(HIDDEN, NULL), identity)
     x = gj.generate(gj.keys(0, 2), gj.Reverse(NOS(model, along, 1.0), TauLeap()), FLOW.levels(3), (3,), LABELS[:2])
@@ -531,7 +531,7 @@ def test_guides_of_another_space_are_refused():
             gj.generate(gj.keys(0, 2), kernel, levels, shape, LABELS[:2])
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_classifier_of_uniform_tokens_is_bayes_rule_on_the_joint():
     """p(y | x_t) by a sum over all 27 sequences, each token kept with probability alpha or else drawn of the three."""
     x, alpha = np.array([0, 1, 2]), 0.5

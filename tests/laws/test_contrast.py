@@ -79,7 +79,7 @@ def test_cfg_zero_star_does_not_mind_the_length_of_the_unconditional_velocity():
     np.testing.assert_allclose(still.eps - still.x0, 0, atol=1e-9)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_tcfg_projects_as_a_singular_value_decomposition_does():
     for seed in range(5):
         c, u = jax.random.normal(jax.random.key(seed), (2, 6))
@@ -130,7 +130,7 @@ def test_negative_guidance_is_a_negative_scale():
 REST = gj.GaussianMixture(MIXTURE.means, MIXTURE.std, jnp.where(MIXTURE.classes == 1, 0, MIXTURE.weights))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("level", LEVELS)
 def test_dynamic_negative_guidance_with_the_true_posterior_is_the_model_of_the_rest(level):
     model = DynamicNegative(MIXTURE, NULL, 1.0, limit=1e9)
@@ -140,7 +140,7 @@ def test_dynamic_negative_guidance_with_the_true_posterior_is_the_model_of_the_r
     same(got, see(REST, level, label=None), atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_dynamic_negative_guidance_avoids_a_class_and_nothing_else(measured):
     """Against exact samples of the other classes: far nearer than static negative guidance of any strength tried."""
     n, levels = 10_000, SCHEDULE.levels(200)

@@ -10,7 +10,7 @@ from guidance_jax.discrete import TAG, FirstHitting, PredictorGuidance, SingleJu
 from guidance_jax.guidance import Tempered
 from guidance_jax.oracles import Enumerated, monte_carlo_floor
 from guidance_jax.text import LeftToRight
-from tests import first
+from tests.laws import first
 from tests.table import MIXTURE, SCHEDULE
 from tests.thresholds import most_total_variation
 from tests.token_table import CLASSES, FLOW, JOINT, MASKED, NULL, UNIFORM, log_masked, log_uniform, unconditional
@@ -85,7 +85,7 @@ def test_corrected_cfg_samples_its_target(name, proposal, measured):
     assert abs(gap) < 4 * error + 1e-3
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("name", SLOW)
 def test_corrected_cfg_samples_its_target_in_the_limit_of_small_steps(name, measured):
     *parts, options = SLOW[name]
@@ -99,7 +99,7 @@ RATES = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("name", RATES)
 def test_other_guidance_is_corrected_by_the_same_class(name):
     model, guided, solver, levels = RATES[name]
@@ -109,7 +109,7 @@ def test_other_guidance_is_corrected_by_the_same_class(name):
     assert abs(log_evidence - log_sum) < 4 * error + 1e-3
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("name", first(1, CORRECTED))
 def test_tempering_is_corrected_to_a_power_of_the_density(name):
     """p(x | y)^2 of tokens and text: annealing by one class with CFG's correction."""
@@ -127,7 +127,7 @@ TWISTED = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("name", first(["masks"], TWISTED))
 def test_twisted_particles_are_one_class_in_every_space(name):
     """Exact under the solver's own chain, whatever the steps: so the uniform chain is compared with itself."""
@@ -145,7 +145,7 @@ def test_twisted_particles_are_one_class_in_every_space(name):
     assert abs(log_evidence - np.log(weight.sum())) < 4 * error + 2e-3
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_gain_on_the_plane_is_the_published_corrector():
     """scale (scale - 1) |m_c - m_u|^2 / (2 v) where particles move by the guidance: Skreta et al., to rounding."""
     t, s, x, key = SCHEDULE(0.5), SCHEDULE(0.48), jnp.array([0.3, -0.4]), jax.random.key(3)
@@ -165,7 +165,7 @@ def test_a_strength_that_changes_has_no_target(guided):
         particles(gj.Corrected(guided, gj.DDIM(1.0)), SCHEDULE.levels(3), (2,), 2, 4)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_enumerated_text_is_the_enumerated_joint():
     """Left to right it samples p(x | y), and its classifier of prefixes ends at p(y | x)."""
     n = 20_000

@@ -28,7 +28,7 @@ from guidance_jax.discrete import (
 from guidance_jax.guidance import Compose
 from guidance_jax.oracles import Enumerated
 from guidance_jax.oracles import monte_carlo_floor as floor
-from tests import first
+from tests.laws import first
 from tests.thresholds import most_total_variation
 from tests.token_table import FLOW, LENGTH, LEVELS, MASKED, NULL, UNIFORM, log_masked, unconditional
 
@@ -71,7 +71,7 @@ def test_the_order_of_llada_is_not_exact(measured):
     assert 0.3 < distance < 0.6
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("order", [orders.max_probability, orders.entropy])
 def test_planned_unmasking_with_exact_rates_samples_the_conditional(order):
     x = draw(planned(PredictorGuidance(FREE, log_masked, 1.0), order=order), label=1)
@@ -128,6 +128,7 @@ def path(solver, steps, known=None):
     return np.asarray(found) == 5
 
 
+@pytest.mark.slow
 def test_how_many_tokens_each_step_reveals():
     """LLaDA's division: floor(m / steps), one more in the first m mod steps; a threshold reveals more, never fewer."""
     left = path(PlannedUnmasking(), 5).sum(1)
@@ -192,7 +193,7 @@ def test_remasking_keeps_the_share_of_decided_tokens(case, measured):
     assert error < 5 * 0.5 / np.sqrt(12 * n) + (0.03 if confident else 0)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("eta", [0.3, 1.0])
 def test_remasking_reaches_the_distribution_with_many_steps(eta, measured):
     distance = {
@@ -222,7 +223,7 @@ def test_what_a_token_says_of_itself_is_divided_out():
             np.testing.assert_allclose(own, exact, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_network_of_the_other_meaning_samples_another_distribution(measured):
     """Plain cross-entropy read as leave-one-out is wrong at any number of steps, converted it is right."""
     for given in ("all", "others"):
@@ -382,6 +383,7 @@ def test_automata_accept_what_the_patterns_of_python_match(pattern):
             assert bool(rule.accepting[state]) == wanted, text
 
 
+@pytest.mark.slow
 def test_automata_combine_as_sets():
     first, second = Automaton.from_pattern("[ab]*", "abc"), Automaton.count(1, 1, 2, 3)
     ended = Automaton.from_pattern("a*", "abc", end=2)
@@ -423,6 +425,7 @@ def test_ratios_of_an_automaton_are_those_of_all_sequences(dtype, x64, measured)
     )
 
 
+@pytest.mark.slow
 def test_gradient_of_the_probability_of_a_rule_is_that_of_finite_differences(x64):
     log_p = jax.nn.log_softmax(jax.random.normal(jax.random.key(0), (5, 3), "float64"))
     g = jax.grad(RULE.log_probability)(log_p)
@@ -475,6 +478,7 @@ def test_rules_are_exact_for_independent_tokens():
     assert product.total_variation(x, target) <= most_total_variation(target, N)
 
 
+@pytest.mark.slow
 def test_particles_with_a_rule_reach_the_conditional_and_its_evidence(measured):
     move = gj.Twisted(FREE, FirstHitting(), AutomatonTwist(FREE, ONE), 1.0, AutomatonGuidance(FREE, ONE), noisy=True)
     found = gj.populations(gj.keys(0, 10), gj.SMC(move), LEVELS, (LENGTH,), 3000, jnp.zeros(10, int))
@@ -487,6 +491,7 @@ def test_particles_with_a_rule_reach_the_conditional_and_its_evidence(measured):
     assert abs(evidence.mean() - 1) < 5 * evidence.std() / np.sqrt(10) + 1e-5
 
 
+@pytest.mark.slow
 def test_scale_of_a_rule_and_what_it_forbids():
     x = [3, 3, 3]
     np.testing.assert_allclose(ask(AutomatonGuidance(FREE, ONE, 0.0), x), ask(FREE, x), atol=1e-6)
@@ -533,6 +538,7 @@ def test_planned_unmasking_has_no_weights():
         gj.populations(gj.keys(0, 2), gj.SMC(move), LEVELS, (LENGTH,), 4, jnp.zeros(2, int))
 
 
+@pytest.mark.slow
 def test_a_traced_temperature_of_zero_is_greedy_here_and_spoils_samples_elsewhere():
     def last(solver):
         def run(temperature):

@@ -25,7 +25,8 @@ from guidance_jax.guidance import (
 from guidance_jax.inverse import DPS, MMPS, TMPD, PiGDM
 from guidance_jax.particles import BestOf
 from guidance_jax.solvers import DPM2, GLASS, LMS, DPMSolver2S
-from tests import first, table, token_table
+from tests import table, token_table
+from tests.laws import first
 
 LABELS = jnp.array([0, 1, 2, 1])
 DARK = gj.RectifiedFlow().levels(6, start=1.0)  # the first level has no signal
@@ -87,7 +88,7 @@ SOLVERS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("name", first(2, SOLVERS))
 @pytest.mark.parametrize("where", first(2, ["network", "guide", "scale"]))
 def test_one_sample_s_nan_is_marked_in_masks(name, where):
@@ -110,7 +111,7 @@ def nan_for_the_first(x, level, label):
     return jnp.where(label == 0, jnp.nan, token_table.log_masked(x, level, label))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize(
     "solver", first(1, [gj.Ancestral(), discrete.TauLeap(), discrete.SingleJump(), discrete.SUNDAE()]), ids=repr
 )
@@ -121,7 +122,7 @@ def test_one_sample_s_nan_is_marked_in_uniform_tokens(solver):
     assert (found[1:] >= 0).all()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_nan_at_one_level_is_not_forgotten():
     """A guide that is NaN at the noisiest level alone."""
 
@@ -151,7 +152,7 @@ def test_one_sample_s_nan_is_marked_in_text():
     assert ((found[1:] >= 0) & (found[1:] < 3)).all()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_embeddings_that_are_nan_are_no_words():
     table_ = jnp.array([[0.0, 1.0], [1.0, 0.0]])
     x = jnp.array([[0.1, 0.9], [jnp.nan, 0.2]])
@@ -162,7 +163,7 @@ def test_embeddings_that_are_nan_are_no_words():
     assert np.isfinite(found[1:]).all()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_dead_end_is_marked_and_a_forbidden_neighbour_is_not():
     """p(y | x_t) = 0 leads nowhere; what the model never says may have any ratio; no guide's zero is drawn."""
     bare = gj.Unconditional(token_table.MASKED, token_table.NULL)
@@ -201,7 +202,7 @@ def test_banning_everything_is_refused():
     assert (found != np.arange(3)).all()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_particle_that_met_nan_has_no_weight():
     """In images and in tokens; the evidence is that of the others."""
 
@@ -249,7 +250,7 @@ def small(params, x, t, cond):
     return params * x
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("label", [-1, 3, 12, 100])
 def test_a_traced_label_outside_the_table_is_marked(label):
     """A classifier knows its logits, a network with a domain its classes; under jit nothing is refused."""
@@ -312,7 +313,7 @@ def test_a_scale_that_is_nan_is_refused_or_shows(kernel):
     assert count_failed(found) == len(found)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("scale", [jnp.nan, jnp.inf])
 def test_tokens_at_a_scale_that_is_no_number_are_refused_or_marked(scale):
     for make in (
@@ -352,7 +353,7 @@ EVERY_SOLVER = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("name", first(4, EVERY_SOLVER))
 def test_every_solver_starts_without_signal(name):
     """The clean sample of a model that knows it; and of a Gaussian what a start just below gives, in the limit."""
@@ -368,7 +369,7 @@ def test_every_solver_starts_without_signal(name):
     np.testing.assert_allclose(np.cov(dark.T), model.covariance, atol=0.1)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize(
     "method",
     first(table.CORE, table.GUIDANCE),
@@ -415,7 +416,7 @@ def test_a_window_that_ends_below_lets_gradients_start_without_signal():
     assert np.isfinite(drawn(kernel, DARK, (2,))).all()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_rules_in_the_language_of_noise_have_a_limit():
     """Closer and closer to no signal they tend to what they are there (in float64, where noise still tells)."""
     jax.config.update("jax_enable_x64", True)
@@ -437,7 +438,7 @@ def test_rules_in_the_language_of_noise_have_a_limit():
         jax.config.update("jax_enable_x64", False)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_networks_of_noise_say_nothing_without_signal():
     for output in ("eps", "score"):
         model = gj.Network(jnp.ones(()), small, getattr(gj.parameterizations, output), batched=False)
@@ -522,7 +523,7 @@ def test_grids_are_traced():
             np.testing.assert_allclose(traced, known, rtol=2e-5, atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_tokens_on_levels_that_do_not_end_clean_are_refused_and_marked_where_traced():
     levels = gj.RectifiedFlow()(jnp.linspace(0.999, 0.2, 5))
     kernel = gj.Reverse(token_table.MASKED, gj.Ancestral())
@@ -543,7 +544,7 @@ def test_starts_outside_the_vocabulary_are_marked():
 # ------------------------------------------------------------------------------------------------------------ keys
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
 def test_keys_of_any_generator_do_not_depend_on_the_batch(impl):
     base = jax.random.key(3, impl=impl)
@@ -590,7 +591,7 @@ def test_measurements_that_cannot_be_used_are_refused_or_show(method):
     assert count_failed(found) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_missing_pixel_shows_in_every_other_way_to_use_it():
     levels, y = gj.Cosine().levels(4), jnp.array([[0.5, -0.5], [jnp.nan, 0.2]])
     model = gj.oracles.Gaussian(jnp.zeros(2), jnp.eye(2))
@@ -611,7 +612,7 @@ def test_a_missing_pixel_shows_in_every_other_way_to_use_it():
         drawn(gj.Inpaint(gj.Reverse(model, gj.DDIM()), jnp.array([jnp.nan, 1])), levels, (2,), y[:1])
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_samples_that_left_the_data_are_counted():
     """A likelihood too sharp for the clean estimate: finite, and far from anything."""
     model = gj.oracles.Gaussian(jnp.zeros(2), jnp.diag(jnp.array([1.0, 0.3])))
@@ -644,7 +645,7 @@ KEY = jax.random.key(0)
 X = jnp.array([0.4, -0.9])
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("name", list(EVERY_SOLVER))
 def test_every_pair_of_method_and_solver_at_the_edges(name, measured):
     """No signal, one step, NaN in the network, a strength of NaN, a label outside the table."""

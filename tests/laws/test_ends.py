@@ -14,7 +14,8 @@ from guidance_jax.guidance import FDG, MPGD, AdaptiveGuidance, DynamicNegative, 
 from guidance_jax.inverse import MMPS
 from guidance_jax.oracles import Gaussian
 from guidance_jax.solvers import LMS
-from tests import first, table, token_table
+from tests import table, token_table
+from tests.laws import first
 
 FAR = gj.Window(3.0, 50.0, 100.0)  # above every level that is asked here
 
@@ -58,7 +59,7 @@ def test_the_coarse_part_has_a_window_of_its_own():
         np.testing.assert_allclose(found.x0, wanted, rtol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_dynamic_negative_guidance_is_unconditional_outside_its_window_and_follows_the_posterior_there():
     levels = gj.Cosine().levels(12)
     free = gj.Reverse(gj.Unconditional(table.MIXTURE, table.NULL), gj.DDIM(1.0))
@@ -139,7 +140,7 @@ def test_twisted_particles_are_exact_at_any_number_of_steps_with_any_proposal(na
         assert error < 0.1
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("guide", first(1, ["model", "rates", "gradient"]))
 def test_twisted_particles_of_tokens_have_the_enumerated_evidence(guide, measured):
     """E[p(y | x)^scale] over the exact model, by any proposal, in as many steps as there are tokens."""
@@ -160,7 +161,7 @@ def test_twisted_particles_of_tokens_have_the_enumerated_evidence(guide, measure
     assert error < 0.05
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("scale", [0.5, 2.0])
 def test_the_evidence_of_corrected_guidance_is_that_of_its_target(scale):
     """sum p(x)^(1 - w) p(x | y)^w = E[p(y | x)^w] / p(y)^w, enumerated: not E[p(y | x)^w] itself."""
@@ -183,7 +184,7 @@ def asked(kernel, levels, x, label):
     return np.r_[True, np.asarray(on)[:-1]]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("start", [0.999, 1.0])
 def test_adaptive_guidance_asks_until_the_noises_agree_again(start):
     """On every grid: first where they are both x / sigma they agree, which is no reason to stop."""
@@ -232,7 +233,7 @@ def test_what_stops_asking_is_not_corrected():
 # ------------------------------------------------------------------------------------------------------ going back
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_going_back_up_forgets_what_was_learned_on_the_way_down():
     """Two slopes at one level are no history; of a known point every solver's memory still ends there."""
     point = jnp.array([0.7, -1.2])
@@ -321,7 +322,7 @@ def network(params, x, t, cond, scale=1.0, perturbation=None):
     return params * x * scale
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_network_that_traces_both_ways_may_have_options():
     model = gj.Network(jnp.ones(()), network, gj.parameterizations.eps, scale=2.0, batched=False)
     weak = gj.guidance.perturb(dataclasses.replace(model, scale=None), attention=1.0)
@@ -354,7 +355,7 @@ def test_labels_in_a_column_are_one_line():
         gj.generate(gj.keys(0, 2), gj.Reverse(model, gj.DDIM()), gj.Cosine().levels(3), (2,), jnp.zeros((2, 1), int))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_rewards_are_paid_at_one_scale():
     """By sample and by class too; a scale that changes from level to level would not add up to its last value."""
     levels, labels = gj.Cosine().levels(3), jnp.array([0, 1])
@@ -407,7 +408,7 @@ def test_known_tokens_for_each_sample_are_one_line():
         gj.generate(gj.keys(0, 2), kernel, gj.RectifiedFlow().levels(3), (3,), jnp.zeros(2, int))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize(
     "solver", first(1, [gj.solvers.GLASS(gj.Cosine(), 2), LMS(), gj.DPMSolver2M(), gj.Heun()]), ids=repr
 )
@@ -423,7 +424,7 @@ def test_solvers_run_where_jax_promotes_nothing(solver):
 # ---------------------------------------------------------------------------------------------------- real vocabularies
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("mask", first([2], [0, 2, 4]))
 def test_a_mask_inside_the_vocabulary_is_a_number_like_any_other(mask):
     """The exact model of tokens with their numbers shifted round the mask samples the same sequences, shifted."""
@@ -452,7 +453,7 @@ def test_a_mask_inside_the_vocabulary_is_a_number_like_any_other(mask):
         assert set(np.unique(found)) <= set(free)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_exact_model_of_an_inner_mask_is_that_of_the_outer_one():
     """Rates, transitions and corruption: the same numbers in other places."""
     outer, inner = gj.Absorbing(3), gj.Absorbing(4, mask=1)
@@ -473,7 +474,7 @@ def test_the_exact_model_of_an_inner_mask_is_that_of_the_outer_one():
     assert gj.Absorbing(3) == gj.Absorbing(3, mask=3)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_text_ends_after_its_end():
     """After the end-of-text token only that token follows; the first token may be the same and ends nothing."""
     model = dataclasses.replace(token_table.GPT, end=0)
@@ -509,7 +510,7 @@ def test_predictions_split_the_point():
 # -------------------------------------------------------------------------------------- sharp measurements as twists
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("noise", first(1, [0.05, 0.5]))
 def test_the_twist_of_a_linear_measurement_has_the_exact_evidence(noise, measured):
     """Of a Gaussian, by the closed form of what the chain ends in; the likelihood of the clean estimate collapses."""

@@ -14,7 +14,7 @@ from guidance_jax.kernels import MapSteps
 from guidance_jax.models import FlowMap
 from guidance_jax.oracles.energy import energy_distance
 from guidance_jax.training.fit import fit
-from tests import first
+from tests.laws import first
 from tests.table import MIXTURE, NULL
 
 MEAN, STD = jnp.array([0.7, -0.4]), 0.5
@@ -55,7 +55,7 @@ def test_a_map_is_the_denoiser_of_its_flow_on_any_schedule(level):
     np.testing.assert_allclose(got.eps, expected.eps, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("how", first(1, [MeanFlow, Consistency]))
 @pytest.mark.parametrize("teacher", [None, GAUSSIAN])
 def test_the_exact_map_is_the_minimum_of(how, teacher, measured):
@@ -83,7 +83,7 @@ def test_the_exact_map_is_the_minimum_of(how, teacher, measured):
     assert elsewhere > 8
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_reward_through_the_map_is_the_reward_of_where_the_flow_ends():
     """Its gradient by finite differences; guidance by it moves samples, at scale 0 it does not."""
 
@@ -113,7 +113,7 @@ def small(params, x, t, s, cond):
     return h
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_small_map_learns_a_guided_flow(measured):
     """CFG of scale 2 on the mixture: two jumps of the map beside 2 and 64 steps of the guided flow itself."""
     sizes, keys = [11, 128, 128, 128, 2], jax.random.split(jax.random.key(0), 4)

@@ -57,6 +57,7 @@ Z = jax.random.normal(jax.random.key(2), (6, 4))
 # ---- the flow ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", [2, 5])
 def test_encoding_inverts_sampling_and_knows_its_determinant(label):
     """z -> x -> z to 1e-5; the log-determinant is that of the Jacobian of the whole map."""
@@ -74,6 +75,7 @@ def test_encoding_inverts_sampling_and_knows_its_determinant(label):
     )
 
 
+@pytest.mark.slow
 def test_a_step_sees_what_the_whole_block_sees():
     """The cache is exact: rows of `apply` one by one, in every block."""
     x = 0.5 * Z
@@ -86,6 +88,7 @@ def test_a_step_sees_what_the_whole_block_sees():
             np.testing.assert_allclose(own_b, b[i], atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("segments", [1, 2, 3])
 def test_parallel_decoding_ends_at_the_sequential_result(segments):
     """As many repetitions as a segment has patches are exact, guided or not; one is not."""
@@ -128,6 +131,7 @@ def images_of(patches):
     return np.moveaxis(np.asarray(unpatchify(patches, 2, (8, 8, 3))), -1, 1)
 
 
+@pytest.mark.slow
 def test_encoding_is_the_authors_s():
     state, want = published()
     model = tarflow(state, 2, head=8)
@@ -309,7 +313,7 @@ def moments(particles):
     return mean, np.einsum("rn,rnd,rne->de", w, x - mean, x - mean)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("rule", RULES)
 def test_exact_weights_reach_the_tilt_that_both_rules_miss(rule, measured):
     """p_u^(1 - s) p_c^s of two Gaussians: mean, covariance and evidence; five runs of 40,000."""
@@ -343,7 +347,7 @@ def test_exact_weights_reach_the_tilt_that_both_rules_miss(rule, measured):
     np.testing.assert_allclose(found.log_evidence, log_evidence, atol=0.03)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("rule", RULES)
 def test_the_density_of_a_guided_flow_of_several_blocks_is_known(rule):
     """Weighed by a density whose integral is 1: the evidence is 1, by whatever rule the samples were guided."""
@@ -365,7 +369,7 @@ def test_parallel_decoding_marks_a_label_outside_the_table():
     assert np.isnan(x).any()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("rule", RULES)
 def test_corrected_steps_reach_the_tilt(rule, measured):
     """`Corrected` weighs step by step, of one block; its evidence is that of the tilt."""
@@ -417,7 +421,7 @@ def test_the_last_step_removes_the_noise_that_training_added():
     np.testing.assert_allclose(guided[:, 0] - got, std**2 * 2 * slope, atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_walking_over_the_noise_samples_the_tilt(measured):
     """`search.walk` of z: p(x) exp(r(x)) for a linear r is the Gaussian with a shifted mean."""
     model, means, factors = gaussian_flow()

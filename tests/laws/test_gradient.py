@@ -76,7 +76,7 @@ def test_without_uncertainty_pigdm_is_the_plain_likelihood(level):
     same(got, see(gj.Reconstruction(PRIOR, likelihood), level, x=POINT, label=Y), atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_mmps_samples_the_exact_posterior_and_dps_does_not(measured):
     """20,000 samples, 200 steps: mean and covariance of the closed form; DPS misses the covariance."""
     n, levels, exact = 20_000, SCHEDULE.levels(200), PRIOR.condition(MATRIX, Y, STD)
@@ -94,7 +94,7 @@ def test_mmps_samples_the_exact_posterior_and_dps_does_not(measured):
     assert error(DPS(PRIOR, gj.DDIM(1.0), matrix, 0.3))[1] > 0.05
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("level", LEVELS)
 def test_points_of_training_free_guidance(level):
     same(
@@ -122,7 +122,7 @@ def test_dps_is_the_point_of_training_free_guidance_up_to_its_units():
     np.testing.assert_allclose(dps, tfg, atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("level", LEVELS)
 def test_special_cases_of_the_likelihood_guides(level):
     plain = see(gj.Reconstruction(UNCONDITIONAL, log_clean, 0.7), level)
@@ -146,7 +146,7 @@ def test_smoothing_is_the_smoothed_likelihood():
     np.testing.assert_allclose(got.x0, want.x0, atol=0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_gradients_are_reused():
     """12 steps, a gradient every fourth: 3 evaluations, under vmap; inside a window counted from its start."""
     log_prob, count = counting_log_posterior()
@@ -236,7 +236,7 @@ def test_kernels_that_wrap_a_kernel_at_zero_strength():
         np.testing.assert_allclose(got, want, atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_rectified_guidance_is_the_same_on_every_schedule():
     """The same ratios on three schedules: the same path, up to the length that a schedule gives to x."""
     ratios, ends = jnp.linspace(6.0, 0.3, 8) ** 1.5, []
@@ -257,7 +257,7 @@ def test_inpainting_keeps_what_is_known():
     assert np.std(x[:, 1]) > 0.1
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_splitting_converges_to_the_guided_ode():
     exact = gj.Reverse(gj.Classifier(UNCONDITIONAL, log_posterior, 2.0), gj.Heun())
 
@@ -273,7 +273,7 @@ def test_splitting_converges_to_the_guided_ode():
     assert errors[True][1] < 0.5 * errors[False][1]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_classifier_free_guidance_is_a_predictor_corrector(measured):
     """Bradley & Nakkiran's theorem: DDPM with CFG(w) = DDIM on the conditional + Langevin on CFG(2 w - 1)."""
     n, levels, w = 10_000, SCHEDULE.levels(300), 2.0
@@ -293,7 +293,7 @@ def test_classifier_free_guidance_is_a_predictor_corrector(measured):
     assert wrong > 3 * got
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_corrector_leaves_an_exact_marginal_alone():
     n = 10_000
     kernel = Corrector(gj.Reverse(MIXTURE, gj.DDIM(1.0)), MIXTURE, 0.2, steps=2)
@@ -302,7 +302,7 @@ def test_a_corrector_leaves_an_exact_marginal_alone():
 
 
 # TFG moves the point by rho grad / alpha, the others keep x and move by scale sigma^2 / alpha grad: rho = scale sigma^2
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("level", LEVELS)
 def test_points_of_training_free_guidance_are_the_methods_of_their_papers(level):
     """The clean estimates of Universal (forward; backward) and of LGD, on the same noise."""

@@ -10,7 +10,7 @@ from guidance_jax.guidance import TCFG, CFGPlusPlus, DynamicClip, DynamicNegativ
 from guidance_jax.inverse import MMPS
 from guidance_jax.models.parameterizations import EDM
 from guidance_jax.sample import strong
-from tests import first
+from tests.laws import first
 from tests.table import GUIDANCE, MIXTURE, NULL, SCHEDULE, UNCONDITIONAL, log_posterior
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -144,7 +144,7 @@ def in_language(how):
 PARAMETERIZATIONS = [in_language(getattr(gj.parameterizations, n)) for n in ("eps", "x0", "v", "velocity", "score")]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("cls", first([gj.CFG, TCFG, gj.Classifier, MMPS, CFGPlusPlus, DynamicNegative], GUIDANCE))
 def test_parameterization_does_not_matter(cls):
     """The same exact model, told in each language, guided: the same prediction, at three levels."""
@@ -173,7 +173,7 @@ def test_edm_preconditions_to_unit_variance():
         np.testing.assert_allclose(jnp.var(how.target(x0, eps, level)), 1, atol=0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_other_schedule():
     """A model that only knows the cosine clock, asked at a VE level of the same ratio, is the same model."""
     model = gj.OnSchedule(MIXTURE, SCHEDULE)

@@ -23,7 +23,7 @@ def predicted(model, x=X, key=0, label=1):
     return model(x, LEVEL, label, model.init(x), jax.random.key(key))[0]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_nos_raises_the_value_and_the_kl_holds_it_back():
     """The value after the move, and its KL to the model: both rise with the rate, the KL falls with its weight."""
     h = HIDDEN.hidden(X, LEVEL, 1)
@@ -39,7 +39,7 @@ def test_nos_raises_the_value_and_the_kl_holds_it_back():
     assert kls[2] < 0.5 * kls[1]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_nos_decodes_what_it_optimised_and_moves_only_free_positions():
     guided = NOS(HIDDEN, along, 1.0, rate=0.3)
     h = HIDDEN.hidden(X, LEVEL, 1)
@@ -75,7 +75,7 @@ def test_one_step_of_nos_by_finite_differences():
     )
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_langevin_noise_samples_the_tilted_hidden_states():
     """Without a KL and with a quadratic value, the noise is that of exp(value): variance 1 / 4."""
 
@@ -93,7 +93,7 @@ def test_langevin_noise_samples_the_tilted_hidden_states():
 EHRLICH = Ehrlich.random(0, vocabulary=12, length=12, motifs=2, size=4)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_ehrlich_functions_are_one_at_the_optimum_and_never_more():
     best = jnp.asarray(EHRLICH.optimum())
     assert float(EHRLICH(best)) == 1.0
@@ -139,7 +139,7 @@ def edited(kernel, x, steps=6, n=40):
     return run(gj.keys(0, n), starts)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_lambo_never_gets_worse_and_keeps_to_what_is_allowed():
     guide = NOS(HIDDEN, along, 1.0)
     kernel = LaMBO(guide, counted, begins_well, known=jnp.array([-1, -1, 0]), temperature=1.0)
@@ -152,7 +152,7 @@ def test_lambo_never_gets_worse_and_keeps_to_what_is_allowed():
     np.testing.assert_array_equal(out.score, (x == 2).sum(1))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_lambo_drops_and_counts_objectives_that_are_no_numbers():
     kernel = LaMBO(NOS(HIDDEN, along, 1.0), undefined, temperature=1.0)
     out = edited(kernel, [0, 0, 0])

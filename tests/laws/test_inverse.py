@@ -99,6 +99,7 @@ def test_what_operators_do():
     assert HighDynamicRange(2.0)(jnp.array([-0.9, 0.25])).tolist() == [-1.0, 0.5]
 
 
+@pytest.mark.slow
 def test_jpeg_keeps_what_its_table_keeps():
     """A flat block is rounded by the first entry, 16 of 127.5 over 8; and gradients are those of no rounding."""
     jpeg, step = JPEG(50), 16 / 127.5 / 8
@@ -167,6 +168,7 @@ def test_a_denoiser_that_knows_the_sample_keeps_the_noise_of_every_level(cls, op
     np.testing.assert_allclose(ratios, 1, atol=0.022)
 
 
+@pytest.mark.slow
 def test_published_implementations_miss_it():
     """A forgotten eta_b^2 (InverseBench), half the variance (deepinv 0.5), DDNM+'s weight for s = 1 used for all."""
 
@@ -269,6 +271,7 @@ def test_diffpir_of_a_gaussian(weight, share, mean, variance):
     np.testing.assert_allclose(got, (m, v), atol=0.02)
 
 
+@pytest.mark.slow
 def test_daps_of_a_gaussian(measured):
     """With Tweedie's covariance it is the posterior; around the clean estimate with r^2 nearly; around the ODE not."""
     step = inverse.ExactStep(itself, 0.5)
@@ -400,6 +403,7 @@ def test_split_gibbs_of_tokens_samples_its_law(measured):
     assert unguided > 10 * distance
 
 
+@pytest.mark.slow
 def test_split_gibbs_anneals_to_the_posterior():
     """From noise through falling levels, with a solver: the posterior of y = x + .5 z, at the last level's noise."""
     levels = gj.schedules.karras(gj.Cosine(), 150, 0.2, 10.0)
@@ -447,6 +451,7 @@ def test_fps_has_the_posterior_and_its_evidence(measured):
     np.testing.assert_allclose(second - np.outer(mean, mean), exact.covariance, atol=0.06)
 
 
+@pytest.mark.slow
 def test_fps_on_frequencies_is_fps_on_their_matrix():
     """A basis of complex coefficients and a real one: the same weights, of the same noise."""
     operator, shape = Fourier(KEPT[:4, :4]), (4, 4, 1)
@@ -477,6 +482,7 @@ def test_dpg_is_lgd_without_gradients(x64):
     np.testing.assert_allclose(b - plain, a - plain, atol=0.01 * float(jnp.abs(a - plain).max()) + 1e-4)
 
 
+@pytest.mark.slow
 def test_enkg_moves_down_the_misfit(x64):
     """Of an affine model its step is the ensemble's covariance times the gradient of the misfit of each particle."""
     prior = Gaussian(jnp.array([0.3, -0.2]), jnp.array([[1.0, 0.3], [0.3, 0.5]]))
@@ -541,6 +547,7 @@ def test_psld_through_an_orthogonal_decoder_is_the_method_in_pixels(x64):
     np.testing.assert_allclose(got, plain - 0.3 * 0.1 * jax.grad(glued)(x), atol=1e-8)
 
 
+@pytest.mark.slow
 def test_resample_is_the_solver_or_the_fit(x64):
     """strength 0: the solver; a large one: what fits, noised to the level; between, their weighed mean."""
     prior = Gaussian(jnp.zeros(2), jnp.diag(jnp.array([1.0, 0.5])))
@@ -575,6 +582,7 @@ def run(kernel, y, levels=LEVELS):
     return gj.generate(gj.keys(0, 2), kernel, levels, (4,), y)
 
 
+@pytest.mark.slow
 def test_an_operator_of_less_than_full_rank():
     """Two sights of one number that contradict each other: their mean counts, and nothing divides by zero."""
     twice = Matrix(np.array([[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]]))
@@ -596,6 +604,7 @@ def test_an_operator_of_less_than_full_rank():
     np.testing.assert_allclose(got, want, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_noise_for_each_measurement():
     """Guides and likelihoods take one: as of measurements that were divided by it."""
     std = jnp.array([0.1, 0.5, 1.0])

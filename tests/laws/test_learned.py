@@ -59,7 +59,7 @@ LOSSES = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_minimum_is_the_guided_denoiser(name, measured):
     """The mean gradient is zero there, within four standard errors, and is not for the conditional model."""
@@ -72,7 +72,7 @@ def test_the_minimum_is_the_guided_denoiser(name, measured):
     assert elsewhere.max() > 8
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_minimum_of_density_ratio_matching_is_the_exact_classifier_of_neighbours(measured):
     """Mean gradient over the joint distribution of masks: zero at the exact one, not beside it."""
     sequences, joint = jnp.asarray(MASKED.sequences), jnp.asarray(MASKED.p).ravel()[:, None] * MASKED.classes
@@ -98,7 +98,7 @@ def test_the_minimum_of_density_ratio_matching_is_the_exact_classifier_of_neighb
     assert elsewhere.max() > 8
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_student_that_says_what_its_teacher_says_has_no_loss():
     """Images and masks; and it has one at another scale."""
     x0, tokens = jnp.array([0.3, 1.2]), jnp.array([0, 2, 1])
@@ -150,7 +150,7 @@ def weights(key):
     return [(jax.random.normal(k, (a, b)) * (1 / a) ** 0.5, jnp.zeros(b)) for k, a, b in zip(keys, sizes, sizes[1:])]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("how", ["distilled", "guidance-free"])
 def test_a_small_network_learns_all_scales(how, measured):
     """Its error against CFG is a small part of what guidance changes, at scales 1, 2 and 3; one call a step."""
@@ -191,7 +191,7 @@ def test_a_small_network_learns_all_scales(how, measured):
     assert counted.calls == {"Network": 10}
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_internal_guidance_is_autoguidance_of_its_two_heads():
     """A small network with two outputs; one call, counted; a network with one head is refused."""
     params = weights(jax.random.key(4))

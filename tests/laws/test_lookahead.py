@@ -36,6 +36,7 @@ def exact_tilt(scale):
     return (w * grid).sum() / w.sum(), np.log(w.sum() / p.sum()) / scale
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.5, -0.7])
 def test_the_posterior_mean_tends_to_the_tilted_estimate(scale, measured):
     """Its bias falls as 1 / draws, its spread as their root; the plain estimate is far off."""
@@ -101,6 +102,7 @@ TOKENS, STEPS = gj.Unconditional(MASKED, NULL), FLOW.levels(3)
 SOLVER = gj.discrete.FirstHitting()
 
 
+@pytest.mark.slow
 def test_a_random_twist_keeps_particles_exact(measured):
     """One draw a value: the evidence is that of the tilt, and so are weighed particles."""
     scale, runs = 2.0, 100
@@ -122,7 +124,7 @@ def test_a_random_twist_keeps_particles_exact(measured):
     assert abs(evidence.mean() - want) < 4 * evidence.std() / np.sqrt(runs)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_children_chosen_by_the_value_of_samples_come_nearer(measured):
     """SVDD: by the exact value's estimate the tilt is nearer than by the reward of the clean estimate."""
     scale, n = 2.0, 20_000
@@ -157,6 +159,7 @@ def test_particle_gibbs_with_two_particles_samples_the_tilt(measured):
         particle_gibbs(gj.keys(0, 2), kernel, STEPS, (3,), 2, 0)
 
 
+@pytest.mark.slow
 def test_particle_gibbs_keeps_the_target_of_a_twist(measured):
     """Of a Gaussian and a measurement: mean and variance of the posterior of the chain, with two particles."""
     model = gj.oracles.Gaussian(jnp.zeros(1), jnp.eye(1))
@@ -172,6 +175,7 @@ def test_particle_gibbs_keeps_the_target_of_a_twist(measured):
     assert abs(last.var() - 0.2) < 0.03
 
 
+@pytest.mark.slow
 def test_particle_gibbs_of_a_mixture_with_two_particles(measured):
     """Energy distance to exact draws of the tilt, of plain populations of two and of chains of them."""
     n, levels = 2_000, gj.Cosine().levels(60)
@@ -201,6 +205,7 @@ def test_ancestors_and_keys_make_the_kept_sample_again():
     assert SIZE == 3
 
 
+@pytest.mark.slow
 def test_new_ancestors_keep_the_target_and_forget_the_start(measured):
     """Of a Gaussian and a measurement, resampled at every step: without them the paths keep their beginnings."""
     model, n = gj.oracles.Gaussian(jnp.zeros(1), jnp.eye(1)), 4_000
@@ -217,6 +222,7 @@ def test_new_ancestors_keep_the_target_and_forget_the_start(measured):
     assert off[True] < 0.045 < off[False]
 
 
+@pytest.mark.slow
 def test_new_ancestors_of_tokens_keep_the_tilt(measured):
     """Of masks, by rewards of clean estimates, two particles resampled at every step."""
     n, sweeps = 5_000, 25
@@ -227,6 +233,7 @@ def test_new_ancestors_of_tokens_keep_the_tilt(measured):
     assert MASKED.total_variation(chains[:, -1], target) < most_total_variation(target, n)
 
 
+@pytest.mark.slow
 def test_ancestors_that_cannot_lead_to_the_kept_path_are_not_drawn(measured):
     """Weights of contrasts between tokens that neither model allows are no numbers, and no ancestors."""
     n = 4_000

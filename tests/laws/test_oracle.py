@@ -24,7 +24,7 @@ def draw(kernel):
     return gj.generate(gj.keys(11, N), kernel, LEVELS, (2,), jnp.full(N, LABEL))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("name", CONDITIONAL)
 def test_scale_one_is_the_exact_conditional(name, measured):
     bias = MIXTURE.bias(jax.random.key(0), draw(CONDITIONAL[name]), LABEL, 1.0)
@@ -33,7 +33,7 @@ def test_scale_one_is_the_exact_conditional(name, measured):
     assert bias.distance <= most_energy_distance(MIXTURE.sample(jax.random.key(3), 400, LABEL), N)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_scale_three_is_not_the_tilted_target_and_says_so(measured):
     """CFG at 3 is not p(x) p(y|x)^3: its bias is reported, far above the floor."""
     bias = MIXTURE.bias(jax.random.key(0), draw(gj.Reverse(gj.CFG(MIXTURE, NULL, 3.0), gj.DDIM(1.0))), LABEL, 3.0)
@@ -43,7 +43,7 @@ def test_scale_three_is_not_the_tilted_target_and_says_so(measured):
     assert "above" in str(bias)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_exact_draws_follow_their_densities():
     """Mean of any function under the tilted target, by rejection and by importance sampling from p(x)."""
     for scale in (0.5, 1.0, 3.0):
@@ -55,7 +55,7 @@ def test_exact_draws_follow_their_densities():
         np.testing.assert_allclose((exact**2).mean(0), w @ x**2, atol=0.12)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.usefixtures("x64")
 def test_mixture_is_the_gradient_of_its_own_density():
     """Tweedie: the denoiser from the score of `log_prob`; Bayes: the classifier from three densities."""
@@ -73,7 +73,7 @@ def test_mixture_is_the_gradient_of_its_own_density():
         np.testing.assert_allclose(total, 1, rtol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_gaussian_is_a_mixture_of_one_and_its_posterior_is_bayes():
     x, level = jnp.array([0.3, -0.4]), gj.Cosine()(0.6)
     one = gj.GaussianMixture(jnp.array([[1.0, 2.0]]), 0.7, jnp.ones(1))

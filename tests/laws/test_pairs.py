@@ -20,7 +20,7 @@ import pytest
 import guidance_jax as gj
 from guidance_jax.discrete import LaMBO
 from guidance_jax.sample import check_kernel
-from tests import first
+from tests.laws import first
 from tests.parts import (
     ADAPTERS,
     ASKING,
@@ -198,7 +198,7 @@ def test_every_row_is_stored():
         assert list(stored()["rows"][group]) == rows
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("space", first(["plane", "masks", "text"], STORED))
 @pytest.mark.parametrize("outer", REPRESENTATIVE)
 def test_representative_methods_in_each_other(outer, space):
@@ -208,13 +208,14 @@ def test_representative_methods_in_each_other(outer, space):
         check_stored("methods in methods", outer, space, found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", first(["plane", "masks"], STORED))
 def test_wrappers_around_every_kernel(space):
     for name in WRAPPERS:
         check_stored("wrappers around kernels", name, space, outcomes(of_wrappers(name, space), execute=False))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("method", ["Classifier", "TAG", "FUDGE"])
 def test_methods_asking_every_adapted_guide(method):
     """In the space that they are for."""
@@ -236,7 +237,7 @@ def test_every_method_on_every_space(space):
     assert ("NOS" in ran) == (space in ("masks, hidden", "embeddings"))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("group", GROUPS)
 def test_every_pair(group, space):

@@ -12,7 +12,7 @@ from guidance_jax.guidance import GaussianLikelihood, Tempered
 from guidance_jax.oracles import Gaussian
 from guidance_jax.particles import ParticleGuidance, difference, maximum, total
 from guidance_jax.particles.populations import _populations
-from tests import first
+from tests.laws import first
 from tests.table import MIXTURE, NULL, POPULATIONS, SCHEDULE, UNCONDITIONAL, log_clean, log_posterior
 from tests.thresholds import most_energy_distance
 
@@ -39,7 +39,7 @@ def test_resampling_copies_by_weight(resample):
         assert (counts >= np.floor(share + 1e-5)).all()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_effective_sample_size_decides_whether_a_population_is_resampled():
     """By hand: weights 3, 1, 1, 1 have the size (3 + 1 + 1 + 1)^2 / (9 + 1 + 1 + 1) = 3 of 4: .75 is the limit."""
 
@@ -114,7 +114,7 @@ GAUSSIAN = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("name", GAUSSIAN)
 def test_particles_reach_the_posterior_and_its_evidence(name, measured):
@@ -155,7 +155,7 @@ EXACT = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("name", EXACT)
 def test_particles_at_scale_three_are_within_the_floor(name, measured):
     """p(x) p(y|x)^3 on an asymmetric mixture: 5,000 draws, 400 steps; plain guidance is 40 floors away.
@@ -176,7 +176,7 @@ def test_particles_at_scale_three_are_within_the_floor(name, measured):
     assert bias.distance <= most_energy_distance(MIXTURE.sample_tilted(jax.random.key(3), 400, label, 3.0), n)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_every_potential_has_the_same_evidence():
     """A chain of 6 steps: E[exp(scale r)] whatever leads there. Guidance at scale 0 or 1 needs no correction."""
     runs, levels, label = 200, SCHEDULE.levels(6), 2
@@ -196,7 +196,7 @@ def test_every_potential_has_the_same_evidence():
         np.testing.assert_allclose(found.log_evidence, 0, atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_annealing_samples_the_power_of_a_density():
     """p(x)^2 of a Gaussian is the Gaussian of half the covariance."""
     levels = gj.schedules.log_snr_uniform(SCHEDULE, 400, lo=0.01, hi=8.0)
@@ -209,7 +209,7 @@ def test_annealing_samples_the_power_of_a_density():
     np.testing.assert_allclose((w[:, None] * (x - w @ x)).T @ (x - w @ x), gaussian.covariance / 2, atol=0.01)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_best_is_the_best_and_draws_follow_the_weights():
     move = gj.BestOf(gj.Reverse(UNCONDITIONAL, gj.DDIM(1.0)), log_clean, 5.0)
     found = gj.populations(gj.keys(0, 3), gj.SMC(move, threshold=0.0), LEVELS, (2,), 32, jnp.array([0, 1, 2]))
@@ -226,7 +226,7 @@ def test_best_is_the_best_and_draws_follow_the_weights():
         np.testing.assert_allclose((chosen.mean(0) - share[run]) / (error + 1e-4), 0, atol=5)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_particle_guidance_spreads_a_population_out():
     def spread(scale):
         kernel = ParticleGuidance(MIXTURE, gj.DDIM(), scale)
@@ -237,7 +237,7 @@ def test_particle_guidance_spreads_a_population_out():
     assert spread(0.3) > 1.05 * spread(0.0)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_particle_guidance_at_zero_is_independent_sampling():
     kernel = ParticleGuidance(MIXTURE, gj.DDIM(), 0.0)
     found = gj.populations(gj.keys(0, 1), kernel, LEVELS, (2,), 5, jnp.array([1]))
@@ -247,7 +247,7 @@ def test_particle_guidance_at_zero_is_independent_sampling():
     np.testing.assert_allclose(found.x[0], alone, atol=2e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_weights_that_are_no_numbers_are_zero_and_counted():
     """A likelihood that is NaN on half of the plane: those particles weigh nothing, and the report says how many."""
 
@@ -263,7 +263,7 @@ def test_weights_that_are_no_numbers_are_zero_and_counted():
     assert np.isfinite(found.log_evidence).all()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_all_weights_zero_is_an_error_that_names_the_level():
     def never(x0, level, cond):
         return jnp.where(level.ratio < 0.5, -jnp.inf, 0.0)

@@ -84,7 +84,7 @@ def test_dynamic_clip_cuts_at_its_percentile():
     np.testing.assert_allclose(got, [-3.5, 0, 1, 2, 3], atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_posterior_of_dynamic_negative_guidance_is_that_of_the_points_passed():
     """Along a chain of 240 unguided steps, p(n | x_t) by Bayes' rule follows the exact classifier.
 
@@ -234,7 +234,7 @@ def test_known_entries_of_inpaint_are_noised_to_each_level():
     np.testing.assert_allclose(known.std(0), after.sigma, atol=5 / np.sqrt(2 * n))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_many_steps_of_the_corrector_reach_the_exact_marginal():
     """150 Langevin steps from where DDIM ends: N(alpha m, alpha^2 C + sigma^2), of which a large step misses 3 %."""
     n, t, s = 4000, SCHEDULE(0.7), SCHEDULE(0.5)

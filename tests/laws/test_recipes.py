@@ -149,7 +149,7 @@ def test_churn_is_the_algorithm_of_the_paper_step_by_step():
     np.testing.assert_allclose(step(kernel, x), want, rtol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("schedule", [gj.VE(), gj.Cosine(), gj.RectifiedFlow()], ids=lambda s: type(s).__name__)
 def test_churn_keeps_the_gaussian_marginal(schedule, measured):
@@ -172,6 +172,7 @@ def test_churn_keeps_the_gaussian_marginal(schedule, measured):
     assert fine < coarse / 3 + 3 * np.sqrt(2 / n)
 
 
+@pytest.mark.slow
 def test_churn_without_noise_is_the_kernel_and_noise_ends_a_history():
     """gamma 0: the solver inside. Noise before every step: a multistep solver is of first order, which is DDIM's."""
     model, levels, x = Gaussian(jnp.zeros(2), 0.5 * jnp.eye(2)), gj.Cosine().levels(6), jnp.array([1.0, -0.4])
@@ -219,7 +220,7 @@ WIDTHS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("name", WIDTHS)
 def test_the_width_of_the_likelihood_decides_the_posterior(name, measured):
     """Data N(0, 1), y = 1 with noise .5: the posterior is N(.8, .2). 400 steps, 200,000 draws at once."""

@@ -63,7 +63,7 @@ def drawn(model, n=40_000):
     return np.asarray(gj.generate(gj.keys(3, n), gj.Reverse(model, gj.DDIM(1.0)), LEVELS, (2,)))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("how", [AdjointMatching, PolicyGradient, DRaFT])
 def test_on_a_gaussian_the_fixed_point_is_the_tilted_chain(how, measured):
     """exp(a x) moves a Gaussian by its covariance times a and leaves the covariance: that of the base chain itself."""
@@ -79,7 +79,7 @@ def test_on_a_gaussian_the_fixed_point_is_the_tilted_chain(how, measured):
     np.testing.assert_allclose(np.cov(x.T), np.cov(base.T), atol=0.03)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_draft_maximises_and_collapses(measured):
     """A bounded reward with its best at one point: everything goes there, the tilt of the same scale does not."""
 
@@ -114,7 +114,7 @@ class Scaled(gj.core.Denoiser):
         return pred.towards((1 - share) * pred.x0 + share * point, level), state
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_gradient_of_draft_is_that_of_the_chain():
     """K steps: the gradient in the last K rows, by finite differences with the same noise; the rows before, none."""
     x0, key = jnp.zeros(2), jax.random.key(4)
@@ -130,7 +130,7 @@ def test_the_gradient_of_draft_is_that_of_the_chain():
         np.testing.assert_allclose(g[:24, 0], np.where(kept, differences, 0), atol=2e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_nft_moves_towards_the_good_by_how_likely_they_are(measured):
     """Reward p(c | x_0): the minimum is D_u + (2 / beta) p(c | x_t) (D_c - D_u); zero mean gradient, and not beside."""
     beta, good, n = 0.7, 1, 40_000
@@ -179,7 +179,7 @@ class Tabled(gj.core.Denoiser):
         return dataclasses.replace(pred, log_p=jax.nn.log_softmax(pred.log_p + row)), state
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_on_masks_the_policy_gradient_samples_the_tilted_distribution(measured):
     """p(x) p(y | x)^2 by reinforcement alone: total variation to it, beside that of the model it began as."""
     model, n = Tabled(jnp.zeros((4**LENGTH, LENGTH, 3))), 50_000
@@ -213,7 +213,7 @@ def multilinear(params, x, t, cond):
     return jnp.einsum("abclv,a,b,c->lv", params, *x)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_known_bias_of_straight_through_on_masks_near_the_tilt_with_the_divergence_and_away_without(measured):
     """DRAKES: with the divergence nearer to p(x) p(y | x)^2 than the model, and not there, for its gradient is biased;
     without, further from it than the model was."""
@@ -250,7 +250,7 @@ def test_known_bias_of_straight_through_on_masks_near_the_tilt_with_the_divergen
     assert off["without"] > off["before"]
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_gradient_of_straight_through_is_that_of_the_softmax():
     """One position, one step: d E / d logits by hand, hard forward and soft backward."""
     values, logits, key = jnp.array([0.3, -1.0, 2.0, 0.0]), jnp.array([[0.2, -0.4, 0.1]]), jax.random.key(3)

@@ -72,7 +72,7 @@ def difference(ours, stored):
     return float(np.max(np.where(ours == stored, 0, np.abs(ours - stored) / (1 + np.abs(stored)))))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_samples_are_those_that_were_stored(measured):
     with np.load(STORED) as stored:
         ours = {name: draw(*case) for name, case in cases().items()}

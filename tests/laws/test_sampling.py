@@ -7,7 +7,7 @@ import pytest
 
 import guidance_jax as gj
 from guidance_jax.sample import _generate
-from tests import first
+from tests.laws import first
 from tests.table import MIXTURE, NULL, UNCONDITIONAL, all_kernels, counting_log_posterior
 
 ROWS = list(all_kernels(2.0))
@@ -164,7 +164,7 @@ def test_work_outside_the_window_is_skipped_and_the_network_is_inlined_once():
     assert program.count("custom_call @xla_") == 1  # one callback in the program
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_classifier_gradient_is_skipped_at_scale_zero_and_outside_the_window():
     log_prob, count = counting_log_posterior()
     for scale, want in ((0.0, 0), (1.0, 12), (gj.Window(1.0, 1e6, 1e7), 0)):

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import guidance_jax as gj
-from tests import first, table
+from tests import table
+from tests.laws import first
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "methods" / "scales.md").read_text()
 ROWS = dict(
@@ -46,7 +47,7 @@ def ends(method):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize(
     "method",
     first(table.CORE, METHODS),

@@ -25,7 +25,7 @@ def masks(children, scale=1.0):
     return gj.generate(gj.keys(0, N), kernel, FLOW.levels(80), (LENGTH,), jnp.full(N, LABEL))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_many_children_with_the_exact_value_sample_the_posterior(measured):
     """Masks, the exact p(y | x_t) for value: total variation falls with the children, to the floor."""
     target = MASKED.target(LABEL)
@@ -38,7 +38,7 @@ def test_many_children_with_the_exact_value_sample_the_posterior(measured):
     assert found[2] < 0.7 * alone
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_in_the_plane_the_exact_value_beats_the_reward_of_the_clean_estimate(measured):
     """Energy distance to p(x | y): the noisy classifier with 16 children is nearer than r(E[x_0 | x_s])."""
     n, levels = 4000, gj.schedules.log_snr_uniform(SCHEDULE, 40, lo=0.02)
@@ -75,7 +75,7 @@ def searched(width, n=8, runs=400):
     return np.asarray(jax.vmap(lambda x: ring(x, None, None))(found.best())), found
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_beam_search_finds_more_than_best_of_n_and_claims_no_evidence(measured):
     """A beam as wide as the population only sorts it, so it is best-of-n; narrower ones find better at equal calls."""
     alone, all_kept = searched(None), searched(8)
@@ -113,7 +113,7 @@ def drawn(found, seed=1):
     return found.draw(jax.random.key(seed))
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_tree_that_always_branches_at_its_root_is_importance_sampling():
     """Weights are those of the rewards, and the evidence is unbiased: p(y) by enumeration."""
     found = grown(4, 1.0)
@@ -125,7 +125,7 @@ def test_a_tree_that_always_branches_at_its_root_is_importance_sampling():
     assert abs(z) < 4
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("growth", [0.2, 0.8])
 def test_a_tree_without_reward_draws_from_the_model(growth):
     """Of any shape: a path down, each child as likely as its siblings, is a chain; the evidence is one."""
@@ -144,7 +144,7 @@ def branching():
     return near, {n: float(jax.nn.logsumexp(f.log_evidence) - np.log(RUNS) - exact) for n, f in found.items()}
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_trees_come_near_the_posterior_and_their_evidence_is_low(measured):
     """Total variation falls with the rollouts, and stays above that of importance sampling: no branch that began badly
     is looked at again soon, so that values are too low.
@@ -158,7 +158,7 @@ def test_trees_come_near_the_posterior_and_their_evidence_is_low(measured):
     assert near[2] > near[8] > near[32] > apart
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_known_defect_the_evidence_of_trees_is_too_low():
     """By 5 to 40 % at 32 rollouts. An unbiased estimate would be 1: whoever mends it turns this test around."""
     assert -0.5 < branching()[1][32] < -0.05
@@ -172,7 +172,7 @@ def ending(reward, scale=1.0, model=UNCONDITIONAL):
     return gj.BestOf(gj.Reverse(model, gj.DPMSolver2M()), reward, scale)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_walk_over_starts_samples_the_posterior(measured):
     """Energy distance to p(x) p(y | x): no steps, some, and many, down to the floor of exact draws."""
     n = 4000
@@ -194,7 +194,7 @@ def test_the_walk_over_starts_samples_the_posterior(measured):
     assert near[100] < 3 * least + 5e-4
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_walk_leaves_where_nothing_may_be():
     """A reward of -inf or nan on half of the plane: the walk goes on there until it is out, and stays out."""
     for never in (-jnp.inf, jnp.nan):
@@ -206,7 +206,7 @@ def test_a_walk_leaves_where_nothing_may_be():
         assert (found.value[:, 0] == -jnp.inf).any()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_a_walk_without_reward_leaves_the_noise_as_it_is():
     """Every proposal is accepted: the start is sqrt(1 - size^2)^steps of the first and fresh noise, N(0, sigma^2)."""
     n, size = 4000, 0.6
@@ -218,7 +218,7 @@ def test_a_walk_without_reward_leaves_the_noise_as_it_is():
     assert abs(np.mean(z * before) - (1 - size**2)) < 4 / np.sqrt(n)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_climbing_follows_the_exact_slope():
     """N(m, c^2): the flow is affine, G(z) = m + c z / s_0 + constant, so that a step towards a linear reward is known.
 
@@ -237,7 +237,7 @@ def test_climbing_follows_the_exact_slope():
     assert (np.diff(found[2].value, axis=1) > 0).all()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_prior_of_a_climb_keeps_the_length_of_noise():
     """Without reward the length goes to its mode, sigma sqrt(d - 1), and the direction stays."""
     shape, levels = (50,), gj.Cosine().levels(2)

@@ -12,7 +12,7 @@ from guidance_jax.kernels.recur import renoise
 from guidance_jax.oracles import Gaussian
 from guidance_jax.oracles.energy import energy_distance
 from guidance_jax.particles import resampling
-from tests import first
+from tests.laws import first
 from tests.table import KERNELS, MIXTURE, NOISY, SCHEDULE, SOLVERS
 
 X, LABEL = np.array([0.7, -0.2]), jnp.array(1)
@@ -49,7 +49,7 @@ def test_step_to_the_clean_level_ends_near_the_exact_sample(cls):
 DRAWING = NOISY | {cls.__name__: row.solver for cls, row in SOLVERS.items() if row.draws}
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("name", first(2, DRAWING))
 def test_stochastic_solvers_keep_the_marginals(name):
     """Mean and covariance of 20,000 samples of one Gaussian class, 200 steps: within 5 standard errors and 2 %."""
@@ -63,7 +63,7 @@ def test_stochastic_solvers_keep_the_marginals(name):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.usefixtures("x64")
 def test_ddpm_is_ddim_at_eta_one_and_large_is_larger():
     t, s = SCHEDULE(0.7), SCHEDULE(0.55)
@@ -83,7 +83,7 @@ def test_recur_once_is_the_kernel():
     np.testing.assert_array_equal(once, gj.sample(args[0], kernel, *args[1:]).x)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_renoising_goes_from_marginal_to_marginal():
     """x_s of a Gaussian target, renoised to t, has the moments of x_t."""
     s, t, n = SCHEDULE(0.3), SCHEDULE(0.6), 50_000
@@ -96,7 +96,7 @@ def test_renoising_goes_from_marginal_to_marginal():
     np.testing.assert_allclose(np.cov(x_t.T), want, atol=0.03)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_kernels_of_the_table_stay_where_the_data_are():
     """Guided at 2, in 50 steps: within 5.5 of the origin, where the means of the mixture are within 2.4."""
     for make in KERNELS.values():
@@ -113,7 +113,7 @@ def weighed(t, s, x_t, n):
     return np.asarray(x_s[resampling.multinomial(third, log_w)[:n]])
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("ratio", first(1, [0.0, 0.3]))
 def test_glass_draws_the_transition_of_the_model(ratio, measured):
     """A large step: energy distance to p(x_s | x_t), beside that of DDPM's normal with the same mean."""
@@ -136,7 +136,7 @@ def test_glass_draws_the_transition_of_the_model(ratio, measured):
     assert found[64] < 0.01 * ddpm
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_few_large_steps_of_glass_end_where_many_small_ones_do(measured):
     """Four stochastic steps from noise to the mixture: energy distance with 32 inside each, and by DDPM's four."""
     n = 10_000
@@ -155,7 +155,7 @@ def test_few_large_steps_of_glass_end_where_many_small_ones_do(measured):
     assert found < 0.02 * ddpm
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("inside", first(1, [1, 3]))
 def test_glass_ends_at_the_data_where_the_clean_level_is_off_the_schedule_and_begins_without_signal(inside):
     """OpenAI's schedule, whose clock 0 is still noisy, and rectified flow from alpha 0: DDPM's last step and start."""

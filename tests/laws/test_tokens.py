@@ -23,8 +23,8 @@ from guidance_jax.particles.populations import _populations
 from guidance_jax.sample import _generate
 from guidance_jax.zoo.sequence_models import token_classifier
 from guidance_jax.zoo.transformer import Transformer
-from tests import first
 from tests import token_table as table
+from tests.laws import first
 from tests.thresholds import most_total_variation
 from tests.token_table import (
     FLOW,
@@ -83,7 +83,7 @@ def test_laws_of_a_row(name):
         assert np.abs(on - plain).max() > 1e-3
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("cls", first([gj.Corrected], table.PARTICLES))
 def test_laws_of_populations(cls):
     """One program for all strengths, integers in and out, microbatches change nothing."""
@@ -150,7 +150,7 @@ STEPWISE = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("name", STEPWISE)
 def test_small_steps_reach_the_conditional(name, measured):
     """Steps that change several tokens at once are exact in the limit: 256 steps, 20,000 samples, 1.2 floors."""
@@ -163,9 +163,9 @@ def test_small_steps_reach_the_conditional(name, measured):
     assert distance <= 1.2 * floor(target, n)
 
 
-@pytest.mark.parametrize("scale", [pytest.param(1.0, marks=pytest.mark.slow), 3.0])
+@pytest.mark.parametrize("scale", [pytest.param(1.0, marks=pytest.mark.release), 3.0])
 @pytest.mark.parametrize(
-    "lead", ["TAG", *(pytest.param(n, marks=pytest.mark.slow) for n in ("none", "exact rates", "D-CFG"))]
+    "lead", ["TAG", *(pytest.param(n, marks=pytest.mark.release) for n in ("none", "exact rates", "D-CFG"))]
 )
 def test_twisted_particles_reach_the_guided_target(lead, scale, measured):
     """p(x) p(y|x)^scale within the floor of 100,000 draws, and its evidence, whatever leads the particles."""
@@ -191,12 +191,13 @@ def test_twisted_particles_reach_the_guided_target(lead, scale, measured):
     assert abs(evidence.mean() - 1) < 5 * evidence.std() / np.sqrt(20) + 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "resample",
     [
         gj.resampling.systematic,
         *(
-            pytest.param(f, marks=pytest.mark.slow)
+            pytest.param(f, marks=pytest.mark.release)
             for f in (gj.resampling.stratified, gj.resampling.residual, gj.resampling.multinomial)
         ),
     ],
@@ -248,7 +249,7 @@ def test_transition_is_bayes_rule_on_the_joint(model):
         np.testing.assert_allclose(np.exp(log_q[site]), row / row.sum(), atol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_predictor_free_guidance_unmasks_faster_and_cfg_does_not():
     """By Hoelder the unnormalised rates grow with scale > 1; the normalised form keeps the total at 1."""
     level, x = FLOW(jnp.float32(0.5)), jnp.array([3, 1, 3])
@@ -282,7 +283,7 @@ def test_chunks_of_neighbours_bound_the_memory_and_change_nothing():
     np.testing.assert_allclose(whole.tilt, parts.tilt, atol=1e-6)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("name", first([gj.Ancestral, FirstHitting, SUNDAE], OF_TOKENS), ids=str)
 def test_no_mask_is_left_and_no_fixed_position_changes(name):
     """Infilling holds for every process and solver, at strong guidance, after every step."""
@@ -301,7 +302,7 @@ def test_no_mask_is_left_and_no_fixed_position_changes(name):
     assert (out < 3).all()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_infilling_of_masks_is_exact_conditioning():
     n = 30_000
     kernel = gj.Infill(gj.Reverse(MASKED, FIRST), jnp.array([-1, 2, -1]))
@@ -311,7 +312,7 @@ def test_infilling_of_masks_is_exact_conditioning():
     assert MASKED.total_variation(x, target) <= most_total_variation(target, n)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_mask_predict_keeps_what_it_is_sure_of():
     """Greedy decoding of an easy joint finds its mode; the number of masks follows sigma."""
     peaked = Enumerated(
@@ -325,7 +326,7 @@ def test_mask_predict_keeps_what_it_is_sure_of():
     np.testing.assert_array_equal((np.asarray(path) == 3).sum(1), [2, 1, 0])
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_sundae_with_the_exact_posterior_is_gibbs_sampling():
     """With p(x_l | the other tokens) and one position at a time in the mean, the chain keeps the joint it starts
     from."""
@@ -360,7 +361,7 @@ def test_truncation_keeps_the_most_probable():
     )
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_memory_of_exact_rates_is_that_of_one_chunk(measured):
     """XLA's temporary bytes, 40 tokens of 20 letters, a small transformer: chunks of 8 against all 800."""
     judge = Transformer(21, 20, 40, width=32, depth=1, values=2)

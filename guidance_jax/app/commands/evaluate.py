@@ -19,11 +19,12 @@ from guidance_jax.files import check_writable, write_whole
 from guidance_jax.metrics.fid import NEEDS, Reference, check_measures, measure_features, protocol
 from guidance_jax.metrics.inception import load_inception
 from guidance_jax.metrics.shards import extract_features, find_shards
+from guidance_jax.places import find_place, local_copy
 from guidance_jax.untrusted import file_at, read_json
 
 
 def evaluate(
-    samples: Annotated[Path, typer.Option(help="File or folder written by sample, or any .npz with uint8 NHWC arr_0.")],
+    samples: Annotated[str, typer.Option(help="File or folder written by sample, or any .npz with uint8 NHWC arr_0.")],
     models: Annotated[Path | None, typer.Option(help="Folder written by train: its judge measures.")] = None,
     data: OtherData = None,
     size: OtherSize = None,
@@ -50,13 +51,14 @@ def evaluate(
             raise Refused(f"--measures are {', '.join(NEEDS)}, got {show(name)}; write --measures fid,is")
     if out is not None:
         check_writable(out)
-    if reference is not None and is_job(samples):
-        record = by_inception(None, None, samples, reference, inception, wanted)
+    place = find_place(samples)
+    if reference is not None and is_job(place):
+        record = by_inception(None, None, place, reference, inception, wanted)
         write_record(out, record)
         return
-    images, labels = read_samples(samples, needs_labels=models is not None)
+    images, labels = read_samples(place, needs_labels=models is not None)
     if reference is not None:
-        record = by_inception(images, labels, samples, reference, inception, wanted)
+        record = by_inception(images, labels, place, reference, inception, wanted)
     else:
         assert models is not None
         measure, held_out = load_judge(models, data, size)
@@ -66,7 +68,7 @@ def evaluate(
         table = Table(*COLUMNS[:-1], title=f"{report.samples} samples against {len(held_out)} held-out images")
         table.add_row(*cells(report)[:-1])
         console.print(table)
-        record = report.json() | {"samples_file": str(samples), "jax": jax.__version__}
+        record = report.json() | {"samples_file": samples, "jax": jax.__version__}
     write_record(out, record)
 
 
@@ -77,16 +79,19 @@ def write_record(out: Path | None, record: dict[str, Any]) -> None:
         write_whole(out, lambda file: file.write(text))
 
 
-def is_job(samples: Path) -> bool:
+def is_job(samples: Any) -> bool:
     """Whether these are the shards of a job's folder, and not one file."""
     return samples.is_dir() and samples.suffix != ".npz"
 
 
-def read_samples(samples: Path, needs_labels: bool) -> tuple[np.ndarray, np.ndarray]:
+def read_samples(samples: Any, needs_labels: bool) -> tuple[np.ndarray, np.ndarray]:
     """(images, labels) of a file, or of the shards of a job's folder."""
     if not is_job(samples) and samples.suffix != ".npz":
         raise Refused(f"{samples} is no .npz file; write one with guidance-jax sample")
-    found = [read_npz(path) for path in (find_shards(samples) if is_job(samples) else [samples])]
+    found = []
+    for path in find_shards(samples) if is_job(samples) else [samples]:
+        with local_copy(path) as file:
+            found.append(read_npz(file))
     if any("arr_0" not in part for part in found):
         raise Refused(f"{samples} has no samples, which are called arr_0; write it with guidance-jax sample")
     if needs_labels and any("arr_1" not in part for part in found):
@@ -97,7 +102,7 @@ def read_samples(samples: Path, needs_labels: bool) -> tuple[np.ndarray, np.ndar
     return images, np.concatenate(labels)
 
 
-def check_images(images: np.ndarray, where: Path) -> None:
+def check_images(images: np.ndarray, where: Any) -> None:
     """Raise `Refused` for what is no batch of pictures."""
     if images.dtype != np.uint8 or images.ndim != 4 or images.size == 0:
         raise Refused(
@@ -109,7 +114,7 @@ def check_images(images: np.ndarray, where: Path) -> None:
 def by_inception(
     images: np.ndarray | None,
     labels: np.ndarray | None,
-    samples: Path,
+    samples: Any,
     path: Path,
     weights: Path | None,
     measures: list[str] | None,
@@ -136,5 +141,9 @@ def by_inception(
         )
     folder = samples if is_job(samples) else samples.parent
     beside = [samples.with_suffix(".json"), folder / "manifest.json"]
-    sampling = next((read_json(p) for p in beside if p.exists()), None)
+    sampling = None
+    for file in (p for p in beside if p.exists()):
+        with local_copy(file) as copy:
+            sampling = read_json(copy)
+        break
     return {"measures": found.json(), "protocol": protocol(reference, extractor, len(labels), labels, sampling)}

@@ -10,7 +10,7 @@ import typer
 
 import guidance_jax
 from guidance_jax.app.data import classes_of
-from guidance_jax.app.edits import read_adapters
+from guidance_jax.app.edits import read_adapters, read_lines
 from guidance_jax.app.models import free_encoders
 from guidance_jax.app.options import (
     Clipped,
@@ -40,15 +40,19 @@ from guidance_jax.core import Refused, count_failed
 from guidance_jax.files import check_writable, write_whole
 from guidance_jax.jobs import Job, contents, write_arrays
 from guidance_jax.pictures import contact_sheet, from_uint8, to_uint8
+from guidance_jax.places import find_place, is_remote
 from guidance_jax.sample import keys
-from guidance_jax.sharding import memory, sample_mesh
+from guidance_jax.sharding import Team, memory, sample_mesh, start_team
 from guidance_jax.zoo.rotary.pipeline import is_text
 
 MEANS = "Means (they change no sample)"
 
 
 def sample(
-    out: Annotated[Path, typer.Option(help="An .npz file (arr_0 NHWC uint8, arr_1 labels), or a folder: a long job.")],
+    out: Annotated[
+        str,
+        typer.Option(help="An .npz file (arr_0 NHWC uint8, arr_1 labels), or a folder (gs://, s3:// too): a long job."),
+    ],
     models: Models = None,
     n: Annotated[
         int | None, typer.Option("--n", min=1, max=SAMPLES, help="Samples. (100; of text one a prompt)")
@@ -60,7 +64,9 @@ def sample(
     label: Labels = None,
     prompt: Prompt = None,
     negative: Negative = None,
+    prompt_file: Annotated[Path | None, typer.Option(help="File of captions, a line each.")] = None,
     weighted: Annotated[bool, flag("weighted")] = False,
+    chunks: Annotated[int | None, flag("chunks")] = None,
     size: Annotated[str | None, flag("size")] = None,
     lora: Annotated[list[str] | None, flag("lora")] = None,
     control: Annotated[str | None, flag("control")] = None,
@@ -102,6 +108,14 @@ def sample(
     collect: Annotated[
         bool, typer.Option("--collect", help="A worker too writes all samples into one file.", rich_help_panel=MEANS)
     ] = False,
+    together: Annotated[
+        bool,
+        typer.Option(
+            "--together",
+            help="The processes that the engine started run one program, for a model that one machine cannot hold.",
+            rich_help_panel=MEANS,
+        ),
+    ] = False,
     estimate: Annotated[bool, typer.Option(help="Say what memory it needs.", rich_help_panel=MEANS)] = False,
 ) -> None:
     """Draw guided samples; write them as ADM's evaluator reads them, and a labelled picture beside.
@@ -109,19 +123,27 @@ def sample(
     Into a folder, the job may be killed at any instant and started again, with another batch size or number of devices.
     Several processes may work on one folder: each draws what no other has drawn or is drawing.
     """
-    check_out(out, shard)
-    if out.suffix and (worker is not None or collect):
+    place = find_place(out)
+    check_out(place, shard)
+    if place.suffix and (worker is not None or collect):
         raise Refused(
-            f"--worker and --collect are of a long job, which needs a folder: write --out {out.with_suffix('')}"
+            f"--worker and --collect are of a long job, which needs a folder: write --out {place.with_suffix('')}"
         )
-    own_number = read_worker(worker, os.environ)
+    own_number = read_worker(worker, {} if together else os.environ)  # a team is one worker, unless it is said
+    if together:
+        if place.suffix or devices is not None or estimate:
+            raise Refused(
+                "--together is of a long job on all devices; write --out FOLDER, leave --devices and --estimate"
+            )
+        start_team(os.environ)
     flags: dict[str, Any] = dict(scale=scale, labels=label, solver=solver, grid=grid, steps=steps, particles=particles)
-    flags |= dict(prompts=prompt or None, negative=negative, size=size, weighted=weighted or None)
+    prompts = [*(prompt or []), *([] if prompt_file is None else read_lines(prompt_file))]
+    flags |= dict(prompts=prompts or None, negative=negative, size=size, weighted=weighted or None, chunks=chunks)
     flags |= dict(lora=lora or None, control=control, hint=hint, start=start, strength=strength, mask=mask)
     request = read_request(models, config, method, set_, **flags, clip=clip, dtype=dtype, seed=seed)
     if is_text(request.models):
-        check_text(devices, split, remat, microbatch, tile, estimate, worker, collect)
-        sample_text(request, out, n or max(len(request.prompts), 1), length, pattern, batch)
+        check_text(devices, split, remat, microbatch, tile, estimate, worker, collect, together)
+        sample_text(request, place, n or max(len(request.prompts), 1), length, pattern, batch)
         return
     n = 100 if n is None else n
     if length is not None or pattern is not None:
@@ -129,8 +151,11 @@ def sample(
     mesh = sample_mesh(devices)
     asked = plan(request, n, remat=remat, microbatch=microbatch)
     check_used(request, asked, alone=not split and devices in (None, 1), tile=tile)
+    if together and (asked.kernel.population or asked.flow is not None):
+        raise Refused("populations and flows are drawn by one process each; write --worker in the place of --together")
     free_encoders(asked.pipeline)
     batch = min(batch, n)
+    team = Team() if together else None
     if estimate:
         index = np.arange(batch)
         given = keys(request.seed, batch), asked.kernel, asked.levels, asked.shape, asked.conditions(index)
@@ -139,34 +164,37 @@ def sample(
 
     def draw(indices: range) -> tuple[np.ndarray, np.ndarray]:
         own = keys(request.seed, len(indices), start=indices.start)
-        drawn = asked.draw(mesh, own, np.arange(indices.start, indices.stop), split=split, batch=batch)
-        return drawn, asked.labels[indices.start : indices.stop]
+        index = np.minimum(np.arange(indices.start, indices.stop), n - 1)  # a team fills up its last part
+        drawn = asked.draw(mesh, own, index, split=split, batch=batch, gather=team is None)
+        part = index if team is None else index.reshape(team.size, -1)[team.rank]
+        return drawn, asked.labels[part]
 
     def encode(drawn: np.ndarray) -> np.ndarray:
         return to_uint8(asked.pictures(drawn, tile)) if asked.images else np.asarray(drawn)
 
-    if not out.suffix:
+    if not place.suffix:
         files: dict[str, Any] = dict(control=request.control, hint=request.hint, start=request.start, mask=request.mask)
         files |= {f"lora {i}": file for i, file in enumerate(read_adapters(request.lora))}
         content = contents(request.models, measurement=(request.measurement or {}).get("observed"), **files)
-        job = Job(out, n, request.about(), shard or 500, content | {"guidance_jax": guidance_jax.__version__})
+        job = Job(place, n, request.about(), shard or 500, content | {"guidance_jax": guidance_jax.__version__})
         alone = own_number is None or own_number[1] == 1
-        path, bad = job.run(draw, encode, "sampling", own_number or (0, 1), collect or alone)
-        console.print(f"{n} samples, {bad} of those drawn now failed: {path}")
-        if path == out:
+        path, bad = job.run(draw, encode, "sampling", own_number or (0, 1), collect or alone, team=team)
+        if team is None or team.rank == 0:
+            console.print(f"{n} samples, {bad} of those drawn now failed: {path}")
+        if path == place and team is None:
             console.print("no file of all samples, as this is one of several workers; write it with --collect")
         return
     drawn, labels = draw(range(n))
     stored = encode(drawn)
-    write_arrays(out, stored, labels)
+    write_arrays(place, stored, labels)
     about = json.dumps({"n": n, **request.about()}, indent=1, default=str).encode()
-    write_whole(out.with_suffix(".json"), lambda file: file.write(about))
+    write_whole(place.with_suffix(".json"), lambda file: file.write(about))
     console.print(f"{n} samples, {count_failed(drawn)} failed: {out}", soft_wrap=True)
     if asked.images:
         known = () if asked.pipeline is None else asked.pipeline.classes
         names = tuple(prompt[:40] for prompt in request.prompts) or classes_of(request.models) or known
-        draw_sheet(out.with_suffix(".png"), stored[:100], labels, names)
-        console.print(f"picture: {out.with_suffix('.png')}", soft_wrap=True)
+        draw_sheet(place.with_suffix(".png"), stored[:100], labels, names)
+        console.print(f"picture: {place.with_suffix('.png')}", soft_wrap=True)
 
 
 def check_text(*means: Any) -> None:
@@ -174,12 +202,14 @@ def check_text(*means: Any) -> None:
     if any(value not in (None, False) for value in means):
         raise Refused(
             "a model of text is sampled on one device; leave --devices, --split, --remat, --microbatch, --tile, "
-            "--estimate, --worker and --collect out"
+            "--estimate, --worker, --collect and --together out"
         )
 
 
-def check_out(out: Path, shard: int | None) -> None:
+def check_out(out: Any, shard: int | None) -> None:
     """Raise `Refused` unless `out` can be written, as an .npz file or as the folder of a long job."""
+    if out.suffix and is_remote(out):
+        raise Refused(f"{out} would be one file in an object store, which takes folders alone; leave {out.suffix} out")
     if out.suffix and out.suffix != ".npz":
         raise Refused(f"--out is an .npz file or a folder, got {out}; write --out {out.with_suffix('.npz')}")
     if not out.suffix and out.is_file():

@@ -228,7 +228,8 @@ def multimodal(found: PipelineParts, state: Any, about: Any, told: Scheduler, fl
     network, params = (mmdit.flux if flux else mmdit.sd3)(state, about)
     side = 128 if flux else whole_number(about, "sample_size", "transformer")
     width, pooled = (whole_number(about, key, "transformer") for key in TEXTS)
-    rows = length_of(FLUX, about) if flux else JOINT[SD3] + found.parts["text"][0]["network"]["length"]
+    clip = found.parts["text"][0]["network"]["length"] if "text" in found.parts else 77
+    rows = length_of(FLUX, about) if flux else JOINT[SD3] + clip
     context = (("context", (rows, width)), ("vector", (pooled,)))
     domain = Domain((side, side, network.out_channels), told.schedule, context=context)
     found.parts["denoiser"] = config(network, domain, told.parameterization), params
