@@ -221,8 +221,9 @@ class Job:
                 f"draw was asked for {len(span)} samples, got {len(samples)} and {len(labels)} labels; return one of "
                 "each for every index"
             )
-        if len(span):
-            self.write(self.path(index), index, encode(samples), labels)
+        if not len(span):  # the job ends before this process's part
+            return 0
+        self.write(self.path(index), index, encode(samples), labels)
         return count_failed(samples)
 
     def _follow(self, team: Team, draw: Callable, encode: Callable) -> int:

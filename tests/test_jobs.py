@@ -17,6 +17,8 @@ import pytest
 import guidance_jax as gj
 from guidance_jax.files import PART, content_hash, sweep
 from guidance_jax.jobs import Job, contents, write_arrays
+from guidance_jax.sharding import start_team
+from tests.test_cli import run  # noqa: F401  a fixture
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = """
@@ -69,32 +71,73 @@ def test_samples_do_not_depend_on_the_number_of_devices(devices, tmp_path):
     np.testing.assert_allclose(np.load(out), alone(), atol=1e-5)
 
 
-@pytest.mark.slow
-def test_two_processes_draw_the_same_samples(tmp_path):
-    """`jax.distributed` on the loopback address, gloo collectives."""
-    out = tmp_path / "x.npy"
+def free_port():
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+        return str(found.getsockname()[1])
+
+
+def run_two(commands, environments):
+    """What two processes print that talk to each other over the loopback address."""
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(out), str(port), str(rank)],
-            env=environment(2),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            [sys.executable, "-c", *command], env=own, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        for rank in range(2)
+        for command, own in zip(commands, environments, strict=True)
     ]
     try:
+        found = []
         for process in running:
             text, error = process.communicate(timeout=120)
             assert process.returncode == 0, error
-            assert text.split()[-2:] == ["4", "2"]
+            found.append(text)
+        return found
     finally:
         for process in running:
             process.kill()
+
+
+@pytest.mark.slow
+def test_two_processes_draw_the_same_samples(tmp_path):
+    """`jax.distributed` on the loopback address, gloo collectives."""
+    out, port = tmp_path / "x.npy", free_port()
+    for text in run_two([(PROGRAM, str(out), port, str(rank)) for rank in range(2)], [environment(2)] * 2):
+        assert text.split()[-2:] == ["4", "2"]
     np.testing.assert_allclose(np.load(out), alone(), atol=1e-5)
+
+
+@pytest.mark.slow
+def test_processes_of_one_program_write_their_own_shards(tmp_path):
+    """Parameters split over the devices of both; 7 shards of 8, of which the last holds 2 samples."""
+    model, _ = gj.examples.digits()
+    gj.save(tmp_path / "m/denoiser", model)
+    main = "from guidance_jax.app.cli import main; main()"
+    asked = ("sample", "--models", str(tmp_path / "m"), "--n", "50", "--shard", "8", "--batch", "8", "--steps", "3")
+    asked = (main, *asked, "--method", "CFG", "--collect", "--out")
+    subprocess.run([sys.executable, "-c", *asked, str(tmp_path / "one")], env=environment(1), check=True, timeout=120)
+    want = np.load(tmp_path / "one/samples.npz")
+    command = (*asked, str(tmp_path / "two"), "--together", "--split")
+    for lost in ((), (3,)):
+        for i in lost:  # the other six are left as they are
+            (tmp_path / f"two/shard_{i:05d}.npz").unlink()
+        told = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
+        before = {p: p.stat().st_mtime_ns for p in (tmp_path / "two").glob("shard_*")}
+        run_two([command] * 2, [environment(2) | told | {"RANK": str(rank)} for rank in range(2)])
+        found = np.load(tmp_path / "two/samples.npz")
+        assert np.abs(found["arr_0"].astype(int) - want["arr_0"]).max() <= 1
+        np.testing.assert_array_equal(found["arr_1"], want["arr_1"])
+        changed = [p.name for p, when in before.items() if p.stat().st_mtime_ns != when]
+        assert changed in ([], ["shard_00002.npz"])  # drawn anew beside the third, as the two processes are one worker
+    assert not list((tmp_path / "two").glob(".*"))
+
+
+def test_one_program_needs_an_engine_and_a_folder(run):  # noqa: F811
+    for out, more in (("a.npz", ()), ("a", ("--devices", "1"))):
+        left = run("sample", "--models", "m", "--together", "--out", out, *more)
+        assert left.returncode == 2
+        assert "--together is of a long job" in left.stderr
+    with pytest.raises(gj.Refused, match="the processes of one program do not find each other"):
+        start_team({})
 
 
 COLLECTIVES = """

@@ -241,7 +241,7 @@ LIBRARY |= {
     "progress",
     "pictures",
 }
-LIBRARY |= {"methods", "untrusted", "_typing"}
+LIBRARY |= {"methods", "untrusted", "places", "_typing"}
 AROUND = {"training", "finetune", "metrics", "checkpoints", "datasets", "zoo", "app"}
 
 
