@@ -48,6 +48,7 @@ SHARED = {  # parts of a pipeline that lie in the folder of another
     "dit": {"vae": "sd15/vae"},
     "sd3": {"tokenizer": "sd15/tokenizer", "tokenizer_2": "sd15/tokenizer"},
     "flux": {"vae": "sd3/vae", "tokenizer": "sd15/tokenizer", "tokenizer_2": "sd3/tokenizer_3"},
+    "z_image": {"vae": "sd3/vae"},
 }
 
 
@@ -57,6 +58,12 @@ def whole(name, out):
     for part, place in shared.items():
         shutil.copytree(GOLDEN / "pipelines" / place, out / part)
     shutil.copytree(GOLDEN / "pipelines" / name, out, dirs_exist_ok=True)
+    if name == "z_image":  # random numbers, of which the shapes alone are stored
+        tensors = {}
+        for k, (key, shape) in enumerate(json.loads((GOLDEN / "pipelines/z_image.json").read_text()).items()):
+            values = 0.28 * (np.random.default_rng(k).random(np.prod(shape)) - 0.5)
+            tensors[key] = (values.reshape(shape) + (len(shape) == 1 and key.endswith("weight"))).astype(np.float16)
+        save_file(tensors, out / "transformer/diffusion_pytorch_model.safetensors")
     return out
 
 

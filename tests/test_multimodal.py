@@ -275,11 +275,64 @@ def test_a_t5_of_another_kind_is_one_line(folders, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+def test_z_image_is_that_of_diffusers(tmp_path, measured):
+    """Two captions, of which the longer one needs a second block of 32 tokens; 48 patches, filled up to 64.
+
+    Without time the networks agree to rounding. Both embed the time in float32, wrong by up to 5e-5 at t = 1.
+    """
+    pipeline, want = gj.load(whole("z_image", tmp_path / "z")).resize(16, 48), read("z_image")
+    cond, null = pipeline.conditions(["the red cat", "a dog, running over the whole page!"]), pipeline.null("the dog")
+    for found, real, other in (
+        *((cond["context"][i], cond["real"][i], want[f"context_{i}"]) for i in range(2)),
+        (null["context"], null["real"], want["null"]),
+    ):
+        assert real.sum() == len(other)
+        assert relative(found[: len(other)], other) < 1e-5
+    x, apply = last(want["noise"]), pipeline.model.apply
+    ask = jax.jit(jax.vmap(partial(apply, pipeline.model.params)))
+    for what, t, limit in (("still", jnp.zeros(2), 1e-5), ("net", jnp.array([0.25, 0.96875]), 5e-5)):
+        found = relative(channels_first(ask(x, t, cond)), want[what])
+        measured(f"Z-Image: {what} of diffusers", found)
+        assert found < limit
+    levels = pipeline.levels(10)
+    np.testing.assert_allclose(levels.sigma, want["sigmas"], atol=1e-6)
+    kernel = gj.Reverse(gj.CFG(pipeline.model, null, 5.0), gj.DDIM())  # their scale is ours less 1
+    latents = gj.generate(gj.keys(0, 2), kernel, levels, pipeline.shape, cond, x)
+    measured("Z-Image: latents of diffusers", relative(channels_first(latents), want["latents"]))
+    assert relative(channels_first(latents), want["latents"]) < 2e-4
+    assert np.abs(np.clip(pipeline.decode(latents) / 2 + 0.5, 0, 1) - want["images"]).max() < 2e-4
+    plain = np.asarray(ask(x, jnp.zeros(2), cond))
+    strange = cond | {"context": jnp.where(cond["real"][..., None] > 0, cond["context"], 7.0)}
+    np.testing.assert_array_equal(ask(x, jnp.zeros(2), strange), plain)  # what lies behind a caption is not seen
+    with pytest.raises(gj.Refused, match="CLIP or T5"):
+        pipeline.conditions(["a (red:1.2) cat"], weighted=True)
+    with pytest.raises(gj.Refused, match="conditioned on a dict of context, real"):
+        apply(pipeline.model.params, x[0], 0.0, {"context": cond["context"][0]})
+
+
+@pytest.mark.slow
+def test_z_images_of_another_kind_are_one_line(tmp_path):
+    folder = whole("z_image", tmp_path / "z")
+    for path, values, message in (
+        ("transformer/config.json", {"n_kv_heads": 1}, "2 heads of .*, 1 of keys, which is not supported"),
+        ("transformer/config.json", {"axes_dims": [4, 6, 4]}, "which is not supported"),
+        ("transformer/config.json", {"siglip_feat_dim": 8}, "siglip_feat_dim = 8, which is not supported"),
+        ("transformer/config.json", {"all_patch_size": [2, 4]}, "all_patch_size"),
+        ("text_encoder/config.json", {"model_type": "llama"}, "of the kind 'llama' is not supported"),
+    ):
+        before = (folder / path).read_text()
+        change(folder / path, **values)
+        with pytest.raises(gj.Refused, match=message):
+            gj.load(folder)
+        (folder / path).write_text(before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*NAMES, "z_image"])
 def test_a_caption_becomes_a_picture(name, run):  # noqa: F811
     """From diffusers' folder and from the converted one, the same; FLUX by its learned scale."""
     models = whole(name, run.folder / name)
-    how = ("--size", "16x16") if name == "flux" else ("--scale", 5)
+    how = {"sd3": ("--scale", 5), "flux": ("--size", "16x16"), "z_image": ("--scale", 5, "--size", "16x16")}[name]
     asked = ("--prompt", "the red cat", "--steps", 3, "--n", 2, *how)
     left = run("convert", models, "--out", "own")
     assert left.returncode == 0, left.stderr

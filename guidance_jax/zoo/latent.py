@@ -10,6 +10,7 @@ import numpy as np
 
 from guidance_jax.core import Refused, normal, pytree, static
 from guidance_jax.zoo.mmdit.t5 import T5Encoder
+from guidance_jax.zoo.rotary.states import LanguageStates
 from guidance_jax.zoo.stable_diffusion.clip import CLIPText
 from guidance_jax.zoo.stable_diffusion.vae import AutoencoderKL
 from guidance_jax.zoo.tokenizer import Tokenizer
@@ -117,7 +118,7 @@ def _encode(own: Autoencoder, pictures: Any, key: Any) -> Any:
 
 @pytree
 class TextEncoder:
-    """Captions as conditions: {"context": (n, L, width), "pooled": (n, K)}, one call of the network a caption.
+    """Captions as conditions: {"context": (n, L, width)} and what else the network says, one call of it a caption.
 
     Attributes:
       params: of the network.
@@ -128,7 +129,7 @@ class TextEncoder:
     """
 
     params: Any
-    network: CLIPText | T5Encoder = static()
+    network: CLIPText | T5Encoder | LanguageStates = static()
     tokenizer: Tokenizer | None = static(default=None)
     chunks: int = static(default=1)
 
@@ -149,7 +150,7 @@ class TextEncoder:
             empty = _encode_text(self, jnp.asarray(self.tokenizer([""])))["context"]
             found |= {"context": empty + weights.astype(empty.dtype) * (found["context"] - empty)}
         context = found["context"].reshape(len(captions), -1, found["context"].shape[-1])
-        return {"context": context} | ({"pooled": found["pooled"][:: self.chunks]} if "pooled" in found else {})
+        return {"context": context} | {k: v[:: self.chunks] for k, v in found.items() if k != "context"}
 
 
 def split_caption(

@@ -63,13 +63,15 @@ class GroupNorm(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """x / sqrt(mean x^2 + 1e-6), times a learned scale; in float32."""
+    """x / sqrt(mean x^2 + epsilon), times a learned scale; in float32."""
+
+    epsilon: float = 1e-6
 
     @nn.compact
     def __call__(self, x):
         scale = self.param("scale", nn.initializers.ones_init(), (x.shape[-1],))
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        return (wide * jax.lax.rsqrt(jnp.mean(wide**2, -1, keepdims=True) + 1e-6)).astype(x.dtype) * scale
+        return (wide * jax.lax.rsqrt(jnp.mean(wide**2, -1, keepdims=True) + self.epsilon)).astype(x.dtype) * scale
 
 
 class StoredNorm(nn.Module):

@@ -33,6 +33,7 @@ from guidance_jax.zoo.judge import Judge, TrainedJudge
 from guidance_jax.zoo.latent import Autoencoder, TextEncoder
 from guidance_jax.zoo.mmdit.network import MMDiT
 from guidance_jax.zoo.mmdit.t5 import T5Encoder
+from guidance_jax.zoo.rotary.states import LanguageStates
 from guidance_jax.zoo.sequence_models import language_model, prefix_classifier, token_classifier, token_model
 from guidance_jax.zoo.stable_diffusion.clip import CLIPText
 from guidance_jax.zoo.stable_diffusion.controlnet import ControlledUNet, ControlNet
@@ -41,6 +42,7 @@ from guidance_jax.zoo.stable_diffusion.vae import AutoencoderKL
 from guidance_jax.zoo.tarflow.network import TarFlow
 from guidance_jax.zoo.tarflow.network import flow as tarflow_model
 from guidance_jax.zoo.transformer import GPT2, Transformer
+from guidance_jax.zoo.z_image.network import ZImage
 
 
 class Stored(NamedTuple):
@@ -197,11 +199,13 @@ NETWORKS: dict[type, Row] = {
     DiT: Row(network_or_classifier, lambda n, d: (image(d), TIME, LABEL) if n.num_classes else (image(d), TIME)),
     StableDiffusionUNet: Row(network_or_classifier, latents_and_states, ("num_res_blocks",)),
     MMDiT: Row(network_or_classifier, latents_states_and_scale),
+    ZImage: Row(network_or_classifier, latents_and_states),
     ControlNet: Row(network_or_classifier, None, ("num_res_blocks",)),
     ControlledUNet: Row(network_or_classifier, latents_and_states),
     AutoencoderKL: Row(autoencoder, image_of_latents, ("blocks",), of_domain=False),
     CLIPText: Row(text_encoder, lambda n, d: (tokens(n.length),), of_domain=False),
     T5Encoder: Row(text_encoder, lambda n, d: (tokens(2),), of_domain=False),
+    LanguageStates: Row(text_encoder, lambda n, d: (tokens(2),), of_domain=False),
     GPT2: Row(gpt2, lambda n, d: (tokens(2),), ("depth",), of_domain=False),
     Transformer: Row(transformer, lambda n, d: (tokens(n.length), TIME), ("depth",), of_domain=False),
     Judge: Row(judge, lambda n, d: (image(d),)),

@@ -17,7 +17,7 @@ from guidance_jax.zoo.layers import timestep_embedding
 from guidance_jax.zoo.mmdit.t5 import T5Encoder
 from guidance_jax.zoo.tokenizer import Tokenizer
 
-READS = ("features", "rows", "last")  # see `Pipeline.reads`
+READS = ("features", "rows", "last", "states")  # see `Pipeline.reads`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Pipeline:
       sizes: how many numbers (sides of the picture, crop, sides wanted) are embedded and join the pooled text, each as
         so many entries; 0 for none.
       reads: how the states of several encoders become one context: "features" side by side; "rows" those of CLIP side
-        by side, then those of T5 below (SD3); "last" those of the last alone (FLUX).
+        by side, then those of T5 below (SD3); "last" those of the last alone (FLUX); "states" those of one language
+        model, and which of its tokens are real (Z-Image).
       shift: how the shift of the grid follows the size of the pictures, options of `dynamic_shift`; None: not at all.
       zero_empty: an empty negative caption is a condition of zeros (XL).
     """
@@ -128,8 +129,8 @@ class Pipeline:
           Refused: a caption for a model of classes, a name that it does not know, a caption that is too long, weights
             that cannot be read or that the model does not take.
         """
-        if weighted and not self.text:
-            raise Refused("words have weights where text encoders read them; this model has none, leave weighted out")
+        if weighted and (not self.text or self.reads == "states"):
+            raise Refused("words have weights where CLIP or T5 reads them; this model has neither, leave weighted out")
         if isinstance(asked, str) or np.ndim(asked) == 0:  # a caption is no list of letters
             asked = [asked]
         if not self.captions:
@@ -152,6 +153,8 @@ class Pipeline:
 
     def read_jointly(self, states: Any) -> dict[str, Any]:
         """The conditions of SD3 and FLUX: of the pooled states those of CLIP, of a T5 that is missing zeros."""
+        if self.reads == "states":
+            return states[0]
         rows, width = dict(self.domain.context)["context"]
         clips = [s for s in states if "pooled" in s]
         vector = jnp.concatenate([s["pooled"] for s in clips], -1)

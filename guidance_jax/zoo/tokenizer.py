@@ -33,10 +33,14 @@ class Tokenizer:
       length: tokens of a caption, those that mark its start and end included.
       pad: the token after the end.
       vocabulary: how many tokens the network behind it knows; None if that is not known.
+      around: what is written before and behind each caption, as a language model that answers was trained with.
     """
 
-    def __init__(self, rule: Any, length: int, pad: int, vocabulary: int | None = None):
+    def __init__(
+        self, rule: Any, length: int, pad: int, vocabulary: int | None = None, around: Sequence[str] = ("", "")
+    ):
         self.rule, self.length, self.pad, self.vocabulary = rule, length, pad, vocabulary
+        self.around = tuple(around)
         self.rule.no_padding()
         self.rule.no_truncation()
 
@@ -49,7 +53,7 @@ class Tokenizer:
         found = np.full((len(captions), self.length), self.pad, np.int32)
         for row, caption in zip(found, captions, strict=True):
             with reading(f"the caption {str(caption)[:40]!r}", "is it text, and the tokenizer whole?"):
-                tokens = self.rule.encode(caption).ids
+                tokens = self.rule.encode(caption.join(self.around)).ids
             if self.vocabulary is not None and max(tokens, default=0) >= self.vocabulary:
                 raise Refused(
                     f"the caption {caption[:40]!r} has the token {max(tokens)}, the network knows {self.vocabulary}; "
@@ -139,7 +143,10 @@ class Tokenizer:
             if about.exists() and "pad" in (own := read_json(about)):  # written by `save`
                 if type(own["pad"]) is not int or abs(own["pad"]) > 2**31 - 1:
                     raise Refused(f"{about} has pad = {str(own['pad'])[:80]!r}, expected a token; restore it")
-                return cls(rule, length, own["pad"])
+                around = own.get("around", ["", ""])
+                if not isinstance(around, list) or len(around) != 2 or not all(isinstance(a, str) for a in around):
+                    raise Refused(f"{about} has around = {str(around)[:80]!r}, expected two texts; restore it")
+                return cls(rule, length, own["pad"], around=around)
             for name in ("special_tokens_map.json", "tokenizer_config.json"):
                 if (folder / name).exists():
                     pad = read_json(folder / name).get("pad_token") or pad
@@ -168,7 +175,7 @@ class Tokenizer:
     def save(self, folder: Path) -> None:
         """Write `tokenizer.json` and what pads into `folder`, as `Tokenizer.clip` reads them."""
         self.rule.save(str(folder / "tokenizer.json"))
-        text = json.dumps({"pad": self.pad})
+        text = json.dumps({"pad": self.pad} | ({"around": list(self.around)} if any(self.around) else {}))
         (folder / "tokenizer_config.json").write_text(text)
 
 

@@ -13,6 +13,7 @@ from guidance_jax.checkpoints.config import LARGEST, build, config
 from guidance_jax.checkpoints.safetensors_file import Renamed, Tensors
 from guidance_jax.checkpoints.torch_file import read_torch
 from guidance_jax.core import Refused
+from guidance_jax.models import parameterizations
 from guidance_jax.models.domain import Domain
 from guidance_jax.models.parameterizations import LearnedRange
 from guidance_jax.schedules import dynamic_shift
@@ -28,19 +29,25 @@ from guidance_jax.zoo.stable_diffusion import names as stable_diffusion
 from guidance_jax.zoo.stable_diffusion.controlnet import ControlledUNet, control_of_diffusers
 from guidance_jax.zoo.stable_diffusion.unet import StableDiffusionUNet
 from guidance_jax.zoo.tokenizer import Tokenizer
+from guidance_jax.zoo.z_image import reader as z_image
 
 INDEX = "model_index.json"
 XL = "StableDiffusionXLPipeline"
-SD3, FLUX = "StableDiffusion3Pipeline", "FluxPipeline"
-PIPELINES = ("DiTPipeline", "StableDiffusionPipeline", XL, SD3, FLUX)
+SD3, FLUX, Z_IMAGE = "StableDiffusion3Pipeline", "FluxPipeline", "ZImagePipeline"
+PIPELINES = ("DiTPipeline", "StableDiffusionPipeline", XL, SD3, FLUX, Z_IMAGE)
 CLASSES = {
     "unet": ("UNet2DConditionModel",),
     # the second in folders of before 2024
-    "transformer": ("DiTTransformer2DModel", "Transformer2DModel", "SD3Transformer2DModel", "FluxTransformer2DModel"),
+    "transformer": (
+        *("DiTTransformer2DModel", "Transformer2DModel"),
+        *("SD3Transformer2DModel", "FluxTransformer2DModel", "ZImageTransformer2DModel"),
+    ),
     "vae": ("AutoencoderKL",),
 }
 SEVERAL = re.compile(r"(text_encoder|tokenizer|scheduler)(_\d)?")  # parts that may be of any class
 JOINT = {SD3: 256, FLUX: 512}  # tokens that their T5 reads
+READ_BY_QWEN = 512  # tokens of Z-Image's captions
+CHAT = ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")  # what Qwen3 was trained to answer
 # parts that do not change what is sampled
 BESIDE = ("safety_checker", "feature_extractor", "image_encoder", "requires_safety_checker")
 # options of networks: those that are read, and the only values known of the others
@@ -100,7 +107,9 @@ READ["SD3Transformer2DModel"] = (
     ),
 )
 READ["FluxTransformer2DModel"] = (*SIZES, *TEXTS, "num_single_layers", "guidance_embeds", "axes_dims_rope")
+READ["ZImageTransformer2DModel"] = (*z_image.DEFAULTS, "axes_lens")
 NEUTRAL |= {"SD3Transformer2DModel": {}, "FluxTransformer2DModel": {}}
+NEUTRAL["ZImageTransformer2DModel"] = {"all_patch_size": [2], "all_f_patch_size": [1]}
 READ["control"] = (*READ["unet"], "conditioning_channels", "conditioning_embedding_out_channels")
 NEUTRAL["control"] = NEUTRAL["unet"] | {"controlnet_conditioning_channel_order": "rgb"}
 
@@ -113,7 +122,7 @@ def load_diffusers(
     control: str | Path | None = None,
     lora: str | Path | Mapping[str | Path, float] | None = None,
 ) -> Pipeline:
-    """A model downloaded as a folder of diffusers: DiT, Stable Diffusion 1, 2, XL, 3 or 3.5, FLUX.1.
+    """A model downloaded as a folder of diffusers: DiT, Stable Diffusion 1, 2, XL, 3 or 3.5, FLUX.1, Z-Image.
 
     Args:
       folder: with `model_index.json`, `unet` or `transformer`, `vae`, `text_encoder`, `tokenizer`, `scheduler`.
@@ -189,10 +198,13 @@ def parts_of(
         found.parts["autoencoder"] = config(network, None, latents=latents), params
     kind = "transformer" if "transformer" in parts else "unet"
     about = options(folder / kind, parts[kind] if parts.get(kind) in READ else kind)
-    about = mmdit.DEFAULTS.get(parts.get(kind, ""), {}) | about
+    about = (mmdit.DEFAULTS | {"ZImageTransformer2DModel": z_image.DEFAULTS}).get(parts.get(kind, ""), {}) | about
     name = index["_class_name"]
     single = partial(stable_diffusion.unet_name_of, about) if kind == "unet" else None
     state = merge(weights(folder / kind), kind, adapters, single)
+    if name == Z_IMAGE:
+        single_stream(found, folder, state, about, told)
+        return found
     if kind == "transformer" and name not in JOINT:
         transformer(found, state, about, told, index.get("id2label") or {})
         return found
@@ -239,6 +251,24 @@ def multimodal(found: PipelineParts, state: Any, about: Any, told: Scheduler, fl
         found.pipeline["shift"] = told.shift
         grid["shift"] = dynamic_shift((side // 2) ** 2, **told.shift)
     found.pipeline["grid"] = grid
+
+
+def single_stream(found: PipelineParts, folder: Path, state: Any, about: Any, told: Scheduler) -> None:
+    """Add Z-Image's transformer and its reader of captions to `found`."""
+    network, params = z_image.z_image(state, about)
+    rule = Tokenizer.clip(folder / "tokenizer", READ_BY_QWEN)
+    rule.around = CHAT
+    text = options(folder / "text_encoder", "text")
+    reader, own = z_image.reader_of_captions(weights(folder / "text_encoder"), text, rule.length, rule.pad)
+    found.parts["text"], found.tokenizers["text"] = (config(reader, None), own), rule
+    context = (("context", (rule.length, reader.width)), ("real", (rule.length,)))
+    domain = Domain((128, 128, network.channels), told.schedule, context=context)
+    found.parts["denoiser"] = config(network, domain, parameterizations.velocity_to_data), params
+    grid = {k: v for k, v in told.grid.items() if k != "end"}  # its pipeline has its own last timestep
+    if told.shift is not None:
+        found.pipeline["shift"] = told.shift
+        grid["shift"] = dynamic_shift(64**2, **told.shift)
+    found.pipeline |= {"reads": "states", "grid": grid}
 
 
 def length_of(name: str, about: Mapping[str, Any]) -> int:

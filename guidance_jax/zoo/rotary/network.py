@@ -35,7 +35,7 @@ class RotaryTransformer:
       embed_norm: whether embeddings are normalised, and the first layer is not (ModernBERT).
       residual: r, by which both parts of a layer are multiplied (ESM-C).
       head: "tied", "linear", or "dense" for dense, GELU, norm, then the table of tokens; `head_bias` and `tied` are of
-        the dense one.
+        the dense one. With "none" the states of the last layer are put out, before any norm.
       head_bias, dense_bias, tied: the dense head's biases, and whether its last table is that of the tokens.
       final_bias: whether the last norm has a bias.
       masks_are_zero: the number of the mask, whose embedding is 0, the others scaled as in training (ESM-2); -1 for no.
@@ -106,7 +106,9 @@ class RotaryTransformer:
             size = self.channels if self.query_norm == "head" else inner
             layer |= {"q_norm": norm(size, False), "k_norm": norm(size, False)}
         stacked = jax.tree.map(lambda s: (self.layers, *s), layer, is_leaf=lambda s: isinstance(s, tuple))
-        found = {"embed": (self.vocabulary, d), "layers": stacked, "norm": norm(d, self.final_bias)}
+        found = {"embed": (self.vocabulary, d), "layers": stacked}
+        if self.head != "none":
+            found["norm"] = norm(d, self.final_bias)
         if self.embed_norm:
             found["embed_norm"] = norm(d)
         if self.modulated:
@@ -198,6 +200,8 @@ class RotaryTransformer:
 
         first = jnp.arange(self.layers) == 0
         h, cache = jax.lax.scan(layer, h, (params["layers"], cache, local, first))
+        if self.head == "none":
+            return h, cache
         h = self.normalize(params["norm"], h)
         if self.modulated:
             shift, scale = jnp.split(affine(params["final_modulation"], c), 2)

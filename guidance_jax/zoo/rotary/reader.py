@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.checkpoints.safetensors_file import Tensors
+from guidance_jax.checkpoints.safetensors_file import Lazy, Tensors
 from guidance_jax.checkpoints.tensors import numbers
 from guidance_jax.core import Refused
 from guidance_jax.untrusted import check_size, plain_name, read_json, reading, whole_number
@@ -343,7 +343,7 @@ def tensors_of(folder: Path) -> Tensors:
     return Tensors(folder / "model.safetensors")
 
 
-def params_of(network: RotaryTransformer, state: Tensors, names: Mapping[str, str], where: Any) -> dict[str, Any]:
+def params_of(network: RotaryTransformer, state: Lazy, names: Mapping[str, str], where: Any) -> dict[str, Any]:
     """The parameters of `network` from tensors with the `names` of its family.
 
     Raises:
