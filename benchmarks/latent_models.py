@@ -15,7 +15,7 @@ from benchmarks.suite import Row, benchmark
 
 DIFFUSERS = ("dit_xl_2", "sd_1_5", "sd_2_1", "sd_xl")
 AUTHORS = ("sit_xl_2", "lightningdit_xl_1")
-MULTIMODAL = ("sd_3_5_medium", "flux_1_dev")  # real widths, few blocks: whole they need 10 and 48 GB in float32
+MULTIMODAL = ("sd_3_5_medium", "flux_1_dev", "z_image")  # real widths, few blocks: whole they need 10 to 48 GB
 CAPTIONS, NEGATIVE = ["the red cat", "a dog, running"], "the dog"
 SIDE, STEPS = 32, 10
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
@@ -256,14 +256,15 @@ def by_authors(name, code):
 def latent_models(
     only: tuple[str, ...] = (*DIFFUSERS, *MULTIMODAL, *AUTHORS), code: Path | None = None, known: list = ()
 ) -> Iterator[Row]:
-    """Do DiT, SiT, LightningDiT, Stable Diffusion 1.5, 2.1, XL and 3.5 and FLUX agree with PyTorch at real sizes?
+    """Do DiT, SiT, LightningDiT, Stable Diffusion 1.5 to 3.5, FLUX and Z-Image agree with PyTorch at real sizes?
 
     Each with random weights. DiT-XL/2 and Stable Diffusion are diffusers' own classes, saved by diffusers and
     transformers in their layout of folders, in a process of its own; the folder is then read by `gj.load_diffusers` and
-    its networks, its autoencoder both ways, its text encoders and ten guided steps are compared. SD3.5-medium and
-    FLUX.1-dev have their real widths and few blocks. SiT-XL/2 and LightningDiT-XL/1 have no package: `--code` is the
-    folder of the authors' files (`sit_models.py`, `lightningdit_models.py`). Agreement is the largest difference over
-    the largest entry. Pictures are 256 pixels wide. Needs the `bench` extra, 13 GB of memory and 15 GB of disk for XL.
+    its networks, its autoencoder both ways, its text encoders and ten guided steps are compared. SD3.5-medium,
+    FLUX.1-dev and Z-Image have their real widths and few blocks. SiT-XL/2 and LightningDiT-XL/1 have no package:
+    `--code` is the folder of the authors' files (`sit_models.py`, `lightningdit_models.py`). Agreement is the largest
+    difference over the largest entry. Pictures are 256 pixels wide. Needs the `bench` extra, 13 GB of memory and 15 GB
+    of disk for XL.
     """
     for name in only:
         if name in DIFFUSERS + MULTIMODAL:

@@ -1,4 +1,4 @@
-"""SD3.5-medium and FLUX.1-dev at their real widths beside diffusers: parts of the benchmark `latent_models`."""
+"""SD3.5-medium, FLUX.1-dev and Z-Image at real widths beside diffusers: parts of the benchmark `latent_models`."""
 
 import time
 from pathlib import Path
@@ -9,13 +9,16 @@ from benchmarks.latent_models import CAPTIONS, NEGATIVE, SIDE, STEPS, randomised
 
 
 def folder_of(name, folder):
-    """SD3.5-medium and FLUX.1-dev at their real widths, with few blocks; T5 and the larger CLIP of two layers."""
+    """The three at their real widths, with few blocks; readers of captions of two layers."""
     import diffusers
     import torch
     from transformers import (
+        AutoTokenizer,
         CLIPTextConfig,
         CLIPTextModel,
         CLIPTextModelWithProjection,
+        Qwen3Config,
+        Qwen3Model,
         T5Config,
         T5EncoderModel,
         T5Tokenizer,
@@ -43,8 +46,10 @@ def folder_of(name, folder):
         sizes = {"hidden_size": width, "intermediate_size": 4 * width, "num_attention_heads": heads}
         return randomised(cls(CLIPTextConfig(**about, **sizes, num_hidden_layers=2, **fields)))
 
-    fields = {"d_model": 4096, "d_kv": 64, "num_heads": 64, "d_ff": 10240, "num_layers": 2}
-    t5 = randomised(T5EncoderModel(T5Config(**fields, vocab_size=32128, feed_forward_proj="gated-gelu")))
+    def t5():
+        fields = {"d_model": 4096, "d_kv": 64, "num_heads": 64, "d_ff": 10240, "num_layers": 2}
+        return randomised(T5EncoderModel(T5Config(**fields, vocab_size=32128, feed_forward_proj="gated-gelu")))
+
     kinds = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
     scaling = {"scaling_factor": 1.5305, "shift_factor": 0.0609, "use_quant_conv": False, "use_post_quant_conv": False}
     autoencoder = randomised(
@@ -62,12 +67,20 @@ def folder_of(name, folder):
         small = clip(CLIPTextModelWithProjection, 768, 12, projection_dim=768, hidden_act="quick_gelu")
         large = clip(CLIPTextModelWithProjection, 1280, 20, projection_dim=1280, hidden_act="gelu")
         pipeline = diffusers.StableDiffusion3Pipeline(
-            randomised(network), scheduler, autoencoder, small, tokens, large, tokens, t5, pieces
+            randomised(network), scheduler, autoencoder, small, tokens, large, tokens, t5(), pieces
+        )
+    elif name == "z_image":
+        network = diffusers.ZImageTransformer2DModel(n_layers=2, n_refiner_layers=1)
+        sizes = {"hidden_size": 2560, "intermediate_size": 9728, "num_attention_heads": 32, "num_key_value_heads": 8}
+        about = Qwen3Config(**sizes, vocab_size=151936, num_hidden_layers=2, head_dim=128, rope_theta=1e6)
+        small = AutoTokenizer.from_pretrained("tests/golden/pipelines/z_image/tokenizer")
+        pipeline = diffusers.ZImagePipeline(
+            scheduler, autoencoder, randomised(Qwen3Model(about)), small, randomised(network)
         )
     else:
         network = diffusers.FluxTransformer2DModel(num_layers=2, num_single_layers=2, guidance_embeds=True)
         small = clip(CLIPTextModel, 768, 12, hidden_act="quick_gelu")
-        pipeline = diffusers.FluxPipeline(scheduler, autoencoder, small, tokens, t5, pieces, randomised(network))
+        pipeline = diffusers.FluxPipeline(scheduler, autoencoder, small, tokens, t5(), pieces, randomised(network))
     torch.manual_seed(0)
     pipeline.save_pretrained(folder, max_shard_size="20GB")
 
@@ -89,6 +102,16 @@ def reference(name, folder):
             found["null"] = null[:1].numpy()
             call = lambda: pipeline.transformer(x, context, pooled, times).sample  # noqa: E731
             asked = {"negative_prompt": [NEGATIVE] * 2, "guidance_scale": 5.0, "latents": x.clone()}
+        elif name == "z_image":
+            states, null = pipeline.encode_prompt(list(CAPTIONS), negative_prompt=[NEGATIVE] * 2)
+            longest = max(map(len, states))
+            context = torch.stack([torch.nn.functional.pad(s, (0, 0, 0, longest - len(s))) for s in states])
+            pooled, found["null"] = torch.tensor([[float(len(s))] for s in states]), null[0][None].numpy()
+            pictures = [a[:, None] for a in x]
+            call = lambda: torch.stack(  # noqa: E731
+                [a[:, 0] for a in pipeline.transformer(pictures, 1 - times / 1000, states).sample]
+            )
+            asked = {"negative_prompt": [NEGATIVE] * 2, "guidance_scale": 4.0, "latents": x.clone()}
         else:
             packed = pipeline._pack_latents(x, 2, 16, SIDE, SIDE)
             context, pooled, ids = pipeline.encode_prompt(CAPTIONS, CAPTIONS)
@@ -104,7 +127,7 @@ def reference(name, folder):
             ).sample
             asked = {"guidance_scale": 3.5, "latents": packed.clone()}
         begin = time.perf_counter()
-        sampled = pipeline(CAPTIONS, **asked, **side).images
+        sampled = pipeline(list(CAPTIONS), **asked, **side).images
         found["sampling"] = time.perf_counter() - begin
         begin = time.perf_counter()
         network = call()
@@ -133,20 +156,22 @@ def agreement(name, folder):
     record |= {f"PyTorch {k}, s": round(float(want[k]), 1) for k in ("sampling", "step")}
     first, last = (lambda a: np.moveaxis(np.asarray(a), -1, 1)), (lambda a: np.moveaxis(a, 1, -1))
     cond, x, model = pipeline.conditions(CAPTIONS), jnp.asarray(last(want["noise"])), pipeline.model
-    found = {
-        "text": relative(cond["context"], want["context"]),
-        "pooled text": relative(cond["vector"], want["pooled"]),
-    }
-    if name == "sd_3_5_medium":
+    found = {"text": relative(cond["context"][:, : want["context"].shape[1]], want["context"])}
+    if name == "z_image":
+        assert (np.asarray(cond["real"].sum(1)) == want["pooled"][:, 0]).all()
+    else:
+        found["pooled text"] = relative(cond["vector"], want["pooled"])
+    if name != "flux_1_dev":
         null = pipeline.null(NEGATIVE)
-        found["negative text"] = relative(null["context"], want["null"][0])
+        found["negative text"] = relative(null["context"][: want["null"].shape[1]], want["null"][0])
         guided, scale = gj.CFG(model, null, 5.0), {}
     else:
         guided, scale = gj.guidance.Learned(model, 3.5), {"scale": jnp.float32(3.5)}
     call = jax.jit(
         lambda params, x, t, cond: jax.vmap(lambda x, t, c: model.apply(params, x, t, c, **scale))(x, t, cond)
     )
-    given = model.params, x, jnp.array([0.7, 0.04]), cond
+    times = jnp.array([0.7, 0.04])
+    given = model.params, x, 1 - times if name == "z_image" else times, cond
     found["network"] = relative(first(call(*given)), want["network"])
     begin = time.perf_counter()
     jax.block_until_ready(call(*given))

@@ -306,6 +306,10 @@ def test_z_image_is_that_of_diffusers(tmp_path, measured):
     np.testing.assert_array_equal(ask(x, jnp.zeros(2), strange), plain)  # what lies behind a caption is not seen
     with pytest.raises(gj.Refused, match="CLIP or T5"):
         pipeline.conditions(["a (red:1.2) cat"], weighted=True)
+    with pytest.raises(gj.Refused, match="perturb needs a network that takes perturbation=, got ZImage"):
+        perturb(pipeline.model, skip=1.0)
+    with pytest.raises(gj.Refused, match="needs a network that reads captions by attention, got ZImage"):
+        guide_attention(pipeline.model, null)
     with pytest.raises(gj.Refused, match="conditioned on a dict of context, real"):
         apply(pipeline.model.params, x[0], 0.0, {"context": cond["context"][0]})
 

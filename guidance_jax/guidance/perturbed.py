@@ -7,9 +7,11 @@ PAG (Ahn et al. 2024, arXiv 2403.17377): the weak model's attention maps are ide
 """
 
 import dataclasses
+import inspect
+from types import FunctionType, MethodType
 from typing import Any, NamedTuple
 
-from guidance_jax.core import GaussianDiffusion, pytree
+from guidance_jax.core import GaussianDiffusion, Refused, pytree
 from guidance_jax.guidance.autoguidance import check_weak
 from guidance_jax.guidance.base import only_guided
 from guidance_jax.guidance.conditions import TwoConditions
@@ -48,7 +50,20 @@ def perturb(model: Network, attention: Any = 0.0, blur: Any = 0.0, skip: Any = 0
     Args:
       model: the network.
       attention, blur, skip: as in `Perturbation`.
+
+    Raises:
+      Refused: a network that has no such argument.
     """
+    apply: Any = model.apply
+    bound = isinstance(apply, MethodType)  # of a Linen module, whose own call takes the arguments
+    called = type(apply.__self__).__call__ if bound else apply
+    if isinstance(called, FunctionType):
+        taken = inspect.signature(called).parameters
+        if "perturbation" not in taken and not any(p.kind == p.VAR_KEYWORD for p in taken.values()):
+            name = type(apply.__self__).__name__ if bound else called.__name__
+            raise Refused(
+                f"perturb needs a network that takes perturbation=, got {name}; use Autoguidance with another"
+            )
     away = None if model.perturbation is None else model.perturbation.away
     return dataclasses.replace(model, perturbation=Perturbation(attention, blur, skip, away))
 

@@ -25,6 +25,7 @@ from guidance_jax.zoo.dit.reader import dit_of_diffusers
 from guidance_jax.zoo.mmdit import reader as mmdit
 from guidance_jax.zoo.pipeline import Pipeline
 from guidance_jax.zoo.pipeline_parts import PipelineParts
+from guidance_jax.zoo.rotary.states import read_states
 from guidance_jax.zoo.stable_diffusion import names as stable_diffusion
 from guidance_jax.zoo.stable_diffusion.controlnet import ControlledUNet, control_of_diffusers
 from guidance_jax.zoo.stable_diffusion.unet import StableDiffusionUNet
@@ -259,7 +260,7 @@ def single_stream(found: PipelineParts, folder: Path, state: Any, about: Any, to
     rule = Tokenizer.clip(folder / "tokenizer", READ_BY_QWEN)
     rule.around = CHAT
     text = options(folder / "text_encoder", "text")
-    reader, own = z_image.reader_of_captions(weights(folder / "text_encoder"), text, rule.length, rule.pad)
+    reader, own = read_states(weights(folder / "text_encoder"), text, rule.length, rule.pad)
     found.parts["text"], found.tokenizers["text"] = (config(reader, None), own), rule
     context = (("context", (rule.length, reader.width)), ("real", (rule.length,)))
     domain = Domain((128, 128, network.channels), told.schedule, context=context)

@@ -1,12 +1,17 @@
 """A causal language model as a reader of captions: the states of its last layer here, before any norm."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from guidance_jax.checkpoints.safetensors_file import Renamed
+from guidance_jax.core import Refused
+from guidance_jax.untrusted import whole_number
 from guidance_jax.zoo.rotary.network import RotaryTransformer
+from guidance_jax.zoo.rotary.reader import LLAMA, Sizes, params_of, qwen3
 
 
 @dataclass(frozen=True)
@@ -30,3 +35,29 @@ class LanguageStates(RotaryTransformer):
         real = tokens != self.pad
         states, _ = self.read(params["params"], tokens, 0, None, block=1)
         return {"context": states * real[:, None].astype(states.dtype), "real": real.astype(jnp.float32)}
+
+
+def read_states(
+    state: Mapping[str, Any], about: Mapping[str, Any], length: int, pad: int
+) -> tuple[LanguageStates, dict]:
+    """Qwen3 without its last layer, by the names of the transformers library.
+
+    Args:
+      state: name -> array.
+      about: its `config.json`.
+      length: tokens that are read.
+      pad: the token that fills up.
+
+    Raises:
+      Refused: another language model; a tensor that is missing, left over or of the wrong shape.
+    """
+    if about.get("model_type") != "qwen3":
+        raise Refused(f"a reader of captions of the kind {str(about.get('model_type'))[:40]!r} is not supported")
+    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+    sizes = Sizes(*(whole_number(about, name, "text_encoder") for name in names))
+    whole = qwen3(about, sizes, "text_encoder")
+    network = LanguageStates(**vars(whole) | {"layers": sizes.layers - 1, "head": "none"}, length=length, pad=pad)
+    named = {k if k.startswith(("model.", "lm_head.")) else f"model.{k}": k for k in state}
+    last = (f"model.layers.{sizes.layers - 1}.", "model.norm.", "lm_head.")
+    own = Renamed(state, {new: old for new, old in named.items() if not new.startswith(last)})
+    return network, {"params": params_of(network, own, LLAMA, "text_encoder")}

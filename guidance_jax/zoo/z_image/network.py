@@ -51,12 +51,13 @@ class Block(nn.Module):
         q = turn(RMSNorm(1e-5, name="attention_norm_q")(q).astype(q.dtype), angles)
         k = turn(RMSNorm(1e-5, name="attention_norm_k")(k).astype(k.dtype), angles)
         out = self.dense(width, "attention_to_out_0")(attend(q, k, v, seen).reshape(len(h), -1))
-        h = h + self.gated(gate, self.norm("attention_norm2")(out))
+        h = h + self.close(gate, self.norm("attention_norm2")(out))
         n = self.norm("ffn_norm1")(h) * (1 + mlp_scale)
         wide = nn.silu(self.dense(self.hidden, "feed_forward_w1")(n)) * self.dense(self.hidden, "feed_forward_w3")(n)
-        return h + self.gated(mlp_gate, self.norm("ffn_norm2")(self.dense(width, "feed_forward_w2")(wide))), None
+        return h + self.close(mlp_gate, self.norm("ffn_norm2")(self.dense(width, "feed_forward_w2")(wide))), None
 
-    def gated(self, gate: Any, h: Any) -> Any:
+    def close(self, gate: Any, h: Any) -> Any:
+        """What a gate lets through."""
         return h if gate is None else jnp.tanh(gate) * h
 
     def norm(self, name: str) -> Any:

@@ -1,6 +1,5 @@
-"""Z-Image's transformer and its reader of captions, by the names of diffusers and of the transformers library."""
+"""Z-Image's transformer by the names of diffusers."""
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -11,8 +10,6 @@ from guidance_jax.checkpoints.safetensors_file import Renamed
 from guidance_jax.checkpoints.tensors import match_params
 from guidance_jax.core import Refused
 from guidance_jax.untrusted import whole_number
-from guidance_jax.zoo.rotary.reader import LLAMA, Sizes, params_of, qwen3
-from guidance_jax.zoo.rotary.states import LanguageStates
 from guidance_jax.zoo.z_image.network import ZImage
 
 WHERE = "transformer"
@@ -70,30 +67,3 @@ def name_in(key: str) -> str:
     """diffusers' name of a tensor in this network's."""
     key = re.sub(r"^all_(x_embedder|final_layer)\.2-1\.", r"\1.", key)
     return re.sub(r"^(noise|context)_refiner\.", r"\1_blocks.", key)
-
-
-def reader_of_captions(
-    state: Mapping[str, Any], about: Mapping[str, Any], length: int, pad: int
-) -> tuple[LanguageStates, dict]:
-    """Qwen3, of which Z-Image reads the states before the last layer.
-
-    Args:
-      state: name -> array.
-      about: its `config.json`.
-      length: tokens that are read.
-      pad: the token that fills up.
-
-    Raises:
-      Refused: another language model; a tensor that is missing, left over or of the wrong shape.
-    """
-    if about.get("model_type") != "qwen3":
-        raise Refused(f"a reader of captions of the kind {str(about.get('model_type'))[:40]!r} is not supported")
-    names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-    sizes = Sizes(*(whole_number(about, name, "text_encoder") for name in names))
-    whole = qwen3(about, sizes, "text_encoder")
-    fields = {f.name: getattr(whole, f.name) for f in dataclasses.fields(whole)}
-    network = LanguageStates(**{**fields, "layers": sizes.layers - 1, "head": "none"}, length=length, pad=pad)
-    named = {k if k.startswith(("model.", "lm_head.")) else f"model.{k}": k for k in state}
-    last = (f"model.layers.{sizes.layers - 1}.", "model.norm.", "lm_head.")
-    own = Renamed(state, {new: old for new, old in named.items() if not new.startswith(last)})
-    return network, {"params": params_of(network, own, LLAMA, "text_encoder")}
