@@ -3,7 +3,8 @@
 A claim is a file that only one process can make. Its holder touches it while it works; a claim that has not been
 touched for a while, by the watch of the one who looks at it, is taken over. No claim protects data: what is written is
 written whole (`files.write_whole`) and depends on its index alone, so that two holders of one claim cost work alone.
-On a disk there are never two. In an object store two that find a claim abandoned at the same time may both hold it.
+In an object store two that find a claim abandoned at the same time may both hold it; and a holder that sleeps for
+longer than a claim lives goes on beside the next one.
 """
 
 import os
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 
 from guidance_jax.core import Refused
 from guidance_jax.files import is_dead, reason
-from guidance_jax.places import create, is_remote, read_mark, touch
+from guidance_jax.places import create, errors_of_stores, is_remote, read_mark, touch
 
 CLAIM = ".claim-"  # files of claims: .claim-NAME
 T, R = TypeVar("T"), TypeVar("R")
@@ -57,7 +58,8 @@ class Claims:
         path = self.path(name)
         self.held.discard(path)
         if _read(path) == self.token:
-            path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                path.unlink()
 
     @contextmanager
     def touching(self) -> Iterator["Claims"]:
@@ -67,8 +69,8 @@ class Claims:
         def keep() -> None:
             while not ended.wait(self.expires / 6):
                 for path in tuple(self.held):
-                    if _read(path) == self.token:  # else taken over by another
-                        with suppress(OSError):
+                    with suppress(OSError):
+                        if _read(path) == self.token:  # else taken over by another
                             touch(path)
 
         thread = threading.Thread(target=keep, daemon=True)
@@ -116,7 +118,8 @@ class Claims:
         if time.monotonic() - before[1] < self.expires and not _has_ended(_read(path)):
             return False
         if is_remote(path):  # no renaming: two may come here, and both draw the same
-            path.unlink(missing_ok=True)
+            with suppress(OSError):  # another was faster
+                path.unlink()
             return True
         aside = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
         try:
@@ -135,7 +138,8 @@ class Claims:
 def _read(path: Any) -> str | None:
     """Whose a claim is."""
     try:
-        return path.read_text().partition("\n")[0]
+        with errors_of_stores(path):
+            return path.read_text().partition("\n")[0]
     except (OSError, ValueError):
         return None
 

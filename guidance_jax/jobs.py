@@ -62,7 +62,8 @@ class Job:
         self.identity = content_hash(json.dumps(wanted, sort_keys=True))
         path = self.folder / "manifest.json"
         if not path.exists():
-            if self.folder.exists() and any(not p.name.startswith(".") for p in self.folder.iterdir()):
+            strange = self.folder.exists() and any(not p.name.startswith(".") for p in self.folder.iterdir())
+            if strange and not path.exists():  # not begun by another process meanwhile
                 raise Refused(f"{folder} is not empty and holds no job (no manifest.json); sample into another folder")
             write_whole(path, lambda file: file.write(json.dumps(wanted, indent=1).encode()))
         try:  # also where it was just written: another process may have begun another job there
@@ -127,7 +128,7 @@ class Job:
         worker: tuple[int, int] = (0, 1),
         collect: bool = True,
         expires: float = EXPIRES,
-        team: Team | None = None,
+        team: Team = Team(),  # noqa: B008  it is frozen
     ) -> tuple[Any, int]:
         """Draw and write what is missing and nobody else is drawing, wait for the others, put all into one file.
 
@@ -149,14 +150,14 @@ class Job:
         Raises:
           Refused: a disk that is full or a folder that cannot be written to.
         """
-        size = 1 if team is None else team.size
-        if team is not None and team.rank > 0:
+        if team.rank > 0:
             return self.folder, self._follow(team, draw, encode)
         missing = self.missing()
         strange = sum(self.path(index).exists() for index in missing)
         if strange and progress is not None:
             print(f"{strange} shards are damaged or not of this job: drawn again", file=sys.stderr, flush=True)
         number, of = worker
+        size = team.size
         todo = sorted({i - i % size for i in missing}, key=lambda i: ((i // size - number) % of, i))
         bad, before = 0, self.shards - len(missing)
         with (
@@ -171,21 +172,18 @@ class Job:
             for done, (_, found) in enumerate(claims.work_through(todo, attempt), 1):
                 bad += found
                 advance(min(before + done * size, self.shards), bad)
-        if team is not None:
-            team.say(ALL)
-        if not collect:
-            return self.folder, bad
-        target = self.folder / "samples.npz"
-        if missing or not self._is_collected(target):
+        target = self.folder / "samples.npz" if collect else self.folder
+        if collect and (missing or not self._is_collected(target)):
             self._collect(target)
+        team.say(ALL)  # the others end last: one that ends early ends the whole program
         return target, bad
 
-    def _draw(self, first: int, draw: Callable, encode: Callable, claims: Claims, team: Team | None) -> int | None:
+    def _draw(self, first: int, draw: Callable, encode: Callable, claims: Claims, team: Team) -> int | None:
         """How many samples were not finite of the shards from `first` on, one for each process of the team.
 
         0 if another worker has drawn them, None if it is drawing them.
         """
-        name, own = f"{first:05d}", range(first, min(first + (1 if team is None else team.size), self.shards))
+        name, own = f"{first:05d}", range(first, min(first + team.size, self.shards))
 
         def done() -> bool:
             return all(self.path(i).exists() and self.read(self.path(i), i) is not None for i in own)
@@ -197,31 +195,28 @@ class Job:
         try:
             if done():  # finished between the look and the claim
                 return 0
-            if team is not None:
-                team.say(first)
-            bad = self._draw_one(first, draw, encode, team)
-            if team is not None:
-                team.say()  # all have written
-            return bad
+            team.say(first)
+            return team.add(self._draw_one(first, draw, encode, team))  # all have written then
         finally:
             claims.release(name)
 
-    def _draw_one(self, first: int, draw: Callable, encode: Callable, team: Team | None) -> int:
+    def _draw_one(self, first: int, draw: Callable, encode: Callable, team: Team) -> int:
         """Draw with the whole team the shards from `first` on, write that of this process."""
-        index = first if team is None else first + team.rank
-        if team is None:
-            asked, span = self.span(index), self.span(index)
-        else:  # as many for each process, also where the job ends
-            asked, span = range(first * self.shard, (first + team.size) * self.shard), self.span(index)
+        index = first + team.rank
+        asked = own = self.span(index)
+        if team.size > 1:  # as many for each process, also where the job ends
+            asked = range(first * self.shard, (first + team.size) * self.shard)
         samples, labels = draw(asked)
-        if team is not None:
-            samples, labels = samples[: len(span)], labels[: len(span)]
-        if not len(samples) == len(labels) == len(span):
+        if team.size > 1:
+            samples, labels = samples[: len(own)], labels[: len(own)]
+        if not len(samples) == len(labels) == len(own):
             raise Refused(
-                f"draw was asked for {len(span)} samples, got {len(samples)} and {len(labels)} labels; return one of "
+                f"draw was asked for {len(own)} samples, got {len(samples)} and {len(labels)} labels; return one of "
                 "each for every index"
             )
-        if not len(span):  # the job ends before this process's part
+        if not len(own):  # the job ends before this process's part
+            return 0
+        if team.size > 1 and self.read(self.path(index), index) is not None:  # its neighbour was missing
             return 0
         self.write(self.path(index), index, encode(samples), labels)
         return count_failed(samples)
@@ -230,8 +225,7 @@ class Job:
         """Draw what the first process of the team says, until it has nothing left: how many were not finite."""
         bad = 0
         while (first := team.say()) != ALL:
-            bad += self._draw_one(first, draw, encode, team)
-            team.say()
+            bad += team.add(self._draw_one(first, draw, encode, team))
         return bad
 
     def _collect(self, target: Any) -> None:

@@ -145,6 +145,9 @@ def from_method(name: str) -> Source:
 
     Args:
       name: of the method.
+
+    >>> METHODS["CFG"].sources["inner"] is MODEL, METHODS["Clip"].sources["inner"].kind == from_method("CFG").kind
+    (True, True)
     """
     return Source(PART, lambda given: given.part(name))
 

@@ -39,10 +39,23 @@ def find_place(where: Any) -> Any:
         raise Refused('object stores need their packages; pip install "guidance_jax[cloud]"') from None
     try:
         found = UPath(where, use_listings_cache=False)  # what others have written is seen at once
-        found.fs  # noqa: B018  imports the package of that store
-    except (ImportError, ValueError) as error:
+        found.exists()  # imports the package of that store, and asks it
+    except Exception as error:  # every store has errors of its own
         raise Refused(f"{where[:200]} cannot be reached ({first_line(error)})") from None
     return found
+
+
+@contextmanager
+def errors_of_stores(place: Any) -> Iterator[None]:
+    """Errors that an object store calls by names of its own become `OSError`, as those of a disk are."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        if not is_remote(place):
+            raise
+        raise OSError(first_line(error)) from None
 
 
 def is_remote(place: Any) -> bool:
@@ -52,10 +65,12 @@ def is_remote(place: Any) -> bool:
 
 def upload(place: Any, fill: Callable[[Any], Any]) -> None:
     """`fill` a file of this machine, then upload it whole."""
-    with tempfile.NamedTemporaryFile() as file:
-        fill(file)
-        file.flush()
-        place.fs.put_file(file.name, place.path)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / place.name
+        with copy.open("wb") as file:
+            fill(file)
+        with errors_of_stores(place):
+            place.fs.put_file(str(copy), place.path)
 
 
 @contextmanager
@@ -66,13 +81,15 @@ def local_copy(place: Any) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / place.name
-        copy.write_bytes(place.read_bytes())
+        with errors_of_stores(place):
+            copy.write_bytes(place.read_bytes())
         yield copy
 
 
 def open_arrays(place: Any) -> Any:
     """`np.load` of an `.npz`, wherever it lies."""
-    return np.load(io.BytesIO(place.read_bytes()) if is_remote(place) else place)
+    with errors_of_stores(place):
+        return np.load(io.BytesIO(place.read_bytes()) if is_remote(place) else place)
 
 
 def create(place: Any, text: str) -> bool:
@@ -81,15 +98,28 @@ def create(place: Any, text: str) -> bool:
     Raises:
       OSError: a folder that cannot be written to.
     """
+    if is_remote(place):
+        return _create_remote(place, text)
     try:
-        if is_remote(place):
-            place.fs.pipe_file(place.path, text.encode(), mode="create")
-            return True
         descriptor = os.open(place, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except FileExistsError:
         return False
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
+    return True
+
+
+def _create_remote(place: Any, text: str) -> bool:
+    """The same in an object store; an upload that met another's there is no error, whatever the store calls it."""
+    with errors_of_stores(place):
+        try:
+            place.fs.pipe_file(place.path, text.encode(), mode="create")
+        except FileExistsError:
+            return False
+        except Exception:
+            if place.exists():
+                return False
+            raise
     return True
 
 
@@ -102,16 +132,18 @@ def touch(place: Any) -> None:
     if not is_remote(place):
         os.utime(place)
         return
-    text, _, beats = place.read_text().partition("\n")
-    place.fs.pipe_file(place.path, f"{text}\n{int(beats or 0) + 1}".encode())
+    with errors_of_stores(place):
+        text, _, beats = place.read_text().partition("\n")
+        place.fs.pipe_file(place.path, f"{text}\n{int(beats or 0) + 1}".encode())
 
 
 def read_mark(place: Any) -> Any:
     """What changes when a file is touched or made anew; None where there is none."""
     try:
-        if is_remote(place):
-            return place.read_bytes()
-        found = place.stat()
+        with errors_of_stores(place):
+            if is_remote(place):
+                return place.read_bytes()
+            found = place.stat()
     except OSError:
         return None
     return found.st_mtime_ns, found.st_ino

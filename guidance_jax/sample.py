@@ -133,7 +133,8 @@ def generate(keys: Array, kernel: Any, levels: Level, shape: tuple[int, ...], co
       x: what to start from, `(n, *shape)`, for example sequences to edit; by default noise.
 
     Returns:
-      Samples of shape `(n, *shape)`. One that met a number which is not finite holds NaN or infinity or, of tokens, is
+      Samples of shape `(n, *shape)`, in the units of the data that the model was trained on: images about in [-1, 1],
+      since only `Clip` cuts them off. One that met a number which is not finite holds NaN or infinity or, of tokens, is
       all `FAILED`; the others are as they would be without it.
 
     Raises:

@@ -4,6 +4,8 @@ Sample `i` depends on its own key alone, so the devices have nothing to tell eac
 collective, and the samples are those of one device. Parameters that one device cannot hold may be split too.
 """
 
+import dataclasses
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
@@ -128,7 +130,7 @@ def generate_on(
             stop = min(start + size, count)
             index = rows[:, np.resize(np.arange(start, stop), size)].reshape(-1)  # the last batch is filled up
             found = _generate(*_arguments(mesh, keys, kernel, levels, shape, cond, split, index))
-            part = (_all_of if gather else _own_of)(found)[: stop - start]
+            part = (_all_of(found) if gather else _own_of(mesh, found))[: stop - start]
             parts.append(part)
             if progress is not None:
                 bad += count_failed(part)
@@ -145,17 +147,44 @@ def _all_of(found: Any) -> np.ndarray:
     return np.asarray(found)
 
 
-def _own_of(found: Any) -> np.ndarray:
-    """What lies on the devices of this process, in order."""
+def _own_of(mesh: Mesh, found: Any) -> np.ndarray:
+    """What lies on the devices of this process, in order.
+
+    Raises:
+      Refused: devices of several processes in turn, whose parts are not one behind the other.
+    """
+    found = _split_samples(NamedSharding(mesh, PartitionSpec(AXIS)))(found)  # whatever the program put where
     shards = sorted(found.addressable_shards, key=lambda shard: shard.index[0].start or 0)
-    return np.concatenate([np.asarray(shard.data) for shard in shards])
+    own = np.concatenate([np.asarray(shard.data) for shard in shards])
+    if (shards[0].index[0].start or 0) != jax.process_index() * len(own):
+        raise Refused("the mesh takes devices of several processes in turn; write sample_mesh()")
+    return own
 
 
+@lru_cache(maxsize=8)
+def _split_samples(sharding: NamedSharding) -> Any:
+    return jax.jit(lambda a: a, out_shardings=sharding)
+
+
+@dataclasses.dataclass(frozen=True)
 class Team:
-    """The processes that run one program, of which the first says what comes next; one process is a team too."""
+    """The processes that run one program, of which the first says what comes next; one process is a team too.
 
-    def __init__(self):
-        self.rank, self.size = jax.process_index(), jax.process_count()
+    Attributes:
+      rank: of this process.
+      size: how many there are.
+
+    >>> Team().say(3)
+    3
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def of_processes(cls) -> "Team":
+        """Those that `jax.distributed` knows."""
+        return cls(jax.process_index(), jax.process_count())
 
     def say(self, number: int = 0) -> int:
         """The number of the first process, in every process, which all ask for it."""
@@ -165,13 +194,21 @@ class Team:
 
         return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
+    def add(self, number: int) -> int:
+        """The sum of the numbers of all processes, which all ask for it."""
+        if self.size == 1:
+            return number
+        from jax.experimental import multihost_utils
+
+        return int(np.sum(multihost_utils.process_allgather(np.int32(number))))
+
 
 def start_team(environment: Any) -> None:
     """`jax.distributed.initialize`, by what the engine that started the processes says; before anything is computed.
 
     Args:
-      environment: torchrun's MASTER_ADDR, MASTER_PORT, RANK and WORLD_SIZE; else JAX finds Slurm, Kubernetes, Open MPI
-        and TPUs by itself.
+      environment: torchrun's MASTER_ADDR, MASTER_PORT (the next one is taken), RANK and WORLD_SIZE; else JAX finds
+        Slurm, Kubernetes, Open MPI and TPUs by itself.
 
     Raises:
       Refused: no engine that says how the processes find each other.
@@ -180,7 +217,8 @@ def start_team(environment: Any) -> None:
     try:
         if all(told):
             address, port, count, rank = told
-            jax.distributed.initialize(f"{address}:{port}", int(count), int(rank))
+            beside = 1 if environment.get("TORCHELASTIC_RUN_ID") else 0  # torchrun itself listens on its port
+            jax.distributed.initialize(f"{address}:{int(port) + beside}", int(count), int(rank))
         else:
             jax.distributed.initialize()
     except (ValueError, RuntimeError) as error:

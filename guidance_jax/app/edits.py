@@ -43,7 +43,7 @@ def read_lines(path: Path) -> list[str]:
     if (size := file_at(path).stat().st_size) > JSON_BYTES:
         raise Refused(f"{path} has {size:,} bytes, at most {JSON_BYTES:,} are read; is it another file?")
     with reading(path, "save it as UTF-8 text"):
-        lines = path.read_text("utf-8").splitlines()
+        lines = path.read_text("utf-8-sig").splitlines()
     found = [line.strip() for line in lines if line.strip()]
     if not found:
         raise Refused(f"{path} holds no captions; write one a line")

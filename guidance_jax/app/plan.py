@@ -344,7 +344,7 @@ class Offer:
             return cond
         sides = dict(self.domain.context)["image"][:2]
         picture = read_picture(self.request.hint, sides, "--hint", None) / 2 + 0.5
-        return cond | {"image": np.broadcast_to(picture, (len(self.request.prompts), *picture.shape))}
+        return cond | {"image": np.broadcast_to(picture, (len(cond["context"]), *picture.shape))}
 
     def plan(self, n: int) -> Plan:
         """Everything, for `n` samples."""
@@ -358,7 +358,7 @@ class Offer:
         if self.captions and self.pipeline is not None:
             if not self.request.prompts:
                 raise Refused('the model is conditional on captions; write --prompt "a red cat"')
-            cond = self.add_hint(self.pipeline.conditions(self.request.prompts, self.request.weighted))
+            cond = self.add_hint(self.encode(self.request.prompts[: None if self.several() else n]))
             if self.several():  # all captions at once are one condition
                 cond, labels = jax.tree.map(lambda a: a[None], cond), np.zeros_like(labels)
             shape = self.domain.shape
@@ -378,6 +378,15 @@ class Offer:
             cond = {"label": labels, "y": np.broadcast_to(y, (n, *shape))}
         particles, shape = self.request.particles, self.domain.shape
         return Plan(kernel, self.levels, shape, cond, labels, particles, self.pipeline, unused=unused, flow=self.flow)
+
+    def encode(self, captions: tuple[str, ...]) -> Any:
+        """The conditions of captions, on the host, some at a time."""
+        assert self.pipeline is not None
+        parts = [
+            jax.tree.map(np.asarray, self.pipeline.conditions(captions[i : i + 64], self.request.weighted))
+            for i in range(0, len(captions), 64)
+        ]
+        return jax.tree.map(lambda *rows: np.concatenate(rows), *parts)
 
     def guides(self) -> bool:
         return str(self.request.method.get("name", NONE)).lower() != NONE

@@ -26,7 +26,7 @@ class Request:
     Attributes:
       models: the folder.
       method: a table with the method's name and options; the name "none" samples the model as it is. Empty
-        for the usual one: CFG of a model of latents, else Classifier.
+        for the usual one: CFG of a model of latents, Learned of FLUX.1-dev, else Classifier.
       solver: the same of a solver; None for the method's usual one.
       grid: a grid of `schedules` with its options; None for the model's usual one.
       measurement: of an inverse problem, {"operator": table, "std": number, "observed": file}; None without.
@@ -85,9 +85,8 @@ class Request:
         if self.dtype == "float32":
             object.__setattr__(self, "dtype", None)
         if not self.method:
-            own_scale = {"scale"} & self.given
-            usual = {k: v for k, v in usual_method(self.models).items() if k not in own_scale}
-            object.__setattr__(self, "method", usual)
+            asked = "scale" in self.given or self.scale != defaults["scale"]
+            object.__setattr__(self, "method", usual_method(self.models, asked))
 
     def sides(self) -> tuple[int, int] | None:
         """Height and width that are asked for."""
@@ -139,11 +138,18 @@ def grid_of(table: Mapping[str, Any], schedule: Schedule) -> dict[str, Any]:
     return {"name": name, **options}
 
 
-def usual_method(models: str) -> dict[str, Any]:
-    """How models are guided unless somebody says: FLUX.1-dev by what it has learned, at the scale of its authors."""
+def usual_method(models: str, scaled: bool = False) -> dict[str, Any]:
+    """How models are guided unless somebody says: FLUX.1-dev by what it has learned.
+
+    Args:
+      models: the folder.
+      scaled: whether a scale was asked for; else that of FLUX's authors is taken.
+    """
     if not is_pipeline(models):
         return {"name": "Classifier"}
-    return {"name": "Learned", "scale": 3.5} if is_guided(models) else {"name": "CFG"}
+    if is_guided(models):
+        return {"name": "Learned"} | ({} if scaled else {"scale": 3.5})
+    return {"name": "CFG"}
 
 
 def read_toml(path: Path) -> dict[str, Any]:
@@ -183,7 +189,7 @@ def read_request(
             merged = {**(table.get(name) or {}), **value} if isinstance(value, dict) else value
             table |= check(REQUEST, {name: merged}, "--set ")
     if own:
-        table["method"] = {**(table.get("method") or usual_method(table["models"])), **own}
+        table["method"] = {**(table.get("method") or usual_method(table["models"], "scale" in table)), **own}
     asked, names = table.get("method"), set(table)
     if "scale" in given and asked and "scale" in asked:
         inside = asked["scale"]  # a flag goes over a file, and into a part that has a scale of its own

@@ -262,7 +262,7 @@ REQUEST: Settings = {
         "Folder of train, convert or diffusers; or models = ... in the file.", Read("a folder", path), "models"
     ),
     "method": Setting(
-        "Name from `guidance-jax methods`, or none. (Classifier; CFG of latents)",
+        "Name from `guidance-jax methods`, or none. (Classifier; CFG of latents, Learned of FLUX.1-dev)",
         Read("a name, or a table with a name", part),
         "CFG",
     ),
@@ -275,7 +275,7 @@ REQUEST: Settings = {
         "karras",
     ),
     "measurement": Setting("", Read("a table of operator, std and observed", measurement), "{...}"),
-    "scale": Setting("Strength; 0 unconditional, 1 conditional. (2)", Number(), "2"),
+    "scale": Setting("Strength; 0 unconditional, 1 conditional. (2; 3.5 of FLUX.1-dev)", Number(), "2"),
     "clip": Setting(
         "Largest |x0| of images; 0 does not clip. (1; none of latents)", Read("a number from 0 on", radius), "1"
     ),

@@ -79,6 +79,7 @@ SETTINGS = (
         "Stable Diffusion 3", "CFG, scale 7.0", "DDIM() on RectifiedFlow, shift 3, 28 steps", "", "diffusers' default"
     ),
     Setting("FLUX.1-dev", "Learned, scale 3.5", "DDIM() on RectifiedFlow, 28 steps", "", "diffusers' default"),
+    Setting("Z-Image", "CFG, scale 6.0", "DDIM() on RectifiedFlow, 50 steps", "", "diffusers' default, 5, plus 1"),
     Setting(
         "Ideogram 4",
         "Autoguidance by its second network, scale 7.0, the last 3 of 48 steps 3.0",

@@ -45,7 +45,7 @@ def sample_text(request: Request, out: Path, n: int, length: int | None, pattern
         length matches.
     """
     if not out.suffix:
-        raise Refused(f"texts are written into one file, got the folder {out}; write --out {out}.npz")
+        raise Refused(f"texts are written into one file on a disk, got the folder {out}; write --out {out.name}.npz")
     for name in sorted(request.given - USED):
         raise Refused(f"--{name.replace('_', '-')} is of pictures, and this model writes text; leave it out")
     pipeline = load_once(Path(request.models), request.dtype, False)

@@ -23,6 +23,12 @@ def converted(convert: Callable[[Any], Any], **options: Any) -> Any:
     """A dataclass field whose value goes through `convert` when the object is made: functions become objects there.
 
     `options` are those of `dataclasses.field`.
+
+    >>> @pytree
+    ... class Scaled:
+    ...     scale: float = converted(float)
+    >>> Scaled("2").scale
+    2.0
     """
     return dataclasses.field(metadata={"convert": convert}, **options)
 

@@ -26,7 +26,9 @@ class APG(TwoConditions):
       inner, null, scale, in_turn: as in `TwoConditions`.
       eta: the share of the part along D_c that stays.
       momentum: the weight of the differences of earlier steps, negative in the paper.
-      radius: the largest length of the difference, in units of x0, over one sample.
+      radius: the largest length of the difference, in units of x0, over one sample. 15 is the paper's for Stable
+        Diffusion XL, whose samples have 65,536 numbers; lengths grow with the root of that, so start with N numbers at
+        15 sqrt(N / 65536).
     """
 
     eta: Any = 0.0

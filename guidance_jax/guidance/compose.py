@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from guidance_jax.core import Composable, Refused, converted, float_type, pytree
-from guidance_jax.guidance.base import Guidance, check_conditions, only_guided, stack_states
+from guidance_jax.guidance.base import Guidance, check_conditions, complete_null, only_guided, stack_states
 from guidance_jax.guidance.scales import strength
 
 
@@ -64,7 +64,8 @@ class Compose(Guidance):
                 f"Compose has {weights.shape[0]} weights and conditions of leading sizes {sorted(sizes)}; "
                 "give each sample one condition per weight, for example labels of shape (n, K)"
             )
-        null = jax.tree.map(lambda c, n: jnp.asarray(n, jnp.result_type(c))[None], cond, self.null)
+        own = complete_null(self.null, jax.tree.map(lambda c: c[0], cond))
+        null = jax.tree.map(lambda c, n: jnp.asarray(n, jnp.result_type(c))[None], cond, own)
         every = jax.tree.map(lambda n, c: jnp.concatenate([jnp.broadcast_to(n, (1, *c.shape[1:])), c]), null, cond)
         preds, state = jax.vmap(self.inner, in_axes=(None, None, 0, 0, None))(x, level, every, state, key)
         u = jax.tree.map(lambda p: p[0], preds)

@@ -57,7 +57,7 @@ def perturb(model: Network, attention: Any = 0.0, blur: Any = 0.0, skip: Any = 0
     apply: Any = model.apply
     bound = isinstance(apply, MethodType)  # of a Linen module, whose own call takes the arguments
     called = type(apply.__self__).__call__ if bound else apply
-    if isinstance(called, FunctionType):
+    if isinstance(called, FunctionType) and "perturbation" not in inspect.signature(apply).parameters:
         taken = inspect.signature(called).parameters
         if "perturbation" not in taken and not any(p.kind == p.VAR_KEYWORD for p in taken.values()):
             name = type(apply.__self__).__name__ if bound else called.__name__

@@ -151,6 +151,10 @@ class JudgeCrossEntropy(Loss):
 
     Attributes:
       apply: apply(params, x, train, rngs) -> (logits, features).
+
+    >>> loss = JudgeCrossEntropy(lambda params, x, train, rngs: (params * jnp.ones(10), x))
+    >>> round(float(loss(jnp.zeros(()), jax.random.key(0), jnp.ones((8, 8, 1)), jnp.int32(3))), 4)  # log 10
+    2.3026
     """
 
     def __call__(

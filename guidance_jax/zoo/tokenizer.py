@@ -96,7 +96,13 @@ class Tokenizer:
         return list(zip(starts, [*starts[1:], len(caption)], strict=True))
 
     def weigh(self, caption: str, weights: Sequence[float]) -> np.ndarray:
-        """(length,), the weight of each token: that of its first character; 1 of marks and of padding."""
+        """(length,), the weight of each token: that of its first character; 1 of marks and of padding.
+
+        Raises:
+          Refused: a tokenizer that writes something around captions.
+        """
+        if any(self.around):
+            raise Refused("words have weights where CLIP or T5 reads them, and a language model reads these")
         found = np.ones(self.length, np.float32)
         with reading(f"the caption {caption[:40]!r}"):
             spans = self.rule.encode(caption).offsets

@@ -112,7 +112,7 @@ def sample(
         bool,
         typer.Option(
             "--together",
-            help="The processes that the engine started run one program, for a model that one machine cannot hold.",
+            help="The processes that the engine started run one program, with --split on all devices.",
             rich_help_panel=MEANS,
         ),
     ] = False,
@@ -155,7 +155,7 @@ def sample(
         raise Refused("populations and flows are drawn by one process each; write --worker in the place of --together")
     free_encoders(asked.pipeline)
     batch = min(batch, n)
-    team = Team() if together else None
+    team = Team.of_processes() if together else Team()
     if estimate:
         index = np.arange(batch)
         given = keys(request.seed, batch), asked.kernel, asked.levels, asked.shape, asked.conditions(index)
@@ -165,9 +165,8 @@ def sample(
     def draw(indices: range) -> tuple[np.ndarray, np.ndarray]:
         own = keys(request.seed, len(indices), start=indices.start)
         index = np.minimum(np.arange(indices.start, indices.stop), n - 1)  # a team fills up its last part
-        drawn = asked.draw(mesh, own, index, split=split, batch=batch, gather=team is None)
-        part = index if team is None else index.reshape(team.size, -1)[team.rank]
-        return drawn, asked.labels[part]
+        drawn = asked.draw(mesh, own, index, split=split, batch=batch, gather=not together)
+        return drawn, asked.labels[index.reshape(team.size, -1)[team.rank]]
 
     def encode(drawn: np.ndarray) -> np.ndarray:
         return to_uint8(asked.pictures(drawn, tile)) if asked.images else np.asarray(drawn)
@@ -176,12 +175,13 @@ def sample(
         files: dict[str, Any] = dict(control=request.control, hint=request.hint, start=request.start, mask=request.mask)
         files |= {f"lora {i}": file for i, file in enumerate(read_adapters(request.lora))}
         content = contents(request.models, measurement=(request.measurement or {}).get("observed"), **files)
-        job = Job(place, n, request.about(), shard or 500, content | {"guidance_jax": guidance_jax.__version__})
+        shard = shard or min(500, -(-n // team.size) if together else 500)
+        job = Job(place, n, request.about(), shard, content | {"guidance_jax": guidance_jax.__version__})
         alone = own_number is None or own_number[1] == 1
         path, bad = job.run(draw, encode, "sampling", own_number or (0, 1), collect or alone, team=team)
-        if team is None or team.rank == 0:
+        if team.rank == 0:
             console.print(f"{n} samples, {bad} of those drawn now failed: {path}")
-        if path == place and team is None:
+        if path == place and not together:
             console.print("no file of all samples, as this is one of several workers; write it with --collect")
         return
     drawn, labels = draw(range(n))
@@ -192,7 +192,9 @@ def sample(
     console.print(f"{n} samples, {count_failed(drawn)} failed: {out}", soft_wrap=True)
     if asked.images:
         known = () if asked.pipeline is None else asked.pipeline.classes
-        names = tuple(prompt[:40] for prompt in request.prompts) or classes_of(request.models) or known
+        captions = tuple(caption[:40] for caption in request.prompts)
+        captions = (" + ".join(captions),) if captions and not labels.any() else captions  # of all at once
+        names = captions or classes_of(request.models) or known
         draw_sheet(place.with_suffix(".png"), stored[:100], labels, names)
         console.print(f"picture: {place.with_suffix('.png')}", soft_wrap=True)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from guidance_jax.checkpoints.config import config
+from guidance_jax.core import Refused
 from guidance_jax.zoo.diffusers.folder import FLUX, SD3, length_of, multimodal
 from guidance_jax.zoo.diffusers.scheduler import FLOW_MATCHING, process
 from guidance_jax.zoo.mmdit import reader as mmdit
@@ -30,7 +31,12 @@ def file_of_transformer(state: Mapping[str, Any], groups: int = 32) -> PipelineP
     Raises:
       Refused: a tensor that is missing, left over or of the wrong shape.
     """
-    named, about = name_as_diffusers(under(state, UNET if any(k.startswith(UNET) for k in state) else ""))
+    prefix = UNET if any(k.startswith(UNET) for k in state) else ""
+    parts = (UNET, AUTOENCODER, *(f"text_encoders.{text}." for text in TEXTS))
+    strange = next((k for k in state if prefix and not k.startswith(parts)), None)
+    if strange is not None:
+        raise Refused(f"the single file has {strange[:200]}, which belongs to none of {', '.join(parts)}")
+    named, about = name_as_diffusers(under(state, prefix))
     name = FLUX if about["_class_name"].startswith("Flux") else SD3
     found = PipelineParts({})
     if any(k.startswith(AUTOENCODER) for k in state):
