@@ -255,6 +255,10 @@ def test_a_control_net_is_diffusers(folders):
     free = gj.Reverse(gj.CFG(alone.model, alone.null("the dog"), 5.0), gj.DDIM())
     same = gj.generate(gj.keys(0, 2), free, *given, alone.conditions(CAPTIONS), last(want["noise"]))
     np.testing.assert_allclose(drawn(0.0, image), same, rtol=1e-4, atol=1e-4 * np.abs(same).max())
+    cond = pipeline.conditions(CAPTIONS) | {"image": image, "strength": jnp.full(2, 0.7)}
+    one = gj.Reverse(gj.guidance.Compose(pipeline.model, pipeline.null("the dog"), [5.0]), gj.DDIM())
+    composed = gj.generate(gj.keys(0, 2), one, *given, jax.tree.map(lambda a: a[:, None], cond), last(want["noise"]))
+    assert relative(channels_first(composed), want["latents"]) < 1e-5  # its null has no image, and takes the sample's
     changed = np.array(image)
     changed[1] = 0.5
     assert relative(drawn(0.7, changed)[1], np.asarray(drawn(0.7, image)[1])) > 1e-4
