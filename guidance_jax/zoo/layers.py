@@ -108,15 +108,18 @@ def rotate(a: jax.Array, sides: tuple[int, int]) -> jax.Array:
     """Rotary positions of two axes: pairs of channels of a (L, heads, channels) turned by the row, then the column."""
     half = a.shape[-1] // 2
     frequencies = 10000.0 ** -(np.arange(0, half, 2) / half)
-    row, column = (np.repeat(np.arange(n)[:, None] * frequencies, 2, -1) for n in sides)
-    angles = np.concatenate([np.repeat(row[:, None], sides[1], 1), np.repeat(column[None], sides[0], 0)], -1).reshape(
-        -1, 1, 2 * half
-    )
+    row, column = (np.arange(n)[:, None] * frequencies for n in sides)
+    angles = np.concatenate([np.repeat(row[:, None], sides[1], 1), np.repeat(column[None], sides[0], 0)], -1)
+    return turn_pairs(a, angles.reshape(-1, half))
+
+
+def turn_pairs(a: jax.Array, angles: Any) -> jax.Array:
+    """Neighbouring channels of a (L, heads, channels), two and two, turned by angles (L, channels / 2), in float32."""
     wide = a.astype(jnp.promote_types(a.dtype, jnp.float32))
-    pairs = wide.reshape(*a.shape[:-1], half, 2)
-    crossed = jnp.stack([-pairs[..., 1], pairs[..., 0]], -1).reshape(a.shape)
-    angles = jnp.asarray(angles, wide.dtype)
-    return (wide * jnp.cos(angles) + crossed * jnp.sin(angles)).astype(a.dtype)
+    angles = jnp.asarray(angles, wide.dtype)[:, None]
+    cosine, sine = jnp.cos(angles), jnp.sin(angles)
+    one, two = wide[..., ::2], wide[..., 1::2]
+    return jnp.stack([one * cosine - two * sine, two * cosine + one * sine], -1).reshape(a.shape).astype(a.dtype)
 
 
 def upsample(x: jax.Array) -> jax.Array:

@@ -108,6 +108,7 @@ READ["SD3Transformer2DModel"] = (
     ),
 )
 READ["FluxTransformer2DModel"] = (*SIZES, *TEXTS, "num_single_layers", "guidance_embeds", "axes_dims_rope")
+DEFAULTS = mmdit.DEFAULTS | {"ZImageTransformer2DModel": z_image.DEFAULTS}  # what files leave out
 READ["ZImageTransformer2DModel"] = (*z_image.DEFAULTS, "axes_lens")
 NEUTRAL |= {"SD3Transformer2DModel": {}, "FluxTransformer2DModel": {}}
 NEUTRAL["ZImageTransformer2DModel"] = {"all_patch_size": [2], "all_f_patch_size": [1]}
@@ -199,7 +200,7 @@ def parts_of(
         found.parts["autoencoder"] = config(network, None, latents=latents), params
     kind = "transformer" if "transformer" in parts else "unet"
     about = options(folder / kind, parts[kind] if parts.get(kind) in READ else kind)
-    about = (mmdit.DEFAULTS | {"ZImageTransformer2DModel": z_image.DEFAULTS}).get(parts.get(kind, ""), {}) | about
+    about = DEFAULTS.get(parts.get(kind, ""), {}) | about
     name = index["_class_name"]
     single = partial(stable_diffusion.unet_name_of, about) if kind == "unet" else None
     state = merge(weights(folder / kind), kind, adapters, single)
@@ -247,11 +248,7 @@ def multimodal(found: PipelineParts, state: Any, about: Any, told: Scheduler, fl
     domain = Domain((side, side, network.out_channels), told.schedule, context=context)
     found.parts["denoiser"] = config(network, domain, told.parameterization), params
     found.pipeline["reads"] = "last" if flux else "rows"
-    grid = {k: v for k, v in told.grid.items() if not flux or k != "end"}  # FLUX's pipeline has its own last timestep
-    if told.shift is not None:
-        found.pipeline["shift"] = told.shift
-        grid["shift"] = dynamic_shift((side // 2) ** 2, **told.shift)
-    found.pipeline["grid"] = grid
+    set_grid(found, told, side, ends=not flux)
 
 
 def single_stream(found: PipelineParts, folder: Path, state: Any, about: Any, told: Scheduler) -> None:
@@ -265,11 +262,17 @@ def single_stream(found: PipelineParts, folder: Path, state: Any, about: Any, to
     context = (("context", (rule.length, reader.width)), ("real", (rule.length,)))
     domain = Domain((128, 128, network.channels), told.schedule, context=context)
     found.parts["denoiser"] = config(network, domain, parameterizations.velocity_to_data), params
-    grid = {k: v for k, v in told.grid.items() if k != "end"}  # its pipeline has its own last timestep
+    found.pipeline["reads"] = "states"
+    set_grid(found, told, 128, ends=False)
+
+
+def set_grid(found: PipelineParts, told: Scheduler, side: int, ends: bool) -> None:
+    """The grid of a flow for latents of that `side`; unless it `ends` where the scheduler says, its pipeline does."""
+    grid = {k: v for k, v in told.grid.items() if ends or k != "end"}
     if told.shift is not None:
         found.pipeline["shift"] = told.shift
-        grid["shift"] = dynamic_shift(64**2, **told.shift)
-    found.pipeline |= {"reads": "states", "grid": grid}
+        grid["shift"] = dynamic_shift((side // 2) ** 2, **told.shift)
+    found.pipeline["grid"] = grid
 
 
 def length_of(name: str, about: Mapping[str, Any]) -> int:

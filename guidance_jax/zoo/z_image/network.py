@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from guidance_jax.core import Refused
-from guidance_jax.zoo.layers import Dense, RMSNorm, attend, timestep_embedding
+from guidance_jax.zoo.layers import Dense, RMSNorm, attend, timestep_embedding, turn_pairs
 
 MULTIPLE = 32  # tokens that sequences are filled up to
 EMBEDDED = 256  # at most so many numbers embed the time
@@ -48,8 +48,8 @@ class Block(nn.Module):
         )
         n = self.norm("attention_norm1")(h) * (1 + scale)
         q, k, v = (self.dense(width, f"attention_to_{part}")(n).reshape(len(h), self.heads, -1) for part in "qkv")
-        q = turn(RMSNorm(1e-5, name="attention_norm_q")(q).astype(q.dtype), angles)
-        k = turn(RMSNorm(1e-5, name="attention_norm_k")(k).astype(k.dtype), angles)
+        q = turn_pairs(RMSNorm(1e-5, name="attention_norm_q")(q).astype(q.dtype), angles)
+        k = turn_pairs(RMSNorm(1e-5, name="attention_norm_k")(k).astype(k.dtype), angles)
         out = self.dense(width, "attention_to_out_0")(attend(q, k, v, seen).reshape(len(h), -1))
         h = h + self.close(gate, self.norm("attention_norm2")(out))
         n = self.norm("ffn_norm1")(h) * (1 + mlp_scale)
@@ -175,11 +175,3 @@ class ZImage(nn.Module):
 
     def dense(self, features, name):
         return Dense(features, dtype=self.dtype, name=name)
-
-
-def turn(a: Any, angles: Any) -> Any:
-    """Pairs of channels of a (N, heads, channels) turned by angles (N, channels / 2)."""
-    wide = a.astype(jnp.promote_types(a.dtype, jnp.float32))
-    cosine, sine = (f(angles)[:, None].astype(wide.dtype) for f in (jnp.cos, jnp.sin))
-    one, two = wide[..., ::2], wide[..., 1::2]
-    return jnp.stack([one * cosine - two * sine, one * sine + two * cosine], -1).reshape(a.shape).astype(a.dtype)
