@@ -112,12 +112,16 @@ def generate_on(
         sample travels between processes.
 
     Raises:
-      Refused: as `generate`; a batch of none; parts that are not equal.
+      Refused: as `generate`; a batch of none; parts that are not equal, or that lie on devices of several processes in
+        turn.
     """
     n, own = len(keys), 1 if gather else jax.process_count()
     size = n if batch is None else min(batch, n)
     if size < 1:
         raise Refused(f"there is nothing to draw: {n} keys, batch={batch}; write keys(0, n)")
+    owners = [device.process_index for device in mesh.devices.flat]
+    if not gather and owners != np.repeat(range(own), mesh.size // own).tolist():
+        raise Refused("the mesh takes devices of several processes in turn, or not all; write sample_mesh()")
     if n % own:
         raise Refused(f"{n} samples are no equal parts for {own} processes; draw a multiple, or gather them")
     keys, kernel, levels = _prepare(keys, kernel, levels, shape, cond)
@@ -148,17 +152,10 @@ def _all_of(found: Any) -> np.ndarray:
 
 
 def _own_of(mesh: Mesh, found: Any) -> np.ndarray:
-    """What lies on the devices of this process, in order.
-
-    Raises:
-      Refused: devices of several processes in turn, whose parts are not one behind the other.
-    """
+    """What lies on the devices of this process, in order."""
     found = _split_samples(NamedSharding(mesh, PartitionSpec(AXIS)))(found)  # whatever the program put where
     shards = sorted(found.addressable_shards, key=lambda shard: shard.index[0].start or 0)
-    own = np.concatenate([np.asarray(shard.data) for shard in shards])
-    if (shards[0].index[0].start or 0) != jax.process_index() * len(own):
-        raise Refused("the mesh takes devices of several processes in turn; write sample_mesh()")
-    return own
+    return np.concatenate([np.asarray(shard.data) for shard in shards])
 
 
 @lru_cache(maxsize=8)

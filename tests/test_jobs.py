@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -29,13 +30,22 @@ if len(sys.argv) > 3:
     jax.distributed.initialize(f"127.0.0.1:{sys.argv[2]}", 2, int(sys.argv[3]))
 import guidance_jax as gj
 
-from guidance_jax.sharding import generate_on, sample_mesh
+from jax.sharding import Mesh
+from guidance_jax.sharding import AXIS, Team, generate_on, sample_mesh
 model = gj.GaussianMixture(jnp.array([[2.0, 0.3], [-1.0, 1.5]]), 0.5, jnp.array([0.4, 0.6]))
 kernel, levels = gj.Reverse(gj.CFG(model, 2, 2.0), gj.DDIM(1.0)), gj.Cosine().levels(20)
 x = generate_on(sample_mesh(), gj.keys(0, 21), kernel, levels, (2,), jnp.arange(21) % 2)
 if len(sys.argv) <= 3 or sys.argv[3] == "0":
     np.save(sys.argv[1], x)
-print(len(jax.devices()), jax.process_count())
+if jax.process_count() > 1:
+    turns = Mesh(np.asarray(jax.devices())[[0, 2, 1, 3]], (AXIS,))
+    try:
+        generate_on(turns, gj.keys(0, 4), kernel, levels, (2,), jnp.arange(4) % 2, gather=False)
+    except gj.Refused as error:
+        assert "devices of several processes in turn" in str(error)
+    else:
+        raise SystemExit("its parts are not one behind the other")
+print(len(jax.devices()), jax.process_count(), Team.of_processes().add(jax.process_index() + 1))
 """
 
 
@@ -67,7 +77,7 @@ def test_samples_do_not_depend_on_the_number_of_devices(devices, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [str(devices), "1"]
+    assert done.stdout.split() == [str(devices), "1", "1"]
     np.testing.assert_allclose(np.load(out), alone(), atol=1e-5)
 
 
@@ -102,7 +112,7 @@ def test_two_processes_draw_the_same_samples(tmp_path):
     """`jax.distributed` on the loopback address, gloo collectives."""
     out, port = tmp_path / "x.npy", free_port()
     for text in run_two([(PROGRAM, str(out), port, str(rank)) for rank in range(2)], [environment(2)] * 2):
-        assert text.split()[-2:] == ["4", "2"]
+        assert text.split()[-3:] == ["4", "2", "3"]
     np.testing.assert_allclose(np.load(out), alone(), atol=1e-5)
 
 
@@ -127,17 +137,23 @@ def test_processes_of_one_program_write_their_own_shards(tmp_path):
         assert np.abs(found["arr_0"].astype(int) - want["arr_0"]).max() <= 1
         np.testing.assert_array_equal(found["arr_1"], want["arr_1"])
         changed = [p.name for p, when in before.items() if p.stat().st_mtime_ns != when]
-        assert changed in ([], ["shard_00002.npz"])  # drawn anew beside the third, as the two processes are one worker
+        assert changed == []  # the second is drawn again beside the third, and left as it is
     assert not list((tmp_path / "two").glob(".*"))
 
 
-def test_one_program_needs_an_engine_and_a_folder(run):  # noqa: F811
+def test_one_program_needs_an_engine_and_a_folder(run, monkeypatch):  # noqa: F811
     for out, more in (("a.npz", ()), ("a", ("--devices", "1"))):
         left = run("sample", "--models", "m", "--together", "--out", out, *more)
         assert left.returncode == 2
         assert "--together is of a long job" in left.stderr
     with pytest.raises(gj.Refused, match="the processes of one program do not find each other"):
         start_team({})
+    told = {"MASTER_ADDR": "a", "MASTER_PORT": "29500", "WORLD_SIZE": "4", "RANK": "3"}
+    asked = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *given: asked.append(given))
+    for more in ({}, {"TORCHELASTIC_RUN_ID": "x"}):  # torchrun listens on its port itself
+        start_team(told | more)
+    assert asked == [("a:29500", 4, 3), ("a:29501", 4, 3)]
 
 
 COLLECTIVES = """

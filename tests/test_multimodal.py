@@ -513,6 +513,8 @@ def test_chunks_are_read_one_by_one(folders):
         want = jnp.concatenate([parts[0], parts[1], *[parts[2]] * (count - 2)])
         np.testing.assert_array_equal(found["context"][0], want)
         np.testing.assert_array_equal(found["context"][1], jnp.concatenate([parts[0], *[parts[2]] * (count - 1)]))
+        pooled = [own.text[0]([text])["pooled"] for own, text in ((long, " ".join(words)), (plain, first))]
+        np.testing.assert_array_equal(*pooled)  # of the first chunk
         weighed = long.conditions([f"{first} ({rest}:1)"], weighted=True)["context"][0]
         np.testing.assert_allclose(weighed, found["context"][0], atol=1e-5)
     with pytest.raises(gj.Refused, match="needs 4 chunks, 2 are read"):
