@@ -417,6 +417,7 @@ SOLVERS = {
         *((cls, _SAMPLED) for cls in (d.Ancestral, d.FirstHitting, d.MaskPredict, d.SingleJump, d.TauLeap)),
         (d.SUNDAE, {**_SAMPLED, "share": STRENGTH_}),
         (d.Remasking, _SAMPLED),
+        (d.EntropyBound, {**_SAMPLED, "bound": NUMBER_, "stop": NUMBER_}),
         (
             d.PlannedUnmasking,
             {**_SAMPLED, **dict.fromkeys(("threshold", "bound", "noise", "edit"), NUMBER_)}

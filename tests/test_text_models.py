@@ -320,7 +320,7 @@ def test_a_prompt_becomes_text(run, folder, tmp_path):  # noqa: F811
     assert json.loads(out.with_suffix(".json").read_text())["length"] == 12
     for more, said in (
         (("--method", "Classifier"), "is no method for a model that reads prompts"),
-        (("--label", "3"), "--labels is of pictures"),
+        (("--label", "3"), "--labels is not for this model, which writes text"),
         (("--pattern", "a("), "is no regular expression"),
         (("--pattern", "[a-z]{40}"), "no sequence of"),
         (("--pattern", "a", "--solver", "FirstHitting"), "--pattern is of the solver PlannedUnmasking"),

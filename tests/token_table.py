@@ -18,6 +18,7 @@ from guidance_jax.discrete import (
     AutomatonGuidance,
     DensityRatio,
     EntRGi,
+    EntropyBound,
     FirstHitting,
     Forbid,
     GibbsCorrector,
@@ -216,6 +217,7 @@ ROWS = {
     ),
     PlannedUnmasking: solved(MASKED, PlannedUnmasking(0.8, noise=0.1)),
     Remasking: solved(MASKED, Remasking(eta=0.4)),
+    EntropyBound: solved(UNIFORM, EntropyBound(0.8, bound=0.5)),
     GibbsCorrector: Row(
         lambda w: GibbsCorrector(masked(UNIFORM), gj.CFG(UNIFORM, NULL, w)),
         1.0,

@@ -6,6 +6,7 @@ from guidance_jax.discrete.any_order import AnyOrder
 from guidance_jax.discrete.automaton_guidance import AutomatonGuidance, AutomatonTwist
 from guidance_jax.discrete.density_ratio import DensityRatio, NeighbourClassifier
 from guidance_jax.discrete.entrgi import EntRGi
+from guidance_jax.discrete.entropy_bound import EntropyBound
 from guidance_jax.discrete.first_hitting import FirstHitting
 from guidance_jax.discrete.forbid import Forbid
 from guidance_jax.discrete.gibbs import GibbsCorrector
@@ -35,6 +36,7 @@ __all__ = [
     "AutomatonTwist",
     "DensityRatio",
     "EntRGi",
+    "EntropyBound",
     "FirstHitting",
     "Forbid",
     "GibbsCorrector",

@@ -232,9 +232,16 @@ class Uniform(Diffusion):
         The token's own evidence q(x_l | v) = alpha [v = x_l] + (1 - alpha) / V is divided out: log p of its own token
         falls by log(1 + V alpha / (1 - alpha)).
         """
+        return jax.nn.log_softmax(log_p - self.evidence(x, level))
+
+    def evidence(self, x: Any, level: Any) -> Any:
+        """log q(x_l | x0_l = v) plus a constant, (L, V): log(1 + V alpha / (1 - alpha)) at x_l, 0 elsewhere."""
         odds = self.vocabulary * level.alpha / jnp.maximum(1 - level.alpha, 1e-7)
-        own = jax.nn.one_hot(x, self.vocabulary, dtype=log_p.dtype)
-        return jax.nn.log_softmax(log_p - own * jnp.log1p(odds))
+        return jax.nn.one_hot(x, self.vocabulary) * jnp.log1p(odds)
+
+    def posterior(self, pred: TokenPrediction, level: Any) -> Any:
+        """log p(x0_l | x_t), (L, V), tilted and normalised: the inverse of `leave_one_out`."""
+        return jax.nn.log_softmax(add_logs(pred.log_weights, self.evidence(pred.x, level)))
 
     def estimate(self, pred: Any) -> Any:
         return argmax_token(pred.log_weights).astype(pred.x.dtype)

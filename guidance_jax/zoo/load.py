@@ -9,7 +9,8 @@ from guidance_jax.zoo.diffusers.folder import INDEX, load_diffusers
 from guidance_jax.zoo.networks import load_network
 from guidance_jax.zoo.pipeline import Pipeline
 from guidance_jax.zoo.pipeline_parts import ABOUT, PipelineParts
-from guidance_jax.zoo.rotary.pipeline import is_text, load_text
+from guidance_jax.zoo.rotary.canvas import KIND, load_canvas
+from guidance_jax.zoo.rotary.pipeline import is_text, kind_of_text, load_text
 
 T = TypeVar("T")
 
@@ -21,7 +22,7 @@ def load(folder: str | Path, kind: type[T] | None = None, dtype: str | None = No
       folder: a checkpoint of training, `save`, `save_params` or `guidance-jax convert`, on any number of devices: its
         network. A folder with a `denoiser` of these, or one downloaded from diffusers (`load_diffusers` has more
         options): a `Pipeline`. A folder with a `model` of tokens: that. A language or protein model as Hugging Face
-        publishes it: a `TextPipeline`.
+        publishes it: a `TextPipeline`, or a `CanvasPipeline` for DiffusionGemma.
       kind: what to expect, `Network`, `NoisyClassifier` or `Pipeline` for example; None takes whatever is there.
       dtype: the type in which networks compute, such as "bfloat16"; parameters of a network and guidance stay float32.
       remat: compute residual blocks again in gradients through the network, which then need less memory.
@@ -35,7 +36,7 @@ def load(folder: str | Path, kind: type[T] | None = None, dtype: str | None = No
     if (folder / INDEX).exists():
         model = load_diffusers(folder, dtype, remat=remat)
     elif is_text(folder):
-        model = load_text(folder, dtype)
+        model = load_canvas(folder, dtype) if kind_of_text(folder) == KIND else load_text(folder, dtype)
     elif is_pipeline(folder):
         model = PipelineParts.read(folder).assemble(dtype, remat)
     elif not (folder / "config.json").exists() and denoiser_in(folder).is_dir():

@@ -15,14 +15,11 @@ from guidance_jax.discrete.planned import PlannedUnmasking
 from guidance_jax.discrete.process import Absorbing
 from guidance_jax.kernels.reverse import Reverse
 from guidance_jax.schedules import RectifiedFlow
-from guidance_jax.untrusted import read_json, reading, whole_number
+from guidance_jax.untrusted import read_json
 from guidance_jax.zoo.rotary.cached import CachedNetwork
 from guidance_jax.zoo.rotary.network import RotaryTransformer
+from guidance_jax.zoo.rotary.prompts import BUCKET, LONGEST, encode_prompt, read_tokenizer, special_tokens
 from guidance_jax.zoo.rotary.reader import FAMILIES, read_network
-from guidance_jax.zoo.tokenizer import package, text_of
-
-BUCKET = 16  # prompts are padded to a multiple of so many tokens, so that few lengths are compiled
-LONGEST = 2**16  # tokens of a sequence
 
 
 def apply_network(network: RotaryTransformer, params: Any, x: Any, t: Any, cond: Any) -> Any:
@@ -78,13 +75,7 @@ class TextPipeline:
             raise Refused(f"a text needs a prompt, which may be empty, and 1 to {LONGEST:,} tokens, got {length:,}")
         rows = []
         for prompt in prompts:
-            with reading(f"the prompt {str(prompt)[:40]!r}", "is it text, and the tokenizer whole?"):
-                tokens = self.tokenizer.encode(prompt, add_special_tokens=False).ids
-            if max(tokens, default=0) >= self.network.vocabulary:
-                raise Refused(
-                    f"the prompt {prompt[:40]!r} has the token {max(tokens)}, the network knows "
-                    f"{self.network.vocabulary:,}; the tokenizer is another model's"
-                )
+            tokens = encode_prompt(self.tokenizer, prompt, self.network.vocabulary)
             rows.append([*self.around[0], *(FREE if token == self.mask else token for token in tokens)])
         size = -(-max(map(len, rows)) // BUCKET) * BUCKET
         after = self.around[1]
@@ -175,36 +166,15 @@ def load_text(folder: str | Path, dtype: str | None = None, mask: int | None = N
     """
     folder = Path(folder)
     network, params, config = read_network(folder, dtype)
-    where, kind = folder / "config.json", str(config["model_type"])
+    kind = str(config["model_type"])
     tokenizer = read_tokenizer(folder)
-    named: dict[str, Any] = {}
-    for name in ("special_tokens_map.json", "tokenizer_config.json"):
-        if (folder / name).exists():
-            about = read_json(folder / name)
-            named |= {k: about[k] for k in ("mask_token", "pad_token", "eos_token", "cls_token") if about.get(k)}
-
-    def token(role: str) -> int | None:
-        """The number of a special token, of the configuration or of the tokenizer."""
-        number = config.get(f"{role}_token_id")
-        number = number[0] if isinstance(number, list) and number else number
-        if number is None:
-            text = named.get(f"{role}_token")
-            text = text.get("content") if isinstance(text, dict) else text
-            number = tokenizer.token_to_id(text) if isinstance(text, str) else None
-        return None if number is None else whole_number({role: number}, role, where, 0, network.vocabulary - 1)
-
+    token = special_tokens(folder, config, tokenizer, network.vocabulary)
     usual = FAMILIES[kind].mask
     usual = network.vocabulary - 1 if usual == -1 else usual
     mask = next((m for m in (mask, token("mask"), usual) if m is not None), None)
     if mask is None or not 0 <= mask < network.vocabulary:
         raise Refused(f"{folder} does not say which token is the mask; write load_text(folder, mask=...)")
     end = token("eos")
-    largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
-    if largest >= network.vocabulary:
-        raise Refused(
-            f"the tokenizer of {folder} has tokens up to {largest:,}, the network knows {network.vocabulary:,}; it is "
-            "another model's"
-        )
     process = Absorbing(network.vocabulary, mask=mask)
     model = TokenNetwork(params, Bound(apply_network, network), process, batched=False)
     around: Any = ((), ())
@@ -215,31 +185,16 @@ def load_text(folder: str | Path, dtype: str | None = None, mask: int | None = N
     return TextPipeline(model, network, tokenizer, end, int(pad or 0), around)
 
 
-def read_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a folder: `tokenizer.json`, or the `vocab.txt` of protein models, a letter a token.
-
-    Raises:
-      Refused: neither, damaged files, or a missing package.
-    """
-    kit = package()
-    if (folder / "tokenizer.json").exists():
-        with reading(f"the tokenizer in {folder}"):
-            return kit.Tokenizer.from_str(text_of(folder / "tokenizer.json"))
-    if not (folder / "vocab.txt").exists():
-        raise Refused(f"{folder} holds no tokenizer that can be read: no tokenizer.json, no vocab.txt; fetch it")
-    with reading(f"the tokenizer in {folder}"):
-        words = [line.strip() for line in text_of(folder / "vocab.txt").splitlines() if line.strip()]
-        rule = kit.Tokenizer(kit.models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
-        rule.pre_tokenizer = kit.pre_tokenizers.Split("", "isolated")
-        rule.decoder = kit.decoders.Fuse()
-        rule.add_special_tokens([w for w in words if w.startswith("<")])
-        return rule
+def kind_of_text(folder: str | Path) -> str | None:
+    """The `model_type` that the configuration of a Hugging Face folder states; None for other folders."""
+    where = Path(folder) / "config.json"
+    try:
+        kind = read_json(where).get("model_type") if where.is_file() else None
+    except Refused:  # whoever reads it says what is wrong
+        return None
+    return None if kind is None else str(kind)
 
 
 def is_text(folder: str | Path) -> bool:
     """Whether a folder holds a network of Hugging Face's, whose configuration says its `model_type`."""
-    where = Path(folder) / "config.json"
-    try:
-        return where.is_file() and "model_type" in read_json(where)
-    except Refused:  # whoever reads it says what is wrong
-        return False
+    return kind_of_text(folder) is not None
