@@ -41,7 +41,7 @@ class Job:
       about: a description of the job, as JSON: model, kernel, seed, ...
       shard: the number of samples per file.
       content: hashes by name of what determines the samples (weights, a classifier, a measurement), as `contents`
-        makes them. A hash shows that what a name means is still the same. None checks no hashes.
+        makes them. A hash shows that what a name means is still the same. None for a job without hashes.
 
     Raises:
       Refused: a folder that holds something else or another job (the error names the field; nothing is written), or

@@ -35,7 +35,7 @@ class Given(Protocol):
       likelihood: log p(y | x_0), a guide of clean samples.
       neighbours: a classifier of all neighbours of masked tokens in one call, for `DensityRatio`.
       value: a guide of hidden states.
-      attribute: a function of the next token's distribution and the prefix, for `PPLM`.
+      attribute: a function of the distribution of the next token or patch, for `PPLM` and `CacheGuidance`.
       operator: the operator of a measurement.
       mask: 1 where a sample is measured, else 0.
       std: the standard deviation of the measurement's noise.

@@ -126,7 +126,7 @@ def generate(keys: Array, kernel: Any, levels: Level, shape: tuple[int, ...], co
 
     Args:
       keys: `(n,)` keys, for example `keys(seed, n)`.
-      kernel: as in `sample`. All samples share its scales, unless `PerSample(scales)` has one per sample.
+      kernel: as in `sample`; all samples share its scales, unless `PerSample(scales)` has one per sample.
       levels: as in `sample`.
       shape: the shape of one sample, for example `(32, 32, 3)`.
       cond: a pytree whose leaves have leading axis `n` (labels of shape `(n,)`), or None.

@@ -114,8 +114,8 @@ def generate_on(
         sample travels between processes.
 
     Raises:
-      Refused: what `generate` refuses; no samples or a batch of none; without `gather`, a number of samples that the
-        processes do not divide, or a mesh that takes devices of several processes in turn.
+      Refused: what `generate` refuses; no samples, or a batch of none. Without `gather` also a number of samples that
+        the processes do not divide, and a mesh with devices of several processes in turn.
     """
     n, own = len(keys), 1 if gather else jax.process_count()
     size = n if batch is None else min(batch, n)

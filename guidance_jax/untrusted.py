@@ -1,7 +1,7 @@
 """Read files from outside safely: their names, their JSON, their sizes, and the exceptions of the libraries for them.
 
-Nothing in a file is trusted before it is checked: a name is never a path, a size is compared with the bytes that are
-there, and whatever a library raises becomes one `Refused` line.
+Nothing in a file is trusted before it is checked. A name is never a path, and a size is compared with the bytes that
+are there. Whatever a library raises becomes one `Refused` line.
 """
 
 import gzip
@@ -24,8 +24,8 @@ PLAIN = re.compile(r"\w[\w.+ -]{0,199}")
 def reading(what: Any, advice: str = "fetch it again") -> Iterator[None]:
     """Turn whatever a library raises while it reads `what` into one `Refused` line.
 
-    Libraries for one format raise the exceptions of many others, and those written in Rust raise a `PanicException`,
-    which is a `BaseException`: a list of types is never complete.
+    All types are caught, since a list of types is never complete. Libraries for one format raise the exceptions of
+    many others, and those written in Rust raise a `PanicException`, which is a `BaseException`.
 
     Raises:
       Refused: with the name of the file, the first line of the error, and the advice.

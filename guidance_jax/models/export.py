@@ -31,16 +31,16 @@ def as_function(
       denoiser: a model or a guided model.
       schedule: the schedule whose clock t is.
       output: what f returns, one of the names above.
-      data_at: 0, or 1 for the clock of other flow libraries, on `RectifiedFlow` only: then t is 1 at the data, and the
-        velocity has the other sign.
+      data_at: 0, or 1 for the clock of other flow libraries, on `RectifiedFlow` only. With 1, t is 1 at the data, and
+        the velocity has the other sign.
       batched: whether x (B, ...) and cond (B, ...) have a batch axis; t is one number or (B,).
 
     Returns:
       A pure function, which is not jitted.
 
     Raises:
-      Refused: a denoiser with state (its output is no function of x and t) or of another space than Gaussian diffusion,
-        an unknown `output`, data_at=1 on another schedule, or the velocity on a schedule of betas.
+      Refused: a denoiser with state (its output is no function of x and t), or of another space than Gaussian
+        diffusion; an unknown `output`; data_at=1 on another schedule; the velocity on a schedule of betas.
     """
     need("as_function", denoiser, Denoiser, "the denoiser")
     if not isinstance(denoiser.space, GaussianDiffusion):

@@ -28,7 +28,7 @@ class FlowMap(Parametrized, Denoiser):
       params: a pytree of arrays.
       apply: apply(params, x, t, s, cond) -> u, the average velocity from t down to s, of one sample or of a batch.
       domain: what it was trained for; with None, nothing is checked.
-      batched: as in `Network`.
+      batched: whether `apply` takes a batch axis in front of x, t, s and cond.
 
     Raises:
       Refused: an output of another shape than x; samples or labels that `domain` does not allow.

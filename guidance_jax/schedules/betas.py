@@ -103,7 +103,8 @@ class ScaledLinearBetas(Betas):
 
     Attributes:
       steps: the number of betas.
-      first, last: the first and the last beta.
+      first: the first beta.
+      last: the last beta.
       zero_terminal: whether to rescale so that the last timestep has no signal, alpha = 0 (Lin et al. 2024,
         Algorithm 1). Predicted noise does not determine x0 there, so the network must predict v or x0.
     """

@@ -1,7 +1,7 @@
 """Linear multistep (Adams-Bashforth with unequal steps) of order 4, as k-diffusion's `lms`.
 
-The slopes d = eps of the last four levels are interpolated by a polynomial in r = sigma / alpha, which is integrated
-over the step exactly.
+A polynomial in r = sigma / alpha interpolates the slopes d = eps of the last four levels. It is integrated over the
+step exactly.
 """
 
 import jax.numpy as jnp

@@ -1,7 +1,7 @@
 """UniPC (Zhao et al. 2023, arXiv 2302.04867, Algorithms 5 to 8), with data prediction: predictor and corrector.
 
-With lambda = log(alpha / sigma), h = lambda_s - lambda_t, q = -h, B = q (`bh1`) or e^q - 1, m the estimates, and
-d_i = (m_{t-i} - m_t) / r_i, r_i = (lambda_{t-i} - lambda_t) / h:
+Let lambda = log(alpha / sigma), h = lambda_s - lambda_t, q = -h, and B = q (`bh1`) or e^q - 1. With the estimates m,
+d_i = (m_{t-i} - m_t) / r_i and r_i = (lambda_{t-i} - lambda_t) / h:
 
     predictor  x_s = (sigma_s / sigma_t) x_t - alpha_s (e^q - 1) m_t - alpha_s B sum_{i<p} rho_i d_i
     corrector  the same with r_p = 1, d_p = m_s - m_t at the predicted x_s
