@@ -8,12 +8,12 @@
 >>> gj.generate(gj.keys(0, 4), gj.Reverse(guided, gj.DDIM()), levels, (2,), jnp.array([0, 1, 0, 1])).shape
 (4, 2)
 
-What everyone needs is here; the rest is one word further:
+The most used names are here. The others are in these modules:
 
     schedules  parameterizations  models  solvers  guidance  operators  inverse  kernels  particles  resampling
     search  automata  discrete  text  embeddings  flows  oracles  diagnostics  zoo  examples
 
-and `core`, for methods of your own.
+and in `core`, for methods of your own.
 """
 
 from guidance_jax import (

@@ -1,10 +1,10 @@
-"""Who works on what, among processes that share nothing but a folder: no server, no lock, no clock in common.
+"""Claims on work, among processes that share only a folder: no server, no lock, no common clock.
 
-A claim is a file that only one process can make. Its holder touches it while it works; a claim that has not been
-touched for a while, by the watch of the one who looks at it, is taken over. No claim protects data: what is written is
-written whole (`files.write_whole`) and depends on its index alone, so that two holders of one claim cost work alone.
-In an object store two that find a claim abandoned at the same time may both hold it; and a holder that sleeps for
-longer than a claim lives goes on beside the next one.
+A claim is a file that only one process can create. Its holder touches it while it works. A claim that has not been
+touched for a while, on the clock of the process that looks at it, is taken over. Claims do not protect data. Files are
+written completely (`files.write_whole`) and depend only on their index, so two holders of one claim only waste work.
+That happens in an object store, if two processes find a claim abandoned at the same time. It also happens if a holder
+sleeps for longer than a claim lives.
 """
 
 import os
@@ -31,8 +31,8 @@ class Claims:
     Args:
       folder: the shared folder, in an object store, or on a file system with exclusive creation and atomic renaming:
         local, NFS 3 or newer.
-      expires: seconds without a touch after which another's claim is taken for abandoned; it is touched six times as
-        often. A claim of a process of this machine that has ended is abandoned at once.
+      expires: the seconds without a touch after which another process's claim counts as abandoned. Held claims are
+        touched six times as often. If a process of this machine has ended, its claims are abandoned at once.
     """
 
     def __init__(self, folder: Any, expires: float = EXPIRES):
@@ -42,11 +42,11 @@ class Claims:
         self.seen: dict[Any, tuple[Any, float]] = {}
 
     def path(self, name: str) -> Any:
-        """The file of a claim."""
+        """Return the file of the claim `name`."""
         return self.folder / f"{CLAIM}{name}"
 
     def take(self, name: str) -> bool:
-        """Whether `name` is now this process's, for it to `release`.
+        """Try to claim `name`, and return whether this process now holds it, until it calls `release`.
 
         Raises:
           Refused: a folder that cannot be written to.
@@ -54,7 +54,7 @@ class Claims:
         return self._make(self.path(name)) or (self._expire(self.path(name)) and self._make(self.path(name)))
 
     def release(self, name: str) -> None:
-        """Give `name` up, if it is still this process's."""
+        """Give up the claim `name`, if this process still holds it."""
         path = self.path(name)
         self.held.discard(path)
         if _read(path) == self.token:
@@ -63,7 +63,7 @@ class Claims:
 
     @contextmanager
     def touching(self) -> Iterator["Claims"]:
-        """Within the block what is held is touched, by a thread of its own; at its end all is released."""
+        """Touch all held claims in a thread while the block runs, and release them at its end."""
         ended = threading.Event()
 
         def keep() -> None:
@@ -84,7 +84,10 @@ class Claims:
                 self.release(path.name.removeprefix(CLAIM))
 
     def work_through(self, items: Iterable[T], attempt: Callable[[T], R | None]) -> Iterator[tuple[T, R]]:
-        """(item, what `attempt` made of it) of all `items`; None is for one that another has, and it comes again."""
+        """Yield (item, result of `attempt`) of all `items`. If the result is None, the item is attempted again later.
+
+        None means that another process has the item.
+        """
         todo = list(items)
         while todo:
             waits = True
@@ -108,25 +111,25 @@ class Claims:
         return True
 
     def _expire(self, path: Any) -> bool:
-        """Whether another's claim was abandoned, and is gone now."""
+        """Remove another process's claim if it is abandoned, and return whether it is gone."""
         mark = read_mark(path)
         if mark is None:
-            return True  # released meanwhile
+            return True  # its holder released it meanwhile
         before = self.seen.get(path)
         if before is None or before[0] != mark:
             self.seen[path] = before = mark, time.monotonic()
         if time.monotonic() - before[1] < self.expires and not _has_ended(_read(path)):
             return False
-        if is_remote(path):  # no renaming: two may come here, and both draw the same
+        if is_remote(path):  # no renaming: two processes may come here, and draw the same
             with suppress(OSError):  # another was faster
                 path.unlink()
             return True
         aside = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
         try:
-            os.rename(path, aside)  # one of those who find it abandoned gets it
+            os.rename(path, aside)  # succeeds for one of the processes that find it abandoned
         except OSError:
             return True
-        if read_mark(aside) != mark:  # a new holder's, made between the look and the renaming: put it back
+        if read_mark(aside) != mark:  # a new holder made it before the renaming: put it back
             with suppress(OSError):
                 os.link(aside, path)
             aside.unlink(missing_ok=True)
@@ -136,7 +139,7 @@ class Claims:
 
 
 def _read(path: Any) -> str | None:
-    """Whose a claim is."""
+    """Return the token of the holder of a claim; None if it cannot be read."""
     try:
         with errors_of_stores(path):
             return path.read_text().partition("\n")[0]
@@ -145,6 +148,6 @@ def _read(path: Any) -> str | None:
 
 
 def _has_ended(token: str | None) -> bool:
-    """Whether a holder is known to have ended: a process of this machine that is no more."""
+    """Return whether a holder is known to have ended: its process was on this machine and is dead."""
     host, pid, *_ = [*(token or "").split(" "), "", ""]
     return host == socket.gethostname() and pid.isdecimal() and os.name == "posix" and is_dead(int(pid))

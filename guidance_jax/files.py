@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: samples, checkpoints, manifests; and what they hold, as a hash."""
+"""Write files (samples, checkpoints, manifests) completely or not at all, lock folders, and hash contents."""
 
 import errno
 import hashlib
@@ -27,18 +27,18 @@ except ModuleNotFoundError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
 PART = ".part-"  # files that are being written: .part-HOST-PID-RANDOM
-LOCK = ".lock"  # the file in a folder that its one writer holds
-OLD = 24 * 3600.0  # seconds after which a part file of an unknown process is taken for abandoned
+LOCK = ".lock"  # the file in a folder that its only writer locks
+OLD = 24 * 3600.0  # seconds after which a part file of an unknown process counts as abandoned
 UMASK = os.umask(0)  # it can only be read by setting it
 os.umask(UMASK)
 
 
 def write_whole(path: Any, fill: Callable[[Any], Any]) -> None:
-    """`fill` a file beside, then rename it, or upload it whole: no reader, and no restart, ever sees half of it.
+    """Write a temporary file with `fill`, then rename it, or upload it as a whole. Nobody ever sees half of a file.
 
     Args:
-      path: of the file, on a disk or in an object store (`places`).
-      fill: writes into an open file.
+      path: the file, on a disk or in an object store (`places`).
+      fill: a function that writes into an open file.
 
     Raises:
       Refused: a disk that is full, a folder that cannot be written to.
@@ -66,8 +66,8 @@ def write_whole(path: Any, fill: Callable[[Any], Any]) -> None:
 def sweep(folder: Any) -> None:
     """Remove the part files in `folder` that killed processes left behind.
 
-    A part file stays as long as its process lives on this machine. One of another machine is removed after a day.
-    Object stores have none.
+    A part file stays as long as its process lives on this machine. A part file of another machine is removed after a
+    day. Object stores have no part files.
     """
     if is_remote(folder):
         return
@@ -77,17 +77,17 @@ def sweep(folder: Any) -> None:
             here = "-".join(host) == socket.gethostname() and pid.isdecimal() and os.name == "posix"
             if is_dead(int(pid)) if here else time.time() - left.stat().st_mtime > OLD:
                 left.unlink(missing_ok=True)
-        except (OSError, ValueError):  # somebody else removed it; a name of another kind
+        except (OSError, ValueError):  # another process removed it, or its name has another form
             continue
 
 
 def is_dead(pid: int) -> bool:
-    """Whether no process of this machine has the number `pid`."""
+    """Return whether no process of this machine has the number `pid`."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
         return True
-    except PermissionError:  # it lives, and is another user's
+    except PermissionError:  # it is alive, and another user's
         return False
     return False
 
@@ -96,7 +96,7 @@ def is_dead(pid: int) -> bool:
 def lock(folder: Path) -> Iterator[None]:
     """Be the only writer in `folder`. The kernel releases the lock when the process ends, however it ends.
 
-    On a file system or a system without locks this warns, and locks nothing.
+    If the file system or the operating system has no locks, this warns and locks nothing.
 
     Raises:
       Refused: another process, or another thread of this one, holds the lock; a folder that cannot be written to.
@@ -123,9 +123,9 @@ def lock(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def hold_interruptions() -> Iterator[None]:
-    """Let Ctrl-C wait for the end of the block: libraries with threads of their own cannot be stopped in the middle.
+    """Delay Ctrl-C until the end of the block: libraries with threads of their own cannot be stopped in the middle.
 
-    In another thread than the main one, which Ctrl-C does not reach, this does nothing.
+    Ctrl-C reaches only the main thread. In other threads this does nothing.
     """
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before is None:
@@ -145,8 +145,11 @@ def hold_interruptions() -> Iterator[None]:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let no Ctrl-C be lost: Python drops an exception in a destructor or a callback of the garbage collector, with a
-    traceback, and goes on. An interruption that falls into one of JAX's comes again a moment later."""
+    """Make sure that no Ctrl-C is lost while the block runs.
+
+    Python prints and drops an exception in a destructor or a callback of the garbage collector. If Ctrl-C comes inside
+    a destructor or JAX's callback, it is raised again a moment later.
+    """
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or before is not signal.default_int_handler:
         yield
@@ -170,12 +173,12 @@ def interruptible() -> Iterator[None]:
 
 
 def content_hash(what: Any) -> str:
-    """32 hexadecimal digits that depend on content alone (BLAKE2b): of a file, of a folder, or of a tree of arrays.
+    """Return a hash that depends only on the content of a file, a folder or a pytree: 32 hexadecimal digits (BLAKE2b).
 
     Args:
-      what: a `Path`: a file's bytes, or the relative names and bytes of all files of a folder, without hidden files and
-        pictures (.png). Anything else: a pytree of arrays, strings, bytes and numbers, by keys, shapes, types and
-        values.
+      what: a `Path` or a pytree. A file is hashed by its bytes, a folder by the relative names and bytes of all its
+        files, without hidden files and images (.png). A pytree of arrays, strings, bytes and numbers is hashed by keys,
+        shapes, types and values.
 
     Raises:
       Refused: a path that cannot be read.
@@ -205,18 +208,18 @@ def content_hash(what: Any) -> str:
 
 
 def cache(name: str) -> Path:
-    """The folder of that name for what can be made or downloaded again; who writes there makes it."""
+    """Return the folder `name` for files that can be made or downloaded again. The writer must create it."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "guidance_jax" / name
 
 
 def reason(error: OSError) -> str:
-    """In words: why something cannot be written."""
+    """Say in words why something cannot be written."""
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return "the disk is full" if full else f"it cannot be written ({error.strerror or error})"
 
 
 def check_writable(path: Path) -> None:
-    """Raise `Refused` now, not after hours, if a file could not be written at `path`."""
+    """Raise `Refused` now, not after hours, if a file cannot be written at `path`."""
     try:
         if path.is_dir():
             raise Refused(f"{path} is a folder; give the name of a file in it")
@@ -228,5 +231,5 @@ def check_writable(path: Path) -> None:
 
 
 def versions() -> dict[str, str]:
-    """What numbers were measured on."""
+    """Return the versions and the device with which numbers are measured."""
     return {"jax": jax.__version__, "python": platform.python_version(), "device": str(jax.devices()[0])}

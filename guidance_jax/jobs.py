@@ -1,13 +1,13 @@
-"""Long sampling jobs that may be killed at any instant: shards on disk, each written whole or not at all.
+"""Long sampling jobs that may be killed at any time: shards of samples, each written completely or not at all.
 
-    DIR/manifest.json          what the job is: n, samples a shard, and everything that decides the samples
+    DIR/manifest.json          the job: n, samples per shard, and everything that determines the samples
     DIR/shard_00000.npz        arr_0 samples, arr_1 labels, as ADM's evaluator reads them, and a seal
-    DIR/samples.npz            all of them, once the last shard is there
+    DIR/samples.npz            all samples, written after the last shard
 
-A job that is started again finishes what is missing; batch size and devices may differ, since sample `i` depends on its
-index alone. Several processes, on as many machines, may work on one folder: each claims the shard that it draws. A seal
-is a hash of a shard's arrays, its index and the manifest: a shard that is damaged, changed, or of another job or place
-is drawn again.
+A job that is started again draws the missing shards. Batch size and devices may differ, since sample `i` depends only
+on its index. Several processes, on one machine or many, may work on one folder: each claims the shard that it draws. A
+seal is a hash of a shard's arrays, its index and the manifest. A shard that is damaged, changed, or from another job or
+index is drawn again.
 """
 
 import json
@@ -29,21 +29,23 @@ from guidance_jax.sharding import Team
 
 FORMAT = "guidance_jax samples/2"
 SEAL = "seal"  # the name of the seal among the arrays of a file
-ALL = -1  # the index of the file of all samples, in its seal
+ALL = -1  # in a seal, the index of the file of all samples; in a team, the end of the work
 
 
 class Job:
-    """The folder of a job of `n` samples, `shard` a file, described by `about` (JSON: model, kernel, seed, ...).
+    """Draw `n` samples into a folder, in shards, and go on after interruptions.
 
     Args:
-      folder: on a disk, or in an object store ("gs://bucket/job"), with fsspec's package for it.
-      n, about, shard: as above.
-      content: hashes of what decides the samples, by name, as `content_hash` makes them: weights, a classifier, a
-        measurement. A name says where something lies; its hash says that it is still the same.
+      folder: a folder on a disk, or in an object store ("gs://bucket/job"), which needs fsspec's package for it.
+      n: the number of samples.
+      about: a description of the job, as JSON: model, kernel, seed, ...
+      shard: the number of samples per file.
+      content: hashes by name of what determines the samples (weights, a classifier, a measurement), as `contents`
+        makes them. A hash shows that what a name means is still the same. None for a job without hashes.
 
     Raises:
-      Refused: a folder of something else or of another job (the field is named; nothing is written), or one that
-        cannot be written to.
+      Refused: a folder that holds something else or another job (the error names the field; nothing is written), or
+        that cannot be written to.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Job:
             if strange and not path.exists():  # not begun by another process meanwhile
                 raise Refused(f"{folder} is not empty and holds no job (no manifest.json); sample into another folder")
             write_whole(path, lambda file: file.write(json.dumps(wanted, indent=1).encode()))
-        try:  # also where it was just written: another process may have begun another job there
+        try:  # also if it was just written: another process may have begun another job there
             found = json.loads(path.read_text())
             if not isinstance(found, dict):
                 raise ValueError("it is no table")
@@ -87,11 +89,11 @@ class Job:
         sweep(self.folder)
 
     def path(self, index: int) -> Any:
-        """The file of shard `index`."""
+        """Return the file of shard `index`."""
         return shard_file(self.folder, index)
 
     def span(self, index: int) -> range:
-        """The samples of shard `index`."""
+        """Return the indices of the samples of shard `index`."""
         return range(index * self.shard, min((index + 1) * self.shard, self.n))
 
     @property
@@ -99,11 +101,11 @@ class Job:
         return -(-self.n // self.shard)
 
     def missing(self) -> list[int]:
-        """The shards that are not there, or not as this job wrote them."""
+        """Return the shards that are missing, or are not as this job wrote them."""
         return [i for i in range(self.shards) if self.read(self.path(i), i) is None]
 
     def seal(self, index: int, samples: np.ndarray, labels: np.ndarray) -> str:
-        """What only these arrays have, as shard `index` of this job."""
+        """Return the hash of these arrays as shard `index` of this job."""
         return content_hash({"job": self.identity, "shard": index, "samples": samples, "labels": labels})
 
     def write(self, path: Any, index: int, samples: np.ndarray, labels: np.ndarray) -> None:
@@ -112,7 +114,7 @@ class Job:
         write_arrays(path, samples, labels, **{SEAL: np.asarray(self.seal(index, samples, labels))})
 
     def read(self, path: Any, index: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """(samples, labels) of a file, or None: not there, damaged, changed, another job's or in another's place."""
+        """Return (samples, labels) of a file; None if it is missing, damaged, changed, or of another job or index."""
         try:
             with open_arrays(path) as file:
                 samples, labels, seal = file["arr_0"], file["arr_1"], str(file[SEAL])
@@ -130,22 +132,23 @@ class Job:
         expires: float = EXPIRES,
         team: Team = Team(),  # noqa: B008  it is frozen
     ) -> tuple[Any, int]:
-        """Draw and write what is missing and nobody else is drawing, wait for the others, put all into one file.
+        """Draw the missing shards that nobody else is drawing, wait for the others, and write all samples to one file.
 
         Returns:
-          (the file of all samples or, without `collect`, the folder; how many of those drawn here were not finite).
+          (the file of all samples or, without `collect`, the folder; how many samples drawn here failed, by
+          `count_failed`).
 
         Args:
           draw: `draw(indices) -> (samples, labels)`; sample `i` must depend on `i` alone.
-          encode: what is written of the samples, `to_uint8` for images.
-          progress: the title of a progress bar on standard error; None for none.
-          worker: (k, n): this is worker k of n, and begins with every n-th shard. It then takes what is left, also of
-            workers that died.
-          collect: write `samples.npz`, shard by shard: the memory it takes does not grow with the job.
-          expires: seconds without a sign of life after which another's shard is drawn here.
-          team: of processes that run one program and together are one worker. They draw as many shards at a time as
-            they are, `draw` is asked for all of those samples and returns what this process has of them, the shard of
-            its rank, and each process writes its own.
+          encode: a function of the samples whose result is written, `to_uint8` for images.
+          progress: the title of a progress bar on standard error; None for no bar.
+          worker: (k, n) for worker k of n. It begins with every n-th shard, and then takes the remaining ones, also
+            those of workers that died.
+          collect: whether to write `samples.npz`, shard by shard: its memory does not grow with the job.
+          expires: the seconds without a sign of life after which another worker's shard is drawn here.
+          team: the processes that run one program and are one worker together. They draw one shard per process at a
+            time. `draw` gets the indices of all these shards, and returns the samples of this process, which are the
+            shard of its rank. Each process writes its own shard.
 
         Raises:
           Refused: a disk that is full or a folder that cannot be written to.
@@ -175,13 +178,13 @@ class Job:
         target = self.folder / "samples.npz" if collect else self.folder
         if collect and (missing or not self._is_collected(target)):
             self._collect(target)
-        team.say(ALL)  # the others end last: one that ends early ends the whole program
+        team.say(ALL)  # until here the others wait: one that ends early ends the whole program
         return target, bad
 
     def _draw(self, first: int, draw: Callable, encode: Callable, claims: Claims, team: Team) -> int | None:
-        """How many samples were not finite of the shards from `first` on, one for each process of the team.
+        """Draw the shards from `first` on, one per process of the team, and return how many samples failed.
 
-        0 if another worker has drawn them, None if it is drawing them.
+        Return 0 if another worker has drawn them, None if it is drawing them.
         """
         name, own = f"{first:05d}", range(first, min(first + team.size, self.shards))
 
@@ -193,18 +196,18 @@ class Job:
         if not claims.take(name):
             return None
         try:
-            if done():  # finished between the look and the claim
+            if done():  # another worker finished them before the claim
                 return 0
             team.say(first)
-            return team.add(self._draw_one(first, draw, encode, team))  # all have written then
+            return team.add(self._draw_one(first, draw, encode, team))  # it waits until all have written
         finally:
             claims.release(name)
 
     def _draw_one(self, first: int, draw: Callable, encode: Callable, team: Team) -> int:
-        """Draw with the whole team the shards from `first` on, write that of this process."""
+        """Draw with the whole team the shards from `first` on, write that of this process, and count its failures."""
         index = first + team.rank
         asked = own = self.span(index)
-        if team.size > 1:  # as many for each process, also where the job ends
+        if team.size > 1:  # as many for each process, also at the end of the job
             asked = range(first * self.shard, (first + team.size) * self.shard)
         samples, labels = draw(asked)
         if team.size > 1:
@@ -216,13 +219,13 @@ class Job:
             )
         if not len(own):  # the job ends before this process's part
             return 0
-        if team.size > 1 and self.read(self.path(index), index) is not None:  # its neighbour was missing
+        if team.size > 1 and self.read(self.path(index), index) is not None:  # only others were missing
             return 0
         self.write(self.path(index), index, encode(samples), labels)
         return count_failed(samples)
 
     def _follow(self, team: Team, draw: Callable, encode: Callable) -> int:
-        """Draw what the first process of the team says, until it has nothing left: how many were not finite."""
+        """Draw the shards that the first process of the team names, until its end, and return how many failed."""
         bad = 0
         while (first := team.say()) != ALL:
             bad += team.add(self._draw_one(first, draw, encode, team))
@@ -256,11 +259,11 @@ class Job:
         write_whole(target, fill)
 
     def _seal_of(self, seals: list[str]) -> str:
-        """The seal of the file of all samples, from those of the shards."""
+        """Return the seal of the file of all samples, from those of the shards."""
         return content_hash({"job": self.identity, "shard": ALL, "seals": "".join(seals)})
 
     def _is_collected(self, target: Any) -> bool:
-        """Whether the file of all samples is this job's and undamaged, by reading it a shard at a time."""
+        """Return whether the file of all samples is this job's and undamaged. One shard is in memory at a time."""
         try:
             with target.open("rb") as raw, np.load(raw) as file:
                 labels, seal = file["arr_1"], str(file[SEAL])
@@ -279,17 +282,18 @@ class Job:
 
 
 def shard_file(folder: Any, index: int) -> Any:
-    """Where shard `index` of the job in `folder` is."""
+    """Return the file of shard `index` of the job in `folder`."""
     return folder / f"shard_{index:05d}.npz"
 
 
 def contents(models: str | Path, **others: Any) -> dict[str, str]:
-    """The hash of every part of a folder of models, and of what else decides samples: the `content` of a `Job`.
+    """Return hashes of the parts of a folder `models`, and of other inputs of the samples: the `content` of a `Job`.
 
     A part is a sub-folder with a configuration (`config.json`, `scheduler_config.json`, ...), or the file that names
-    the parts of a pipeline. The judge is left out: it decides no sample.
+    the parts of a pipeline. The judge is left out, since no sample depends on it.
 
     Args:
+      models: the folder.
       others: files or arrays by name, such as measurement="y.npy"; None is left out.
     """
     folder = Path(models)
@@ -301,20 +305,21 @@ def contents(models: str | Path, **others: Any) -> dict[str, str]:
 
 
 def different(a: Mapping[str, Any], b: Mapping[str, Any]) -> str | None:
-    """The first field in which two tables differ.
+    """Return the first field in which two tables differ; None if they are equal.
 
     Args:
-      a, b: mappings of names to values.
+      a, b: a mapping of names to values.
     """
     return next((name for name in [*b, *(name for name in a if name not in b)] if a.get(name) != b.get(name)), None)
 
 
 def write_arrays(path: Any, samples: np.ndarray, labels: np.ndarray, **beside: np.ndarray) -> None:
-    """One file as ADM's evaluator reads it: `arr_0` samples, `arr_1` labels; and what else is to be in it.
+    """Write one file as ADM's evaluator reads it, with `arr_0` the samples, `arr_1` the labels, and further arrays.
 
     Args:
-      path: of the `.npz`.
-      samples, labels: its `arr_0` and `arr_1`.
+      path: the `.npz` file.
+      samples: its `arr_0`.
+      labels: its `arr_1`.
       beside: further arrays by name.
     """
     arrays: dict[str, Any] = {"arr_0": samples, "arr_1": labels, **beside}

@@ -1,7 +1,7 @@
-"""Every way to guide and to step, a row a part: how it is made from what is there, and where it changes nothing.
+"""The table of all parts that guide or step. A row says how a part is made, and at which options it changes nothing.
 
-The command line, the laws of the tests, the comparisons and the pages read this table; a part that is not in it is none
-for them. A row names each field that is no plain option of its own, and says where its value comes from.
+The command line, the laws of the tests, the comparisons and the pages of the documentation read this table, and know
+only the parts in it. A row names each field that is no plain option, and says where its value comes from.
 """
 
 import dataclasses
@@ -21,26 +21,31 @@ from guidance_jax import text as t
 
 
 class Given(Protocol):
-    """What is there, which parts are made from; what is asked for and is not there raises `Refused`.
+    """The objects that parts are made from, as the user of the table has them. A missing one raises `Refused`.
 
     Attributes:
-      model: the denoiser, asked with the condition.
+      model: the denoiser, called with the condition.
       free: the denoiser without a condition, which a gradient steers.
-      reverse: a kernel that steps by the model.
-      unguided: a kernel that steps by the denoiser without a condition.
-      solver, schedule: of the model.
-      null: the condition that means "none".
-      classifier: log p(y | x_t), a guide of noisy samples; of tokens, of prefixes.
+      reverse: a kernel whose steps use the model.
+      unguided: a kernel whose steps use the denoiser without a condition.
+      solver: the solver of the kernels.
+      schedule: the schedule of the model.
+      null: the condition that means "unconditional".
+      classifier: log p(y | x_t), a guide of noisy samples, or of the prefixes of a text.
       likelihood: log p(y | x_0), a guide of clean samples.
-      neighbours: a guide that knows all neighbours of masked tokens.
-      value: of hidden states.
-      attribute: of the next token and the prefix.
-      operator, mask, std, observed: of a measurement.
-      weak: a worse model of the same.
+      neighbours: a classifier of all neighbours of masked tokens in one call, for `DensityRatio`.
+      value: a guide of hidden states.
+      attribute: a function of the distribution of the next token or patch, for `PPLM` and `CacheGuidance`.
+      operator: the operator of a measurement.
+      mask: 1 where a sample is measured, else 0.
+      std: the standard deviation of the measurement's noise.
+      observed: which part of the condition is the measurement; None for all of it.
+      weak: a weaker model of the same data.
       embeddings: the table of the embeddings of all tokens.
       scale: the strength.
       weights: a strength for each of several conditions.
       per_class: a strength for each class.
+      prompt: the given tokens of a sequence, and -1 elsewhere.
     """
 
     model: Any
@@ -67,7 +72,7 @@ class Given(Protocol):
     prompt: Any
 
     def part(self, name: str) -> Any:
-        """The method of that name, for methods that are made from another."""
+        """Return the method of that name, for methods that are made from another."""
 
 
 # what the value of a field may be
@@ -84,13 +89,13 @@ FIXED = "of the model or of the measurement"
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Where the value of a field comes from.
+    """Say where the value of a field comes from.
 
     Attributes:
       kind: what the value may be.
-      get: the value by what is given; None where the class has a default, or somebody has to say.
-      need: what has to be there for it, in a word.
-      shown: of an option, what a list says of it beside its name, "" for nothing; None of what is no option.
+      get: a function that returns the value from a `Given`; None if the class has a default, or the user must say.
+      need: a word for what must be given, for example "classifier"; "" if every `Given` has it.
+      shown: for an option of the user, the text beside its name in a list, "" for none; None for no option.
     """
 
     kind: str
@@ -124,7 +129,7 @@ TABLE = Source(NUMBERS, lambda given: given.embeddings, "embeddings")
 SCALE = Source(STRENGTH, lambda given: given.scale, shown="2.0")
 WEIGHTS = Source(NUMBERS, lambda given: given.weights, "several conditions", shown="1 each")
 PER_CLASS = Source(NUMBERS, lambda given: given.per_class, shown="2.0 each")
-# options of their own, of a kind that their defaults do not tell
+# plain options of a kind that their defaults do not tell
 OPTION, NUMBERS_, STRENGTH_, COUNT_, NUMBER_ = (
     Source(kind, shown="") for kind in (PART, NUMBERS, STRENGTH, COUNT, NUMBER)
 )
@@ -132,19 +137,19 @@ IN_PYTHON = Source(FIXED, shown="")
 
 
 def usual(value: Any) -> Source:
-    """A number of a field that has no default.
+    """Return the source of a number, for a field without a default.
 
     Args:
-      value: the number that is taken where nobody says.
+      value: the number that is taken unless the user gives one.
     """
     return Source(COUNT if isinstance(value, int) else NUMBER, lambda _: value, shown=str(value))
 
 
 def from_method(name: str) -> Source:
-    """Another method.
+    """Return the source of a field whose value is another method.
 
     Args:
-      name: of the method.
+      name: the name of that method.
 
     >>> METHODS["CFG"].sources["inner"] is MODEL, METHODS["Clip"].sources["inner"].kind == from_method("CFG").kind
     (True, True)
@@ -154,15 +159,15 @@ def from_method(name: str) -> Source:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A part: how it is made, and where it changes nothing.
+    """Describe one part: how it is made, and at which options it changes nothing.
 
     Attributes:
       cls: the class.
-      family: the group of a list that it belongs to.
-      sources: by the name of a field; the others are numbers, flags and functions with a default.
-      off: options at which it changes nothing; None where there are none.
-      same: what it samples then: "conditional" or "unconditional".
-      own_network: whether only a network that was trained for it can be guided so.
+      family: the group in which it is listed.
+      sources: the source of each field, by its name. Other fields are numbers, flags and functions with a default.
+      off: the options at which it changes nothing; None if there are none.
+      same: what it samples at `off`: "conditional" or "unconditional".
+      own_network: whether it needs a network that was trained for it.
     """
 
     cls: Any
@@ -178,18 +183,18 @@ class Row:
 
     @property
     def needs(self) -> set[str]:
-        """What has to be there: null, classifier, likelihood, operator, mask, hidden states, ..."""
+        """The words for what must be given: null, classifier, likelihood, operator, mask, hidden states, ..."""
         return {source.need for source in self.sources.values()} - {""}
 
     def make(self, given: Any, **options: Any) -> Any:
-        """The part, from what is given, and from `options` in the place of that."""
+        """Make the part from what is `given`. `options` replace the values of fields."""
         values = {
             name: source.get(given) for name, source in self.sources.items() if source.get and name not in options
         }
         return self.cls(**values, **options)
 
     def kind(self, field: dataclasses.Field) -> str:
-        """What the value of a field may be: its source says it, else its default."""
+        """Return what the value of a field may be, by its source, or else by its default."""
         if field.name in self.sources:
             return self.sources[field.name].kind
         if isinstance(field.default, bool):
@@ -203,7 +208,7 @@ CONTRAST, GRADIENT = "contrasts of two predictions", "gradients, and wrappers"
 KERNEL, PARTICLES = "kernels: change the step", "particles: a population for each sample"
 TOKENS, TEXT, EMBEDDINGS = "tokens", "text", "embeddings"
 FLOWS = "autoregressive flows"
-MACHINERY = "machinery"  # no guidance of their own: the plain step, the padding of grids, what moves a population
+MACHINERY = "machinery"  # parts without guidance: the plain step, the padding of grids, the kernel of a population
 
 
 def _rows(family: str, *rows: tuple) -> list[Row]:
@@ -211,12 +216,12 @@ def _rows(family: str, *rows: tuple) -> list[Row]:
 
 
 def _of_two(**more: Source) -> dict[str, Source]:
-    """The fields of a rule of two predictions."""
+    """Return the sources of a rule of two predictions."""
     return {"inner": MODEL, "null": NULL, "scale": SCALE, **more}
 
 
 def _of_gradient(**more: Source) -> dict[str, Source]:
-    """The fields of a gradient."""
+    """Return the sources of a method by gradients."""
     return {"inner": FREE, **more, "scale": SCALE}
 
 

@@ -1,4 +1,4 @@
-"""Images of samples as PNG: a grid of small images, and the trade-off between fidelity and diversity."""
+"""Write images as PNG: grids and sheets of samples, loss curves, and the trade-off between fidelity and diversity."""
 
 from functools import cache
 from pathlib import Path
@@ -8,17 +8,17 @@ import numpy as np
 
 
 def from_uint8(images: np.ndarray) -> np.ndarray:
-    """0..255 to [-1, 1], with a channel axis if there is none.
+    """Convert images from 0..255 to [-1, 1], and add a channel axis if there is none.
 
     Args:
-      images: uint8, of any shape.
+      images: uint8, (n, h, w, c) or (n, h, w).
     """
     images = images if images.ndim == 4 else images[..., None]
     return images.astype(np.float32) / 127.5 - 1
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
-    """[-1, 1] to 0..255; anything outside is clipped, a sample that is not finite becomes black.
+    """Convert images from [-1, 1] to 0..255. Numbers outside are clipped, and NaN becomes 0 (black).
 
     Args:
       images: in [-1, 1], of any shape.
@@ -30,7 +30,7 @@ def save_grid(path: str | Path, images: np.ndarray, columns: int, zoom: int = 4)
     """Write (n, h, w, c) images in [-1, 1], row by row, `columns` to a row, each pixel `zoom` times as large.
 
     Args:
-      path: of the PNG.
+      path: the PNG file.
     """
     from PIL import Image
 
@@ -50,14 +50,14 @@ def contact_sheet(
     side: int = 40,
     captions: dict[str, list[str]] | None = None,
 ) -> None:
-    """Write rows of (n, h, w, c) images in [-1, 1], each with its name beside it, `columns` named above.
+    """Write rows of (n, h, w, c) images in [-1, 1], each with its name beside it and names of the `columns` above.
 
-    Small images are enlarged by a whole factor to at least `side` pixels. Letters of any script are drawn where this
-    machine has a font with them; else their code points are written, such as <U+732B>.
+    Small images are enlarged by a whole factor to at least `side` pixels. Letters of any script are drawn if this
+    machine has a font with them. Otherwise their code points are written, such as <U+732B>.
 
     Args:
-      captions: for rows by their names, a text for each image, written below it in up to three lines.
-      path: of the PNG.
+      captions: for a row, by its name, a text for each image, written below it in up to three lines; None for none.
+      path: the PNG file.
     """
     from PIL import Image, ImageDraw
 
@@ -90,15 +90,15 @@ def contact_sheet(
     sheet.save(path)
 
 
-LINE = 16  # pixels of a line of a caption
-PLAIN = frozenset(map(chr, range(32, 127)))  # what Pillow's own font has for sure
+LINE = 16  # the height in pixels of a line of a caption
+PLAIN = frozenset(map(chr, range(32, 127)))  # the characters that Pillow's own font surely has
 
 
 def fit_text(text: str) -> tuple[str, Any]:
-    """(a text of one line that its font has all letters of, the font).
+    """Return (the text on one line, a font that has all its letters).
 
     The font is Pillow's for ASCII, else matplotlib's (Latin, Greek, Cyrillic, ...), else the first of this machine that
-    has all letters. Where there is none, letters are written as their code points.
+    has all letters. If there is none, letters that matplotlib's font lacks are written as their code points.
     """
     from PIL import ImageFont
 
@@ -110,7 +110,7 @@ def fit_text(text: str) -> tuple[str, Any]:
         if glyphs(file).issuperset(text):
             try:
                 return text, ImageFont.truetype(file, 12)
-            except OSError:  # pictures in the place of outlines, of one size
+            except OSError:  # a font of bitmaps, which has one size
                 continue
     known = glyphs(files[0])
     return "".join(c if c in known else f"<U+{ord(c):04X}>" for c in text), ImageFont.truetype(files[0], 12)
@@ -118,9 +118,9 @@ def fit_text(text: str) -> tuple[str, Any]:
 
 @cache
 def fonts() -> list[str]:
-    """The fonts of this machine, matplotlib's own first, upright ones before others.
+    """Return the font files of this machine, matplotlib's own first, upright ones before others.
 
-    "Last Resort" fonts have a box for every letter, and are left out.
+    "Last Resort" fonts, which have a box for every letter, are left out.
     """
     from matplotlib.font_manager import findfont, fontManager
 
@@ -131,7 +131,7 @@ def fonts() -> list[str]:
 
 @cache
 def glyphs(file: str) -> frozenset[str]:
-    """The letters that a font has."""
+    """Return the letters that a font has."""
     from matplotlib.ft2font import FT2Font
 
     try:
@@ -141,7 +141,7 @@ def glyphs(file: str) -> frozenset[str]:
 
 
 def lines(text: str, wide: int, most: int = 3) -> tuple[str, Any]:
-    """(a text in up to `most` lines of at most `wide` pixels, its font), as `written`; "..." ends one that is cut."""
+    """Return (the text in up to `most` lines of at most `wide` pixels, its font). "..." ends a text that is cut."""
     text, font = fit_text(text)
     found = [""]
     for word in text.split(" "):
@@ -166,8 +166,9 @@ def save_curve(path: str | Path, losses: list[float], title: str) -> None:
     """Plot losses over steps, with a running mean.
 
     Args:
-      path: of the PNG.
-      title: above it.
+      path: the PNG file.
+      losses: the loss of each step.
+      title: the title above the plot.
     """
     import matplotlib
 
@@ -192,8 +193,8 @@ def save_trade_off(path: str | Path, rows: list[dict[str, Any]]) -> None:
     """Plot accuracy against diversity over the scales, one line per algorithm, with bootstrap error bars.
 
     Args:
-      path: of the PNG.
-      rows: with a method, a scale and a report each.
+      path: the PNG file.
+      rows: dictionaries, each with an `algorithm`, a `scale` and a `report`.
     """
     import matplotlib
 

@@ -2,11 +2,11 @@
 
 | | a disk | an object store |
 |---|---|---|
-| written whole or not at all | a file beside, then a rename | one upload, which is seen when it is complete |
-| a file that only one can make | exclusive creation | an upload on condition that nothing is there |
-| a sign of life | the time of the file | its content, which counts on |
+| a file is written completely or not at all | a temporary file, then a rename | one upload, visible when complete |
+| only one process can create a file | exclusive creation | an upload on condition that no file is there |
+| a sign of life | the modification time of a file | a counter in the file |
 
-A place is a `pathlib.Path`, or a path of universal_pathlib, which has the same methods over fsspec.
+A place is a `pathlib.Path`, or a path of universal_pathlib, which has the same methods for fsspec's stores.
 """
 
 import io
@@ -23,10 +23,10 @@ from guidance_jax.core import Refused, first_line
 
 
 def find_place(where: Any) -> Any:
-    """The place that a text names: a `Path`, or of an address such as "gs://bucket/job" the same of an object store.
+    """Return the place that `where` names: a `Path`, or for an address ("gs://bucket/job") a path in an object store.
 
     Raises:
-      Refused: an address without the packages that reach it, or one that nothing reaches.
+      Refused: an address whose packages are not installed, or that cannot be reached.
 
     >>> find_place("models/digits").name
     'digits'
@@ -38,8 +38,8 @@ def find_place(where: Any) -> Any:
     except ModuleNotFoundError:
         raise Refused('object stores need their packages; pip install "guidance_jax[cloud]"') from None
     try:
-        found = UPath(where, use_listings_cache=False)  # what others have written is seen at once
-        found.exists()  # imports the package of that store, and asks it
+        found = UPath(where, use_listings_cache=False)  # other processes' files are seen at once
+        found.exists()  # imports the package of that store, and contacts it
     except Exception as error:  # every store has errors of its own
         raise Refused(f"{where[:200]} cannot be reached ({first_line(error)})") from None
     return found
@@ -47,7 +47,7 @@ def find_place(where: Any) -> Any:
 
 @contextmanager
 def errors_of_stores(place: Any) -> Iterator[None]:
-    """Errors that an object store calls by names of its own become `OSError`, as those of a disk are."""
+    """Turn the errors of an object store, which have types of their own, into `OSError`, as a disk raises."""
     try:
         yield
     except OSError:
@@ -59,12 +59,12 @@ def errors_of_stores(place: Any) -> Iterator[None]:
 
 
 def is_remote(place: Any) -> bool:
-    """Whether a place is none of a disk's."""
+    """Return whether a place is in an object store, not on a disk."""
     return not isinstance(place, Path)
 
 
 def upload(place: Any, fill: Callable[[Any], Any]) -> None:
-    """`fill` a file of this machine, then upload it whole."""
+    """Write a file of this machine with `fill`, then upload it as a whole."""
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / place.name
         with copy.open("wb") as file:
@@ -75,7 +75,7 @@ def upload(place: Any, fill: Callable[[Any], Any]) -> None:
 
 @contextmanager
 def local_copy(place: Any) -> Iterator[Path]:
-    """The file itself, or what was downloaded of it, for as long as the block lasts."""
+    """Yield the file itself, or a downloaded copy that exists while the block runs."""
     if not is_remote(place):
         yield place
         return
@@ -87,13 +87,13 @@ def local_copy(place: Any) -> Iterator[Path]:
 
 
 def open_arrays(place: Any) -> Any:
-    """`np.load` of an `.npz`, wherever it lies."""
+    """Open an `.npz` file with `np.load`, on a disk or in an object store."""
     with errors_of_stores(place):
         return np.load(io.BytesIO(place.read_bytes()) if is_remote(place) else place)
 
 
 def create(place: Any, text: str) -> bool:
-    """Whether there was no such file, so that this process has made it.
+    """Create a file with `text`, and return True; return False if the file exists already.
 
     Raises:
       OSError: a folder that cannot be written to.
@@ -110,7 +110,7 @@ def create(place: Any, text: str) -> bool:
 
 
 def _create_remote(place: Any, text: str) -> bool:
-    """The same in an object store; an upload that met another's there is no error, whatever the store calls it."""
+    """Do the same in an object store. An upload that met another process's file is no error, whatever its type."""
     with errors_of_stores(place):
         try:
             place.fs.pipe_file(place.path, text.encode(), mode="create")
@@ -124,10 +124,10 @@ def _create_remote(place: Any, text: str) -> bool:
 
 
 def touch(place: Any) -> None:
-    """Change the mark of a file that this process has made.
+    """Change the mark (`read_mark`) of a file that this process has made.
 
     Raises:
-      OSError: it is not there any more.
+      OSError: a file that no longer exists.
     """
     if not is_remote(place):
         os.utime(place)
@@ -138,7 +138,7 @@ def touch(place: Any) -> None:
 
 
 def read_mark(place: Any) -> Any:
-    """What changes when a file is touched or made anew; None where there is none."""
+    """Return a value that changes when a file is touched or made anew; None if there is no file."""
     try:
         with errors_of_stores(place):
             if is_remote(place):

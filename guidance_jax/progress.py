@@ -1,4 +1,4 @@
-"""A progress bar with the time left, on standard error, where it is wanted; lines now and then where nobody watches."""
+"""A progress bar with the remaining time, on standard error; if that is no terminal, a line every 15 seconds."""
 
 import sys
 import time
@@ -7,7 +7,10 @@ EVERY = 15.0  # seconds between lines
 
 
 class Bar:
-    """rich's bar as a context: `with Bar(title, total, first, "loss") as advance: advance(done, 0.5)`."""
+    """Show rich's progress bar: `with Bar(title, total, first, "loss") as advance: advance(done, 0.5)`.
+
+    A title of None shows nothing.
+    """
 
     def __init__(self, title: str | None, total: int, first: int, noun: str):
         self.bar = None
@@ -31,7 +34,7 @@ class Bar:
         return self.advance
 
     def advance(self, done: int, value: int | float):
-        """Move to `done` and show `value`."""
+        """Move the bar to `done` and show `value`."""
         if self.bar is not None:
             self.bar.update(self.task, completed=done, value=f"{value:.4g}")
         now = time.monotonic()

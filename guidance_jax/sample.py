@@ -1,4 +1,4 @@
-"""The one loop. Gaussian diffusion, flows, tokens and text: everything built from kernels runs through `sample`."""
+"""The sampling loop. `sample` runs every kernel: Gaussian diffusion, flows, tokens and text."""
 
 from collections.abc import Callable
 from functools import partial
@@ -26,14 +26,14 @@ THREEFRY = "threefry2x32"
 
 
 def keys(seed: Any, n: int, start: int = 0) -> Key[Array, " n"]:
-    """One key per sample, by its index: sample `i` gets the same key whatever `n` and `start` are.
+    """Make one key per sample from its index: sample `i` gets the same key whatever `n` and `start` are.
 
-    They are threefry's, whatever JAX's default is (`as_threefry`).
+    They are threefry keys, whatever JAX's default is (`as_threefry`).
 
     Args:
-      seed: a number, traced or not, or a key.
-      n: how many.
-      start: the index of the first.
+      seed: an integer, traced or not, or a key.
+      n: the number of keys.
+      start: the index of the first sample.
 
     >>> jax.random.key_data(keys(0, 3)[2]).tolist() == jax.random.key_data(keys(0, 1, start=2)[0]).tolist()
     True
@@ -46,9 +46,9 @@ def keys(seed: Any, n: int, start: int = 0) -> Key[Array, " n"]:
 
 
 def as_threefry(keys: Any) -> Any:
-    """Keys of any kind as threefry's, whose draws do not depend on the batch under `vmap`; those of `rbg` do.
+    """Convert keys of any kind to threefry keys, whose draws under `vmap` do not depend on the batch; `rbg`'s do.
 
-    Keys of four words are cut to the first two.
+    Of keys of four words the first two are used.
     """
     if jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
         if str(jax.random.key_impl(keys)) == THREEFRY:
@@ -67,16 +67,16 @@ def sample(
     record: Callable[[Any], Any] | None = None,
     unroll: int = 1,
 ) -> Any:
-    """Scan `kernel` over consecutive levels, for one sample; only the number of levels is static.
+    """Draw one sample: scan `kernel` over consecutive levels. Only the number of levels is static.
 
     Args:
       key: one key; every draw of this sample comes from it.
       kernel: one reverse transition, for example `Reverse(model, DDIM())`.
-      levels: from noisy to clean, one more than the steps.
+      levels: the levels from noisy to clean, one more than the steps.
       x: the start, of shape `event_shape`, at `levels.at(0)`; float32 or float64, or int32 tokens.
       cond: what the denoisers are conditioned on, for example a label; a pytree or None.
-      record: `record(carry)` is stacked over the steps and returned too; by default nothing is kept.
-      unroll: steps of the scan that are unrolled, as in `jax.lax.scan`.
+      record: a function of the carry. Its values after each step are stacked and returned, too; None records nothing.
+      unroll: the number of steps of the scan that are unrolled, as in `jax.lax.scan`.
 
     Returns:
       The last carry, finished (`carry.x` is the sample), or `(carry, records)` if `record` is given.
@@ -97,7 +97,7 @@ def sample(
     def body(carry, inputs):
         t, s, key = inputs
         before, carry = carry, kernel(carry, t, s, cond, key)
-        if not kernel.population:  # whose weights say it
+        if not kernel.population:  # in a population, weights mark failed particles
             carry = carry._replace(x=keep_failed(carry.x, before.x))
         return carry, None if record is None else record(carry)
 
@@ -121,25 +121,25 @@ def _generate(keys, kernel, levels, shape, cond, x):
 def generate(keys: Array, kernel: Any, levels: Level, shape: tuple[int, ...], cond: Any = None, x: Any = None) -> Array:
     """Draw one sample per key in one compiled program: `vmap(sample)` from noise, jitted.
 
-    Nothing numeric is compiled in: another scale, label, eta, schedule, window or set of parameters runs the same
-    program. Sample `i` depends on `keys[i]` and `cond[i]` alone.
+    No number is compiled in: another scale, label, eta, window, or other levels or parameters of the same shapes run
+    the same program. Sample `i` depends only on `keys[i]` and `cond[i]`.
 
     Args:
       keys: `(n,)` keys, for example `keys(seed, n)`.
-      kernel: as in `sample`. Its scales are for all samples, or one for each: `PerSample(scales)`.
+      kernel: as in `sample`; all samples share its scales, unless `PerSample(scales)` has one per sample.
       levels: as in `sample`.
       shape: the shape of one sample, for example `(32, 32, 3)`.
       cond: a pytree whose leaves have leading axis `n` (labels of shape `(n,)`), or None.
-      x: what to start from, `(n, *shape)`, for example sequences to edit; by default noise.
+      x: the starts, `(n, *shape)`, for example sequences to edit; None to start from noise.
 
     Returns:
-      Samples of shape `(n, *shape)`, in the units of the data that the model was trained on: images about in [-1, 1],
-      since only `Clip` cuts them off. One that met a number which is not finite holds NaN or infinity or, of tokens, is
-      all `FAILED`; the others are as they would be without it.
+      Samples of shape `(n, *shape)`, in the units of the training data. Images are only about in [-1, 1], since nothing
+      but `Clip` clips them. An image or vector that met a number which is not finite holds NaN or infinity. A sequence
+      of tokens that met one is all `FAILED`. The other samples do not change.
 
     Raises:
-      Refused: as `sample`; keys that are not a vector of them, conditions or starts that are not one per key, and
-        kernels of populations, whose samples have weights.
+      Refused: what `sample` refuses; keys that are no vector of keys, conditions or starts that are not one per key,
+        and kernels of populations, whose samples have weights.
     """
     need("generate", kernel, Kernel, "the kernel")
     if kernel.population:
@@ -154,17 +154,17 @@ def generate(keys: Array, kernel: Any, levels: Level, shape: tuple[int, ...], co
 
 
 def check_kernel(kernel: Any, levels: Level, shape: tuple[int, ...], cond: Any) -> None:
-    """Raise `Refused` unless `kernel` is one and takes those levels, samples and conditions."""
+    """Raise `Refused` unless `kernel` is a kernel and takes these levels, samples of `shape` and conditions."""
     need("sample", kernel, Kernel, "the kernel")
     check_levels(kernel.moving(levels))
     kernel.check(levels, shape, cond)
 
 
 def prepare(keys: Any, kernel: Any, levels: Level, shape: tuple[int, ...], cond: Any) -> tuple[Any, Kernel, Level]:
-    """Threefry keys, and the kernel and levels with strong types, if they and the conditions are what each part takes.
+    """Check all arguments, and return threefry keys, and the kernel and levels without weak types.
 
     Raises:
-      Refused: keys that are not a vector of them, conditions that are not one per key, or what a part refuses.
+      Refused: keys that are no vector of keys, conditions that are not one per key, or what a part refuses.
     """
     if not isinstance(keys, jax.Array | np.ndarray):
         raise Refused(f"keys are a vector, one per sample, got {keys!r}; write keys(0, n)")
@@ -201,7 +201,10 @@ def check_numbers(kernel: Kernel) -> None:
 
 
 def strong(number: Any) -> Any:
-    """An array without JAX's weak type, so that `2.0` and `jnp.float32(2.0)` share one program; functions too."""
+    """Convert a number to an array without JAX's weak type, so that `2.0` and `jnp.float32(2.0)` share one program.
+
+    A function becomes a `Partial`.
+    """
     if callable(number):
         return jax.tree_util.Partial(number)
     try:

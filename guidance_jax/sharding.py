@@ -1,7 +1,7 @@
 """Sampling on several devices and processes: samples are split over a mesh, everything else is replicated.
 
-Sample `i` depends on its own key alone, so the devices have nothing to tell each other: the compiled loop holds no
-collective, and the samples are those of one device. Parameters that one device cannot hold may be split too.
+Sample `i` depends only on its own key, so devices do not communicate: the compiled loop has no collectives, and the
+samples are those of one device. Parameters that one device cannot hold may be split, too.
 """
 
 import dataclasses
@@ -22,12 +22,12 @@ AXIS = "samples"
 
 
 class Memory(NamedTuple):
-    """Bytes on one device.
+    """The memory of a program on one device, in bytes.
 
     Attributes:
-      arguments: what goes in, parameters mostly.
-      temporary: what the program needs beside it.
-      output: what comes out.
+      arguments: its inputs, mostly parameters.
+      temporary: its intermediate values.
+      output: its outputs.
     """
 
     arguments: int
@@ -40,7 +40,7 @@ class Memory(NamedTuple):
 
 
 def sample_mesh(devices: int | None = None) -> Mesh:
-    """A mesh of the first `devices` devices, of all processes; by default all of them.
+    """Make a mesh of the first `devices` devices of all processes; None takes all of them.
 
     Raises:
       Refused: more devices than there are, or none.
@@ -53,7 +53,7 @@ def sample_mesh(devices: int | None = None) -> Mesh:
 
 
 def place(tree: Any, sharding: Any) -> Any:
-    """Every array of `tree`, which all processes hold alike, as a global array of that sharding, or of one per leaf."""
+    """Make global arrays of `tree`, which is the same in all processes. `sharding` is one for all, or one per leaf."""
     if jax.process_count() == 1:
         return jax.device_put(tree, sharding)
 
@@ -69,10 +69,10 @@ def place(tree: Any, sharding: Any) -> Any:
 
 
 def split_params(tree: Any, mesh: Mesh, least: int = 2**14) -> Any:
-    """A sharding per leaf of `tree`: arrays of at least `least` numbers split over `mesh`, all others on every device.
+    """Return a sharding per leaf of `tree`: arrays of `least` numbers or more are split over `mesh`, others replicated.
 
     As in fully sharded data parallelism, a device holds its share of each large parameter and gets the rest when it is
-    used. The axis that is split is the longest of those that the devices divide.
+    used. The longest axis that the number of devices divides is split.
     """
 
     def one(a):
@@ -96,24 +96,26 @@ def generate_on(
     progress: str | None = None,
     gather: bool = True,
 ) -> np.ndarray:
-    """`generate`, its samples split over `mesh`; every process calls it with the same arguments and gets all samples.
+    """Run `generate` with its samples split over `mesh`.
 
-    Numbers of samples that the devices do not divide are filled up, and the surplus is thrown away.
+    Every process calls it with the same arguments and gets all samples. If the devices do not divide the number of
+    samples, surplus samples are drawn and thrown away.
 
     Args:
-      mesh: from `sample_mesh`.
+      mesh: the devices, from `sample_mesh`.
       keys, kernel, levels, shape, cond: as in `generate`.
-      split: split large parameters over the devices too (`split_params`): for networks that one device cannot hold.
-        The devices then do talk at every step.
-      batch: samples at a time, all batches by one program; None for all at once. It does not change the samples.
+      split: whether to split large parameters over the devices, too (`split_params`), for networks that one device
+        cannot hold. The devices then communicate at every step.
+      batch: the number of samples at a time; one program runs all batches. None draws all at once. It does not change
+        the samples.
       progress: the title of a progress bar on standard error, with the number of samples that failed
-        (`count_failed`); None for none.
+        (`count_failed`); None for no bar.
       gather: whether every process gets all samples. If not, process k of P gets the k-th of P equal parts, and no
         sample travels between processes.
 
     Raises:
-      Refused: as `generate`; a batch of none; parts that are not equal, or that lie on devices of several processes in
-        turn.
+      Refused: what `generate` refuses; no samples, or a batch of none. Without `gather` also a number of samples that
+        the processes do not divide, and a mesh with devices of several processes in turn.
     """
     n, own = len(keys), 1 if gather else jax.process_count()
     size = n if batch is None else min(batch, n)
@@ -125,7 +127,7 @@ def generate_on(
     if n % own:
         raise Refused(f"{n} samples are no equal parts for {own} processes; draw a multiple, or gather them")
     keys, kernel, levels = _prepare(keys, kernel, levels, shape, cond)
-    rows = np.arange(n).reshape(own, -1)  # those of each process that gets its own
+    rows = np.arange(n).reshape(own, -1)  # one row per process that gets its own part
     size = -(-size // own)
     size += 0 if gather else -size % (mesh.size // own)
     parts, bad, count = [], 0, rows.shape[1]
@@ -143,7 +145,7 @@ def generate_on(
 
 
 def _all_of(found: Any) -> np.ndarray:
-    """Everything, in every process."""
+    """Return all samples, in every process."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
@@ -152,8 +154,8 @@ def _all_of(found: Any) -> np.ndarray:
 
 
 def _own_of(mesh: Mesh, found: Any) -> np.ndarray:
-    """What lies on the devices of this process, in order."""
-    found = _split_samples(NamedSharding(mesh, PartitionSpec(AXIS)))(found)  # whatever the program put where
+    """Return the samples on the devices of this process, in order."""
+    found = _split_samples(NamedSharding(mesh, PartitionSpec(AXIS)))(found)  # wherever the program left them
     shards = sorted(found.addressable_shards, key=lambda shard: shard.index[0].start or 0)
     return np.concatenate([np.asarray(shard.data) for shard in shards])
 
@@ -165,11 +167,11 @@ def _split_samples(sharding: NamedSharding) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Team:
-    """The processes that run one program, of which the first says what comes next; one process is a team too.
+    """The processes that run one program. The first of them tells the others what comes next. One process is a team.
 
     Attributes:
-      rank: of this process.
-      size: how many there are.
+      rank: the number of this process, 0 for the first.
+      size: the number of processes.
 
     >>> Team().say(3)
     3
@@ -180,11 +182,11 @@ class Team:
 
     @classmethod
     def of_processes(cls) -> "Team":
-        """Those that `jax.distributed` knows."""
+        """Return the team of all processes that `jax.distributed` knows."""
         return cls(jax.process_index(), jax.process_count())
 
     def say(self, number: int = 0) -> int:
-        """The number of the first process, in every process, which all ask for it."""
+        """Return the `number` of the first process in every process. All processes must call it."""
         if self.size == 1:
             return number
         from jax.experimental import multihost_utils
@@ -192,7 +194,7 @@ class Team:
         return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
 
     def add(self, number: int) -> int:
-        """The sum of the numbers of all processes, which all ask for it."""
+        """Return the sum of the `number` of all processes. All processes must call it."""
         if self.size == 1:
             return number
         from jax.experimental import multihost_utils
@@ -201,14 +203,15 @@ class Team:
 
 
 def start_team(environment: Any) -> None:
-    """`jax.distributed.initialize`, by what the engine that started the processes says; before anything is computed.
+    """Call `jax.distributed.initialize` with what the launcher of the processes says, before anything is computed.
 
     Args:
-      environment: torchrun's MASTER_ADDR, MASTER_PORT (the next one is taken), RANK and WORLD_SIZE; else JAX finds
-        Slurm, Kubernetes, Open MPI and TPUs by itself.
+      environment: the environment variables. If MASTER_ADDR, MASTER_PORT, RANK and WORLD_SIZE are set, they are used;
+        torchrun listens on its port, so there the next port is taken. Otherwise JAX finds Slurm, Kubernetes, Open MPI
+        and TPUs by itself.
 
     Raises:
-      Refused: no engine that says how the processes find each other.
+      Refused: no launcher that says how the processes find each other.
     """
     told = [environment.get(name) for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK")]
     try:
@@ -233,7 +236,7 @@ def _prepare(keys, kernel, levels, shape, cond):
 
 
 def _arguments(mesh, keys, kernel, levels, shape, cond, split, index):
-    """What `_generate` takes for the samples `index`, placed."""
+    """Return the arguments of `_generate` for the samples `index`, placed on the devices."""
     index = np.resize(index, -(-len(index) // mesh.size) * mesh.size)
     kernel = jax.tree.map(
         lambda node: jax.tree.map(lambda a: a[index], node) if isinstance(node, Rows) else node,
@@ -256,13 +259,13 @@ def memory(
     *,
     split: bool = False,
 ) -> Memory:
-    """What `generate_on` with these arguments will need on one device: compiled, which takes its time, and not run.
+    """Return the memory that `generate_on` with these arguments needs on one device. It compiles, and does not run.
 
     Args:
       mesh, keys, kernel, levels, shape, cond, split: as in `generate_on`.
 
     Raises:
-      Refused: as `generate`.
+      Refused: what `generate` refuses.
     """
     keys, kernel, levels = _prepare(keys, kernel, levels, shape, cond)
     given = _arguments(mesh, keys, kernel, levels, shape, cond, split, np.arange(len(keys)))

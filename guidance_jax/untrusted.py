@@ -1,7 +1,7 @@
-"""Files from outside: their names, their JSON, their sizes, and the exceptions of the libraries that read them.
+"""Read files from outside safely: their names, their JSON, their sizes, and the exceptions of the libraries for them.
 
-Nothing that a file says is believed before it is compared with the file: a name is never a path, a size is compared
-with the bytes that are there, and whatever a library raises becomes one `Refused` line.
+Nothing in a file is trusted before it is checked. A name is never a path, and a size is compared with the bytes that
+are there. Whatever a library raises becomes one `Refused` line.
 """
 
 import gzip
@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 from guidance_jax.core import Refused, first_line
 
-SMALL, RATIO = 2**26, 100  # what is read may be as large as 64 MiB, or 100 times as large as its file
+SMALL, RATIO = 2**26, 100  # a file may expand to 64 MiB, or to 100 times its size
 JSON_BYTES, JSON_DEPTH = 2**22, 32
 PLAIN = re.compile(r"\w[\w.+ -]{0,199}")
 
@@ -24,8 +24,8 @@ PLAIN = re.compile(r"\w[\w.+ -]{0,199}")
 def reading(what: Any, advice: str = "fetch it again") -> Iterator[None]:
     """Turn whatever a library raises while it reads `what` into one `Refused` line.
 
-    Libraries for one format raise the exceptions of many others, and those written in Rust raise a `PanicException`,
-    which is a `BaseException`: a list of types is never complete.
+    All types are caught, since a list of types is never complete. Libraries for one format raise the exceptions of
+    many others, and those written in Rust raise a `PanicException`, which is a `BaseException`.
 
     Raises:
       Refused: with the name of the file, the first line of the error, and the advice.
@@ -39,10 +39,10 @@ def reading(what: Any, advice: str = "fetch it again") -> Iterator[None]:
 
 
 def plain_name(name: Any, where: Any) -> str:
-    """`name`, if it is a plain file name: letters, digits, and `_ . + -` or spaces after the first of them.
+    """Return `name` if it is a plain file name: a letter, digit or `_`, then up to 199 of these, `. + -` and spaces.
 
     Raises:
-      Refused: a name with a folder in it, a hidden one, or no name.
+      Refused: a name with a folder in it, a hidden one, one that is too long, or no name.
     """
     if not isinstance(name, str) or PLAIN.fullmatch(name) is None:
         raise Refused(f"{where} names the file {str(name)[:80]!r}, expected a plain name without folders; remove it")
@@ -50,10 +50,10 @@ def plain_name(name: Any, where: Any) -> str:
 
 
 def file_at(path: str | Path) -> Path:
-    """`path`, if it is a file: a pipe or a device would never end.
+    """Return `path` if it is a file. Reading a pipe or a device might never end.
 
     Raises:
-      Refused: nothing there, a folder, or something else.
+      Refused: a path without a file: nothing, a folder, or something else.
     """
     path = Path(path)
     with reading(path, "give the path of a file"):
@@ -64,7 +64,7 @@ def file_at(path: str | Path) -> Path:
 
 
 def read_json(path: str | Path, kind: type = dict, limit: int = JSON_BYTES) -> Any:
-    """A JSON file, at most `limit` bytes and 32 levels deep, of finite numbers.
+    """Return the content of a JSON file of at most `limit` bytes and 32 levels, with finite numbers.
 
     Raises:
       Refused: a missing, damaged, larger or deeper file, or one that does not hold a `kind` (an object).
@@ -89,14 +89,14 @@ def read_json(path: str | Path, kind: type = dict, limit: int = JSON_BYTES) -> A
 
 
 def finite(text: str) -> float:
-    """A number of a JSON file."""
+    """Return a number of a JSON file. Raise `ValueError` if it is not finite."""
     if not math.isfinite(value := float(text)):
         raise ValueError(f"{text} is not finite")
     return value
 
 
 def most_of(size: int) -> int:
-    """How many bytes may be read from a file of `size` bytes: 64 MiB, or 100 times its size."""
+    """Return how many bytes may be read from a file of `size` bytes: 64 MiB, or 100 times its size if that is more."""
     return max(SMALL, RATIO * size)
 
 
@@ -104,7 +104,7 @@ def check_size(wanted: int, size: int, where: Any) -> None:
     """Raise unless `wanted` bytes may be read from a file of `size` bytes.
 
     Raises:
-      Refused: more than `allowed`, with both sizes.
+      Refused: more than `most_of(size)` bytes; the error gives both sizes.
     """
     if wanted > most_of(size):
         raise Refused(
@@ -114,7 +114,7 @@ def check_size(wanted: int, size: int, where: Any) -> None:
 
 
 def unzip(file: BinaryIO, size: int, where: Any) -> bytes:
-    """All that a gzip file of `size` bytes holds, read in pieces until it is more than `allowed`.
+    """Return the content of a gzip file of `size` bytes. It is read in pieces, up to `most_of(size)` bytes.
 
     Raises:
       Refused: a damaged or truncated file, or one that holds too much.
@@ -128,11 +128,11 @@ def unzip(file: BinaryIO, size: int, where: Any) -> bytes:
 
 
 def whole_number(about: Any, name: str, where: Any, least: int = 1, most: int = 2**20) -> int:
-    """The whole number called `name` in a configuration.
+    """Return the whole number called `name` in a configuration.
 
     Raises:
-      Refused: one that is not from `least` to `most`.
-      KeyError: none.
+      Refused: a value that is no whole number from `least` to `most`.
+      KeyError: a configuration without `name`.
     """
     value = about[name]
     if type(value) is not int or not least <= value <= most:

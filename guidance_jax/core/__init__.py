@@ -1,16 +1,17 @@
-"""The vocabulary, and what one part may ask of another.
+"""The shared types, and the contracts between the parts.
 
 Everything is written for ONE sample `x` of shape `event_shape` and one scalar level; batches come from `jax.vmap`.
 
     Space     what a sample is, what a level means, where sampling starts
-    Denoiser  (x, level, cond, state, key) -> (prediction, state)     where is the clean sample?
-    Guide     log_prob(x, level, cond), and its gradient `score`      what steers
-    Solver    step(pred, t, s, evaluate, state, key) -> (x, state)    where do we go next?
+    Denoiser  (x, level, cond, state, key) -> (prediction, state)     predicts the clean sample
+    Guide     log_prob(x, level, cond), and its gradient `score`      steers towards a condition
+    Solver    step(pred, t, s, evaluate, state, key) -> (x, state)    moves to the next level
     Kernel    (carry, t, s, cond, key) -> carry                       one reverse transition
     Move      potential, propose, final_potential                     one particle of a population
 
-A guidance method is a denoiser made from a denoiser; what changes the transition is a kernel made from a kernel. Every
-object is a frozen dataclass that is also a pytree: its numbers are leaves, so changing one recompiles nothing.
+A guidance method is a denoiser made from another denoiser. A method that changes the transition is a kernel made from
+another kernel. Every object is a frozen dataclass and a pytree. Its numbers are leaves, so changing a number
+recompiles nothing.
 """
 
 from guidance_jax.core.arithmetic import float_type, kl_divergence, log, log_softmax, norm, normal, quotient, scalar

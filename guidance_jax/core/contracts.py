@@ -1,4 +1,4 @@
-"""What one part may ask of another: base classes with defaults, asked for by type. Nothing else is asked."""
+"""The contracts between parts: base classes with defaults. Parts check types, and use nothing outside these classes."""
 
 import inspect
 from collections.abc import Callable
@@ -17,41 +17,42 @@ GAUSSIAN = GaussianDiffusion()
 
 
 class Denoiser:
-    """Says where the clean sample is. `state` is whatever it must remember from step to step; `()` for most.
+    """Predict the clean sample x0 from the noisy sample x. `state` holds what one step leaves for the next, often `()`.
 
-    A subclass gives `__call__`; `init` if it remembers, `space` if it is not of images or vectors, `check` if it can
-    refuse. `domain` (shape, schedule, classes) is what it was trained for, None if unknown.
+    A subclass defines `__call__`. It defines `init` if it has state, `space` if its samples are not images or vectors,
+    and `check` if it can refuse inputs. `domain` (shape, schedule, classes) says what it was trained for; None if
+    unknown.
     """
 
     domain: Any = None
 
     @property
     def space(self) -> Any:
-        """What its samples are."""
+        """The space of its samples."""
         return GAUSSIAN
 
     @property
     def num_classes(self) -> int | None:
-        """How many labels it knows, the null label aside; None if it does not say."""
+        """The number of labels without the null label; None if unknown."""
         return None if self.domain is None else self.domain.num_classes
 
     def init(self, x: Any) -> Any:
-        """The state before the first step, for a sample `x`."""
+        """Return the state before the first step, for a sample `x`."""
         return ()
 
     def __call__(self, x: Any, level: Level, cond: Any, state: Any, key: Any) -> tuple[Any, Any]:
-        """(prediction, new state) at the noisy sample x."""
+        """Return (prediction, new state) at the noisy sample x."""
         raise NotImplementedError
 
     def start(self, key: Any, levels: Level, shape: tuple[int, ...]) -> Any:
-        """What sampling starts from."""
+        """Draw the sample that sampling starts from."""
         return self.space.start(key, levels, shape)
 
     def check(self, levels: Level, shape: tuple[int, ...], cond: Any) -> None:
-        """Raise `Refused` for what it cannot honour.
+        """Raise `Refused` for levels, shapes or conditions that the denoiser cannot handle.
 
-        `sample` calls it once, before the loop, on the kernel; each part asks the parts inside. Numbers that are traced
-        at that moment are not looked at, structure always is. `cond` carries whatever batch axes the caller has.
+        `sample` calls it once, before the loop, on the kernel, and each part calls it on the parts inside. Structure is
+        always checked, numbers only if they are not traced. `cond` has the batch axes of the caller, if any.
         """
         self.space.check(levels, shape)
         if self.domain is not None:
@@ -59,46 +60,47 @@ class Denoiser:
 
 
 class HiddenStates(Denoiser):
-    """A denoiser whose hidden states can be guided: its call is `read(logits_of(hidden(x)))`."""
+    """A denoiser whose hidden states can be guided. Its call equals `read(logits_of(hidden(x)))`."""
 
     def hidden(self, x: Any, level: Level, cond: Any) -> Any:
-        """The hidden states of one sample, usually (L, width)."""
+        """Return the hidden states of one sample, usually (L, width)."""
         raise NotImplementedError
 
     def logits_of(self, h: Any, level: Level, cond: Any) -> Any:
-        """The logits (L, V) that hidden states lead to."""
+        """Return the logits (L, V) that follow from the hidden states `h`."""
         raise NotImplementedError
 
     def read(self, logits: Any, x: Any, level: Level) -> Any:
-        """The prediction that `logits` mean."""
+        """Return the prediction that the `logits` of x stand for."""
         raise NotImplementedError
 
 
 class Guide:
-    """What steers: a classifier, a likelihood, a reward, a twist. `log_prob` in nats, `score` its gradient in x.
+    """Steer sampling by log p(cond | x): a classifier, a likelihood, a reward or a twist.
 
-    Whether x is the noisy sample or the clean estimate is up to the method that asks, which says so.
+    `log_prob` is in nats, `score` is its gradient in x. The method that calls the guide decides, and documents, whether
+    x is the noisy sample or the clean estimate.
     """
 
     domain: Any = None
     takes: ClassVar[type[Space]] = Space
-    clean: ClassVar[bool] = False  # whether it judges clean samples alone
+    clean: ClassVar[bool] = False  # True if it judges only clean samples
 
     @property
     def space(self) -> Any:
-        """None: a guide judges the samples of any model whose space it takes."""
+        """None, since a guide has no space of its own: it judges samples of every space in `takes`."""
         return None
 
     def log_prob(self, x: Any, level: Level, cond: Any) -> Any:
-        """log p(cond | x), a scalar in nats, up to a constant."""
+        """Return log p(cond | x), a scalar in nats, up to a constant."""
         raise NotImplementedError
 
     def score(self, x: Any, level: Level, cond: Any) -> Any:
-        """grad_x log p(cond | x), of the shape of x."""
+        """Return grad_x log p(cond | x), in the shape of x."""
         return jax.grad(self.value)(x, level, cond)
 
     def value(self, x: Any, level: Level, cond: Any) -> Any:
-        """`log_prob`, which must be one number: what methods call."""
+        """Return `log_prob`, checked to be one number. Methods call this."""
         return scalar(self.log_prob(x, level, cond), type(self).__name__)
 
     def check(self, levels: Level, shape: tuple[int, ...], cond: Any) -> None:
@@ -108,10 +110,10 @@ class Guide:
 
 
 def check_arguments(owner: Any, f: Any, form: str) -> None:
-    """Raise `Refused` unless the function `f` of `owner` can be called as `form` says, for example "x, level, cond"."""
+    """Raise `Refused` unless `f`, a function of `owner`, takes the arguments in `form`, such as "x, level, cond"."""
     try:
         signature = inspect.signature(f)
-    except (TypeError, ValueError):  # a callable without one
+    except (TypeError, ValueError):  # a callable without a signature
         return
     try:
         signature.bind(*form.split(", "))
@@ -121,10 +123,10 @@ def check_arguments(owner: Any, f: Any, form: str) -> None:
 
 @pytree
 class GuideFunction(Guide):
-    """A plain function as a guide.
+    """A guide made from a plain function.
 
     Attributes:
-      f: f(x, level, cond) -> log p, a scalar in nats.
+      f: the function f(x, level, cond) -> log p, a scalar in nats.
     """
 
     f: Any = converted(function)
@@ -137,15 +139,18 @@ class GuideFunction(Guide):
 
 
 def as_guide(f: Any) -> Any:
-    """A `Guide` as it is, a function f(x, level, cond) -> log p as one; anything else is refused by `need` later."""
+    """Turn a function f(x, level, cond) -> log p into a `Guide`.
+
+    Everything else is returned unchanged. `need` later refuses what is no guide.
+    """
     return GuideFunction(f) if callable(f) and not isinstance(f, Guide | Denoiser | Kernel) else f
 
 
 class Solver:
-    """Moves from level `t` to the less noisy level `s`; `evaluate(x, level)` asks the denoiser again.
+    """Move a sample from level `t` to the less noisy level `s`. `evaluate(x, level)` calls the denoiser again.
 
-    `takes` is the class of spaces it solves for. A solver that asks the network between the levels holds its
-    `schedule`, which must be that of the levels: the network would be told the wrong clock.
+    `takes` is the class of spaces that the solver is for. A solver that calls the network between two levels has a
+    `schedule`. It must be the schedule of the levels, or the network would get the wrong t.
     """
 
     takes: ClassVar[type[Space]] = GaussianDiffusion
@@ -153,30 +158,30 @@ class Solver:
 
     @property
     def deterministic(self) -> bool:
-        """Whether it is known to draw no noise."""
+        """Whether the solver is known to draw no noise."""
         return False
 
     def init(self, x: Any) -> Any:
-        """Its history before the first step."""
+        """Return the history before the first step, for a sample `x`."""
         return ()
 
     def step(
         self, pred: Any, t: Level, s: Level, evaluate: Callable[[Any, Level], Any], state: Any, key: Any
     ) -> tuple[Any, Any]:
-        """(x_s, new state) from the prediction at t."""
+        """Return (x_s, new state) from the prediction at t."""
         raise NotImplementedError
 
     def check(self, levels: Level, shape: tuple[int, ...], cond: Any) -> None:
-        """Raise `Refused` for levels that it cannot honour."""
+        """Raise `Refused` for levels that the solver cannot handle."""
         if self.schedule is not None:
             self.schedule.check(levels, f"{type(self).__name__} asks the network between the levels on")
 
 
 class Stochastic(Solver):
-    """A solver whose step is a draw of `transition(pred, t, s)`: what particle methods weigh."""
+    """A solver whose step is a draw from `transition(pred, t, s)`. Particle methods weigh by its density."""
 
     def transition(self, pred: Any, t: Level, s: Level) -> Distribution:
-        """p(x_s | x_t) as the prediction at t implies it."""
+        """Return p(x_s | x_t), the distribution that the prediction at t implies."""
         raise NotImplementedError
 
     def step(self, pred, t, s, evaluate, state, key):
@@ -184,101 +189,101 @@ class Stochastic(Solver):
 
 
 class Kernel:
-    """One reverse transition of everything that is carried; the carry has a field `x`.
+    """One reverse transition, from a level to the next. The carry holds the sample, in its field `x`, and all states.
 
-    `takes` is the class of spaces it is for.
+    `takes` is the class of spaces that the kernel is for.
     """
 
     takes: ClassVar[type[Space]] = Space
 
     @property
     def space(self) -> Any:
-        """What is sampled."""
+        """The space of the samples."""
         return GAUSSIAN
 
     @property
     def population(self) -> bool:
-        """Whether the carry is a population of weighted particles: `populations` runs it, `generate` refuses."""
+        """Whether the carry is a population of weighted particles, which `populations` runs and `generate` refuses."""
         return False
 
     @property
     def overwritable(self) -> bool:
-        """Whether a wrapper may overwrite entries of x between steps, as infilling does, and the weights stay right."""
+        """Whether the weights stay correct if a wrapper overwrites entries of x between steps, as infilling does."""
         return True
 
     def init(self, x: Any) -> Any:
-        """The carry at the first level."""
+        """Return the carry at the first level."""
         raise NotImplementedError
 
     def __call__(self, carry: Any, t: Level, s: Level, cond: Any, key: Any) -> Any:
-        """The carry at s."""
+        """Return the carry at level s."""
         raise NotImplementedError
 
     def finish(self, carry: Any, level: Level, cond: Any, key: Any) -> Any:
-        """The carry after the last step; populations get their last weights here."""
+        """Return the carry after the last step. Populations get their last weights here."""
         return carry
 
     def moving(self, levels: Level) -> Level:
-        """`levels` without steps that this kernel skips."""
+        """Return `levels` without the steps that this kernel skips."""
         return levels
 
     def start(self, key: Any, levels: Level, shape: tuple[int, ...]) -> Any:
-        """What sampling starts from."""
+        """Draw the sample that sampling starts from."""
         return self.space.start(key, levels, shape)
 
     def check(self, levels: Level, shape: tuple[int, ...], cond: Any) -> None:
-        """Raise `Refused` for what it cannot honour."""
+        """Raise `Refused` for levels, shapes or conditions that the kernel cannot handle."""
 
 
 class Move:
-    """How one particle goes from level to level and what its log-weight gains; `SMC` does the rest.
+    """Define how one particle moves from level to level and what its log-weight gains. `SMC` does the rest.
 
-    In the words of Feynman-Kac models: `potential` at a particle's level before it moves, `propose` the transition and
-    the log-ratio of target and proposal, `final_potential` at the clean level. `takes` is the class of spaces it is
-    for.
+    In the terms of Feynman-Kac models: `potential` is evaluated at a particle's level before it moves. `propose` draws
+    the transition and returns the log-ratio of target and proposal. `final_potential` is evaluated at the clean level.
+    `takes` is the class of spaces that the move is for.
     """
 
     takes: ClassVar[type[Space]] = Space
 
     @property
     def overwritable(self) -> bool:
-        """Whether entries of x may be overwritten: gains of those average to one."""
+        """Whether the weights stay correct if a wrapper overwrites entries of x between steps."""
         return True
 
     @property
     def space(self) -> Any:
-        """What a particle is."""
+        """The space of one particle."""
         return GAUSSIAN
 
     def start(self, key: Any, levels: Level, shape: tuple[int, ...]) -> Any:
-        """What a population of `shape` (n, *event) starts from."""
+        """Draw the population of `shape` (n, *event) that sampling starts from."""
         return self.space.start(key, levels, shape)
 
     def init(self, x: Any) -> Any:
-        """What a particle carries besides x."""
+        """Return the state that a particle carries besides x."""
         raise NotImplementedError
 
     def potential(self, x: Any, state: Any, t: Level, cond: Any, key: Any) -> tuple[Any, Any]:
-        """(what `propose` needs, gain) at level t."""
+        """Return (what `propose` needs, gain in log-weight) at level t."""
         raise NotImplementedError
 
     def propose(self, found: Any, t: Level, s: Level, cond: Any, key: Any) -> tuple[Any, Any, Any]:
-        """(x_s, state, gain)."""
+        """Return (x_s, state, gain in log-weight). `found` is the first value that `potential` returned."""
         raise NotImplementedError
 
     def final_potential(self, x: Any, state: Any, level: Level, cond: Any, key: Any) -> Any:
-        """The gain at the clean level."""
+        """Return the gain in log-weight at the clean level."""
         return jnp.zeros((), float_type(x))
 
     def check(self, levels: Level, shape: tuple[int, ...], cond: Any) -> None:
-        """Raise `Refused` for what it cannot honour; `shape` is one particle's."""
+        """Raise `Refused` for what the move cannot handle. `shape` is the shape of one particle."""
 
 
 class Wrapper:
-    """A part made from `inner`: a denoiser from a denoiser, a guide from a guide, a kernel from a kernel.
+    """A part made from another part of the same kind, `inner`: a denoiser, a guide or a kernel.
 
-    State, space, domain, start and checks are those of `inner`; one that changes nothing is transparent. `wraps` is
-    what `inner` must be, `takes` the class of spaces it is for.
+    State, space, domain, start and checks are those of `inner`, unless the wrapper overrides them. `wraps` is the type
+    that `inner` must have, `takes` the class of spaces that the wrapper is for.
     """
 
     inner: Any
@@ -298,32 +303,32 @@ class Wrapper:
         return self.inner.num_classes
 
     def init(self, x: Any) -> Any:
-        """The state of `inner`."""
+        """Return the state of `inner` before the first step."""
         return self.inner.init(x)
 
     def start(self, key: Any, levels: Level, shape: tuple[int, ...]) -> Any:
-        """What sampling of `inner` starts from."""
+        """Draw the sample from which sampling of `inner` starts."""
         return self.inner.start(key, levels, shape)
 
     def check(self, levels: Level, shape: tuple[int, ...], cond: Any) -> None:
-        """Raise `Refused` for what neither this nor `inner` can honour."""
+        """Raise `Refused` for what the wrapper or `inner` cannot handle."""
         self.check_inner()
         self.inner.check(levels, shape, cond)
 
     def check_inner(self) -> None:
-        """Raise `Refused` unless `inner` is of the kind and of a space that this takes."""
+        """Raise `Refused` unless `inner` has the type `wraps` and a space that the wrapper takes."""
         need(self, self.inner, self.wraps, "the inside")
         check_space(self, self.inner.space)
 
 
 class KernelWrapper(Wrapper, Kernel):
-    """A kernel made from the kernel `inner`; around a population it is a kernel of populations."""
+    """A kernel made from the kernel `inner`. It is a kernel of populations if `inner` is one."""
 
     wraps: ClassVar[type] = Kernel
 
     @property
     def population(self) -> bool:
-        return isinstance(self.inner, Kernel) and self.inner.population  # what is no kernel, `check` refuses
+        return isinstance(self.inner, Kernel) and self.inner.population  # `check` refuses an `inner` that is no kernel
 
     @property
     def overwritable(self) -> bool:
@@ -341,7 +346,7 @@ class KernelWrapper(Wrapper, Kernel):
 
 
 def innermost(part: Any) -> Any:
-    """What all wrappers around `part` wrap."""
+    """Return the part inside all wrappers of `part`."""
     while isinstance(part, Wrapper):
         part = part.inner
     return part
@@ -359,7 +364,10 @@ HINTS: dict[Any, tuple[str, str]] = {
 
 
 def need(owner: Any, part: Any, kind: type[Any], place: str = "its part") -> None:
-    """Raise `Refused` unless `part`, `place` of `owner`, is a `kind`, and what is inside it is what it wraps."""
+    """Raise `Refused` unless `part` is a `kind` and all wrappers in it wrap what they need.
+
+    `place` and `owner` name the part in the error, as in "the kernel of generate".
+    """
     if not isinstance(part, kind):
         what, hint = HINTS.get(kind, (kind.__name__, f"pass a {kind.__name__}"))
         got = part.__name__ if isinstance(part, type) else type(part).__name__
@@ -371,7 +379,7 @@ def need(owner: Any, part: Any, kind: type[Any], place: str = "its part") -> Non
 
 
 def check_space(owner: Any, space: Any) -> None:
-    """Raise `Refused` unless `owner` takes samples of `space`: the one place where spaces meet."""
+    """Raise `Refused` unless `owner` takes samples of `space`. A `space` of None is accepted."""
     if space is not None and not isinstance(space, owner.takes):
         name = type(owner).__name__
         instead = space.solver if isinstance(owner, Solver) else f"a method for {space.kind}"

@@ -1,4 +1,4 @@
-"""A random step is a distribution: what `Stochastic` solvers give, and particle methods weigh."""
+"""Distributions of a random step: `Stochastic` solvers return them, particle methods compute weights from them."""
 
 from typing import Any
 
@@ -11,32 +11,33 @@ from guidance_jax.core.pytrees import pytree
 
 
 class Distribution:
-    """p(x_s | x_t) of one sample: something to draw from, and the log-density, in nats, of what another one drew."""
+    """The distribution p(x_s | x_t) of one sample, with draws and with a log-density in nats at any x_s."""
 
     def draw(self, key: Key[Array, ""]) -> Any:
-        """One x_s."""
+        """Draw one x_s with `key`."""
         raise NotImplementedError
 
     def log_prob(self, x: Any) -> Any:
-        """log p(x_s = x), a scalar."""
+        """Return log p(x_s = x), a scalar in nats."""
         raise NotImplementedError
 
     def divergence(self, other: Any) -> Any:
-        """KL(self || other), in nats, a scalar."""
+        """Return KL(self || other), a scalar in nats."""
         raise NotImplementedError
 
 
 @pytree
 class Normal(Distribution):
-    """N(mean, std^2 I). On the step to the clean level no noise is drawn: `clean` is True, x_s is the mean.
+    """The normal distribution N(mean, std^2 I). If `clean` is True, on the step to the clean level, x_s is the mean.
 
-    `log_prob` leaves out what all transitions of one step share, and is 0 at the clean level, where they are points; so
-    is `divergence`.
+    `log_prob` omits the constant log(2 pi) / 2 per entry, which all transitions of one step share. On the step to the
+    clean level the distributions are points; there `log_prob` and `divergence` are 0.
 
     Attributes:
-      mean: (*event).
-      std: broadcasts to (*event); also at the clean level, where guides that shift the mean use it.
-      clean: whether x_s is the mean itself.
+      mean: the mean, (*event).
+      std: the standard deviation, which broadcasts to (*event). It is also set on the step to the clean level, where
+        guides that shift the mean use it.
+      clean: whether x_s is the mean itself, without noise.
     """
 
     mean: Any
@@ -58,16 +59,16 @@ class Normal(Distribution):
         return jnp.sum(jnp.where(noisy, each, 0))
 
     def shift(self, shift: Any) -> "Normal":
-        """The same spread around another mean."""
+        """Return the distribution with `shift` added to its mean."""
         return Normal(self.mean + shift, self.std, self.clean)
 
 
 @pytree
 class Categorical(Distribution):
-    """Every position of a sequence by itself.
+    """Independent tokens at the L positions of a sequence.
 
     Attributes:
-      log_q: (L, states), log-probabilities, normalised over the states.
+      log_q: the log-probabilities, (L, states), normalised over the states.
     """
 
     log_q: Any

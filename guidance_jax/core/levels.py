@@ -1,4 +1,4 @@
-"""Noise levels, and what follows from two of them."""
+"""Noise levels, and quantities computed from two of them."""
 
 from typing import Any, NamedTuple
 
@@ -10,25 +10,25 @@ from guidance_jax.core.pytrees import concrete
 
 
 class Refused(ValueError):
-    """What the library refuses, in one line: what came, what was expected, what to write."""
+    """The error for input that the library refuses. One line says what came, what was expected, what to write."""
 
 
 def first_line(error: BaseException) -> str:
-    """The type and the first line of somebody else's error, for the refusal that it becomes."""
+    """Return the type and the first line of another library's error, for the message of a `Refused`."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200]}" if lines else type(error).__name__
 
 
 class Level(NamedTuple):
-    """A noise level; with a leading axis, a sequence of them. What alpha and sigma mean is the space's affair.
+    """A noise level, or a sequence of levels if the fields have a leading axis. The space defines alpha and sigma.
 
         images, vectors, embeddings   x_t = alpha x_0 + sigma eps
         tokens                        a token is kept with probability alpha
-        text                          alpha tokens follow the first so far, sigma are to come
+        text                          alpha tokens follow the first so far, sigma tokens are still to be written
 
     Attributes:
-      t: the schedule's own clock: what the network is told.
-      alpha: the share of signal; what the arithmetic uses, with sigma.
+      t: the time on the schedule's own clock, an input of the network.
+      alpha: the share of signal. Formulas use alpha and sigma.
       sigma: the share of noise, 0 at the clean level.
     """
 
@@ -42,24 +42,24 @@ class Level(NamedTuple):
         return self.sigma / self.alpha
 
     def at(self, index: Any) -> "Level":
-        """The level (or the slice of levels) at `index` of a sequence."""
+        """Return the level (or the slice of levels) at `index` of a sequence."""
         return Level(*(a[index] for a in self))
 
     def noise(self, x0: Float[Array, "*event"], eps: Float[Array, "*event"]) -> Float[Array, "*event"]:
-        """alpha x0 + sigma eps."""
+        """Return alpha x0 + sigma eps."""
         return self.alpha * x0 + self.sigma * eps
 
 
-CLEAN = Level(0.0, 1.0, 0.0)  # of clean samples
+CLEAN = Level(0.0, 1.0, 0.0)  # the level of clean samples
 
 
 def fresh_share(t: Level, s: Level) -> Any:
-    """1 - rho^2 with rho = alpha_t sigma_s / (alpha_s sigma_t): how much of the noise at t is not in that at s."""
+    """Return 1 - rho^2, rho = alpha_t sigma_s / (alpha_s sigma_t): the share of the variance at t added after s."""
     return jnp.maximum(1 - (t.alpha * s.sigma / (s.alpha * t.sigma)) ** 2, 0)
 
 
 def posterior_variance(t: Level, s: Level) -> Any:
-    """beta-tilde, the variance of q(x_s | x_t, x_0): sigma_s^2 (1 - (alpha_t sigma_s / (alpha_s sigma_t))^2).
+    """Return beta-tilde, the variance of q(x_s | x_t, x_0): sigma_s^2 (1 - (alpha_t sigma_s / (alpha_s sigma_t))^2).
 
     `t` is the noisier level, `s` the next.
     """
@@ -67,7 +67,7 @@ def posterior_variance(t: Level, s: Level) -> Any:
 
 
 def check_signal(levels: Level, what: str) -> None:
-    """Raise `Refused`, for `what`, if the first of `levels` are known and have no signal, alpha = 0."""
+    """Raise `Refused` if one of `levels` is known to have no signal, alpha = 0. `what` is the subject of the error."""
     if concrete(levels.alpha) and (np.asarray(levels.alpha) == 0).any():
         raise Refused(
             f"{what} says nothing where there is no signal (alpha = 0, the first level); start below it, for example "
@@ -76,7 +76,7 @@ def check_signal(levels: Level, what: str) -> None:
 
 
 def check_levels(levels: Level) -> None:
-    """Raise `Refused` unless `levels` are at least two whose noise-to-signal ratio falls strictly."""
+    """Raise `Refused` unless there are two `levels` or more and their noise-to-signal ratio falls strictly."""
     shapes = [jnp.shape(a) for a in levels]
     if len(set(shapes)) != 1 or len(shapes[0]) != 1 or shapes[0][0] < 2:
         raise Refused(

@@ -1,4 +1,4 @@
-"""Frozen dataclasses that are pytrees: numbers are leaves, functions and counts are part of the program."""
+"""Frozen dataclasses that are pytrees: numbers are leaves, functions and counts are part of the compiled program."""
 
 import dataclasses
 import types
@@ -12,17 +12,17 @@ T = TypeVar("T")
 
 
 def static(**options: Any) -> Any:
-    """A dataclass field that is part of the program (a function, a repeat count), not a traced number.
+    """Declare a dataclass field that is part of the compiled program (a function, a repeat count), no traced number.
 
-    `options` are those of `dataclasses.field`: `default`, `kw_only`.
+    `options` are passed to `dataclasses.field`: `default`, `kw_only`.
     """
     return dataclasses.field(metadata={"static": True}, **options)
 
 
 def converted(convert: Callable[[Any], Any], **options: Any) -> Any:
-    """A dataclass field whose value goes through `convert` when the object is made: functions become objects there.
+    """Declare a dataclass field whose value goes through `convert` when the object is made.
 
-    `options` are those of `dataclasses.field`.
+    For example, `convert` turns a function into a `Guide`. `options` are passed to `dataclasses.field`.
 
     >>> @pytree
     ... class Scaled:
@@ -35,9 +35,9 @@ def converted(convert: Callable[[Any], Any], **options: Any) -> Any:
 
 @dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(dataclasses.field, static, converted))
 def pytree(cls: type[T]) -> type[T]:
-    """Make `cls` a frozen dataclass and register it as a pytree; fields made by `static()` are not leaves.
+    """Make `cls` a frozen dataclass and register it as a pytree. Fields made by `static()` are not leaves.
 
-    Objects are compared and hashed by identity, since arrays cannot be. A `__repr__` of a base class is kept.
+    Objects are compared and hashed by identity, since arrays have no hash. A `__repr__` of a base class is kept.
     """
     own = [v for v in vars(cls).values() if isinstance(v, dataclasses.Field) and "convert" in v.metadata]
     if own:
@@ -56,11 +56,11 @@ def pytree(cls: type[T]) -> type[T]:
 
 
 def register_pytree(cls: Any) -> Any:
-    """`cls` known to JAX as a pytree whose structure names its class.
+    """Register `cls` with JAX as a pytree whose structure contains the class, and return `cls`.
 
-    `jax.tree_util.register_dataclass` would not do: from JAX 0.10 on (seen on 0.10.2 and 0.12.0; not on 0.7.2) the
-    structures of two such classes with the same fields compare equal, though their hashes differ. `jax.jit` then takes,
-    once in a hundred pairs of methods or so, the compiled program of the one for the other.
+    `jax.tree_util.register_dataclass` is not enough. From JAX 0.10 on (seen on 0.10.2 and 0.12.0; not on 0.7.2) the
+    structures of two classes with the same fields compare equal, though their hashes differ. `jax.jit` then runs the
+    compiled program of one class for the other, in about one of a hundred pairs of methods.
     """
     names: dict[bool, list[str]] = {False: [], True: []}
     for field in dataclasses.fields(cls):
@@ -87,11 +87,11 @@ def register_pytree(cls: Any) -> Any:
 
 
 class Rows:
-    """A pytree whose arrays have one row per sample: those who run many samples at once hand each its own."""
+    """A pytree whose arrays have one row per sample. Functions that run many samples give each sample its own row."""
 
 
 def rows(tree: Any) -> Any:
-    """For `jax.vmap`: 0 where the arrays of `tree` have one row per sample, None where all samples share them."""
+    """Return `in_axes` for `jax.vmap`: 0 where arrays of `tree` have one row per sample, None where samples share."""
 
     def axes(node):
         return jax.tree.map(lambda _: 0, node) if isinstance(node, Rows) else None
@@ -100,10 +100,10 @@ def rows(tree: Any) -> Any:
 
 
 def function(f: Any) -> Any:
-    """The callable `f` as a pytree: a bound method with the numbers of its object as leaves, a plain one without any.
+    """Turn the callable `f` into a pytree. A bound method has the numbers of its object as leaves, a function has none.
 
-    Two wraps of the same function are equal, so a function defined once never retraces; a fresh `lambda` always does.
-    What already is a pytree stays as it is.
+    Two wrappers of the same function are equal, so a function that is defined once is never traced again. A new
+    `lambda` always is. An `f` that is a pytree already is returned unchanged.
     """
     if isinstance(f, types.MethodType):
         return jax.tree_util.Partial(f.__func__, f.__self__)
@@ -112,20 +112,20 @@ def function(f: Any) -> Any:
 
 
 def concrete(value: Any) -> bool:
-    """True if every number in `value` is known now, so that a check may look at it."""
+    """Return True if no number in `value` is traced, so that a check can read it."""
     return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
 
 
 def known_zero(value: Any) -> bool:
-    """Whether all numbers of `value` are known now, and zero."""
+    """Return whether all numbers of `value` are known now and are zero."""
     return concrete(value) and not np.any(np.asarray(value))
 
 
 class Bound:
-    """`f` of a `module`, and of more leading arguments, where the module is at hand as `module`.
+    """Call `f` with a `module` and `more` as its leading arguments. The module stays accessible as `module`.
 
-    Equal to another of an equal function, module and arguments, so that nothing retraces; a `functools.partial` equals
-    itself alone.
+    Two objects are equal if their functions, modules and arguments are, so that nothing is traced again. A
+    `functools.partial` is equal only to itself.
     """
 
     def __init__(self, f: Callable, module: Any, *more: Any):

@@ -1,4 +1,4 @@
-"""What a guided sampler does: its cost, its bias, and what its guide is worth level by level."""
+"""Diagnostics of a guided sampler: its cost, its bias, and the strength of guidance at each level."""
 
 from guidance_jax.diagnostics.bias import guidance_bias
 from guidance_jax.diagnostics.by_level import guidance_by_level

@@ -1,4 +1,4 @@
-"""What a guided sampler really samples, on a target where that is known."""
+"""Compare what a guided sampler really samples with a target that is known exactly."""
 
 from typing import Any
 
@@ -19,17 +19,18 @@ def guidance_bias(
     scale: float,
     n: int = 5000,
 ) -> Bias:
-    """The energy distance between samples of `kernel` for `label` and p(x) p(label | x)^scale, with its floor.
+    """Return the energy distance between samples of `kernel` for `label` and p(x) p(label | x)^scale, with its floor.
 
-    The method under test is built on the mixture itself: `CFG(target, target.null_label, 3.0)` in a `Reverse`, say.
+    Build the method under test on the mixture itself, for example `CFG(target, target.null_label, 3.0)` in a `Reverse`.
 
     Args:
-      key: of the samples and of the exact draws.
+      key: the key of the samples and of the exact draws.
       target: the mixture.
       kernel: the sampler under test.
       levels: as in `generate`.
-      label, scale: of the guided target.
-      n: samples.
+      label: the label of the samples and of the guided target.
+      scale: the scale of the guided target.
+      n: the number of samples.
     """
     shape = target.means.shape[1:]
     x = generate(keys(key, n), kernel, levels, shape, jnp.full(n, label))

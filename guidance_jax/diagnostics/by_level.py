@@ -1,4 +1,4 @@
-"""How strong guidance is against the model's own score, level by level, along the guided trajectory."""
+"""Compare the strength of guidance with the model's own score at each level of the guided trajectory."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,8 +14,13 @@ from guidance_jax.sample import check_kernel, sample, strong
 
 
 class GuidanceLevel(NamedTuple):
-    """One level, means over samples: `ratio` sigma / alpha; `strength` |eps' - eps| / |eps|; `agreement` cos(eps',
-    eps)."""
+    """Guidance at one level, with eps the unguided and eps' the guided noise prediction. Means over the samples.
+
+    Attributes:
+      ratio: sigma / alpha of the level.
+      strength: |eps' - eps| / |eps|.
+      agreement: the cosine of the angle between eps' and eps.
+    """
 
     ratio: float
     strength: float
@@ -46,17 +51,17 @@ def guidance_by_level(
 ) -> list[GuidanceLevel]:
     """Compare a guided denoiser with the one it was made from at every level of its own trajectory.
 
-    Where `strength` is far above 1 the guide drowns the model; where `agreement` is near 1 a `Window` may leave the
-    guide out. State of a method (momentum, reused gradients) starts afresh at each level.
+    Where `strength` is far above 1, guidance dominates the model. Where `agreement` is near 1, a `Window` may skip
+    guidance. The state of a method (momentum, reused gradients) is initialised anew at each level.
 
     Args:
       keys, levels, shape, cond: as in `generate`.
       guided: the guided denoiser.
-      base: the one it was made from.
-      solver: moves along the guided trajectory.
+      base: the denoiser that it was made from.
+      solver: the solver of the guided trajectory.
 
     Raises:
-      Refused: as `generate`; tokens.
+      Refused: levels, shapes or conditions that a part refuses; tokens.
     """
     check_kernel(Reverse(guided, solver), levels, shape, cond)
     if not isinstance(guided.space, GaussianDiffusion):

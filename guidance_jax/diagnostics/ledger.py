@@ -1,6 +1,6 @@
-"""A cost ledger: how often a kernel really asks its networks, and how often it differentiates them.
+"""A cost ledger: how often a kernel really calls its networks, and how often it differentiates them.
 
-Counted while one sample runs, so skipped branches cost nothing and every stage of a solver is in it.
+The calls are counted while one sample runs. So skipped branches cost nothing, and every stage of a solver is counted.
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ COUNTED = (Parametrized, Function)
 
 
 class Ledger(NamedTuple):
-    """What one sample costs, by the name of the network.
+    """The cost of one sample, by the name of each network.
 
     Attributes:
-      calls: evaluations of each network.
-      gradients: pull-backs through each (gradients in the input).
+      calls: the number of evaluations of each network.
+      gradients: the number of pull-backs through each network (gradients in the input).
     """
 
     calls: dict[str, int]
@@ -40,15 +40,15 @@ class Ledger(NamedTuple):
 def ledger(
     kernel: Any, levels: Level, shape: tuple[int, ...], cond: Any = None, names: dict[str, Any] | None = None
 ) -> Ledger:
-    """Run one sample (or one population, with its size leading in `shape`) and count.
+    """Run one sample (or one population, if its size leads in `shape`) and count the calls of its networks.
 
     Args:
       kernel, levels, shape: as in `generate`.
       cond: the condition of one sample.
-      names: `{"weak": network, ...}` to tell networks apart; others go by their type.
+      names: `{"weak": network, ...}`, to tell networks apart; others are named by their type.
 
     Returns:
-      Counts by name: networks of every kind, tokens and text too. Exact models and plain functions of x_t are not
+      The counts by name, of networks of images, tokens and text. Exact models and plain functions of x_t are not
       counted; `Function(f)` is.
     """
     calls: Counter[str] = Counter()
@@ -86,7 +86,7 @@ def ledger(
         names = ("f",) if isinstance(node, Function) else node.functions
         fields = {name: vars(node)[name] for name in names}
         part: Any = node
-        if isinstance(node, Parametrized) and node.batched:  # marked where it answers for one sample
+        if isinstance(node, Parametrized) and node.batched:  # counted where its output is one sample's
             return dataclasses.replace(
                 part, apply=marked(partial(call_network, part.apply, node.batched)), batched=False
             )

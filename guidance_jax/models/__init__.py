@@ -1,4 +1,4 @@
-"""From a network of any kind to a denoiser or a classifier, and what it was made for."""
+"""Denoisers and classifiers made from networks of any library, and descriptions of what they were trained for."""
 
 from guidance_jax.models import parameterizations
 from guidance_jax.models.adapters import Conditioned, Microbatched, OnSchedule, Unconditional

@@ -1,4 +1,4 @@
-"""The same model or guide asked differently: another condition, another schedule, or a few samples at a time."""
+"""Adapters call a model or guide differently: with another condition, on another schedule, a few samples at a time."""
 
 import dataclasses
 from collections.abc import Callable
@@ -26,10 +26,10 @@ T = TypeVar("T")
 
 
 class Adapter(Wrapper):
-    """Asks `inner` at another `point` or with another condition, and is what `inner` is.
+    """Call `inner` at another `point` or with another condition. The adapter is a part of the same kind as `inner`.
 
-    Around a denoiser it is a denoiser, with hidden states where that has them, around a guide it is a guide: `adapter`
-    makes a class for each, and `Adapter(inner)` takes the right one.
+    Around a denoiser it is a denoiser, with hidden states if `inner` has them. Around a guide it is a guide. `adapter`
+    makes a class for each kind, and `Adapter(inner)` chooses the right one.
     """
 
     kinds: ClassVar[dict[type, type]] = {}
@@ -38,14 +38,14 @@ class Adapter(Wrapper):
         for kind, own in cls.kinds.items():
             if isinstance(inner, kind):
                 return object.__new__(own)
-        return object.__new__(cls.kinds.get(Denoiser, cls))  # which says in `check` that it needs another inside
+        return object.__new__(cls.kinds.get(Denoiser, cls))  # `check` then refuses `inner`
 
     def point(self, x: Any, level: Level) -> tuple[Any, Level]:
-        """The sample and the level that `inner` is asked about; by default the same."""
+        """Return the sample and the level that `inner` gets; by default x and `level` themselves."""
         return x, level
 
     def give(self, cond: Any) -> Any:
-        """The condition that `inner` is given; by default the same."""
+        """Return the condition that `inner` gets; by default `cond` itself."""
         return cond
 
     def check(self, levels, shape, cond):
@@ -88,7 +88,7 @@ ASKED = {HiddenStates: AskedHiddenStates, Denoiser: AskedDenoiser, Guide: AskedG
 
 
 def adapter(cls: type[T]) -> type[T]:
-    """Make the pytree `cls`, an `Adapter`, a class for each kind of part that it may be around."""
+    """Give the `Adapter` `cls` one pytree class for each kind of part that it can wrap, and return `cls`."""
     names = {"__doc__": cls.__doc__, "__module__": cls.__module__, "__qualname__": cls.__qualname__}
     cls.kinds = {  # type: ignore[attr-defined]
         kind: pytree(type(cls.__name__, (cls, asked), dict(names))) for kind, asked in ASKED.items()
@@ -99,14 +99,14 @@ def adapter(cls: type[T]) -> type[T]:
 @adapter
 @pytree
 class Unconditional(Adapter):
-    """The inner denoiser asked with the null condition, whatever condition it is given.
+    """Call the inner denoiser with the null condition, whatever condition is given.
 
-    For classifier guidance of a model trained with conditioning dropout: the label then steers through the
-    classifier alone. No call of its own.
+    Use it for classifier guidance of a model that was trained with conditioning dropout: the label then steers only
+    through the classifier. It adds no network call.
 
     Attributes:
       inner: the denoiser.
-      null: the condition that means "unconditional", one sample's.
+      null: the condition that means "unconditional", for one sample.
 
     Raises:
       Refused: a null condition that `inner` does not know.
@@ -122,17 +122,17 @@ class Unconditional(Adapter):
 @adapter
 @pytree
 class Conditioned(Adapter):
-    """The inner denoiser or guide given `select(cond)` for its condition.
+    """Call the inner denoiser or guide with `select(cond)` as its condition.
 
-    For conditions of several parts, of which each guide reads its own: `Conditioned(model, "label")`.
+    Use it for conditions with several parts, of which each guide reads one: `Conditioned(model, "label")`.
 
     Attributes:
       inner: the denoiser, classifier or likelihood.
-      select: a function of one sample's condition, or the name of an entry where that is a dictionary. Names never
-        retrace; a fresh lambda always does.
+      select: a function of one sample's condition, or the name of an entry if the condition is a dictionary. Names
+        never cause retracing; a new lambda always does.
 
     Raises:
-      Refused: whatever `inner` refuses of that condition.
+      Refused: a condition without that entry, or a selected condition that `inner` refuses.
     """
 
     inner: Any
@@ -143,10 +143,10 @@ class Conditioned(Adapter):
 
 
 def part_of(cond: Any, select: Callable | str | None) -> Any:
-    """`select(cond)`, the entry of that name, or all of it if None.
+    """Return `select(cond)`, or the entry of `cond` named `select`, or all of `cond` if `select` is None.
 
     Raises:
-      Refused: a name that `cond` has not.
+      Refused: a name that is no entry of `cond`.
     """
     if isinstance(select, str):
         if not isinstance(cond, dict) or select not in cond:
@@ -157,19 +157,19 @@ def part_of(cond: Any, select: Callable | str | None) -> Any:
 
 
 def known_part(cond: Any, select: Callable | str | None) -> Any:
-    """As `part_of`, for checks, whose `cond` has batch axes: nothing if `select` is a function of one sample."""
+    """Return `part_of(cond, select)` for checks, where `cond` has batch axes; () if `select` is a function of one."""
     return () if callable(select) else part_of(cond, select)
 
 
 @pytree
 class Microbatched(AskedGuide):
-    """A guide whose gradient is taken for `size` samples at a time, as `vmap` batches them: less memory.
+    """Compute the gradient of a guide for `size` samples at a time under `vmap`, which needs less memory.
 
     The samples are the same. The gradient cannot be differentiated again (`Classifier` and `MeanShift` do not).
 
     Attributes:
       inner: the guide.
-      size: samples at a time.
+      size: the number of samples at a time, 1 or more.
 
     Raises:
       Refused: a size below 1.
@@ -183,7 +183,7 @@ class Microbatched(AskedGuide):
             raise Refused(f"a microbatch has at least one sample, got size={self.size}")
 
     def score(self, x, level, cond):
-        """grad log p(cond | x_t), `size` samples at a time."""
+        """Return grad log p(cond | x_t), computed for `size` samples at a time."""
         return few_at_a_time(_score_of, self.size)(x, self.inner, level, cond)
 
 
@@ -192,7 +192,7 @@ def _score_of(x, inner, level, cond):
 
 
 def few_at_a_time(f: Callable, size: int) -> Callable:
-    """`f` of positional arrays or pytrees; under `vmap` it runs for `size` elements of the batch at a time."""
+    """Wrap `f`, a function of positional pytrees, so that under `vmap` it runs for `size` batch elements at a time."""
 
     @jax.custom_batching.custom_vmap
     def call(*args):
@@ -216,14 +216,14 @@ def few_at_a_time(f: Callable, size: int) -> Callable:
 @adapter
 @pytree
 class OnSchedule(Adapter):
-    """A denoiser or classifier trained on `schedule`, usable on levels of any other.
+    """Use a denoiser or classifier, trained on `schedule`, on the levels of any other schedule.
 
-    The same noise-to-signal ratio on two schedules is the same distribution up to a factor, so the inner object is
-    asked at its own level of equal ratio, with x scaled to it: x' = x own.alpha / level.alpha.
+    Levels of equal noise-to-signal ratio on two schedules have the same distribution up to a factor. So `inner` is
+    called at the level of its own schedule with the ratio of `level`, at the point x' = x own.alpha / level.alpha.
 
     Attributes:
       inner: the denoiser or guide.
-      schedule: the one whose clock it knows.
+      schedule: the schedule on which `inner` was trained.
 
     Raises:
       Refused: a model of tokens.
@@ -251,12 +251,15 @@ class OnSchedule(Adapter):
         return Prediction(pred.x0, pred.eps, pred.variance_fraction), state
 
     def score(self, x, level, cond):
-        """grad log p of the inner guide; x' = x own.alpha / level.alpha brings that factor."""
+        """Return grad log p of the inner guide, times own.alpha / level.alpha by the chain rule."""
         score = super().score(x, level, cond)  # type: ignore[misc]
         return score * factor(self.point(x, level)[1], level)
 
 
 def factor(own: Level, level: Level) -> Any:
-    """own.alpha / level.alpha = own.sigma / level.sigma of two levels of one ratio: by the larger of the two."""
+    """Return own.alpha / level.alpha = own.sigma / level.sigma of two levels of equal ratio.
+
+    The quotient of the larger ones, alpha or sigma, is used: it is finite where the other is 0 / 0.
+    """
     noisy = level.sigma > level.alpha
     return jnp.where(noisy, own.sigma, own.alpha) / jnp.where(noisy, level.sigma, level.alpha)

@@ -1,7 +1,7 @@
-"""Networks written for batches, (params, x[B], t[B], cond[B]), beside those written for one sample.
+"""Calls of networks that are written for batches, (params, x[B], t[B], cond[B]), or for one sample.
 
-A batched network is given a batch of one, and `vmap` over the samples joins those batches again: its convolutions and
-matrix products see all samples at once, as if called by hand, and no sample can see another.
+A batched network gets batches of one, which `vmap` over the samples joins again. Its convolutions and matrix products
+process all samples at once, and no sample can see another.
 """
 
 import functools
@@ -15,24 +15,24 @@ from guidance_jax.core import Refused, first_line
 
 
 def with_axis(tree: Any) -> Any:
-    """Every array with a batch axis of one in front."""
+    """Return `tree` with a batch axis of length one in front of every array."""
     return jax.tree.map(lambda a: jnp.asarray(a)[None], tree)
 
 
 def require_form(owner: Any, batched: Any) -> None:
-    """Raise `Refused` unless it was said whether a network is written for batches: no network tells."""
+    """Raise `Refused` unless `batched` is True or False. A network does not tell which, so there is no default."""
     if not isinstance(batched, bool):
         name = type(owner).__name__
         raise Refused(f"{name} is told whether its function takes batches; write batched=True, or False for one sample")
 
 
 def call_network(apply: Callable, batched: bool, params: Any, *inputs: Any, **options: Any) -> Any:
-    """What the network says of one sample, whichever way it is written.
+    """Return the output of a network for one sample.
 
     Args:
-      apply: apply(params, x, t, ...) -> output.
-      batched: whether `apply` takes a batch axis in front of every input and gives one back.
-      params, inputs, options: of one sample; `options` are passed as they are.
+      apply: the network, apply(params, x, t, ...) -> output.
+      batched: whether `apply` takes a batch axis in front of every input and returns one.
+      params, inputs, options: the network's arguments for one sample. `options` get no batch axis.
 
     Raises:
       Refused: a network that is evidently written the other way.
@@ -56,7 +56,7 @@ def call_network(apply: Callable, batched: bool, params: Any, *inputs: Any, **op
 
 @functools.lru_cache(maxsize=64)
 def check_form(apply: Callable, batched: bool, tree: Any, shapes: tuple) -> None:
-    """Raise `Refused` if the outputs of `apply` for two samples are not two; its arithmetic is traced, not run."""
+    """Raise `Refused` if a batched `apply` does not return two outputs for two samples. It is traced, not run."""
     if not batched:
         return
     params, inputs, options = jax.tree.unflatten(tree, shapes)

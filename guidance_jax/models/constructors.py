@@ -1,4 +1,4 @@
-"""One line from a trained module of any library to a `Network`: Linen, NNX, Equinox, or a plain velocity field."""
+"""Make a `Network` in one line from a trained Linen, NNX or Equinox module, or from a plain velocity field."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from guidance_jax.schedules import RectifiedFlow
 
 @dataclass(frozen=True)
 class Call:
-    """`apply(params, x, t, cond, **options)`, without the condition where there is none; equal if its parts are."""
+    """Call `apply(params, x, t, cond, **options)`, without `cond` if it is None. Equal if its fields are equal."""
 
     apply: Callable
     options: tuple[tuple[str, Any], ...] = ()
@@ -27,7 +27,7 @@ class Call:
 
 
 def call(apply: Callable, options: dict[str, Any]) -> Call:
-    """A `Call` with `options` in an order that makes it equal to any other with the same."""
+    """Return a `Call` with sorted `options`, so that two with the same options are equal."""
     return Call(apply, tuple(sorted(options.items())))
 
 
@@ -40,15 +40,15 @@ def from_linen(
     batched: bool = True,
     **options: Any,
 ) -> Network:
-    """A Flax Linen module, called as `module.apply(variables, x, t, cond, **options)`, as a `Network`.
+    """Make a `Network` from a Flax Linen module, called as `module.apply(variables, x, t, cond, **options)`.
 
     Args:
       module: the module.
-      variables: what `init` returned or training made of it: `{"params": ..., "batch_stats": ...}`.
-      parameterization: what its output means; no network tells, so that it has to be said.
+      variables: the trained variables, in the form that `init` returns: `{"params": ..., "batch_stats": ...}`.
+      parameterization: what the output means, one of `guidance_jax.parameterizations`. It must be given.
       domain: as in `Network`.
-      batched: True for a module of batches, as most Linen modules are.
-      options: passed to every call, for example `train=False` or `deterministic=True`.
+      batched: True for a module that takes batches, as most Linen modules do.
+      options: arguments of every call, for example `train=False` or `deterministic=True`.
     """
     if isinstance(variables, Mapping) and "params" not in variables:
         names = ", ".join(map(str, variables))
@@ -64,9 +64,9 @@ def from_nnx(
     batched: bool = True,
     **options: Any,
 ) -> Network:
-    """A Flax NNX module, called as `module(x, t, cond, **options)` in evaluation mode, as a `Network`.
+    """Make a `Network` from a Flax NNX module, called as `module(x, t, cond, **options)` in evaluation mode.
 
-    The module is left as it is: a copy is set to evaluation (dropout off, batch statistics used, not updated).
+    The module does not change. A copy is set to evaluation mode: no dropout, batch statistics used and not updated.
 
     Args:
       module: the module, with its trained variables.
@@ -86,15 +86,15 @@ def from_equinox(
     batched: bool = False,
     **options: Any,
 ) -> Network:
-    """An Equinox module, or any callable pytree, called as `module(x, t, cond, **options)`, as a `Network`.
+    """Make a `Network` from an Equinox module, or any callable pytree, called as `module(x, t, cond, **options)`.
 
-    Its arrays are the parameters, everything else is part of the program. Equinox modules are written for one sample.
-    Set it to inference first: `eqx.nn.inference_mode(module)`.
+    Its arrays are the parameters, everything else is part of the compiled program. Equinox modules are written for one
+    sample. Set the module to inference first: `eqx.nn.inference_mode(module)`.
 
     Args:
       module: the module, with its trained arrays.
       parameterization, domain, options: as in `from_linen`.
-      batched: False for a module of one sample, as most Equinox modules are.
+      batched: False for a module that takes one sample, as most Equinox modules do.
     """
     leaves, tree = jax.tree.flatten(module)
     arrays = [leaf if isinstance(leaf, jax.Array | np.ndarray) else None for leaf in leaves]
@@ -106,7 +106,7 @@ def from_equinox(
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """A callable pytree as a function of its arrays, a list with None where the leaf is in `rest`."""
+    """Call a pytree as a function of its arrays: a list with None for each leaf that is no array and is in `rest`."""
 
     tree: Any
     rest: tuple[Any, ...]
@@ -124,16 +124,16 @@ def from_velocity(
     data_at: int,
     batched: bool,
 ) -> Network:
-    """A flow-matching velocity field as a `Network` on `RectifiedFlow`, whose clock is 0 at the data.
+    """Make a `Network` on `RectifiedFlow`, whose clock is 0 at the data, from a flow-matching velocity field.
 
         data_at=0:  x_t = (1 - t) x0 + t eps, v = eps - x0, as here, in SD3 and FLUX
         data_at=1:  x_t = (1 - t) eps + t x0, v = x0 - eps, as in Lipman et al. 2023 (arXiv 2210.02747)
 
     Args:
-      v: v(t, x, cond), or v(params, t, x, cond) where `params` are given; of one sample, or of batches.
+      v: the field v(t, x, cond), or v(params, t, x, cond) if `params` are given, of one sample or of a batch.
       domain: as in `Network`; its schedule is `RectifiedFlow()`.
-      params: a pytree of arrays; a function that closes over its weights has them compiled in.
-      data_at: the time, 0 or 1, at which x is data. No function tells: it must be said.
+      params: a pytree of arrays; () for none. Weights that v closes over are compiled in as constants.
+      data_at: the time, 0 or 1, at which x is data. It must be given: a function does not tell.
       batched: as in `Network`.
 
     Raises:
@@ -150,14 +150,14 @@ def from_velocity(
 
 @dataclass(frozen=True)
 class OnFlow(parameterizations.Velocity):
-    """The velocity of a field told the clock of `RectifiedFlow`: levels of another schedule are refused."""
+    """The velocity of a field that gets the clock of `RectifiedFlow`. Levels of another schedule are refused."""
 
     schedule: ClassVar[Any] = RectifiedFlow()
 
 
 @dataclass(frozen=True)
 class Field:
-    """`apply(params, x, t, cond)` of a velocity field v, which takes no parameters if it is `bare`."""
+    """Call a velocity field v as `apply(params, x, t, cond)`. If `bare` is True, v takes no parameters."""
 
     v: Callable
     bare: bool

@@ -1,7 +1,7 @@
-"""What a network was made for: its shape, schedule and labels.
+"""A description of what a network was trained for: its shape, schedule and labels.
 
-With a `Domain`, wrong shapes, labels, schedules and pairings are refused with one line instead of giving wrong images;
-without it, nothing is checked.
+With a `Domain`, wrong shapes, labels, schedules and pairings are refused with one line instead of giving wrong images.
+Without it, nothing is checked.
 """
 
 from dataclasses import dataclass
@@ -17,20 +17,20 @@ from guidance_jax.schedules import Schedule
 
 @dataclass(frozen=True)
 class Domain:
-    """What a network was trained for; checkpoints carry it.
+    """Describe what a network was trained for. Checkpoints contain it.
 
     Attributes:
       shape: the shape of one sample, for example (32, 32, 3).
-      schedule: the noise schedule whose clock the network is told; None if unknown.
-      num_classes: how many labels there are, 0 to num_classes - 1; None for a model without labels.
+      schedule: the noise schedule whose clock the network gets; None if unknown.
+      num_classes: the number of labels, which are 0 to num_classes - 1; None for a model without labels.
       null_label: the label that means "unconditional" (conditioning dropout); None if the model has none.
-      text_length: how many tokens a caption has, for a model of text, which has no classes; None without text.
+      text_length: the number of tokens of a caption, for a model with captions; None without captions.
       context: the shapes of an encoded condition by name, (("context", (77, 768)),) for example; None without one.
-      guided_channels: how many leading channels contrasts guide, the others staying conditional; None for all (DiT
-        guides three of four, for example).
+      guided_channels: the number of leading channels that contrasts guide; the others stay conditional. None for all.
+        DiT, for example, guides three of four.
 
     Raises:
-      Refused: by `check` and its like, samples, labels and levels that the network was not made for.
+      Refused: in the methods `check...`, samples, labels and levels that the network was not made for.
     """
 
     shape: tuple[int, ...]
@@ -48,12 +48,12 @@ class Domain:
         self.check_levels(levels)
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
-        """Raise unless samples have the shape of the network's."""
+        """Raise unless `shape` is the shape of the network's samples."""
         if tuple(shape) != tuple(self.shape):
             raise Refused(f"the network takes samples of shape {self.shape}, got {tuple(shape)}; pass that shape")
 
     def check_label(self, label: Any) -> None:
-        """Raise unless `label` (any shape) holds labels, or captions, of this domain; nothing to check without."""
+        """Raise unless `label` (any shape) holds labels or captions of this domain, if the domain has any."""
         if self.context is not None and (self.text_length is None or (isinstance(label, dict) and "context" in label)):
             self.check_context(label)
         elif self.text_length is not None:
@@ -99,7 +99,7 @@ class Domain:
 
 
 def network_condition(domain: Domain | None, cond: Any) -> Any:
-    """`cond` as the network gets it: None if its domain has no classes and no text, and only a guide needs it."""
+    """Return `cond` as the network gets it; None if its domain has no classes and no text, so only guides use it."""
     if domain is not None and (domain.num_classes, domain.text_length, domain.context) == (None, None, None):
         return None
     if domain is not None and domain.num_classes is not None and jnp.ndim(cond) != 0:
@@ -108,7 +108,7 @@ def network_condition(domain: Domain | None, cond: Any) -> Any:
 
 
 def unless_unknown(domain: Domain | None, cond: Any, output: Any) -> Any:
-    """A network's `output`, NaN if `cond` is a label that `domain` does not have: traced labels are not refused."""
+    """Return a network's `output`; NaN if `domain` does not have the label `cond`, since traced labels pass checks."""
     if domain is None or domain.num_classes is None:
         return output
     known = (cond >= 0) & (cond < domain.num_classes)
@@ -118,7 +118,7 @@ def unless_unknown(domain: Domain | None, cond: Any, output: Any) -> Any:
 
 
 def same_domain(model: Denoiser, classifier: Guide) -> None:
-    """Raise if a model and a classifier that both say what they were trained for say different things."""
+    """Raise if a model and a classifier both have a domain and these differ in schedule, classes or shape."""
     a, b = model.domain, classifier.domain
     if a is None or b is None:
         return
@@ -136,7 +136,7 @@ def same_domain(model: Denoiser, classifier: Guide) -> None:
 def check_guide(
     owner: Any, model: Any, guide: Any, levels: Level, shape: tuple[int, ...], cond: Any, *, noisy: bool = False
 ) -> None:
-    """Raise unless `guide`, which steers `model` in `owner`, fits it and takes what it is given (`noisy` samples?)."""
+    """Raise unless `guide` fits the `model` that it steers in `owner`. `noisy`: the guide gets noisy samples."""
     need(owner, model, Denoiser, "the model")
     need(owner, guide, Guide, "the guide")
     if noisy and innermost(guide).clean:

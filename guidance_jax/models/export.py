@@ -1,4 +1,4 @@
-"""The way back: a denoiser, guided or not, as a plain function for somebody else's sampler or ODE solver."""
+"""Export a denoiser, guided or not, as a plain function for another library's sampler or ODE solver."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ def as_function(
     data_at: int = 0,
     batched: bool = True,
 ) -> Callable[[Any, Any, Any], Any]:
-    """f(x, t, cond) -> what `output` names, from any denoiser without memory.
+    """Make a function f(x, t, cond) that returns the `output` of a denoiser without state.
 
         velocity   dx/dt = alpha'(t) x0 + sigma'(t) eps, the probability-flow ODE on the schedule's clock; eps - x0 on
                    `RectifiedFlow`
@@ -29,18 +29,18 @@ def as_function(
 
     Args:
       denoiser: a model or a guided model.
-      schedule: whose clock t is.
-      output: what f gives.
-      data_at: 0, or 1 for the clock of other flow libraries (RectifiedFlow alone): t is turned round, and the velocity
-        with it.
-      batched: whether x (B, ...) and cond (B, ...) carry a batch axis; t is one number or (B,).
+      schedule: the schedule whose clock t is.
+      output: what f returns, one of the names above.
+      data_at: 0, or 1 for the clock of other flow libraries, on `RectifiedFlow` only. With 1, t is 1 at the data, and
+        the velocity has the other sign.
+      batched: whether x (B, ...) and cond (B, ...) have a batch axis; t is one number or (B,).
 
     Returns:
-      A pure function, to be jitted by its user.
+      A pure function, which is not jitted.
 
     Raises:
-      Refused: a denoiser that remembers (its steps are no function of x and t), that is not of Gaussian diffusion, an
-        `output` of another name, a clock that cannot be turned round, a discrete schedule's velocity.
+      Refused: a denoiser with state (its output is no function of x and t), or of another space than Gaussian
+        diffusion; an unknown `output`; data_at=1 on another schedule; the velocity on a schedule of betas.
     """
     need("as_function", denoiser, Denoiser, "the denoiser")
     if not isinstance(denoiser.space, GaussianDiffusion):

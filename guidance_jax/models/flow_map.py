@@ -2,7 +2,8 @@
 
     X(x, t, s) = x - (t - s) u(x, t, s),   u(x, t, t) the velocity eps - x0 itself
 
-Points of another schedule are the flow's at t = sigma / (alpha + sigma), divided by alpha + sigma: its ODE is the same.
+A point x of another schedule is the point x / (alpha + sigma) of the flow at t = sigma / (alpha + sigma). The ODE is
+the same.
 """
 
 from collections.abc import Callable
@@ -18,16 +19,16 @@ from guidance_jax.models.network import Parametrized
 
 @pytree
 class FlowMap(Parametrized, Denoiser):
-    """A map from level t to level s, and, with s = t, the denoiser of the flow that it follows. One call for either.
+    """A network that jumps from level t to level s. With s = t it is the denoiser of its flow. One network call.
 
-    `kernels.MapSteps` samples by it, in one step or a few, on any schedule; any solver takes it as a velocity;
-    `guidance.ThroughMap` asks a reward about where it leads.
+    `kernels.MapSteps` samples with it in one step or a few, on any schedule. Any solver takes it as a denoiser.
+    `guidance.ThroughMap` evaluates a reward at the end of its jump.
 
     Attributes:
       params: a pytree of arrays.
       apply: apply(params, x, t, s, cond) -> u, the average velocity from t down to s, of one sample or of a batch.
-      domain: what it was trained for; without one, nothing is checked.
-      batched: as in `Network`.
+      domain: what it was trained for; with None, nothing is checked.
+      batched: whether `apply` takes a batch axis in front of x, t, s and cond.
 
     Raises:
       Refused: an output of another shape than x; samples or labels that `domain` does not allow.
@@ -39,14 +40,14 @@ class FlowMap(Parametrized, Denoiser):
     batched: bool = static(default=False)
 
     def velocity(self, x: Any, t: Any, s: Any, cond: Any) -> Any:
-        """u(x, t, s), of the shape of x, a point of the flow; t and s are its clocks."""
+        """Return u(x, t, s) in the shape of x, for a point x of the flow and its times t and s."""
         u = call_network(self.apply, self.batched, self.params, x, t, s, network_condition(self.domain, cond))
         if jnp.shape(u) != jnp.shape(x):
             raise Refused(f"of a sample of shape {jnp.shape(x)} the flow map made a velocity of {jnp.shape(u)}")
         return unless_unknown(self.domain, cond, u)
 
     def jump(self, x: Any, t: Level, s: Level, cond: Any) -> Any:
-        """X(x, t, s): where the flow takes x from level t to level s."""
+        """Return X(x, t, s), the point to which the flow takes x from level t to level s."""
         (x, begin), end = on_flow(x, t), s.sigma / (s.alpha + s.sigma)
         return (s.alpha + s.sigma) * (x - (begin - end) * self.velocity(x, begin, end, cond))
 
@@ -57,6 +58,6 @@ class FlowMap(Parametrized, Denoiser):
 
 
 def on_flow(x: Any, level: Level) -> tuple[Any, Any]:
-    """(the point of rectified flow that x at `level` is, its clock)."""
+    """Return (x as a point of rectified flow, its time t there) for x at `level`."""
     norm = level.alpha + level.sigma
     return x / norm, level.sigma / norm

@@ -1,4 +1,4 @@
-"""From a network (any pure function) to a denoiser or a noisy classifier."""
+"""Denoisers and noisy classifiers made from a network, which is any pure function."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -29,7 +29,7 @@ from guidance_jax.models.parameterizations import Parameterization
 
 
 class Parametrized:
-    """What holds the parameters of a network. `functions` names the fields that call it: the ledger counts those."""
+    """A part with the parameters of a network. `functions` names the fields whose calls `ledger` counts."""
 
     params: Any
     domain: Any
@@ -43,29 +43,30 @@ class Parametrized:
 
 @pytree
 class Network(Parametrized, Denoiser):
-    """A denoiser from a pure function `apply(params, x, t, cond) -> output`, of one sample or of a batch.
+    """A denoiser made from a pure function `apply(params, x, t, cond) -> output`, of one sample or of a batch.
 
-    A domain without classes keeps `cond` from the network, so that an unconditional model can stand beside a
-    classifier that needs the label. One network call.
+    If the domain has no classes and no text, the network does not get `cond`. So an unconditional model can be combined
+    with a classifier that needs the label. One network call.
 
     Attributes:
-      params: a pytree of arrays; they are leaves, so EMA weights or another checkpoint of the same shape run the same
+      params: a pytree of arrays. They are leaves, so EMA weights or another checkpoint of the same shapes run the same
         program.
-      apply: the function; x of shape (*event), t the clock of the schedule (`level.t`) unless the parameterization
-        says otherwise (EDM), cond one sample's condition. `output` has the shape of x, or twice its channels.
-      parameterization: what the output means, see `guidance_jax.parameterizations`; it has to be said.
-      domain: what it was trained for; without one, nothing is checked.
-      perturbation: what `perturb` sets, given to `apply` as the argument of that name; None to give none.
-      batched: True if `apply` takes a batch axis in front of x, t and cond, as most networks do: it is given batches of
-        one, which the loop joins again; False if it is for one sample. It has to be said: no network tells.
-      scale: the strength that a network with guidance learned into it is asked for, a number given to `apply` as the
-        argument of that name; `guidance.Learned` sets it, level by level if need be. None to give none.
-      encodes: whether `apply(params, None, None, cond)` of one sample gives the condition in an encoded form, which it
-        takes as well: what is costly and the same at every step, such as GLIDE's caption. See `encode`.
+      apply: the function. x has shape (*event), t is the schedule's clock (`level.t`) unless the parameterization
+        changes it (EDM), cond is one sample's condition. `output` has the shape of x, or twice its channels.
+      parameterization: what the output means, one of `guidance_jax.parameterizations`. It must be given.
+      domain: what it was trained for; with None, nothing is checked.
+      perturbation: the value that `perturb` sets. `apply` gets it as an argument of that name; with None, it gets none.
+      batched: True if `apply` takes a batch axis in front of x, t and cond, as most networks do. It gets batches of
+        one, which `vmap` joins again. False if `apply` takes one sample. It must be given: a network does not tell.
+      scale: the guidance scale of a network that has learned guidance, a number. `apply` gets it as an argument of that
+        name; with None, it gets none. `guidance.Learned` sets it, at each level anew.
+      encodes: whether `apply(params, None, None, cond)` returns one sample's condition in an encoded form, which
+        `apply` takes as a condition, too. It saves costly work that is the same at every step, such as encoding GLIDE's
+        caption. See `encode`.
 
     Raises:
-      Refused: samples, labels or levels that `domain` does not allow; an output of another shape than x; a network that
-        says nothing of batches, or is evidently written the other way.
+      Refused: samples, labels or levels that `domain` does not allow; an output of another shape than x; a `batched`
+        that is not given or evidently wrong; no parameterization.
     """
 
     params: Any
@@ -93,7 +94,7 @@ class Network(Parametrized, Denoiser):
             check_signal(levels, f"a network whose output is {self.parameterization}")
 
     def explain(self) -> str:
-        """What the network is, and the number that it is told at three levels: to compare with how it was trained.
+        """Describe the network, with the t that it gets at three levels, to compare with how it was trained.
 
         >>> from guidance_jax import CosineBetas, Domain, parameterizations
         >>> domain = Domain((2,), CosineBetas(1000), num_classes=10, null_label=10)
@@ -123,7 +124,7 @@ class Network(Parametrized, Denoiser):
         return "\n".join(lines)
 
     def encode(self, cond: Any) -> Any:
-        """Conditions (n, ...), encoded once: sampling with them does not encode again at every step.
+        """Encode the conditions (n, ...) once, so that sampling does not encode them again at every step.
 
         Raises:
           Refused: a network that has nothing to encode.
@@ -157,7 +158,7 @@ def _encode(network: Network, cond: Any) -> Any:
 
 @pytree
 class Function(Denoiser):
-    """A denoiser from any function `f(x, level, cond) -> output`; by default the output is the clean sample x0.
+    """A denoiser made from any function `f(x, level, cond) -> output`. By default the output is the clean sample x0.
 
     Attributes:
       f: the function, of one sample x (*event) and a `Level`.
@@ -181,12 +182,13 @@ class Function(Denoiser):
 
 @pytree
 class NoisyClassifier(Parametrized, Guide):
-    """log p(y | x_t) from a pure function `apply(params, x, t) -> logits (num_classes,)`, of one sample or of a batch.
+    """A classifier log p(y | x_t) made from a pure function `apply(params, x, t) -> logits (num_classes,)`.
 
     Attributes:
       params: a pytree of arrays.
-      apply: the function; for tokens it takes integers (L,) and, for `TAG`, one-hot vectors (L, states).
-      domain: what it was trained for; without one, nothing is checked.
+      apply: the function, of one sample or of a batch. For tokens it takes integers (L,) and, for `TAG`, one-hot
+        vectors (L, states).
+      domain: what it was trained for; with None, nothing is checked.
       batched: as in `Network`.
 
     Raises:
@@ -202,12 +204,12 @@ class NoisyClassifier(Parametrized, Guide):
         require_form(self, self.batched)
 
     def logits(self, x: Any, level: Level) -> Float[Array, " classes"]:
-        """Unnormalised log p(. | x_t)."""
+        """Return the unnormalised log p(. | x_t), one entry per class."""
         logits = call_network(self.apply, self.batched, self.params, x, level.t)
         if jnp.ndim(logits) != 1:
             raise Refused(f"a classifier gives a vector of logits for one sample, got shape {jnp.shape(logits)}")
         return logits
 
     def log_prob(self, x: Any, level: Level, cond: Any) -> Float[Array, ""]:
-        """log p(cond | x_t), in nats, float32 or better whatever the network's type."""
+        """Return log p(cond | x_t) in nats, in float32 or better whatever the network's dtype."""
         return read_entry(log_softmax(self.logits(x, level)), cond)

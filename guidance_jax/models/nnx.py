@@ -1,4 +1,4 @@
-"""Any Flax NNX module as `(apply, params)`: the pure function that `Network` and `NoisyClassifier` take."""
+"""Split any Flax NNX module into `(apply, params)`, a pure function for `Network` and `NoisyClassifier`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from flax import nnx
 
 @dataclass(frozen=True, eq=False)
 class Functional:
-    """`apply(params, *args)` of an NNX module: its graph, and the variables that `params` replaces."""
+    """Call an NNX module as `apply(params, *args)`. It holds the graph, and variables that `params` replaces."""
 
     graph: Any
     state: Any
@@ -23,8 +23,8 @@ class Functional:
 def functional(module: nnx.Module) -> tuple[Callable, Any]:
     """Split an NNX module into `apply(params, *args)` and `params`, a nested dict of arrays.
 
-    `apply` copies the module on every call, so that its variables may be used under `jax.grad` and `lax.scan`; what a
-    call changes in the module is not kept. It is a copy in evaluation mode: no dropout, stored batch statistics.
+    `apply` copies the module on every call, so that it works under `jax.grad` and `lax.scan`. Changes that a call makes
+    to the module are lost. The copy is in evaluation mode: no dropout, stored batch statistics.
     """
     copy = nnx.clone(module)
     copy.eval()

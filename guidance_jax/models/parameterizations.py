@@ -1,4 +1,4 @@
-"""What a network's output means: from output to `Prediction`, and from (x0, eps) to the training target.
+"""What a network's output means: rules from the output to a `Prediction`, and from (x0, eps) to the training target.
 
     name      output                 x0                        eps
     eps       eps                    (x - sigma eps) / alpha   eps
@@ -7,9 +7,9 @@
     velocity  eps - x0               (x - sigma v) / n         (x + alpha v) / n          n = alpha + sigma
     score     -eps / sigma           (x + sigma^2 s) / alpha   -sigma s
 
-`velocity_to_data` is minus `velocity`, of a network that is told 1 - t.
+`velocity_to_data` is minus `velocity`, for a network that gets 1 - t.
 
-`v` is that of Salimans & Ho 2022 (arXiv 2202.00512), `velocity` that of rectified flow (2209.03003).
+`v` comes from Salimans & Ho 2022 (arXiv 2202.00512), `velocity` from rectified flow (2209.03003).
 """
 
 from dataclasses import dataclass
@@ -22,25 +22,25 @@ from guidance_jax.schedules import RectifiedFlow
 
 
 class Parameterization:
-    """Base: the network is told `x` and `level.t`; `predict` reads its output, `target` is what to train it on.
+    """Define a network's inputs, how `predict` reads its output, and the `target` of its training.
 
-    `schedule` is the only one on which the output means that, None if all will do. `needs_signal` says that x0 cannot
-    be read from the output at a level without signal, alpha = 0, as of noise.
+    `schedule` is the only schedule on which the output has this meaning; None for any. `needs_signal` is True if x0
+    cannot be computed at a level without signal, alpha = 0, as from predicted noise.
     """
 
     schedule: ClassVar[Any] = None
     needs_signal: ClassVar[Any] = False
 
     def inputs(self, x: Any, level: Level) -> tuple[Any, Any]:
-        """What the network is given for (x_t, t)."""
+        """Return the inputs (x, t) of the network for x_t at `level`."""
         return x, level.t
 
     def predict(self, output: Any, x: Any, level: Level) -> Prediction:
-        """(x0, eps) from the network's output at x."""
+        """Return (x0, eps) from the network's output at x."""
         raise NotImplementedError
 
     def target(self, x0: Any, eps: Any, level: Level) -> Any:
-        """The output of a perfect network; training minimises the squared distance to it."""
+        """Return the training target. Training minimises the squared distance of the output to it."""
         raise NotImplementedError
 
 
@@ -107,9 +107,9 @@ class Velocity(Parameterization):
 
 @dataclass(frozen=True)
 class VelocityToData(Velocity):
-    """The velocity of the reversed clock, 0 at the noise and 1 at the data: the output is x0 - eps, told 1 - t.
+    """Velocity prediction on the reversed clock 1 - t, 0 at the noise and 1 at the data: the output is x0 - eps.
 
-    SiT, LightningDiT and flow matching after Lipman et al. 2023 (arXiv 2210.02747), on `RectifiedFlow`: levels of
+    SiT, LightningDiT and flow matching of Lipman et al. 2023 (arXiv 2210.02747) use it, on `RectifiedFlow`. Levels of
     another schedule are refused.
     """
 
@@ -156,7 +156,7 @@ class EDM(Parameterization):
 
     sigma_data: float = 0.5
 
-    needs_signal: ClassVar[bool] = True  # its clock is log(sigma / alpha)
+    needs_signal: ClassVar[bool] = True  # the network gets log(sigma / alpha) / 4
 
     def inputs(self, x, level):
         return x / level.alpha / jnp.sqrt(level.ratio**2 + self.sigma_data**2), jnp.log(level.ratio) / 4
@@ -174,17 +174,17 @@ class EDM(Parameterization):
 
 @dataclass(frozen=True)
 class LearnedRange(Parameterization):
-    """OpenAI's learned-range variance: twice the channels, the second half v in [-1, 1] on the log scale.
+    """OpenAI's learned-range variance: the output has twice the channels, and the second half is v in [-1, 1].
 
         log variance = frac log beta + (1 - frac) log beta-tilde,  frac = (v + 1) / 2
 
-    (Nichol & Dhariwal 2021, eq. 15). The solver computes beta and beta-tilde: `DDPM(variance=learned_range)`.
+    This is eq. 15 of Nichol & Dhariwal 2021. The solver computes beta and beta-tilde: `DDPM(variance=learned_range)`.
 
     Attributes:
-      mean: what the first half of the channels means.
+      mean: the parameterization of the first half of the channels.
 
     Raises:
-      Refused: a network without the second half, or to train that half by regression.
+      Refused: a network without the second half, or training, since that half has no regression target.
     """
 
     mean: Parameterization = Eps()

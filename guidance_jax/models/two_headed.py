@@ -1,4 +1,4 @@
-"""A network that answers twice: at its end, and early, from an inner layer."""
+"""A network with two outputs: one at its end, and an early one from an inner layer."""
 
 from typing import Any
 
@@ -12,16 +12,16 @@ from guidance_jax.models.network import Network
 
 @pytree
 class TwoHeaded(Network):
-    """A `Network` whose `apply(params, x, t, cond)` gives (output, early output); its denoiser is the first.
+    """A `Network` whose `apply(params, x, t, cond)` returns (output, early output). As a denoiser it uses the first.
 
     Train it with `InternalHeads`, guide it with `guidance.Internal`. Fields as in `Network`.
 
     Raises:
-      Refused: a function with one output; as `Network`.
+      Refused: a function with one output, and what `Network` refuses.
     """
 
     def heads(self, x: Any, level: Any, cond: Any) -> tuple[Prediction, Prediction]:
-        """(prediction, early prediction), one call."""
+        """Return (prediction, early prediction) from one network call."""
         inputs = *self.parameterization.inputs(x, level), network_condition(self.domain, cond)
         outputs = call_network(self.apply, self.batched, self.params, *inputs)
         if not isinstance(outputs, tuple) or len(outputs) != 2 or any(jnp.shape(o) != jnp.shape(x) for o in outputs):

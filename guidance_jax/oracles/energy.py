@@ -1,4 +1,4 @@
-"""Energy distance between two samples (Szekely & Rizzo 2013): 2 E|X - Y| - E|X - X'| - E|Y - Y'|."""
+"""Energy distance between two sets of samples (Szekely & Rizzo 2013): 2 E|X - Y| - E|X - X'| - E|Y - Y'|."""
 
 from typing import Any
 
@@ -25,9 +25,9 @@ def _mean_distance(x: Array, y: Array) -> Array:
 
 
 def energy_distance(x: Any, y: Any) -> Array:
-    """The energy distance of two samples of vectors, (n, d) and (m, d): 0 only for equal distributions.
+    """Return the energy distance of two sets of vectors, (n, d) and (m, d). It is 0 only for equal distributions.
 
-    At least 0 (V-statistic). Cost n m distances, memory 200 m; meant for a few dimensions.
+    It is a V-statistic, at least 0. It computes n m distances, 200 m at a time, and is meant for a few dimensions.
 
     Raises:
       Refused: points that are not finite.

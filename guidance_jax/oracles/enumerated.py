@@ -16,15 +16,15 @@ from guidance_jax.text.sequence import LeftToRight
 
 @pytree
 class Enumerated(Denoiser):
-    """p(x) on all V^L sequences and p(y | x) of each; with a process, exact at every level. For small V^L.
+    """The exact model of tokens from p(x) on all V^L sequences and p(y | x) of each. For small V^L.
 
-    As a denoiser it takes a label, and the label `num_classes` or None for the unconditional model. Text has its first
-    token before the L that are enumerated, so its samples are (L + 1,).
+    It is exact at every level of its process. As a denoiser it takes a label; the label `num_classes`, or None, means
+    the unconditional model. Samples of text are (L + 1,): a first token, then the L enumerated ones.
 
     Attributes:
-      p: (V, ..., V), L axes, the joint distribution.
-      classes: (V^L, num_classes), p(y | x) of each sequence, last token fastest; rows sum to one.
-      process: `Absorbing(V)`, `Uniform(V)` or `LeftToRight(V)`.
+      p: the joint distribution, (V, ..., V) with L axes.
+      classes: p(y | x) of each sequence, (V^L, num_classes), in the order of `sequences`; rows sum to one.
+      process: the space: `Absorbing(V)`, `Uniform(V)` or `LeftToRight(V)`.
 
     Raises:
       Refused: sequences of another length, labels that it does not have.
@@ -40,7 +40,7 @@ class Enumerated(Denoiser):
 
     @property
     def sequences(self) -> np.ndarray:
-        """All sequences, (V^L, L)."""
+        """All sequences, (V^L, L). The last token changes fastest."""
         return np.asarray(list(itertools.product(range(self.process.vocabulary), repeat=self.p.ndim)), np.int32)
 
     @property
@@ -49,7 +49,7 @@ class Enumerated(Denoiser):
 
     @property
     def given(self) -> int:
-        """How many tokens come before those that are enumerated."""
+        """The number of tokens before the enumerated ones: 1 for text, else 0."""
         return int(isinstance(self.process, LeftToRight))
 
     def check(self, levels, shape, cond):
@@ -66,14 +66,14 @@ class Enumerated(Denoiser):
                 )
 
     def _prior(self, label):
-        """log p(x, label), (V^L,); log p(x) for None and the null label."""
+        """Return log p(x, label), (V^L,); log p(x) for None and the null label."""
         if label is None:
             return log(self.p.ravel())
         every = jnp.concatenate([self.classes, jnp.ones_like(self.classes[:, :1])], 1)
         return log(self.p.ravel() * read_entry(every.T, label))
 
     def _evidence(self, x, level):
-        """log q(x_l | v_l) for every sequence v and position, (V^L, L); x are tokens or one-hot vectors (L, states)."""
+        """Return log q(x_l | v_l) for all sequences v and positions l, (V^L, L). x: tokens or one-hot (L, states)."""
         if not isinstance(self.process, Diffusion):
             known = jnp.arange(self.p.ndim) < level.t
             return jnp.where(known & (self.sequences != x[self.given :]), -jnp.inf, 0.0)
@@ -84,7 +84,7 @@ class Enumerated(Denoiser):
 
     def __call__(self, x, level, cond, state, key):
         evidence, prior = self._evidence(x, level), self._prior(cond)
-        # what the other sites say, by sums from both ends: taking a site from the whole would be -inf + inf
+        # the evidence of all other sites, by sums from both ends: subtracting a site from the total may be -inf + inf
         before = jnp.cumsum(jnp.pad(evidence[:, :-1], ((0, 0), (1, 0))), 1)
         after = jnp.cumsum(jnp.pad(evidence[:, :0:-1], ((0, 0), (1, 0))), 1)[:, ::-1]
         rows = []
@@ -92,36 +92,36 @@ class Enumerated(Denoiser):
             joint = (prior + before[:, site] + after[:, site]).reshape(self.p.shape)
             rows.append(jax.nn.logsumexp(jnp.moveaxis(joint, site, 0).reshape(self.process.vocabulary, -1), 1))
         log_p = jax.nn.log_softmax(jnp.stack(rows))
-        if self.given:  # the next token alone
+        if self.given:  # only the next token
             log_p = log_p[jnp.asarray(level.t).astype(int)]
         return TokenPrediction(x, log_p, self.process), state
 
     def log_posterior(self, x: Array, level: Any, label: Any) -> Float[Array, ""]:
-        """log p(label | x_t) in nats: the exact noisy classifier, of tokens (L,) or one-hot vectors (L, states)."""
+        """Return log p(label | x_t) in nats, the exact noisy classifier, for tokens (L,) or one-hot (L, states)."""
         evidence = jnp.sum(self._evidence(x, level), 1)
         return jax.nn.logsumexp(self._prior(label) + evidence) - jax.nn.logsumexp(self._prior(None) + evidence)
 
     def log_likelihood(self, x0: Int[Array, " L"], level: Any, label: Any) -> Float[Array, ""]:
-        """log p(label | x0) of clean tokens."""
+        """Return log p(label | x0) of clean tokens."""
         x0, size = x0[self.given :], self.process.vocabulary
         index = jnp.sum(x0 * size ** jnp.arange(self.p.ndim - 1, -1, -1))
         return log(read_entry(self.classes[index], label))
 
     def target(self, label: int | None = None, scale: float = 1.0) -> np.ndarray:
-        """p(x) p(label | x)^scale, normalised, (V^L,)."""
+        """Return p(x) p(label | x)^scale, normalised, (V^L,)."""
         p = np.asarray(self.p, np.float64).ravel()
         if label is not None:
             p = p * np.asarray(self.classes, np.float64)[:, label] ** scale
         return p / p.sum()
 
     def index(self, samples: Any) -> np.ndarray:
-        """The row in `sequences` of every sample; -1 for those with a token that is none, a mask for example."""
+        """Return the row in `sequences` of every sample; -1 if it has a token outside the vocabulary (a mask)."""
         samples, size = np.asarray(samples)[..., self.given :], self.process.vocabulary
         valid = ((samples >= 0) & (samples < size)).all(-1)
         return np.where(valid, (samples * size ** np.arange(self.p.ndim - 1, -1, -1)).sum(-1), -1)
 
     def total_variation(self, samples: Any, target: np.ndarray, log_w: Any = None) -> float:
-        """Half the sum of |frequency - target| over all sequences, (n, L) samples with optional log-weights."""
+        """Return half the sum of |frequency - target| over all sequences, of samples (n, L) with weights exp(log_w)."""
         index = self.index(samples)
         w = np.ones(len(index)) if log_w is None else np.exp(np.asarray(log_w, np.float64) - np.max(log_w))
         count = np.bincount(index + 1, w, len(target) + 1) / w.sum()
@@ -129,7 +129,7 @@ class Enumerated(Denoiser):
 
 
 def monte_carlo_floor(target: np.ndarray, n: int, repeats: int = 20, seed: int = 0) -> float:
-    """The largest total variation to `target` (K,) that `repeats` sets of n exact draws show, by `seed`."""
+    """Return the largest total variation to `target` (K,) among `repeats` sets of n exact draws with `seed`."""
     generator = np.random.default_rng(seed)
     counts = generator.multinomial(n, np.asarray(target, np.float64) / np.sum(target), repeats) / n
     return float(0.5 * np.abs(counts - target).sum(1).max())

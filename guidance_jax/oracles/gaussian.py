@@ -1,7 +1,7 @@
 """Exact models: every marginal, class posterior and guided target in closed form, at every noise level.
 
-They are denoisers (use them as `model`), classifiers (`log_posterior`), samplers and judges: what a method really
-samples can be measured against p(x) p(y|x)^scale itself (`bias`).
+They are denoisers (use them as `model`), classifiers (`log_posterior`) and samplers. `bias` compares the samples of a
+method with the target p(x) p(y|x)^scale itself.
 """
 
 from functools import partial
@@ -18,13 +18,13 @@ from guidance_jax.oracles.energy import energy_distance
 
 @pytree
 class Gaussian(Denoiser):
-    """N(mean, covariance) on vectors: the exact denoiser of a Gaussian, whatever the schedule.
+    """The exact denoiser of vectors with distribution N(mean, covariance), on any schedule.
 
     E[x0 | x_t] = mean + alpha C (alpha^2 C + sigma^2 I)^{-1} (x_t - alpha mean)
 
     Attributes:
-      mean: (d,).
-      covariance: (d, d).
+      mean: the mean, (d,).
+      covariance: the covariance, (d, d).
 
     Raises:
       Refused: a covariance of another shape, which would be broadcast to a wrong one.
@@ -42,7 +42,7 @@ class Gaussian(Denoiser):
             )
 
     def log_prob(self, x: Float[Array, " d"], level: Level = CLEAN) -> Float[Array, ""]:
-        """log p(x_t), in nats."""
+        """Return log p(x_t), in nats."""
         spread = level.alpha**2 * self.covariance + level.sigma**2 * jnp.eye(len(self.mean))
         return jax.scipy.stats.multivariate_normal.logpdf(x, level.alpha * self.mean, spread)
 
@@ -53,7 +53,7 @@ class Gaussian(Denoiser):
         return Prediction.split(x, x0, level), state
 
     def condition(self, operator: Float[Array, "m d"], y: Float[Array, " m"], std: Any) -> "Gaussian":
-        """The exact posterior given y = operator x + std z."""
+        """Return the exact posterior given y = operator x + std z."""
         matmul = partial(jnp.matmul, precision="highest")
         cross = matmul(self.covariance, operator.T)
         noise = jnp.asarray(std) ** 2 * jnp.eye(len(y))
@@ -62,12 +62,12 @@ class Gaussian(Denoiser):
         return Gaussian(mean, self.covariance - matmul(gain, cross.T))
 
     def sample(self, key: Key[Array, ""], n: int) -> Float[Array, "n d"]:
-        """`n` exact draws."""
+        """Return `n` exact draws."""
         return jax.random.multivariate_normal(key, self.mean, self.covariance, (n,))
 
 
 class Bias(NamedTuple):
-    """How far samples are from a target, and what exact samples of that number would show.
+    """The distance of samples from a target, and the distance that as many exact samples would have.
 
     Attributes:
       distance: the energy distance between the samples and exact draws.
@@ -84,16 +84,16 @@ class Bias(NamedTuple):
 
 @pytree
 class GaussianMixture(Denoiser):
-    """A mixture of isotropic Gaussians in classes, with everything exact.
+    """A mixture of isotropic Gaussians with class labels: exact denoiser, classifier and guided target.
 
-    As a denoiser it takes a label, and the label `num_classes` or None for the unconditional model. Components of one
+    As a denoiser it takes a label; the label `num_classes`, or None, means the unconditional model. Components of one
     class share a label; by default each component is a class of its own.
 
     Attributes:
-      means: (components, d).
-      std: scalar or (components,).
-      weights: (components,), positive; they need not sum to one.
-      classes: (components,) integers, the class of each component; None for one class each.
+      means: the means, (components, d).
+      std: the standard deviation, scalar or (components,).
+      weights: the weights, (components,), positive; they need not sum to one.
+      classes: the class of each component, (components,) integers; None for one class each.
 
     Raises:
       Refused: samples of another dimension, labels that it does not have.
@@ -122,14 +122,14 @@ class GaussianMixture(Denoiser):
         return level.alpha**2 * jnp.broadcast_to(self.std, self.weights.shape) ** 2 + level.sigma**2
 
     def _log_joint(self, x, level):
-        """log p(component, x_t), (components,)."""
+        """Return log p(component, x_t), (components,)."""
         spread = self._spread(level)
         square = jnp.sum((x - level.alpha * self.means) ** 2, -1)
         log_normal = -0.5 * (square / spread + x.shape[-1] * jnp.log(2 * jnp.pi * spread))
         return jnp.log(self.weights / jnp.sum(self.weights)) + log_normal
 
     def _chosen(self, label):
-        """Which components belong to `label`; all for None and the null label."""
+        """Return which components belong to `label`; all for None and the null label."""
         if label is None:
             return jnp.ones(len(self.means), bool)
         return (self._labels() == label) | (jnp.asarray(label) == self.null_label)
@@ -152,25 +152,25 @@ class GaussianMixture(Denoiser):
         return Prediction.split(x, jnp.sum(jax.nn.softmax(log_joint)[:, None] * each, 0), level), state
 
     def log_prob(self, x: Float[Array, " d"], level: Level = CLEAN, label: Any = None) -> Float[Array, ""]:
-        """log p(x_t), or log p(x_t | label), in nats."""
+        """Return log p(x_t), or log p(x_t | label), in nats."""
         chosen = self._chosen(label)
         log_joint = jnp.where(chosen, self._log_joint(x, level), -jnp.inf)
         log_prior = jnp.log(jnp.sum(jnp.where(chosen, self.weights, 0)) / jnp.sum(self.weights))
         return jax.nn.logsumexp(log_joint) - log_prior
 
     def log_posterior(self, x: Float[Array, " d"], level: Level, label: Any) -> Float[Array, ""]:
-        """log p(label | x_t), in nats: the exact noisy classifier; 0 for the null label, which means any class."""
+        """Return log p(label | x_t) in nats, the exact noisy classifier; 0 for the null label, which is any class."""
         log_joint = self._log_joint(x, level)
         chosen = self._chosen(label)
         own = jax.nn.logsumexp(jnp.where(chosen, log_joint, -jnp.inf))
         return nan_unless(jnp.any(chosen), own - jax.nn.logsumexp(log_joint))
 
     def log_tilted(self, x: Float[Array, " d"], label: Any, scale: Any) -> Float[Array, ""]:
-        """log of the guided target p(x) p(label | x)^scale on clean x, not normalised."""
+        """Return the log of the guided target p(x) p(label | x)^scale at clean x, not normalised."""
         return self.log_prob(x) + scale * self.log_posterior(x, CLEAN, label)
 
     def sample(self, key: Key[Array, ""], n: int, label: Any = None) -> Float[Array, "n d"]:
-        """`n` exact draws of p(x), or of p(x | label)."""
+        """Return `n` exact draws of p(x), or of p(x | label)."""
         component_key, noise_key = jax.random.split(key)
         log_weights = jnp.where(self._chosen(label), jnp.log(self.weights), -jnp.inf)
         component = jax.random.categorical(component_key, log_weights, shape=(n,))
@@ -179,13 +179,13 @@ class GaussianMixture(Denoiser):
         return means + std[:, None] * normal(noise_key, means)
 
     def sample_tilted(self, key: Key[Array, ""], n: int, label: int, scale: float) -> np.ndarray:
-        """`n` exact draws of the guided target p(x) p(label | x)^scale, by rejection; runs on the host.
+        """Return `n` exact draws of the guided target p(x) p(label | x)^scale, by rejection on the host.
 
-        Proposals come from p(x | label), kept with probability p(label | x)^(scale - 1), or for scale < 1 from p(x),
-        kept with probability p(label | x)^scale.
+        Proposals from p(x | label) are kept with probability p(label | x)^(scale - 1). For scale < 1, proposals from
+        p(x) are kept with probability p(label | x)^scale.
 
         Raises:
-          Refused: a negative scale, or a target so rare that 1,000 rounds do not fill it.
+          Refused: a negative scale, or a target so rare that 1,000 rounds of proposals do not give `n` draws.
         """
         if scale < 0:
             raise Refused(f"rejection needs a scale >= 0, got {scale}; use log_tilted with a sampler of your own")
@@ -202,10 +202,10 @@ class GaussianMixture(Denoiser):
         raise Refused(f"p(x) p({label}|x)^{scale} is too rare for rejection: {sum(map(len, kept))} of {n} draws")
 
     def bias(self, key: Key[Array, ""], samples: Any, label: int, scale: float, repeats: int = 5) -> Bias:
-        """How far `samples` (n, d) are from the guided target p(x) p(label | x)^scale.
+        """Return the energy distance of `samples` (n, d) from the guided target p(x) p(label | x)^scale.
 
-        The floor is the largest of `repeats` distances between two sets of as many exact draws: samples of the target
-        itself would be below it with probability about repeats / (repeats + 1).
+        The floor is the largest of `repeats` distances between two sets of n exact draws. Samples of the target itself
+        are below it with probability about repeats / (repeats + 1).
         """
         n = len(samples)
         draws = [self.sample_tilted(k, n, label, scale) for k in jax.random.split(key, repeats + 1)]

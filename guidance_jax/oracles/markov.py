@@ -14,14 +14,14 @@ from guidance_jax.text.sequence import LeftToRight
 
 @pytree
 class Future(PrefixGuide):
-    """log p(attribute | prefix) of a `MarkovModel`, exact: for `FUDGE`, and as a twist for particles.
+    """The exact log p(attribute | prefix) of a `MarkovModel`, for `FUDGE`, and as a twist for particles.
 
-    The label is 1 for sequences that have the attribute, 0 for those that have not.
+    The label is 1 for sequences with the attribute, 0 for those without.
 
     Attributes:
-      chances: (length, V, least + 1), p(attribute | position, last token, times so far).
+      chances: p(attribute | position, last token, times so far), (length, V, least + 1).
       counted: the token that is counted.
-      least: how often it must occur.
+      least: the number of times that it must occur.
     """
 
     chances: Any
@@ -36,7 +36,7 @@ class Future(PrefixGuide):
         return self._log_p(position, token, times, cond), times
 
     def log_prob(self, x, level, cond):
-        """log p(cond | the prefix of x up to position `level.t`)."""
+        """Return log p(cond | the prefix of x up to position `level.t`)."""
         position = jnp.asarray(level.t).astype(int)
         before = jnp.arange(len(x)) <= position
         times = jnp.minimum(jnp.sum(before & (x == self.counted)), self.least)
@@ -49,16 +49,18 @@ class Future(PrefixGuide):
 
 @pytree
 class MarkovModel(Denoiser):
-    """x_0 is token 0, x_{i+1} ~ transition[x_i]: a language model of sequences of `length` tokens.
+    """A Markov chain as a language model of `length` tokens: x_0 is token 0, x_{i+1} ~ transition[x_i].
+
+    A sequence has the attribute if the token `counted` occurs at least `least` times.
 
     Attributes:
-      transition: (V, V), rows sum to one.
-      length: of the sequences.
-      counted: the token of the attribute, which is that it occurs often enough.
-      least: how often.
+      transition: the transition probabilities, (V, V); rows sum to one.
+      length: the number of tokens of a sequence.
+      counted: the token that is counted.
+      least: the number of times that it must occur.
 
     Raises:
-      Refused: levels that are not its positions.
+      Refused: levels other than `positions(length)`.
     """
 
     transition: Any
@@ -80,7 +82,7 @@ class MarkovModel(Denoiser):
         return TokenPrediction(x, log(self.transition[last]), self.space), state
 
     def chances(self) -> Any:
-        """p(attribute | position, last token, times seen so far up to `least`), (length, V, least + 1)."""
+        """Return p(attribute | position, last token, times seen so far up to `least`), (length, V, least + 1)."""
         end = jnp.broadcast_to(jnp.arange(self.least + 1) == self.least, (len(self.transition), self.least + 1))
         rows = [end.astype(float)]
         token = jnp.arange(len(self.transition))
@@ -91,7 +93,7 @@ class MarkovModel(Denoiser):
         return jnp.stack(rows)
 
     def sequences(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(all sequences (n, length), their probabilities, whether each has the attribute); for small ones."""
+        """Return (all sequences (n, length), their probabilities, whether each has the attribute), if n is small."""
         size, p = len(self.transition), np.asarray(self.transition, np.float64)
         rows = np.asarray([(0, *rest) for rest in itertools.product(range(size), repeat=self.length - 1)], np.int32)
         weights = np.prod(p[rows[:, :-1], rows[:, 1:]], 1)

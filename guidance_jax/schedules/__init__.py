@@ -1,7 +1,7 @@
 """Noise schedules, x_t = alpha(t) x_0 + sigma(t) eps, and grids of levels on them.
 
 A schedule maps its clock `t` to a `Level` and a log-SNR, log(alpha^2 / sigma^2), back to `t`. Grids end with the clean
-level (alpha 1, sigma 0). Schedules are hashable values without arrays: checkpoints store them, equality compares them.
+level (alpha 1, sigma 0). Schedules are hashable values without arrays: checkpoints store them, and `==` compares them.
 """
 
 from guidance_jax.schedules.base import Schedule

@@ -1,4 +1,4 @@
-"""What every schedule gives: levels by its clock, its clock by log-SNR, and whether levels are on it."""
+"""The base of all schedules: levels from the clock t, the clock from the log-SNR, and a check of given levels."""
 
 from typing import Any, ClassVar
 
@@ -17,19 +17,19 @@ def check_steps(steps: Any, least: int = 1) -> None:
 
 
 class Schedule:
-    """Base of the schedules; a new one gives `__call__` and `at_log_snr`."""
+    """The base class of schedules. A subclass defines `__call__` and `at_log_snr`."""
 
-    start: ClassVar[float] = 0.999  # the noisiest t that `levels` uses unless told otherwise
+    start: ClassVar[float] = 0.999  # the noisiest t of `levels` by default
 
     def __call__(self, t: Any) -> Level:
         raise NotImplementedError
 
     def at_log_snr(self, log_snr: Any) -> Any:
-        """The clock t at which log(alpha^2 / sigma^2) is `log_snr`."""
+        """Return the clock t at which log(alpha^2 / sigma^2) is `log_snr`."""
         raise NotImplementedError
 
     def levels(self, steps: Any, start: float | None = None) -> Level:
-        """`steps + 1` levels, uniform in t from `start` to the clean level.
+        """Return `steps + 1` levels, uniform in t from `start` (None: the schedule's own) to the clean level.
 
         Raises:
           Refused: steps that are not a whole number of one or more.
@@ -38,9 +38,9 @@ class Schedule:
         return self(jnp.linspace(self.start if start is None else start, 0.0, steps + 1))
 
     def check(self, levels: Level, what: str) -> None:
-        """Raise `Refused` unless the noisy ones of `levels` are on this schedule, as far as their numbers are known.
+        """Raise `Refused` unless the noisy ones of `levels` are on this schedule. Traced levels are not checked.
 
-        `what` says of whom: "the network was trained on", for example.
+        `what` begins the error, for example "the network was trained on".
         """
         if not concrete(levels):
             return
@@ -61,7 +61,7 @@ class Schedule:
             )
 
     def by_ratio(self, ratios: Any) -> Level:
-        """The levels at which sigma / alpha takes the values `ratios` (positive, falling), then the clean level.
+        """Return the levels at which sigma / alpha is `ratios` (positive, falling), then the clean level.
 
         Raises:
           Refused: ratios beyond those that the schedule has.

@@ -1,4 +1,4 @@
-"""Schedules made of betas, whose clock is the timestep of training, and the choice of timesteps.
+"""Schedules defined by betas, whose clock is the timestep of training, and the choice of timesteps.
 
 Nichol & Dhariwal 2021 (arXiv 2102.09672): linear and cosine betas, respacing. Rombach et al. 2022 (2112.10752): betas
 whose roots are linear. Lin et al. 2024 (2305.08891): no signal at the last timestep.
@@ -18,10 +18,10 @@ from guidance_jax.schedules.base import Schedule, check_steps
 
 @dataclass(frozen=True)
 class Betas(Schedule):
-    """A discrete variance-preserving process of `steps` betas; the clock is the ORIGINAL timestep, 0 to steps - 1.
+    """A discrete variance-preserving process of `steps` betas. The clock is the ORIGINAL timestep, 0 to steps - 1.
 
-    Subclasses give `betas()`. Between timesteps the log-SNR is interpolated, so that the clock is continuous.
-    `levels("250")` respaces as OpenAI does: it is exact at the chosen timesteps.
+    Subclasses define `betas()`. Between timesteps the log-SNR is interpolated, so that the clock is continuous.
+    `levels("250")` respaces as OpenAI's code does, and is exact at the chosen timesteps.
 
     Attributes:
       steps: the number of betas.
@@ -30,15 +30,15 @@ class Betas(Schedule):
     steps: int = 1000
 
     def betas(self) -> np.ndarray:
-        """The forward variances, float64, shape `(steps,)`."""
+        """Return the forward variances, float64, shape `(steps,)`."""
         raise NotImplementedError
 
     def alphas_cumprod(self) -> np.ndarray:
-        """The cumulated product of 1 - beta, that is alpha^2, float64, shape `(steps,)`."""
+        """Return the cumulative product of 1 - beta, which is alpha^2, float64, shape `(steps,)`."""
         return np.cumprod(1 - self.betas())
 
     def _log_snrs(self) -> np.ndarray:
-        squares = np.maximum(self.alphas_cumprod(), 1e-16)  # no signal has a log-SNR that can be interpolated
+        squares = np.maximum(self.alphas_cumprod(), 1e-16)  # log-SNR -inf cannot be interpolated
         return np.log(squares) - np.log1p(-squares)
 
     def __call__(self, t: Any) -> Level:
@@ -53,7 +53,7 @@ class Betas(Schedule):
         return jnp.interp(log_snr, table, jnp.arange(self.steps - 1, -1, -1, dtype=log_snr.dtype))
 
     def levels(self, steps: Any, start: float | None = None) -> Level:
-        """The respaced process `steps` ("250", "ddim25", "10,10,3,2,2" or a number), then the clean level.
+        """Return the levels of the respacing `steps` ("250", "ddim25", "10,10,3,2,2" or a number), then the clean one.
 
         Raises:
           Refused: a respacing that does not fit `self.steps`, or a `start` (the respacing decides it).
@@ -65,7 +65,7 @@ class Betas(Schedule):
         return self.at(respace(self.steps, steps)[::-1])
 
     def at(self, timesteps: np.ndarray, clean: bool = True) -> Level:
-        """Exactly the levels of whole `timesteps`, then the clean one if `clean`."""
+        """Return the exact levels of the integer `timesteps`, then the clean level if `clean`."""
         squares, dtype = self.alphas_cumprod()[timesteps], jnp.zeros(()).dtype
         parts = np.asarray(timesteps, float), np.sqrt(squares), np.sqrt(1 - squares)
         last = (0.0, 1.0, 0.0)
@@ -99,12 +99,14 @@ class LinearBetas(Betas):
 
 @dataclass(frozen=True)
 class ScaledLinearBetas(Betas):
-    """Betas whose square roots are linear, from `first` to `last` in `steps`: every Stable Diffusion to XL.
+    """Betas whose square roots are linear, from `first` to `last` in `steps`, as in all Stable Diffusion up to XL.
 
     Attributes:
-      steps, first, last: how many betas, the first and the last one.
-      zero_terminal: rescaled to end without any signal, alpha = 0 (Lin et al. 2024, Algorithm 1). A network of noise
-        says nothing there: it must predict v or x0.
+      steps: the number of betas.
+      first: the first beta.
+      last: the last beta.
+      zero_terminal: whether to rescale so that the last timestep has no signal, alpha = 0 (Lin et al. 2024,
+        Algorithm 1). Predicted noise does not determine x0 there, so the network must predict v or x0.
     """
 
     first: float = 0.00085
@@ -132,11 +134,12 @@ class CosineBetas(Betas):
 
 
 def respace(total: int, sections: int | str) -> np.ndarray:
-    """The timesteps of a respaced process, rising, in OpenAI's notation.
+    """Return the timesteps of a respaced process, in rising order. `sections` is in OpenAI's notation.
 
     "ddimN": the first whole stride that gives exactly N timesteps from 0 (the last one is usually not `total - 1`).
-    "a,b,...": `total` cut into equal sections, of which section i gets so many timesteps, first and last included.
-    "1" is the last timestep, where the original has the first, which has hardly any noise to start from.
+    "a,b,...": `total` is cut into equal sections, and the i-th number is the count of timesteps in section i, first
+    and last included.
+    "1": the last timestep. OpenAI's code takes the first one, which has hardly any noise to start from.
     "fast27": GLIDE's choice for 1,000 timesteps.
 
     >>> respace(1000, "ddim25")[[0, 1, -1]].tolist(), respace(1000, "10,10,3,2,2").tolist()[-3:]
@@ -170,7 +173,7 @@ def respace(total: int, sections: int | str) -> np.ndarray:
         position = 0.0
         for _ in range(count):
             chosen.append(first + round(position))
-            position += fraction  # summed, as in the original: rounding decides ties
+            position += fraction  # a running sum as in the original, for the same rounding
         first += size
     if text == "fast27":
         chosen[-1] = total - 3

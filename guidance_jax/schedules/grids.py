@@ -1,4 +1,4 @@
-"""Grids of levels on a schedule, from noise to the clean level (alpha 1, sigma 0), as functions of both and options.
+"""Grids of levels on a schedule, from noise to the clean level (alpha 1, sigma 0).
 
 Karras et al. 2022 (arXiv 2206.00364, eq. 5); Esser et al. 2024 (2403.03206, section 5.3.2: shifted by resolution);
 Lee et al. 2024 (2407.12173: beta); Sabour et al. 2024 (2404.14507, Align Your Steps: tables).
@@ -19,9 +19,9 @@ from guidance_jax.schedules.betas import Betas
 
 
 def karras(schedule: Schedule, steps: int, lo: Any = 0.002, hi: Any = 80.0, rho: Any = 7.0) -> Level:
-    """Karras et al.'s grid (eq. 5) on `schedule`, in sigma / alpha from `hi` to `lo` in `steps` levels, then clean.
+    """Return Karras et al.'s grid (eq. 5) on `schedule`: `steps` levels, sigma / alpha from `hi` to `lo`, then clean.
 
-    `rho` bends it: 1 is uniform, 7 the paper's, which puts more levels near the data.
+    `rho` sets the spacing: 1 is uniform in sigma / alpha; 7, the paper's value, puts more levels near the data.
 
     Raises:
       Refused: unless 0 < lo < hi and steps >= 2.
@@ -32,7 +32,7 @@ def karras(schedule: Schedule, steps: int, lo: Any = 0.002, hi: Any = 80.0, rho:
 
 
 def log_snr_uniform(schedule: Schedule, steps: int, lo: Any = 0.002, hi: Any = 80.0) -> Level:
-    """Levels of `schedule` uniform in log-SNR: sigma / alpha falls geometrically from `hi` to `lo` in `steps`.
+    """Return `steps` levels of `schedule` uniform in log-SNR, sigma / alpha from `hi` to `lo`, then the clean level.
 
     Raises:
       Refused: unless 0 < lo < hi and steps >= 2.
@@ -42,7 +42,9 @@ def log_snr_uniform(schedule: Schedule, steps: int, lo: Any = 0.002, hi: Any = 8
 
 
 def beta(schedule: Schedule, steps: int, lo: Any = 0.03, hi: Any = 14.6, a: float = 0.6, b: float = 0.6) -> Level:
-    """Sigma / alpha on `schedule` from `hi` to `lo` in `steps` quantiles of Beta(a, b), then clean: dense at the ends.
+    """Return `steps` levels of `schedule` with sigma / alpha at quantiles of Beta(a, b) on `hi` to `lo`, then clean.
+
+    With the default a and b they are dense at both ends.
 
     Raises:
       Refused: unless 0 < lo < hi, a and b are positive, and steps >= 2.
@@ -69,7 +71,9 @@ ALIGNED = {  # sigma / alpha of ten steps
 
 
 def align_your_steps(schedule: Schedule, steps: int, model: str = "sd15") -> Level:
-    """Levels of `schedule` optimised for a `model`, sd15, sdxl or svd, in ten steps; other `steps` interpolate the log.
+    """Return levels of `schedule` that are optimised for a `model`: sd15, sdxl or svd.
+
+    The tables have ten steps. Other numbers of `steps` interpolate the logarithm of sigma / alpha.
 
     Raises:
       Refused: another model, or steps < 2.
@@ -83,7 +87,7 @@ def align_your_steps(schedule: Schedule, steps: int, model: str = "sd15") -> Lev
 
 
 def simple(schedule: Schedule, steps: int) -> Level:
-    """Every (T / `steps`)-th timestep of a `schedule` of T betas, from the last one down: ComfyUI's `simple`.
+    """Return every (T / `steps`)-th timestep of a `schedule` of T betas, from the last one down: ComfyUI's `simple`.
 
     Raises:
       Refused: a schedule without timesteps, or more steps than it has.
@@ -93,7 +97,7 @@ def simple(schedule: Schedule, steps: int) -> Level:
 
 
 def sgm_uniform(schedule: Schedule, steps: int) -> Level:
-    """`steps` levels of `schedule` uniform in the timestep, without the very last: Stability's and ComfyUI's.
+    """Return `steps` levels of `schedule` uniform in the timestep, without timestep 0, then clean: as in ComfyUI.
 
     Raises:
       Refused: a schedule without timesteps, or more steps than it has.
@@ -117,7 +121,9 @@ def _betas(schedule: Schedule, steps: int, name: str) -> Betas:
 
 
 def grid(schedule: Schedule, steps: int, table: Mapping[str, Any] | None = None) -> Level:
-    """`steps` steps on `schedule`, on the grid that `table` names, with its options: {"name": "shifted", "shift": 3}.
+    """Return a grid of `steps` steps on `schedule` by its name and options in `table`: {"name": "shifted", "shift": 3}.
+
+    Without a name the grid is `uniform`.
 
     Raises:
       Refused: an unknown grid or option of one.
@@ -133,7 +139,7 @@ def grid(schedule: Schedule, steps: int, table: Mapping[str, Any] | None = None)
 
 
 def uniform(schedule: Schedule, steps: Any, **options: Any) -> Level:
-    """Levels uniform in the clock: `schedule.levels`."""
+    """Return levels uniform in the clock, `schedule.levels`."""
     return schedule.levels(steps, **options)
 
 
@@ -145,19 +151,21 @@ def shifted(
     terminal: float | None = None,
     end: float | None = None,
 ) -> Level:
-    """Levels uniform in the clock whose sigma / alpha is then multiplied by `shift`, and the clean level.
+    """Return levels uniform in the clock, with sigma / alpha then multiplied by `shift`, and the clean level.
 
         on RectifiedFlow:  t' = shift t / (1 + (shift - 1) t)
 
-    SD3 has 3 for 1,024 pixels; FLUX takes `dynamic_shift(tokens)`; LightningDiT 0.3, written for the reversed clock,
-    which is 1 / 0.3 here.
+    SD3 uses 3 for 1,024 pixels, FLUX uses `dynamic_shift(tokens)`. LightningDiT's 0.3 is for the reversed clock, and is
+    1 / 0.3 here.
 
     Args:
-      schedule, steps: `steps` steps on `schedule`, whose clock is 0 at the data.
-      shift: above 1 for more levels near the noise.
-      start: the noisiest t before it is shifted; by default the schedule's own.
-      end: the least noisy t but the clean one, before it is shifted; by default a step above the clean level.
-      terminal: stretch the grid so that its last noisy level is this t of rectified flow, `shift_terminal` there.
+      schedule: the schedule, whose clock is 0 at the data.
+      steps: the number of steps.
+      shift: the factor; above 1 it puts more levels near the noise.
+      start: the noisiest t before the shift; None for the schedule's own.
+      end: the last noisy t before the shift; None for one step above the clean level.
+      terminal: the t of rectified flow to which the grid is stretched at its last noisy level, diffusers'
+        `shift_terminal`; None for no stretching.
 
     Raises:
       Refused: a shift that is not positive, no steps, or a terminal outside 0 to 1.
@@ -180,9 +188,9 @@ def shifted(
 def dynamic_shift(
     tokens: int, least: float = 0.5, most: float = 1.15, least_tokens: int = 256, most_tokens: int = 4096
 ) -> float:
-    """FLUX's shift for pictures of that many `tokens`, on a logarithmic scale.
+    """Return FLUX's shift for images of that many `tokens`.
 
-    Its logarithm is linear: `least` at `least_tokens`, `most` at `most_tokens`.
+    Its logarithm is linear in the number of tokens: `least` at `least_tokens`, `most` at `most_tokens`.
 
     >>> round(dynamic_shift(4096), 4)
     3.1582
@@ -192,18 +200,18 @@ def dynamic_shift(
 
 
 def spaced(schedule: Schedule, steps: int, spacing: str = "leading", offset: int = 0, clean: bool = True) -> Level:
-    """The timesteps that diffusers' schedulers choose of a schedule of betas.
+    """Return the levels of the timesteps that diffusers' schedulers choose from a schedule of betas.
 
         leading    0, r, 2 r, ... with r = T // steps, plus `offset`
         trailing   T - 1, T - 1 - T / steps, ..., rounded: starts at the noisiest level
         linspace   from 0 to T - 1, both included
 
     Args:
-      schedule: of T betas.
-      steps: how many steps.
-      spacing: as above; `timestep_spacing` there.
-      offset: `steps_offset` there; Stable Diffusion has 1.
-      clean: end at the clean level; if not, at that of timestep 0 (`set_alpha_to_one=False` there).
+      schedule: a schedule of T betas.
+      steps: the number of steps.
+      spacing: one of the names above, `timestep_spacing` in diffusers.
+      offset: `steps_offset` in diffusers, for leading spacing; Stable Diffusion has 1.
+      clean: whether to end at the clean level; if not, at timestep 0 (`set_alpha_to_one=False` in diffusers).
 
     Raises:
       Refused: a schedule without timesteps, more steps than it has, or an unknown spacing.

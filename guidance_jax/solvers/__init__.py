@@ -1,4 +1,4 @@
-"""Solvers: how to go from one level to the next, one method a file."""
+"""Solvers move a sample from one noise level to the next."""
 
 from guidance_jax.solvers.ddim import DDIM
 from guidance_jax.solvers.ddpm import DDPM, fixed_large, fixed_small, learned_range

@@ -14,15 +14,16 @@ from guidance_jax.core import Normal, Refused, Stochastic, concrete, known_zero,
 
 @pytree
 class DDIM(Stochastic):
-    """eta 0: the ODE by Euler's method in any schedule, rectified flow included; eta 1: DDPM with the small variance.
+    """Solve the ODE by Euler's method on any schedule (eta 0), or sample as DDPM with the small variance (eta 1).
 
-    First order, no call of its own. eta 1 is also k-diffusion's Euler ancestral, step for step, and so is eta between.
+    First order, one network call per step. Rectified flow is included. For any eta it is k-diffusion's Euler ancestral,
+    step for step.
 
     Attributes:
       eta: the share of fresh noise, from 0 to 1.
 
     Raises:
-      Refused: another eta.
+      Refused: an eta outside 0 to 1.
     """
 
     eta: Any = 0.0
@@ -37,7 +38,7 @@ class DDIM(Stochastic):
         return known_zero(self.eta)
 
     def transition(self, pred, t, s):
-        """N(mean, std^2) of x_s; std 0 on the step to the clean level."""
+        """Return N(mean, std^2) of x_s. std is 0 on the step to the clean level."""
         variance = self.eta**2 * posterior_variance(t, s)
         mean = s.alpha * pred.x0 + jnp.sqrt(jnp.maximum(s.sigma**2 - variance, 0)) * pred.eps
         return Normal(mean, jnp.sqrt(variance))

@@ -27,17 +27,19 @@ from guidance_jax.core import (
 
 
 def fixed_small(pred: Prediction, t: Level, s: Level, last: Any) -> Any:
-    """beta-tilde of t and s (not of `pred`, `last`): right for data that is one point; 0 at the clean level."""
+    """Return beta-tilde of t and s, exact for data at one point; 0 at the clean level. `pred`, `last` are not used."""
     return posterior_variance(t, s)
 
 
 def fixed_large(pred: Prediction, t: Level, s: Level, last: Any) -> Any:
-    """beta, of t and s (not of `pred`), `last` at the clean level: right for data that is standard normal."""
+    """Return beta of t and s, exact for standard normal data; `last` at the clean level. `pred` is not used."""
     return jnp.where(s.sigma > 0, _forward_variance(t, s), last)
 
 
 def learned_range(pred: Prediction, t: Level, s: Level, last: Any) -> Any:
-    """Between the two on the log scale, by `pred.variance_fraction`, from level t to s; `last` as in `DDPM`.
+    """Interpolate between the logarithms of beta-tilde and beta of t and s by `pred.variance_fraction`.
+
+    `last` stands for beta-tilde on the step to the clean level.
 
     Raises:
       Refused: a model that predicts no variance.
@@ -48,7 +50,7 @@ def learned_range(pred: Prediction, t: Level, s: Level, last: Any) -> Any:
             "variance=fixed_small"
         )
     least = jnp.where(s.sigma > 0, posterior_variance(t, s), last)
-    # a floor far below any variance keeps the logarithm finite where `last` was left at 0
+    # a bound far below any variance keeps the logarithm finite if `last` is 0
     log_least, log_most = (jnp.log(jnp.maximum(a, 1e-30)) for a in (least, _forward_variance(t, s)))
     return jnp.exp(pred.variance_fraction * log_most + (1 - pred.variance_fraction) * log_least)
 
@@ -59,12 +61,13 @@ def _forward_variance(t: Level, s: Level) -> Any:
 
 @pytree
 class DDPM(Stochastic):
-    """Ancestral sampling. First order, no call of its own. No noise is added on the step to the clean level.
+    """Ancestral sampling. First order, one network call per step. No noise is added on the step to the clean level.
 
     Attributes:
-      variance: `fixed_small`, `fixed_large` or `learned_range`.
-      last: stands for beta-tilde on the step to the clean level, where it is 0: OpenAI puts that of the step before,
-        which matters to nothing but the mean form of guidance. `DDPM.like_openai(levels, variance)` sets it.
+      variance: the reverse variance: `fixed_small`, `fixed_large` or `learned_range`.
+      last: the number that `fixed_large` and `learned_range` use on the step to the clean level, where beta-tilde is 0.
+        OpenAI's code takes beta-tilde of the step before, which only affects guidance that shifts the mean.
+        `DDPM.like_openai(levels, variance)` sets it.
 
     Raises:
       Refused: `variance=learned_range` with a model that predicts none.
@@ -75,10 +78,10 @@ class DDPM(Stochastic):
 
     @classmethod
     def like_openai(cls, levels: Level, variance: Callable = fixed_small) -> "DDPM":
-        """With `last` = the beta-tilde of the last step but one, as in OpenAI's sampler."""
+        """Make a solver whose `last` is beta-tilde of the last step but one, as in OpenAI's sampler."""
         return cls(variance, posterior_variance(levels.at(-3), levels.at(-2)))
 
     def transition(self, pred, t, s):
-        """N(mean, Sigma) of x_s given x_t; on the step to the clean level Sigma is not used for noise."""
+        """Return N(mean, Sigma) of x_s given x_t. On the step to the clean level Sigma is not used for noise."""
         mean = s.alpha * pred.x0 + t.alpha * s.sigma**2 / (s.alpha * t.sigma) * pred.eps
         return Normal(mean, jnp.sqrt(self.variance(pred, t, s, self.last)), s.sigma == 0)

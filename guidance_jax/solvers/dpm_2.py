@@ -9,12 +9,12 @@ from guidance_jax.schedules import Schedule
 
 @pytree
 class DPM2(Solver):
-    """Second order, deterministic; two network calls a step, the second at the geometric middle of sigma / alpha.
+    """Second-order deterministic solver. Two network calls per step, the second at the geometric mean of sigma / alpha.
 
-    The step to the clean level, and one from a level without signal, are Euler's.
+    The step to the clean level, and a step from a level without signal, are Euler steps.
 
     Attributes:
-      schedule: says what the network's clock is in the middle: that of the levels.
+      schedule: the schedule of the levels, which gives the network's t in the middle of a step.
 
     Raises:
       Refused: levels on another schedule.

@@ -15,9 +15,9 @@ from guidance_jax.core import Level, Solver, known_zero, normal, pytree
 
 @pytree
 class DPMSolver2M(Solver):
-    """DPM-Solver++(2M): second order with one network call a step, from the estimate of the step before.
+    """DPM-Solver++(2M): second order with one network call per step, by the estimate of the step before.
 
-    The first step is of first order, and so is the second after a level without signal; the step to the clean level
+    The first step is of first order, and so is the second after a level without signal. The step to the clean level
     returns the clean estimate.
 
     Attributes:
@@ -44,16 +44,16 @@ class DPMSolver2M(Solver):
 
 
 def exponential_step(t: Level, s: Level, eta: Any) -> tuple[Any, Any, Any, Any, Any]:
-    """(h, e^-(1 + eta) h, e^-eta h, standard deviation of the noise, whether a step from t to s is one of the ends).
+    """Return (h, e^-(1 + eta) h, e^-eta h, standard deviation of the noise, whether the step from t to s is an end).
 
-    The ends, of first order, are the step to the clean level and one from a level without signal: there h is 0.
+    The ends are the step to the clean level and a step from a level without signal. They are of first order, with h 0.
     """
     ratio = s.sigma * t.alpha / (s.alpha * t.sigma)  # e^-h
     ends = ratio == 0
     h = jnp.where(ends, 0, -jnp.log(jnp.where(ends, 1, ratio)))
     decay = jnp.where(ends, 0, jnp.exp(-(1 + eta) * h))
     kept = jnp.where(ends, jnp.where(eta == 0, 1.0, 0.0), jnp.exp(-eta * h))
-    # 0 at eta 0 with a finite derivative there
+    # at eta 0 it is 0, with a finite derivative
     std = s.sigma * jnp.where(ends, jnp.where(eta == 0, 0.0, 1.0), _sqrt(-jnp.expm1(-2 * eta * h)))
     return h, decay, kept, std, ends
 

@@ -11,13 +11,13 @@ from guidance_jax.schedules import Schedule
 
 @pytree
 class DPMSolver2S(Solver):
-    """DPM-Solver++(2S): second order, two network calls a step, the second at the middle of the log-SNR step.
+    """DPM-Solver++(2S): second order with two network calls per step, the second in the middle of the log-SNR step.
 
-    The step to the clean level, and one from a level without signal, are of first order.
+    The step to the clean level, and a step from a level without signal, are of first order.
 
     Attributes:
-      schedule: says what the network's clock is in the middle: that of the levels.
-      eta: 0 for the ODE, 1 for ancestral noise after a shorter step.
+      schedule: the schedule of the levels, which gives the network's t in the middle of a step.
+      eta: 0 for the ODE, 1 for a shorter deterministic step followed by ancestral noise.
 
     Raises:
       Refused: levels on another schedule.

@@ -17,7 +17,9 @@ from guidance_jax.solvers.history import History, safe
 
 @pytree
 class DPMSolver3M(Solver):
-    """Third order with one network call a step, from the two estimates before, but for its first two steps.
+    """Third-order solver with one network call per step, by the estimates of the two steps before.
+
+    Its first two steps have lower order.
 
     Attributes:
       eta: 1 for the SDE, as k-diffusion's `dpmpp_3m_sde`; 0 for the ODE.

@@ -1,8 +1,8 @@
-"""Fresh noise at a fixed share of the level's own (Song et al. 2021, arXiv 2010.02502, eq. 12, with std = sqrt(share)).
+"""Fresh noise with a fixed share of the variance (Song et al. 2021, arXiv 2010.02502, eq. 12).
 
-    x_s = alpha_s x0 + sigma_s (sqrt(1 - share) eps + sqrt(share) z)
+    x_s = alpha_s x0 + sigma_s (sqrt(1 - share) eps + sqrt(share) z),  std = sigma_s sqrt(share) in eq. 12
 
-DiffPIR's step has the share zeta, DDNM's eta^2; 1 forgets the noise, as consistency models and DAPS do.
+DiffPIR's step has the share zeta, DDNM's eta^2. The share 1 draws all noise anew, as consistency models and DAPS do.
 """
 
 from typing import Any
@@ -15,13 +15,13 @@ from guidance_jax.core import Normal, Refused, Stochastic, concrete, known_zero,
 
 @pytree
 class FreshNoise(Stochastic):
-    """First order, no call of its own. Keeps the marginals for any share, as DDIM does; 0 is `DDIM()`.
+    """First-order solver with one network call per step. It keeps the marginals for any share, as DDIM does.
 
     Attributes:
-      share: of the noise's variance that is drawn afresh, from 0 to 1.
+      share: the share of the noise variance that is drawn anew, from 0 to 1; 0 is `DDIM()`.
 
     Raises:
-      Refused: another share.
+      Refused: a share outside 0 to 1.
     """
 
     share: Any = 0.5
@@ -36,6 +36,6 @@ class FreshNoise(Stochastic):
         return known_zero(self.share)
 
     def transition(self, pred, t, s):
-        """N(mean, std^2) of x_s; std 0 on the step to the clean level."""
+        """Return N(mean, std^2) of x_s. std is 0 on the step to the clean level."""
         mean = s.alpha * pred.x0 + s.sigma * jnp.sqrt(1 - self.share) * pred.eps
         return Normal(mean, s.sigma * jnp.sqrt(jnp.asarray(self.share, mean.dtype)))

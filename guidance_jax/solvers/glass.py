@@ -1,12 +1,12 @@
-"""GLASS (Holderrieth et al. 2025, arXiv 2509.25170): the true transition of a diffusion, by an ODE inside a step.
+"""GLASS (Holderrieth et al. 2025, arXiv 2509.25170): the true transition of a diffusion, drawn by an ODE inside a step.
 
-Given x_t, what x_s keeps of it is known and the rest is a noisy sight of the clean sample,
+Given x_t, one part of x_s is known, and the rest is a noisy observation of the clean sample:
 
     x_s = c x_t + A x_0 + B z,   c = alpha_t sigma_s^2 / (alpha_s sigma_t^2),   A = alpha_s - c alpha_t,
                                  B^2 = sigma_s^2 (1 - (alpha_t sigma_s / (alpha_s sigma_t))^2)
 
-so that y = A x_0 + B z is drawn by the ODE of a diffusion whose data are p(x_0 | x_t). Its denoiser E[x_0 | x_t, y] is
-the network itself: the two sights weigh in as one, at the level of their joint precision.
+y = A x_0 + B z is drawn by the ODE of a diffusion whose data distribution is p(x_0 | x_t). Its denoiser
+E[x_0 | x_t, y] is the network itself: x_t and y together are one observation, at the level of their joint precision.
 """
 
 import jax
@@ -18,15 +18,15 @@ from guidance_jax.schedules import Schedule
 
 @pytree
 class GLASS(Solver):
-    """x_s ~ p(x_s | x_t) of the model, multimodal if it is; `DDPM` has its mean, without the spread A x_0 of the data.
+    """Draw x_s ~ p(x_s | x_t) of the model, multimodal or not. `DDPM` has the same mean without the spread A x_0.
 
-    One step inside is `DDPM()`; with many, few large steps draw what many small ones do, and particles
-    (`Steered`, `BestOf`) differ as the model's samples do. `steps` network calls a step; it has no density, so that
-    `Twisted` and `Corrected` do not take it.
+    With one inner step it is `DDPM()`. With many, few large steps draw the same distribution as many small ones, and
+    particles (`Steered`, `BestOf`) are as different as the model's samples. It makes `steps` network calls per step.
+    It has no density, so `Twisted` and `Corrected` do not take it.
 
     Attributes:
-      schedule: of the levels; the ODE asks between them.
-      steps: of the ODE inside a step, by Euler's method.
+      schedule: the schedule of the levels. The ODE calls the network between them.
+      steps: the number of Euler steps of the ODE inside a step, 1 or more.
 
     Raises:
       Refused: levels on another schedule; no steps.
@@ -45,7 +45,7 @@ class GLASS(Solver):
         clocks = jnp.linspace(0.0, 1.0, self.steps + 1, dtype=x.dtype)[1:]
         levels = self.schedule(t.t + (s.t - t.t) * clocks)
         levels = jax.tree.map(lambda a, end: a.at[-1].set(end), levels, s)  # the clean level may be off the schedule
-        # y of norm 1: a^2 / b^2 + 1 / ratio_t^2 = 1 / ratio^2, the precision of both sights
+        # y scaled to a^2 + b^2 = 1, with a^2 / b^2 + 1 / ratio_t^2 = 1 / ratio^2, the joint precision of x_t and y
         new, variance = 1 - (levels.ratio / t.ratio) ** 2, levels.ratio**2
         total = new + variance
         a, b = jnp.sqrt(jnp.maximum(new, 0) / total), levels.ratio / jnp.sqrt(total)

@@ -10,9 +10,9 @@ from guidance_jax.core import Solver, pytree
 
 @pytree
 class Heun(Solver):
-    """Second order, deterministic; two network calls a step.
+    """Second-order deterministic solver with two network calls per step.
 
-    The step to the clean level, and one from a level without signal, are Euler's and make one call.
+    The step to the clean level, and a step from a level without signal, are Euler steps with one call.
     """
 
     deterministic = True

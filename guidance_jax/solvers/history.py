@@ -1,4 +1,4 @@
-"""What multistep solvers in lambda = log(alpha / sigma) remember: clean estimates and where they were made."""
+"""The memory of multistep solvers in lambda = log(alpha / sigma): clean estimates and their levels."""
 
 from typing import Any, NamedTuple
 
@@ -8,12 +8,12 @@ from guidance_jax.core import Level
 
 
 class History(NamedTuple):
-    """The last estimates, newest first.
+    """The last clean estimates, newest first.
 
     Attributes:
-      estimates: (size, *event).
-      lambdas: (size,), log(alpha / sigma) of their levels.
-      known: how many there are; a level without signal, of lambda -inf, is not remembered.
+      estimates: the estimates, (size, *event).
+      lambdas: log(alpha / sigma) of their levels, (size,).
+      known: the number of estimates so far. A level without signal, whose lambda is -inf, does not count.
     """
 
     estimates: Any
@@ -22,11 +22,11 @@ class History(NamedTuple):
 
     @staticmethod
     def empty(x: Any, size: int) -> "History":
-        """No estimate yet, of samples like `x`."""
+        """Return a history without estimates, for samples like `x`."""
         return History(jnp.zeros((size, *x.shape), x.dtype), jnp.zeros(size, x.dtype), jnp.zeros((), jnp.int32))
 
     def add(self, x0: Any, level: Level) -> "History":
-        """With the estimate `x0` at `level`."""
+        """Return the history with the estimate `x0` at `level` in front."""
         signal = level.alpha > 0
         return History(
             jnp.roll(self.estimates, 1, 0).at[0].set(x0),
@@ -36,11 +36,11 @@ class History(NamedTuple):
 
 
 def log_ratio(level: Level) -> Any:
-    """log(alpha / sigma); 0 stands for where it is not finite."""
+    """Return log(alpha / sigma), and 0 where it is not finite."""
     inside = (level.alpha > 0) & (level.sigma > 0)
     return jnp.where(inside, jnp.log(jnp.where(inside, level.alpha, 1)) - jnp.log(jnp.where(inside, level.sigma, 1)), 0)
 
 
 def safe(a: Any) -> Any:
-    """`a`, and 1 where it is 0: for quotients that are not used there."""
+    """Return `a`, and 1 where it is 0, as the denominator of quotients that are not used there."""
     return jnp.where(a == 0, 1, a)

@@ -1,7 +1,7 @@
 """Linear multistep (Adams-Bashforth with unequal steps) of order 4, as k-diffusion's `lms`.
 
-The slopes d = eps of the last four levels are interpolated by a polynomial in r = sigma / alpha, which is integrated
-over the step exactly.
+A polynomial in r = sigma / alpha interpolates the slopes d = eps of the last four levels. It is integrated over the
+step exactly.
 """
 
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ NODES, WEIGHTS = np.polynomial.legendre.leggauss(ORDER // 2)  # exact for the cu
 
 @pytree
 class LMS(Solver):
-    """Fourth order once four slopes are known, deterministic; one network call a step."""
+    """Deterministic solver of fourth order once four slopes are known. One network call per step."""
 
     deterministic = True
 
@@ -24,7 +24,7 @@ class LMS(Solver):
 
     def step(self, pred, t, s, evaluate, state, key):
         slopes, ratios, known = state
-        signal = t.alpha > 0  # a level without signal, of ratio infinity, is left by Euler's step and not remembered
+        signal = t.alpha > 0  # without signal the ratio is infinite: that level gets an Euler step and is not stored
         here = jnp.where(signal, t.ratio, 0)
         slopes = jnp.roll(slopes, 1, 0).at[0].set(pred.eps)
         ratios = jnp.roll(ratios, 1).at[0].set(here)

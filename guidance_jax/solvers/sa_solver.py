@@ -1,12 +1,12 @@
 """SA-Solver, stochastic Adams (Xue et al. 2023, arXiv 2309.05019, Algorithm 1), with data prediction.
 
-With lambda = log(alpha / sigma), h = lambda_s - lambda_t, T = tau^2 and l_i Lagrange's polynomials on the lambdas of
-the estimates m_i, of which the corrector has one at s:
+Let lambda = log(alpha / sigma), h = lambda_s - lambda_t, T = tau^2, and let l_i be the Lagrange polynomials on the
+lambdas of the estimates m_i. The corrector has an estimate at s, too:
 
     x_s = (sigma_s / sigma_t) e^{-T h} x_t + sum_i c_i m_i + sigma_s sqrt(1 - e^{-2 T h}) z
     c_i = (1 + T) alpha_s int_t^s e^{(1 + T) (lambda - lambda_s)} l_i(lambda) dlambda
 
-Two points get the authors' correction of third order.
+With two points the authors' third-order correction is added.
 """
 
 from typing import Any
@@ -22,12 +22,12 @@ NODES, WEIGHTS = np.polynomial.legendre.leggauss(12)
 
 @pytree
 class SASolver(Solver):
-    """A multistep SDE solver whose corrector has the noise of the predictor; one network call a step.
+    """A multistep SDE solver whose corrector reuses the noise of the predictor. One network call per step.
 
     Attributes:
-      tau: how much of the SDE's noise: 0 is the ODE, 1 the SDE.
-      order: how many estimates the predictor has, 1 to 3.
-      corrector: how many the corrector has, the new one among them, 1 to 3; 0 for none.
+      tau: the amount of noise: 0 is the ODE, 1 the SDE.
+      order: the number of estimates that the predictor uses, 1 to 3.
+      corrector: the number of estimates that the corrector uses, with the new one, 1 to 3; 0 for no corrector.
 
     Raises:
       Refused: other orders.
@@ -68,14 +68,14 @@ class SASolver(Solver):
     def _move(
         self, x: Any, t: Level, s: Level, history: History, order: Any, z: Any, tau: Any, corrects: bool = False
     ) -> Any:
-        """From x at t to s by the newest `order` estimates, the newest at t, or at s if it `corrects`."""
+        """Move x from t to s by the newest `order` estimates. The newest is at t, or at s if `corrects`."""
         ratio = s.sigma * t.alpha / safe(s.alpha * t.sigma)  # e^-h
         ends = ratio == 0
         h = jnp.where(ends, 1, log_ratio(s) - log_ratio(t))
         power = 1 + tau**2
         kept = jnp.where(ends, jnp.where(tau == 0, 1, 0), jnp.exp(-(tau**2) * h))
         square = jnp.where(ends, jnp.where(tau == 0, 0, 1), -jnp.expm1(-2 * tau**2 * h))
-        lambdas = history.lambdas - (log_ratio(s) if corrects else log_ratio(t))  # from the newest
+        lambdas = history.lambdas - (log_ratio(s) if corrects else log_ratio(t))  # relative to the newest
         start, end = (-h, 0.0) if corrects else (0.0, h)
         at = start + h * (1 + jnp.asarray(NODES, h.dtype)) / 2
         weight = power * jnp.exp(power * (at - end)) * h / 2 * jnp.asarray(WEIGHTS, h.dtype)

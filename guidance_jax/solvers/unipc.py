@@ -1,7 +1,7 @@
 """UniPC (Zhao et al. 2023, arXiv 2302.04867, Algorithms 5 to 8), with data prediction: predictor and corrector.
 
-With lambda = log(alpha / sigma), h = lambda_s - lambda_t, q = -h, B = q (`bh1`) or e^q - 1, m the estimates, and
-d_i = (m_{t-i} - m_t) / r_i, r_i = (lambda_{t-i} - lambda_t) / h:
+Let lambda = log(alpha / sigma), h = lambda_s - lambda_t, q = -h, and B = q (`bh1`) or e^q - 1. With the estimates m,
+d_i = (m_{t-i} - m_t) / r_i and r_i = (lambda_{t-i} - lambda_t) / h:
 
     predictor  x_s = (sigma_s / sigma_t) x_t - alpha_s (e^q - 1) m_t - alpha_s B sum_{i<p} rho_i d_i
     corrector  the same with r_p = 1, d_p = m_s - m_t at the predicted x_s
@@ -20,16 +20,16 @@ from guidance_jax.solvers.history import History, log_ratio, safe
 
 @pytree
 class UniPC(Solver):
-    """Order p, and p + 1 with the corrector; deterministic, one network call a step: few steps go far.
+    """Deterministic solver of order p, or p + 1 with the corrector, for few steps. One network call per step.
 
-    The corrector moves the sample after the network has been asked, without asking again. The first steps have the
-    order that they can, the step to the clean level the first. Of a model with guidance that moves x, such as CFG++,
-    the moved x is what goes on.
+    The corrector replaces the sample after the network call, without another call. The first steps have the highest
+    order that is possible; the step to the clean level has order 1. If guidance moves x, as CFG++ does, the solver
+    goes on from the moved x at the first step, and later only without the corrector.
 
     Attributes:
-      order: of the predictor, 1 to 3.
-      bh1: the paper's B_1; else B_2, the usual one.
-      corrects: whether to correct.
+      order: the order p of the predictor, 1 to 3.
+      bh1: True for the paper's B_1, False for B_2, the usual one.
+      corrects: whether to use the corrector.
 
     Raises:
       Refused: another order.
@@ -59,13 +59,11 @@ class UniPC(Solver):
         order = jnp.where(s.sigma == 0, 1, jnp.maximum(history.known, 1))
         moved = self._move(x, t, s, history, order)
         level = tuple(jnp.asarray(a, x.dtype) for a in t)
-        used = jnp.where(
-            (t.alpha > 0) & (s.sigma > 0), order, 0
-        )  # of the predictor; 0 where nothing is to be corrected
+        used = jnp.where((t.alpha > 0) & (s.sigma > 0), order, 0)  # the predictor's order; 0: no step to correct
         return moved, (history, x, level, used)
 
     def _move(self, x: Any, t: Level, s: Level, history: History, order: Any, new: Any = None) -> Any:
-        """From x at t to s by the estimates of `history` (the newest at t) and, of the corrector, `new` at s."""
+        """Move x from t to s by the estimates of `history`, the newest at t, and, in the corrector, by `new` at s."""
         m = history.estimates[0]
         decay = s.sigma * t.alpha / safe(s.alpha * t.sigma)  # e^-h
         straight = s.sigma / safe(t.sigma) * x + s.alpha * (1 - decay) * m
@@ -73,7 +71,7 @@ class UniPC(Solver):
         found = straight
         for p in range(1, self.order + 1):
             points = [(history.lambdas[i] - history.lambdas[0]) / h for i in range(1, p)]
-            points = [jnp.where(order >= p, r, -i - 1.0) for i, r in enumerate(points)]  # apart, where not used
+            points = [jnp.where(order >= p, r, -i - 1.0) for i, r in enumerate(points)]  # distinct if not used
             slopes = [(history.estimates[i] - m) / safe(r) for i, r in enumerate(points, 1)]
             if new is not None:
                 points, slopes = [*points, 1.0], [*slopes, new - m]
@@ -83,7 +81,7 @@ class UniPC(Solver):
         return found
 
     def _weights(self, points: list, h: Any) -> list:
-        """B rho for slopes at `points`, in steps of h."""
+        """Return B rho for slopes at `points`, which are in units of h."""
         q = -h
         b = q if self.bh1 else jnp.expm1(q)
         n = len(points)
@@ -95,7 +93,7 @@ class UniPC(Solver):
 
 
 def _phi(k: int, q: Any) -> Any:
-    """sum_{j >= 1} q^j / (j + k)!: by its series where the closed form loses its digits."""
+    """Return sum_{j >= 1} q^j / (j + k)!, by its series where the closed form loses digits."""
     series = sum(q**j / float(math.factorial(j + k)) for j in range(1, 13))
     far = jnp.where(jnp.abs(q) > 1, q, 1.0)
     closed = jnp.expm1(far) / far - 1
