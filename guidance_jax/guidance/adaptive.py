@@ -24,7 +24,7 @@ class Asked(NamedTuple):
 
 @pytree
 class AdaptiveGuidance(TwoConditions):
-    """Guide as CFG, but stop the unconditional calls of a sample when its two noises agree again.
+    """Guide like CFG, but stop the unconditional calls of a sample when its two noises agree again.
 
     If the cosine of the noises never falls to the threshold, this is CFG at every step and saves nothing.
     `guidance_by_level(keys, model, Unconditional(model, null), ...)` shows the cosine by level: choose a threshold

@@ -17,7 +17,7 @@ from guidance_jax.guidance.conditions import TwoConditions
 
 @pytree
 class APG(TwoConditions):
-    """Guide as CFG with an update of limited length that loses (eta < 1) its part along D_c, which over-saturates.
+    """Guide like CFG with an update of limited length that loses (eta < 1) its part along D_c, which over-saturates.
 
     Each step makes one network call with both conditions. The state is the running sum of differences D_c - D_u. eta 1,
     momentum 0 and an infinite radius are CFG. The guided prediction still satisfies alpha x0 + sigma eps = x.

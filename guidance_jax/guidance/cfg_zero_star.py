@@ -15,7 +15,7 @@ from guidance_jax.models.parameterizations import Parameterization
 
 @pytree
 class CFGZeroStar(OutputRule):
-    """Guide as CFG with the unconditional velocity scaled to fit the conditional one, and no motion above `zero_above`.
+    """Guide like CFG with the unconditional velocity scaled to fit the conditional one; do not move above `zero_above`.
 
     The published rule leaves out the first step of any grid. Here the rule is a noise level: the first of 25 steps on
     the flow's clock is t above 0.96, or sigma / alpha above 24. A zero velocity leaves x / (alpha + sigma) unchanged,

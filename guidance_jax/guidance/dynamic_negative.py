@@ -35,7 +35,7 @@ def plain(pred: Any) -> Prediction:
 
 @pytree
 class DynamicNegative(TwoConditions):
-    """Guide away from `cond`, in proportion to the odds that x_t leads to it. scale 0 is D_u.
+    """Guide away from the condition `cond`, in proportion to the odds that x_t leads to it. scale 0 is D_u.
 
     Each step makes one network call with both conditions. Use a stochastic solver (`DDPM()`, `DDIM(1.0)`): on an ODE
     the posterior is a heuristic. The guided prediction still satisfies alpha x0 + sigma eps = x. Static negative
@@ -43,7 +43,7 @@ class DynamicNegative(TwoConditions):
     `CFG(model, null=avoided, scale=w)` with the wanted one as the condition.
 
     Attributes:
-      inner, null, in_turn: as in `CFG`; `cond` is the condition to avoid.
+      inner, null, in_turn: as in `CFG`.
       scale: the factor of the odds; 1 is exact on exact models. Outside a `Window` it is 0.
       prior: p(n) under the model, between 0 and 1.
       limit: the largest odds that are used, since the odds diverge as p(n | x_t) approaches 1.

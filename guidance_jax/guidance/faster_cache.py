@@ -42,7 +42,7 @@ def is_low(x: Any) -> Any:
 
 @pytree
 class FasterCache(TwoConditions):
-    """Guide as CFG with unconditional calls at some levels only. With unconditional calls at all levels it is CFG.
+    """Guide like CFG with unconditional calls at some levels only. With unconditional calls at all levels it is CFG.
 
     Each step makes one network call, or two at the levels in `asked`. These levels are the same for all samples, so the
     call is skipped under `vmap` too. The guided prediction still satisfies alpha x0 + sigma eps = x.

@@ -27,7 +27,7 @@ def coarse(x: Any) -> Any:
 
 @pytree
 class FDG(TwoConditions):
-    """Guide as CFG with `scale` on the fine detail and `low` on the part that the linear filter `lowpass` keeps.
+    """Guide like CFG with `scale` on the fine detail and `low` on the part that the linear filter `lowpass` keeps.
 
     low = scale is CFG, whatever the filter is. For more bands, pass a `lowpass` that weights them itself. `scale` and
     `low` have separate windows: outside that of `scale`, the fine detail is the conditional model's, and `low` still

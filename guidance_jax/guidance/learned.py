@@ -15,7 +15,7 @@ from guidance_jax.guidance.scales import strength
 
 @pytree
 class Learned(Guidance):
-    """Call a network, which takes the scale as an input, at `scale`.
+    """Call a network that takes the guidance scale as an input.
 
     The scale may change from level to level and from class to class. Each step makes one call. At scale 1 this is the
     conditional model, as well as the network has learned it. The prediction still satisfies alpha x0 + sigma eps = x.

@@ -15,7 +15,7 @@ from guidance_jax.models.parameterizations import Parameterization
 
 @pytree
 class MAMBOG(OutputRule):
-    """Guide as CFG with a scale that falls, per sample, with the relative size of the update. damping 0 is CFG.
+    """Guide like CFG with a scale that falls, per sample, with the relative size of the update. damping 0 is CFG.
 
     The guided prediction still satisfies alpha x0 + sigma eps = x.
 

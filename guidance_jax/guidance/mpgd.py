@@ -1,6 +1,6 @@
 """Manifold-preserving guided diffusion (He et al. 2023, arXiv 2311.16424, Algorithm 2), without an autoencoder.
 
-x0' = x0 + scale grad_x0 log p(y | x0),   eps kept: the point moves
+x0' = x0 + scale grad_x0 log p(y | x0),   eps unchanged
 """
 
 from typing import Any

@@ -14,7 +14,7 @@ from guidance_jax.guidance.output import OutputRule
 
 @pytree
 class TCFG(OutputRule):
-    """Guide as CFG with the unconditional output projected on the main direction of both outputs. scale 1 is D_c.
+    """Guide like CFG with the unconditional output projected on the main direction of both outputs. scale 1 is D_c.
 
     The guided prediction still satisfies alpha x0 + sigma eps = x.
 

@@ -18,7 +18,7 @@ from guidance_jax.kernels.reverse import Carry, Step
 
 @pytree
 class SVDD(Step, Kernel):
-    """Draw `children` at every step and keep one of them by its value. scale 0 is `Reverse(model, solver)`.
+    """Draw `children` samples at every step and keep one by its value. scale 0 is `Reverse(model, solver)`.
 
     It is for images, tokens and text. Each step makes 1 + children calls of the model and `children` calls of the
     reward; with `noisy`, it makes one call of the model.
