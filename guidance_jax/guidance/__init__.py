@@ -1,4 +1,4 @@
-"""Guidance methods: denoisers made from denoisers, one method a file; and the guides of clean samples they ask."""
+"""Guidance methods, one per file: each makes a guided denoiser from a denoiser. Also guides of clean samples."""
 
 from guidance_jax.guidance.adaptive import AdaptiveGuidance
 from guidance_jax.guidance.apg import APG

@@ -1,9 +1,9 @@
-"""Adaptive Guidance (Castillo et al. 2023, arXiv 2312.12487, section 4.2): stop asking twice once the two agree.
+"""Adaptive Guidance (Castillo et al. 2023, arXiv 2312.12487, section 4.2): no second call once both predictions agree.
 
-CFG until cos(eps_c, eps_u) has risen above `threshold`, from then on the conditional model alone.
+It is CFG until cos(eps_c, eps_u) has risen above `threshold`, and the conditional model alone from then on.
 
 The paper starts where the two noises differ. At levels of little signal they agree for another reason: both are almost
-x / sigma. So agreement counts only after the cosine has been at or below the threshold once.
+x / sigma. Agreement therefore counts only after the cosine has been at or below the threshold once.
 """
 
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from guidance_jax.guidance.scales import active
 
 
 class Asked(NamedTuple):
-    """Whether the unconditional model is still asked, and whether its noise has differed so far."""
+    """The state: `on` says whether unconditional calls go on, `differed` whether the noises have differed so far."""
 
     on: Any
     differed: Any
@@ -24,15 +24,15 @@ class Asked(NamedTuple):
 
 @pytree
 class AdaptiveGuidance(TwoConditions):
-    """CFG that, sample by sample, drops the unconditional call when the two noises agree again. Keeps x.
+    """Guide like CFG, but stop the unconditional calls of a sample when its two noises agree again.
 
-    A model whose noises never differ by more than the threshold is guided at every step: this is CFG then, and spares
-    nothing. `guidance_by_level(keys, model, Unconditional(model, null), ...)` shows the cosine by level: choose a
-    threshold above the least.
+    If the cosine of the noises never falls to the threshold, this is CFG at every step and saves nothing.
+    `guidance_by_level(keys, model, Unconditional(model, null), ...)` shows the cosine by level: choose a threshold
+    above its smallest value. The guided prediction still satisfies alpha x0 + sigma eps = x.
 
-    The choice depends on the sample, so the call is really skipped for one sample at a time (`sample`, or `lax.map`
-    over samples); under `vmap` both are computed and one is chosen, with the same result. For batches, read the noise
-    level at which they agree from `guidance_by_level` and use a `Window`.
+    The decision depends on the sample. The call is therefore skipped only where samples run one at a time (`sample`, or
+    `lax.map` over samples). Under `vmap` both predictions are computed and one is chosen, with the same result. For
+    batches, read the noise level at which the noises agree from `guidance_by_level` and use a `Window`.
 
     Attributes:
       inner, null, scale, in_turn: as in `TwoConditions`.
@@ -53,7 +53,7 @@ class AdaptiveGuidance(TwoConditions):
 
     def rule(self, c, u, w, x, level, memory):
         agree = quotient(jnp.sum(c.eps * u.eps), norm(c.eps) * norm(u.eps)) > self.threshold
-        # where the call was skipped, u is a copy of c and agrees with it: that says nothing
+        # where the call was skipped, u is a copy of c, so their agreement has no meaning
         asked = self.needs_unconditional(level, memory)
         differed = memory.differed | (asked & ~agree)
         return c.contrast(u, w, level), Asked(memory.on & ~(asked & agree & memory.differed), differed)

@@ -3,8 +3,8 @@
     d <- D_c - D_u + momentum d_before,   d <- d min(1, radius / |d|)
     D = D_c + (scale - 1) (d_perp + eta d_par)       split along D_c
 
-On the clean estimate, as in the paper; the often copied code applies it to whatever the network puts out, and adds it
-to the unconditional one.
+As in the paper, the rule acts on the clean estimate. The code that is often copied applies it to the network's output
+instead, and adds the update to the unconditional output.
 """
 
 from typing import Any
@@ -17,17 +17,17 @@ from guidance_jax.guidance.conditions import TwoConditions
 
 @pytree
 class APG(TwoConditions):
-    """CFG whose update is limited in length and loses (eta < 1) its part along D_c, which over-saturates. Keeps x.
+    """Guide like CFG with an update of limited length that loses (eta < 1) its part along D_c, which over-saturates.
 
-    One network call with both conditions; the running sum of differences is state. eta 1, momentum 0 and an infinite
-    radius are CFG.
+    Each step makes one network call with both conditions. The state is the running sum of differences D_c - D_u. eta 1,
+    momentum 0 and an infinite radius are CFG. The guided prediction still satisfies alpha x0 + sigma eps = x.
 
     Attributes:
       inner, null, scale, in_turn: as in `TwoConditions`.
       eta: the share of the part along D_c that stays.
       momentum: the weight of the differences of earlier steps, negative in the paper.
-      radius: the largest length of the difference, in units of x0, over one sample. 15 is the paper's for Stable
-        Diffusion XL, whose samples have 65,536 numbers; lengths grow with the root of that, so start with N numbers at
+      radius: the largest norm of the difference over one sample, in units of x0. The paper has 15 for Stable Diffusion
+        XL, whose samples have 65,536 numbers. Norms grow with the root of that number, so for N numbers start with
         15 sqrt(N / 65536).
     """
 

@@ -12,9 +12,10 @@ from guidance_jax.guidance.scales import active, strength, when
 
 @pytree
 class Autoguidance(Contrast):
-    """D_weak + scale (D - D_weak), same condition for both: scale 1 is the good model alone. Keeps x.
+    """Guide a model by its difference from a weak model with the same condition: D_weak + scale (D - D_weak).
 
-    One call of each; outside a `Window` the weak one is skipped.
+    scale 1 is the good model alone. Each step calls both models; outside a `Window` the weak call is skipped. For
+    images and vectors the guided prediction still satisfies alpha x0 + sigma eps = x.
 
     Attributes:
       inner: the good model.
@@ -48,7 +49,7 @@ class Autoguidance(Contrast):
         return only_guided(self.inner, self.rule(good, weak, w, level), good), good, weak, (first, second)
 
     def rule(self, good: Any, weak: Any, w: Any, level: Any) -> Any:
-        """The guided prediction from the good and the weak one."""
+        """Return the guided prediction of the `good` and the `weak` one at scale `w`."""
         return good.contrast(weak, w, level)
 
 

@@ -1,4 +1,4 @@
-"""What the guidance methods share: a denoiser made from a denoiser, and contrasts of two predictions."""
+"""Base classes and shared functions of the guidance methods."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -11,9 +11,9 @@ from guidance_jax.guidance.scales import check_scales
 
 
 class Guidance(Wrapper, Denoiser):
-    """A denoiser made from the denoiser `inner`; by default it adds no state and no conditions of its own.
+    """Base class: a denoiser made from the denoiser `inner`. By default its state is that of `inner`.
 
-    `takes` is the class of spaces the method is for.
+    `takes` is the class of spaces that the method is for.
     """
 
     def check_inner(self):
@@ -22,16 +22,16 @@ class Guidance(Wrapper, Denoiser):
 
 
 class Contrast(Guidance):
-    """Guidance between two denoisers, weak + scale (strong - weak), which aims at p_weak^(1 - scale) p_strong^scale.
+    """Base class: extrapolate from a weak to a strong prediction, weak + scale (strong - weak).
 
-    `Corrected` makes it sample just that: `parts` shows the two predictions beside the guided one.
+    The target is p_weak^(1 - scale) p_strong^scale. `Corrected` samples this target, with the predictions from `parts`.
     """
 
     scale: Any
-    aims_at_power: ClassVar[bool] = True  # False where a rule has more to it than these two and the scale
+    aims_at_power: ClassVar[bool] = True  # False if the target is not this power of two densities
 
     def parts(self, x: Any, level: Level, cond: Any, state: Any, key: Any) -> tuple[Any, Any, Any, Any]:
-        """(guided, strong, weak, new state)."""
+        """Return (guided prediction, strong prediction, weak prediction, new state) at the noisy sample `x`."""
         raise NotImplementedError
 
     def __call__(self, x, level, cond, state, key):
@@ -40,7 +40,7 @@ class Contrast(Guidance):
 
 
 def only_guided(model: Denoiser, guided: Any, own: Any) -> Any:
-    """`guided` in the channels that the model wants guided (`Domain.guided_channels`), `own` in the others."""
+    """Return `guided` in the first `Domain.guided_channels` channels (None: in all) and `own` in the others."""
     channels = None if model.domain is None else model.domain.guided_channels
     if channels is None:
         return guided
@@ -50,7 +50,7 @@ def only_guided(model: Denoiser, guided: Any, own: Any) -> Any:
 
 
 def check_conditions(rule: Any, levels: Level, shape: tuple[int, ...], cond: Any) -> None:
-    """Raise unless there is a condition and one that means "unconditional", and what is inside takes both."""
+    """Raise `Refused` unless a condition and a null condition are given and `rule.inner` takes both."""
     name = type(rule).__name__
     rule.check_inner()
     if cond is None:
@@ -71,20 +71,21 @@ def check_conditions(rule: Any, levels: Level, shape: tuple[int, ...], cond: Any
 
 
 def complete_null(null: Any, cond: Any) -> Any:
-    """The null condition of a sample: entries that `null`, a dict, does not have are those of the sample's own."""
+    """Return the null condition of one sample. If both are dicts, entries that `null` lacks are taken from `cond`."""
     return {**cond, **null} if isinstance(null, dict) and isinstance(cond, dict) else null
 
 
 def stack_states(state: Any, count: int = 2) -> Any:
-    """The state of a denoiser for `count` conditions, on a new leading axis."""
+    """Stack `count` copies of a denoiser's state on a new leading axis, one for each condition."""
     return jax.tree.map(lambda s: jnp.stack([s] * count), state)
 
 
 def both(model: Any, x: Any, level: Level, cond: Any, null: Any, state: Any, key: Any, on: Any = None) -> tuple:
-    """(conditional, unconditional, state) predictions of `model`, whose state is stacked: [conditional, null].
+    """Return (conditional prediction, unconditional prediction, new state) of `model`.
 
-    One network call, by `vmap` over the two conditions. Where `on` may be False the two are asked in turn, in a
-    loop that inlines the network once, and the unconditional one is skipped: it is then a copy of the conditional.
+    `state` is stacked as [conditional, null]. If `on` is None, `vmap` over the two conditions makes one network call.
+    Otherwise `on` is a boolean and the calls run one after the other, in a loop that compiles the network once. Where
+    `on` is False, the unconditional call is skipped and its prediction is a copy of the conditional one.
     """
     null = complete_null(null, cond)
     null = jax.tree.map(lambda c, n: jnp.broadcast_to(jnp.asarray(n, jnp.result_type(c)), jnp.shape(c)), cond, null)

@@ -2,8 +2,8 @@
 
     D = D_u + scale (D_c - D_u)
 
-The same combination of x0, eps, scores or velocities gives the same result, since x is fixed. Of tokens it is the
-combination of log p, normalised per position: D-CFG (Schiff et al. 2024, arXiv 2412.10193); of text, of logits.
+The same combination of x0, eps, scores or velocities gives the same result, since x is fixed. For tokens CFG combines
+log p and normalises per position: D-CFG (Schiff et al. 2024, arXiv 2412.10193). For text it combines logits.
 """
 
 from typing import Any
@@ -14,9 +14,11 @@ from guidance_jax.guidance.conditions import TwoConditions
 
 @pytree
 class CFG(TwoConditions):
-    """D_u + scale (D_c - D_u): scale 1 is the conditional model, 0 the unconditional one. Keeps x.
+    """Guide by the difference of the conditional and the unconditional prediction: D_u + scale (D_c - D_u).
 
-    One network call with both conditions. Outside a `Window` the scale is 1 and the unconditional call is skipped.
+    scale 1 is the conditional model, 0 the unconditional one. For images and vectors the guided prediction still
+    satisfies alpha x0 + sigma eps = x. Each step makes one network call with both conditions. Outside a `Window` the
+    scale is 1 and the unconditional call is skipped.
 
     Attributes:
       inner, null, scale, in_turn: as in `TwoConditions`.
@@ -27,12 +29,12 @@ class CFG(TwoConditions):
 
     @classmethod
     def from_weight(cls, inner: Any, null: Any, weight: Any, **fields: Any) -> "CFG":
-        """Ho & Salimans' weight w, (1 + w) D_c - w D_u: weight 0 is the conditional model."""
+        """Return `CFG` with Ho & Salimans' weight w, (1 + w) D_c - w D_u: weight 0 is the conditional model."""
         return cls(inner, null, 1 + weight, **fields)
 
     @classmethod
     def from_gamma(cls, inner: Any, null: Any, gamma: Any, **fields: Any) -> "CFG":
-        """GLIDE's gamma, (1 - gamma) D_u + gamma D_c: the same as `scale`."""
+        """Return `CFG` with GLIDE's gamma, (1 - gamma) D_u + gamma D_c: the same number as `scale`."""
         return cls(inner, null, gamma, **fields)
 
     def rule(self, c, u, w, x, level, memory):

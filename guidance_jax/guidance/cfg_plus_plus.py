@@ -9,10 +9,10 @@ from guidance_jax.guidance.conditions import TwoConditions
 
 @pytree
 class CFGPlusPlus(TwoConditions):
-    """D_u moved towards D_c while the noise stays unconditional: the point moves, x is not kept. scale 0 is D_u.
+    """Move the clean estimate from D_u towards D_c while the noise stays unconditional. scale 0 is D_u.
 
-    With DDIM this is the published sampler; every other solver reads the moved point in the same way. One network
-    call with both conditions.
+    So alpha x0 + sigma eps is no longer x. With DDIM this is the published sampler; every other solver uses the same x0
+    and eps. Each step makes one network call with both conditions.
 
     Attributes:
       inner, null, in_turn: as in `TwoConditions`.

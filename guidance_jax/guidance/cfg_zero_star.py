@@ -15,16 +15,16 @@ from guidance_jax.models.parameterizations import Parameterization
 
 @pytree
 class CFGZeroStar(OutputRule):
-    """CFG with the unconditional velocity scaled to fit the conditional one, and no motion above `zero_above`. Keeps x.
+    """Guide like CFG with the unconditional velocity scaled to fit the conditional one; do not move above `zero_above`.
 
-    The published rule leaves out the first step, whatever the grid; here it is a noise level: one step of 25 is t above
-    0.96 on the clock of the flow, sigma / alpha above 24. A zero velocity stands still in x / (alpha + sigma), which is
-    standing still on a flow.
+    The published rule leaves out the first step of any grid. Here the rule is a noise level: the first of 25 steps on
+    the flow's clock is t above 0.96, or sigma / alpha above 24. A zero velocity leaves x / (alpha + sigma) unchanged,
+    which is x on rectified flow. The guided prediction still satisfies alpha x0 + sigma eps = x.
 
     Attributes:
       inner, null, scale, in_turn: as in `TwoConditions`.
       zero_above: the noise-to-signal ratio above which nothing moves; infinite for no zero-init.
-      output: the parameterization in which the rule is applied, the paper's velocity.
+      output: the parameterization in which the rule is applied; the paper uses the velocity.
     """
 
     zero_above: Any = 24.0
@@ -32,7 +32,7 @@ class CFGZeroStar(OutputRule):
 
     def rule(self, c, u, w, x, level, memory):
         guided, memory = super().rule(c, u, w, x, level, memory)
-        still = parameterizations.velocity.predict(jnp.zeros_like(x), x, level)  # whatever language the rule is in
+        still = parameterizations.velocity.predict(jnp.zeros_like(x), x, level)  # in velocity, whatever `output` is
         return c.towards(jnp.where(level.ratio > self.zero_above, still.x0, guided.x0), level), memory
 
     def mix(self, c, u, w):

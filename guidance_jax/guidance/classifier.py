@@ -2,8 +2,8 @@
 
     eps' = eps - scale sigma grad_x log p(y | x_t),   x0' = x0 + scale (sigma^2 / alpha) grad_x log p(y | x_t)
 
-The gradient of the log-probability is multiplied by sigma_t; write-ups that leave it out guide 1 / sigma_t too much.
-Any solver may follow. Algorithm 1, the mean form for DDPM, is the kernel `MeanShift`.
+The gradient of the log-probability is multiplied by sigma_t; descriptions without this factor guide too strongly by
+1 / sigma_t. Any solver may follow. Algorithm 1, the mean form for DDPM, is the kernel `MeanShift`.
 """
 
 from typing import Any
@@ -17,20 +17,21 @@ from guidance_jax.models.domain import check_guide
 
 @pytree
 class Classifier(GradientGuidance, Contrast):
-    """x0 + scale (sigma^2 / alpha) grad log p(y | x_t): scale 0 is `inner`; 1, on an unconditional model, is p(x | y).
+    """Guide by the gradient of a classifier of noisy samples: x0 + scale (sigma^2 / alpha) grad log p(y | x_t).
 
-    Keeps x. One call of the inner denoiser and one gradient of the classifier (not through the denoiser), in float32
-    or better; where the scale is 0 or outside its `Window`, the gradient is skipped.
+    scale 0 is `inner`; 1, on an unconditional model, is p(x | y). Each step makes one call of the inner denoiser and
+    one gradient of the classifier, which does not go through the denoiser. The gradient is skipped where the scale is 0
+    or outside its `Window`. The guided prediction still satisfies alpha x0 + sigma eps = x.
 
     Attributes:
       inner: the denoiser to guide.
       classifier: a `Guide` of noisy samples, such as `NoisyClassifier`, or a function f(x, level, label) -> log p.
-        Define a function once: a fresh lambda is a new program.
+        Define a function once: every new lambda is compiled again.
       scale: a number, `Window`, `PerClass`, or a function of the level.
 
     Raises:
-      Refused: a classifier of another schedule, shape or number of classes than the model, or labels that it does not
-        have; a model of tokens, for which there are `PredictorGuidance` and `TAG`.
+      Refused: a classifier of another schedule, shape or number of classes than the model; labels that the classifier
+        does not have; a model of tokens, for which there are `PredictorGuidance` and `TAG`.
     """
 
     inner: Any

@@ -1,11 +1,12 @@
-"""Composition of conditions (Liu et al. 2022, arXiv 2206.01714, eq. 11 and 13): AND, NOT, a weight for each.
+"""Composition of conditions (Liu et al. 2022, arXiv 2206.01714, eq. 11 and 13): AND, NOT, one weight per condition.
 
     D = D_u + sum_k weight_k (D_k - D_u)
 
-Of tokens the same of log p, normalised per position. The three-way rule of image editing and of multimodal language
-models, D_0 + a (D_image - D_0) + b (D_both - D_image), has the conditions (image, both) and the weights (a - b, b).
+For tokens log p is combined in the same way and normalised per position. The rule of image editing and of multimodal
+language models is D_0 + a (D_image - D_0) + b (D_both - D_image). For it, take the conditions (image, both) and the
+weights (a - b, b).
 
-A positive weight asks for a condition, a negative one for its absence; one condition is CFG.
+A positive weight guides towards a condition, a negative one away from it. With one condition this is CFG.
 """
 
 from typing import Any
@@ -19,23 +20,24 @@ from guidance_jax.guidance.scales import strength
 
 
 def vector(weights: Any) -> Any:
-    """A list or tuple of numbers as an array; arrays and what JAX puts in their place stay."""
+    """Return a list or tuple of numbers as an array. Return anything else, such as an array or a tracer, unchanged."""
     return jnp.asarray(weights) if isinstance(weights, list | tuple) else weights
 
 
 @pytree
 class Compose(Guidance):
-    """`cond` holds K conditions on its first axis (labels of shape (K,)), `weights` one number each. Keeps x.
+    """Guide by K conditions at once, each with its own weight.
 
-    One network call with all K + 1 conditions. For conditions that are independent given x, and weights 1, this is the
-    posterior given all of them. Weights 0 are the unconditional model. Channels that the model does not want guided
-    stay those of the first condition.
+    `cond` holds the K conditions on its first axis, for example labels of shape (K,). Each step makes one network call
+    with all K + 1 conditions. For images and vectors the guided prediction still satisfies alpha x0 + sigma eps = x. If
+    the conditions are independent given x, weights 1 give the posterior given all of them. Weights 0 give the
+    unconditional model. Channels that are not guided (`Domain.guided_channels`) are those of the first condition.
 
     Attributes:
       inner: a denoiser trained with conditioning dropout.
       null: the condition that means "unconditional".
-      weights: (K,) numbers, an array or a list; `window` limits where they act.
-      window: a `Window(1.0, lo, hi)` or `Ramp(1.0)` that multiplies all weights, or a number.
+      weights: (K,), one number per condition, an array or a list.
+      window: a factor of all weights: a number, `Window(1.0, lo, hi)` or `Ramp(1.0)`.
 
     Raises:
       Refused: no condition, or another number of conditions than weights.

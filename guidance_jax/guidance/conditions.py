@@ -1,4 +1,4 @@
-"""What all rules of a conditional and an unconditional prediction share: both are asked, a rule makes one of them."""
+"""Base class of the methods that combine a conditional and an unconditional prediction by a rule."""
 
 from typing import Any, ClassVar
 
@@ -11,17 +11,17 @@ from guidance_jax.guidance.scales import active, strength
 
 @pytree
 class TwoConditions(Contrast):
-    """A model asked with the condition and with the null condition, and a `rule` of the two. No method by itself.
+    """Base class: call a model with the condition and the null condition, and combine both predictions by `rule`.
 
-    A subclass gives `rule`, and `memory` if that remembers something from step to step.
+    A subclass defines `rule`, and `memory` if its rule keeps a state from step to step.
 
     Attributes:
       inner: a denoiser trained with conditioning dropout.
-      null: the condition that means "unconditional", of the structure of one sample's `cond` (`domain.null_label`); of
-        a dict, entries that it lacks are the sample's own, such as the image beside a caption.
-      scale: a number, `Window`, `PerClass`, or a function of the level.
-      in_turn: ask the two conditions one after the other, in half the memory; by default they are one batch (vmapped,
-        which is concatenated: a network sees one axis).
+      null: the condition that means "unconditional" (`domain.null_label`), of the structure of one sample's `cond`. If
+        both are dicts, entries that `null` lacks are taken from `cond`, such as the image beside a caption.
+      scale: the guidance scale: a number, `Window`, `PerClass`, or a function of the level.
+      in_turn: whether to call the network for the two conditions one after the other, which takes half the memory. By
+        default both conditions form one batch (by `vmap`; a network that takes batches gets one batch axis).
 
     Raises:
       Refused: no condition or no null condition, or a condition that the model does not know.
@@ -35,11 +35,11 @@ class TwoConditions(Contrast):
     off: ClassVar[float] = 1.0  # the strength outside a `Window`
 
     def rule(self, c: Any, u: Any, w: Any, x: Any, level: Any, memory: Any) -> tuple[Any, Any]:
-        """(guided prediction, new memory) from the conditional and the unconditional one at strength w."""
+        """Return (guided prediction, new memory) from the conditional `c` and the unconditional `u` at scale `w`."""
         raise NotImplementedError
 
     def memory(self, x: Any) -> Any:
-        """What the rule itself remembers from step to step."""
+        """Return the state of the rule before the first step; `()` for a rule without state."""
         return ()
 
     def init(self, x):
@@ -56,15 +56,15 @@ class TwoConditions(Contrast):
         return only_guided(self.inner, guided, self.keep(c, u)), c, u, (states, memory)
 
     def predictions(self, x, level, cond, states, memory, key):
-        """(conditional, unconditional, states)."""
+        """Return (conditional prediction, unconditional prediction, new states)."""
         on = self.needs_unconditional(level, memory)
         on = jnp.array(True) if on is None and self.in_turn else on
         return both(self.inner, x, level, cond, self.null, states, key, on)
 
     def needs_unconditional(self, level: Any, memory: Any) -> Any:
-        """Whether the unconditional call is needed: a boolean, or None for always."""
+        """Return whether the unconditional call is needed: a boolean, or None for always."""
         return active(self.scale, level)
 
     def keep(self, c: Any, u: Any) -> Any:
-        """The prediction that stays in channels which the model does not want guided."""
+        """Return the prediction for the channels that are not guided (`Domain.guided_channels`)."""
         return c

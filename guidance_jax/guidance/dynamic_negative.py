@@ -2,11 +2,11 @@
 
     D = D_u - w (D_n - D_u),   w = scale p(n | x_t) / (1 - p(n | x_t))
 
-which at scale 1 is the exact denoiser of "not n". The posterior follows the chain by Bayes' rule,
+At scale 1 this is the exact denoiser of "not n". The posterior is updated along the chain by Bayes' rule,
 
     p(n | x_s) = p(n | x_t) p(x_s | x_t, n) / p(x_s | x_t)
 
-with both transitions the Gaussians of ancestral sampling.
+where both transitions are the Gaussians of ancestral sampling.
 """
 
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ from guidance_jax.solvers.ddim import DDIM
 
 
 class Memory(NamedTuple):
-    """log p(n | x_t) at the step before, and the two predictions there."""
+    """The state: log p(n | x_t), level and both predictions of the step before; `known` is 0 before the first step."""
 
     log_posterior: Any
     level: Level
@@ -29,23 +29,24 @@ class Memory(NamedTuple):
 
 
 def plain(pred: Any) -> Prediction:
-    """Without what solvers may read besides: the same structure for every model."""
+    """Return x0 and eps of a prediction alone, so that the state has the same structure for every model."""
     return Prediction(pred.x0, pred.eps)
 
 
 @pytree
 class DynamicNegative(TwoConditions):
-    """Keeps away from `cond`, in proportion to the odds that x_t is on its way there. Keeps x; scale 0 is D_u.
+    """Guide away from the condition `cond`, in proportion to the odds that x_t leads to it. scale 0 is D_u.
 
-    One network call with both conditions. Made for stochastic solvers (`DDPM()`, `DDIM(1.0)`): on an ODE the posterior
-    is a heuristic. Static negative guidance is `CFG(model, null, scale=-w)`; a wish together with what to avoid is
-    `CFG(model, null=avoided, scale=w)` with the wish as the condition.
+    Each step makes one network call with both conditions. Use a stochastic solver (`DDPM()`, `DDIM(1.0)`): on an ODE
+    the posterior is a heuristic. The guided prediction still satisfies alpha x0 + sigma eps = x. Static negative
+    guidance is `CFG(model, null, scale=-w)`. To guide towards one condition and away from another, use
+    `CFG(model, null=avoided, scale=w)` with the wanted one as the condition.
 
     Attributes:
-      inner, null, in_turn: as in `CFG`; `cond` is the condition to avoid.
-      scale: of the weight; 1 is exact on exact models, outside a `Window` it is 0.
-      prior: p(n) under the model.
-      limit: bounds the weight, where the odds diverge.
+      inner, null, in_turn: as in `CFG`.
+      scale: the factor of the odds; 1 is exact on exact models. Outside a `Window` it is 0.
+      prior: p(n) under the model, between 0 and 1.
+      limit: the largest odds that are used, since the odds diverge as p(n | x_t) approaches 1.
     """
 
     prior: Any = 0.1
@@ -56,7 +57,7 @@ class DynamicNegative(TwoConditions):
     off = 0.0
 
     def needs_unconditional(self, level, memory):
-        return None  # outside a window the model is the unconditional one, and the posterior is followed there too
+        return None  # always: outside a window the result is D_u, and the posterior is updated there too
 
     def keep(self, c, u):
         return u

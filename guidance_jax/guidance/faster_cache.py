@@ -1,6 +1,7 @@
 """FasterCache's cache of guidance (Lyu et al. 2024, arXiv 2410.19355, section 3.3): fewer unconditional calls.
 
-Where it is not asked, the unconditional noise is the conditional one and what they last differed by, by frequency:
+At a level without an unconditional call, the unconditional noise is estimated, by frequency, from the conditional one
+and their last difference d:
 
     eps_u ~ IFFT(low(F eps_c) + a low(d) + high(F eps_c) + b high(d)),   d = F eps_u - F eps_c of the last full step
 
@@ -17,21 +18,21 @@ from guidance_jax.core import GaussianDiffusion, Refused, concrete, pytree
 from guidance_jax.guidance.conditions import TwoConditions
 from guidance_jax.guidance.scales import active
 
-RADIUS = 0.2  # of the low frequencies, in shares of the shorter side
+RADIUS = 0.2  # of the low frequencies, as a share of the shorter side
 
 
 def axes(x: Any) -> tuple[int, ...]:
-    """Of the frequencies of a sample: height and width of an image, the only one of a vector."""
+    """Return the axes of a sample's Fourier transform: height and width of an image, the only axis of a vector."""
     return tuple(range(max(1, x.ndim - 1)))
 
 
 def spectrum(x: Any) -> Any:
-    """The frequencies of one sample."""
+    """Return the Fourier transform of one sample."""
     return jnp.fft.fftn(x, axes=axes(x))
 
 
 def is_low(x: Any) -> Any:
-    """Which frequencies of a sample like `x` are low; broadcasts against them."""
+    """Return a boolean mask of the low frequencies of a sample like `x`; it broadcasts against the spectrum."""
     sides = x.shape[: len(axes(x))]
     square = sum(
         (np.fft.fftfreq(n) * n).reshape([-1 if i == j else 1 for j in range(x.ndim)]) ** 2 for i, n in enumerate(sides)
@@ -41,19 +42,20 @@ def is_low(x: Any) -> Any:
 
 @pytree
 class FasterCache(TwoConditions):
-    """CFG whose unconditional call is made at some levels alone. Keeps x; asked at all levels it is CFG.
+    """Guide like CFG with unconditional calls at some levels only. With unconditional calls at all levels it is CFG.
 
-    One call a step, two at the levels that are asked: they are the same for all samples, so the call is really skipped
-    under `vmap` too.
+    Each step makes one network call, or two at the levels in `asked`. These levels are the same for all samples, so the
+    call is skipped under `vmap` too. The guided prediction still satisfies alpha x0 + sigma eps = x.
 
     Attributes:
       inner, null, scale, in_turn: as in `TwoConditions`.
-      asked: the clocks of the levels that are asked, such as `levels.t[::2]`, the first among them; None for all.
-      boost: of the held difference, 1.1 in the paper.
+      asked: the clocks of the levels with an unconditional call, such as `levels.t[::2]`. The first level must be among
+        them. None for all levels.
+      boost: the factor of the last difference d, 1.1 in the paper; see a and b above.
       middle: the sigma / alpha between high and low noise.
 
     Raises:
-      Refused: as `CFG`; levels whose first is not asked.
+      Refused: as `CFG`; levels whose first one is not in `asked`.
     """
 
     asked: Any = None

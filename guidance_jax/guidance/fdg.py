@@ -1,8 +1,8 @@
-"""Frequency-decoupled guidance (Sadat et al. 2025, arXiv 2506.19713, section 4): another scale for coarse and for fine.
+"""Frequency-decoupled guidance (Sadat et al. 2025, arXiv 2506.19713, section 4): one scale for coarse, one for fine.
 
     D = D_u + low L(D_c - D_u) + scale (I - L)(D_c - D_u)
 
-with L a low-pass filter. The Laplacian pyramid of the paper is linear, so two of its bands are this.
+where L is a low-pass filter. The paper's Laplacian pyramid is linear, and with two bands it has this form.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from guidance_jax.guidance.scales import active, strength
 
 
 def coarse(x: Any) -> Any:
-    """Half the resolution and back: mean over 2 x 2 pixels of an image (H, W, C), then linear interpolation."""
+    """Halve the resolution of an image (H, W, C) by means over 2 x 2 pixels; restore it by linear interpolation."""
     if x.ndim != 3 or x.shape[0] % 2 or x.shape[1] % 2:
         raise Refused(f"coarse filters images (H, W, C) of even sides, got {x.shape}; give FDG a lowpass of yours")
     h, w, c = x.shape
@@ -27,10 +27,11 @@ def coarse(x: Any) -> Any:
 
 @pytree
 class FDG(TwoConditions):
-    """CFG with `scale` on the fine detail and `low` on what the linear filter `lowpass` keeps. Keeps x.
+    """Guide like CFG with `scale` on the fine detail and `low` on the part that the linear filter `lowpass` keeps.
 
-    low = scale is CFG whatever the filter is. More bands: a `lowpass` that itself weighs them. Each of the two has its
-    own window: outside that of `scale` the fine detail is the conditional model's, and `low` goes on.
+    low = scale is CFG, whatever the filter is. For more bands, pass a `lowpass` that weights them itself. `scale` and
+    `low` have separate windows: outside that of `scale`, the fine detail is the conditional model's, and `low` still
+    acts. The guided prediction still satisfies alpha x0 + sigma eps = x.
 
     Attributes:
       inner, null, in_turn: as in `TwoConditions`.

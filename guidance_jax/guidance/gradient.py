@@ -1,7 +1,7 @@
-"""What gradient methods in score form share: x0' = x0 + scale (sigma^2 / alpha) g, with g a gradient of some log p.
+"""Base classes of gradient methods in score form: x0' = x0 + scale (sigma^2 / alpha) g, where g is a gradient of log p.
 
-A method says in `predict_and_gradient` what its inner denoiser predicts and how to get g; the work of g is skipped
-where the scale is off, and may be reused (`Reuse`), without the network being in the program twice.
+A method returns in `predict_and_gradient` what its inner denoiser predicts and a function that computes g. Where the
+scale is off, g is not computed. `Reuse` may use an earlier g. In both cases XLA compiles the network once.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,10 @@ from guidance_jax.models.domain import check_guide
 
 
 class GradientGuidance(Guidance):
-    """x0 + scale (sigma^2 / alpha) g; scale 0 is `inner`. Keeps x. Its subclasses have the fields."""
+    """Base class: guide by a gradient g, x0 + scale (sigma^2 / alpha) g. scale 0 is `inner`.
+
+    The guided prediction still satisfies alpha x0 + sigma eps = x. Subclasses have the fields.
+    """
 
     scale: Any
 
@@ -35,12 +38,12 @@ class GradientGuidance(Guidance):
     def predict_and_gradient(
         self, x: Any, level: Any, cond: Any, state: Any, key: Any
     ) -> tuple[Any, Callable[[], Any], Any]:
-        """(prediction of the inner denoiser, a function without arguments that returns g, new state)."""
+        """Return (prediction of the inner denoiser, a function without arguments that returns g, new state)."""
         raise NotImplementedError
 
 
 class EstimateGuidance(Guidance):
-    """Guided by the `log_likelihood` of the clean estimate; its subclasses have the fields."""
+    """Base class: guide by the `log_likelihood` of the clean estimate. Subclasses have the fields."""
 
     log_likelihood: Any
 
@@ -52,14 +55,14 @@ class EstimateGuidance(Guidance):
 
 
 def in_x0(gradient: Callable[[], Any], level: Any) -> Callable[[], Any]:
-    """The function of a score's gradient as one of a shift of the clean estimate: (sigma^2 / alpha) g."""
+    """Return a function that computes the shift (sigma^2 / alpha) g of the clean estimate, from one that computes g."""
     return lambda: level.sigma**2 / level.alpha * gradient()
 
 
 def check_gradient(owner: Any, levels: Any, scale: Any) -> None:
     """Raise `Refused` if `owner` would add (sigma^2 / alpha) g where alpha is 0 and `scale` is not off.
 
-    The limit exists, but no gradient at that level tells it: there every g is 0.
+    The shift has a limit at alpha = 0, but the gradient there does not give it: every g is 0.
     """
     dark = levels.at(np.asarray(levels.alpha) == 0) if concrete(levels) else None
     if dark is None or not len(dark.alpha):
@@ -72,13 +75,13 @@ def check_gradient(owner: Any, levels: Any, scale: Any) -> None:
 
 
 def scale_gradient(gradient: Callable[[], Any], scale: Any, level: Any, cond: Any, like: Any) -> Any:
-    """scale gradient(), of the shape of `like`; where the scale is off or 0 the gradient is not computed."""
+    """Return scale gradient(), of the shape of `like`; zeros, without computing it, where the scale is off or 0."""
     w, on = strength(scale, level, cond, off=0.0), active(scale, level)
     return when(w != 0 if on is None else on, lambda: w * gradient(), lambda: jnp.zeros_like(like))
 
 
 def through(inner: Any, x: Any, level: Any, cond: Any, state: Any, key: Any) -> tuple[Any, Callable, Any]:
-    """(prediction, pull, state): `pull(v)` is J^T v, with J the derivative of the clean estimate in x."""
+    """Return (prediction, pull, state): `pull(v)` is J^T v, with J the Jacobian of the clean estimate in x."""
 
     def f(x):
         pred, new = inner(x, level, cond, state, key)

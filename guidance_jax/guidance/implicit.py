@@ -1,8 +1,9 @@
-"""The classifier that a conditional generative model already is: p(y | x_t) from its own denoisers.
+"""The implicit classifier of a conditional generative model: p(c | x_t) from the model's own predictions.
 
 The gradient is the difference of two scores (Ho & Salimans 2022, arXiv 2207.12598, section 3.2). The value follows from
-the pointwise I-MMSE relation (Kong et al. 2023, arXiv 2302.03792, eq. 8; Li et al. 2023, 2303.16203, use the bound):
-with y = x_t / alpha, noised further by delta n, and e the error of the best guess of y from that,
+the pointwise I-MMSE relation (Kong et al. 2023, arXiv 2302.03792, eq. 8; Li et al. 2023, 2303.16203, use the bound).
+Let y = x_t / alpha, and add noise delta n to y. The best estimate of y from this noisier point has the error e_c given
+c, and e_u without c. Then
 
     log p(x_t | c) - log p(x_t) = integral over log delta of E[|e_u|^2 - |e_c|^2] / delta^2
 """
@@ -31,27 +32,27 @@ from guidance_jax.schedules import Schedule
 
 @pytree
 class ImplicitClassifier(Guide):
-    """A noisy classifier from a model trained with conditioning dropout: a guide (`score`) and a measure (`log_prob`).
+    """Use a model trained with conditioning dropout as a classifier of noisy samples.
 
-    As a guide of `Unconditional(model, null)` it is CFG, exactly. `log_prob` costs `points` `draws` (classes + 1)
-    calls; its noise is fixed by `seed` and shared by all classes. It is exact for exact models up to that Monte Carlo
-    error and the range of noise-to-signal ratios.
+    `score` guides: `Unconditional(model, null)` guided by it is exactly CFG. `log_prob` measures log p(c | x_t), at a
+    cost of `points` `draws` (classes + 1) network calls. Its noise is fixed by `seed` and is the same for all classes.
+    For an exact model its only errors are the Monte Carlo error and that of the finite grid of ratios.
 
     Attributes:
       model: a conditional denoiser of images or vectors.
-      null: its null condition.
-      schedule: the one whose clock the model knows; the levels must be on it.
-      log_prior: log p(y) up to a constant, (classes,); 0 where they are equally likely.
-      num_classes: how many there are; None to ask the model.
-      points: noise-to-signal ratios of the integral.
-      draws: noises a point.
-      lo: the least ratio that is added.
-      hi: the largest.
-      seed: of the noises.
+      null: the null condition of `model`.
+      schedule: the schedule that the model was trained on; the levels must be on it.
+      log_prior: (classes,), log p(c) up to a constant; 0 for equally likely classes.
+      num_classes: the number of classes; None takes that of the model.
+      points: the number of noise-to-signal ratios delta in the integral.
+      draws: the number of noise draws per ratio.
+      lo: the smallest delta.
+      hi: the largest delta.
+      seed: the seed of the noise.
 
     Raises:
-      Refused: a model that does not say how many classes it has, where `num_classes` does not either; levels, or a
-        model, of another schedule.
+      Refused: `num_classes=None` with a model that does not know its number of classes; levels or a model on another
+        schedule.
     """
 
     model: Any
@@ -73,7 +74,7 @@ class ImplicitClassifier(Guide):
 
     @property
     def classes(self) -> int:
-        """How many labels there are."""
+        """The number of classes."""
         own = self.num_classes or self.model.num_classes
         if own is None:
             raise Refused("the model does not say how many classes it has, got num_classes=None; write num_classes=10")
@@ -96,13 +97,13 @@ class ImplicitClassifier(Guide):
         return self.model(x, level, cond, self.model.init(x), jax.random.key(self.seed))[0].x0
 
     def score(self, x: Float[Array, "*event"], level: Level, cond: Any) -> Float[Array, "*event"]:
-        """grad_x log p(label | x_t) = (alpha / sigma^2) (D_c - D_u); one call with both conditions."""
+        """Return grad_x log p(cond | x_t) = (alpha / sigma^2) (D_c - D_u), by one call with both conditions."""
         state = stack_states(self.model.init(x))
         c, u, _ = both(self.model, x, level, cond, self.null, state, jax.random.key(self.seed))
         return level.alpha / level.sigma**2 * (c.x0 - u.x0)
 
     def log_posterior(self, x: Float[Array, "*event"], level: Level) -> Float[Array, " classes"]:
-        """log p(. | x_t) in nats, estimated; at a clean level too."""
+        """Estimate log p(c | x_t) of every class c, in nats. `level` may be the clean level."""
         self._check_clock(level)
         labels = jnp.append(jnp.arange(self.classes), jnp.asarray(self.null))
         y, here = x / level.alpha, level.sigma / level.alpha
@@ -129,5 +130,5 @@ class ImplicitClassifier(Guide):
         return jax.nn.log_softmax(evidence + self.log_prior)
 
     def log_prob(self, x: Float[Array, "*event"], level: Level, cond: Any) -> Float[Array, ""]:
-        """log p(cond | x_t), in nats."""
+        """Estimate log p(cond | x_t), in nats."""
         return read_entry(self.log_posterior(x, level), cond)

@@ -1,4 +1,4 @@
-"""Internal guidance (Zhou et al. 2025, arXiv 2512.24176): an inner layer is the weak model, within one call.
+"""Internal guidance (Zhou et al. 2025, arXiv 2512.24176): an inner layer gives the weak prediction, in the same call.
 
 D = D_early + scale (D - D_early)
 """
@@ -13,7 +13,9 @@ from guidance_jax.models.two_headed import TwoHeaded
 
 @pytree
 class Internal(Contrast):
-    """`Autoguidance` of a network by its own early head: scale 1 is the network. One call; keeps x.
+    """Guide a network by its own early head, as `Autoguidance` does by a weak model. scale 1 is the network.
+
+    Each step makes one network call. The guided prediction still satisfies alpha x0 + sigma eps = x.
 
     Attributes:
       inner: a `TwoHeaded` network.

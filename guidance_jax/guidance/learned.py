@@ -1,4 +1,4 @@
-"""Guidance that a network has learned: the scale is one of its inputs, and a step is one call.
+"""Guidance that a network has learned: the scale is one of its inputs, and each step makes one call.
 
 D(x_t, c, scale), trained to be D_u + scale (D_c - D_u): `Distillation` (arXiv 2210.03142), `GuidanceFree` (2501.15420)
 """
@@ -15,16 +15,17 @@ from guidance_jax.guidance.scales import strength
 
 @pytree
 class Learned(Guidance):
-    """The network asked at `scale`, which may change from level to level and from class to class. One call; keeps x.
+    """Call a network that takes the guidance scale as an input.
 
-    Scale 1 is the conditional model, as far as it was learned.
+    The scale may change from level to level and from class to class. Each step makes one call. At scale 1 this is the
+    conditional model, as well as the network has learned it. The prediction still satisfies alpha x0 + sigma eps = x.
 
     Attributes:
       inner: a `Network`, or another denoiser with a field `scale` that its function reads.
       scale: a number, `Window` (1 outside), `PerClass`, or a function of the level.
 
     Raises:
-      Refused: a denoiser without such a field.
+      Refused: a denoiser without a field `scale`.
     """
 
     inner: Any
@@ -46,5 +47,5 @@ class Learned(Guidance):
         return self.at_strength(level, cond)(x, level, cond, state, key)
 
     def at_strength(self, level: Any, cond: Any) -> Any:
-        """The network at the strength of this level."""
+        """Return the network with its `scale` set to the strength at `level`."""
         return dataclasses.replace(self.inner, scale=jnp.asarray(strength(self.scale, level, cond, off=1.0)))

@@ -14,9 +14,10 @@ from guidance_jax.guidance.scales import strength
 
 
 def smoothed_gradient(log_f: Any, x0: Any, spread: Any, draws: int, key: Any, microbatch: int | None = None) -> Any:
-    """grad of log mean_k exp(log_f(x0 + spread e_k)), `microbatch` draws at a time (None: all).
+    """Return the gradient in x0 of log mean_k exp(log_f(x0 + spread e_k)), with `draws` standard normal draws e_k.
 
-    Each draw is differentiated by itself and weighed by its likelihood, so memory does not grow with the draws.
+    `microbatch` draws run at a time, None for all at once. Each draw is differentiated by itself and weighted by its
+    likelihood, so the memory of the backward pass grows with `microbatch` alone.
     """
 
     def one(key):
@@ -29,15 +30,18 @@ def smoothed_gradient(log_f: Any, x0: Any, spread: Any, draws: int, key: Any, mi
 
 @pytree
 class LGD(Reconstruction):
-    """`Reconstruction` with Monte Carlo smoothing. Keeps x; `draws` likelihoods, one call of the denoiser.
+    """Guide by `Reconstruction` with a likelihood that is smoothed by Monte Carlo.
 
-    The published code divides by the number of draws twice.
+    Each step makes one call of the denoiser, one pull-back through it and `draws` gradients of the likelihood. The
+    guided prediction still satisfies alpha x0 + sigma eps = x. The published code divides by the number of draws twice;
+    this class follows the formula.
 
     Attributes:
       inner, log_likelihood, scale, through: as in `Reconstruction`.
-      draws: clean samples near the estimate, each one gradient of the likelihood.
-      spread: their standard deviation: a number or a function of the level, None for the paper's; 0 for none.
-      microbatch: draws at a time, None for all at once.
+      draws: the number of clean samples near the estimate; each costs one gradient of the likelihood.
+      spread: the standard deviation of these samples, in units of x0: a number or a function of the level. None takes
+        that of the paper, and 0 means no smoothing.
+      microbatch: the number of draws that run at a time, None for all at once.
     """
 
     draws: int = static(default=8)
@@ -51,7 +55,7 @@ class LGD(Reconstruction):
         return smoothed_gradient(log_f, x0, self.width(level, cond), self.draws, key, self.microbatch)
 
     def width(self, level: Any, cond: Any) -> Any:
-        """The standard deviation of the draws at `level`."""
+        """Return the standard deviation of the draws at `level`."""
         if self.spread is None:
             return level.sigma / jnp.sqrt(level.alpha**2 + level.sigma**2)
         return strength(self.spread, level, cond, off=0.0)

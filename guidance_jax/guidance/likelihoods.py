@@ -1,6 +1,6 @@
-"""Guides of clean samples, log p(cond | x0) in nats, for methods that look at the clean estimate.
+"""Guides of clean samples, log p(cond | x0) in nats, for methods that evaluate the clean estimate.
 
-Any function f(x0, level, cond) is one too; these are the usual ones.
+Any function f(x0, level, cond) can be such a guide too.
 """
 
 from collections.abc import Callable
@@ -33,16 +33,17 @@ from guidance_jax.operators.base import as_operator, check_measurement, check_op
 
 @pytree
 class GaussianLikelihood(Guide):
-    """log N(y; A x0, std^2 I) up to a constant: -|y - A x0|^2 / (2 std^2), and -dim log std of a std by level.
+    """Guide by a measurement y with Gaussian noise: log N(y; A x0, std^2 I), which is -|y - A x0|^2 / (2 std^2).
 
-    A std that grows with the noise accounts for what is unknown of the clean sample: score-based data assimilation
-    (Rozet & Louppe 2023, arXiv 2306.10574) is `std=lambda level: jnp.sqrt(s**2 + gamma * level.ratio**2)`.
+    Constants are left out; if std is a function of the level, -dim log std is added. A std that grows with the noise
+    accounts for the uncertainty of the clean estimate. Score-based data assimilation (Rozet & Louppe 2023, arXiv
+    2306.10574) is `std=lambda level: jnp.sqrt(s**2 + gamma * level.ratio**2)`.
 
     Attributes:
       operator: A, an `Operator` or any function of one sample, linear or not.
-      std: the standard deviation of the measurement noise: a number, one for each measurement, or a function of the
-        level.
-      observed: which part of `cond` is the measurement y: a function of it, the name of an entry, or None for all.
+      std: the standard deviation of the measurement noise: a number, an array with one number per entry of y, or a
+        function of the level.
+      observed: which part of `cond` is the measurement y: a function of `cond`, the name of an entry, or None for all.
 
     Raises:
       Refused: a measurement of another shape than the operator gives or with numbers that are not finite, a std that is
@@ -72,14 +73,14 @@ class GaussianLikelihood(Guide):
 
 @pytree
 class Decoded(Guide):
-    """A guide of what `decode` makes of a sample: log p(cond | decode(x)), for diffusion of latents.
+    """Guide by the decoded sample, log p(cond | decode(x)), in diffusion of latents.
 
     Attributes:
       guide: any `Guide` of clean samples, or f(x, level, cond) -> scalar.
       decode: a function of one sample, such as an autoencoder's decoder or a generator.
 
     Raises:
-      Refused: whatever `guide` refuses of decoded samples.
+      Refused: decoded samples or conditions that `guide` does not take.
     """
 
     guide: Any = converted(as_guide)
@@ -97,12 +98,12 @@ class Decoded(Guide):
 
 @pytree
 class CleanClassifier(Parametrized, Guide):
-    """log p(y | x0) of an off-the-shelf classifier of clean samples: `apply(params, x0) -> logits (num_classes,)`.
+    """Guide by any classifier of clean samples, log p(y | x0): `apply(params, x0) -> logits (num_classes,)`.
 
     Attributes:
-      params: a pytree of arrays.
-      apply: the function, of one sample.
-      domain: shape and number of classes; a model that does not fit is refused.
+      params: the parameters of the classifier, a pytree of arrays.
+      apply: the classifier, a function of one sample.
+      domain: the shape of a sample and the number of classes, which a model has to fit; None for no such check.
 
     Raises:
       Refused: samples or labels that `domain` does not allow.
@@ -120,13 +121,13 @@ class CleanClassifier(Parametrized, Guide):
 
 @pytree
 class Similarity(Guide):
-    """How well two encoders agree, as CLIP guidance uses it: cos(image(x0), text(cond)) / temperature.
+    """Guide by the similarity of two encodings, as in CLIP guidance: cos(image(x0), text(cond)) / temperature.
 
     Attributes:
-      image: any function of one sample to a vector (d,).
-      text: any function of the condition to a vector (d,); the identity where `cond` already is an embedding.
-      temperature: divides the cosine.
-      spherical: k-diffusion's -2 arcsin^2(|u - v| / 2) of the normalised vectors instead of the cosine.
+      image: the image encoder, any function from one sample to a vector (d,).
+      text: the text encoder, any function from `cond` to a vector (d,); the identity if `cond` is an embedding.
+      temperature: the number by which the similarity is divided.
+      spherical: whether to use k-diffusion's -2 arcsin^2(|u - v| / 2) of the normalised vectors instead of the cosine.
 
     Raises:
       Refused: encoders that give vectors of different lengths.

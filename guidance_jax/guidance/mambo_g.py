@@ -1,4 +1,4 @@
-"""MAMBO-G (Zhu et al. 2025, arXiv 2508.03442): less guidance where the update is large against the prediction.
+"""MAMBO-G (Zhu et al. 2025, arXiv 2508.03442): less guidance where the update is large relative to the prediction.
 
 v = v_u + w (v_c - v_u),   w = 1 + (scale - 1) exp(-damping |v_c - v_u| / |v_u|)
 """
@@ -15,12 +15,14 @@ from guidance_jax.models.parameterizations import Parameterization
 
 @pytree
 class MAMBOG(OutputRule):
-    """CFG whose scale falls, per sample, with the relative size of the update. Keeps x; damping 0 is CFG.
+    """Guide like CFG with a scale that falls, per sample, with the relative size of the update. damping 0 is CFG.
+
+    The guided prediction still satisfies alpha x0 + sigma eps = x.
 
     Attributes:
       inner, null, scale, in_turn: as in `TwoConditions`.
-      damping: how fast the scale falls, per relative size.
-      output: the parameterization in which the rule is applied, the paper's velocity.
+      damping: how fast the scale falls with the relative size |v_c - v_u| / |v_u|.
+      output: the parameterization in which the rule is applied; the paper uses the velocity.
     """
 
     damping: Any = 8.0

@@ -1,6 +1,6 @@
 """Manifold-preserving guided diffusion (He et al. 2023, arXiv 2311.16424, Algorithm 2), without an autoencoder.
 
-x0' = x0 + scale grad_x0 log p(y | x0),   eps kept: the point moves
+x0' = x0 + scale grad_x0 log p(y | x0),   eps unchanged
 """
 
 from typing import Any
@@ -11,15 +11,15 @@ from guidance_jax.guidance.gradient import EstimateGuidance, scale_gradient
 
 @pytree
 class MPGD(EstimateGuidance):
-    """A gradient step on the clean estimate itself: nothing is differentiated through the network. Moves the point.
+    """Make a gradient step on the clean estimate itself, without differentiating through the network.
 
-    Cheap (one call of the denoiser, one gradient of the likelihood); scale 0 is `inner`. The published code also
-    rebuilds x_t from the moved estimate, which is the same point.
+    scale 0 is `inner`. eps stays, so alpha x0 + sigma eps is no longer x. Each step makes one call of the denoiser and
+    one gradient of the likelihood. The published code also rebuilds x_t from the moved estimate: the same point.
 
     Attributes:
       inner: the denoiser to guide.
       log_likelihood: a `Guide` of clean samples, or f(x0, level, cond) -> scalar, in nats.
-      scale: the length of the step, in units of x0^2: a number, `Window`, or a function of the level.
+      scale: the step size, in units of x0^2: a number, `Window`, or a function of the level.
 
     Raises:
       Refused: a likelihood that returns an array; a classifier of other classes or another shape than the model.

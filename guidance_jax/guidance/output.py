@@ -1,4 +1,4 @@
-"""Contrast rules that are not linear, so that it matters which output of the model they are applied to."""
+"""Base class of nonlinear contrast rules, whose result depends on the model output that they are applied to."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ from guidance_jax.models.parameterizations import Eps, Parameterization, Score
 
 @pytree
 class OutputRule(TwoConditions):
-    """A rule `mix(c, u, scale)` on the outputs of the model in the language of `output`. Keeps x.
+    """Base class: apply the rule `mix(c, u, scale)` to both predictions, in the parameterization `output`.
 
-    The language is that of the paper, whatever the model itself speaks, so its parameterization does not matter. At a
-    level without signal (alpha = 0) the limit is taken.
+    Predictions of a model with another parameterization are converted first. At a level without signal (alpha = 0) the
+    limit is taken. The guided prediction still satisfies alpha x0 + sigma eps = x.
 
     Attributes:
       inner, null, scale, in_turn: as in `TwoConditions`.
@@ -32,12 +32,12 @@ class OutputRule(TwoConditions):
             own, null = (self.output.target(p.x0, p.eps, level) for p in (c, u))
             return self.output.predict(self.mix(own, null, w), x, level).x0
 
-        def limit():  # outputs are proportional to x - alpha x0, and so is the mix of two equal ones
+        def limit():  # outputs ~ x - alpha x0 and mix(x, x) = x: the derivative of mix gives the guided x0
             return jax.jvp(lambda c, u: self.mix(c, u, w), (x, x), (c.x0, u.x0))[1]
 
         noise = isinstance(self.output, Eps | Score)
         return c.towards(when(level.alpha == 0, limit, estimate) if noise else estimate(), level), memory
 
     def mix(self, c: Any, u: Any, w: Any) -> Any:
-        """The guided output."""
+        """Return the guided output of the conditional output `c` and the unconditional output `u` at scale `w`."""
         raise NotImplementedError

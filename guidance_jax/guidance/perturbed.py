@@ -2,8 +2,8 @@
 
     D = D_u + scale (D_c - D_u) + weak_scale (D_c - D_weak)
 
-PAG (Ahn et al. 2024, arXiv 2403.17377): the weak model's attention maps are identities. Skipped layers (Hyung et al.
-2024, 2411.18664): its middle is left out. SEG (Hong 2024, 2408.00760): its attention queries are blurred.
+In the weak model PAG (Ahn et al. 2024, arXiv 2403.17377) replaces attention maps by identities. Skipped layers (Hyung
+et al. 2024, 2411.18664) omit the middle blocks. SEG (Hong 2024, 2408.00760) blurs the attention queries.
 """
 
 import dataclasses
@@ -20,14 +20,14 @@ from guidance_jax.models.network import Network
 
 
 class Perturbation(NamedTuple):
-    """How a network is made worse on purpose: traced numbers, 0 for not at all.
+    """The perturbations that make a network worse on purpose. The numbers may be traced; 0 changes nothing.
 
     Attributes:
-      attention: the share of every self-attention map replaced by the identity (PAG: 1).
+      attention: the share of every self-attention map that is replaced by the identity (PAG: 1).
       blur: the standard deviation, in pixels of the feature map, by which attention queries are blurred (SEG).
       skip: the share of the middle blocks' contribution that is left out (skipped layers: 1).
-        Where `guide_attention` alone made it, these three are None.
-      away: what attention to a caption is guided away from, an `AttentionContrast`; None for nothing.
+        `attention`, `blur` and `skip` are None if only `guide_attention` set this perturbation.
+      away: the `AttentionContrast` that guides attention to captions away from a negative one; None for no contrast.
     """
 
     attention: Any = 0.0
@@ -37,25 +37,25 @@ class Perturbation(NamedTuple):
 
     @property
     def worsens(self) -> bool:
-        """Whether there is anything but `away`."""
+        """Whether `attention`, `blur` and `skip` are set."""
         return self.attention is not None
 
 
 def perturb(model: Network, attention: Any = 0.0, blur: Any = 0.0, skip: Any = 0.0) -> Network:
-    """A weak version of `model` for `Autoguidance` or `Perturbed`: the same parameters, worse layers.
+    """Return a weak version of `model` for `Autoguidance` or `Perturbed`: the same parameters, worse layers.
 
-    Its `apply` must take `perturbation=`, as `ADMUNet` does. Without attention in the network, `attention` and `blur`
-    have nothing to act on and guidance with it is none.
+    Its `apply` must take `perturbation=`, as `ADMUNet` does. In a network without attention, `attention` and `blur`
+    change nothing, so guidance by such a weak model has no effect.
 
     Args:
       model: the network.
       attention, blur, skip: as in `Perturbation`.
 
     Raises:
-      Refused: a network that has no such argument.
+      Refused: a network whose `apply` does not take `perturbation=`.
     """
     apply: Any = model.apply
-    bound = isinstance(apply, MethodType)  # of a Linen module, whose own call takes the arguments
+    bound = isinstance(apply, MethodType)  # of a Linen module, whose `__call__` takes the arguments
     called = type(apply.__self__).__call__ if bound else apply
     if isinstance(called, FunctionType) and "perturbation" not in inspect.signature(apply).parameters:
         taken = inspect.signature(called).parameters
@@ -70,16 +70,16 @@ def perturb(model: Network, attention: Any = 0.0, blur: Any = 0.0, skip: Any = 0
 
 @pytree
 class Perturbed(TwoConditions):
-    """CFG plus a contrast with `weak`, for example `perturb(model, attention=1.0)`. Keeps x.
+    """Add to CFG a contrast with a weak model, for example `perturb(model, attention=1.0)`.
 
-    One network call with both conditions and one of the weak model, skipped outside the window of `weak_scale`. scale 1
-    asks for the contrast with the weak model only; then `Autoguidance(model, weak, 1 + weak_scale)` is the same and
-    saves the unconditional call.
+    A step is one network call with both conditions and one call of `weak`, skipped outside the window of `weak_scale`.
+    At scale 1 only the contrast with `weak` is left: `Autoguidance(model, weak, 1 + weak_scale)` is then the same and
+    saves the unconditional call. The guided prediction still satisfies alpha x0 + sigma eps = x.
 
     Attributes:
       inner, null, scale, in_turn: as in `TwoConditions`.
       weak: the perturbed model.
-      weak_scale: the strength of the contrast with it, 0 for none: a number, `Window`, or a function of the level.
+      weak_scale: the strength of the contrast with `weak`, 0 for none: a number, `Window`, or a function of the level.
 
     Raises:
       Refused: as `CFG`; a weak model of another space.

@@ -1,9 +1,10 @@
-"""Guidance by a likelihood of the clean estimate, through the denoiser; universal guidance's forward part.
+"""Guidance by a likelihood of the clean estimate, differentiated through the denoiser.
 
     x0' = x0 + scale (sigma^2 / alpha) grad_x log p(y | x0(x_t))
 
-(Chung et al. 2022, arXiv 2209.14687, eq. 11, with p(y | x_t) ~ p(y | x0(x_t)); Bansal et al. 2023, 2302.07121, eq. 6.)
-DPS in its own units, a step in sample space, is the kernel `DPS`.
+Source: Chung et al. 2022, arXiv 2209.14687, eq. 11, which approximates p(y | x_t) by p(y | x0(x_t)). It is also the
+forward part of universal guidance (Bansal et al. 2023, 2302.07121, eq. 6). The kernel `DPS` is the same method in the
+units of Chung et al., a step in sample space.
 """
 
 from typing import Any
@@ -14,19 +15,22 @@ from guidance_jax.guidance.gradient import EstimateGuidance, GradientGuidance, t
 
 @pytree
 class Reconstruction(EstimateGuidance, GradientGuidance):
-    """Differentiates log_likelihood(x0(x_t), level, cond) through whatever is inside. Keeps x; scale 0 is `inner`.
+    """Guide by the gradient of a likelihood of the clean estimate, taken through the denoiser. scale 0 is `inner`.
 
-    One call of the inner denoiser and one pull-back through it. No classifier of noisy samples is needed: any
-    likelihood or reward of clean ones does, such as `CleanClassifier`, `GaussianLikelihood` or `Similarity`. It is a
-    gradient step, stable only for likelihoods wider than what is unknown of the clean sample: a `GaussianLikelihood` of
-    small std sends samples out of the data, which `count_failed` counts; `MMPS` has no such bound.
+    Each step makes one call of the inner denoiser and one pull-back through it. The guided prediction still satisfies
+    alpha x0 + sigma eps = x. No classifier of noisy samples is needed: any likelihood or reward of clean samples will
+    do, such as `CleanClassifier`, `GaussianLikelihood` or `Similarity`.
+
+    The gradient step is stable only if the likelihood is wider than the uncertainty of the clean sample. With a
+    `GaussianLikelihood` of small std, samples diverge, and `count_failed` counts them. `MMPS` has no such limit.
 
     Attributes:
       inner: the denoiser to guide.
       log_likelihood: a `Guide` of clean samples, or f(x0, level, cond) -> scalar, in nats.
       scale: a number, `Window`, or a function of the level.
-      through: whether the gradient goes through the denoiser; if not, J is the identity and no pull-back is made. Then
-        `scale=lambda level: level.alpha / (level.sigma * beta)` is Q-guided flow (arXiv 2606.11087).
+      through: whether the gradient goes through the denoiser. If False, the denoiser's Jacobian is replaced by the
+        identity and no pull-back is made; `scale=lambda level: level.alpha / (level.sigma * beta)` then is Q-guided
+        flow (arXiv 2606.11087).
 
     Raises:
       Refused: a likelihood that returns an array; a classifier of other classes or another shape than the model.
@@ -45,5 +49,5 @@ class Reconstruction(EstimateGuidance, GradientGuidance):
         return pred, lambda: pull(self.ascent(pred.x0, level, cond, key)), state
 
     def ascent(self, x0, level, cond, key):
-        """The gradient at the clean estimate."""
+        """Return the gradient of the log-likelihood at the clean estimate `x0`."""
         return self.log_likelihood.score(x0, level, cond)

@@ -17,9 +17,10 @@ from guidance_jax.models.parameterizations import Parameterization
 
 @pytree
 class Rescale(OutputRule):
-    """CFG whose output is pulled back to the standard deviation of the conditional output. Keeps x; phi 0 is CFG.
+    """Rescale the output of CFG towards the standard deviation of the conditional output. phi 0 is CFG.
 
-    A sample whose guided output is constant is left as it is, where the published code divides zero by zero.
+    A sample whose guided output is constant is not rescaled; the published code divides zero by zero there. The guided
+    prediction still satisfies alpha x0 + sigma eps = x.
 
     Attributes:
       inner, null, scale, in_turn: as in `TwoConditions`.

@@ -1,4 +1,4 @@
-"""Gradients reused over steps (Dinh et al. 2024, arXiv 2408.11194, "Compress Guidance"): most are hardly new.
+"""Reuse of a gradient over several steps (Dinh et al. 2024, arXiv 2408.11194, "Compress Guidance").
 
 g of step i = g of step (every * floor(i / every))
 """
@@ -15,17 +15,17 @@ from guidance_jax.guidance.scales import active, strength, when
 
 @pytree
 class Reuse(Guidance):
-    """Another gradient guide, its gradient computed on every `every`-th step and held in between. Keeps x.
+    """Compute the gradient of another method at every `every`-th step, and reuse it at the steps between.
 
-    every=1 is the guide itself. The steps are counted from where its scale becomes active, so a `Window` starts with
-    a fresh gradient.
+    every=1 is the method itself. Steps are counted from the one where its scale becomes active, so a `Window` starts
+    with a fresh gradient. The guided prediction still satisfies alpha x0 + sigma eps = x.
 
     Attributes:
       inner: any guidance in score form: `Classifier`, `Reconstruction`, `LGD`, `PiGDM`, `TMPD`, `MMPS`.
-      every: steps that share a gradient.
+      every: the number of steps that share a gradient, 1 or more.
 
     Raises:
-      Refused: guidance that is not a gradient in score form, or fewer than one step.
+      Refused: guidance that is not a gradient in score form; `every` below 1.
     """
 
     inner: Any

@@ -1,7 +1,7 @@
-"""Strengths of guidance: a number, a function of the level, a guidance interval, a ramp, one number per class.
+"""Scales of guidance: a number, a function of the level, an interval, a ramp, one number per class or per sample.
 
-Interval: Kynkaanniemi et al. 2024 (arXiv 2404.07724). Their window is in noise level, which is the only definition that
-does not move with the number of steps; fractions of steps and process time do.
+The interval is that of Kynkaanniemi et al. 2024 (arXiv 2404.07724). It is a range of noise levels. So, unlike a range
+of steps or of the schedule's clock, it depends neither on the number of steps nor on the schedule.
 """
 
 from collections.abc import Callable
@@ -15,21 +15,25 @@ from guidance_jax.core import Level, Refused, Rows, concrete, pytree, read_entry
 
 
 class Scale:
-    """A strength that is more than a number. `off` is the method's identity: 1 for contrasts, 0 for gradients."""
+    """Base class of scales that are more than a number.
+
+    `off` is the scale at which a method changes nothing: 1 for most contrasts, 0 for gradients.
+    """
 
     def strength(self, level: Level, cond: Any, off: float) -> Any:
-        """The number at `level` for the condition of one sample."""
+        """Return the scale at `level` for the condition `cond` of one sample, a scalar."""
         raise NotImplementedError
 
     def active(self, level: Level) -> Any:
-        """A boolean that is False where it is `off` whatever the condition is, or None if that cannot be known.
+        """Return a boolean that is False if the scale is `off` at `level` for every condition; None if this is unknown.
 
-        It depends on the level alone, so that under `vmap` over samples a `lax.cond` on it still skips the work.
+        The boolean depends on the level alone. Under `vmap` over samples, a `lax.cond` on it therefore still skips the
+        work.
         """
         return None
 
     def check(self, model: Any) -> None:
-        """Raise `Refused` if it cannot be the strength for the denoiser `model`."""
+        """Raise `Refused` if the scale does not fit the denoiser `model`."""
 
 
 def check_scales(owner: Any, model: Any) -> None:
@@ -40,10 +44,12 @@ def check_scales(owner: Any, model: Any) -> None:
 
 
 def strength(scale: Any, level: Level, cond: Any, off: float, shape: tuple[int, ...] = ()) -> Any:
-    """The value of `scale` here: of a `Scale`, of a function of the level, or the number that it is.
+    """Return the value of `scale` at `level`. `scale` is a number, a function of the level, or a `Scale`.
+
+    `off` is the value outside a `Window`, and `shape` is the shape that the value must have.
 
     Raises:
-      Refused: an array of another `shape`, which would broadcast over the entries of a sample.
+      Refused: a value of another shape, which would broadcast over the entries of a sample.
     """
     value = scale(level) if callable(scale) else scale
     if isinstance(scale, Scale):
@@ -58,17 +64,17 @@ def strength(scale: Any, level: Level, cond: Any, off: float, shape: tuple[int, 
 
 
 def active(scale: Any, level: Level) -> Any:
-    """`Scale.active`, None for numbers and functions."""
+    """Return `scale.active(level)` of a `Scale`, and None of a number or a function."""
     return scale.active(level) if isinstance(scale, Scale) else None
 
 
 def when(on: Any, work: Callable[[], Any], otherwise: Callable[[], Any]) -> Any:
-    """`work()` if `on`, else `otherwise()`, really skipping the other; `on` None means always."""
+    """Return `work()` if `on` is True or None, else `otherwise()`. Only the chosen one runs (`lax.cond`)."""
     return work() if on is None else jax.lax.cond(on, work, otherwise)
 
 
 def check_constant(owner: Any) -> None:
-    """Raise `Refused` if the scale of `owner` is one that changes from level to level."""
+    """Raise `Refused` if the scale of `owner` changes from level to level."""
     if callable(owner.scale) or (isinstance(owner.scale, Scale) and not isinstance(owner.scale, PerSample | PerClass)):
         raise Refused(
             f"the scale of {type(owner).__name__} is the same at every level, got {type(owner.scale).__name__}; write "
@@ -77,7 +83,7 @@ def check_constant(owner: Any) -> None:
 
 
 def not_negative(owner: Any) -> None:
-    """Raise `Refused` if the scale of `owner` is known and negative."""
+    """Raise `Refused` if the scale of `owner` is a negative number. A traced number, a function or a `Scale` passes."""
     scale = owner.scale
     if not callable(scale) and not isinstance(scale, Scale) and concrete(scale) and np.any(np.asarray(scale) < 0):
         name = type(owner).__name__
@@ -88,12 +94,14 @@ def not_negative(owner: Any) -> None:
 
 @pytree
 class Window(Scale):
-    """`scale` where lo < sigma / alpha <= hi, else off (1 for most contrasts, 0 for gradients): the work is skipped.
+    """Guide with `scale` only where lo < sigma / alpha <= hi.
+
+    Outside, the scale is 1 for most contrasts and 0 for gradients. The extra network call or gradient is skipped there.
 
     Attributes:
-      scale: a number, `PerClass`, or a function of the level.
-      lo: the lower end, a noise-to-signal ratio sigma / alpha; not inside.
-      hi: the upper end; inside.
+      scale: the scale inside the window: a number, `PerClass`, or a function of the level.
+      lo: the lower end of the window, a noise-to-signal ratio sigma / alpha; the window does not include it.
+      hi: the upper end of the window, also sigma / alpha; the window includes it.
 
     Raises:
       Refused: an empty window.
@@ -120,16 +128,16 @@ class Window(Scale):
 
 @pytree
 class Ramp(Scale):
-    """A scale that rises towards the data (Wang et al. 2024, arXiv 2404.13040, section 4): least where noise is most.
+    """Let the scale rise from noise to data (Wang et al. 2024, arXiv 2404.13040, section 4).
 
         off + (scale - off) (power + 1) (1 - r)^power,   r = sigma / (alpha + sigma)
 
-    r is the clock of rectified flow, which every schedule can read; the mean over it is that of the constant `scale`,
-    which power 0 is. power 1 is their linear schedule.
+    r is the clock of rectified flow, which is defined on every schedule. The scale has the mean `scale` over r in
+    [0, 1]. It is constant at power 0. At power 1 it is the linear schedule of the paper.
 
     Attributes:
-      scale: the mean strength: a number, `Window` or `PerClass`.
-      power: how steeply it rises.
+      scale: the mean of the scale over r: a number, `Window` or `PerClass`.
+      power: how steeply the scale rises; 0 for a constant scale.
     """
 
     scale: Any
@@ -148,10 +156,10 @@ class Ramp(Scale):
 
 @pytree
 class PerSample(Scale, Rows):
-    """One strength for each sample of `generate`, `generate_on` or `populations`: sample i is guided at `scales[i]`.
+    """Give each sample its own scale: `scales[i]` for sample i of `generate`, `generate_on` or `populations`.
 
     Attributes:
-      scales: (n,), one number per key. Inside `sample`, and for functions of one sample, one number.
+      scales: (n,), one number per random key; a scalar in `sample` and in functions of one sample.
     """
 
     scales: Any
@@ -162,13 +170,14 @@ class PerSample(Scale, Rows):
 
 @pytree
 class PerClass(Scale):
-    """`table[label]`: one scale per class, for conditions that are integer labels.
+    """Give each class its own scale, `table[label]`. Conditions must be integer labels.
 
     Attributes:
-      table: (num_classes,), one strength per label; a label outside it, traced, is guided at NaN.
+      table: (num_classes,), one scale per label. If a traced label is outside the table, its scale is NaN.
 
     Raises:
-      Refused: a table that is no vector, or not of the model's number of classes (or one more, for the null label).
+      Refused: a table that is not a vector, or whose length is neither the model's number of classes nor one more, for
+        the null label.
     """
 
     table: Any

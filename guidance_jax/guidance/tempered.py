@@ -1,9 +1,10 @@
-"""Tempering: a model at inverse temperature beta, the contrast with a model that prefers nothing.
+"""Tempering: a model at inverse temperature beta, by the contrast with a flat model.
 
     score = beta grad log p_t(x)          tokens, text: log p proportional to beta log p
 
-It aims at p(x)^beta. Of noisy levels it is a heuristic, as CFG is; `Corrected(Tempered(model, beta), solver)` samples
-p(x)^beta itself: annealing by a Feynman-Kac corrector (Skreta et al. 2025, arXiv 2503.02819, Proposition 3.1).
+The target is p(x)^beta. At noisy levels the rule is a heuristic, as CFG is. `Corrected(Tempered(model, beta), solver)`
+samples p(x)^beta itself, by annealing with a Feynman-Kac corrector (Skreta et al. 2025, arXiv 2503.02819,
+Proposition 3.1).
 """
 
 from typing import Any
@@ -15,9 +16,10 @@ from guidance_jax.guidance.scales import strength
 
 @pytree
 class Tempered(Contrast):
-    """scale beta: 1 is `inner`, above it sharper, 0 the flat model. Keeps x. No network call of its own.
+    """Temper a model by the inverse temperature `scale`: 1 is `inner`, larger values sharpen, 0 is the flat model.
 
-    Sampling of images and vectors starts at N(0, sigma^2 / beta), the tempered noise.
+    The flat model has a constant density, or equally likely tokens, and needs no network call. Images and vectors start
+    from the tempered noise N(0, sigma^2 / beta), and their guided prediction still satisfies alpha x0 + sigma eps = x.
 
     Attributes:
       inner: any denoiser.

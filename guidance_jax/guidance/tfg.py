@@ -1,11 +1,12 @@
-"""Training-free guidance (Ye et al. 2024, arXiv 2409.15761, Algorithm 1): one space that holds the others as points.
+"""Training-free guidance (Ye et al. 2024, arXiv 2409.15761, Algorithm 1), which has other methods as special cases.
 
     log f~(x0) = log mean_k f(x0 + spread e_k)                    e_k ~ N(0, I), the same for both gradients
     variance guidance   Delta_t = rho grad_x log f~(x0(x_t))      through the denoiser
     mean guidance       Delta_0: `steps` steps x0 += mu grad_x0 log f~(x0)
     x_s = solver(x_t) + (alpha_s / alpha_t) Delta_t + alpha_s Delta_0
 
-Recurrence is `Recur(Reverse(TFG(...), solver), repeats)`. rho, mu, spread: numbers or functions of the level.
+The paper's recurrence is `Recur(Reverse(TFG(...), solver), repeats)`. rho, mu and spread are numbers or functions of
+the level.
 """
 
 from typing import Any
@@ -21,20 +22,21 @@ from guidance_jax.guidance.scales import strength
 
 @pytree
 class TFG(EstimateGuidance):
-    """x0 + rho grad / alpha + Delta_0 with eps kept: the point moves. rho = mu = 0 is `inner`.
+    """Guide by two gradients of a smoothed likelihood: through the denoiser, and at the clean estimate itself.
 
-    One call of the denoiser and a pull-back through it, draws (1 + steps) gradients of f. The points that have names:
-    `TFG.dps` (rho alone), `TFG.lgd` (rho, smoothed), `TFG.freedom` (rho, with `Recur`), `TFG.mpgd` (mu alone),
-    `TFG.universal` (both, unsmoothed).
+    The clean estimate becomes x0 + rho grad / alpha + Delta_0 and eps stays, so alpha x0 + sigma eps is no longer x. At
+    rho = mu = 0 it is `inner`. A step is one call of the denoiser, a pull-back and draws (1 + steps) gradients of f.
+    Special cases: `TFG.dps` (rho alone), `TFG.lgd` (rho, smoothed), `TFG.freedom` (rho, with `Recur`), `TFG.mpgd` (mu
+    alone), `TFG.universal` (both, unsmoothed).
 
     Attributes:
       inner: the denoiser to guide.
       log_likelihood: a `Guide` of clean samples, or f(x0, level, cond) -> scalar, in nats.
-      rho: the step along the gradient through the denoiser: a number or a function of the level.
-      mu: the step along the gradient of the clean estimate, likewise.
-      spread: the standard deviation of the smoothing, in units of x0, likewise; 0 for none.
-      steps: steps on the clean estimate.
-      draws: clean samples that smooth the likelihood.
+      rho: the step size along the gradient through the denoiser: a number or a function of the level.
+      mu: the step size along the gradient at the clean estimate: a number or a function of the level.
+      spread: the standard deviation of the smoothing, in units of x0: a number or a function of the level; 0 for none.
+      steps: the number of gradient steps on the clean estimate.
+      draws: the number of noise draws that smooth the likelihood.
 
     Raises:
       Refused: a likelihood that returns an array; a classifier of other classes or another shape than the model.

@@ -1,8 +1,9 @@
-"""Rewards of where a flow map leads (flow-map guidance: FMRG, arXiv 2604.27147; FMTT, 2511.22688).
+"""Rewards of the point to which a flow map leads (flow-map guidance: FMRG, arXiv 2604.27147; FMTT, 2511.22688).
 
     log p(y | x_t) ~ r(X(x_t, t, 0))
 
-The map gives a sample that the flow ends in; the clean estimate of a denoiser is a mean of many, and blurred.
+The map gives the clean sample in which the flow ends. A denoiser's clean estimate is a mean of many clean samples, and
+therefore blurred.
 """
 
 from typing import Any
@@ -13,16 +14,16 @@ from guidance_jax.models.flow_map import FlowMap
 
 @pytree
 class ThroughMap(Guide):
-    """A `Guide` of noisy samples from one of clean ones: `Classifier(model, ThroughMap(reward, flow_map), scale)`.
+    """Guide noisy samples by a `Guide` of clean ones: `Classifier(model, ThroughMap(reward, flow_map), scale)`.
 
-    One call of the map and, for the gradient, one pull-back.
+    Each step makes one call of the map and, for the gradient, one pull-back through it.
 
     Attributes:
       reward: a `Guide`, or f(x0, level, cond) -> scalar, of clean samples.
-      flow: a `FlowMap` of the same flow; its condition is the sample's.
+      flow: a `FlowMap` of the same flow as the model; it gets the sample's condition.
 
     Raises:
-      Refused: no flow map; whatever the reward or the map refuse.
+      Refused: a `flow` that is not a `FlowMap`; samples or conditions that the reward or the map does not take.
     """
 
     reward: Any = converted(as_guide)

@@ -1,4 +1,4 @@
-"""Universal guidance (Bansal et al. 2023, arXiv 2302.07121, Algorithm 1): forward, backward; recurrence is `Recur`.
+"""Universal guidance (Bansal et al. 2023, arXiv 2302.07121, Algorithm 1). For its recurrence use `Recur`.
 
 forward    eps' = eps - scale sigma grad_x log p(y | x0(x_t))
 backward   delta: `steps` steps of gradient ascent on log p(y | x0' + delta),   eps'' = eps' - (alpha / sigma) delta
@@ -16,16 +16,16 @@ from guidance_jax.guidance.scales import strength
 
 @pytree
 class Universal(Reconstruction):
-    """`Reconstruction`, then the clean estimate is improved in place. Keeps x.
+    """Guide by `Reconstruction`, then improve the clean estimate by gradient ascent on the likelihood.
 
-    `steps` gradients of the likelihood on top of one pull-back through the denoiser; 0 steps are `Reconstruction`. The
-    paper leaves the inner optimiser open; this is plain ascent.
+    It makes `steps` more gradients of the likelihood than `Reconstruction`, which it is at `steps=0`. The paper leaves
+    the inner optimiser open; here it is plain ascent. The guided prediction still satisfies alpha x0 + sigma eps = x.
 
     Attributes:
       inner, log_likelihood, scale, through: as in `Reconstruction`.
-      rate: the length of a step, in units of x0^2: a number, `Window` or a function of the level. It has no default,
-        since it depends on the likelihood.
-      steps: of the ascent.
+      rate: the step size of the ascent, in units of x0^2: a number, `Window` or a function of the level. It has no
+        default, since it depends on the likelihood.
+      steps: the number of ascent steps.
     """
 
     rate: Any = dataclasses.field(kw_only=True)

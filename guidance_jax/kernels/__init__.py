@@ -1,4 +1,4 @@
-"""Kernels: one reverse transition, and what changes it."""
+"""Kernels: reverse transitions from one level to the next, and wrappers that change them."""
 
 from guidance_jax.kernels.churn import Churn
 from guidance_jax.kernels.corrector import Corrector

@@ -20,24 +20,24 @@ from guidance_jax.schedules import Schedule
 
 @pytree
 class Churn(KernelWrapper):
-    """Adds noise to the sample before every step of `inner`, which then steps down from the raised level.
+    """Add noise to the sample before every step of `inner`, which then steps down from the raised level.
 
     Fresh noise corrects the errors of earlier steps. The kernel makes no network call of its own; gamma 0 is `inner`.
-    A solver's history ends where noise is added. EDM's settings for n steps are
+    Where noise is added, the history of a multistep solver starts anew. EDM's settings for n steps are
     `gamma=min(churn / n, 2**0.5 - 1)`; AlphaFold 3's are `gamma=0.8, lo=1.0, noise=1.003`, with the step scale 1.5 as
     `Tempered(model, 1.5)` and a random rotation as `augment`.
 
     Attributes:
       inner: a kernel of images or vectors, not of populations.
       schedule: the schedule of the levels; it gives the network's clock at the raised level.
-      gamma: the share by which sigma / alpha is raised.
+      gamma: the share by which sigma / alpha is raised, 0 or more.
       lo, hi: the range of sigma / alpha within which noise is added.
       noise: a factor of the added noise, slightly above 1 in practice.
-      augment: f(key, x) -> x, applied before every step, such as a random rotation.
+      augment: f(key, x) -> x, applied before every step, such as a random rotation; None for none.
 
     Raises:
       Refused: a negative gamma; levels on another schedule; raised levels that the schedule does not have; tokens; a
-        population, whose weights would not know of the added noise.
+        population, whose weights would not account for the added noise.
     """
 
     inner: Any

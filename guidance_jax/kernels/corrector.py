@@ -2,8 +2,9 @@
 
     x_s <- x_s + (v / 2) score(x_s) + sqrt(v) z,   v = step sigma_s^2 (1 - rho^2)
 
-with v the variance that an ancestral step to s adds. Their theorem: CFG(w) with DDPM is, in the limit of small steps, a
-DDIM predictor on the conditional model with one such step on CFG(2 w - 1).
+with rho = alpha_t sigma_s / (alpha_s sigma_t). At step = 1, v is the variance that an ancestral step to s adds. Their
+theorem holds in the limit of small steps: CFG(w) with DDPM is a DDIM predictor on the conditional model, followed by
+one such step on CFG(2 w - 1).
 """
 
 from typing import Any
@@ -26,7 +27,7 @@ from guidance_jax.core import (
 
 
 def not_of_a_population(kernel: KernelWrapper) -> None:
-    """Raise `Refused` if what is inside is a population: its weights would not know of the steps between."""
+    """Raise `Refused` if `kernel.inner` is a population, whose weights would not account for moves between steps."""
     if kernel.inner.population:
         name = type(kernel).__name__
         raise Refused(
@@ -37,19 +38,19 @@ def not_of_a_population(kernel: KernelWrapper) -> None:
 
 @pytree
 class Corrector(KernelWrapper):
-    """`steps` Langevin steps of `model` after each step of `inner`, none at the clean level. step 0 is `inner`.
+    """Make `steps` Langevin steps of `model` after each step of `inner`, none at the clean level. step 0 is `inner`.
 
-    `inner` predicts, `model` corrects; with an exact model the corrector leaves its marginal as it is, up to O(step).
-    `steps` calls of the model a step; its state restarts every time.
+    `inner` predicts, `model` corrects. With an exact model the corrector preserves the model's marginal, up to O(step).
+    Each step makes `steps` calls of `model` besides those of `inner`. The state of `model` starts anew at every call.
 
     Attributes:
       inner: a kernel of images or vectors, not of populations.
       model: the denoiser whose score corrects.
-      step: the size of a Langevin step, in the variance that an ancestral step adds.
-      steps: Langevin steps.
+      step: the size of a Langevin step, as a multiple of the variance that an ancestral step adds.
+      steps: the number of Langevin steps, 1 or more.
 
     Raises:
-      Refused: fewer than one repeat; tokens; a population, whose weights would not know of the steps.
+      Refused: `steps` below 1; tokens; a population, whose weights would not account for the Langevin steps.
     """
 
     inner: Any

@@ -1,4 +1,4 @@
-"""From a noisy sample to a clean one, within a step: what methods need that ask for a draw of p(x_0 | x_t)."""
+"""Sampling from a noisy sample to a clean one, for methods that need draws of p(x_0 | x_t) within a step."""
 
 from typing import Any
 
@@ -9,14 +9,17 @@ from guidance_jax.core import Denoiser, GaussianDiffusion, Level, Refused, Solve
 from guidance_jax.kernels.reverse import Carry, Reverse
 from guidance_jax.schedules import Schedule
 
-BEND, LEAST = 7.0, 0.01  # of the grid inside: EDM's, to this sigma / alpha
+BEND, LEAST = 7.0, 0.01  # of the inner grid: EDM's exponent rho, and the least sigma / alpha
 
 
 def levels_below(schedule: Schedule, t: Level, steps: int, gaussian: bool = True) -> Level:
-    """`steps` steps from the level `t`, traced or not, to the clean one: on EDM's grid, or uniform in the clock."""
+    """Return the levels of `steps` steps from the level `t`, which may be traced, to the clean level.
+
+    They are on EDM's grid if `gaussian`, else uniform in the clock.
+    """
     ramp = jnp.linspace(0.0, 1.0, steps + 1)
     if gaussian:
-        own = schedule(schedule.at_log_snr(-2 * jnp.log(jnp.asarray(LEAST)))).ratio  # betas end above it
+        own = schedule(schedule.at_log_snr(-2 * jnp.log(jnp.asarray(LEAST)))).ratio  # betas end above LEAST
         least = jnp.minimum(own, 0.5 * t.ratio)
         high, low = t.ratio ** (1 / BEND), least ** (1 / BEND)
         levels = schedule.by_ratio((high + ramp[:-1] * steps / max(steps - 1, 1) * (low - high)) ** BEND)
@@ -28,16 +31,20 @@ def levels_below(schedule: Schedule, t: Level, steps: int, gaussian: bool = True
 def descend(
     model: Denoiser, solver: Solver, schedule: Schedule, steps: int, x: Any, t: Level, cond: Any, state: Any, key: Any
 ) -> Any:
-    """The clean sample that `steps` steps of `solver` on `model` make of `x` at level `t`; `steps` calls or more.
+    """Return the clean sample that `steps` steps of `solver` on `model` make of `x` at level `t`.
 
-    With a solver that draws it is a sample of p(x_0 | x_t), as good as its steps; with a deterministic one it is not.
+    With a stochastic solver it is a draw of p(x_0 | x_t), as accurate as the steps; with a deterministic one it is not.
+    Each step makes one network call, or as many as the solver needs.
 
     Args:
-      model, solver, schedule: as for `Reverse`, on the schedule of the levels.
-      steps: one or more.
-      x, t, cond: the noisy sample, its level, its condition.
-      state: of the model, at x.
-      key: of the draws.
+      model, solver: as in `Reverse`.
+      schedule: the schedule of the levels.
+      steps: the number of steps, 1 or more.
+      x: the noisy sample.
+      t: the level of x.
+      cond: the condition of x.
+      state: the state of the model at x.
+      key: the random key of the draws.
     """
     levels = levels_below(schedule, t, steps, isinstance(model.space, GaussianDiffusion))
     levels = Level(*(a.astype(float_type(x)) for a in levels))
@@ -53,13 +60,16 @@ def descend(
 
 
 class Descending:
-    """What asks for draws of p(x_0 | x_t): its solver has to draw."""
+    """Base class of methods that need draws of p(x_0 | x_t), so that their solver has to be stochastic."""
 
     solver: Any
 
 
 def check_descent(owner: Any, levels: Level) -> None:
-    """Raise `Refused`, for `owner`, unless its schedule is that of `levels`, its steps positive, its solver drawing."""
+    """Raise `Refused` unless `owner` has the schedule of `levels` and one step or more.
+
+    A `Descending` owner also needs a stochastic solver.
+    """
     name = type(owner).__name__
     owner.schedule.check(levels, f"{name} asks the network between the levels on")
     if owner.steps < 1:

@@ -1,6 +1,6 @@
-"""Editing a sample: SDEdit (Meng et al. 2022, arXiv 2108.01073), known as image to image, and by parts (RePaint).
+"""Editing a sample: SDEdit (Meng et al. 2022, arXiv 2108.01073), known as image to image, or parts of it (RePaint).
 
-x_T = alpha_T y + sigma_T z,   then the steps of `inner`;   known entries are y's at every level
+x_T = alpha_T y + sigma_T z,   then the steps of `inner`;   entries under the mask are y's at every level
 """
 
 from typing import Any
@@ -15,20 +15,20 @@ from guidance_jax.kernels.inpaint import check_overwritable, write_known
 
 @pytree
 class Edit(KernelWrapper):
-    """Sampling that starts from a picture, noised to the first level, in the place of noise.
+    """Start sampling from a picture that is noised to the first level, in the place of noise.
 
-    The fewer steps are left, the more of the picture stays: take the last of the levels, `levels.at(slice(20, None))`
-    for 30 of 50 steps, a strength of 0.6. With a mask the known entries are those of the picture at every level, as in
-    `Inpaint`, which takes them from the condition instead.
+    The fewer steps are left, the more of the picture stays. Pass the last of the levels: `levels.at(slice(20, None))`
+    for 30 of 50 steps, a strength of 0.6. With a mask, the entries under it are those of the picture, noised to the
+    level, after every step. `Inpaint` does the same with entries of the condition.
 
     Attributes:
-      inner: a kernel of images or vectors, of populations too.
+      inner: a kernel of images or vectors, also of populations.
       picture: y, of the shape of one sample; for models of latents `pipeline.autoencoder.encode(pictures)[0]`.
-      mask: 1 where y stays, broadcasts against it; 0, for nowhere, by default.
+      mask: 1 where y stays, else 0; it broadcasts against y. The default is 0 everywhere.
 
     Raises:
-      Refused: a picture of another shape, or of numbers that are not finite; a population that weighs whole paths, with
-        a mask.
+      Refused: a picture of another shape; numbers that are not finite; with a mask, a population that weighs whole
+        paths.
     """
 
     inner: Any

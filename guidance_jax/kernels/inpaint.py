@@ -16,7 +16,7 @@ from guidance_jax.operators.base import check_measurement
 
 
 def check_overwritable(wrapper: KernelWrapper) -> None:
-    """Raise `Refused` if the weights of the population inside would be wrong once entries are overwritten."""
+    """Raise `Refused` if the weights of the population `wrapper.inner` would be wrong once entries are overwritten."""
     if not wrapper.inner.overwritable:
         name = type(wrapper).__name__
         raise Refused(
@@ -26,25 +26,27 @@ def check_overwritable(wrapper: KernelWrapper) -> None:
 
 
 def write_known(x: Any, y: Any, mask: Any, level: Level, key: Any) -> Any:
-    """x with the entries of y, noised to the level, where `mask` is 1; NaN where it is none."""
+    """Return x with the entries of y, noised to the level, where `mask` is positive; NaN where `mask` is NaN."""
     known, mask = level.noise(jnp.broadcast_to(y, x.shape), normal(key, x)), jnp.asarray(mask)
     return jnp.where(jnp.isnan(mask), jnp.nan, jnp.where(mask > 0, known, x))
 
 
 @pytree
 class Inpaint(KernelWrapper):
-    """After every step of `inner` the known entries are those of y, noised to the level: exact y at the clean level.
+    """Overwrite the known entries after every step of `inner` with those of y, noised to the level.
 
-    RePaint is `Recur(Inpaint(kernel, mask), repeats)`. Replacement ignores how the unknown part bears on the known one:
-    for the posterior use `MMPS` with `Mask`, or `Twisted`.
+    At the clean level they are exactly y. RePaint is `Recur(Inpaint(kernel, mask), repeats)`. Samples do not follow the
+    posterior, since the noised known entries do not depend on the unknown ones. For the posterior use `MMPS` with
+    `Mask`, or `Twisted`.
 
     Attributes:
-      inner: a kernel of images or vectors; of a population, whose particles then share the known entries, too.
-      mask: 1 where y is known, broadcasts against x; 0 everywhere is `inner`.
-      observed: which part of `cond` is y: a function of it, the name of an entry, or None for all.
+      inner: a kernel of images or vectors; also of a population, whose particles then share the known entries.
+      mask: 1 where y is known, else 0; it broadcasts against x. 0 everywhere is `inner`.
+      observed: which part of `cond` is y: a function of `cond`, the name of an entry, or None for all.
 
     Raises:
-      Refused: a measurement of another shape than the sample; tokens; a population that weighs whole paths.
+      Refused: a measurement of another shape than the sample; a mask that is not finite; tokens; a population that
+        weighs whole paths.
     """
 
     inner: Any

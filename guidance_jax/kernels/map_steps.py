@@ -12,14 +12,14 @@ from guidance_jax.models.flow_map import FlowMap
 
 @pytree
 class MapSteps(Kernel):
-    """A kernel: one call of a `FlowMap` a step, and one step may be enough.
+    """Sample by one call of a `FlowMap` per step; one step may be enough.
 
     Attributes:
-      model: the map.
-      fresh: jump to the data and add fresh noise, as consistency models sample; else along the flow.
+      model: the flow map.
+      fresh: whether to jump to the data and add fresh noise, as consistency models sample; if False, follow the flow.
 
     Raises:
-      Refused: anything but a flow map: guidance of velocities does not guide jumps.
+      Refused: a model that is not a flow map, guided ones included: guidance of velocities does not guide jumps.
     """
 
     model: Any

@@ -2,8 +2,8 @@
 
     x_s ~ N(mu + scale Sigma grad_x log p(y | x_t), Sigma)
 
-with mu and Sigma of the solver's Gaussian kernel and the gradient at x_t, as in their code (the derivation has it at
-mu). It is not the score form (Algorithm 2) with another solver: per step they differ by the factor
+where mu and Sigma are those of the solver's Gaussian kernel. The gradient is taken at x_t, as in their code; their
+derivation has it at mu. The score form (Algorithm 2) differs from this form with every solver: per step by the factor
 beta_t / (sqrt(alpha_t) Sigma), which grows in the last steps.
 """
 
@@ -22,11 +22,12 @@ class MeanShift(Step, Kernel):
     """Sample from the solver's Gaussian with its mean moved by scale Sigma grad log p(y | x_t).
 
     The clean estimate stays unguided. No noise is added on the step to the clean level, but the mean is shifted there
-    too where the solver has a variance (`DDPM.like_openai`). One call of the model and one gradient of the classifier.
+    too if the solver has a variance (`DDPM.like_openai`). Each step makes one call of the model and one gradient of the
+    classifier.
 
     Attributes:
       model: a denoiser of images or vectors, usually unconditional.
-      solver: one with a transition of positive variance, `DDPM()` or `DDIM(1.0)`.
+      solver: a solver with a transition of positive variance, `DDPM()` or `DDIM(1.0)`.
       classifier: a `Guide` of noisy samples, or a function f(x, level, label) -> log p.
       scale: a number, `Window`, `PerClass`, or a function of the level.
 

@@ -1,4 +1,4 @@
-"""What kernels share that ask a model and step by themselves."""
+"""Base class of kernels that call a model and step without a solver."""
 
 from typing import Any
 
@@ -7,7 +7,10 @@ from guidance_jax.kernels.reverse import Carry
 
 
 class ModelKernel(Kernel):
-    """A kernel that asks its `model` and steps by itself, without a solver: space, start and state are the model's."""
+    """Base class: a kernel that calls its `model` and steps without a solver.
+
+    Space, start and state are those of the model.
+    """
 
     model: Any
 

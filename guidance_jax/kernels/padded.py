@@ -1,9 +1,9 @@
 """Idle steps at the end of the levels, so that different numbers of steps run the same compiled program.
 
-    padded(levels, 64)     64 steps: those of `levels`, then idle ones that stay at the last level
-    Padded(kernel)         skips idle steps: they cost nothing but their place in the scan
+    pad_levels(levels, 64)   64 steps: those of `levels`, then idle ones that stay at the last level
+    Padded(kernel)           skips idle steps, which then cost only an iteration of the scan
 
-The samples are those of the kernel on `levels` themselves.
+The samples are the same as those of the kernel on `levels`.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from guidance_jax.core import KernelWrapper, Level, Refused, concrete, pytree
 
 
 def pad_levels(levels: Level, steps: int) -> Level:
-    """`levels` with as many idle steps at the end as make `steps` of them.
+    """Return `levels` with idle steps appended, so that they have `steps` steps.
 
     Raises:
       Refused: fewer steps than `levels` has.
@@ -29,7 +29,7 @@ def pad_levels(levels: Level, steps: int) -> Level:
 
 @pytree
 class Padded(KernelWrapper):
-    """`inner`, but a step that stays at its level is skipped.
+    """Run `inner`, but skip each step that stays at its level.
 
     Attributes:
       inner: any kernel.
@@ -38,7 +38,7 @@ class Padded(KernelWrapper):
     inner: Any
 
     def moving(self, levels):
-        """`levels` without idle steps at the end, where they are known."""
+        """Return `levels` without idle steps at the end; unchanged if they are traced."""
         if not concrete(levels):
             return levels
         alpha, sigma = np.asarray(levels.alpha), np.asarray(levels.sigma)

@@ -3,8 +3,9 @@
     x' = x_t + (t' - t) v_c(x_t, t),   t' half way to s
     x_s = x_t + (s - t) (v_c(x_t, t) + scale (v_c(x', t') - v_u(x', t')))
 
-with v = eps - x0 the velocity of rectified flow. Every schedule is rectified flow in x / (alpha + sigma) with the clock
-sigma / (alpha + sigma), so it runs on all. The paper's weight is a power of the clock; here it is any scale.
+where v = eps - x0 is the velocity of rectified flow. The kernel runs on all schedules, since each is rectified flow in
+x / (alpha + sigma) with the clock sigma / (alpha + sigma). The paper's weight is a power of the clock; here it is any
+scale.
 """
 
 from typing import Any
@@ -22,15 +23,15 @@ from guidance_jax.solvers.ddim import DDIM
 
 @pytree
 class RectifiedCFGPlusPlus(Kernel):
-    """The guiding difference is taken half a step ahead, on the conditional path. scale 0 is the conditional Euler.
+    """Guide by the difference of the two predictions half a step ahead, on the conditional path.
 
-    Three network calls a step.
+    scale 0 is the conditional Euler step. Each step makes three network calls, two of them in one batch.
 
     Attributes:
       inner: a denoiser of images or vectors trained with conditioning dropout.
       null: the condition that means "unconditional".
       scale: a number, `Window`, `PerClass`, or a function of the level.
-      schedule: says what the network's own clock is half way: that of the levels.
+      schedule: the schedule of the levels; it gives the network's clock half way.
 
     Raises:
       Refused: as `CFG`; levels on another schedule.

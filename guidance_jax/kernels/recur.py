@@ -1,4 +1,4 @@
-"""Time travel: go back up and step down again (RePaint, arXiv 2201.09865; FreeDoM; universal guidance; TFG)."""
+"""Time travel: add noise again and repeat the step (RePaint, arXiv 2201.09865; FreeDoM; universal guidance; TFG)."""
 
 from typing import Any
 
@@ -10,24 +10,25 @@ from guidance_jax.kernels.corrector import not_of_a_population
 
 
 def renoise(key: Any, x: Any, s: Level, t: Level, factor: Any = 1.0) -> Any:
-    """A draw of q(x_t | x_s): a x_s + factor sqrt(sigma_t^2 - a^2 sigma_s^2) z, with a = alpha_t / alpha_s."""
+    """Draw from q(x_t | x_s): a x_s + factor sqrt(sigma_t^2 - a^2 sigma_s^2) z, with a = alpha_t / alpha_s."""
     a = t.alpha / s.alpha
     return a * x + factor * jnp.sqrt(jnp.maximum(t.sigma**2 - (a * s.sigma) ** 2, 0)) * normal(key, x)
 
 
 @pytree
 class Recur(KernelWrapper):
-    """`repeats - 1` times down and up again, then down: `repeats` times the cost; 1 is the kernel itself.
+    """Make each step `repeats` times; before each repetition, noise takes the sample back to the level t.
 
-    Every way down begins with the guidance's memory of the step before; a solver's history ends where x goes back up,
-    since the new noise is another trajectory.
+    The cost is `repeats` times that of `inner`; repeats=1 is `inner` itself. Each repetition begins with the state that
+    the guidance had before the step. The history of a multistep solver starts anew, since new noise means another
+    trajectory.
 
     Attributes:
       inner: a kernel of images or vectors, not of populations.
-      repeats: how often each step is made.
+      repeats: how often each step is made, 1 or more.
 
     Raises:
-      Refused: fewer than one repeat; tokens; a population, whose weights would not know of the way up.
+      Refused: `repeats` below 1; tokens; a population, whose weights would not account for the added noise.
     """
 
     inner: Any
@@ -52,10 +53,10 @@ class Recur(KernelWrapper):
             begin, _ = state
             done = self.inner(begin, t, s, cond, inner_key)
             x = renoise(noise_key, done.x, s, t)
-            # the guidance remembers what it did before the step; to the solver, new noise is another trajectory
+            # the guidance keeps its state from before the step; to the solver, new noise is another trajectory
             begin = carry._replace(x=x, solver_state=self.inner.init(x).solver_state)
             return (begin, done), None
 
-        # the last way back up is thrown away: so the kernel is in the program once
+        # the last renoised sample is not used; in this way the kernel is compiled once
         (_, done), _ = jax.lax.scan(again, (carry, carry), jax.random.split(key, self.repeats))
         return done

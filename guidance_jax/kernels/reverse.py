@@ -1,4 +1,4 @@
-"""The plain reverse transition: ask the denoiser, let the solver move."""
+"""The plain reverse transition: call the denoiser, then step with the solver."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
@@ -21,7 +21,7 @@ from guidance_jax.guidance.scales import check_scales
 
 
 class Carry(NamedTuple):
-    """What a sample carries from step to step."""
+    """What one sample hands from step to step: x, the state of the model and the history of the solver."""
 
     x: Any
     model_state: Any
@@ -29,14 +29,14 @@ class Carry(NamedTuple):
 
 
 def evaluator(model: Denoiser, cond: Any, state: Any, key: Any) -> Callable[[Any, Level], Any]:
-    """`evaluate(x, level)` for the further stages of a solver, which see the state of the model as it is."""
+    """Return `evaluate(x, level)` for the further stages of a solver; they do not change the state of the model."""
     return lambda x, level: model(x, level, cond, state, key)[0]
 
 
 class Step:
-    """What has a `model` and a `solver` that go together: kernels and moves. Start and space are the model's.
+    """Base class of kernels and moves with a `model` and a `solver` that go together. Start and space are the model's.
 
-    `weighs` says that it needs the solver's transition, of positive variance: without, it would do nothing.
+    `weighs` says that a class needs a transition of positive variance from the solver; without one it would do nothing.
     """
 
     model: Any
@@ -56,7 +56,7 @@ class Step:
         self.model.check(levels, shape, cond)
 
     def check_parts(self, levels: Level, shape: tuple[int, ...], cond: Any) -> None:
-        """Raise `Refused` unless the solver takes the model's space and, if it `weighs`, has a transition."""
+        """Raise `Refused` unless the solver takes the model's space and, if `weighs`, has positive variance."""
         name = type(self).__name__
         need(self, self.solver, Solver, "the second argument")
         need(self, self.model, Denoiser, "the first argument")
@@ -75,14 +75,17 @@ class Step:
 
 @pytree
 class Reverse(Step, Kernel):
-    """One step of `solver` on `model`. The denoiser's state moves once a step; further stages see it frozen.
+    """Make one step of `solver` with the prediction of `model`.
+
+    The state of the model changes once per step; further stages of the solver leave it unchanged.
 
     Attributes:
       model: any denoiser, guided or not.
-      solver: one that takes samples of the model's space.
+      solver: a solver that takes samples of the model's space.
 
     Raises:
-      Refused: a model or solver that is none, swapped arguments for example, or that do not go together.
+      Refused: a model that is no denoiser or a solver that is none, for example in swapped order; a solver of another
+        space.
     """
 
     model: Any

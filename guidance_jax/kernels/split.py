@@ -1,12 +1,12 @@
 """Operator splitting of guidance (Wizadwongsa & Suwajanakorn 2023, arXiv 2301.11558, Algorithms 2 and 3).
 
-In y = x / alpha, r = sigma / alpha the guided ODE is dy/dr = eps(y) - scale sigma g. Its two terms are solved in turn:
-the model by any solver at a large step, the guide by Euler's method,
+In y = x / alpha, r = sigma / alpha the guided ODE is dy/dr = eps(y) - scale sigma g. Its two terms are solved in turn,
+the model by any solver at a large step, the guide by Euler's method:
 
     Lie     y += -(r_s - r_t) scale sigma g,   then the solver
     Strang  half of it at t, the solver, half of it at s
 
-Euler's method keeps both of first order in the guide; Strang's error is less than half of Lie's.
+With Euler's method both are of first order in the guide. The error of Strang is less than half of that of Lie.
 """
 
 from typing import Any
@@ -21,16 +21,17 @@ from guidance_jax.models.domain import check_guide
 
 @pytree
 class Split(Step, Kernel):
-    """A solver on the unguided model, classifier guidance beside it: high-order solvers keep their history clean.
+    """Step by a solver on the unguided model, and add classifier guidance in separate steps.
 
-    One gradient a step (Lie), two with `strang`, none through the network. scale 0 is `Reverse(model, solver)`.
+    In this way the history of a high-order solver holds unguided predictions only. Each step makes one gradient of the
+    classifier (Lie), or two with `strang`, and none through the network. scale 0 is `Reverse(model, solver)`.
 
     Attributes:
       model: a denoiser of images or vectors, usually unconditional.
-      solver: any that takes them.
+      solver: any solver of images or vectors.
       classifier: a `Guide` of noisy samples, or a function f(x, level, label) -> log p.
       scale: a number, `Window`, `PerClass`, or a function of the level.
-      strang: half of the guide before the solver, half after it.
+      strang: whether half of the guide acts before the solver and half after it; if False, all of it acts before.
 
     Raises:
       Refused: tokens; mismatched model and classifier.

@@ -1,9 +1,9 @@
-"""Soft value-based decoding (Li et al. 2024, SVDD, arXiv 2408.08252, Algorithm 1): search among children, no gradient.
+"""Soft value-based decoding (Li et al. 2024, SVDD, arXiv 2408.08252, Algorithm 1): choose among children, no gradient.
 
     x_s^1 .. x_s^M ~ p(x_s | x_t),   x_s <- x_s^m  with probability ~ exp(scale v(x_s^m))
 
-The best v is log E[exp(scale r(x_0)) | x_s] / scale, with which many children sample p(x) exp(scale r(x)); by default
-it is r of the clean estimate.
+The best v is log E[exp(scale r(x_0)) | x_s] / scale. With it, and with many children, samples follow
+p(x) exp(scale r(x)). By default v is r of the clean estimate.
 """
 
 from typing import Any
@@ -18,17 +18,18 @@ from guidance_jax.kernels.reverse import Carry, Step
 
 @pytree
 class SVDD(Step, Kernel):
-    """Every step draws `children` and keeps one by value: images, tokens, text. scale 0 is `Reverse(model, solver)`.
+    """Draw `children` samples at every step and keep one by its value. scale 0 is `Reverse(model, solver)`.
 
-    1 + children calls of the model and `children` of the reward a step; with `noisy`, 1 of the model.
+    It is for images, tokens and text. Each step makes 1 + children calls of the model and `children` calls of the
+    reward; with `noisy`, it makes one call of the model.
 
     Attributes:
       model: any denoiser, guided ones included.
-      solver: one with a transition, `DDIM(1.0)`, `DDPM()` or `Ancestral()`.
+      solver: a solver with a transition, `DDIM(1.0)`, `DDPM()` or `Ancestral()`.
       reward: a `Guide`, or f(x0, level, cond) -> scalar, of clean estimates; it need not be differentiable.
-      scale: of the reward, 1 / alpha in the paper: a number, `Window`, or a function of the level.
-      children: how many, two or more.
-      noisy: whether the reward is a value of noisy samples, such as a noisy classifier.
+      scale: the factor of the reward, 1 / alpha in the paper: a number, `Window`, or a function of the level.
+      children: the number of draws of x_s per step, two or more.
+      noisy: whether the reward takes noisy samples, as a noisy classifier does.
 
     Raises:
       Refused: a solver without a transition of positive variance; a reward that does not take the model's samples.
