@@ -2,7 +2,7 @@
 
 An order maps log p (L, V), the tokens that were drawn (L,) and a key to one confidence per position (L,). Four of the
 five below depend on the masked sequence alone. Revealing one token per step in such an order samples the model's
-distribution exactly, because each sequence has one path and the path multiplies exact conditionals. `low_confidence`
+distribution exactly: each sequence has only one path, which multiplies exact conditionals. `low_confidence`
 depends on the drawn tokens, and samples another distribution.
 """
 

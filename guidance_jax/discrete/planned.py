@@ -30,7 +30,7 @@ from guidance_jax.discrete.process import Absorbing
 
 @pytree
 class PlannedUnmasking(TokenSolver):
-    """Reveal the most confident masks at every step, and leave the others masked. One network call a step.
+    """Reveal the most confident masks at every step, and leave the others masked. One network call per step.
 
     At least ceil(m (alpha_s - alpha_t) / (1 - alpha_t)) of m masks are revealed, so that none is left at the end. On
     levels that are evenly spaced in alpha, this is LLaDA's division of the masks among the steps. `threshold` and
@@ -57,8 +57,8 @@ class PlannedUnmasking(TokenSolver):
 
     Raises:
       Refused: a negative temperature; a `top_p` that is not positive; a `top_k` or a block below 1; `edit` with
-        `within`; a process without masks. Particle methods refuse it too: their weights are only defined if the guided and the
-        unguided model reveal the same positions.
+        `within`; a process without masks. Particle methods refuse it too: their weights are only defined if the
+        guided and the unguided model reveal the same positions.
 
     >>> import guidance_jax as gj
     >>> gj.discrete.PlannedUnmasking(order=gj.discrete.orders.entropy, bound=0.1).bound
