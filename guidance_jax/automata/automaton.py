@@ -1,9 +1,10 @@
-"""Finite automata over tokens: exact probabilities of a rule under a product distribution, draws and modes within it.
+"""Finite automata over tokens: the exact probability of a rule for independent tokens, and draws and modes within it.
 
     f_0 = e_start,  f_l = f_{l-1} T_l,    b_L = accepting,  b_{l-1} = T_l b_l,    T_l(q, q') = sum of p_l(v), q -v-> q'
     P(accept) = f_l . b_l  for every l,    P(accept | x_l = v) / P(accept) = sum_q f_{l-1}(q) b_l(q after v) / P(accept)
 
-One pass forward and one backward give all L V ratios, in O(L Q C) for Q states and C classes of tokens that act alike.
+One forward and one backward pass give all L V ratios, in O(L Q C) operations. Q is the number of states. C is the
+number of classes of tokens that lead to the same states.
 """
 
 import dataclasses
@@ -20,16 +21,16 @@ from guidance_jax.core import FAILED, Refused, argmax_token, concrete, draw_toke
 
 @pytree
 class Automaton:
-    """A deterministic finite automaton over the tokens of a vocabulary: a set of sequences of tokens.
+    """A deterministic finite automaton over the tokens of a vocabulary: a rule that sequences follow or break.
 
     Make one with `from_pattern` or `count`, and combine them: `a & b`, `a | b`, `~a`.
 
     Attributes:
-      classes: (V,), the class of every token; tokens of one class act alike in every state.
-      after: (Q, C), the state after a token of a class.
-      accepting: (Q,), the states in which a sequence may end.
+      classes: (V,) integers, the class of every token; tokens of one class lead to the same state from every state.
+      after: (Q, C) integers, the state after a token of a class.
+      accepting: (Q,) booleans, True for states in which a sequence may end.
       start: the state before the first token.
-      begin: how many tokens at the beginning of a sequence are free, such as those of a prompt.
+      begin: the number of tokens at the beginning to which the rule does not apply, such as those of a prompt.
 
     >>> rule = Automaton.from_pattern("a+b?", ["a", "b"])
     >>> [bool(rule.accepts(jnp.array(x))) for x in ([0, 0, 1], [0, 1, 0])]
@@ -44,25 +45,25 @@ class Automaton:
 
     @property
     def vocabulary(self) -> int:
-        """How many tokens it knows."""
+        """Return the number of tokens in the vocabulary."""
         return len(self.classes)
 
     @property
     def states(self) -> int:
-        """How many states it has."""
+        """Return the number of states."""
         return len(self.accepting)
 
     @classmethod
     def from_table(cls, table: Any, accepting: Any, start: int = 0) -> "Automaton":
-        """The smallest automaton with the same sequences as that of a table.
+        """Return the smallest automaton that accepts the same sequences as a table of states.
 
         Args:
           table: (Q, V) integers, the state after each token.
-          accepting: (Q,) booleans.
-          start: the first state.
+          accepting: (Q,) booleans, True for states in which a sequence may end.
+          start: the state before the first token.
 
         Raises:
-          Refused: a table that is no table of states.
+          Refused: a table of another shape, or with entries that are not 0 to Q - 1.
         """
         table, accepting = np.asarray(table), np.asarray(accepting, bool)
         if table.ndim != 2 or table.shape[0] != len(accepting) or table.min() < 0 or table.max() >= len(table):
@@ -72,15 +73,16 @@ class Automaton:
 
     @classmethod
     def from_pattern(cls, pattern: str, tokens: Sequence[str | None], end: int | None = None) -> "Automaton":
-        """The sequences whose text matches a regular expression from its first to its last character.
+        """Return the automaton of the sequences whose whole text matches a regular expression.
 
         Args:
           pattern: in the syntax of Python's `re`, without look-around, references and boundaries.
           tokens: the text of every token, in order; None or "" for tokens that may not occur.
-          end: the token that ends a text: it may follow a match, and nothing but itself follows it.
+          end: the token that ends a text: it may follow a match, and only itself may follow it. None for no such token.
 
         Raises:
-          Refused: a pattern that is none, or uses what is no regular expression.
+          Refused: a pattern with a syntax error, or with features that no finite automaton has; one that is too large;
+            an `end` outside the tokens.
 
         >>> Automaton.from_pattern(r"[01]{2}", list("012")).states
         4
@@ -91,15 +93,16 @@ class Automaton:
 
     @classmethod
     def count(cls, counted: Any, least: int, most: int | None, vocabulary: int) -> "Automaton":
-        """The sequences with `least` to `most` tokens out of `counted`.
+        """Return the automaton of the sequences in which `least` to `most` tokens are in `counted`.
 
         Args:
-          counted: a token, or several.
-          least, most: how many; None for no upper bound.
-          vocabulary: how many tokens there are.
+          counted: a token, or several tokens that are counted together.
+          least: the smallest number allowed, at least 0.
+          most: the largest number allowed; None for no upper bound.
+          vocabulary: the number of tokens in the vocabulary.
 
         Raises:
-          Refused: bounds that no sequence meets, tokens outside the vocabulary.
+          Refused: bounds that no sequence meets; tokens outside the vocabulary.
 
         >>> bool(Automaton.count(1, 2, 2, vocabulary=3).accepts(jnp.array([1, 0, 1])))
         True
@@ -136,11 +139,11 @@ class Automaton:
         return Automaton(self.classes, self.after, ~np.asarray(self.accepting), self.start, self.begin)
 
     def behind(self, begin: int) -> "Automaton":
-        """The same rule for what follows the first `begin` tokens."""
+        """Return the automaton that applies the rule only after the first `begin` tokens."""
         return dataclasses.replace(self, begin=begin)
 
     def check(self, vocabulary: int, length: int) -> None:
-        """Raise `Refused` unless it is of that vocabulary and has a sequence of `length` tokens."""
+        """Raise `Refused` unless the automaton has that vocabulary and accepts a sequence of `length` tokens."""
         if self.vocabulary != vocabulary:
             raise Refused(f"the automaton is of {self.vocabulary} tokens, the model of {vocabulary}; compile it again")
         if not all(concrete(a) for a in (self.after, self.accepting, self.start)):
@@ -157,7 +160,7 @@ class Automaton:
             )
 
     def accepts(self, x: Int[Array, " L"]) -> Any:
-        """Whether a sequence follows the rule; False if a token is none of the vocabulary."""
+        """Return whether a sequence follows the rule; False if a token is outside the vocabulary."""
         x = x[self.begin :]
         known = jnp.all((x >= 0) & (x < self.vocabulary))
         kinds = jnp.asarray(self.classes)[jnp.clip(x, 0, self.vocabulary - 1)]
@@ -166,12 +169,15 @@ class Automaton:
         return known & jnp.asarray(self.accepting)[last]
 
     def class_log_p(self, log_p: Any) -> Any:
-        """(L, C), the log-probability of each class under log p (L, V)."""
+        """Return the log-probability of each class, (L, C), under log p (L, V)."""
         kinds = jnp.asarray(self.after).shape[1]
         return jax.vmap(lambda row: log_sums_at(row, jnp.asarray(self.classes), kinds))(log_p)
 
     def futures(self, class_log_p: Float[Array, "L C"]) -> tuple[Float[Array, "L1 Q"], Float[Array, " L1"]]:
-        """log b_0 to log b_L, the largest of each taken off, and what was taken off, summed."""
+        """Return log b_0 to log b_L, each with maximum 0, and for each the constant to add.
+
+        b_l is the vector of the formula above, for all Q states, and L1 is L + 1.
+        """
         after = jnp.asarray(self.after)
         last = jnp.where(jnp.asarray(self.accepting), 0.0, -jnp.inf).astype(class_log_p.dtype)
 
@@ -185,7 +191,7 @@ class Automaton:
         return jnp.concatenate([b, last[None]]), jnp.append(total, 0)
 
     def log_probability(self, log_p: Float[Array, "L V"]) -> Float[Array, ""]:
-        """log P(accept) of tokens that are independent with log-probabilities log p; -inf if none is accepted.
+        """Return log P(accept) for independent tokens with log-probabilities log p; -inf if no sequence is accepted.
 
         >>> float(jnp.exp(Automaton.count(1, 1, 1, 2).log_probability(jnp.log(jnp.full((2, 2), 0.5)))))
         0.5
@@ -194,7 +200,7 @@ class Automaton:
         return b[0, jnp.asarray(self.start)] + total[0]
 
     def log_ratios(self, log_p: Float[Array, "L V"]) -> Float[Array, "L V"]:
-        """log P(accept | x_l = v) - log P(accept), for all positions and tokens; NaN if P(accept) is 0."""
+        """Return log P(accept | x_l = v) - log P(accept), for all positions and tokens; NaN if P(accept) is 0."""
         free, log_p = jnp.zeros_like(log_p[: self.begin]), log_p[self.begin :]
         after, p = jnp.asarray(self.after), self.class_log_p(log_p)
         b, _ = self.futures(p)
@@ -203,7 +209,7 @@ class Automaton:
             p, b = inputs
             each = log_sum(f[:, None] + b[after], 0)  # (C,)
             f = log_sums_at((f[:, None] + p).ravel(), after.ravel(), self.states)
-            alive = jnp.where(b > -jnp.inf, f, -jnp.inf)  # what can no longer be accepted does not count
+            alive = jnp.where(b > -jnp.inf, f, -jnp.inf)  # leave out states that can no longer be accepted
             return level_out(alive)[0], each
 
         start = jnp.where(jnp.arange(self.states) == self.start, 0.0, -jnp.inf).astype(log_p.dtype)
@@ -213,7 +219,7 @@ class Automaton:
         return jnp.concatenate([free, ratios[:, jnp.asarray(self.classes)]])
 
     def draw(self, log_p: Float[Array, "L V"], key: Any) -> Int[Array, " L"]:
-        """A sequence from the product of p_l, given that it follows the rule; all `FAILED` if none does.
+        """Draw a sequence from the product of p_l, given that it follows the rule; all `FAILED` if none does.
 
         Args:
           log_p: (L, V), log-probabilities of independent tokens.
@@ -235,7 +241,7 @@ class Automaton:
         return jnp.where(jnp.any(x == FAILED), FAILED, x)
 
     def mode(self, log_p: Float[Array, "L V"]) -> Int[Array, " L"]:
-        """The most probable sequence that follows the rule; all `FAILED` if none does.
+        """Return the most probable sequence that follows the rule; all `FAILED` if none does.
 
         Args:
           log_p: (L, V), log-probabilities of independent tokens.
@@ -262,28 +268,28 @@ class Automaton:
 
 
 def log_sum(a: Any, axis: int) -> Any:
-    """log of the sum of exp(a) over an axis; -inf, with derivative 0, where all are -inf."""
+    """Return the log of the sum of exp(a) over an axis; -inf, with derivative 0, where all are -inf."""
     most = jax.lax.stop_gradient(jnp.max(a, axis, keepdims=True))
     most = jnp.where(most == -jnp.inf, 0, most)
     return log(jnp.sum(jnp.exp(a - most), axis)) + jnp.squeeze(most, axis)
 
 
 def log_sums_at(a: Any, places: Any, size: int) -> Any:
-    """log of the sums of exp(a) over the entries of each of `size` places."""
+    """Return the log of the sum of exp(a) for each of `size` places, over the entries of a that belong to it."""
     most = jax.lax.stop_gradient(jnp.full(size, -jnp.inf, a.dtype).at[places].max(a))
     most = jnp.where(most == -jnp.inf, 0, most)
     return log(jnp.zeros(size, a.dtype).at[places].add(jnp.exp(a - most[places]))) + most
 
 
 def level_out(a: Any) -> tuple[Any, Any]:
-    """(a less its largest entry, that entry), and 0 if all are -inf."""
+    """Return (a minus its largest entry, that entry); the entry counts as 0 if all are -inf."""
     most = jax.lax.stop_gradient(jnp.max(a))
     most = jnp.where(most == -jnp.inf, 0, most)
     return a - most, most
 
 
 def smallest(classes: np.ndarray, after: np.ndarray, accepting: np.ndarray, start: int) -> Automaton:
-    """The automaton with the fewest states and classes, by reachability and Moore's refinement of partitions."""
+    """Return the automaton with the fewest states and classes, by reachability and Moore's refinement of partitions."""
     seen, todo = {start: 0}, [start]
     for state in todo:
         for following in np.unique(after[state]):

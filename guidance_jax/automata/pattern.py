@@ -1,6 +1,7 @@
-"""Regular expressions as automata over tokens. Python's own parser of `re` reads them, so both mean the same.
+"""Compile regular expressions to automata over tokens. Python's own `re` parses them, so the syntax means the same.
 
-Thompson's construction over characters, subset construction, then every token's text is run through the automaton.
+Thompson's construction and the subset construction give an automaton over characters. Then the text of every token runs
+through that automaton.
 """
 
 import re
@@ -12,12 +13,12 @@ import numpy as np
 from guidance_jax.automata.automaton import Automaton, smallest
 from guidance_jax.core import Refused
 
-STATES = 20_000  # of the automaton over characters, at most
-REPEATS = 1_000  # of one part of a pattern
+STATES = 20_000  # the largest number of states of the automaton over characters
+REPEATS = 1_000  # the largest number of repetitions of one part of a pattern
 
 
 class Fragments:
-    """A non-deterministic automaton under construction: edges by predicate of a character, and free edges."""
+    """A non-deterministic automaton under construction. An edge takes a character, and a free edge takes none."""
 
     def __init__(self):
         self.edges: list[list[tuple[Callable[[str], bool], int]]] = []
@@ -31,7 +32,7 @@ class Fragments:
         return len(self.edges) - 1
 
     def closure(self, states: Iterable[int]) -> frozenset[int]:
-        """The states that are reached without a character."""
+        """Return the states that are reached without a character."""
         found, todo = set(states), list(states)
         while todo:
             for following in self.free[todo.pop()]:
@@ -41,7 +42,7 @@ class Fragments:
         return frozenset(found)
 
     def add(self, items: Any, begin: int, flags: int, pattern: str) -> int:
-        """Add a sequence of parsed items from the state `begin` on; the state after it."""
+        """Add a sequence of parsed items that starts at the state `begin`, and return the state after it."""
         for operation, value in items:
             begin = self.add_one(str(operation), value, begin, flags, pattern)
         return begin
@@ -87,7 +88,7 @@ class Fragments:
 
 
 def predicate(operation: str, value: Any, flags: int) -> Callable[[str], bool]:
-    """Whether a character is taken by one item of a pattern."""
+    """Return the function that says whether one item of a pattern takes a character."""
     same = str.lower if flags & re.IGNORECASE else str
     if operation == "LITERAL":
         return lambda c: same(c) == same(chr(value))
@@ -113,7 +114,7 @@ def predicate(operation: str, value: Any, flags: int) -> Callable[[str], bool]:
 
 
 def category(name: str) -> Callable[[str, int], bool]:
-    """Whether a character is of a class such as \\d, by Python's own `re`."""
+    """Return the function that says whether a character is in a class such as \\d, by Python's own `re`."""
     return lambda c, flags: re.fullmatch(name, c, flags & re.ASCII) is not None
 
 
@@ -127,7 +128,7 @@ CATEGORIES = {
 
 
 def compile_pattern(pattern: str, tokens: Sequence[str | None], end: int | None = None) -> Automaton:
-    """The automaton of a pattern over tokens; see `Automaton.from_pattern`."""
+    """Return the automaton of a pattern over tokens; see `Automaton.from_pattern`."""
     try:
         parsed = re._parser.parse(pattern)  # type: ignore[attr-defined]
     except (re.error, RecursionError, OverflowError) as error:
@@ -138,14 +139,14 @@ def compile_pattern(pattern: str, tokens: Sequence[str | None], end: int | None 
     fragments = Fragments()
     begin = fragments.state()
     items = list(parsed)
-    if items and str(items[0][0]) == "AT" and "BEGINNING" in str(items[0][1]):  # a whole text is matched anyway
+    if items and str(items[0][0]) == "AT" and "BEGINNING" in str(items[0][1]):  # the whole text is matched in any case
         items = items[1:]
     if items and str(items[-1][0]) == "AT" and str(items[-1][1]) in ("AT_END", "AT_END_STRING"):
         items = items[:-1]
     final = fragments.add(items, begin, parsed.state.flags, pattern)
     letters = sorted(set("".join(texts)))
     table, accepting = subsets(fragments, begin, final, letters, pattern)
-    # state 0 takes no more; the text of every token, letter by letter, through all states at once
+    # run the text of every token, letter by letter, from all states at once; state 0 takes no more letters
     index = {letter: i for i, letter in enumerate(letters)}
     longest = max(map(len, texts), default=0)
     codes = np.full((len(texts), longest), -1)
@@ -169,7 +170,7 @@ def compile_pattern(pattern: str, tokens: Sequence[str | None], end: int | None 
 def subsets(
     fragments: Fragments, begin: int, final: int, letters: Sequence[str], pattern: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(states after each letter (Q, letters), accepting (Q,)): state 0 takes no more, state 1 is the first."""
+    """Return (states after each letter (Q, letters), accepting (Q,)). State 0 takes no more, state 1 is the start."""
     taken: dict[Any, np.ndarray] = {}
     for edges in fragments.edges:
         for test, _ in edges:

@@ -1,4 +1,4 @@
-"""Token sequences: absorbing and uniform diffusion, their solvers, and guidance by rates and hidden states."""
+"""Token sequences: absorbing and uniform diffusion, their solvers, and guidance of rates and of hidden states."""
 
 from guidance_jax.discrete import entrgi, orders, remasking, sites
 from guidance_jax.discrete.ancestral import Ancestral

@@ -1,8 +1,8 @@
 """Ancestral sampling of tokens (D3PM, MDLM, UDLM), and of the next token of a language model.
 
-    x_s ~ q(x_s | x_t, x0 ~ p(x0 | x_t)), every position by itself
+    x_s ~ q(x_s | x_t, x0 ~ p(x0 | x_t)), independently at each position
 
-The one solver of all token models: what a step means is the process's affair.
+`Ancestral` samples every token model, because the process (`pred.process`) defines the distribution of a step.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from guidance_jax.discrete.process import Process
 
 
 class TokenSolver(Solver):
-    """What solvers of tokens share: temperature, top-k and top-p of log p. Its subclasses have the fields."""
+    """Apply temperature, top-k and top-p to log p, for all solvers of tokens. Subclasses define the fields."""
 
     temperature: Any
     top_k: Any
@@ -35,16 +35,16 @@ class TokenSolver(Solver):
                 raise Refused(f"{name} must be positive, got {value}; leave it out for plain sampling")
 
     def truncate(self, pred: TokenPrediction) -> TokenPrediction:
-        """The prediction with temperature, top-k and top-p applied to log p."""
+        """Return the prediction with temperature, top-k and top-p applied to log p."""
         log_p = pred.log_p
         if self.temperature is not None:
-            zero = self.zero_is_greedy & (jnp.asarray(self.temperature) == 0)  # elsewhere 0 spoils the sample
+            zero = self.zero_is_greedy & (jnp.asarray(self.temperature) == 0)  # else 0 gives NaN, a failed sample
             log_p = jax.nn.log_softmax(log_p / jnp.where(zero, 1, self.temperature))
         if self.top_k is not None or self.top_p is not None:
             falling = -jnp.sort(-log_p, -1)
             rank = jnp.arange(log_p.shape[-1])
             kept = jnp.ones_like(rank, bool) if self.top_k is None else rank < self.top_k
-            if self.top_p is not None:  # the first token always stays
+            if self.top_p is not None:  # the most probable token always stays
                 before = jnp.cumsum(jnp.exp(falling), -1) - jnp.exp(falling)
                 kept = kept & ((before < self.top_p) | (rank == 0))
             least = jnp.min(jnp.where(kept, falling, jnp.inf), -1, keepdims=True)
@@ -53,24 +53,26 @@ class TokenSolver(Solver):
 
 
 def log_rates(pred: TokenPrediction, t: Any) -> Any:
-    """log of the tilted rate of every jump, (L, V); what the model does not allow stays impossible."""
+    """Return the log of the tilted rate of every jump, (L, V); jumps that the model excludes stay impossible."""
     return add_logs(pred.process.log_rates(pred.x, pred.log_p, t), pred.tilt)
 
 
 @pytree
 class Ancestral(TokenSolver, Stochastic):
-    """Exact in the limit of small steps; for a language model exact. One network call a step.
+    """Draw each step from the transition that the prediction implies. One network call per step.
 
-    With guidance by `PredictorGuidance` this is D-CBG, with `TAG` its first-order form, with `CFG` D-CFG (Schiff et
-    al.).
+    The samples are exact in the limit of small steps. For a language model, whose step writes one token, they are
+    exact. With guidance by `PredictorGuidance` this is D-CBG, with `TAG` its first-order form, with `CFG` D-CFG (Schiff
+    et al.).
 
     Attributes:
-      temperature: divides log p; below 1 sharpens. None leaves it alone.
-      top_k: keeps the k most probable tokens. None keeps all.
-      top_p: keeps the most probable tokens that together have probability `top_p` (nucleus sampling). None keeps all.
+      temperature: log p is divided by it, so that values below 1 sharpen the distribution. None leaves log p unchanged.
+      top_k: keep only this number of most probable tokens, at least 1. None keeps all.
+      top_p: keep the fewest most probable tokens whose total probability is at least `top_p` (nucleus sampling). None
+        keeps all.
 
     Raises:
-      Refused: a temperature or top_p that is not positive, a top_k below 1.
+      Refused: a temperature or `top_p` that is not positive; a `top_k` below 1.
     """
 
     temperature: Any = None

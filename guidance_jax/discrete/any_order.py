@@ -1,10 +1,11 @@
-"""Masks decided one by one in any order, the classifier asked about every candidate: FUDGE without an order.
+"""Decide the masks one by one in random order, with a classifier that scores every candidate token.
 
     l ~ uniform over the masks,   x_l = v  with probability ~ p(v | x) p(y | x with v at l)^scale
 
-Exact rates (Nisonoff et al. 2024, arXiv 2406.01572) leave a mask for v at p(v | x) p(y | x with v at l) / p(y | x).
-Over v these add up to 1 at every mask, so the mask may be drawn first and V candidates asked about instead of L V.
-Left to right this is FUDGE (Yang & Klein 2021, arXiv 2104.05218); of protein models, ProteinGuide (2505.04823).
+The exact rate from a mask to v is p(v | x) p(y | x with v at l) / p(y | x) (Nisonoff et al. 2024, arXiv 2406.01572).
+Summed over v, these rates are 1 at every mask. So the mask can be drawn first, and the classifier scores V candidates
+instead of L V. From left to right this is FUDGE (Yang & Klein 2021, arXiv 2104.05218). For protein models it is
+ProteinGuide (2505.04823).
 """
 
 from typing import Any
@@ -32,19 +33,20 @@ from guidance_jax.kernels.reverse import Carry
 
 @pytree
 class AnyOrder(ModelKernel):
-    """A kernel: each step decides one mask. One call of the model and `top` of the classifier.
+    """A kernel that decides one mask per step. One call of the model and `top` calls of the classifier per step.
 
-    With the exact p(y | x_t) and scale 1 its samples are those of p(x | y).
+    With the exact p(y | x_t) and scale 1 the samples have the distribution p(x | y).
 
     Attributes:
       model: a denoiser of masked tokens.
       classifier: a `Guide` of masked tokens, or f(x, level, cond) -> log p.
-      scale: a number, `Window`, or a function of the level; 0 is the model.
-      top: the candidates asked about, the most probable ones; None for all.
-      masks: how many there are at the start, if fewer than the sequence is long; one more would stay a mask.
+      scale: a number, `Window`, or a function of the level; 0 is the unguided model.
+      top: the number of candidates, the most probable tokens; None for all tokens.
+      masks: the number of masks at the start; None for all L positions. There must be at least as many steps, because
+        masks beyond the number of steps stay masks.
 
     Raises:
-      Refused: another space; fewer steps than masks; a classifier that does not fit the model.
+      Refused: a model of another space; fewer steps than masks; a classifier that does not fit the model.
     """
 
     model: Any

@@ -1,8 +1,9 @@
-"""Rules as guides: an automaton's exact ratios for masked models, its twist for particles, its draws within a plan.
+"""Guidance by rules: an automaton gives exact log-ratios for masked models, and a twist for particle methods.
 
     log p_l(v | rule) = log p_l(v) + log P(accept | x_l = v) - log P(accept)
 
-under the product of the model's own marginals, with decided tokens as they are: all L V ratios in one pass.
+P(accept) is the probability that a sequence follows the rule. Its masks are drawn independently from the model's
+marginals, and decided tokens stay as they are. One pass over the sequence gives all L V ratios.
 Decoding with rules: DINGO (2025, arXiv 2505.23061), Diffinity (2602.12468).
 """
 
@@ -20,9 +21,9 @@ from guidance_jax.guidance.scales import not_negative, strength
 
 
 def marginals(pred: Any) -> Any:
-    """log p of every position, (L, V), normalised: the model's at masks, certainty at decided tokens.
+    """Return log p of every position, (L, V), normalised: the model's at masks, probability 1 for a decided token.
 
-    Masks that cannot be decided yet, whose tokens all have rate 0, count by log p alone.
+    Masks that cannot be decided yet have rate 0 for all tokens. For them log p is used without the tilt.
     """
     later = jnp.all(pred.log_weights == -jnp.inf, 1, keepdims=True)
     log_p = jax.nn.log_softmax(jnp.where(later, pred.log_p, pred.log_weights))
@@ -32,13 +33,15 @@ def marginals(pred: Any) -> Any:
 
 @pytree
 class AutomatonGuidance(Contrast):
-    """Guide a masked model to sequences that follow a rule. Scale 0 is `inner`; 1 is Bayes' rule. No network call.
+    """Guide a masked model to sequences that follow a rule. Scale 0 is `inner`; 1 is Bayes' rule.
 
-    A token after which no sequence can follow the rule has probability 0. So with one token per step
-    (`FirstHitting`, `PlannedUnmasking` with as many steps as tokens) every sample follows the rule. Tokens that are
-    drawn together may break it together: give `PlannedUnmasking` the automaton instead, which draws them jointly. The
-    ratios are exact if the model's tokens are independent; for other models they are those of its marginals, and
-    `Twisted` with `AutomatonTwist` removes the error.
+    There is no further network call. A token after which no sequence can follow the rule has probability 0. So with
+    one token per step (`FirstHitting`, `PlannedUnmasking` with as many steps as tokens) every sample follows the rule.
+
+    Tokens that are drawn in the same step may break the rule together. For several tokens per step use
+    `PlannedUnmasking(within=automaton)`, which draws them jointly. The ratios are exact if the model's tokens are
+    independent. For other models they are those of the marginals, and `Twisted` with `AutomatonTwist` removes the
+    error. If the decided tokens of a sequence already break the rule, the sample is `FAILED`.
 
     Attributes:
       inner: a denoiser of masked tokens.
@@ -46,8 +49,8 @@ class AutomatonGuidance(Contrast):
       scale: a number, `Window`, or a function of the level; not negative.
 
     Raises:
-      Refused: another space; a negative scale; a vocabulary or a length that the rule is not for. A sequence whose
-        decided tokens already break the rule is `FAILED`.
+      Refused: a model of another space; a negative scale; a rule for another vocabulary, or without sequences of that
+        length.
 
     >>> import guidance_jax as gj
     >>> rule = gj.automata.Automaton.count(0, 1, 1, vocabulary=3)
@@ -79,7 +82,7 @@ class AutomatonGuidance(Contrast):
 
 
 def tilt(pred: Any, ratios: Any, w: Any) -> Any:
-    """The prediction with log p + w ratios, normalised; what a rule forbids is impossible at every w but 0."""
+    """Return the prediction with log p + w ratios, normalised. Forbidden tokens are impossible unless w is 0."""
     forbidden = ratios == -jnp.inf
     gain = jnp.where(forbidden, jnp.where(w == 0, 0.0, -jnp.inf), w * jnp.where(forbidden, 0, ratios))
     gain = jnp.where(pred.process.free(pred.x)[:, None], gain, jnp.where(jnp.isnan(ratios), jnp.nan, 0))
@@ -89,17 +92,17 @@ def tilt(pred: Any, ratios: Any, w: Any) -> Any:
 
 @pytree
 class AutomatonTwist(Guide):
-    """log P(rule | x_t) under the model's marginals; of clean tokens 0 or -inf. One call of the model.
+    """Estimate log P(rule | x_t) under the model's marginals: 0 or -inf for clean tokens. One call of the model.
 
-    For `Twisted(model, solver, AutomatonTwist(model, rule), 1.0, AutomatonGuidance(model, rule), noisy=True)`: samples
-    of p(x | rule), and the evidence is log p(rule).
+    `Twisted(model, solver, AutomatonTwist(model, rule), 1.0, AutomatonGuidance(model, rule), noisy=True)` samples
+    p(x | rule), and its `log_evidence` estimates log p(rule).
 
     Attributes:
       model: the unguided denoiser of masked tokens.
-      automaton: the rule.
+      automaton: the rule, an `Automaton`.
 
     Raises:
-      Refused: as `AutomatonGuidance`.
+      Refused: a rule for another vocabulary, or without sequences of that length; a model that is no denoiser.
     """
 
     model: Any

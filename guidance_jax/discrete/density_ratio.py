@@ -1,6 +1,8 @@
-"""Exact rates in one call: a network that knows p(y | x with v at l) of all neighbours (arXiv 2509.21912).
+"""Guidance by exact rates in one network call (arXiv 2509.21912).
 
-R^y(x -> x') = R(x -> x') [p(y | x') / p(y | x)]^scale,   p(y | x) = sum_v p(v | x) p(y | x with v at l)
+    R^y(x -> x') = R(x -> x') [p(y | x') / p(y | x)]^scale,   p(y | x) = sum_v p(v | x) p(y | x with v at l)
+
+One call of the network gives p(y | x with v at l) for every position l and token v.
 """
 
 from collections.abc import Callable
@@ -20,12 +22,12 @@ from guidance_jax.models.network import Parametrized
 
 @pytree
 class NeighbourClassifier(Parametrized):
-    """log p(cond | x with v at l) for all v and l, from `apply(params, x, t) -> logits (L, V, classes)`.
+    """Predict log p(cond | x with v at l) for all v and l by `apply(params, x, t) -> logits (L, V, classes)`.
 
     Attributes:
       params: a pytree of arrays.
       apply: the function; x (L,) masked tokens, t the clock of the schedule.
-      domain: what it was trained for; not looked at.
+      domain: what the network was trained for; it is not checked here.
       batched: as in `Network`.
     """
 
@@ -41,18 +43,18 @@ class NeighbourClassifier(Parametrized):
 
 @pytree
 class DensityRatio(RateGuidance):
-    """`PredictorGuidance` whose L V + 1 calls of a classifier are one of a network, on masks; scale 0 is `inner`.
+    """Guide masks as `PredictorGuidance` does, with one network call instead of L V + 1 classifier calls.
 
-    The network is trained by `DensityRatioMatching`; at its minimum, and at scale 1, the rates are those of the
-    conditional process.
+    Scale 0 is `inner`. `DensityRatioMatching` trains the network. At the minimum of that loss, and at scale 1, the
+    rates are those of the conditional process.
 
     Attributes:
       inner: a denoiser of masked tokens.
-      classifier: a `NeighbourClassifier`, or f(x, level, cond) -> (L, V): log p(cond | x with v at l), x_l masked.
+      classifier: a `NeighbourClassifier`, or f(x, level, cond) -> (L, V): log p(cond | x with v at l) at masks x_l.
       scale: a number, `Window`, `PerClass`, or a function of the level; not negative.
 
     Raises:
-      Refused: another space; a negative scale; log-probabilities of another shape.
+      Refused: a model of another space; a negative scale; log-probabilities of another shape.
     """
 
     inner: Any

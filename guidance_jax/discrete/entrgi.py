@@ -2,8 +2,9 @@
 
     e_l = soft_l + w_l (hard_l - soft_l),   soft_l = sum_v softmax(phi)_v E_v,   hard_l = E[v], v ~ softmax(phi)
 
-`steps` Adam steps raise the reward of e in the logits phi of the masks, from the model's log p on. The gradient passes
-through soft_l alone. w is the entropy over log V (EntRGi), 1 (APS, straight-through) or 0 (the expected embedding).
+`steps` Adam steps on the logits phi of the masks raise the reward of e. They start at the model's log p. The gradient
+passes through soft_l only. w_l is the entropy divided by log V (EntRGi), 1 (APS, straight-through) or 0 (the expected
+embedding).
 """
 
 import dataclasses
@@ -22,17 +23,17 @@ from guidance_jax.guidance.scales import strength
 
 
 def by_entropy(log_p: Any) -> Float[Array, " L"]:
-    """The entropy over log V, from 0 to 1: EntRGi. `log_p` is (L, V), normalised."""
+    """Return the entropy divided by log V, from 0 to 1: EntRGi. `log_p` is (L, V), normalised."""
     return -orders.entropy(log_p, None, None) / jnp.log(float(log_p.shape[-1]))
 
 
 def straight_through(log_p: Any) -> Float[Array, " L"]:
-    """1: the reward sees drawn tokens, as in APS. `log_p` is (L, V)."""
+    """Return 1: the reward sees drawn tokens, as in APS. `log_p` is (L, V)."""
     return jnp.ones(len(log_p))
 
 
 def expectation(log_p: Any) -> Float[Array, " L"]:
-    """0: the reward sees expected embeddings. `log_p` is (L, V)."""
+    """Return 0: the reward sees expected embeddings. `log_p` is (L, V)."""
     return jnp.zeros(len(log_p))
 
 
@@ -40,19 +41,21 @@ def expectation(log_p: Any) -> Float[Array, " L"]:
 class EntRGi(Guidance):
     """Raise a reward of token embeddings by gradient steps on the logits of the masks. No further network call.
 
-    `steps` calls and gradients of the reward a step. Scale 0 is the model.
+    `steps` calls and gradients of the reward per sampling step. Scale 0 is the unguided model.
 
     Attributes:
       inner: a denoiser of masked tokens.
-      reward: a `Guide` of embeddings (L, d), or f(embeddings, level, cond) -> a number. Decided tokens are E[x_l].
+      reward: a `Guide` of embeddings (L, d), or f(embeddings, level, cond) -> a number. The row of a decided token is
+        E[x_l].
       table: (V, d), the embeddings E that the reward reads.
       scale: the weight of the reward: a number, `Window`, or a function of the level.
-      rate: of Adam; published are 0.5 to 1.
-      steps: of Adam; published is 3. 0 is the model.
-      mix: `by_entropy`, `straight_through` or `expectation` of `discrete.entrgi`: w from log p.
+      rate: the learning rate of Adam; published values are 0.5 to 1.
+      steps: the number of Adam steps; the published value is 3. 0 is the unguided model.
+      mix: the function that computes w from log p: `by_entropy`, `straight_through` or `expectation` of
+        `discrete.entrgi`.
 
     Raises:
-      Refused: another space; a table of another vocabulary.
+      Refused: a model of another space; a table with fewer rows than the vocabulary.
     """
 
     inner: Any

@@ -2,8 +2,8 @@
 
     position and token are drawn together, with probability R(x -> x') / sum R
 
-the jump chain of the reverse process. Masked models do not depend on time, so nothing is lost by leaving it out, and no
-two tokens are ever decided without knowing of each other.
+This is the jump chain of the reverse process. Masked models do not depend on time, so the times of the jumps can be
+left out. Each token is decided when all earlier decisions are known.
 """
 
 from typing import Any
@@ -18,15 +18,16 @@ from guidance_jax.discrete.process import Absorbing
 
 @pytree
 class FirstHitting(TokenSolver, Stochastic):
-    """Exact for masks, guidance included: at scale 1 with the exact predictor, samples of p(x | y). Takes L steps.
+    """Decide one mask per step, exactly for masked models, guidance included. Takes at least L steps.
 
-    One network call a step.
+    With the exact predictor and scale 1 the samples have the distribution p(x | y). One network call per step.
 
     Attributes:
       temperature, top_k, top_p: as in `Ancestral`.
 
     Raises:
-      Refused: as `Ancestral`; fewer steps than tokens; a process without masks.
+      Refused: a temperature or `top_p` that is not positive; a `top_k` below 1; fewer steps than tokens; a process
+        without masks.
     """
 
     temperature: Any = None

@@ -1,4 +1,4 @@
-"""Tokens that must not be drawn: unknown words, padding, a chemist's impossible atoms."""
+"""Ban tokens that must not be drawn, such as unknown words, padding or impossible atoms."""
 
 import dataclasses
 from typing import Any
@@ -14,15 +14,15 @@ from guidance_jax.guidance.base import Guidance
 
 @pytree
 class Forbid(Guidance):
-    """`inner` with probability 0 for the tokens where `banned` is True; none banned is the model. No network call of
-    its own.
+    """Set the probability of banned tokens to 0. With no banned token this is `inner`. No network call of its own.
 
     Attributes:
       inner: any denoiser of tokens or text.
-      banned: (V,) booleans, or (L, V) to ban by position.
+      banned: (V,) booleans, True for banned tokens, or (L, V) for a ban per position.
 
     Raises:
-      Refused: images or vectors; a ban of another size than the vocabulary, or of all tokens of a position.
+      Refused: a model of images or vectors; `banned` of another size than the vocabulary; a position whose tokens
+        are all banned.
     """
 
     inner: Any

@@ -2,8 +2,8 @@
 
     x_l ~ alpha p(x0_l = v | x_t without l) + (1 - alpha) / V
 
-is the exact conditional of the noisy distribution p_s, so drawing one position chosen at random keeps p_s. A choice
-that looks at x does not keep it, although such choices are published as if they did.
+is the exact conditional of the noisy distribution p_s. So p_s stays invariant if one position is chosen at random and
+drawn again. A choice that depends on x does not keep p_s invariant, although such choices are published as if it did.
 """
 
 from collections.abc import Callable
@@ -20,22 +20,24 @@ from guidance_jax.kernels.corrector import not_of_a_population
 
 @pytree
 class GibbsCorrector(KernelWrapper):
-    """Draw `sites` tokens again after each step of `inner`, `steps` times, given all others; none at the clean level.
+    """Draw `sites` tokens again given all others, `steps` times after each step of `inner`, but not at the clean level.
 
-    With an exact model, `sites=1` and `choose=uniformly` keep the distribution of the noise level, and guidance by
-    exact rates keeps the guided one. Other choices and several sites at once are faster and biased. `steps` calls of
-    the model a step; its state restarts every time.
+    With an exact model, `sites=1` and `choose=uniformly` keep the distribution of the noise level invariant. With
+    guidance by exact rates they keep the guided one. Other choices and several sites at once are faster and biased.
+    `steps` calls of the model per sampling step; each call starts from a new model state.
 
     Attributes:
       inner: a kernel of uniform diffusion, not of populations.
-      model: the denoiser that corrects, guided or not.
-      steps: how many times.
-      sites: positions drawn at once.
-      choose: `uniformly`, `lowest_current`, `lowest_maximum` or `lowest_margin` of `discrete.sites`.
-      noise: Gumbel noise added to the preference: how random the choice is. At 0 it takes the most preferred.
+      model: the denoiser that gives the conditionals, guided or not.
+      steps: the number of corrections per step of `inner`, at least 1.
+      sites: the number of positions drawn at once, 1 to L.
+      choose: the preference for positions: `uniformly`, `lowest_current`, `lowest_maximum` or `lowest_margin` of
+        `discrete.sites`.
+      noise: the size of the Gumbel noise added to the preference. 0 takes the most preferred positions; `uniformly`
+        always has noise 1.
 
     Raises:
-      Refused: masks, images or text; a population; fewer than one step or site.
+      Refused: a model of masks, images or text; a population; fewer than one step or site; more sites than tokens.
     """
 
     inner: Any
@@ -66,7 +68,7 @@ class GibbsCorrector(KernelWrapper):
         return carry._replace(x=x)
 
     def correct(self, x: Any, s: Any, cond: Any, key: Any) -> Any:
-        """x after `steps` corrections at the level s."""
+        """Return x after `steps` corrections at the level s."""
 
         def once(x, key):
             model_key, site_key, token_key = jax.random.split(key, 3)

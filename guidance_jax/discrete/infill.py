@@ -1,4 +1,4 @@
-"""Infilling: given tokens are given, from the start to the end, whatever the process and the solver.
+"""Infilling: given tokens stay fixed from the start to the end, for every process and solver.
 
 x <- tokens where they are known, before and after every step
 """
@@ -20,29 +20,30 @@ def entry(name: str, cond: Any) -> Any:
 
 
 def as_known(known: Any) -> Any:
-    """An array as it is; a function of the condition, or the name of an entry, as a pytree."""
+    """Return an array unchanged, and a function of the condition or the name of an entry of it as a pytree."""
     return function(Bound(entry, known) if isinstance(known, str) else known)
 
 
 def known_tokens(known: Any, cond: Any) -> Any:
-    """The array of given tokens, -1 where free, of an array or a function of the condition."""
+    """Return the array of given tokens, -1 where free, from an array or a function of the condition."""
     return jnp.asarray(known(cond) if callable(known) else known)
 
 
 @pytree
 class Infill(KernelWrapper):
-    """`inner` with the tokens of `known` fixed; -1 marks what is free. No fixed position ever changes.
+    """Fix the tokens of `known` before and after every step of `inner`; -1 marks free positions.
 
     For masks this is exact conditioning, as a prompt is for a language model; for the uniform process it is
-    replacement. Around `SMC` it conditions the whole population: p(x | known) p(y | x)^scale.
+    replacement. Around `SMC` it conditions the whole population, whose target is then p(x | known) p(y | x)^scale.
 
     Attributes:
-      inner: a kernel of tokens or text, of populations too.
-      known: one array (L,) for all, a function of the sample's condition, or the name of an entry of it.
+      inner: a kernel of tokens or text, also one of populations.
+      known: integers (L,), -1 where free: one array for all samples, a function of the sample's condition, or the name
+        of an entry of the condition.
 
     Raises:
-      Refused: tokens out of the vocabulary, or another length than the sample; images; a population that weighs
-        whole paths, unless its tokens are masks.
+      Refused: tokens outside the vocabulary; another length than the sample; images; a population whose weights depend
+        on whole paths (`Corrected`), unless its space is `Absorbing`.
     """
 
     inner: Any
@@ -71,7 +72,7 @@ class Infill(KernelWrapper):
         self.inner.check(levels, shape, cond)
 
     def put_known(self, x, cond):
-        """x with the known tokens in their places."""
+        """Return x with the known tokens in their places."""
         known = known_tokens(self.known, cond)
         return jnp.where(known == FREE, x, known.astype(x.dtype))
 

@@ -2,8 +2,8 @@
 
     P(no jump) = exp(-dt sum R),   else position and token together with probability R(x -> x') / sum R
 
-the first-order step of the reverse jump process (Campbell et al. 2022, arXiv 2205.14987, section 3), on the clock of
-`TauLeap`, which lets every position jump by itself. No two tokens ever change without knowing of each other.
+This is the first-order step of the reverse jump process (Campbell et al. 2022, arXiv 2205.14987, section 3), on the
+clock of `TauLeap`. In `TauLeap` all positions jump independently; here at most one token changes per step.
 """
 
 from typing import Any
@@ -18,12 +18,12 @@ from guidance_jax.discrete.process import Uniform
 
 @pytree
 class Jump(Distribution):
-    """At most one position of a sequence changes.
+    """The distribution of a sequence after a step in which at most one position changes.
 
     Attributes:
-      log_q: (L, V), of every position and token together.
-      log_stay: of no change; -inf where something must happen.
-      x: (L,), the sequence that jumps.
+      log_q: (L, V), the log-probability of each jump, position and token together.
+      log_stay: the log-probability of no change; -inf where a jump must happen.
+      x: (L,), the sequence before the step.
     """
 
     log_q: Any
@@ -45,21 +45,23 @@ class Jump(Distribution):
 
 
 def log_jump(rates: Any) -> Any:
-    """log R(x -> x') - log sum R, (L, V); uniform where nothing can jump."""
+    """Return log R(x -> x') - log sum R, (L, V); uniform where nothing can jump."""
     return jax.nn.log_softmax(jnp.where(jnp.all(rates == -jnp.inf), 0, rates).ravel()).reshape(rates.shape)
 
 
 @pytree
 class SingleJump(TokenSolver, Stochastic):
-    """For the uniform process; exact in the limit of small steps, guidance included. One network call a step.
+    """Change at most one token per step of the uniform process. One network call per step.
 
-    Slower than `TauLeap`, and what `Corrected` needs: weights of tokens that change together have heavy tails.
+    The samples are exact in the limit of small steps, guidance included. This is slower than `TauLeap`. Use it in
+    `Corrected`, because weights of tokens that change together have heavy tails.
 
     Attributes:
       temperature, top_k, top_p: as in `Ancestral`.
 
     Raises:
-      Refused: as `Ancestral`; masks, for which there is `FirstHitting`, or text.
+      Refused: a temperature or `top_p` that is not positive; a `top_k` below 1; a model of masks (use
+        `FirstHitting`) or text.
     """
 
     temperature: Any = None

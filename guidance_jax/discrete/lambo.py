@@ -27,34 +27,34 @@ from guidance_jax.discrete.process import Absorbing
 
 
 class Edited(NamedTuple):
-    """What a sequence carries while it is edited."""
+    """The carry of `LaMBO`: a sequence while it is edited."""
 
     x: Any
     model_state: Any
-    score: Any  # of x under `objective`; -inf before it is known to be feasible
-    dropped: Any  # proposals whose score was not a number, so far
+    score: Any  # of x under `objective`; -inf until a feasible x is known
+    dropped: Any  # the number of proposals so far whose score was NaN
 
 
 def anything(x: Any) -> Any:
-    """Every sequence is feasible."""
+    """Return True: every sequence is feasible."""
     return jnp.bool_(True)
 
 
 @pytree
 class LaMBO(Kernel):
-    """A kernel: each step edits about sigma L positions of x, and never makes its score worse.
+    """A kernel that edits about sigma L positions of x per step, and never lowers its score.
 
     Start it with `sample(key, LaMBO(...), levels, x)` from a complete sequence, on levels that start low, for example
-    `schedule.levels(16, start=0.2)`; `generate` starts from random tokens. One saliency gradient, one `NOS` and
-    `proposals` scores a step. A score that is not a number drops that proposal and is counted.
+    `schedule.levels(16, start=0.2)`. `generate` starts from random tokens instead. Each step costs one saliency
+    gradient, one call of `NOS` and `proposals` + 1 scores. A proposal whose score is NaN is dropped and counted.
 
     Attributes:
       model: `NOS(model, value, scale)` on an absorbing process; its value also gives the saliency.
-      objective: `f(x) -> scalar` to raise; by default the value of the model's own hidden states.
-      feasible: `f(x) -> bool`.
-      known: (L,) tokens that must not change, -1 for the free ones; None if all are free.
-      temperature: of the choice of positions; low ones always take the most salient.
-      proposals: sequences drawn per step.
+      objective: `f(x) -> scalar`, the score to raise; None is the value of the model's own hidden states.
+      feasible: `f(x) -> bool`, False for sequences that must not be accepted. By default every sequence is feasible.
+      known: (L,) tokens that must not change, -1 for free positions; None if all are free.
+      temperature: the temperature of the choice of positions; low values always take the most salient ones.
+      proposals: the number of sequences drawn per step.
 
     Raises:
       Refused: a process without masks, or a model that is not NOS.
@@ -84,17 +84,17 @@ class LaMBO(Kernel):
         return Edited(x, self.model.init(x), jnp.full((), -jnp.inf), jnp.zeros((), jnp.int32))
 
     def value(self, x, level, cond):
-        """The guide's value of tokens (L,), or of one-hot vectors (L, states)."""
+        """Return the guide's value of tokens (L,), or of one-hot vectors (L, states)."""
         return self.model.value.value(self.model.inner.hidden(x, level, cond), level, cond)
 
     def score(self, x, level, cond):
-        """(score, whether it was no number) of a sequence; -inf for infeasible ones."""
+        """Return (score, whether it was NaN) of a sequence; NaN and infeasible sequences score -inf."""
         value = self.value(x, level, cond) if self.objective is None else scalar(self.objective(x), "the objective")
         bad = jnp.isnan(value)
         return jnp.where(self.feasible(x) & ~bad, value, -jnp.inf), bad
 
     def positions(self, x, t, level, cond, key):
-        """Where to edit: about sigma L free positions, by Gumbel top-k on the normalised saliency."""
+        """Return where to edit, (L,) booleans: about sigma L positions, by Gumbel top-k on the normalised saliency."""
         states, mask = self.space.states, self.space.mask
         g = jax.grad(self.value)(jax.nn.one_hot(x, states), level, cond)
         saliency = jnp.abs(g[:, mask] - jnp.take_along_axis(g, x[:, None], 1)[:, 0])
@@ -116,6 +116,6 @@ class LaMBO(Kernel):
         best = jnp.argmax(scores)
         better = scores[best] >= before
         x = jnp.where(better & (scores[best] > -jnp.inf), found[best], carry.x)
-        x = jnp.where(jnp.all(jax.vmap(is_sound)(found)), x, FAILED)  # of a model without a distribution
+        x = jnp.where(jnp.all(jax.vmap(is_sound)(found)), x, FAILED)  # the model gave no distribution
         dropped = carry.dropped + jnp.sum(nans).astype(jnp.int32)
         return Edited(x, state, jnp.maximum(scores[best], before), dropped)

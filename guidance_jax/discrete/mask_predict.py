@@ -16,17 +16,18 @@ from guidance_jax.discrete.process import Absorbing
 
 @pytree
 class MaskPredict(TokenSolver):
-    """All masks in parallel, refined over a few steps; the number of masks follows the schedule's sigma.
+    """Decide all masks in parallel and mask the least confident tokens again. One network call per step.
 
-    A token's confidence is the probability it had when it was last predicted, guidance included; tokens that were given
-    have the highest. Not a sampler of the model's distribution. One call a step.
+    The number of masks follows the schedule's sigma. The confidence of a token is the probability it had when it was
+    last predicted, guidance included. Given tokens have the highest confidence. The samples do not follow the model's
+    distribution.
 
     Attributes:
-      temperature: of the draw of tokens; None takes the most probable one.
+      temperature: the temperature of the draw of tokens; None takes the most probable token.
       top_k, top_p: as in `Ancestral`.
 
     Raises:
-      Refused: as `Ancestral`; a process without masks.
+      Refused: a temperature or `top_p` that is not positive; a `top_k` below 1; a process without masks.
     """
 
     temperature: Any = None

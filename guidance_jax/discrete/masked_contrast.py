@@ -1,4 +1,4 @@
-"""Contrasts of a masked model with itself, asked about fewer tokens: guidance without a condition to drop.
+"""Guidance without a null condition: contrast a masked model with itself on a sequence with more masks.
 
     log p proportional to (1 - scale) log p(x0_l | fewer tokens) + scale log p(x0_l | x_t)
 
@@ -19,7 +19,7 @@ from guidance_jax.guidance.scales import active, strength, when
 
 
 class MaskedContrast(Contrast):
-    """The model contrasted with itself on a sequence with more masks. Its subclasses have the fields and `hide`."""
+    """Contrast the model with itself on a sequence with more masks. Subclasses define the fields and `hide`."""
 
     takes = Absorbing
 
@@ -43,19 +43,19 @@ class MaskedContrast(Contrast):
 
 @pytree
 class PromptCFG(MaskedContrast):
-    """Classifier-free guidance for models whose condition is a prompt: the weak model sees masks in its place.
+    """Apply classifier-free guidance to a prompt: the weak model sees masks in place of the prompt.
 
-    Scale 1 is the model, 0 the model that does not see the prompt; LLaDA's `cfg_scale` is `scale - 1`. Two calls a
-    step. Fix the prompt itself with `Infill(Reverse(PromptCFG(...)), known)`.
+    Scale 1 is the model, 0 the model that does not see the prompt; LLaDA's `cfg_scale` is `scale - 1`. Two network
+    calls per step. Fix the prompt itself with `Infill(Reverse(PromptCFG(...)), known)`.
 
     Attributes:
       inner: a denoiser of masked tokens.
-      prompt: (L,) given tokens and -1 elsewhere, as `known` of `Infill`: an array, a function of the condition, or the
-        name of an entry of it.
+      prompt: (L,) given tokens and -1 elsewhere, like `known` of `Infill`: an array, a function of the condition, or
+        the name of an entry of the condition.
       scale: a number, `Window`, or a function of the level. Outside a `Window` the second call is skipped.
 
     Raises:
-      Refused: another space; a prompt of another length.
+      Refused: a model of another space; a prompt of another length than the sample.
 
     >>> import guidance_jax as gj
     >>> model = gj.TokenNetwork((), lambda w, x, t, cond: jnp.zeros((4, 3)), gj.Absorbing(3), batched=False)
@@ -84,20 +84,20 @@ class PromptCFG(MaskedContrast):
 
 @pytree
 class AdaptiveCFG(MaskedContrast):
-    """Contrast with the model that does not see the decided tokens it was least sure of. Two calls a step, in turn.
+    """Contrast with the model that does not see its least confident tokens. Two network calls per step, in turn.
 
-    The share `rho` of the decided tokens outside the prompt, at least one if any is decided and `rho` is positive, is
-    masked: those with the lowest max_v p(v). Scale 1 or rho 0 is the model; rho 1 contrasts with the model that sees
-    the prompt alone.
+    Among the decided tokens outside the prompt, the share `rho` with the lowest max_v p(v) is masked. At least one is
+    masked if any is decided and `rho` is positive. Scale 1 or rho 0 is the model. With rho 1 the weak model sees only
+    the prompt.
 
     Attributes:
       inner: a denoiser of masked tokens.
       scale: a number, `Window`, or a function of the level.
-      rho: the share, from 0 to 1; published is 0.3.
-      prompt: given tokens, which stay visible, as in `PromptCFG`; None for none.
+      rho: the share of decided tokens that are masked, from 0 to 1; the published value is 0.3.
+      prompt: the given tokens, which stay visible, like `prompt` of `PromptCFG`; None if there is no prompt.
 
     Raises:
-      Refused: another space; a share outside 0 to 1; a prompt of another length.
+      Refused: a model of another space; a share outside 0 to 1; a prompt of another length than the sample.
     """
 
     inner: Any

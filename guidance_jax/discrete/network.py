@@ -1,4 +1,4 @@
-"""From networks (any pure functions) to token denoisers."""
+"""Make token denoisers from networks, which are any pure functions."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,11 +10,11 @@ from guidance_jax.models.batching import call_network, require_form
 from guidance_jax.models.domain import Domain, network_condition, unless_unknown
 from guidance_jax.models.network import Parametrized
 
-OTHERS, ALL = "others", "all"  # tokens that the logits of a position are given
+OTHERS, ALL = "others", "all"  # the tokens that the logits of a position depend on
 
 
 class TokenModel(Parametrized, Denoiser):
-    """A denoiser of tokens: subclasses say what the logits are, and of which `process`."""
+    """A denoiser of tokens. Subclasses compute the logits and have the field `process`."""
 
     process: Process
     given: str | None = None
@@ -24,14 +24,14 @@ class TokenModel(Parametrized, Denoiser):
         return self.process
 
     def logits(self, x: Any, level: Any, cond: Any) -> Any:
-        """(L, V)."""
+        """Return the logits, (L, V)."""
         raise NotImplementedError
 
     def __call__(self, x, level, cond, state, key):
         return self.read(self.logits(x, level, cond), x, level), state
 
     def read(self, logits: Any, x: Any, level: Any) -> TokenPrediction:
-        """The prediction that `logits` mean."""
+        """Return the prediction that `logits` mean."""
         if logits.shape != (*x.shape, self.process.vocabulary):
             raise Refused(
                 f"the network must give logits of shape {(*x.shape, self.process.vocabulary)}, got {logits.shape}; the "
@@ -42,7 +42,7 @@ class TokenModel(Parametrized, Denoiser):
         return TokenPrediction(x, log_p, self.process)
 
     def require_given(self) -> None:
-        """Raise `Refused` unless it was said what the logits of uniform noise are given: no network tells."""
+        """Raise `Refused` if `given` is unknown, or missing for uniform noise, where the network does not reveal it."""
         if self.given not in (None, OTHERS, ALL):
             raise Refused(f'logits are given "{OTHERS}" or "{ALL}" tokens, got {self.given!r}; write one of the two')
         if isinstance(self.process, Uniform) and self.given is None:
@@ -58,19 +58,19 @@ class TokenNetwork(TokenModel):
 
     Attributes:
       params: a pytree of arrays.
-      apply: the function; x (L,) integers of the states of the process, t the clock of the schedule. See
-        `given`.
+      apply: the function; x (L,) are integers below `process.states`, t is the clock of the schedule. For the meaning
+        of the logits see `given`.
       process: `Absorbing(V)` or `Uniform(V)`.
-      domain: what it was trained for; without one, nothing is checked.
+      domain: what the network was trained for; None checks nothing.
       batched: as in `Network`.
-      given: of `Uniform`, which tokens the logits of a position are given. "all": they mean p(x0_l | x_t), which plain
-        cross-entropy fits; the token's own evidence is divided out exactly. "others": they mean p(x0_l | x_t without
-        l), which UDLM's bound fits (`TokenDenoising`), and are used as they are; so are those of `SUNDAE`. Masks make
-        no difference.
+      given: which tokens the logits of a position depend on, required for `Uniform`. "all" means p(x0_l | x_t), which
+        plain cross-entropy fits; the evidence of token l itself is divided out exactly. "others" means p(x0_l | x_t
+        without l), which UDLM's bound fits (`TokenDenoising`); these logits are used unchanged. Write "others" for
+        `SUNDAE` too. For masks both mean the same, and None is allowed.
 
     Raises:
-      Refused: logits of another shape; samples, labels or levels that `domain` does not allow; a network of uniform
-        noise that does not say what its logits are given.
+      Refused: logits of another shape; samples, labels or levels that `domain` does not allow; uniform noise without
+        `given`.
     """
 
     params: Any
@@ -91,20 +91,22 @@ class TokenNetwork(TokenModel):
 
 @pytree
 class HiddenNetwork(TokenModel, HiddenStates):
-    """A token denoiser whose hidden states can be guided (`NOS`, `LaMBO`): decode(encode(x)).
+    """A token denoiser decode(encode(x)) whose hidden states can be guided, by `NOS` or `LaMBO`.
 
-    The two may be cut at any layer: what is optimised is always decoded by the rest of the same network.
+    A network may be split into `encode` and `decode` at any layer. Guided hidden states always pass through the
+    remaining layers of the same network.
 
     Attributes:
       params: a pytree of arrays.
       encode: `encode(params, x, t, cond) -> h`, hidden states, usually (L, width).
       decode: `decode(params, h, t, cond) -> logits (L, V)`.
       process: `Absorbing(V)` or `Uniform(V)`.
-      domain: what it was trained for; without one, nothing is checked.
+      domain: what the network was trained for; None checks nothing.
       given: as in `TokenNetwork`.
 
     Raises:
-      Refused: as `TokenNetwork`.
+      Refused: logits of another shape; samples, labels or levels that `domain` does not allow; uniform noise without
+        `given`.
     """
 
     functions = ("decode",)
@@ -120,11 +122,11 @@ class HiddenNetwork(TokenModel, HiddenStates):
         self.require_given()
 
     def hidden(self, x: Any, level: Any, cond: Any) -> Any:
-        """The hidden states of one sequence, usually (L, width)."""
+        """Return the hidden states of one sequence, usually (L, width)."""
         return self.encode(self.params, x, level.t, network_condition(self.domain, cond))
 
     def logits_of(self, h: Any, level: Any, cond: Any) -> Any:
-        """The logits (L, V) that hidden states lead to."""
+        """Return the logits (L, V) that the hidden states h lead to."""
         logits = self.decode(self.params, h, level.t, network_condition(self.domain, cond))
         return unless_unknown(self.domain, cond, logits)
 

@@ -2,8 +2,8 @@
 
     h' = h + delta,   delta <- delta + rate grad [ scale v(h + delta) - kl KL(p(. | h) || p(. | h + delta)) ] + noise
 
-Differs from the published code, which decodes another path than it optimises and takes the "KL" of raw logits: here the
-KL is of probabilities, summed over the positions that the model decides, and h + delta goes on through the same layers.
+The published code decodes along another path than the one it optimises, and its "KL" is of raw logits. Here h + delta
+passes through the same layers. The KL is of probabilities, summed over the positions that the model decides.
 """
 
 from collections.abc import Callable
@@ -34,11 +34,11 @@ from guidance_jax.models.network import Parametrized
 
 @pytree
 class ValueHead(Parametrized, Guide):
-    """log p(label | h) of a head `apply(params, h) -> logits` on hidden states: the value of a class.
+    """A guide of hidden states h: log p(label | h) from a head `apply(params, h) -> logits`.
 
     Attributes:
       params: a pytree of arrays.
-      apply: the function, of the hidden states of one sample.
+      apply: the function of the hidden states of one sample.
     """
 
     params: Any
@@ -50,22 +50,24 @@ class ValueHead(Parametrized, Guide):
 
 @pytree
 class NOS(Guidance):
-    """Hidden states moved towards a value, held back by the KL to the model; scale 0 (without noise) is the model.
+    """Move hidden states towards a higher value, with a KL penalty that holds the prediction near the model.
 
-    1 encoding, steps + 1 decodings and gradients of the rest of the network.
+    Scale 0 is the model. One encoding, `steps` + 2 decodings and `steps` gradients through the decoder per sampling
+    step.
 
     Attributes:
       inner: a `HiddenNetwork` (NOS-D, `decode` over tokens) or an `EmbeddingNetwork` with hidden states (NOS-C).
       value: a `Guide` of hidden states, or f(h, level, cond) -> scalar, for example a value head's log p(y | h).
-      scale: of the value: a number, `Window`, or a function of the level.
-      steps: of the ascent.
-      rate: their length, in units of h.
-      kl: weight of the KL, per nat.
-      noise: temperature of Langevin noise, sqrt(2 rate noise) z; the paper's algorithm has 1, its code 0.
-      adagrad: as published; otherwise plain gradient steps, for which noise is Langevin's.
+      scale: the weight of the value: a number, `Window`, or a function of the level.
+      steps: the number of ascent steps.
+      rate: the step length, in units of h.
+      kl: the weight of the KL, per nat.
+      noise: the temperature of the Langevin noise sqrt(2 rate noise) z; the paper's algorithm has 1, its code 0.
+      adagrad: whether Adagrad scales the steps, as published. False takes plain gradient steps, as Langevin dynamics
+        do.
 
     Raises:
-      Refused: a model without hidden states; a value that is not one number, or of samples.
+      Refused: a model without hidden states; a value that is not one number; a guide of samples, not hidden states.
     """
 
     inner: Any
@@ -88,12 +90,12 @@ class NOS(Guidance):
     def __call__(self, x, level, cond, state, key):
         w, on = strength(self.scale, level, cond, off=0.0), active(self.scale, level)
         h = self.inner.hidden(x, level, cond)
-        # a KL whose gradient is rounding alone would be a full step to Adagrad
+        # without the skip Adagrad would turn rounding errors in the KL's gradient into full steps
         h = when(w != 0 if on is None else on, lambda: self.climb(h, w, x, level, cond, key), lambda: h)
         return self.inner.read(self.inner.logits_of(h, level, cond), x, level), state
 
     def climb(self, h, w, x, level, cond, key):
-        """h + delta after `steps` steps."""
+        """Return h + delta after `steps` steps."""
         where = self.space.free(x)
         moves = where.reshape(-1, *[1] * (h.ndim - 1)) if h.shape[:1] == where.shape else True
         base = log_softmax(self.inner.logits_of(h, level, cond))

@@ -2,7 +2,7 @@
 
 An order maps log p (L, V), the tokens that were drawn (L,) and a key to one confidence per position (L,). Four of the
 five below depend on the masked sequence alone. Revealing one token per step in such an order samples the model's
-distribution exactly, because each sequence has one path and the path multiplies exact conditionals. `low_confidence`
+distribution exactly: each sequence has only one path, which multiplies exact conditionals. `low_confidence`
 depends on the drawn tokens, and samples another distribution.
 """
 
@@ -15,7 +15,7 @@ from guidance_jax._typing import Array, Float
 
 
 def max_probability(log_p: Any, drawn: Any, key: Any) -> Float[Array, " L"]:
-    """The probability of the most probable token: max_v p_l(v).
+    """Return the probability of the most probable token: max_v p_l(v).
 
     Args:
       log_p: (L, V), normalised log-probabilities of every position.
@@ -31,7 +31,7 @@ def max_probability(log_p: Any, drawn: Any, key: Any) -> Float[Array, " L"]:
 
 
 def margin(log_p: Any, drawn: Any, key: Any) -> Float[Array, " L"]:
-    """The probability of the most probable token minus that of the second: Dream's `topk_margin`.
+    """Return the probability of the most probable token minus that of the second: Dream's `topk_margin`.
 
     Args:
       log_p, drawn, key: as in `max_probability`.
@@ -41,7 +41,7 @@ def margin(log_p: Any, drawn: Any, key: Any) -> Float[Array, " L"]:
 
 
 def entropy(log_p: Any, drawn: Any, key: Any) -> Float[Array, " L"]:
-    """The negative entropy: sum_v p_l(v) log p_l(v), in nats.
+    """Return the negative entropy: sum_v p_l(v) log p_l(v), in nats.
 
     Args:
       log_p, drawn, key: as in `max_probability`.
@@ -50,17 +50,17 @@ def entropy(log_p: Any, drawn: Any, key: Any) -> Float[Array, " L"]:
 
 
 def random(log_p: Any, drawn: Any, key: Any) -> Float[Array, " L"]:
-    """Uniform random numbers: a random order.
+    """Return uniform random numbers, which give a random order.
 
     Args:
       log_p, drawn: as in `max_probability`.
-      key: draws the numbers.
+      key: the random key that draws the numbers.
     """
     return jax.random.uniform(key, log_p.shape[:1])
 
 
 def low_confidence(log_p: Any, drawn: Any, key: Any) -> Float[Array, " L"]:
-    """The probability of the drawn token: p_l(drawn_l), as LLaDA and MaskGIT decode ("low-confidence remasking").
+    """Return the probability of the drawn token, p_l(drawn_l), as LLaDA and MaskGIT do ("low-confidence remasking").
 
     At temperature 0 it equals `max_probability`. At temperature 1 it prefers positions that drew a probable token, so
     that even one token per step does not sample the model's distribution.

@@ -30,16 +30,17 @@ from guidance_jax.discrete.process import Absorbing
 
 @pytree
 class PlannedUnmasking(TokenSolver):
-    """Reveal the most confident masks at every step, and leave the others masked. One network call a step.
+    """Reveal the most confident masks at every step, and leave the others masked. One network call per step.
 
     At least ceil(m (alpha_s - alpha_t) / (1 - alpha_t)) of m masks are revealed, so that none is left at the end. On
     levels that are evenly spaced in alpha, this is LLaDA's division of the masks among the steps. `threshold` and
     `bound` reveal more. With as many steps as tokens, exactly one token is revealed per step unless they ask for more.
-    One token per step in an order that does not look at the drawn tokens samples the model exactly, guidance by exact
+    If the order does not depend on the drawn tokens, one token per step samples the model exactly, guidance by exact
     rates included.
 
     Attributes:
-      temperature: of the draw of tokens; 0 takes the most probable one, None is 1. The order sees log p without it.
+      temperature: the temperature of the draw of tokens; 0 takes the most probable one, None is 1. The order sees log p
+        without it.
       top_k, top_p: as in `Ancestral`.
       order: a function of `discrete.orders`, or another f(log_p, drawn, key) -> confidence (L,).
       threshold: reveal every position whose confidence exceeds it (Fast-dLLM, LLaDA2). None for no threshold.
@@ -50,14 +51,14 @@ class PlannedUnmasking(TokenSolver):
         None for no edits.
       block: reveal within the first unfinished block of `block` tokens only, counted from the first mask (LLaDA's
         semi-autoregressive blocks, which do not change the attention). None for one block.
-      within: an `Automaton`: all masks are drawn jointly, from the product of their p_l given that the whole sequence
-        follows the rule, so that every sample does, whatever number of tokens is revealed per step. None for no rule.
+      within: an `Automaton`, the rule that every sample then follows, for any number of tokens per step. All masks are
+        drawn jointly, from the product of their p_l given that the whole sequence follows the rule. None for no rule.
       last: a token, such as the end of the text. Positions about to become it are revealed after all others.
 
     Raises:
-      Refused: a negative temperature, a top_p that is not positive, a top_k or a block below 1; edits within a rule; a
-        process without masks; particles, for whose weights a guided and an unguided model would have to reveal the
-        same positions.
+      Refused: a negative temperature; a `top_p` that is not positive; a `top_k` or a block below 1; `edit` with
+        `within`; a process without masks. Particle methods refuse it too: their weights are only defined if the
+        guided and the unguided model reveal the same positions.
 
     >>> import guidance_jax as gj
     >>> gj.discrete.PlannedUnmasking(order=gj.discrete.orders.entropy, bound=0.1).bound
@@ -96,7 +97,7 @@ class PlannedUnmasking(TokenSolver):
             self.within.check(self.within.vocabulary, shape[-1])
 
     def draw(self, log_p: Any, pred: Any, key: Any) -> Any:
-        """The tokens drawn for all positions, (L,): each by itself, or all together within the rule."""
+        """Return the tokens drawn for all positions, (L,): independently, or jointly within the rule."""
         if self.within is not None:
             log_p = jnp.where(self.ready(pred)[:, None], log_p, marginals(pred))
         random = draw_token if self.within is None else lambda key, log_p: self.within.draw(log_p, key)
@@ -107,11 +108,11 @@ class PlannedUnmasking(TokenSolver):
         return jax.lax.cond(cold, lambda: greedy(log_p).astype(jnp.int32), lambda: random(key, log_p).astype(jnp.int32))
 
     def ready(self, pred: Any) -> Any:
-        """The masks that the model may decide now, (L,): not those whose tokens all have rate 0."""
+        """Return the masks that the model may decide now, (L,) booleans: those where some token has a positive rate."""
         return pred.process.free(pred.x) & ~jnp.all(pred.log_weights == -jnp.inf, 1)
 
     def reveal(self, pred: Any, drawn: Any, t: Any, s: Any, first: Any, key: Any) -> Any:
-        """Return which of the masks are revealed, (L,) booleans. Blocks are counted from the position `first`."""
+        """Return the masks to reveal, (L,) booleans. Blocks are counted from the position `first`."""
         order_key, noise_key = jax.random.split(key)
         place, masks = jnp.arange(len(pred.x)), pred.process.free(pred.x)
         log_p, free = jax.nn.log_softmax(pred.log_weights), self.ready(pred)
@@ -124,7 +125,7 @@ class PlannedUnmasking(TokenSolver):
             score = score + self.noise * jax.random.gumbel(noise_key, score.shape)
         block = jnp.zeros_like(place) if self.block is None else (place - first) // self.block
         current = free & (block == jnp.min(jnp.where(free, block, len(place))))
-        # masks before decided tokens, block by block, the most confident first, equal ones from the left
+        # sort masks before decided tokens, then by block, by falling confidence, and from left to right
         ranked = jnp.lexsort((place, -score, jnp.where(free, block, len(place))))
         rank = jnp.argsort(ranked)
         share = (s.alpha - t.alpha) / jnp.maximum(1 - t.alpha, 1e-12)

@@ -1,8 +1,8 @@
-"""Exact predictor guidance: every single-token neighbour is asked (Nisonoff et al. 2024, arXiv 2406.01572, eq. 2).
+"""Exact predictor guidance: score every single-token neighbour (Nisonoff et al. 2024, arXiv 2406.01572, eq. 2).
 
     R^y(x -> x') = R(x -> x') [p(y | x', t) / p(y | x, t)]^scale
 
-With `TauLeap` these are the guided rates; with `Ancestral`, D-CBG (Schiff et al. 2024, arXiv 2412.10193).
+With `TauLeap` these are the guided rates; with `Ancestral` this is D-CBG (Schiff et al. 2024, arXiv 2412.10193).
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ from guidance_jax.models.domain import check_guide
 
 
 class RateGuidance(Contrast):
-    """Rates times exp(scale `log_ratios`); scale 0 is `inner`. Its subclasses have the fields."""
+    """Multiply the rates by exp(scale `log_ratios`); scale 0 is `inner`. Subclasses define the fields."""
 
     classifier: Any
 
@@ -32,7 +32,7 @@ class RateGuidance(Contrast):
         self.inner.check(levels, shape, cond)
 
     def log_ratios(self, pred: Any, level: Any, cond: Any) -> Any:
-        """log p(y | x with v at l) - log p(y | x), (L, V)."""
+        """Return log p(y | x with v at l) - log p(y | x), (L, V)."""
         raise NotImplementedError
 
     def __call__(self, x, level, cond, state, key):
@@ -49,7 +49,7 @@ class RateGuidance(Contrast):
 
 @pytree
 class PredictorGuidance(RateGuidance):
-    """All L V neighbours through the classifier, `microbatch` at a time: L V + 1 of its calls a step.
+    """Guide by a classifier that scores all L V neighbours, in L V + 1 calls per step.
 
     With the exact p(y | x_t) and scale 1 the guided rates are those of the conditional process.
 
@@ -57,7 +57,7 @@ class PredictorGuidance(RateGuidance):
       inner: a denoiser of tokens.
       classifier: a `Guide` of corrupted tokens, such as a `NoisyClassifier`, or f(x, level, label) -> log p.
       scale: a number, `Window`, `PerClass`, or a function of the level; not negative.
-      microbatch: neighbours at a time; None for all at once.
+      microbatch: the number of neighbours scored at a time; None for all at once.
 
     Raises:
       Refused: a model of images or text; a negative scale; a classifier that does not fit the model.

@@ -2,7 +2,8 @@
 
     R = R_c^scale R_u^(1 - scale)
 
-not normalised: by Hoelder the total rate grows with scale > 1, so tokens jump earlier than the model was trained for.
+These rates are not normalised. By Hoelder's inequality the total rate grows with scale > 1, so tokens jump earlier than
+in training.
 `CFG` of tokens is the normalised form, D-CFG, which keeps the speed.
 """
 
@@ -18,7 +19,9 @@ from guidance_jax.guidance.scales import not_negative
 
 @pytree
 class PredictorFree(TwoConditions):
-    """CFG on rates: scale 1 is the conditional model. One network call with both conditions.
+    """Apply classifier-free guidance to rates. One network call per step, with both conditions.
+
+    Scale 1 is the conditional model.
 
     Attributes:
       inner: a denoiser of tokens trained with conditioning dropout.
@@ -27,7 +30,8 @@ class PredictorFree(TwoConditions):
       in_turn: as in `TwoConditions`.
 
     Raises:
-      Refused: as `CFG`; a negative scale; text, which has no rates, or images.
+      Refused: no condition or no null condition; a condition that the model does not know; a negative scale; a model of
+        text, which has no rates, or of images.
     """
 
     inner: Any

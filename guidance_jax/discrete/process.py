@@ -1,8 +1,8 @@
-"""How tokens are corrupted, and what that implies for the way back. One sequence `(L,)` of int32, one scalar level.
+"""How tokens are corrupted, and the reverse transitions that follow. One sequence `(L,)` of int32, one scalar level.
 
 A token is kept with probability alpha(t) (`level.alpha`; on `RectifiedFlow()` that is the log-linear schedule 1 - t),
-else masked (absorbing) or drawn afresh (uniform). Every position is corrupted by itself, so the way back needs
-`log_p[l, v]` = log p(x0_l = v | the other tokens) alone.
+else masked (absorbing) or drawn afresh (uniform). Positions are corrupted independently, so the reverse process needs
+only `log_p[l, v]` = log p(x0_l = v | the other tokens).
 
 Sources: Austin et al. 2021 (D3PM, arXiv 2107.03006); Campbell et al. 2022 (rates, 2205.14987); Sahoo et al. 2024 (MDLM,
 2406.07524); Schiff et al. 2024 (UDLM, 2412.10193, eq. 6 and 15).
@@ -52,11 +52,11 @@ class Process(Space):
 
     @property
     def states(self) -> int:
-        """How many values a position can take, a mask included."""
+        """Return the number of values that a position can take, a mask included."""
         return self.vocabulary
 
     def check_tokens(self, tokens: Any, blank: int | None = None) -> None:
-        """Raise unless `tokens` (a host array) holds integers of the vocabulary, or `blank` where that is allowed."""
+        """Raise `Refused` unless `tokens` (a host array) holds integers of the vocabulary, or `blank` if given."""
         values = np.asarray(tokens)
         if not np.issubdtype(values.dtype, np.integer):
             raise Refused(f"tokens must be integers, got {values.dtype}; write tokens.astype(int)")
@@ -67,34 +67,34 @@ class Process(Space):
             raise Refused(f"tokens go from 0 to {self.vocabulary - 1}, got {values[bad].flat[0]}; check the encoding")
 
     def mark_foreign(self, x: Any) -> Any:
-        """Tokens as they are; what is no state of a position is `FAILED`."""
+        """Return the tokens, with `FAILED` in place of integers that are no state of the process."""
         return jnp.where((x >= 0) & (x < self.states), x, FAILED).astype(x.dtype)
 
     def flat(self, x: Any, level: Any) -> TokenPrediction:
-        """All tokens equally likely at every position."""
+        """Return a prediction with equal probabilities for all tokens at every position."""
         log_p = jnp.full((len(x), self.vocabulary), -jnp.log(float(self.vocabulary)))
         return TokenPrediction(x, self.without_mask(log_p), self)
 
     def without_mask(self, log_p: Any) -> Any:
-        """log_p (..., V) of clean tokens alone: of masked processes whose mask is one of the vocabulary's numbers."""
+        """Return log_p (..., V) of clean tokens alone. It changes only if the mask is inside the vocabulary."""
         return log_p
 
     def leave_one_out(self, log_p: Any, x: Any, level: Any) -> Any:
-        """log p(x0_l | x_t without l) from log p(x0_l | x_t), (L, V). Masks say nothing of their token: the same."""
+        """Return log p(x0_l | x_t without l), (L, V), from log p(x0_l | x_t). For masks both are equal."""
         return log_p
 
     def estimate(self, pred: TokenPrediction) -> Any:
-        """The most probable clean tokens (L,)."""
+        """Return the most probable clean tokens, (L,)."""
         raise NotImplementedError
 
     def transition(self, pred: TokenPrediction, t: Any, s: Any) -> Distribution:
-        """p(x_s | x_t) that a prediction implies."""
+        """Return p(x_s | x_t) that a prediction implies."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Diffusion(Process, Composable):
-    """A corruption of tokens; what it implies for the way back is in its subclasses. Fields as in `Process`."""
+    """A process that corrupts tokens. Subclasses define its transitions and rates. Fields as in `Process`."""
 
     kind: ClassVar[str] = "tokens under diffusion"
 
@@ -106,29 +106,29 @@ class Diffusion(Process, Composable):
             )
 
     def corrupt(self, key: Any, x0: Any, level: Any) -> Any:
-        """x_t ~ q(x_t | x0)."""
+        """Draw x_t ~ q(x_t | x0)."""
         raise NotImplementedError
 
     def forward(self, level: Any) -> Any:
-        """q(x_t = k | x0 = v), (vocabulary, states)."""
+        """Return q(x_t = k | x0 = v), (vocabulary, states)."""
         raise NotImplementedError
 
     def loss(self, log_p: Any, x0: Any, x: Any, level: Any, slope: Any) -> Any:
-        """The continuous-time bound of one sequence in nats, at one level where alpha changes by `slope`."""
+        """Return the continuous-time bound of one sequence in nats, at one level; `slope` is d alpha / dt there."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Absorbing(Diffusion):
-    """Tokens become a mask and stay one until the model decides them.
+    """Tokens become masks, and a mask stays until the model decides its token.
 
     Attributes:
-      vocabulary: as in `Process`; it counts the mask if that is one of its numbers.
-      mask: the number of the mask, `vocabulary` by default. Vocabularies of released models have it inside, for example
-        `Absorbing(126464, mask=126336)`; no model then decides for it, whatever its logits say.
+      vocabulary: how many tokens there are, 0 to vocabulary - 1. They include the mask if `mask` is below `vocabulary`.
+      mask: the number of the mask; None is `vocabulary`. Released models have it inside their vocabulary, for example
+        `Absorbing(126464, mask=126336)`. Its probability is then 0, whatever the logits are.
 
     Raises:
-      Refused: fewer than two tokens, a mask that is not 0 to `vocabulary`.
+      Refused: fewer than two tokens; a mask that is not 0 to `vocabulary`.
     """
 
     mask: Any = None
@@ -146,7 +146,7 @@ class Absorbing(Diffusion):
         return max(self.vocabulary, self.mask + 1)
 
     def without_mask(self, log_p: Any) -> Any:
-        """log_p (..., V), normalised, with probability 0 for the mask if it is inside the vocabulary."""
+        """Return log_p (..., V), normalised, with probability 0 for the mask if it is inside the vocabulary."""
         if self.mask == self.vocabulary:
             return log_p
         return jax.nn.log_softmax(log_p.at[..., self.mask].set(-jnp.inf))
@@ -163,25 +163,25 @@ class Absorbing(Diffusion):
         return jnp.full(shape, self.mask, jnp.int32)
 
     def corrupt(self, key: Any, x0: Any, level: Any) -> Any:
-        """x_t ~ q(x_t | x0)."""
+        """Draw x_t ~ q(x_t | x0)."""
         return jnp.where(jax.random.bernoulli(key, level.alpha, x0.shape), x0, self.mask)
 
     def forward(self, level: Any) -> Any:
-        """q(x_t = k | x0 = v), (vocabulary, states)."""
+        """Return q(x_t = k | x0 = v), (vocabulary, states)."""
         kept = level.alpha * jnp.eye(self.vocabulary, self.states)
         return kept.at[:, self.mask].add(1 - level.alpha)
 
     def free(self, x: Any) -> Any:
-        """The positions that the model decides, (L,)."""
+        """Return the positions that the model decides, (L,) booleans."""
         return x == self.mask
 
     def estimate(self, pred: Any) -> Any:
         return jnp.where(self.free(pred.x), argmax_token(pred.log_weights).astype(pred.x.dtype), pred.x)
 
     def transition(self, pred: TokenPrediction, t: Any, s: Any) -> Distribution:
-        """q(x_s | x_t) of every position: tilts multiply the odds of going.
+        """Return q(x_s | x_t) of every position. Tilts multiply the odds that a mask is decided.
 
-        A mask goes with probability (alpha_s - alpha_t) / (1 - alpha_t) where nothing is tilted.
+        Without a tilt, a mask is decided with probability (alpha_s - alpha_t) / (1 - alpha_t).
         """
         stay = (1 - s.alpha) / (1 - t.alpha)
         go = log(1 - stay) + pred.log_weights
@@ -191,22 +191,22 @@ class Absorbing(Diffusion):
         return Categorical(jnp.where(self.free(pred.x)[:, None], masked, given))
 
     def log_rates(self, x: Any, log_p: Any, level: Any) -> Any:
-        """log rate of every jump, (L, V), on the clock of `elapsed`; -inf for what cannot happen."""
+        """Return the log rate of every jump, (L, V), on the clock of `elapsed`; -inf for impossible jumps."""
         return jnp.where(self.free(x)[:, None], log_p, -jnp.inf)
 
     def elapsed(self, t: Any, s: Any) -> Any:
-        """The time between two levels on which the rates above are constant: log((1 - alpha_t) / (1 - alpha_s))."""
+        """Return the time between two levels, log((1 - alpha_t) / (1 - alpha_s)), on which these rates are constant."""
         return -log((1 - s.alpha) / (1 - t.alpha))
 
     def loss(self, log_p: Any, x0: Any, x: Any, level: Any, slope: Any) -> Any:
-        """MDLM's continuous-time bound in nats: -alpha' / (1 - alpha) times the cross-entropy of the masks."""
+        """Return MDLM's continuous-time bound in nats: -alpha' / (1 - alpha) times the cross-entropy of the masks."""
         own = jnp.take_along_axis(log_p, x0[:, None], 1)[:, 0]
         return slope / (1 - level.alpha) * jnp.sum(jnp.where(self.free(x), own, 0))
 
 
 @dataclass(frozen=True)
 class Uniform(Diffusion):
-    """Tokens are replaced by uniform ones and may be replaced again on the way back: mistakes can be corrected.
+    """Tokens are replaced by uniformly drawn ones. Sampling can replace a token more than once and so correct mistakes.
 
     Fields as in `Process`.
     """
@@ -217,20 +217,20 @@ class Uniform(Diffusion):
         return jax.random.randint(key, shape, 0, self.vocabulary, jnp.int32)
 
     def corrupt(self, key: Any, x0: Any, level: Any) -> Any:
-        """x_t ~ q(x_t | x0)."""
+        """Draw x_t ~ q(x_t | x0)."""
         keep_key, token_key = jax.random.split(key)
         kept = jax.random.bernoulli(keep_key, level.alpha, x0.shape)
         return jnp.where(kept, x0, jax.random.randint(token_key, x0.shape, 0, self.vocabulary, x0.dtype))
 
     def forward(self, level: Any) -> Any:
-        """q(x_t = k | x0 = v), (vocabulary, states)."""
+        """Return q(x_t = k | x0 = v), (vocabulary, states)."""
         return level.alpha * jnp.eye(self.vocabulary) + (1 - level.alpha) / self.vocabulary
 
     def leave_one_out(self, log_p: Any, x: Any, level: Any) -> Any:
-        """log p(x0_l | x_t without l) from log p(x0_l | x_t), (L, V), by Bayes' rule (arXiv 2605.22765, eq. 13).
+        """Return log p(x0_l | x_t without l), (L, V), from log p(x0_l | x_t) by Bayes' rule (arXiv 2605.22765, eq. 13).
 
-        The token's own evidence q(x_l | v) = alpha [v = x_l] + (1 - alpha) / V is divided out: log p of its own token
-        falls by log(1 + V alpha / (1 - alpha)).
+        The evidence of token l itself, q(x_l | v) = alpha [v = x_l] + (1 - alpha) / V, is divided out. So log p of the
+        token x_l falls by log(1 + V alpha / (1 - alpha)) before the normalisation.
         """
         return jax.nn.log_softmax(log_p - self.evidence(x, level))
 
@@ -247,25 +247,28 @@ class Uniform(Diffusion):
         return argmax_token(pred.log_weights).astype(pred.x.dtype)
 
     def transition(self, pred: TokenPrediction, t: Any, s: Any) -> Distribution:
-        """q(x_s | x_t) of every position: p(x_s = v | the others) q(x_t | x_s = v), tilted."""
+        """Return q(x_s | x_t) of every position: p(x_s = v | the others) q(x_t | x_s = v), tilted."""
         ahead = jnp.logaddexp(log(s.alpha) + pred.log_p, log((1 - s.alpha) / self.vocabulary))
         kept = t.alpha / s.alpha
         back = log(kept * jax.nn.one_hot(pred.x, self.vocabulary) + (1 - kept) / self.vocabulary)
         return Categorical(jax.nn.log_softmax(add_logs(ahead + back, pred.tilt)))
 
     def log_rates(self, x: Any, log_p: Any, level: Any) -> Any:
-        """log rate of every jump, (L, V), on the clock of `elapsed`: p_t(x with v) / p_t(x) / V; -inf for no jump."""
+        """Return the log rate of every jump, (L, V), on the clock of `elapsed`: the log of p_t(x with v) / p_t(x) / V.
+
+        It is -inf where v is the present token.
+        """
         here = jnp.logaddexp(log(level.alpha) + log_p, log((1 - level.alpha) / self.vocabulary))
         own = jnp.take_along_axis(here, x[:, None], 1)
         stays = jax.nn.one_hot(x, self.vocabulary, dtype=bool)
         return jnp.where(stays, -jnp.inf, here - own - jnp.log(self.vocabulary))
 
     def elapsed(self, t: Any, s: Any) -> Any:
-        """The time between two levels in which a token is replaced at rate 1: log(alpha_s / alpha_t)."""
+        """Return the time between two levels on which a token is replaced at rate 1: log(alpha_s / alpha_t)."""
         return jnp.log(s.alpha / t.alpha)
 
     def loss(self, log_p: Any, x0: Any, x: Any, level: Any, slope: Any) -> Any:
-        """UDLM's continuous-time bound in nats of one sequence (its eq. 15)."""
+        """Return UDLM's continuous-time bound in nats of one sequence (eq. 15 there)."""
         size, alpha = self.vocabulary, level.alpha
         true = size * alpha * jax.nn.one_hot(x0, size) + 1 - alpha
         guess = size * alpha * jnp.exp(log_p) + 1 - alpha

@@ -3,8 +3,8 @@
     decided token:  stays with probability 1 - sg, becomes a mask with sg
     mask:           becomes v with p(v) (alpha_s - (1 - sg) alpha_t) / (1 - alpha_t), else stays a mask
 
-for any sg from 0 to min(1, (1 - alpha_s) / alpha_t): the share of decided tokens is alpha_s whatever sg is. So tokens
-that were drawn together, without knowing of each other, get another chance.
+for any sg from 0 to min(1, (1 - alpha_s) / alpha_t). The share of decided tokens is alpha_s for every sg. So tokens
+that were drawn in parallel, independently of each other, can be drawn again.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from guidance_jax.discrete.process import Absorbing
 
 
 def cap(eta: Any, largest: Any, alpha_t: Any, alpha_s: Any) -> Any:
-    """ReMDM-cap: min(eta, largest), of the strength `eta` and the `largest` probability that keeps the marginals.
+    """Return min(eta, largest), ReMDM-cap: `eta` is the strength, `largest` the largest sg that keeps the marginals.
 
     `alpha_t` and `alpha_s` are not used.
     """
@@ -27,32 +27,32 @@ def cap(eta: Any, largest: Any, alpha_t: Any, alpha_s: Any) -> Any:
 
 
 def rescale(eta: Any, largest: Any, alpha_t: Any, alpha_s: Any) -> Any:
-    """ReMDM-rescale: eta times largest. `eta`, `largest`, `alpha_t` and `alpha_s` as in `cap`."""
+    """Return eta times largest, ReMDM-rescale. `eta`, `largest`, `alpha_t` and `alpha_s` as in `cap`."""
     return eta * largest
 
 
 def forward_backward(eta: Any, largest: Any, alpha_t: Any, alpha_s: Any) -> Any:
-    """eta (alpha_s - alpha_t) / alpha_t: at eta 1 forward-backward (arXiv 2205.14987). `largest` as in `cap`."""
+    """Return eta (alpha_s - alpha_t) / alpha_t, at most `largest`: forward-backward (arXiv 2205.14987) at eta 1."""
     return jnp.minimum(eta * (alpha_s - alpha_t) / jnp.maximum(alpha_t, 1e-12), largest)
 
 
 @pytree
 class Remasking(TokenSolver, Stochastic):
-    """Ancestral sampling of masks that may also mask decided tokens again. One network call a step.
+    """Sample as `Ancestral` does, and also turn decided tokens into masks again. One network call per step.
 
-    With eta 0 it is `Ancestral`. On a joint of three tokens the error is larger than that, and falls with the steps.
-    Given tokens are remasked too: fix them with `Infill`. Tilts of guidance multiply the odds of leaving a mask.
+    With eta 0 it is `Ancestral`. On a joint of three tokens its error is larger, and falls with the number of steps.
+    Given tokens are remasked too: fix them with `Infill`. Tilts of guidance multiply the odds that a mask is decided.
 
     Attributes:
       temperature, top_k, top_p: as in `Ancestral`.
-      eta: how strongly, from 0 to 1.
-      amount: `cap`, `rescale` or `forward_backward` of `discrete.remasking`: the probability sg from eta.
+      eta: the strength of the remasking, from 0 to 1.
+      amount: computes sg from eta: `cap`, `rescale` or `forward_backward` of `discrete.remasking`.
       confident: distribute sg over the decided tokens by softmax(-p), p the probability a token had when it was
-        decided: tokens that were improbable are remasked more (ReMDM-conf). The share of decided tokens is then kept
-        approximately, and particles cannot weigh such a step.
+        decided. Improbable tokens are then remasked more (ReMDM-conf), the share of decided tokens is approximate, and
+        particles cannot weigh a step.
 
     Raises:
-      Refused: as `Ancestral`; an eta outside 0 to 1; a process without masks.
+      Refused: what `Ancestral` refuses; an eta outside 0 to 1; a process without masks; `confident` with particles.
 
     >>> import guidance_jax as gj
     >>> gj.discrete.Remasking(eta=0.1).eta
@@ -74,10 +74,10 @@ class Remasking(TokenSolver, Stochastic):
             raise Refused(f"eta of Remasking is from 0 to 1, got {self.eta}; write eta=0.1")
 
     def init(self, x):
-        return jnp.ones(x.shape)  # the probability that a token had when it was decided; 1 of given ones
+        return jnp.ones(x.shape)  # the probability that a token had when it was decided; 1 for given tokens
 
     def odds(self, pred: Any, t: Any, s: Any, confidence: Any) -> Any:
-        """log p(x_s | x_t) of every position, (L, states)."""
+        """Return log p(x_s | x_t) of every position, (L, states)."""
         process = pred.process
         free = process.free(pred.x)
         largest = jnp.minimum(1.0, (1 - s.alpha) / jnp.maximum(t.alpha, 1e-12))
@@ -87,7 +87,7 @@ class Remasking(TokenSolver, Stochastic):
             share = jax.nn.softmax(jnp.where(free, -jnp.inf, -confidence))
             each = again * jnp.where(jnp.all(free), 0, share)
             mean = jnp.sum(each) / jnp.maximum(jnp.sum(~free), 1)
-        # masks leave at the rate that keeps the expected share of decided tokens
+        # the probability to decide a mask that keeps the expected share of decided tokens
         leave = (s.alpha - (1 - mean) * t.alpha) / jnp.maximum(1 - t.alpha, 1e-12)
         leave = jnp.broadcast_to(leave, free.shape)[:, None]
         go = log(leave) + self.truncate(pred).log_weights

@@ -1,6 +1,6 @@
-"""Which positions a Gibbs corrector draws again: a preference for each, from log p given all others and the sequence.
+"""Which positions a Gibbs corrector draws again: functions that return a preference for each position.
 
-Only `uniformly` keeps the distribution: a choice that looks at the sequence does not.
+Only `uniformly` keeps the distribution invariant; a choice that depends on the sequence does not.
 """
 
 from typing import Any
@@ -12,7 +12,7 @@ from guidance_jax._typing import Array, Float
 
 
 def uniformly(log_p: Any, x: Any) -> Float[Array, " L"]:
-    """No preference: keeps the distribution with one site at a time.
+    """Prefer no position: this keeps the distribution invariant if one site is drawn at a time.
 
     Args:
       log_p: (L, V), log-probabilities of each token given all others.

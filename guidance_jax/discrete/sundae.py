@@ -1,6 +1,6 @@
 """Decoding of step-unrolled denoising autoencoders, SUNDAE (Savinov et al. 2022, arXiv 2112.06749, section 2.3).
 
-a random share of the positions is drawn from p(. | x_t) again, all at once, step after step
+in each step a random share of the positions is drawn again, all at once, from p(. | x_t)
 """
 
 from typing import Any
@@ -15,16 +15,17 @@ from guidance_jax.discrete.process import Uniform
 
 @pytree
 class SUNDAE(TokenSolver, Stochastic):
-    """For networks trained with `Unrolled` on the uniform process, whose log p is p(x0 | x_t). One call a step.
+    """Draw a random share of the positions again at every step. One network call per step.
 
-    The chain has no noise level: the levels only count its steps. Guidance tilts every draw.
+    The network is one trained with `Unrolled` on the uniform process, whose log p means p(x0 | x_t). The chain has no
+    noise level: the levels only count its steps. Guidance tilts every draw.
 
     Attributes:
       temperature, top_k, top_p: as in `Ancestral`.
-      share: the share of positions that each step may change.
+      share: the probability that a position is drawn again in one step, from 0 to 1.
 
     Raises:
-      Refused: as `Ancestral`; masks or text.
+      Refused: a temperature or `top_p` that is not positive; a `top_k` below 1; a model of masks or text.
     """
 
     temperature: Any = None

@@ -2,7 +2,7 @@
 
     log p(y | x') - log p(y | x) ~ (x' - x) . grad_x log p(y | x),   x as one-hot vectors
 
-One backward pass in the place of L V forward ones.
+One backward pass replaces L V forward passes.
 """
 
 from typing import Any
@@ -16,11 +16,11 @@ from guidance_jax.discrete.predictor import RateGuidance
 
 @pytree
 class TAG(RateGuidance):
-    """First order in a step of length 1, so only as good as the classifier is smooth between tokens. One gradient a
-    step.
+    """Guide rates by a first-order expansion of a classifier. One gradient of the classifier per step.
 
-    The classifier is asked about one-hot vectors (L, states), which the networks of this package take in the place of
-    tokens; the mask, where there is one, is the last state.
+    The expansion spans a step of length 1, so it is only accurate if the classifier is smooth between tokens. The
+    classifier gets one-hot vectors (L, states), which the networks of this package take in place of tokens. Masked
+    processes have a state for the mask, by default the last one.
 
     Attributes:
       inner: a denoiser of tokens.

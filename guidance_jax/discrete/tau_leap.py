@@ -1,9 +1,9 @@
-"""Tau-leaping (Campbell et al. 2022, arXiv 2205.14987, section 4.1), on a clock that makes unguided masks exact.
+"""Tau-leaping (Campbell et al. 2022, arXiv 2205.14987, section 4.1), on a clock for which unguided masks are exact.
 
     P(position l jumps) = 1 - exp(-R_l dt),   R_l = sum_v R(x_l -> v),   then v with probability R(x_l -> v) / R_l
 
-The published samplers clamp R dt to 1, which flattens strong guidance; an exponential cannot exceed 1. The last step is
-ancestral, so that no mask is left and no noise stays.
+The published samplers clamp R dt to 1, which flattens strong guidance. Here 1 - exp(-R dt) cannot exceed 1. The last
+step is ancestral, so that no mask and no noise remain.
 """
 
 from typing import Any
@@ -18,13 +18,16 @@ from guidance_jax.discrete.process import Diffusion
 
 @pytree
 class TauLeap(TokenSolver, Stochastic):
-    """First order in the step. One network call a step. Every tilt multiplies a rate (Nisonoff et al. 2024).
+    """Let all positions jump independently, with rates that stay constant within a step. One network call per step.
+
+    The error is of first order in the step size. Guidance multiplies the rates (Nisonoff et al. 2024).
 
     Attributes:
       temperature, top_k, top_p: as in `Ancestral`.
 
     Raises:
-      Refused: as `Ancestral`; a language model, which has no rates.
+      Refused: a temperature or `top_p` that is not positive; a `top_k` below 1; a language model, which has no
+        rates.
     """
 
     temperature: Any = None

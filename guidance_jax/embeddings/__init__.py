@@ -1,4 +1,4 @@
-"""Gaussian diffusion of token embeddings: everything in `guidance/` and `solvers/` applies; here is what is special."""
+"""Gaussian diffusion of token embeddings: what is needed beyond `guidance/` and `solvers/`, which apply to it too."""
 
 from guidance_jax.embeddings.diffusion_lm import DiffusionLM
 from guidance_jax.embeddings.network import EmbeddingNetwork, nearest

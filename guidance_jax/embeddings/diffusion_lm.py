@@ -2,8 +2,8 @@
 
     x_s ~ p(x_s | x_t), then a few ascent steps on   scale log p(y | x_s) - fluency |x_s - mu|^2 / (2 std^2)
 
-Their code makes a new Adagrad for every inner step, which turns the gradient into its sign; here its memory lasts for
-the inner steps of one transition.
+The authors' code makes a new Adagrad for every inner step, which turns the gradient into its sign. Here the state of
+Adagrad lasts for all inner steps of one transition.
 """
 
 from typing import Any
@@ -19,19 +19,20 @@ from guidance_jax.models.domain import check_guide
 
 @pytree
 class DiffusionLM(Step, Kernel):
-    """A kernel: one step of `solver` on `model`, then `steps` steps of Adagrad. Scale 0 is `Reverse(model, solver)`.
+    """A kernel that follows each step of `solver` by `steps` Adagrad steps. Scale 0 is `Reverse(model, solver)`.
 
-    For embeddings of tokens, but any Gaussian diffusion will do. One call of the model and `steps` gradients of the
-    classifier (at the level reached) a step; the last transition, which has no variance, is not followed by any.
+    It is meant for token embeddings, and works for any Gaussian diffusion. One call of the model and `steps` gradients
+    of the classifier, at the level s that the transition reached, per sampling step. No Adagrad steps follow the last
+    transition, which has no variance.
 
     Attributes:
       model: a denoiser of embeddings.
-      solver: one with a transition of positive variance.
+      solver: a solver whose transition has a positive variance.
       classifier: a `Guide` of noisy samples, or f(x, level, label) -> log p.
       scale: a number, `Window`, or a function of the level.
-      fluency: weight of staying near the mean of the transition, in its standard deviations.
-      rate: of Adagrad, in units of x.
-      steps: of Adagrad, a transition.
+      fluency: the weight of the penalty on the distance from the mean of the transition, in its standard deviations.
+      rate: the learning rate of Adagrad, in units of x.
+      steps: the number of Adagrad steps per transition.
 
     Raises:
       Refused: a solver without a transition of positive variance; tokens; a classifier that does not fit the model.
@@ -67,7 +68,7 @@ class DiffusionLM(Step, Kernel):
         return carry._replace(x=x, model_state=state)
 
     def control(self, x, mean, std, w, level, cond):
-        """x after the ascent."""
+        """Return x after the ascent."""
 
         def objective(x):
             value = self.classifier.value(x, level, cond)

@@ -1,4 +1,4 @@
-"""Gaussian diffusion of token embeddings: from logits over tokens to a clean estimate, and back to tokens."""
+"""Gaussian diffusion of token embeddings: turn logits over tokens into a clean estimate, and embeddings into tokens."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from guidance_jax.models.network import Parametrized
 
 
 def nearest(x: Any, table: Any) -> Any:
-    """The tokens (L,) whose embeddings, rows of `table` (V, d), are nearest to x (L, d); `FAILED` where x is NaN."""
+    """Return the tokens (L,) whose embeddings, rows of `table` (V, d), are nearest to x (L, d); `FAILED` at NaN."""
     distance = jnp.sum(table**2, -1) - 2 * jnp.matmul(x, table.T, precision="highest")
     return argmax_token(-distance)
 
@@ -19,19 +19,20 @@ def nearest(x: Any, table: Any) -> Any:
 class EmbeddingNetwork(Parametrized, HiddenStates):
     """Score interpolation (CDCD, Dieleman et al. 2022, arXiv 2211.15089, eq. 4): x0 = sum_v p(v | x_t) e_v.
 
-    A denoiser of embeddings (L, d), so every solver, CFG, classifier and particle method there is takes it.
-    Self-conditioning is threaded state: `previous` is the estimate of the step before, zeros at first. One call a step.
+    It is a denoiser of embeddings (L, d), so every solver, CFG, classifier and particle method takes it. For
+    self-conditioning `previous` is the clean estimate of the step before, zeros at first. One network call per step.
 
     Attributes:
       params: a pytree of arrays.
       table: (V, d), the embeddings.
-      apply: apply(params, x, t, cond, previous) -> logits (L, V); or, in its place, the two halves:
-      encode: encode(params, x, t, cond, previous) -> h, hidden states that can be guided (`NOS`, continuous).
+      apply: apply(params, x, t, cond, previous) -> logits (L, V); None if `encode` and `decode` are given instead.
+      encode: encode(params, x, t, cond, previous) -> h, hidden states that `NOS` can guide.
       decode: decode(params, h, t, cond) -> logits (L, V).
-      domain: what it was trained for; without one, nothing is checked.
+      domain: what the network was trained for; None checks nothing.
 
     Raises:
-      Refused: both ways given, or none; hidden states of a network that has no halves; what `domain` does not allow.
+      Refused: both `apply` and `encode`, or neither; only one of `encode` and `decode`; hidden states of a network with
+        `apply`; what `domain` does not allow.
     """
 
     functions = ("apply", "decode")
@@ -60,7 +61,7 @@ class EmbeddingNetwork(Parametrized, HiddenStates):
         return pred, pred.x0
 
     def hidden(self, x, level, cond):
-        """Hidden states, without self-conditioning."""
+        """Return the hidden states h, computed without self-conditioning."""
         if self.encode is None:
             raise Refused("this EmbeddingNetwork shows no hidden states; give it encode and decode instead of apply")
         return self.encode(self.params, x, level.t, network_condition(self.domain, cond), jnp.zeros_like(x))
@@ -74,5 +75,5 @@ class EmbeddingNetwork(Parametrized, HiddenStates):
         return Prediction.split(x, jnp.matmul(p, self.table, precision="highest"), level)
 
     def tokens(self, x: Any) -> Any:
-        """The tokens (L,) of clean embeddings."""
+        """Return the tokens (L,) of clean embeddings (L, d)."""
         return nearest(x, self.table)

@@ -15,14 +15,14 @@ from guidance_jax.guidance.scales import strength
 
 @pytree
 class Rounded(Guidance):
-    """The estimate moved to the nearest embeddings by `share`: 0 is the model, 1 their trick. Keeps x.
+    """Move the clean estimate towards the nearest embeddings by `share`: 0 is the model, 1 the published trick.
 
-    No network call of its own.
+    The guided prediction still satisfies alpha x0 + sigma eps = x. No network call of its own.
 
     Attributes:
       inner: any denoiser of embeddings.
       table: (V, d), the embeddings.
-      share: a number, `Window` (their code's threshold in t) or a function of the level.
+      share: from 0 to 1: a number, `Window` (the authors' code has a threshold in t) or a function of the level.
     """
 
     inner: Any

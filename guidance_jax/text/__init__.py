@@ -1,4 +1,4 @@
-"""Autoregressive models through the same `sample`: a level is a position, the cache is threaded state."""
+"""Autoregressive models in the same `sample` loop: a level is a position, and the cache is the model's state."""
 
 from guidance_jax.text.contrastive import Contrastive
 from guidance_jax.text.fudge import FUDGE

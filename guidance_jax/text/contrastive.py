@@ -16,18 +16,20 @@ from guidance_jax.guidance.autoguidance import Autoguidance
 
 @pytree
 class Contrastive(Autoguidance):
-    """`Autoguidance` of tokens, among the expert's plausible tokens only; scale 1 and plausible 0 is the expert.
+    """Apply `Autoguidance` to tokens, among the expert's plausible tokens only. One call of each model per step.
 
-    One call of each model. Their original form, log p_expert - log p_weak, is the direction of large scales.
+    Scale 1 with plausible 0 is the expert. For large scales the ranking of the tokens approaches the paper's original
+    score log p_expert - log p_weak.
 
     Attributes:
       inner: the expert, a denoiser of tokens or text.
       weak: the amateur, of the same space.
       scale: a number, `Window`, `PerClass`, or a function of the level.
-      plausible: the least probability of a token, as a share of the largest of the expert's.
+      plausible: the least probability of a token, as a share (0 to 1) of the expert's largest probability. 0 keeps all
+        tokens.
 
     Raises:
-      Refused: as `Autoguidance`; images or vectors.
+      Refused: a weak model of another space; a model of images or vectors.
     """
 
     inner: Any

@@ -18,34 +18,34 @@ from guidance_jax.text.sequence import LeftToRight
 
 
 class Candidates(NamedTuple):
-    """A prediction, and its most probable tokens (top,) with their log-probabilities."""
+    """A prediction `model`, and its most probable tokens (top,) with their log-probabilities."""
 
     model: Any
     log_p: Any
     tokens: Any
 
     def guide(self, gains: Any) -> Any:
-        """The prediction among the candidates alone, log p raised by `gains` (top,), normalised."""
+        """Return the prediction among the candidates alone: log p plus `gains` (top,), normalised."""
         guided = jnp.full_like(self.model.log_p, -jnp.inf).at[self.tokens].set(add_logs(self.log_p, gains))
         return dataclasses.replace(self.model, log_p=jax.nn.log_softmax(guided))
 
 
 @pytree
 class FUDGE(Contrast):
-    """Each candidate for the next token is appended and the attribute predicted. Scale 0 is the model; 1 is Bayes'
-    rule.
+    """Weight each candidate for the next token by the predicted probability of an attribute.
 
-    One call of the model and top + 1 of `future` a step.
+    Scale 0 is the model among the `top` candidates; 1 is Bayes' rule. One call of the model and `top` + 1 calls of
+    `future` per step.
 
     Attributes:
       inner: a language model.
-      future: a `PrefixGuide`, such as `PrefixClassifier` or `MarkovModel.future`: it is stateful, so that a prefix is
-        read once.
+      future: a `PrefixGuide`, such as `PrefixClassifier` or `MarkovModel.future`. Its state makes it read a prefix only
+        once.
       scale: a number, `Window`, `PerClass`, or a function of the level; not negative.
-      top: how many of the most probable tokens are candidates (the published choice is 200); None for all.
+      top: the number of candidates, the most probable tokens (the published choice is 200); None for all tokens.
 
     Raises:
-      Refused: a model that is not autoregressive, a guide that does not read prefixes, a negative scale.
+      Refused: a model that is not autoregressive; a guide that does not read prefixes; a negative scale.
     """
 
     inner: Any
@@ -74,7 +74,7 @@ class FUDGE(Contrast):
         return pred.guide(strength(self.scale, level, cond, off=0.0) * found), pred.guide(found), pred.model, state
 
     def candidates(self, x, level, cond, state, key):
-        """(the model's most probable tokens, a function that returns log p(a | prefix and each), new state)."""
+        """Return (the candidates, a function that returns log p(a | prefix and candidate) of each, new state)."""
         own, before = state
         position = jnp.asarray(level.t).astype(int)
         _, before = self.future.read(x[position], position, before, cond)

@@ -1,4 +1,4 @@
-"""From a causal network with a cache to a denoiser of the next token."""
+"""Make a denoiser of the next token from a causal network with a cache."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,20 +14,20 @@ from guidance_jax.text.sequence import LeftToRight
 
 
 class Memory(NamedTuple):
-    """What a language model remembers of the tokens so far."""
+    """The state of a language model after the tokens so far."""
 
     cache: Any  # keys and values
-    hidden: Any  # (width,) sum of the last layer's states
-    count: Any  # of tokens in it
+    hidden: Any  # (width,) sum of the last layer's hidden states
+    count: Any  # the number of tokens in that sum
 
     @property
     def mean(self) -> Any:
-        """The mean hidden state of the prefix: what attribute models look at."""
+        """Return the mean hidden state of the prefix, which attribute models take as input."""
         return self.hidden / jnp.maximum(self.count, 1)
 
 
 def after(model: Denoiser, x: Any, log_p: Any, level: Level, cond: Any, memory: Memory, key: Any) -> Memory:
-    """The memory once `model` has read the expected next token too; as it is where the sequence x has no more."""
+    """Return the memory after `model` has read the expected next token too; unchanged at the end of the sequence x."""
     t = level.t + 1
     expected = jnp.broadcast_to(jnp.exp(log_p), (len(x), len(log_p)))
     _, read = model(expected, level._replace(t=t), cond, memory, key)
@@ -36,24 +36,25 @@ def after(model: Denoiser, x: Any, log_p: Any, level: Level, cond: Any, memory: 
 
 @pytree
 class LanguageModel(Parametrized, Denoiser):
-    """p(next token | prefix) from a pure function for one token of one sequence. One call a step.
+    """Predict p(next token | prefix) by a pure function of one token of one sequence. One network call per step.
 
-    The cost of a step does not depend on the position. Sample it with `Reverse(model, Ancestral(...))` on
-    `positions(length)`; prompts by `Infill`.
+    The cost of a step does not depend on the position. Sample with `Reverse(model, Ancestral(...))` on
+    `positions(length)`, and fix a prompt with `Infill`.
 
     Attributes:
       params: a pytree of arrays.
-      apply: apply(params, token, position, cache, cond) -> (logits (V,), hidden (width,), cache). A network that takes
-        (V,) probabilities in the place of a token, and reads the expectation of its embedding, allows `PPLM(ahead)`.
+      apply: apply(params, token, position, cache, cond) -> (logits (V,), hidden (width,), cache). `PPLM` with `ahead`
+        needs a network that also takes (V,) probabilities in place of a token, and reads the expected embedding.
       blank: blank(length) -> (cache, hidden), zeros of the right shapes.
       process: `LeftToRight(V)`.
-      context: the longest sequence; None for no limit.
-      domain: classes, null label; its shape is not looked at.
+      context: the length of the longest sequence; None for no limit.
+      domain: the classes and the null label, with which conditions are checked; its shape is ignored. None checks
+        nothing.
       end: the token that ends a text: after it, only that token follows. None for texts without an end.
 
     Raises:
-      Refused: a sequence longer than the context; levels that are not its positions; labels that the model does not
-        have.
+      Refused: a sequence longer than the context; levels other than `positions(length)`; labels that the model does not
+        know.
     """
 
     params: Any
@@ -86,9 +87,9 @@ class LanguageModel(Parametrized, Denoiser):
         logits, hidden, cache = self.apply(self.params, x[position], position, state.cache, cond)
         memory = Memory(cache, state.hidden + hidden, state.count + 1)
         log_p = log_softmax(unless_unknown(self.domain, cond, logits))
-        if self.end is not None and x.ndim == 1:  # probabilities in the place of tokens have no end
+        if self.end is not None and x.ndim == 1:  # expected tokens, of shape (L, V), have no end
             place = jnp.arange(len(x))
-            # the first token starts the text, even where it is the token that ends it
+            # the first token starts the text, even if it is the token that also ends it
             ended = jnp.any((x == self.end) & (place > 0) & (place <= position))
             log_p = jnp.where(ended, jnp.where(jnp.arange(len(log_p)) == self.end, 0.0, -jnp.inf), log_p)
         return TokenPrediction(x, log_p, self.process), memory

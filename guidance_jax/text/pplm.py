@@ -4,9 +4,9 @@
     p is proportional to p_delta^fusion p_0^(1 - fusion)
 
 With `ahead`, as in the authors' code (a horizon of one), a discriminator's mean hidden state includes the next token,
-read as the expectation of its embedding under p_delta: else the prefix alone can please it.
-As published: delta starts at zero for every token, and the window is the most RECENT positions (the authors' code masks
-the oldest, and keeps delta in the cache, where it piles up). So p_0 is the unguided model at every step.
+whose embedding is the expectation under p_delta. Without it the prefix alone can satisfy the discriminator. As
+published, delta starts at zero for every token, and the window is the most recent positions. (The authors' code masks
+the oldest and accumulates delta in the cache.) So p_0 is the unguided model at every step.
 """
 
 import dataclasses
@@ -25,22 +25,22 @@ from guidance_jax.text.sequence import LeftToRight
 
 @pytree
 class PPLM(Guidance):
-    """Gradient steps on a language model's cache, anew for every token; scale 0 (or rate 0) is the model.
+    """Take gradient steps on a language model's cache, anew for every token; scale 0 (or rate 0) is the model.
 
-    steps + 2 calls of the model and `steps` gradients through a token of it; with `ahead`, twice as many of each.
+    `steps` + 2 calls of the model and `steps` gradients per token; with `ahead`, 2 `steps` + 2 and 2 `steps`.
 
     Attributes:
-      inner: a `LanguageModel`, whose cache moves; draw from few tokens, `Ancestral(top_k=10)`, as the authors do.
-      attribute: attribute(log_p (V,), hidden (width,), cond) -> scalar, log p(a | ...) of the next token's distribution
-        (a bag of words: log of its mass) or of the mean hidden state of the prefix, this token included (a
-        discriminator).
+      inner: a `LanguageModel`, whose cache is changed. The authors draw with `Ancestral(top_k=10)`.
+      attribute: attribute(log_p (V,), hidden (width,), cond) -> scalar log p(a | ...). It reads the next token's log_p
+        (a bag of words: log of its mass) or the mean hidden state of the prefix, this token included (a discriminator).
       ahead: whether the mean includes the expected next token.
-      scale: of log p(a | .): a number, or a function of the level.
-      rate, steps: the length and number of the steps.
+      scale: the weight of log p(a | .): a number, or a function of the level.
+      rate: the step length, in units of the cache.
+      steps: the number of steps.
       gamma: the power of the norm that a layer's gradient is divided by; 1 makes every step as long as `rate`.
-      kl: weight of KL(p || p_0), per nat.
-      fusion: share of the steered distribution in the geometric mean with the model's own.
-      window: how many of the most recent positions may move; None for all.
+      kl: the weight of KL(p || p_0), per nat.
+      fusion: share of the steered distribution in the geometric mean with the model's own, 0 to 1.
+      window: the number of most recent positions that may change; None for all.
 
     Raises:
       Refused: a negative gamma; a model without a cache, or with `ahead` one that cannot read expected tokens.
@@ -101,7 +101,7 @@ class PPLM(Guidance):
         return dataclasses.replace(pred, log_p=fused.log_p), new
 
     def bound(self, g, level):
-        """One layer's gradient (..., positions, heads, channels): the window's part over its norm^gamma."""
+        """Return one layer's gradient (..., positions, heads, channels), 0 outside the window, over its norm^gamma."""
         position = jnp.arange(g.shape[-3])[:, None, None]
         inside = position < level.t
         if self.window is not None:

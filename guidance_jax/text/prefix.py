@@ -1,4 +1,4 @@
-"""Guides of prefixes, log p(attribute | x_1..x_i), that read one token at a time."""
+"""Guides of prefixes: log p(attribute | x_1..x_i), computed by reading one token at a time."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,33 +12,33 @@ from guidance_jax.text.sequence import LeftToRight
 
 
 class PrefixGuide(Guide):
-    """A guide that reads a prefix once, token by token: `FUDGE` asks `read`, particle methods `log_prob`."""
+    """A guide that reads a prefix once, token by token. `FUDGE` calls `read`, particle methods call `log_prob`."""
 
     takes = LeftToRight
 
     def init(self, x: Any) -> Any:
-        """The state before the first token of a sequence x (L,)."""
+        """Return the state before the first token of a sequence x (L,)."""
         raise NotImplementedError
 
     def read(self, token: Any, position: Any, state: Any, cond: Any) -> tuple[Any, Any]:
-        """(log p(cond | the prefix that ends with `token` at `position`) in nats, new state)."""
+        """Return (log p(cond | the prefix that ends with `token` at `position`) in nats, new state)."""
         raise NotImplementedError
 
 
 @pytree
 class PrefixClassifier(Parametrized, PrefixGuide):
-    """log p(label | prefix) from a pure function for one token. One call a token.
+    """Predict log p(label | prefix) by a pure function of one token. One network call per token.
 
     Attributes:
       params: a pytree of arrays.
       apply: apply(params, token, position, state) -> (logits (num_classes,), state).
-      blank: blank(length) is the state before the first token.
+      blank: blank(length) -> the state before the first token.
       num_classes: how many labels there are.
-      whole: whole(params, x (L,)) -> (L, classes), the logits of all prefixes at once; with it, it is a twist for
-        particles and a classifier of whole sequences too.
+      whole: whole(params, x (L,)) -> (L, num_classes), the logits of all prefixes at once. It is needed for a twist of
+        particles and for a classifier of whole sequences. None if the guide only reads token by token.
 
     Raises:
-      Refused: a label out of range; whole sequences without `whole`.
+      Refused: a label out of range; `log_prob` without `whole`.
     """
 
     params: Any
@@ -61,7 +61,7 @@ class PrefixClassifier(Parametrized, PrefixGuide):
         return read_entry(log_softmax(logits), cond), state
 
     def log_prob(self, x, level, cond):
-        """log p(cond | the tokens of x up to position `level.t`)."""
+        """Return log p(cond | the tokens of x up to position `level.t`), in nats."""
         if self.whole is None:
             raise Refused("this PrefixClassifier reads one token at a time; give it `whole` to read sequences")
         return read_entry(log_softmax(self.whole(self.params, x)[jnp.asarray(level.t).astype(int)]), cond)

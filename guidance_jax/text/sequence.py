@@ -1,4 +1,4 @@
-"""Left to right as a process: level i knows the tokens up to position i, and a step writes the next one."""
+"""Left to right as a process: at level i the tokens up to position i are known, and a step writes the next one."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,12 +13,13 @@ from guidance_jax.discrete.process import Process
 
 
 def positions(length: int) -> Level:
-    """The levels of a sequence of `length` tokens whose first is given: `length - 1` steps, t is the position.
+    """Return the levels of a sequence of `length` tokens whose first is given: `length - 1` steps, t is the position.
 
-    alpha is how many tokens follow the first so far, sigma how many are to come, so that windows apply here too.
+    alpha is the number of tokens written so far after the first, and sigma the number of tokens to come. So a `Window`
+    in sigma / alpha applies here too.
 
     Args:
-      length: tokens, the first included.
+      length: the number of tokens, the first included; at least 3.
 
     Raises:
       Refused: fewer than three tokens.
@@ -31,12 +32,12 @@ def positions(length: int) -> Level:
 
 @pytree
 class NextToken(Distribution):
-    """One token, written at a position.
+    """The distribution of a sequence after the token at one position is written.
 
     Attributes:
-      log_q: (V,), normalised.
+      log_q: (V,), the normalised log-probabilities of the token.
       x: (L,), the sequence so far.
-      position: where it goes.
+      position: the position of the token.
     """
 
     log_q: Any
@@ -53,13 +54,13 @@ class NextToken(Distribution):
 
 @dataclass(frozen=True)
 class LeftToRight(Process):
-    """The space of a language model: `log_p` (V,) is about the next token.
+    """The space of a language model, whose prediction `log_p` (V,) is that of the next token.
 
-    Sequences are (L,) from the start, the rest filled with `first` until it is written.
+    Sequences have shape (L,) from the start. Positions that are not written yet hold `first`.
 
     Attributes:
-      vocabulary: how many tokens there are.
-      first: the token that starts every sequence.
+      vocabulary: the number of tokens V.
+      first: the token that starts every sequence, 0 by default.
     """
 
     first: int = 0
@@ -86,5 +87,5 @@ class LeftToRight(Process):
         return pred.x
 
     def transition(self, pred, t, s):
-        """p(next token | prefix)."""
+        """Return p(next token | prefix)."""
         return NextToken(jax.nn.log_softmax(pred.log_weights), pred.x, s.t.astype(int))
