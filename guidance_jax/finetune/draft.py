@@ -4,7 +4,7 @@ DRAKES (2410.13643).
     loss = -scale r(x_0) + sum KL(p(x_s | x_t) || p_base(x_s | x_t)),   differentiated through the last K steps
 
 Without the divergence the loss maximises r, and nothing holds the samples near the model. With it the optimum samples
-p_base(x) exp(scale r(x)), if the gradient goes through all steps, the steps are small and the chain forgets its start.
+p_base(x) exp(scale r(x)). This needs a gradient through all steps, small steps, and a chain that forgets its start.
 Tokens are drawn by straight-through Gumbel-softmax (DRAKES): one-hot vectors in the forward pass, the gradient of the
 softmax in the backward pass. That gradient is biased.
 """

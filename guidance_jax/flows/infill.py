@@ -42,7 +42,7 @@ class InfillPatches(KernelWrapper):
         self.inner.check(levels, shape, cond)
 
     def put_known(self, x):
-        """x with the known patches in their places."""
+        """Return x with the known patches in their places."""
         known = jnp.asarray(self.known, x.dtype)
         return jnp.where(jnp.isnan(known), x, known)
 

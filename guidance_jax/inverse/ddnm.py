@@ -27,8 +27,8 @@ class DDNM(SpectralKernel):
       model: a denoiser of images or vectors, usually unconditional.
       operator: A, linear, with singular values.
       std: the standard deviation of the measurement noise; 0 for exact measurements.
-      eta: the share of fresh noise, from 0 to 1, where nothing is measured, where the measurement is less accurate than
-        the level, and everywhere if std = 0; .85 in the paper.
+      eta: the share of fresh noise, from 0 to 1; .85 in the paper. It counts where nothing is measured or the
+        measurement is less accurate than the level, and everywhere if std = 0.
       observed: which part of `cond` is the measurement y: a function of `cond`, the name of an entry, or None for all.
 
     Raises:

@@ -33,8 +33,8 @@ class Inverse(GradientGuidance):
       observed: which part of `cond` is the measurement y: a function of `cond`, the name of an entry, or None for all.
 
     Raises:
-      Refused: samples that the operator does not take, a measurement of another shape than it gives or with numbers
-        that are not finite, a std that is not positive.
+      Refused: samples that the operator does not take; a measurement of another shape than it gives, or with numbers
+        that are not finite; a std that is not positive.
     """
 
     inner: Any
