@@ -50,9 +50,8 @@ def residual(key: Key[Array, ""], log_w: Float[Array, " n"]) -> Int[Array, " n"]
 
 @dataclass(frozen=True)
 class Beam:
-    """Keep the `width` particles of largest weight, with n / width copies of each: beam search.
-
-    (Uehara et al. 2025, arXiv 2501.09685.)
+    """Keep the `width` particles of largest weight, with n / width copies of each: beam search (Uehara et al. 2025,
+    arXiv 2501.09685).
 
     `SMC(Steered(model, solver, reward), resample=Beam(2), threshold=1.0)` keeps the best 2 of a population at every
     step, by the reward of their clean estimates, and continues each n / 2 times. They keep their weights, so that

@@ -174,8 +174,8 @@ def trees(
       shape: the shape of one sample.
       n: the number of rollouts, at least two.
       cond: the condition of each run, a pytree whose leaves have leading axis `runs`, or None.
-      width, growth: a node visited N times has up to width N^growth children, with width at least 1 and growth from 0
-        to 1. A growth of 1 is importance sampling.
+      width: at least 1; a node visited N times has up to width N^growth children.
+      growth: that exponent, from 0 to 1; 1 is importance sampling.
 
     Returns:
       `Particles` with the leaves; a leaf that was not new has weight zero.
