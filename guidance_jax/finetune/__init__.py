@@ -1,4 +1,4 @@
-"""Tuning a trained model: to rewards, and to fewer steps."""
+"""Losses that tune a trained model: to rewards, and to fewer steps."""
 
 from guidance_jax.finetune.adjoint_matching import AdjointMatching
 from guidance_jax.finetune.consistency import Consistency

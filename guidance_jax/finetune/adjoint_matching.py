@@ -3,8 +3,9 @@
     a_0 = -scale grad r(x_0),   a_t = (d mean_base(x_t) / d x_t)^T a_s      the lean adjoint, backwards along a chain
     sum_t | (mean(x_t) - mean_base(x_t)) / std + std a_s |^2
 
-The paper writes it for SDEs; here it is of the transitions N(mean, std^2) of a solver. The chain must forget where it
-began ("memoryless"): DDPM() and DDIM(1.0) do. Of many small steps the fixed point samples p_base(x) exp(scale r(x)).
+The paper writes it for SDEs; here it is for the transitions N(mean, std^2) of a solver. The chain must forget its start
+("memoryless"): those of DDPM() and DDIM(1.0) do. With many small steps the fixed point samples
+p_base(x) exp(scale r(x)).
 """
 
 from typing import Any
@@ -18,9 +19,13 @@ from guidance_jax.finetune.chains import Rewarded
 
 @pytree
 class AdjointMatching(Rewarded):
-    """Fields as in `Rewarded`; `base`: the model as it was, whose samples are to be tilted.
+    """Tune a model to p_base(x) exp(scale r(x)) by a regression on the adjoints of its own chains: a loss for `fit`.
 
-    The reward has to be differentiable. 2 calls of the model, one of the base and one of its pull-backs a step.
+    The reward has to be differentiable. Each step costs 2 calls of the model, one of the base and one pull-back of it.
+
+    Attributes:
+      model, solver, reward, levels, scale: as in `Rewarded`.
+      base: the model before tuning, whose samples are to be tilted; None for `model`.
     """
 
     base: Any = None

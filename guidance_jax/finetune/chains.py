@@ -1,4 +1,4 @@
-"""Reverse chains with everything that fine-tuning to a reward needs of them: what a loss sees is one sample's chain."""
+"""Reverse chains with what fine-tuning to a reward needs of them. A loss sees the chain of one sample."""
 
 import dataclasses
 from typing import Any
@@ -11,18 +11,18 @@ from guidance_jax.core import Denoiser, Guide, Level, Refused, Stochastic, as_gu
 
 @pytree
 class Rewarded:
-    """A loss for `fit` that draws its own samples: of the data it looks at the labels, and at the shape, alone.
+    """Base class of losses for `fit` that draw their own samples. They use only the labels and the shape of the data.
 
     Attributes:
-      model: what is tuned, a denoiser with a field `params`.
-      solver: one with a transition; what the reward is traded against is the chain that it makes of the model.
-      reward: a `Guide`, or f(x0, level, cond) -> scalar, of clean samples: the same that guides.
-      levels: n + 1 levels, n steps.
-      scale: of the reward, 1 / beta: the aim is p(x) exp(scale r(x)).
+      model: the model that is tuned, a denoiser with a field `params`.
+      solver: a solver with a transition. The reward is traded against the chain p(x) of model and solver.
+      reward: a `Guide` of clean samples, or f(x0, level, cond) -> scalar, as for guidance.
+      levels: n + 1 levels, for n steps.
+      scale: the factor of the reward, 1 / beta: the target is p(x) exp(scale r(x)).
 
     Raises:
-      Refused: a model without parameters, or that remembers, since a step here is asked for by itself; a solver without
-        a transition; no reward.
+      Refused: a model without `params`, or with a state, since each step is computed by itself; a solver without a
+        transition; no reward.
     """
 
     model: Any
@@ -41,15 +41,15 @@ class Rewarded:
 
     @property
     def steps(self) -> tuple[Level, Level]:
-        """(t, s) of every step, stacked."""
+        """The levels (t, s) of every step, stacked."""
         return self.levels.at(slice(None, -1)), self.levels.at(slice(1, None))
 
     def tune(self, params: Any) -> Any:
-        """The model with these parameters."""
+        """Return the model with these parameters."""
         return dataclasses.replace(self.model, params=params)
 
     def start(self, key: Any, x0: Any) -> Any:
-        """What a chain of samples like x0 starts from."""
+        """Draw the start of a chain of samples with the shape of x0."""
         x = self.model.start(key, self.levels, jnp.shape(x0))
         if jax.tree.leaves(self.model.init(x)):
             name = type(self).__name__
@@ -57,22 +57,22 @@ class Rewarded:
         return x
 
     def transition(self, model: Any, x: Any, t: Level, s: Level, cond: Any, key: Any) -> Any:
-        """p(x_s | x_t) under `model`."""
+        """Return p(x_s | x_t) under `model`."""
         return self.solver.transition(model(x, t, cond, model.init(x), key)[0], t, s)
 
     def step(self, model: Any, x: Any, inputs: tuple, cond: Any) -> Any:
-        """x_s, drawn; `inputs` are (t, s, key)."""
+        """Draw x_s; `inputs` are (t, s, key)."""
         t, s, key = inputs
         model_key, noise_key = jax.random.split(key)
         return self.transition(model, x, t, s, cond, model_key).draw(noise_key)
 
     def run(self, model: Any, key: Any, x0: Any, cond: Any) -> tuple[Any, Any]:
-        """(clean sample, x at every level but the last) of a chain that nothing is differentiated through."""
+        """Draw a chain without gradients. Return (clean sample, x at every level but the last)."""
         model = jax.lax.stop_gradient(model)
         start_key, step_key = jax.random.split(key)
         inputs = (*self.steps, jax.random.split(step_key, len(self.levels.t) - 1))
         return jax.lax.scan(lambda x, i: (self.step(model, x, i, cond), x), self.start(start_key, x0), inputs)
 
     def value(self, x: Any, cond: Any) -> Any:
-        """The scaled reward of a clean sample."""
+        """Return the scaled reward of a clean sample."""
         return self.scale * self.reward.value(x, self.levels.at(-1), cond)

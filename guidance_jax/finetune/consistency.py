@@ -2,9 +2,9 @@
 
     n | X(x_t, t, 0) - sg X(x_s, s, 0) |^2,   t, s = 0.999 i / n, 0.999 (i - 1) / n
 
-x_s is a step of the teacher's flow from x_t, or x_t with less of the same noise. Where nothing changes any more, for
-many n, all points of a trajectory lead to its end. The target is of the parameters themselves, the paper's of their
-average.
+X is the map, sg stops the gradient. x_s is a step of the teacher's flow from x_t or, without a teacher, x_t with less
+of the same noise. At the optimum, for large n, the map takes all points of a trajectory to its end. The target uses the
+current parameters, that of the paper their average.
 """
 
 from typing import Any
@@ -19,14 +19,16 @@ from guidance_jax.training.losses import ConditionalLoss
 
 @pytree
 class Consistency(ConditionalLoss):
-    """A loss for `fit`, of a `FlowMap`s `apply`, for jumps to the data: `MapSteps(map, fresh=True)`, one jump, or
-    `ThroughMap`. Two calls of the map, and two of the teacher (Heun's step).
+    """Train the `apply` of a `FlowMap` to jump to the data: a loss for `fit`.
+
+    Use the map in `MapSteps(map, fresh=True)`, for a single jump, or in `ThroughMap`. Each sample costs two calls of
+    the map, and two of the teacher (Heun's step).
 
     Attributes:
-      apply: apply(params, x, t, s, cond) -> u, asked with s = 0.
-      teacher: a denoiser of the flow, guided or not; None to learn from the data alone.
-      null, dropout, labelled: of the condition, as in `ConditionalLoss`.
-      intervals: n, of the clock.
+      apply: apply(params, x, t, s, cond) -> u, called with s = 0.
+      teacher: a denoiser on the clock of `RectifiedFlow`, guided or not; None to learn from the data alone.
+      null, dropout, labelled: as in `ConditionalLoss`.
+      intervals: n, the number of intervals of the clock.
 
     >>> jump = lambda params, x, t, s, cond: (x - params) / jnp.maximum(t, 1e-3)  # exact for data at one point
     >>> loss = Consistency(jump, labelled=False)

@@ -1,11 +1,12 @@
-"""The reward, through the sampler: DRaFT-K (Clark et al. 2024, arXiv 2309.17400), AlignProp (2310.03739), DRAKES
-(2410.13643).
+"""Gradients of the reward through the sampler: DRaFT-K (Clark et al. 2024, arXiv 2309.17400), AlignProp (2310.03739),
+DRAKES (2410.13643).
 
     loss = -scale r(x_0) + sum KL(p(x_s | x_t) || p_base(x_s | x_t)),   differentiated through the last K steps
 
-Without the divergence nothing holds the samples near the model: it maximises r. With it, through all of many small
-steps that forget where they began, the optimum samples p_base(x) exp(scale r(x)). Tokens are drawn by straight-through
-Gumbel-softmax (DRAKES): one-hot vectors forward, the gradient of the softmax backward, which is a biased one.
+Without the divergence the loss maximises r, and nothing holds the samples near the model. With it the optimum samples
+p_base(x) exp(scale r(x)). This needs a gradient through all steps, small steps, and a chain that forgets its start.
+Tokens are drawn by straight-through Gumbel-softmax (DRAKES): one-hot vectors in the forward pass, the gradient of the
+softmax in the backward pass. That gradient is biased.
 """
 
 from typing import Any
@@ -20,17 +21,21 @@ from guidance_jax.finetune.chains import Rewarded
 
 @pytree
 class DRaFT(Rewarded):
-    """Fields as in `Rewarded`. Tokens: the model and the reward take one-hot vectors (L, states), see `TAG`.
+    """Tune a model by the gradient of the reward through the last steps of its sampler: a loss for `fit`.
+
+    For tokens, the model and the reward take one-hot vectors (L, states); see `TAG`.
 
     Attributes:
-      last: K, 1 to the number of steps, which is AlignProp without truncation.
-      remat: compute the steps again in the backward pass: memory for the samples of K levels and one call of the
-        network, in the place of K calls.
-      base: the model as it was, from which the steps may not diverge; None for no divergence.
-      temperature: of the softmax whose gradient the drawn tokens have.
+      model, solver, reward, levels, scale: as in `Rewarded`.
+      last: K, the number of last steps that are differentiated; all steps are AlignProp without truncation.
+      remat: whether to compute the steps again in the backward pass. The memory then holds the samples of K levels and
+        one call of the network instead of K.
+      base: the model before tuning; the divergence of the steps from it is penalised. None for no divergence.
+      temperature: the temperature of the softmax whose gradient the drawn tokens have.
 
     Raises:
-      Refused: more steps than there are; a model of tokens that does not show its logits; as `Rewarded`.
+      Refused: `last` below one or above the number of steps; a model of tokens that is not a `TokenModel`; what
+        `Rewarded` refuses.
     """
 
     last: int = static(default=1)
@@ -56,7 +61,7 @@ class DRaFT(Rewarded):
         return self.solver.transition(pred, t, s)
 
     def draw(self, own, x, key):
-        """x_s of the transition `own`, differentiable."""
+        """Draw x_s from the transition `own`, differentiable."""
         if not self.tokens:
             return own.draw(key)
         noisy = own.log_q + jax.random.gumbel(key, own.log_q.shape)
@@ -65,10 +70,10 @@ class DRaFT(Rewarded):
         return jnp.where(decided, x, hard + soft - jax.lax.stop_gradient(soft))
 
     def step_with_divergence(self, model, x, inputs, label):
-        """As `step`, differentiable: x_s, and the divergence of its distribution from that of the model as it was."""
+        """Return x_s, differentiable, and the divergence of its distribution from that of `base`, 0 without one."""
         t, s, key = inputs
         model_key, noise_key = jax.random.split(key)
-        if self.base is not None and not self.tokens:  # the last step is a point, which nothing holds: not tuned
+        if self.base is not None and not self.tokens:  # the last step is a point, without a divergence: not tuned
             model = jax.tree.map(lambda a: jnp.where(s.sigma > 0, a, jax.lax.stop_gradient(a)), model)
         own = self.transition(model, x, t, s, label, model_key)
         kl = jnp.zeros(())

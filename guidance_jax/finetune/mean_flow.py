@@ -2,8 +2,8 @@
 
     | u(x_t, t, s) - sg[ v - (t - s) d/dt u(x_t, t, s) ] |^2,   d/dt along (v, 1, 0)
 
-v is the conditional velocity eps - x0, or the velocity of a teacher at x_t: with a guided one, CFG in as many steps as
-are wanted. Where nothing changes any more u is the average velocity of the flow.
+v is the conditional velocity eps - x0, or the velocity of a teacher at x_t; sg stops the gradient. With a guided
+teacher, the map samples CFG in any number of steps. At the optimum u is the average velocity of the flow.
 """
 
 from typing import Any
@@ -18,14 +18,16 @@ from guidance_jax.training.losses import ConditionalLoss
 
 @pytree
 class MeanFlow(ConditionalLoss):
-    """A loss for `fit`, of a `FlowMap`'s `apply`. One forward derivative of the network a step, and the teacher.
+    """Train the `apply` of a `FlowMap` as an average velocity: a loss for `fit`.
+
+    Each sample costs one forward-mode derivative of the network and one call of the teacher.
 
     Attributes:
       apply: apply(params, x, t, s, cond) -> u.
-      teacher: a denoiser of the flow, guided or not; None to learn from the data alone.
-      null, dropout, labelled: of the condition, as in `ConditionalLoss`.
-      equal: the share of samples with s = t, which learn the velocity itself; the paper's best has 0.75.
-      power: the squared distance is divided by its own (mean + 1e-3)^power: 1 in the paper, 0 for the plain one.
+      teacher: a denoiser on the clock of `RectifiedFlow`, guided or not; None to learn from the data alone.
+      null, dropout, labelled: as in `ConditionalLoss`.
+      equal: the share of samples with s = t, which learn the velocity itself; 0.75 in the paper's best run.
+      power: the squared distance is divided by its own (mean + 1e-3)^power; 1 in the paper, 0 for the plain distance.
     """
 
     teacher: Any = None

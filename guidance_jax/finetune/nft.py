@@ -2,10 +2,10 @@
 
     r | (1 - beta) old + beta output - target |^2 + (1 - r) | (1 + beta) old - beta output - target |^2
 
-With r in [0, 1] the probability that a sample is good, the minimum is old + (2 / beta) E[r | x_t] (D_good - D_old): the
-direction of guidance towards the good ones, weighed by how likely they are. At every level that is the score of
-p_t(x_t) exp((2 / beta) E[r | x_t]); these are not one tilt seen through noise, so that samples come near
-p exp(2 r / beta) only.
+r in [0, 1] is the probability that a sample is good. The minimum is old + (2 / beta) E[r | x_t] (D_good - D_old):
+guidance towards the good samples, weighed by their probability. At every level that is the score of
+p_t(x_t) exp((2 / beta) E[r | x_t]). These densities are not the noisy versions of one tilted density, so that samples
+only come near p exp(2 r / beta).
 """
 
 from collections.abc import Callable
@@ -22,13 +22,16 @@ from guidance_jax.training.losses import draw, training_options
 
 @pytree
 class DiffusionNFT:
-    """A loss for `fit` on samples that the old model drew, by any solver; nothing goes through a chain. Two calls.
+    """Tune a model on samples that the old model drew, by contrasting good and bad ones: a loss for `fit`.
+
+    The samples may come from any solver, and no gradient goes through a chain. Each sample costs two calls of the
+    network.
 
     Attributes:
-      old: the parameters of the model that drew the data; every round draws anew.
-      reward: a `Guide`, or f(x0, level, cond) -> r in [0, 1].
+      old: the parameters of the model that drew the data. Draw new data in every round.
+      reward: a `Guide`, or f(x0, level, cond) -> r in [0, 1]; other values are clipped.
       apply, schedule, parameterization: as in `Denoising`.
-      beta: the strength of the contrast.
+      beta: beta in the formula; a smaller one tilts more.
     """
 
     old: Any

@@ -1,11 +1,11 @@
-"""Policy gradients of the reverse chain: DDPO (arXiv 2305.13301), Flow-GRPO (2505.05470); of tokens too (2502.01384).
+"""Policy gradients of the reverse chain: DDPO (arXiv 2305.13301), Flow-GRPO (2505.05470); for tokens too (2502.01384).
 
     A = R(chain) - R(another chain),   R = scale r(x_0) - sum_t log p(x_s | x_t) / p_base(x_s | x_t)
     loss = -sg(A) sum_t log p(x_s | x_t)
 
-Two chains a sample, each the baseline of the other (RLOO). The KL to the base makes p_base(x) exp(scale r(x)) the
-optimum where chains forget where they began and steps are small; without (`kl` 0), as DDPO has it, the reward is
-maximised. The last step of images and vectors is a point: it has no density and is not tuned.
+Two chains are drawn per sample; each is the baseline of the other (RLOO). With the KL to the base, the optimum is
+p_base(x) exp(scale r(x)), if chains forget their start and steps are small. Without it (`kl` 0), as in DDPO, the reward
+is maximised. The last step of images and vectors is a point: it has no density and is not tuned.
 """
 
 from typing import Any
@@ -19,10 +19,15 @@ from guidance_jax.finetune.chains import Rewarded
 
 @pytree
 class PolicyGradient(Rewarded):
-    """Fields as in `Rewarded`; `base`: the model as it was; `kl`: the weight of the divergence from its chains, 1 or 0.
+    """Tune a model by policy gradients of its reverse chain: a loss for `fit`.
 
-    The reward need not be differentiable, the samples may be tokens. On policy: one update a draw, where the clipped
-    ratios of PPO are 1. 4 calls of the model and 2 of the base a step.
+    The reward need not be differentiable, and samples may be tokens. Each draw is used for one update (on policy),
+    where the clipped ratios of PPO are 1. Each step costs 4 calls of the model and 2 of the base.
+
+    Attributes:
+      model, solver, reward, levels, scale: as in `Rewarded`.
+      base: the model before tuning; None for `model`.
+      kl: the weight of the divergence from the chains of the base: 1 for the tilt, 0 to maximise the reward.
     """
 
     base: Any = None

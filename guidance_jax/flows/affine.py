@@ -2,8 +2,8 @@
 
     a' = a_weak + w (a - a_weak),   b' = b_weak + w (b - b_weak),   w = 1 + (scale - 1) (i + 1) / (T - 1) if annealed
 
-The published strength is scale - 1. It has no target of its own; the product of the two normal distributions, which
-STARFlow takes, is `CFG` or `Autoguidance`.
+The published strength is scale - 1. This rule has no target distribution. The product of the two normal distributions,
+which STARFlow takes, is `CFG` or `Autoguidance`.
 """
 
 import dataclasses
@@ -17,17 +17,18 @@ from guidance_jax.guidance.autoguidance import Autoguidance
 
 @pytree
 class AffineGuidance(Autoguidance):
-    """Extrapolates scale and shift of an autoregressive flow's steps: scale 1 is `inner`, 0 `weak`.
+    """Extrapolate the log-scale and the shift of an autoregressive flow's steps, from `weak` towards `inner`.
 
-    One call of each a patch.
+    scale 1 is `inner`; scale 0 is `weak`, if both parameters are extrapolated and `annealed` is False. One call of each
+    flow per patch.
 
     Attributes:
-      inner: the flow, asked with the condition.
-      weak: `Unconditional(flow, null)`, or of an unconditional flow the same at another attention temperature:
+      inner: the flow, called with the condition.
+      weak: `Unconditional(flow, null)`; for an unconditional flow, the same flow at another attention temperature:
         `dataclasses.replace(flow, temperature=1.3)`.
       scale: a number, `Window`, `PerClass`, or a function of the level.
       annealed: whether the strength grows along the sequence, from almost 1 to `scale`.
-      what: "ab", or one of the two parameters alone, "a" (the log-scale) or "b" (the shift).
+      what: the parameters that are extrapolated: "a" (the log-scale), "b" (the shift) or "ab" (both).
 
     Raises:
       Refused: other models than flows; another `what`.

@@ -1,8 +1,8 @@
-"""Guidance into the cache of a flow: PPLM (Dathathri et al. 2020, arXiv 1912.02164, section 3.2) for patches.
+"""Guidance through the cache of a flow: PPLM (Dathathri et al. 2020, arXiv 1912.02164, section 3.2) for patches.
 
     delta <- delta + rate g / |g|^gamma,   g = grad [ scale log p(a | b, exp(a)) - kl KL(N_delta || N_0) ]
 
-with N the normal distribution of the next patch; delta starts at zero for every patch.
+with N the normal distribution of the next patch. delta is added to the cache; it starts at zero for every patch.
 """
 
 from typing import Any
@@ -20,20 +20,21 @@ from guidance_jax.guidance.scales import strength
 
 @pytree
 class CacheGuidance(Guidance):
-    """Gradient steps on a flow's cache, anew for every patch; scale 0 (or rate 0) is the flow.
+    """Change a flow's cache by gradient steps, anew for every patch; scale 0 (or rate 0) is the flow.
 
-    steps + 2 calls of the flow and `steps` gradients through one patch of it.
+    Each patch costs `steps` + 2 calls of the flow and `steps` gradients through one patch of it.
 
     Attributes:
       inner: an `AutoregressiveFlow`, whose cache moves.
       attribute: attribute(mean (C,), log_std (C,), cond) -> scalar, log p(a | the next patch's distribution).
-      scale: of it: a number, or a function of the level.
-      rate, steps: the length and the number of the steps.
+      scale: the factor of the attribute: a number, or a function of the level.
+      rate: the length of a step.
+      steps: the number of steps per patch.
       gamma: the power of the norm that a gradient is divided by; 1 makes every step as long as `rate`.
-      kl: weight of the divergence from the unguided flow, per nat.
+      kl: the weight of the divergence from the unguided flow, per nat.
 
     Raises:
-      Refused: a model that is no flow itself; an attribute of other arguments.
+      Refused: a model other than an `AutoregressiveFlow`; an attribute with other arguments.
     """
 
     inner: Any

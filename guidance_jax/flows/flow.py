@@ -18,19 +18,19 @@ from guidance_jax.models.network import Parametrized
 
 @pytree
 class AutoregressiveFlow(Parametrized, Denoiser):
-    """A flow from pure functions for one sample (T, C). A step calls it for one patch, its density for all of a block.
+    """Wrap a flow given by pure functions of one sample (T, C): `step` for one patch, `apply` for a whole block.
 
     Sample it with `Reverse(flow, PatchByPatch())` on `patch_levels(T, blocks)`.
 
     Attributes:
       params: a pytree of arrays.
-      apply: apply(params, block, x (T, C), cond, temperature) -> (a, b), each (T, C): in the block's own order, row i
-        from x_0 .. x_i alone. It says what follows patch i; the last row is not used.
+      apply: apply(params, block, x (T, C), cond, temperature) -> (a, b), each (T, C), in the block's own order. Row i
+        depends on x_0 .. x_i alone and transforms patch i + 1; the last row is not used.
       step: step(params, block, patch (C,), i, cache, cond, temperature) -> (a (C,), b (C,), cache): row i of `apply`.
       blank: blank(T) -> cache, zeros of the right shapes.
-      blocks: K.
-      domain: classes and null label; its shape (T, C) is compared.
-      temperature: divides the attention's logits; another than 1 makes the weak model of an unconditional flow.
+      blocks: K, the number of blocks.
+      domain: the classes, null label and shape (T, C) that samples and labels are checked against; None for no checks.
+      temperature: divides the attention logits; a value other than 1 makes the weak model of an unconditional flow.
 
     Raises:
       Refused: samples of another shape, other levels, labels that the flow does not have.
@@ -67,17 +67,17 @@ class AutoregressiveFlow(Parametrized, Denoiser):
         return PatchPrediction(x, b, a, in_order(block, i + 1, len(x)), self.space), state
 
     def label(self, cond: Any) -> Any:
-        """The condition as the network gets it.
+        """Return the condition as the network gets it.
 
         Raises:
-          Refused: none where there has to be one.
+          Refused: no label where the flow needs one.
         """
         if self.domain is not None and cond is None:
             self.domain.check_label(cond)
         return network_condition(self.domain, cond)
 
     def encode(self, x: Any, cond: Any = None) -> tuple[Any, Any]:
-        """(z (T, C), log|det dz/dx|) of one sample x (T, C); one network call a block.
+        """Return (z (T, C), log|det dz/dx|) of one sample x (T, C), by one network call per block.
 
         Raises:
           Refused: a sample of another shape, a label that the flow does not have.
@@ -89,13 +89,13 @@ class AutoregressiveFlow(Parametrized, Denoiser):
         return unless_unknown(self.domain, label, found)
 
     def log_prob(self, x: Any, cond: Any = None) -> Any:
-        """log p(x | cond) of one sample (T, C), in nats, normalised."""
+        """Return log p(x | cond) of one sample (T, C), in nats, normalised."""
         z, log_det = self.encode(x, cond)
         return log_det - 0.5 * jnp.sum(z**2) - 0.5 * z.size * jnp.log(2 * jnp.pi)
 
 
 def encode(apply: Callable, params: Any, blocks: int, x: Any, label: Any, temperature: Any = 1.0) -> tuple[Any, Any]:
-    """(z, log|det dz/dx|) of patches x (T, C), as `AutoregressiveFlow.encode`, whose fields the arguments are."""
+    """Return (z, log|det dz/dx|) of patches x (T, C); the arguments are fields of `AutoregressiveFlow`."""
     log_det = jnp.zeros((), x.dtype)
     for block in range(blocks):
         x = x if block % 2 == 0 else x[::-1]
@@ -106,5 +106,5 @@ def encode(apply: Callable, params: Any, blocks: int, x: Any, label: Any, temper
 
 
 def shift(rows: Any) -> Any:
-    """Row i + 1 from row i: what a patch is transformed by; the first is left alone."""
+    """Move row i to row i + 1, the patch that it transforms. Row 0 becomes 0: the first patch stays as it is."""
     return jnp.concatenate([jnp.zeros_like(rows[:1]), rows[:-1]])

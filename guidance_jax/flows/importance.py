@@ -1,4 +1,4 @@
-"""Exact weights of any guided flow: its own density is known, so samples of it estimate any other density's.
+"""Exact weights for any guided flow: its own density is known, so its samples can be weighed for any other density.
 
 log q(x) = log N(z; 0, I) - sum of all a' of the guided steps,   w = target(x) / q(x)
 """
@@ -53,22 +53,23 @@ def importance(
     *,
     log_target: Callable,
 ) -> Particles:
-    """Weigh `n` samples of a guided flow for each key by the density that they should have.
+    """Draw `n` samples of a guided flow per key and weigh them by the density that they should have.
 
         p(x)^(1 - s) p(x | y)^s     log_target = (1 - s) flow.log_prob(x, null) + s flow.log_prob(x, y)
         p(x) p(y | x)^s             log_target = flow.log_prob(x, null) + s times a classifier's log p(y | x)
 
-    Exact for any guidance, scale and number of blocks, as n grows; the weights' variance grows with the number of
-    dimensions.
+    As n grows this is exact for any guidance, scale and number of blocks. The variance of the weights grows with the
+    number of dimensions.
 
     Args:
       keys: `(runs,)` keys.
       kernel: `Reverse(model, PatchByPatch())` of a flow, guided or not.
       levels: `patch_levels(T, blocks)`.
       shape: (T, C).
-      n: samples a run.
+      n: the number of samples per run.
       cond: one condition per key, or None.
-      log_target: f(x, cond) -> the log-density that is wanted, in nats, up to a constant. Define it once.
+      log_target: f(x, cond) -> the target's log-density, in nats, up to a constant. Define the function once and reuse
+        it, since a new one compiles again.
 
     Returns:
       `Particles`: `log_evidence` is the log of an unbiased estimate of the integral of exp(log_target).

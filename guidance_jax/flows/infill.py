@@ -1,4 +1,4 @@
-"""Infilling of flows: given patches are given, from the start to the end.
+"""Infilling for flows: known patches are fixed from the start to the end.
 
 x <- patches where they are known, before and after every step
 """
@@ -14,14 +14,14 @@ from guidance_jax.kernels.inpaint import check_overwritable
 
 @pytree
 class InfillPatches(KernelWrapper):
-    """`inner` with the patches of `known` fixed; NaN marks what is free. No fixed number ever changes.
+    """Run `inner` with the patches of `known` fixed; NaN marks free entries. No fixed number ever changes.
 
-    A known beginning is conditioned on exactly, as a prompt is; what comes before a known patch is drawn without
-    looking at it. Flows of several blocks are refused: their patches exist at the end alone.
+    A known beginning is conditioned on exactly, like a prompt. Patches before a known patch are drawn without regard to
+    it. Flows of several blocks are refused, since their patches exist only at the end.
 
     Attributes:
-      inner: a kernel of a flow of one block, of populations too.
-      known: (T, C), for all samples.
+      inner: a kernel of a flow of one block; it may be a kernel of populations.
+      known: (T, C), the same for all samples; NaN where free.
 
     Raises:
       Refused: known patches of another shape than the sample; other models; a population that weighs whole paths.
@@ -42,7 +42,7 @@ class InfillPatches(KernelWrapper):
         self.inner.check(levels, shape, cond)
 
     def put_known(self, x):
-        """x with the known patches in their places."""
+        """Return x with the known patches in their places."""
         known = jnp.asarray(self.known, x.dtype)
         return jnp.where(jnp.isnan(known), x, known)
 

@@ -28,19 +28,19 @@ def decode(
     null: Any = None,
     scale: Any = 1.0,
 ) -> Any:
-    """x (T, C) of one noise z (T, C) by `repeats` parallel calls of every segment of every block.
+    """Return x (T, C) of one noise z (T, C), by `repeats` parallel calls for every segment of every block.
 
     Args:
       flow: the flow.
-      z: the noise.
-      cond: the label.
-      repeats: of a segment; T / segments of them are exact, fewer approximate.
-      segments: equal parts of the sequence that are decoded in turn.
-      null: the null condition, for `CFG` at `scale`; None for the flow as it is.
-      scale: of that guidance.
+      z: the noise, (T, C).
+      cond: the label, or None.
+      repeats: the number of calls per segment; T / segments of them are exact, fewer are approximate.
+      segments: the number of equal parts of the sequence, which are decoded one after the other.
+      null: the null condition, for `CFG` at `scale`; None for the flow without guidance.
+      scale: the scale of that guidance, a number.
 
     Raises:
-      Refused: no repeat, segments that do not divide the patches, no label where there has to be one.
+      Refused: no repeat; segments that do not divide the patches; no label where the flow needs one.
     """
     patches = len(z)
     if repeats < 1 or segments < 1 or patches % segments:

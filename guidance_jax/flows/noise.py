@@ -1,4 +1,4 @@
-"""What follows sampling: the noise that a flow was trained with comes off (TarFlow, arXiv 2412.06329, section 2.6)."""
+"""Remove, after sampling, the noise that a flow was trained with (TarFlow, arXiv 2412.06329, section 2.6)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,17 +16,17 @@ def remove_noise(
     log_likelihood: Callable | None = None,
     scale: Any = 1.0,
 ) -> Any:
-    """Tweedie's step after sampling a flow that was trained on x + std noise, of one sample (T, C).
+    """Denoise one sample (T, C) of a flow that was trained on x + std noise, by Tweedie's formula.
 
         x <- x + std^2 grad [ log p(x | cond) + scale log_likelihood(x) ]
 
     Args:
       flow: the flow.
       x: (T, C), a sample of it.
-      std: of the noise that was added in training.
-      cond: the label.
-      log_likelihood: f(x) -> scalar of one noisy sample, such as a classifier's log p(y | x); None for none.
-      scale: of it.
+      std: the standard deviation of the noise that was added in training.
+      cond: the label, or None.
+      log_likelihood: f(x) -> scalar of one noisy sample, such as a classifier's log p(y | x); None for no guidance.
+      scale: the factor of `log_likelihood`.
     """
 
     def height(x):

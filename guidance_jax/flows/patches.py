@@ -5,8 +5,8 @@ block goes from one end of the sequence to the other and writes
 
     x_{i+1} = b_i + exp(a_i) z_{i+1},     a_i, b_i functions of x_0 .. x_i        (the first patch stays as it is)
 
-Level n of `patch_levels` says that n patches have been written, K (T - 1) in all: the KV cache is the denoiser's
-state, and one scan over the levels decodes the whole flow. Odd blocks go backwards.
+At level n of `patch_levels`, n of K (T - 1) patches have been written. The KV cache is the denoiser's state, and one
+scan over the levels decodes the whole flow. Odd blocks go backwards.
 """
 
 import dataclasses
@@ -20,11 +20,11 @@ from guidance_jax.core import Distribution, Level, Normal, Refused, Space, concr
 
 
 def patch_levels(patches: int, blocks: int) -> Level:
-    """The levels of a flow: t counts the patches written so far, alpha = t, sigma = how many are to come.
+    """Return the levels of a flow: t counts the patches written so far, alpha = t, sigma counts those to come.
 
     Args:
       patches: T, the length of a sample (T, C).
-      blocks: K, of the flow.
+      blocks: K, the number of blocks of the flow.
 
     Raises:
       Refused: fewer than two patches, or no block.
@@ -37,10 +37,10 @@ def patch_levels(patches: int, blocks: int) -> Level:
 
 @dataclass(frozen=True)
 class Patches(Space):
-    """The space of a flow of several blocks, whose steps are functions of the noise that it started from.
+    """The space of a flow of several blocks, whose steps are functions of the starting noise.
 
     Attributes:
-      blocks: K.
+      blocks: K, the number of blocks.
     """
 
     blocks: int
@@ -49,7 +49,7 @@ class Patches(Space):
     solver: ClassVar[str] = "PatchByPatch()"
 
     def start(self, key, levels, shape):
-        """z ~ N(0, I)."""
+        """Draw z ~ N(0, I)."""
         return normal(key, jnp.zeros(shape, jnp.promote_types(jnp.result_type(levels.t), jnp.float32)))
 
     def start_std(self, levels):
@@ -68,14 +68,14 @@ class Patches(Space):
             )
 
     def place(self, level: Level, patches: int) -> tuple[Any, Any, Any]:
-        """(block, step i within it, index of patch i), the patch that is read at a level."""
+        """Return (block, step i within it, index of patch i); patch i is the one that is read at `level`."""
         n = jnp.asarray(level.t).astype(int)
         block = self.blocks - 1 - n // (patches - 1)
         i = n % (patches - 1)
         return block, i, in_order(block, i, patches)
 
     def flat(self, x, level):
-        """A density that is constant in the next patch."""
+        """Return a prediction whose density is constant in the next patch."""
         block, i, _ = self.place(level, len(x))
         c = x.shape[-1]
         return PatchPrediction(
@@ -88,7 +88,7 @@ class OneBlock(Patches):
     """The space of a flow of one block: every patch is a draw from a normal distribution, as tokens are in text.
 
     Attributes:
-      blocks: 1.
+      blocks: always 1.
     """
 
     blocks: int = 1
@@ -97,7 +97,7 @@ class OneBlock(Patches):
 
 
 def in_order(block: Any, i: Any, patches: int) -> Any:
-    """The index of the i-th patch in the order of `block`: odd blocks go backwards."""
+    """Return the index of the i-th patch in the order of `block`: odd blocks go backwards."""
     return jnp.where(block % 2 == 0, i, patches - 1 - i)
 
 
@@ -106,10 +106,11 @@ class PatchPrediction:
     """The normal distribution of the next patch, N(mean, exp(log_std)^2).
 
     Attributes:
-      x: (T, C), the patches; those that are not written yet hold what is there before this block.
-      mean, log_std: (C,).
-      index: which patch is next.
-      space: of the flow.
+      x: (T, C), the patches; those that are not written yet hold their values from before this block.
+      mean: (C,), the mean of the next patch.
+      log_std: (C,), the log of its standard deviation.
+      index: the index of the next patch.
+      space: the space of the flow.
     """
 
     x: Any
@@ -120,12 +121,12 @@ class PatchPrediction:
 
     @property
     def x0(self) -> Any:
-        """The patches so far, the next one at its mean and zeros after it: what guides of a prefix are asked about."""
+        """The patches so far, the next one at its mean, and zeros after it: the input of guides of a prefix."""
         written = jnp.arange(len(self.x))[:, None] < self.index
         return jnp.where(written, self.x, 0).at[self.index].set(self.mean.astype(self.x.dtype))
 
     def contrast(self, weak: "PatchPrediction", scale: Any, level: Level | None = None) -> "PatchPrediction":
-        """The product of normal distributions p_weak^(1 - scale) p^scale, normalised (STARFlow, arXiv 2506.06276).
+        """Return the normalised product of normals p_weak^(1 - scale) p^scale (STARFlow, arXiv 2506.06276).
 
             precision = scale / std^2 + (1 - scale) / std_weak^2
 
@@ -148,12 +149,12 @@ class PatchPrediction:
 
 @pytree
 class NextPatch(Distribution):
-    """One patch, written at its place.
+    """The distribution of the sequence after one more patch is written at its place.
 
     Attributes:
-      normal: its distribution, of shape (C,).
+      normal: the distribution of that patch, of shape (C,).
       x: (T, C), the sequence so far.
-      index: the place.
+      index: the index of that patch.
     """
 
     normal: Normal

@@ -8,7 +8,9 @@ from guidance_jax.core import Refused
 
 
 def patchify(images: Any, size: int) -> Any:
-    """Patches (..., T, size^2 channels) of images (..., H, W, channels), row by row; in a patch channels vary slowest.
+    """Cut images (..., H, W, channels) into patches (..., T, size^2 channels), row by row.
+
+    Within a patch, channels vary slowest.
 
     Raises:
       Refused: sides that `size` does not divide.
@@ -22,7 +24,7 @@ def patchify(images: Any, size: int) -> Any:
 
 
 def unpatchify(patches: Any, size: int, shape: tuple[int, int, int]) -> Any:
-    """Images (..., H, W, channels) of `shape` from their patches (..., T, C): the inverse of `patchify`.
+    """Join patches (..., T, C) to images (..., H, W, channels) of `shape`: the inverse of `patchify`.
 
     Raises:
       Refused: patches of another number or size than `shape` has.

@@ -1,4 +1,4 @@
-"""How a flow writes its patches: by the noise that it started from; of one block, also as draws that can be weighed."""
+"""Solvers that write a flow's patches: from the starting noise or, for one block, as draws with a density."""
 
 import jax.numpy as jnp
 
@@ -8,10 +8,10 @@ from guidance_jax.flows.patches import NextPatch, OneBlock, Patches
 
 @pytree
 class PatchByPatch(Solver):
-    """x_{i+1} = b + exp(a) z_{i+1}, with z the noise that sampling started from: the inverse of the flow.
+    """Write the next patch from the starting noise z: x_{i+1} = b + exp(a) z_{i+1}, the inverse of the flow.
 
-    No chance of its own, so that `search.walk` and `search.climb` search over the noise. Its history is the sum of a,
-    the log-determinant of all steps; `importance` reads it.
+    It is deterministic, so that `search.walk` and `search.climb` can search over the noise. Its state is the sum of a,
+    the log-determinant of the steps so far; `importance` reads it.
     """
 
     takes = Patches
@@ -26,13 +26,13 @@ class PatchByPatch(Solver):
 
 @pytree
 class DrawPatch(PatchByPatch, Stochastic):
-    """The same of flows of one block, whose step is a draw from N(b, exp(a)^2): the transition of particle methods.
+    """Write the next patch of a flow of one block as a draw from N(b, exp(a)^2), which particle methods can weigh.
 
-    `Reverse` takes that draw from the noise that sampling started from, as `PatchByPatch` does.
+    `Reverse` takes that draw from the starting noise, as `PatchByPatch` does.
     """
 
     takes = OneBlock
 
     def transition(self, pred, t, s):
-        """N(b, exp(a)^2) of the next patch."""
+        """Return N(b, exp(a)^2) of the next patch."""
         return NextPatch(Normal(pred.mean, jnp.exp(pred.log_std)), pred.x, pred.index)

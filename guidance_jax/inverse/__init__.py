@@ -1,7 +1,7 @@
-"""Inverse problems: samples that fit a measurement y = A x + noise, one method a file.
+"""Inverse problems: draw samples that fit a measurement y = A x + noise. Each file holds one method.
 
-The operators are in `guidance_jax.operators`; guides of a measurement for other methods are `LinearTwist` here and
-`guidance.GaussianLikelihood`.
+The operators A are in `guidance_jax.operators`. Other methods can use a measurement through a guide: `LinearTwist`
+here, or `guidance.GaussianLikelihood`.
 """
 
 from guidance_jax.inverse.daps import DAPS

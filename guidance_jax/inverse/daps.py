@@ -1,6 +1,8 @@
 """Decoupled annealing posterior sampling, DAPS (Zhang et al. 2024, arXiv 2407.01521, Algorithm 1).
 
-c = the end of the ODE from x_t,   x0 ~ L(x0) N(x0; c, r^2 I),   x_s = alpha_s x0 + sigma_s z,   r = sigma / alpha
+    c = the end of the ODE from x_t,   x0 ~ L(x0) N(x0; c, r^2 I),   x_s = alpha_s x0 + sigma_s z,   r = sigma / alpha
+
+L is the likelihood of the measurement, z fresh noise.
 """
 
 from typing import Any
@@ -29,23 +31,25 @@ from guidance_jax.solvers.ddim import DDIM
 
 @pytree
 class DAPS(ModelKernel):
-    """Every step draws a clean sample that fits the measurement, and noises it afresh: large errors can be corrected.
+    """Draw a clean sample that fits the measurement at every step, then add fresh noise: large errors can be corrected.
 
-    `steps` calls of the model a step, or one; no gradient of it. The published tau of .01 is the std of `likelihood`,
-    whatever the noise was. With `tweedie` and the right std it samples the posterior of Gaussian data, else not quite.
-    The authors' Langevin steps lack a factor 1/2 that their Metropolis steps have.
+    One step costs `steps` calls of the model and no gradient; with `tweedie`, one call and its pull-backs. The
+    published tau = .01 is the std of `likelihood`, whatever the noise of the measurement was. With `tweedie` and the
+    right std, DAPS samples the posterior of Gaussian data; otherwise it does so only approximately. The authors'
+    Langevin steps lack a factor 1/2 that their Metropolis steps have.
 
     Attributes:
       model: a denoiser of images or vectors, usually unconditional.
-      likelihood: `ExactStep(operator, std)` of a linear measurement, `LangevinStep(likelihood)` of any.
-      schedule: of the levels.
-      steps: of the ODE, by Euler's method; with 1 the centre is the clean estimate.
-      tweedie: draw around the clean estimate with its own covariance (sigma^2 / alpha) J in the place of r^2: a
-        pull-back for each number of x, for few.
+      likelihood: how x0 is drawn: `ExactStep(operator, std)` for a linear measurement, `LangevinStep(likelihood)` for
+        any.
+      schedule: the schedule of the levels.
+      steps: the number of Euler steps of the ODE; with 1 the centre c is the clean estimate.
+      tweedie: whether to draw around the clean estimate with its own covariance, (sigma^2 / alpha) J, instead of r^2 I.
+        This takes one pull-back for each entry of x, so it is for small samples.
 
     Raises:
-      Refused: tokens; levels on another schedule or without signal; a likelihood that is no step, or with `tweedie` no
-        `ExactStep`.
+      Refused: tokens; levels on another schedule or without signal; a likelihood that is not a `LikelihoodStep`, or
+        with `tweedie` not an `ExactStep`.
     """
 
     model: Any

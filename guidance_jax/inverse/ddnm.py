@@ -1,6 +1,7 @@
 """Denoising diffusion null-space models (Wang et al. 2022, arXiv 2212.00490, Algorithms 1 and 2): DDNM and DDNM+.
 
-For a coefficient of singular value s, measured as y / s to n = std / s, with D the estimate:
+Take a coefficient with singular value s. Its measurement is y / s, with standard deviation n = std / s, and D is its
+clean estimate:
 
     x_s = alpha_s (D - l (D - y / s)) + noise
     sigma_s >= alpha_s n   l = 1,                                        noise sqrt(sigma_s^2 - alpha_s^2 n^2) z
@@ -16,18 +17,19 @@ from guidance_jax.inverse.spectral import SpectralKernel
 
 @pytree
 class DDNM(SpectralKernel):
-    """Puts the measurement into the estimate and keeps the rest: with std = 0 samples fit it exactly at the end.
+    """Replace the measured part of the clean estimate by the measurement. With std = 0 the samples fit it exactly.
 
-    One call of the model a step, no gradient. A std above 0 is DDNM+, which is `DDRM` with eta_b = 1; its repeats are
-    `Recur`. It does not sample the posterior. A weight min(1, sigma / std) for all singular values, as some code has
-    it, is right for s = 1 alone.
+    One call of the model per step, no gradient. A std above 0 is DDNM+, which is `DDRM` with eta_b = 1; for its repeats
+    use `Recur`. DDNM does not sample the posterior. Some code uses the weight min(1, sigma / std) for all singular
+    values, which is right only for s = 1.
 
     Attributes:
       model: a denoiser of images or vectors, usually unconditional.
       operator: A, linear, with singular values.
       std: the standard deviation of the measurement noise; 0 for exact measurements.
-      eta: the share of fresh noise where nothing is measured, from 0 to 1; .85 in the paper.
-      observed: which part of `cond` is the measurement y: a function of it, the name of an entry, or None for all.
+      eta: the share of fresh noise, from 0 to 1; .85 in the paper. It counts where nothing is measured or the
+        measurement is less accurate than the level, and everywhere if std = 0.
+      observed: which part of `cond` is the measurement y: a function of `cond`, the name of an entry, or None for all.
 
     Raises:
       Refused: an operator without singular values; a measurement that does not fit it; a negative std; tokens.

@@ -1,9 +1,10 @@
-"""DiffPIR, plug-and-play restoration (Zhu et al. 2023, arXiv 2305.08995, Algorithm 1): a proximal step on the estimate.
+"""DiffPIR, plug-and-play restoration (Zhu et al. 2023, arXiv 2305.08995, Algorithm 1): proximal steps.
 
     x0' = argmin |A x - y|^2 / (2 std^2) + weight |x - D|^2 / (2 r^2),   r = sigma / alpha
 
-The paper's step is `FreshNoise(zeta)`, zeta from .1 to 1. Its code has images in [-1, 1] and std of [0, 1], so that its
-lambda is 4 times `weight`; deepinv's gamma is r^2 / (2 weight std^2) of ours.
+D is the clean estimate. The paper's solver is `FreshNoise(zeta)` with zeta from .1 to 1. Its code has images in [-1, 1]
+but a std in the units of [0, 1], so that its lambda is 4 times `weight`. In the symbols used here, deepinv's gamma is
+r^2 / (2 weight std^2).
 """
 
 from typing import Any
@@ -17,13 +18,15 @@ from guidance_jax.operators.base import check_one_noise, residual_of
 
 @pytree
 class DiffPIR(Inverse):
-    """The best fit near the estimate, by the operator's `solve`: no gradient of the network. Keeps x; scale 0 is inner.
+    """Move the clean estimate to the best fit near it, by the operator's `solve`, without a gradient of the network.
 
-    For Gaussian data and weight 1 its samples have about the posterior's mean and too small a spread.
+    The guided prediction still satisfies alpha x0 + sigma eps = x; scale 0 is `inner`. For Gaussian data and weight 1,
+    the samples have about the posterior's mean, but their spread is too small.
 
     Attributes:
-      inner, operator, std, scale, observed: as in `Inverse`; std is one number.
-      weight: of the estimate, lambda in the paper, 1 to 25 there by task.
+      inner, operator, scale, observed: as in `Inverse`.
+      std: the standard deviation of the measurement noise, one number above 0.
+      weight: the weight of the distance to the estimate; lambda in the paper, there 1 to 25 by task.
     """
 
     weight: Any = 1.0

@@ -1,6 +1,8 @@
 """Diffusion policy gradient, DPG (Tang et al. 2024, arXiv 2403.10585, Algorithm 1): no derivative of the likelihood.
 
-grad log p(y | x_t) ~ J^T sum_k (w_k - 1/K) e_k / spread,   w = softmax_k log p(y | D + spread e_k),   e_k ~ N(0, I)
+    grad log p(y | x_t) ~ J^T sum_k (w_k - 1/K) e_k / spread,   w = softmax_k log p(y | D + spread e_k),   e_k ~ N(0, I)
+
+D is the clean estimate, J its Jacobian in x_t, K the number of draws.
 """
 
 import jax
@@ -12,13 +14,18 @@ from guidance_jax.guidance.lgd import LGD
 
 @pytree
 class DPG(LGD):
-    """`LGD` for black boxes: values of the likelihood alone say where to go. Needs many draws in many dimensions.
+    """Guide by the values of a black-box likelihood, without its gradient. In many dimensions it needs many draws.
 
-    `draws` likelihoods, one call of the denoiser and a pull-back. Keeps x; scale 0 is `inner`.
+    Each step costs `draws` values of the likelihood, one call of the denoiser and one pull-back. The guided prediction
+    still satisfies alpha x0 + sigma eps = x; scale 0 is `inner`.
 
     Attributes:
-      inner, log_likelihood, scale, through, draws, spread, microbatch: as in `LGD`; the likelihood need not be
+      inner, scale, through, microbatch: as in `LGD`.
+      log_likelihood: a `Guide` of clean samples, or f(x0, level, cond) -> scalar, in nats; it need not be
         differentiable.
+      draws: the number of clean samples near the estimate; each costs one value of the likelihood.
+      spread: their standard deviation, above 0: a number or a function of the level; None for sigma /
+        sqrt(alpha^2 + sigma^2).
     """
 
     def ascent(self, x0, level, cond, key):
@@ -31,6 +38,6 @@ class DPG(LGD):
         values = (
             jax.vmap(value)(keys) if self.microbatch is None else jax.lax.map(value, keys, batch_size=self.microbatch)
         )
-        share = jax.nn.softmax(values) - 1 / self.draws  # of mean 0: a part that all draws have in common says nothing
+        share = jax.nn.softmax(values) - 1 / self.draws  # of sum 0: the mean of all draws has no effect
         draws = jax.vmap(lambda key: normal(key, x0))(keys)
         return jnp.tensordot(share, draws, 1, precision="highest") / spread

@@ -1,9 +1,9 @@
-"""Diffusion posterior sampling (Chung et al. 2022, arXiv 2209.14687, Algorithm 1) in its own units.
+"""Diffusion posterior sampling (Chung et al. 2022, arXiv 2209.14687, Algorithm 1) in the units of the paper.
 
     x_s = solver(x_t) - scale grad_x |y - A x0(x_t)|
 
-The norm is not squared, as in the authors' code, and is over one sample: taken over the batch, as is common, the step
-shrinks with the batch.
+As in the authors' code, the norm is not squared. It is the norm of one sample: if it is taken over the batch, as is
+common, larger batches make smaller steps.
 """
 
 from collections.abc import Callable
@@ -20,17 +20,18 @@ from guidance_jax.operators.base import as_operator, check_measurement, check_op
 
 @pytree
 class DPS(Step, Kernel):
-    """A step of any solver, then a step of length `scale` against the residual.
+    """Take a step of any solver, then a gradient step, times `scale`, that makes the residual |y - A x0| smaller.
 
-    One call of the denoiser beyond those of the solver's further stages, and one pull-back. scale 0 is `Reverse`. It
-    does not sample the posterior, not even of a Gaussian: `MMPS` does there, `Twisted` elsewhere.
+    Per step one call of the denoiser and one pull-back, besides the calls of the solver's further stages. scale 0 is
+    `Reverse`. DPS does not sample the posterior, not even for Gaussian data: use `MMPS` there, and `Twisted` for
+    others.
 
     Attributes:
       model: a denoiser of images or vectors, usually unconditional.
-      solver: any that takes them.
+      solver: any solver of images or vectors.
       operator: A, an `Operator` or any function of one sample, linear or not.
-      scale: the length of the step, in units of x: a number, `Window`, or a function of the level.
-      observed: which part of `cond` is the measurement y: a function of it, the name of an entry, or None for all.
+      scale: the factor of the gradient, in units of x: a number, `Window`, or a function of the level.
+      observed: which part of `cond` is the measurement y: a function of `cond`, the name of an entry, or None for all.
 
     Raises:
       Refused: tokens; samples that the operator does not take, a measurement of another shape than it gives.
@@ -65,5 +66,5 @@ class DPS(Step, Kernel):
         return Carry(x - shift, state, solver_state)
 
     def length(self, x0: Any, y: Any) -> Any:
-        """What is made smaller: |y - A x0|."""
+        """Return |y - A x0|, whose gradient is followed downwards."""
         return norm(residual_of(self.operator, x0, y))

@@ -2,7 +2,8 @@
 
     x_i <- x_i - scale / |C| sum_j C_ij (x_j - mean x),   C_ij = (1 / N) (y_i - y).(y_j - mean y)
 
-with y_i = A of the end of the ODE from x_i, and |C| Frobenius' norm; then a step of the solver.
+N is the number of particles, y_i is A of the end of the ODE from x_i, and |C| the Frobenius norm. A step of the solver
+follows.
 """
 
 from collections.abc import Callable
@@ -24,19 +25,20 @@ from guidance_jax.solvers.ddim import DDIM
 
 @pytree
 class EnKG(Step, PopulationKernel):
-    """A kernel for `populations`: particles move along each other towards the measurement, of any black box A.
+    """Move particles towards the measurement of a black box A, along their differences. A kernel for `populations`.
 
-    `steps` + 1 calls of the model a particle and step, no gradient of model or operator. They stay in the span of where
-    they started, and do not sample the posterior; weights stay equal, the evidence 0. scale 0 is independent sampling.
+    Per particle and step, `steps` + 1 calls of the model and no gradient of model or operator. The guidance moves
+    particles only within the span of their differences. It does not sample the posterior. The weights stay equal and
+    `log_evidence` stays 0. scale 0 is independent sampling.
 
     Attributes:
       model: a denoiser of images or vectors, usually unconditional.
-      solver: any that takes them.
+      solver: any solver of images or vectors.
       operator: A, an `Operator` or any function of one sample; it need not be differentiable.
-      schedule: of the levels.
-      scale: the length of the step: a number, `Window`, or a function of the level.
-      steps: of the ODE to the clean sample, by Euler's method.
-      observed: which part of `cond` is the measurement y: a function of it, the name of an entry, or None for all.
+      schedule: the schedule of the levels.
+      scale: the strength, `scale` in the formula: a number, `Window`, or a function of the level.
+      steps: the number of Euler steps of the ODE to the clean sample.
+      observed: which part of `cond` is the measurement y: a function of `cond`, the name of an entry, or None for all.
 
     Raises:
       Refused: fewer than two particles; tokens; a measurement that does not fit; levels on another schedule.

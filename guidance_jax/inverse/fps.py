@@ -1,6 +1,6 @@
 """Filtering posterior sampling (Dou & Song 2024, ICLR; MCG-diff, Cardoso et al. 2023, arXiv 2308.07983): particles.
 
-In the basis of singular values, y / s = x_0 + n z with n = std / s where s > 0. With a flat prior a noisy sample says
+In the basis of singular vectors, y / s = x_0 + n z with n = std / s where s > 0. With a flat prior the twist is
 
     p~(x_t) = N(y / s; x_t / alpha_t, r_t^2 + n^2),   r = sigma / alpha
 
@@ -25,16 +25,18 @@ from guidance_jax.operators.base import as_operator, check_measurement, check_on
 
 @pytree
 class FPS(Step, Move):
-    """A move for `SMC`: the posterior of a linear measurement under the solver's own chain, exact with many particles.
+    """Sample the posterior of a linear measurement under the solver's own chain: a move for `SMC`.
 
-    One call of the model a particle and step, no gradient. The step to the clean level is the chain's own.
+    It is exact with many particles. One call of the model per particle and step, no gradient. The step to the clean
+    level is the solver's own.
 
     Attributes:
       model: the unguided denoiser of images or vectors.
-      solver: one whose transition has one positive variance for all entries: `DDPM()` with a fixed one, `DDIM(1.0)`.
+      solver: one whose transition has the same positive variance for all entries: `DDPM()` with a fixed variance, or
+        `DDIM(1.0)`.
       operator: A, linear, with singular values.
       std: the standard deviation of the measurement noise, one number above 0.
-      observed: which part of `cond` is the measurement y: a function of it, the name of an entry, or None for all.
+      observed: which part of `cond` is the measurement y: a function of `cond`, the name of an entry, or None for all.
 
     Raises:
       Refused: an operator without singular values; a measurement that does not fit; a solver without variance; tokens.
@@ -62,7 +64,7 @@ class FPS(Step, Move):
         return self.model.init(x), jnp.zeros((), float_type(x))
 
     def fit(self, found: Any, x: Any, alpha: Any, variance: Any) -> Any:
-        """log N(y / s; x / alpha, variance) over what is measured, without the constant of the likelihood."""
+        """Return log N(y / s; x / alpha, variance) of what is measured, less the normalising term of variance n^2."""
         svd, seen, n = found
         gap = jnp.abs(seen - svd.to(x) / alpha) ** 2
         known = jnp.broadcast_to(svd.known, gap.shape)
@@ -86,7 +88,7 @@ class FPS(Step, Move):
         k = jnp.where(svd.known, q2 / (q2 + s.sigma**2 + (s.alpha * n) ** 2 + (q2 == 0)), 0)
         mean, z = svd.to(p.mean), svd.to(normal(key, p.mean))
         x = svd.back(mean + k * (s.alpha * seen - mean) + jnp.sqrt(q2 * (1 - k)) * z).astype(p.mean.dtype)
-        # what was already paid at t is taken off, and the twist at x_s is paid by the next potential
+        # the gain holds the twist at x_s, less the one paid at t; so the next potential, its value less `after`, is 0
         after = self.fit((svd, seen, n), x, s.alpha, s.ratio**2 + n**2)
         return x, (own, after), gain - value
 

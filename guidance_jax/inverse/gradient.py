@@ -1,9 +1,10 @@
-"""Linear inverse problems y = A x0 + std z: guides that approximate p(x0 | x_t) by a Gaussian around the estimate.
+"""Guidance by a linear measurement y = A x0 + std z, with p(x0 | x_t) taken as a Gaussian around the clean estimate.
 
     x0' = x0 + scale (sigma^2 / alpha) J^T A^T v,   (std^2 I + A C A^T) v = y - A x0
 
-They differ in the covariance C of the clean sample given x_t: r^2 I (`PiGDM`), the row sums of the Jacobian (`TMPD`),
-the Jacobian itself (`MMPS`), which by Tweedie's second formula is exact: Cov[x0 | x_t] = (sigma^2 / alpha) J.
+The methods differ in C, the covariance of the clean sample given x_t. `PiGDM` takes r^2 I, `TMPD` the row sums of the
+Jacobian J, `MMPS` the Jacobian itself. The last is exact, by Tweedie's second formula: Cov[x0 | x_t] = (sigma^2 /
+alpha) J.
 """
 
 from collections.abc import Callable
@@ -19,18 +20,21 @@ from guidance_jax.operators.base import as_operator, check_measurement, check_op
 
 @pytree
 class Inverse(GradientGuidance):
-    """The common part: one call of the denoiser, one pull-back, and whatever `solve` needs. Keeps x; scale 0 is inner.
+    """Base class of guidance by a linear measurement; a subclass gives `solve`.
+
+    Each step costs one call of the denoiser, one pull-back, and what `solve` needs. The guided prediction still
+    satisfies alpha x0 + sigma eps = x; scale 0 is `inner`.
 
     Attributes:
       inner: the denoiser, usually unconditional; `Conditioned(model, ...)` if `cond` holds a label too.
       operator: A, linear, from `guidance_jax.operators` or any function of one sample.
       std: the standard deviation of the measurement noise: one number, or one for each measurement.
-      scale: 1 is the posterior; a number, `Window`, or a function of the level.
-      observed: which part of `cond` is the measurement y: a function of it, the name of an entry, or None for all.
+      scale: the strength: a number, `Window`, or a function of the level; 1 aims at the posterior.
+      observed: which part of `cond` is the measurement y: a function of `cond`, the name of an entry, or None for all.
 
     Raises:
-      Refused: samples that the operator does not take, a measurement of another shape than it gives or with numbers
-        that are not finite, a std that is not positive.
+      Refused: samples that the operator does not take; a measurement of another shape than it gives, or with numbers
+        that are not finite; a std that is not positive.
     """
 
     inner: Any
@@ -60,5 +64,5 @@ class Inverse(GradientGuidance):
         return pred, gradient, state
 
     def solve(self, residual: Any, pull: Callable, level: Any, like: Any) -> Any:
-        """v; `pull(y)` is J^T A^T y."""
+        """Return v of (std^2 I + A C A^T) v = `residual`; `pull(y)` is J^T A^T y."""
         raise NotImplementedError

@@ -1,6 +1,7 @@
-"""Draws near a point, p(z) ~ L(z) q(z | centre): what is left of an inverse problem once the model has been split off.
+"""Draws near a point, p(z) ~ L(z) q(z | centre), with L the likelihood of the measurement.
 
-Of images and vectors q = N(centre, spread^2 I), of tokens q is the uniform kernel of the level.
+`DAPS` and `SplitGibbs` alternate such draws with the model's own sampling. For images and vectors
+q = N(centre, spread^2 I); for tokens q is the uniform kernel of the level.
 """
 
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from guidance_jax.operators.base import as_operator, check_measurement, check_on
 
 
 class LikelihoodStep:
-    """Base: `draw` leaves p(z) ~ L(z) q(z | centre) as it is, and draws of it where it can."""
+    """Base class: `draw` draws from p(z) ~ L(z) q(z | centre), or makes Markov steps that leave p invariant."""
 
     takes: ClassVar[type[Space]] = GaussianDiffusion
 
@@ -36,18 +37,18 @@ class LikelihoodStep:
         """Raise `Refused` for samples or measurements that it cannot judge."""
 
     def draw(self, key: Any, z: Any, centre: Any, level: Any, cond: Any, space: Any) -> Any:
-        """The next z in `space`, at the noise of `level`: spread sigma / alpha, or its share of kept tokens."""
+        """Return the next z in `space`. `level` sets q: by its spread sigma / alpha, or its share of kept tokens."""
         raise NotImplementedError
 
 
 @pytree
 class ExactStep(LikelihoodStep):
-    """Exact draws for a linear measurement y = A x0 + std e, by perturbation and the operator's `solve`.
+    """Draw exactly for a linear measurement y = A x0 + std e, by perturbation and the operator's `solve`.
 
     Attributes:
       operator: A, linear.
       std: the standard deviation of the measurement noise, one number.
-      observed: which part of `cond` is the measurement y: a function of it, the name of an entry, or None for all.
+      observed: which part of `cond` is the measurement y: a function of `cond`, the name of an entry, or None for all.
 
     Raises:
       Refused: a measurement that does not fit the operator; a std that is not positive.
@@ -71,7 +72,7 @@ class ExactStep(LikelihoodStep):
         return near + self.operator.solve(self.operator.adjoint(residual, near), (self.std / spread) ** 2)
 
     def draw_with_covariance(self, key: Any, centre: Any, covariance: Any, cond: Any) -> Any:
-        """A draw of N(centre, covariance) times the likelihood; a matrix of few numbers."""
+        """Draw from N(centre, covariance) times the likelihood; `covariance` is a dense matrix, for small samples."""
         noise_key, spread_key = jax.random.split(key)
         floor = 1e-6 * jnp.trace(covariance) / len(covariance) * jnp.eye(len(covariance), dtype=covariance.dtype)
         root = jnp.linalg.cholesky(covariance + floor)
@@ -88,16 +89,16 @@ class ExactStep(LikelihoodStep):
 
 @pytree
 class LangevinStep(LikelihoodStep):
-    """Langevin steps on any likelihood of clean samples: z + g grad log p(z) + sqrt(2 g) e.
+    """Draw by Langevin steps z + g grad log p(z) + sqrt(2 g) e, for any differentiable likelihood of clean samples.
 
-    With `adjusted` each is accepted or refused, so that p(z) is kept whatever g; without, as DAPS publishes it, g is
-    small. One gradient of the likelihood a step, none of the network.
+    With `adjusted` each step is accepted or rejected, so that p(z) is invariant for any g. Without it, as DAPS
+    publishes it, g has to be small. Each step takes one gradient of the likelihood and none of the network.
 
     Attributes:
       log_likelihood: a `Guide` of clean samples, or f(x0, level, cond) -> scalar.
-      steps: how many.
-      rate: g, in units of spread^2: a number or a function of the level. Above 1 it is refused mostly.
-      adjusted: accept or refuse (Metropolis-adjusted).
+      steps: the number of Langevin steps.
+      rate: g, in units of spread^2: a number or a function of the level. Above 1 most steps are rejected.
+      adjusted: whether steps are accepted or rejected (Metropolis-adjusted).
 
     Raises:
       Refused: whatever the likelihood refuses.
@@ -140,13 +141,13 @@ class LangevinStep(LikelihoodStep):
 
 @pytree
 class GibbsStep(LikelihoodStep):
-    """Single tokens redrawn in turn, given the others, from L(z) q(z | centre): for tokens of uniform noise.
+    """Redraw one token after the other, given the others, from L(z) q(z | centre): for tokens of uniform noise.
 
-    A sweep asks the likelihood once for each position and token.
+    A sweep evaluates the likelihood once for each position and each token of the vocabulary.
 
     Attributes:
       log_likelihood: a `Guide` of clean tokens, or f(x0, level, cond) -> scalar; it need not be differentiable.
-      sweeps: over all positions.
+      sweeps: the number of sweeps over all positions.
 
     Raises:
       Refused: whatever the likelihood refuses.

@@ -1,9 +1,9 @@
-"""The twist of a linear measurement y = A x0 + std z, with what is not yet known of the clean sample in its covariance.
+"""The twist of a linear measurement y = A x0 + std z; its covariance includes that of the clean sample given x_t.
 
     log p(y | x_t) ~ log N(y; A D(x_t), std^2 I + (sigma^2 / alpha) A J A^T)
 
 By Tweedie's second formula (sigma^2 / alpha) J is Cov[x0 | x_t], so that for Gaussian data this is p(y | x_t) itself. A
-likelihood of the clean estimate leaves that covariance out: at small std it is far too sharp, and particles collapse.
+likelihood of the clean estimate D omits that covariance: at small std it is far too sharp, and particles collapse.
 """
 
 from collections.abc import Callable
@@ -20,16 +20,19 @@ from guidance_jax.operators.base import as_operator, check_measurement, check_op
 
 @pytree
 class LinearTwist(Guide):
-    """A guide of noisy samples for `Twisted(model, solver, LinearTwist(model, operator, std), noisy=True)`.
+    """Estimate log p(y | x_t) for `Twisted(model, solver, LinearTwist(model, operator, std), noisy=True)`.
 
-    One call of the model and a pull-back for each number of y, and a matrix of their square: for few measurements.
+    For m numbers in y, it takes one call of the model, m pull-backs and an (m, m) matrix: it is for few measurements.
 
     Attributes:
       model: the unguided denoiser.
-      operator, std, observed: as in `GaussianLikelihood`; the operator is linear.
+      operator: A, linear, an `Operator` or any linear function of one sample.
+      std: the standard deviation of the measurement noise: one number, or one for each measurement.
+      observed: as in `GaussianLikelihood`.
 
     Raises:
-      Refused: as `GaussianLikelihood`; a model that is none.
+      Refused: a model that is not a denoiser; an operator that is not linear; a measurement that does not fit; a std
+        that is not positive.
     """
 
     model: Any

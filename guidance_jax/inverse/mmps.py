@@ -1,4 +1,4 @@
-"""Moment matching posterior sampling (Rozet et al. 2024, arXiv 2405.13712, Algorithm 3): the Jacobian's own covariance.
+"""Moment matching posterior sampling (Rozet et al. 2024, arXiv 2405.13712, Algorithm 3): covariance by the Jacobian.
 
 (std^2 I + A (sigma^2 / alpha) J A^T) v = y - A D      by conjugate gradients, J symmetric
 """
@@ -10,11 +10,14 @@ from guidance_jax.operators.base import conjugate_gradient
 
 @pytree
 class MMPS(Inverse):
-    """The exact posterior for Gaussian data. 1 + `steps` pull-backs a step. Keeps x.
+    """Guide by a linear measurement, with the covariance that the Jacobian gives: exact for Gaussian data.
+
+    One call of the network and 1 + `steps` pull-backs per step. The guided prediction still satisfies alpha x0 + sigma
+    eps = x.
 
     Attributes:
       inner, operator, std, scale, observed: as in `Inverse`.
-      steps: steps of conjugate gradients; exact after as many as there are measurements.
+      steps: the number of steps of conjugate gradients; exact after as many as there are measurements.
     """
 
     steps: int = static(default=5)

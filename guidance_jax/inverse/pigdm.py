@@ -15,17 +15,19 @@ from guidance_jax.operators.base import conjugate_gradient
 
 @pytree
 class PiGDM(Inverse):
-    """p(x0 | x_t) with the same variance for all entries. One call of the network and one pull-back. Keeps x.
+    """Guide by a linear measurement, with the same variance of p(x0 | x_t) for all entries.
 
-    The paper's own weight r^2 in DDIM's step, instead of sigma^2 / alpha, is `scale=lambda level: ...` of the user's.
+    One call of the network and one pull-back per step. The guided prediction still satisfies alpha x0 + sigma eps = x.
+    The paper weighs the gradient in DDIM's step by r^2 instead of sigma^2 / alpha; to do so, pass the ratio as
+    `scale=lambda level: ...`.
 
     Attributes:
       inner, operator, std, scale, observed: as in `Inverse`.
       prior: the variance of the data, not its standard deviation: 1 in the paper.
-      weights: how much each measurement counts, from 0 to 1, of the measurement's shape; None is 1 for all. A weight w
-        adds the variance r^2 (1 / w - 1) to the noise, so that with a mask and little noise v = w (y - A x0) / r^2: the
-        soft masks of real-time chunking (Black et al. 2025, arXiv 2506.07339).
-      steps: steps of conjugate gradients, none of which calls the network.
+      weights: how much each measurement counts, from 0 to 1, in the shape of the measurement; None is 1 for all. A
+        weight w adds the variance r^2 (1 / w - 1) to the noise. With a mask and little noise v = w (y - A x0) / r^2,
+        which are the soft masks of real-time chunking (Black et al. 2025, arXiv 2506.07339).
+      steps: the number of steps of conjugate gradients; none of them calls the network.
     """
 
     prior: Any = 1.0
@@ -47,7 +49,7 @@ class PiGDM(Inverse):
 
         if self.weights is None:
             return conjugate_gradient(covariance, residual, self.steps)
-        # of u = v / sqrt(w), so that weights of 0 need no infinite noise
+        # solve for u = v / sqrt(w), so that weights of 0 need no infinite noise
         root = jnp.sqrt(jnp.asarray(self.weights, residual.dtype))
         u = conjugate_gradient(
             lambda u: root * covariance(root * u) + r2 * (1 - root**2) * u, root * residual, self.steps

@@ -2,8 +2,8 @@
 
     z_s = solver(z_t) - scale grad_{z_t} [ |y - A Dec(z0)| + glue |Enc(A^+ y + (I - A^+ A) Dec(z0)) - z0| ]
 
-The second term asks that the estimate is a fixed point of decoding, fitting and encoding. The authors' code has A^T in
-the place of A^+, which is the same where A A^T = I, encodes with noise, and adds noise to A Dec(z0) at every step.
+The second term is 0 if the estimate is a fixed point of decoding, fitting and encoding. The authors' code has A^T in
+place of A^+, which is the same where A A^T = I. It also encodes with noise, and adds noise to A Dec(z0) at every step.
 """
 
 from typing import Any
@@ -18,18 +18,21 @@ from guidance_jax.operators.base import check_measurement, check_operator, resid
 
 @pytree
 class PSLD(DPS):
-    """`DPS` for diffusion of latents, in units of the latent. scale 0 is `Reverse`; glue 0 is DPS through the decoder.
+    """Take steps as `DPS` does, for a diffusion model of latents and a measurement of decoded samples.
 
-    One call of the denoiser, one of decoder and encoder, and their pull-backs. It does not sample the posterior.
+    scale 0 is `Reverse`; glue 0 is `DPS` through the decoder. Each step costs one call of the denoiser, one of the
+    decoder and one of the encoder, and their pull-backs. PSLD does not sample the posterior.
 
     Attributes:
-      model, solver, operator, scale, observed: as in `DPS`; the operator is linear, of decoded samples.
+      model, solver, observed: as in `DPS`.
+      operator: A, linear, an `Operator` or any linear function of one decoded sample.
+      scale: the factor of the gradient, in units of the latent: a number, `Window`, or a function of the level.
       decode: a function of one latent, such as an autoencoder's decoder.
-      encode: a function of one decoded sample, without noise: the mean of an encoder that draws.
-      glue: of the second term over the first, .1 in the paper.
+      encode: a function of one decoded sample, without noise; of a random encoder, its mean.
+      glue: the weight of the second term relative to the first; .1 in the paper.
 
     Raises:
-      Refused: as `DPS`; an operator that is not linear.
+      Refused: what `DPS` refuses; an operator that is not linear.
     """
 
     decode: Any = converted(function, kw_only=True)

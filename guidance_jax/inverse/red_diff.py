@@ -2,8 +2,8 @@
 
     mu <- Adam on  |y - A mu|^2 / (2 std^2) + weight r <eps(alpha mu + sigma z) - z, mu>,   r = sigma / alpha
 
-with the second factor held fixed. Sums over entries, as InverseBench has them; the authors' code has means, so that
-their weight depends on the number of measurements.
+with eps(...) - z held fixed in the gradient. The terms are sums over entries, as in InverseBench. The authors' code
+takes means, so that their weight depends on the number of measurements.
 """
 
 from collections.abc import Callable
@@ -29,16 +29,18 @@ from guidance_jax.operators.base import (
 
 @pytree
 class REDdiff(ModelKernel):
-    """Optimises one point; it is a mode, and no sample. One call of the model a step, no gradient of it.
+    """Fit one point to the measurement and the model. The result is a mode, not a sample.
+
+    One call of the model per step, no gradient of it.
 
     Attributes:
       model: a denoiser of images or vectors, usually unconditional.
-      operator: A, an `Operator` or any function of one sample, linear or not; of a linear one the start is
-        (A^T A + std^2 I)^-1 A^T y, which tends to the paper's A^+ y as std falls.
-      std: the standard deviation of the measurement noise.
-      weight: of the model, .25 in the paper.
-      rate: of Adam, .1 to .5 in the paper.
-      observed: which part of `cond` is the measurement y: a function of it, the name of an entry, or None for all.
+      operator: A, an `Operator` or any function of one sample, linear or not. With a linear one the start is
+        (A^T A + std^2 I)^-1 A^T y, which tends to the paper's A^+ y as std falls; otherwise it is 0.
+      std: the standard deviation of the measurement noise, one number above 0.
+      weight: the weight of the model's term; .25 in the paper.
+      rate: the learning rate of Adam; .1 to .5 in the paper.
+      observed: which part of `cond` is the measurement y: a function of `cond`, the name of an entry, or None for all.
 
     Raises:
       Refused: tokens; a measurement that does not fit the operator; a std that is not positive.
@@ -78,7 +80,7 @@ class REDdiff(ModelKernel):
         return Carry(mu - self.rate * step, state, (adam, jnp.ones((), bool)))
 
     def first(self, y: Any, like: Any) -> Any:
-        """What is fitted first: the ridge solution, or 0 of an operator that is not linear."""
+        """Return the starting point: the ridge solution, or 0 if the operator is not linear."""
         if not is_linear(self.operator, jnp.shape(like)):
             return jnp.zeros_like(like)
         return self.operator.solve(self.operator.adjoint(y, like), jnp.asarray(self.std, like.dtype) ** 2)

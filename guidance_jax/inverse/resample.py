@@ -4,7 +4,8 @@
     z_s ~ N((k alpha_s c + z_s') / (k + 1),  sigma_s^2 k / (k + 1)),   z_s' the solver's step
     k = strength (1 - alpha_t^2 / alpha_s^2) / sigma_t^2
 
-The authors' `sigma` is k sigma_s^2, a variance; its 40 is tuned. For levels that preserve variance.
+The authors' `sigma` is k sigma_s^2, a variance; its factor 40 is tuned. The levels have to preserve variance:
+alpha^2 + sigma^2 = 1.
 """
 
 from collections.abc import Callable
@@ -23,24 +24,25 @@ from guidance_jax.operators.base import as_operator, check_measurement, check_op
 
 @pytree
 class ReSample(Step, Kernel):
-    """A solver's step, and every `every` steps below `hi` a hard fit to the measurement, drawn back to the level.
+    """Take a solver's step; every `every` steps also fit the estimate to the measurement and draw back to the level.
 
-    One call of the denoiser a step, and in fitting ones `fits` gradients of the decoder. It does not sample the
-    posterior. strength 0 is `Reverse`.
+    One call of the denoiser per step. A fit in the latent takes `fits` gradients of the decoder, a fit in pixels one
+    call of the decoder and one of the encoder. It does not sample the posterior. strength 0 is `Reverse`.
 
     Attributes:
       model: a denoiser of latents, usually unconditional.
-      solver: any that takes them, DDIM in the paper.
+      solver: any solver of images or vectors; DDIM in the paper.
       operator: A of decoded samples, linear or not.
       decode: a function of one latent.
-      encode: a function of one decoded sample; with it fits above `latent_below` are in pixels; None for none.
-      strength: of k, 40 in the paper, tuned there for each task.
-      every: steps from one fit to the next, 10 in the paper.
-      hi: the largest sigma / alpha of fits.
-      latent_below: the sigma / alpha below which fits are in the latent.
-      fits: steps of Adam in a fit.
-      rate: of Adam, .005 in the paper's latent, .01 in its pixels.
-      observed: which part of `cond` is the measurement y: a function of it, the name of an entry, or None for all.
+      encode: a function of one decoded sample. With it, fits above `latent_below` are in pixels; with None, all fits
+        are in the latent.
+      strength: the factor `strength` in k; 40 in the paper, tuned there for each task.
+      every: the number of steps from one fit to the next; 10 in the paper.
+      hi: the largest sigma / alpha at which fits are made.
+      latent_below: the largest sigma / alpha at which fits are in the latent.
+      fits: the number of Adam steps in a fit.
+      rate: the learning rate of Adam; in the paper .005 in the latent, .01 in pixels.
+      observed: which part of `cond` is the measurement y: a function of `cond`, the name of an entry, or None for all.
 
     Raises:
       Refused: levels that do not preserve variance; a measurement that does not fit; tokens.
@@ -99,7 +101,7 @@ class ReSample(Step, Kernel):
         return Carry(jax.lax.cond(on, draw_back, lambda: plain), state, (history, count + 1))
 
     def fit(self, decode: Callable, start: Any, y: Any) -> Any:
-        """argmin |y - A decode(z)|^2 from `start`, by Adam."""
+        """Minimise |y - A decode(z)|^2 over z by Adam, from `start`; return z."""
         adam = optax.scale_by_adam()
         slope = jax.grad(lambda z: jnp.mean(residual_of(self.operator, decode(z), y) ** 2))
 

@@ -1,6 +1,6 @@
-"""Measurements in the basis of the operator's singular values, where each of them is known to its own accuracy.
+"""Measurements in the basis of the operator's singular vectors, where each coefficient has its own accuracy.
 
-In it y / s = x_0 + (std / s) z for every coefficient of singular value s > 0, and nothing is known of the others.
+In this basis y / s = x_0 + (std / s) z for every coefficient with singular value s > 0. The others are not measured.
 """
 
 from collections.abc import Callable
@@ -26,8 +26,8 @@ from guidance_jax.operators.base import as_operator, check_measurement, check_on
 
 
 def read_measurement(operator: Any, y: Any, std: Any, like: Any) -> tuple[Any, Any, Any]:
-    """(singular values, y / s, std / s) of a measurement of samples like `like`; 0 where nothing is measured."""
-    residual_of(operator, like, y)  # for its refusal of shapes
+    """Return (`SVD`, y / s, std / s) of a measurement of samples like `like`; 0 where nothing is measured."""
+    residual_of(operator, like, y)  # raises `Refused` if the shapes differ
     svd = operator.svd(like)
     seen = svd.divide(svd.to(operator.adjoint(y, like)), svd.values**2)
     return svd, seen, svd.divide(jnp.broadcast_to(jnp.asarray(std, like.dtype), svd.values.shape), svd.values)
@@ -35,9 +35,9 @@ def read_measurement(operator: Any, y: Any, std: Any, like: Any) -> tuple[Any, A
 
 @pytree
 class SpectralKernel(ModelKernel):
-    """The common part of `DDRM` and `DDNM`: one call of the model, none of its derivative. `move` is the step of one.
+    """Base class of `DDRM` and `DDNM`, with one call of the model per step and no gradient; a subclass gives `move`.
 
-    Its fields are those of `DDRM`.
+    Its fields are those of `DDRM` without `eta_b`.
     """
 
     model: Any
@@ -72,11 +72,11 @@ class SpectralKernel(ModelKernel):
         return Carry(svd.back(moved).astype(carry.x.dtype), state, ())
 
     def move(self, clean: Any, eps: Any, z: Any, seen: Any, noise: Any, s: Any) -> Any:
-        """x_s where something is measured: from D, eps, fresh noise, y / s and its standard deviation std / s."""
+        """Return x_s where something is measured, from D, eps, fresh noise z, y / s (`seen`) and std / s (`noise`)."""
         raise NotImplementedError
 
     def restore(self, clean: Any, z: Any, seen: Any, noise: Any, s: Any, eta_b: Any = 1.0) -> Any:
-        """The rule that both papers have for noisy measurements, of which DDRM moves by `eta_b` alone."""
+        """Return x_s by the rule that both papers have for noisy measurements; in DDNM `eta_b` is 1."""
         coarse = s.alpha * noise > s.sigma
         n = jnp.where(coarse, noise, 1)
         below = s.sigma * (jnp.sqrt(1 - self.eta**2) * (seen - clean) / n + self.eta * z)

@@ -3,8 +3,9 @@
     z ~ L(z) q(z | x)                 the likelihood's step, at the level's noise
     x ~ p(x_0 | x_t = z)              the model's own chain from that level down
 
-with q the forward process, N(x, r^2 I) of images. At a fixed level the samples x have the law p(x) (q * L)(x), whatever
-p is: of a Gaussian measurement the posterior with the noise std^2 I + r^2 A A^T. So the levels fall.
+with q the forward process, N(x, r^2 I) for images. At a fixed level the samples x have the distribution p(x)
+(q * L)(x), whatever p is. For a Gaussian measurement this is the posterior with noise of covariance std^2 I + r^2 A
+A^T. The error vanishes as r falls, so the levels fall.
 """
 
 from typing import Any
@@ -30,17 +31,17 @@ from guidance_jax.schedules import Schedule
 
 @pytree
 class SplitGibbs(Descending, ModelKernel):
-    """The likelihood and the model in turn, coupled by the level's noise. Every step ends with a clean sample.
+    """Alternate draws by the likelihood and by the model, coupled by the level's noise. Steps end with a clean sample.
 
-    One sweep a level; the noise of the last level before the clean one is what remains of the error. `steps` steps of
-    the solver a sweep, no gradient of the model. The first sweep draws from the model alone.
+    There is one sweep per level, with `steps` steps of the solver and no gradient of the model. The noise of the last
+    level before the clean one decides the error that remains. The first sweep draws from the model alone.
 
     Attributes:
       model: a denoiser of images, vectors, or tokens of uniform noise.
-      likelihood: `ExactStep`, `LangevinStep`, or of tokens `GibbsStep`.
-      solver: one that draws: `GLASS(schedule)`, `DDIM(1.0)`, `Ancestral()`. The ODE does not draw.
-      schedule: of the levels.
-      steps: of the solver, from each level to the clean one.
+      likelihood: `ExactStep` or `LangevinStep`; for tokens `GibbsStep`.
+      solver: a solver that draws: `GLASS(schedule)`, `DDIM(1.0)`, `Ancestral()`. The ODE does not draw.
+      schedule: the schedule of the levels.
+      steps: the number of steps of the solver from each level to the clean one.
 
     Raises:
       Refused: a deterministic solver; levels on another schedule or without signal; a likelihood for other samples.

@@ -11,7 +11,10 @@ from guidance_jax.inverse.gradient import Inverse
 
 @pytree
 class TMPD(Inverse):
-    """Two pull-backs a step. Keeps x; exact where A C A^T is diagonal. Negative row sums, of a network, count as 0.
+    """Guide by a linear measurement, with the row sums of A C A^T in place of that matrix.
+
+    One call of the network and two pull-backs per step. The guided prediction still satisfies alpha x0 + sigma eps = x.
+    TMPD is exact where A C A^T is diagonal. Negative row sums, which a network can give, count as 0.
 
     Attributes:
       inner, operator, std, scale, observed: as in `Inverse`.

@@ -1,4 +1,4 @@
-"""What was measured of a sample, y = A x: ready operators, any function, and checks of your own ones.
+"""Operators A of a measurement y = A x: ready ones, any function of one sample, and checks for your own.
 
 >>> import jax.numpy as jnp
 >>> from guidance_jax import operators

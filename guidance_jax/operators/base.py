@@ -1,4 +1,4 @@
-"""What an operator of a measurement y = A x is, linear ones by their singular values or matrix-free, and its checks."""
+"""Base class and checks of operators of a measurement y = A x, with singular values or matrix-free."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ import numpy as np
 from guidance_jax.core import Refused, concrete, converted, function, pytree
 
 CUT = 1e-4  # singular values below this share of the largest count as zero
-STEPS = 100  # of conjugate gradients, at most, where there are no singular values
+STEPS = 100  # at most this many steps of conjugate gradients, where there are no singular values
 
 
 class SVD(NamedTuple):
@@ -28,42 +28,43 @@ class SVD(NamedTuple):
 
     @property
     def known(self) -> Any:
-        """Where the singular values are not zero."""
+        """Where the singular values are above 1e-4 of the largest; the others count as zero."""
         return self.values > CUT * jnp.max(self.values)
 
     def divide(self, c: Any, by: Any) -> Any:
-        """c / by where something is measured, else 0."""
+        """Return c / by where something is measured, else 0."""
         return jnp.where(self.known, c / jnp.where(self.known, by, 1), 0)
 
 
 class Operator:
-    """Base: `operator(x) -> y`. Of a linear one the adjoint is derived, and what follows from it is by iteration.
+    """Base class of operators, `operator(x) -> y` of one sample.
 
-    A subclass gives `__call__`; `svd` if it can, which makes `pinv` and `solve` exact and DDRM possible; `linear` says
-    whether it is.
+    A subclass gives `__call__`, and sets `linear` to False if it is not linear. The adjoint of a linear operator is
+    derived by JAX, and `pinv` and `solve` use conjugate gradients. A subclass that also gives `svd` makes both exact
+    and can be used with `DDRM`.
     """
 
     @property
     def linear(self) -> bool:
-        """Whether it is linear."""
+        """Whether the operator is linear."""
         return True
 
     def __call__(self, x: Any) -> Any:
         raise NotImplementedError
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raise `Refused` for samples of a shape that it does not take."""
+        """Raise `Refused` for samples of a shape that the operator does not take."""
 
     def adjoint(self, y: Any, like: Any) -> Any:
-        """A^T y, of the shape and type of `like`: (A x).y = x.(A^T y)."""
+        """Return A^T y, with the shape and type of `like`: (A x).y = x.(A^T y)."""
         like = jax.ShapeDtypeStruct(jnp.shape(like), like.dtype)
         return jax.linear_transpose(self, like)(y.astype(jax.eval_shape(self, like).dtype))[0]
 
     def svd(self, like: Any) -> SVD:
-        """The singular values for samples like `like`.
+        """Return the singular value decomposition for samples with the shape and type of `like`.
 
         Raises:
-          Refused: an operator that has none ready.
+          Refused: an operator without a ready decomposition.
         """
         raise Refused(
             f"{type(self).__name__} has no singular values ready; of a small one write "
@@ -71,7 +72,7 @@ class Operator:
         )
 
     def has_svd(self, shape: tuple[int, ...]) -> bool:
-        """Whether `svd` answers for samples of `shape`."""
+        """Return whether `svd` works for samples of `shape`."""
         try:
             jax.eval_shape(lambda x: self.svd(x).values, jax.ShapeDtypeStruct(shape, jnp.float32))
         except Refused:
@@ -79,9 +80,10 @@ class Operator:
         return True
 
     def pinv(self, y: Any, like: Any) -> Any:
-        """A^+ y: of all x that fit y best the one of least norm.
+        """Return A^+ y, the x of least norm among all x that fit y best.
 
-        By the singular values, of which those below 1e-4 of the largest count as zero; else by conjugate gradients.
+        It uses the singular values; those below 1e-4 of the largest count as zero. Without them, it uses at most 100
+        steps of conjugate gradients.
         """
         back = self.adjoint(y, like)
         if not self.has_svd(jnp.shape(like)):
@@ -90,20 +92,20 @@ class Operator:
         return svd.back(svd.divide(svd.to(back), svd.values**2)).astype(like.dtype)
 
     def solve(self, rhs: Any, weight: Any) -> Any:
-        """(A^T A + weight I)^-1 rhs, with a weight above zero: by the singular values, or by conjugate gradients."""
+        """Return (A^T A + weight I)^-1 rhs, `weight` above 0, by the singular values or by conjugate gradients."""
         if not self.has_svd(jnp.shape(rhs)):
             return conjugate_gradient(lambda x: self.adjoint(self(x), rhs) + weight * x, rhs, STEPS)
         svd = self.svd(rhs)
         return svd.back(svd.to(rhs) / (svd.values**2 + weight)).astype(rhs.dtype)
 
     def __matmul__(self, inner: Any) -> "Operator":
-        """This one after `inner`."""
+        """Return this operator applied after `inner`."""
         return Composed(self, as_operator(inner))
 
 
 @pytree
 class Composed(Operator):
-    """y = outer(inner(x)), written `outer @ inner`.
+    """Apply one operator after another: y = outer(inner(x)), written `outer @ inner`.
 
     Attributes:
       outer, inner: operators, linear or not.
@@ -126,11 +128,11 @@ class Composed(Operator):
 
 @pytree
 class Linear(Operator):
-    """Any linear function of one sample.
+    """Use any linear function of one sample as an operator.
 
     Attributes:
       f: the function, x -> y.
-      own_adjoint: its adjoint, y -> x; by default `jax.linear_transpose` of `f`.
+      own_adjoint: its adjoint, y -> x; None for `jax.linear_transpose` of `f`.
     """
 
     f: Any = converted(function)
@@ -144,19 +146,19 @@ class Linear(Operator):
 
 
 def as_operator(operator: Any) -> Any:
-    """An `Operator` as it is, a function as `Linear(operator)`; all else `check_operator` refuses later."""
+    """Return an `Operator` unchanged and a function as `Linear(operator)`; `check_operator` refuses the rest later."""
     return Linear(operator) if callable(operator) and not isinstance(operator, Operator) else operator
 
 
 def conjugate_gradient(apply: Callable, b: Any, steps: int) -> Any:
-    """The solution of a positive definite system by at most `steps` steps, exact after as many as unknowns."""
+    """Solve the positive definite system apply(v) = b by at most `steps` steps; exact after as many as unknowns."""
     with jax.default_matmul_precision("highest"):
         found = jax.scipy.sparse.linalg.cg(apply, b, tol=1e-6, maxiter=steps)[0]
-    return jnp.where(jnp.all(jnp.isfinite(b)), found, jnp.nan)  # it returns zeros for a b that is not finite
+    return jnp.where(jnp.all(jnp.isfinite(b)), found, jnp.nan)  # `cg` returns zeros if b is not finite
 
 
 def check_operator(owner: Any, operator: Any, shape: tuple[int, ...], linear: bool = False) -> None:
-    """Raise `Refused`, for `owner`, unless `operator` is one, takes samples of `shape`, and is `linear` if need be."""
+    """Raise `Refused`, for `owner`, unless `operator` is one for samples of `shape` and, if `linear`, is linear."""
     name = type(owner).__name__
     if not isinstance(operator, Operator):
         raise Refused(
@@ -172,16 +174,16 @@ def check_operator(owner: Any, operator: Any, shape: tuple[int, ...], linear: bo
 
 
 def is_linear(operator: Operator, shape: tuple[int, ...]) -> bool:
-    """Whether `operator` has an adjoint for samples of `shape`: JAX can transpose its program, or it brings one."""
+    """Return whether `operator` has an adjoint for samples of `shape`: its own, or one that JAX derives."""
     try:
         jax.eval_shape(lambda x: operator.adjoint(operator(x), x), jax.ShapeDtypeStruct(shape, jnp.float32))
-    except (NotImplementedError, AssertionError, TypeError):  # what JAX says of a program without a transpose
+    except (NotImplementedError, AssertionError, TypeError):  # what JAX raises for a program that has no transpose
         return False
     return bool(operator.linear)
 
 
 def check_measurement(owner: Any, y: Any, std: Any = 1.0) -> None:
-    """Raise `Refused`, for `owner`, if a measurement `y` or its noise `std` is known and cannot be used."""
+    """Raise `Refused`, for `owner`, if a measurement `y` or its noise `std` cannot be used; traced values pass."""
     name = type(owner).__name__
     if concrete(std) and not np.all((np.asarray(std) > 0) & np.isfinite(np.asarray(std))):
         raise Refused(f"the noise of {name} is positive and finite, got std={std}; for an exact measurement write 1e-3")
@@ -206,13 +208,13 @@ def check_one_noise(owner: Any, std: Any) -> None:
 
 
 def check_adjoint(operator: Any, shape: tuple[int, ...], tolerance: float = 1e-4, seed: int = 0) -> None:
-    """The dot-product test: (A x).y = x.(A^T y) for random x and y.
+    """Check that an operator is linear and that its adjoint fits: (A x).y = x.(A^T y) for random x and y.
 
     Args:
       operator: an `Operator` or a function.
-      shape: of x.
-      tolerance: relative, of both sides.
-      seed: of x and y.
+      shape: the shape of x.
+      tolerance: the largest difference of both sides, relative to |A x| |y|.
+      seed: the seed of x and y.
 
     Raises:
       Refused: an adjoint that does not belong to the operator, or an operator that is not linear.
@@ -234,13 +236,13 @@ def check_adjoint(operator: Any, shape: tuple[int, ...], tolerance: float = 1e-4
 
 
 def check_pinv(operator: Any, shape: tuple[int, ...], tolerance: float = 1e-3, seed: int = 0) -> None:
-    """Two equations of Moore and Penrose for random x and y: A A^+ A x = A x, and A^+ y has no part that A ignores.
+    """Check two equations of Moore and Penrose for random x and y: A A^+ A x = A x, and A^+ A A^+ y = A^+ y.
 
     Args:
       operator: an `Operator` or a function.
-      shape: of x.
-      tolerance: relative.
-      seed: of x and y.
+      shape: the shape of x.
+      tolerance: the largest relative difference of both sides.
+      seed: the seed of x and y.
 
     Raises:
       Refused: an inverse that does not belong to the operator.
@@ -262,7 +264,7 @@ def check_pinv(operator: Any, shape: tuple[int, ...], tolerance: float = 1e-3, s
 
 
 def residual_of(operator: Any, x0: Any, y: Any) -> Any:
-    """y - A x0.
+    """Return y - A x0.
 
     Raises:
       Refused: a measurement of another shape than the operator gives.

@@ -1,4 +1,4 @@
-"""What is measured of pictures, linearly: masks, blur, means, frequencies, projections."""
+"""Linear operators of images: masks, blur, downsampling, frequencies, projections."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from guidance_jax.operators.base import SVD, Operator
 
 
 def check_image(owner: Any, shape: tuple[int, ...], channels: tuple[int, ...] | None = None) -> None:
-    """Raise `Refused`, for `owner`, unless `shape` is of an image (H, W, C), of so many `channels` if that matters."""
+    """Raise `Refused`, for `owner`, unless `shape` is (H, W, C) with C one of `channels`; None allows any C."""
     if len(shape) != 3 or (channels is not None and shape[-1] not in channels):
         wanted = "C" if channels is None else " or ".join(map(str, channels))
         raise Refused(f"{type(owner).__name__} takes images (H, W, {wanted}), got {tuple(shape)}")
@@ -19,7 +19,7 @@ def check_image(owner: Any, shape: tuple[int, ...], channels: tuple[int, ...] | 
 
 @pytree
 class Mask(Operator):
-    """The entries where `mask` is 1, others 0: y has the shape of x.
+    """Measure the entries where `mask` is 1. y has the shape of x, with 0 at the other entries.
 
     Attributes:
       mask: zeros and ones that broadcast against x.
@@ -37,14 +37,14 @@ class Mask(Operator):
 
 @pytree
 class Blur(Operator):
-    """A 2-D convolution of every channel of an image (H, W, C) with one kernel; it has singular values with `wrap`.
+    """Convolve every channel of an image (H, W, C) with one 2-D kernel. It has singular values only with `wrap`.
 
     Attributes:
-      kernel: (height, width), of odd sides.
-      wrap: the image continues at its other side, as on a torus; else it is zero outside.
+      kernel: (height, width), with odd sides.
+      wrap: whether the image continues at its opposite side, as on a torus; otherwise it is zero outside.
 
     Raises:
-      Refused: samples that are no images, or smaller than the kernel.
+      Refused: samples that are not images; a kernel with even sides; with `wrap`, images smaller than the kernel.
     """
 
     kernel: Any
@@ -52,14 +52,14 @@ class Blur(Operator):
 
     @classmethod
     def gaussian(cls, std: float, size: int, wrap: bool = False) -> "Blur":
-        """A normalised Gaussian of `std` pixels on size x size; `wrap` as above."""
+        """Return a blur by a normalised Gaussian of `std` pixels on `size` x `size` pixels."""
         line = np.exp(-0.5 * ((np.arange(size) - (size - 1) / 2) / std) ** 2)
         kernel = np.outer(line, line)
         return cls(jnp.asarray(kernel / kernel.sum(), jnp.float32), wrap)
 
     @classmethod
     def motion(cls, length: float, angle: float, wrap: bool = False) -> "Blur":
-        """A straight motion of `length` pixels, `angle` in degrees from the row axis, normalised; `wrap` as above."""
+        """Return a blur by normalised straight motion of `length` pixels, at `angle` degrees: 0 is along a row."""
         half = int(np.ceil(length / 2))
         points = np.linspace(-(length - 1) / 2, (length - 1) / 2, max(1, int(np.ceil(length))))
         rows, columns = (half + points * f(np.deg2rad(angle)) for f in (np.sin, np.cos))
@@ -103,7 +103,7 @@ class Blur(Operator):
 
 
 def _fourier(values: Any, dtype: Any) -> SVD:
-    """Singular values of a filter of real images (H, W, C), by frequency."""
+    """Return the decomposition of a filter of real images (H, W, C), with one singular value per frequency."""
     return SVD(
         values,
         lambda x: jnp.fft.fft2(x, axes=(0, 1), norm="ortho"),
@@ -113,13 +113,13 @@ def _fourier(values: Any, dtype: Any) -> SVD:
 
 @pytree
 class Downsample(Operator):
-    """Means over `factor` x `factor` pixels of an image (H, W, C); bicubic is `Separable.bicubic`.
+    """Average blocks of `factor` x `factor` pixels of an image (H, W, C); for bicubic, use `Separable.bicubic`.
 
     Attributes:
-      factor: the sides of a block, in pixels.
+      factor: the side of a block, in pixels.
 
     Raises:
-      Refused: samples that are no images, or sides that `factor` does not divide.
+      Refused: samples that are not images, or sides that `factor` does not divide.
     """
 
     factor: int = static()
@@ -134,9 +134,9 @@ class Downsample(Operator):
 
     def svd(self, like):
         f, (h, w, c) = self.factor, like.shape
-        unit = np.full(f * f, 1 / f)  # the mean is 1 / f of the coefficient on it
+        unit = np.full(f * f, 1 / f)  # the mean of a block is 1 / f of its coefficient on this vector
         unit[0] -= 1
-        mirror = unit / max(np.linalg.norm(unit), 1e-30)  # Householder's reflection of the first axis onto it
+        mirror = unit / max(np.linalg.norm(unit), 1e-30)  # Householder's reflection of the first axis onto that vector
 
         def reflect(blocks):
             axis = jnp.asarray(mirror, blocks.dtype)
@@ -156,13 +156,15 @@ class Downsample(Operator):
 
 @pytree
 class Fourier(Operator):
-    """The frequencies that `mask` keeps, as magnetic resonance measures them: y (H, W, 2), real and imaginary parts.
+    """Measure the frequencies that `mask` keeps, as in magnetic resonance imaging.
+
+    y (H, W, 2) holds real and imaginary parts.
 
     Attributes:
       mask: (H, W), zeros and ones, in the order of `jnp.fft.fft2`: frequency 0 first.
 
     Raises:
-      Refused: samples other than real images (H, W, 1), or complex ones as pairs (H, W, 2).
+      Refused: samples other than real images (H, W, 1) or complex ones as pairs (H, W, 2); a mask of another size.
     """
 
     mask: Any
@@ -181,7 +183,7 @@ class Fourier(Operator):
 
     def svd(self, like):
         mask = jnp.abs(jnp.asarray(self.mask, like.dtype))
-        if like.shape[-1] == 1:  # of a real picture a frequency and its opposite say the same
+        if like.shape[-1] == 1:  # in a real image a frequency and its opposite hold the same information
             opposite = jnp.roll(mask[::-1, ::-1], (1, 1), (0, 1))
             return _fourier(jnp.sqrt((mask**2 + opposite**2) / 2)[..., None], like.dtype)
 
@@ -194,12 +196,12 @@ class Fourier(Operator):
 
 @pytree
 class Radon(Operator):
-    """Sums along parallel rays, as computed tomography measures them: y (angles, width) of an image (H, W, 1).
+    """Sum an image (H, W, 1) along parallel rays, as in computed tomography: y has shape (angles, W).
 
-    It is matrix-free and has no singular values; of a small image `Matrix.of(Radon(angles), shape)` has.
+    It is matrix-free and has no singular values; for small images `Matrix.of(Radon(angles), shape)` has them.
 
     Attributes:
-      angles: in degrees, (angles,).
+      angles: the angles of the rays in degrees, (angles,).
 
     Raises:
       Refused: samples other than images of one channel.

@@ -1,4 +1,4 @@
-"""Operators as matrices, decomposed once: any small one, and one matrix for rows beside one for columns."""
+"""Operators as matrices that are decomposed once: any small operator, or one matrix for rows and one for columns."""
 
 from typing import Any
 
@@ -13,11 +13,11 @@ from guidance_jax.operators.linear import check_image
 
 @pytree
 class Factored:
-    """A matrix with its singular values, padded to its width, and right singular vectors.
+    """A matrix with its singular values and its right singular vectors.
 
     Attributes:
       matrix: (m, n).
-      values: (n,).
+      values: the singular values, padded with zeros, (n,).
       vectors: V^T, (n, n).
     """
 
@@ -27,7 +27,7 @@ class Factored:
 
 
 def factor(matrix: Any) -> Factored:
-    """The decomposition of a `matrix`, in float64; one that is factored already as it is.
+    """Decompose a `matrix` in float64 and store the result in float32; return a `Factored` unchanged.
 
     Raises:
       Refused: anything but a matrix of finite numbers.
@@ -46,17 +46,17 @@ def factor(matrix: Any) -> Factored:
 
 
 def _apply(matrix: Any, x: Any, axis: int = 0) -> Any:
-    """`matrix` times an axis of x."""
+    """Multiply `axis` of x by `matrix`."""
     return jnp.moveaxis(jnp.tensordot(matrix.astype(x.dtype), x, (1, axis), precision="highest"), 0, axis)
 
 
 @pytree
 class Matrix(Operator):
-    """Any small linear operator as a matrix: y = M x of the flattened sample.
+    """Multiply the flattened sample by a matrix, y = M x: any small linear operator.
 
     Attributes:
-      matrix: (m, n), n the number of entries of a sample.
-      shape: of y, by default (m,).
+      matrix: M, (m, n), with n the number of entries of a sample.
+      shape: the shape of y; None for (m,).
 
     Raises:
       Refused: anything but a matrix of finite numbers; samples of another size.
@@ -67,7 +67,7 @@ class Matrix(Operator):
 
     @classmethod
     def of(cls, operator: Any, shape: tuple[int, ...]) -> "Matrix":
-        """A linear `operator` for samples of `shape`, column by column: as many calls as a sample has entries.
+        """Return the matrix of a linear `operator` for samples of `shape`, by one call per entry of a sample.
 
         >>> from guidance_jax import operators
         >>> operators.Matrix.of(lambda x: x[:1] - x[1:], (2,)).pinv(jnp.ones(1), jnp.zeros(2)).round(3).tolist()
@@ -100,7 +100,7 @@ class Matrix(Operator):
 
 @pytree
 class Separable(Operator):
-    """One matrix for the rows of an image (H, W, C) and one for its columns: y = R x C^T in every channel.
+    """Multiply every channel of an image (H, W, C) by one matrix for rows and one for columns: y = R x C^T.
 
     Attributes:
       rows: R, (h, H).
@@ -115,7 +115,7 @@ class Separable(Operator):
 
     @classmethod
     def bicubic(cls, factor: int, height: int, width: int) -> "Separable":
-        """Bicubic downsampling by `factor` of height x width pixels, smoothed first, as `jax.image.resize` does."""
+        """Return bicubic downsampling by `factor` of height x width pixels, smoothed as by `jax.image.resize`."""
         if height % factor or width % factor:
             raise Refused(f"bicubic downsampling needs sides that {factor} divides, got {height} x {width}")
         return cls(*(jax.image.resize(jnp.eye(n), (n // factor, n), "bicubic") for n in (height, width)))

@@ -1,4 +1,4 @@
-"""Operators that are not linear: for methods that ask for a likelihood or its gradient alone (DPS, DAPS, LGD, ...)."""
+"""Operators that are not linear, for methods that need only a likelihood or its gradient (DPS, DAPS, LGD, ...)."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from guidance_jax.operators.linear import check_image
 
 
 class Nonlinear(Operator):
-    """Base of those that are not linear: without an adjoint."""
+    """Base class of operators that are not linear and have no adjoint."""
 
     @property
     def linear(self):
@@ -21,13 +21,14 @@ class Nonlinear(Operator):
 
 @pytree
 class PhaseRetrieval(Nonlinear):
-    """The magnitudes of an image's frequencies without their phases: y = |F x|, of the image padded with zeros.
+    """Measure the magnitudes of an image's frequencies without phases: y = |F x|, with the image padded by zeros.
 
     Attributes:
-      oversample: the padded sides over the image's own, 2 in the usual benchmarks: below that the phases are lost.
+      oversample: the ratio of the padded sides to the image's own; 2 in the usual benchmarks. Below 2 the phases are
+        lost.
 
     Raises:
-      Refused: samples that are no images.
+      Refused: samples that are not images.
     """
 
     oversample: float = static(default=2.0)
@@ -39,15 +40,15 @@ class PhaseRetrieval(Nonlinear):
         sides = [int(np.ceil(self.oversample * n)) for n in x.shape[:2]]
         found = jnp.fft.fft2(x, s=sides, axes=(0, 1), norm="ortho")
         square = jnp.real(found) ** 2 + jnp.imag(found) ** 2
-        return jnp.sqrt(square + 1e-12)  # whose derivative is finite at 0
+        return jnp.sqrt(square + 1e-12)  # 1e-12 keeps the derivative finite at 0
 
 
 @pytree
 class HighDynamicRange(Nonlinear):
-    """A picture too bright for its range [-1, 1]: y = clip(gain x).
+    """Overexpose an image and clip it to its range [-1, 1]: y = clip(gain x).
 
     Attributes:
-      gain: 2 in the usual benchmarks.
+      gain: the factor of the brightness; 2 in the usual benchmarks.
     """
 
     gain: Any = 2.0
@@ -65,12 +66,12 @@ _TABLE = (
 
 @pytree
 class JPEG(Nonlinear):
-    """What JPEG leaves of each channel in [-1, 1]: cosine coefficients of 8 x 8 pixels, rounded by the usual table.
+    """Compress each channel in [-1, 1] as JPEG does: round cosine coefficients of 8 x 8 pixels by the usual table.
 
-    Colours are not converted or thinned out. The rounding is passed over by gradients, which are those of no rounding.
+    Colours are neither converted nor subsampled. Gradients are those without rounding (straight-through).
 
     Attributes:
-      quality: 1 to 100, by the usual formula.
+      quality: from 1 to 100, larger for finer steps; it scales the table by the usual formula.
 
     Raises:
       Refused: images whose sides 8 does not divide; another quality.

@@ -1,4 +1,4 @@
-"""Populations: guided samples reweighted until they are those of the target, and the evidence for it."""
+"""Populations: guided samples with weights, so that they sample the target, and estimates of the evidence."""
 
 from guidance_jax.particles import resampling
 from guidance_jax.particles.best_of import BestOf

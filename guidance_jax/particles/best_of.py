@@ -1,4 +1,4 @@
-"""Best-of-n: sample n times, keep what the reward likes best; its weights make it importance sampling."""
+"""Best-of-n: draw n samples and keep the one with the highest reward. With weights it is importance sampling."""
 
 from typing import Any
 
@@ -10,14 +10,15 @@ from guidance_jax.guidance.scales import check_constant, strength
 
 @pytree
 class BestOf(Move):
-    """A move for `SMC(move, threshold=0.0)`: n samples of any kernel, weighed by exp(scale reward) at the end alone.
+    """Weigh samples of any kernel by exp(scale reward), only at the end: a move for `SMC(move, threshold=0.0)`.
 
-    `populations(...).best()` is then best-of-n; `log_evidence` is log mean exp(scale reward). One reward a particle.
+    `populations(...).best()` is then best-of-n, and `log_evidence` is log mean exp(scale reward). The reward is
+    computed once per particle.
 
     Attributes:
-      kernel: what makes one sample, in any space; not of populations.
-      reward: a `Guide`, or f(x, level, cond) -> scalar, of clean samples; it need not be differentiable.
-      scale: of the reward: a number, `PerSample` or `PerClass`.
+      kernel: the kernel that makes one sample, in any space; not a kernel of populations.
+      reward: a `Guide` of clean samples, or f(x, level, cond) -> scalar; it need not be differentiable.
+      scale: the factor of the reward: a number, `PerSample` or `PerClass`.
 
     Raises:
       Refused: a kernel of populations; a reward that returns an array; a scale that changes from level to level.
@@ -59,4 +60,4 @@ class BestOf(Move):
 
     def final_potential(self, x, state, level, cond, key):
         reward = strength(self.scale, level, cond, off=0.0) * self.reward.value(x, level, cond)
-        return jnp.where(is_sound(x), reward, jnp.nan)  # a failed sample has no reward, whatever is said of it
+        return jnp.where(is_sound(x), reward, jnp.nan)  # a failed sample has no reward, whatever the guide returns

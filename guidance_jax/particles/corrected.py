@@ -1,14 +1,14 @@
-"""Corrected guidance: weights that make a contrast sample its target, in every space.
+"""Corrected guidance: weights with which guidance by a contrast samples its target, in every space.
 
-Guidance extrapolates between two reverse chains, weak and strong. Where both are reversals of one forward process, the
-path density P_weak^(1 - scale) P_strong^scale has the clean marginal p_weak(x)^(1 - scale) p_strong(x)^scale, and
-importance sampling it from any proposal q gives each particle, per step,
+Guidance extrapolates between two reverse chains, weak and strong. If both are reversals of one forward process, the
+path density P_weak^(1 - scale) P_strong^scale has the clean marginal p_weak(x)^(1 - scale) p_strong(x)^scale. To sample
+it with any proposal q, each particle's log-weight gains per step
 
     gain = (1 - scale) log p_weak(x_s | x_t) + scale log p_strong(x_s | x_t) - log q(x_s | x_t)
 
-For Gaussian transitions this is, in the limit of small steps, the Feynman-Kac corrector of Skreta et al. 2025 (arXiv
-2503.02819): scale (scale - 1) g^2 |S_strong - S_weak|^2 dt / 2, and with the flat model for the weak one (`Tempered`)
-its annealing, Proposition 3.1. For tokens and text the chains are exact, and so is the gain.
+For Gaussian transitions and small steps this tends to the Feynman-Kac corrector of Skreta et al. 2025 (arXiv
+2503.02819): scale (scale - 1) g^2 |S_strong - S_weak|^2 dt / 2. With a flat weak model (`Tempered`) it tends to their
+annealing, Proposition 3.1. For tokens and text the chains are exact, and so is the gain.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ from guidance_jax.particles.smc import Followable
 
 @pytree
 class Corrected(Followable, Step, Move):
-    """A move for `SMC`: guidance whose population samples p_weak(x)^(1 - scale) p_strong(x)^scale.
+    """Weigh guided samples so that they sample p_weak(x)^(1 - scale) p_strong(x)^scale: a move for `SMC`.
 
         Corrected(CFG(model, null, 3.0), solver)               p(x)^-2 p(x | y)^3
         Corrected(Classifier(model, classifier, 3.0), solver)  p(x) p(y | x)^3, as far as the classifier is exact;
@@ -33,20 +33,21 @@ class Corrected(Followable, Step, Move):
         Corrected(Autoguidance(model, weak, 3.0), solver)      p_weak^-2 p^3
         Corrected(Tempered(model, 2.0), solver)                p(x)^2
 
-    The cost of the guidance itself, no more. Where classes are well apart, `proposal=1.0` (move with the strong model)
-    needs far fewer particles. For images and vectors best with `DDPM(fixed_large)`, whose variance is right near the
-    end; the weights vary with the number of dimensions. Of tokens take a solver that changes one at a time
-    (`FirstHitting`, `SingleJump`; text always does): weights of those that change together have heavy tails.
+    It costs no more than the guidance itself. If the classes are well separated, `proposal=1.0` (moving with the strong
+    model) needs far fewer particles. For images and vectors use `DDPM(fixed_large)`, whose variance is right near the
+    end; the variance of the weights grows with the number of dimensions. For tokens use a solver that changes one token
+    at a time (`FirstHitting`, `SingleJump`; text always does). If several change together, the weights have heavy
+    tails.
 
     Attributes:
-      model: guidance between two predictions: a `Contrast`, with a number for its scale.
-      solver: one with a transition of positive variance.
+      model: guidance between two predictions: a `Contrast` whose scale is a number or `PerSample`.
+      solver: a solver with a transition of positive variance.
       proposal: the strength at which particles move: a number, `Window` or function of the level; None to move by the
         guidance itself, whatever its rule.
 
     Raises:
-      Refused: guidance that aims at no power of two densities, or at a strength that changes; a solver without a
-        transition or without variance.
+      Refused: guidance that does not aim at a power of two densities; a scale that changes with the level or class; a
+        solver without a transition or without variance.
     """
 
     model: Any
@@ -96,5 +97,5 @@ class Corrected(Followable, Step, Move):
 
 
 def times(power: Any, log_p: Any) -> Any:
-    """power log p, where p^0 is 1 whatever p is."""
+    """Return power log p, and 0 if `power` is 0, also where log p is infinite."""
     return jnp.where(power == 0, 0, power * jnp.where(power == 0, 0, log_p))

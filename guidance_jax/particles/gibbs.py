@@ -1,16 +1,16 @@
 """Particle Gibbs: sequential Monte Carlo around a kept sample (Andrieu et al. 2010, JRSS B 72; PG-DLM, 2507.08390).
 
-Each sweep runs the particles with one of them held on the path of the last sample, which no resampling drops, and draws
-the next sample by the final weights. Its samples keep the target for any number of particles from two on, where one run
-alone needs many. How fast it forgets its start is another matter: a kept path that is resampled often keeps its
-beginning. With few particles and many steps let it draw new ancestors (Lindsten et al. 2014, JMLR 15): whenever the
-others are resampled, the kept path goes on from particle i with probability in proportion to
+In each sweep one particle is held on the path of the last sample, and resampling never drops it. The next sample is
+drawn by the final weights. The target is invariant for any number of particles from two on, whereas a single SMC run
+needs many. Mixing can still be slow: if resampling is frequent, the beginning of the kept path hardly changes. With few
+particles and many steps, draw new ancestors (Lindsten et al. 2014, JMLR 15). Whenever the others are resampled, the
+kept path x' then continues from particle i with probability proportional to
 
     w_i p(x'_s | x_i) / (the potentials that i has paid)
 
-or leave resampling out, `SMC(move, threshold=0.0)`.
+Another way is to leave out resampling, `SMC(move, threshold=0.0)`.
 
-Without new ancestors the path is not stored: a start and its keys are replayed.
+Without new ancestors the path is not stored: it is computed again from its start and its keys.
 """
 
 from functools import partial
@@ -26,12 +26,12 @@ from guidance_jax.sample import prepare
 
 
 class Path(NamedTuple):
-    """What decides a sample: replayed, it is made again.
+    """The start and the keys that determine a sample, from which it can be computed again.
 
     Attributes:
       start: (*event), the noise it starts from.
-      potential_keys, propose_keys: (steps,), of its steps.
-      x: (steps, *event), what it became after each, where ancestors are drawn; else nothing.
+      potential_keys, propose_keys: (steps,), the keys of its steps.
+      x: (steps, *event), the sample after each step if ancestors are drawn; otherwise ().
     """
 
     start: Any
@@ -46,7 +46,7 @@ def _gibbs(keys, kernel, levels, shape, n, sweeps, ancestors, cond):
     move = kernel.move
 
     def run(key, path, held, cond):
-        """(clean sample, its path) of one sweep; the last particle is on `path` if `held`."""
+        """Run one sweep, with the last particle on `path` if `held`. Return (clean sample, its path, failed level)."""
         start_key, step_key, final_key, choice_key = jax.random.split(key, 4)
         x = move.start(start_key, levels, (n, *shape))
         x = x.at[-1].set(jnp.where(held, path.start, x[-1]))
@@ -67,9 +67,9 @@ def _gibbs(keys, kernel, levels, shape, n, sweeps, ancestors, cond):
             pop = kernel.weigh(pop, gain, t)
 
             def ancestor():
-                """Of the kept path; itself where the step has no noise."""
+                """Draw the ancestor of the kept path; it is its own where the step has no noise."""
                 link = jax.vmap(lambda one: move.follow(one, x_own, t, s, cond)[2])(found)
-                total = pop.log_w + link  # no number, or infinite: of a particle that cannot lead there
+                total = pop.log_w + link  # NaN or +inf: this particle cannot lead there
                 total = jnp.where(total < jnp.inf, total, -jnp.inf)
                 drawn = jax.random.categorical(jax.random.fold_in(resample_key, 1), total)
                 return jnp.where((s.sigma == 0) & isinstance(move.space, GaussianDiffusion), n - 1, drawn)
@@ -142,20 +142,22 @@ def particle_gibbs(
     cond: Any = None,
     ancestors: bool = False,
 ) -> Array:
-    """One chain of samples per key, (runs, sweeps, *event): the first is a draw of plain particles, later ones mix.
+    """Draw one Markov chain of samples per key, (runs, sweeps, *event).
+
+    The first sample is a draw of plain SMC; the distribution of later ones tends to the target.
 
     Args:
       keys: `(runs,)` keys, for example `keys(seed, runs)`.
-      kernel: `SMC(move)`; its resampling is multinomial here, its threshold counts.
+      kernel: `SMC(move)`. Its `threshold` is used, but resampling is always multinomial here.
       levels, shape, cond: as in `populations`.
-      n: particles a sweep, at least two, of which one is the last sample.
-      sweeps: how many, each as costly as `populations`.
-      ancestors: whether the kept path may go on from another particle, which mixes faster; it stores all states of a
-        sweep. The move is `Twisted`, `Corrected` or `Steered`, its model without a state.
+      n: the number of particles per sweep, at least two; one of them is the last sample.
+      sweeps: the number of sweeps; each costs as much as `populations`.
+      ancestors: whether the kept path may continue from another particle. This mixes faster, but stores all states of a
+        sweep. The move has to be `Twisted`, `Corrected` or `Steered`, and its model must have no state.
 
     Raises:
-      Refused: anything but an `SMC`; what it refuses; no sweeps; a run in which all weights were zero; ancestors of a
-        move whose steps have no density.
+      Refused: a kernel other than `SMC`, with `Beam`, or with `PerSample`; what the kernel refuses; no sweep; a run in
+        which all weights were zero; `ancestors` with a move whose steps have no density.
 
     >>> import guidance_jax as gj
     >>> model = gj.GaussianMixture(jnp.array([[1.0], [-1.0]]), 0.3, jnp.array([0.5, 0.5]))

@@ -1,10 +1,10 @@
-"""Values of noisy samples by draws of the clean ones they lead to (Meta Flow Maps 2026, 2601.14430; GLASS, 2509.25170).
+"""Values of noisy samples, by draws of clean samples from them (Meta Flow Maps 2026, 2601.14430; GLASS, 2509.25170).
 
     V(x_t) = 1 / scale log E[exp(scale r(x_0)) | x_t]           ~ 1 / scale log mean_m exp(scale r(x_0^m))
     D'     = E[x_0 | x_t] under the data tilted by exp(scale r)  ~ D + sum_m (w_m - 1/M) x_0^m,   w = softmax(scale r)
 
-with x_0^m ~ p(x_0 | x_t) from the model's own chain. The reward of the clean estimate, r(D), is neither: it is biased
-wherever p(x_0 | x_t) is spread.
+with D the clean estimate and x_0^m ~ p(x_0 | x_t) drawn by the model's own chain. The reward of the clean estimate,
+r(D), is a biased value wherever p(x_0 | x_t) is spread out.
 """
 
 from typing import Any
@@ -45,7 +45,7 @@ def _check(owner: Any, model: Any, levels: Level, shape: tuple[int, ...], cond: 
 
 
 def _draw(owner: Any, model: Any, x: Any, level: Level, cond: Any, state: Any, key: Any) -> tuple[Any, Any]:
-    """(clean samples, their rewards) that `x` leads to."""
+    """Draw clean samples from `x`. Return (samples, their rewards)."""
 
     def one(key):
         x0 = descend(model, owner.solver, owner.schedule, owner.steps, x, level, cond, state, key)
@@ -55,7 +55,7 @@ def _draw(owner: Any, model: Any, x: Any, level: Level, cond: Any, state: Any, k
 
 
 def key_of(x: Any, level: Level) -> Any:
-    """A key that depends on all of one sample `x` and its level: guides are given none."""
+    """Return a key that depends on all of one sample `x` and on its level, since guides are given no key."""
     wide = x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else x.astype(jnp.int32)
     bits = jax.lax.bitcast_convert_type(wide, jnp.uint32).ravel()
     places = 2 * jnp.arange(bits.size, dtype=jnp.uint32) + 1
@@ -66,19 +66,19 @@ def key_of(x: Any, level: Level) -> Any:
 
 @pytree
 class Lookahead(Descending, Guide):
-    """A reward's value at noisy samples, for `SVDD`, `Steered` and `Twisted` with `noisy=True`, and beam search.
+    """Estimate a reward's value at noisy samples, for `SVDD`, `Steered` and `Twisted` with `noisy=True`, and `Beam`.
 
-    `draws` times `steps` steps of the solver. It is random, by a key made of the sample, and consistent; as a twist it
-    keeps particles exact whatever it says.
+    One value costs `draws` times `steps` steps of the solver. It is random, with a key made from the sample, and tends
+    to V as `draws` grows. As a twist it leaves particle methods exact, however rough it is.
 
     Attributes:
       model: the unguided denoiser.
-      solver: one that draws: `GLASS(schedule)` with steps=1, `DDIM(1.0)`, `Ancestral()`.
+      solver: a solver that draws: `GLASS(schedule)` with steps=1, `DDIM(1.0)`, `Ancestral()`.
       reward: a `Guide` of clean samples, or f(x0, level, cond) -> scalar; it need not be differentiable.
-      schedule: of the levels.
-      scale: 1 / temperature of the reward, that of the method that asks; a number.
-      draws: clean samples.
-      steps: of the solver, from the level to the clean one.
+      schedule: the schedule of the levels.
+      scale: 1 / temperature of the reward, a number other than 0: the scale of the method that uses the value.
+      draws: the number of clean samples per value.
+      steps: the number of steps of the solver from the level to the clean one.
 
     Raises:
       Refused: a deterministic solver; levels on another schedule or, of images and vectors, without signal.
@@ -107,18 +107,19 @@ class Lookahead(Descending, Guide):
 
 @pytree
 class PosteriorMean(Descending, Guidance):
-    """The clean estimate of the data tilted by exp(scale r), without a gradient of anything. Keeps x; scale 0 is inner.
+    """Estimate the clean sample of the data tilted by exp(scale r), without any gradient.
 
-    1 + `draws` times `steps` steps of the solver. The bias falls as 1 / draws, the noise as its root; in many
-    dimensions a few draws carry all weight.
+    The guided prediction still satisfies alpha x0 + sigma eps = x; scale 0 is `inner`. It costs one call of `inner` per
+    step, and `draws` times `steps` steps of the solver. The bias falls as 1 / draws, the noise as its square root. In
+    many dimensions a few draws carry all the weight.
 
     Attributes:
       inner: the denoiser to guide.
       solver, reward, schedule, draws, steps: as in `Lookahead`.
-      scale: of the reward: a number, `Window`, or a function of the level.
+      scale: the factor of the reward: a number, `Window`, or a function of the level.
 
     Raises:
-      Refused: as `Lookahead`; tokens.
+      Refused: what `Lookahead` refuses; tokens.
     """
 
     inner: Any

@@ -2,7 +2,7 @@
 
     D_i' = D_i + scale (sigma^2 / alpha) grad_i log Phi,   log Phi = -1/2 sum_ij exp(-|x_i - x_j|^2 / h)
 
-with h = median^2 / log n of the distances of the moment.
+with h = median^2 / log n, from the median distance of the current samples.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ from guidance_jax.particles.smc import Population, PopulationKernel, equal_weigh
 
 
 def repulsion(x: Any) -> Any:
-    """log Phi of a population (n, *event)."""
+    """Return log Phi of a population (n, *event)."""
     flat = x.reshape(len(x), -1)
     square = jnp.sum((flat[:, None] - flat[None]) ** 2, -1)
     away = ~jnp.eye(len(x), dtype=bool)
@@ -29,15 +29,15 @@ def repulsion(x: Any) -> Any:
 
 @pytree
 class ParticleGuidance(Step, PopulationKernel):
-    """A kernel for `populations`: diverse samples, not independent ones. scale 0 is independent sampling.
+    """Draw diverse samples, which are not independent, by pushing particles apart: a kernel for `populations`.
 
-    What it samples is the joint law tilted by Phi, approximately; weights stay equal, the evidence 0. One call of the
-    model per particle and step.
+    It samples the joint distribution times Phi, approximately. The weights stay equal and `log_evidence` stays 0. scale
+    0 is independent sampling. One call of the model per particle and step.
 
     Attributes:
       model: any denoiser of images or vectors.
-      solver: any that takes them.
-      scale: a number, `Window`, or a function of the level.
+      solver: any solver of images or vectors.
+      scale: the strength: a number, `Window`, or a function of the level.
 
     Raises:
       Refused: fewer than two particles; tokens.

@@ -1,4 +1,4 @@
-"""Running particle methods: one population per key, in one compiled program, with what must be known about it."""
+"""Run particle methods: one population per key, in one compiled program, with weights and effective sample sizes."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,11 +16,11 @@ class Particles(NamedTuple):
     """What a particle method returns, one population per key.
 
     Attributes:
-      x: the particles.
-      log_w: their log-weights, in nats, of mean weight 1 in each run.
-      log_evidence: log of an unbiased estimate of the evidence of the chain, in nats.
-      ess: the effective sample size before each resampling and at the end.
-      dropped: weights that were not a number.
+      x: the particles, (runs, n, *event).
+      log_w: their log-weights in nats, (runs, n); the mean weight of each run is 1.
+      log_evidence: log of an unbiased estimate of the evidence of the chain, in nats, (runs,).
+      ess: the effective sample size after each step, with its resampling if there was one, and at the end.
+      dropped: the number of weights that were NaN or +inf, (runs,).
     """
 
     x: Array  # (runs, n, *event)
@@ -31,20 +31,20 @@ class Particles(NamedTuple):
 
     @property
     def collapsed(self) -> Array:
-        """Which runs (runs,) rest on hardly any particles: an effective sample size below 2, or 1 % of n, at some step.
+        """Which runs (runs,) rest on very few particles: an `ess` below 2, or below 1 % of n, at some step.
 
-        Their evidence and their draws are unbiased on paper and useless in practice: take more particles, or a twist
-        that says what is not yet known (`LinearTwist` of linear measurements).
+        The evidence of such a run is unbiased in theory, but evidence and draws are useless in practice. Take more
+        particles, or a twist with the covariance of the clean sample (`LinearTwist` for linear measurements).
         """
         return jnp.min(self.ess, -1) < max(2.0, 0.01 * self.x.shape[1])
 
     def best(self) -> Array:
-        """The particle of the largest weight of each run, (runs, *event)."""
+        """Return the particle with the largest weight of each run, (runs, *event)."""
         index = jnp.argmax(self.log_w, -1)
         return jax.vmap(lambda x, i: x[i])(self.x, index)
 
     def draw(self, key: Key[Array, ""]) -> Array:
-        """One particle of each run, by weight: (runs, *event)."""
+        """Draw one particle of each run by weight, (runs, *event)."""
         index = jax.random.categorical(key, self.log_w)
         return jax.vmap(lambda x, i: x[i])(self.x, index)
 
@@ -67,15 +67,15 @@ def _populations(keys, kernel, levels, shape, n, cond):
 
 
 def populations(keys: Array, kernel: Any, levels: Level, shape: tuple[int, ...], n: int, cond: Any = None) -> Particles:
-    """One population of `n` particles per key, from noise, in one compiled program.
+    """Draw one population of `n` particles per key, from noise, in one compiled program.
 
     Args:
       keys: `(runs,)` keys, for example `keys(seed, runs)`.
       kernel: `SMC(move)`, or `ParticleGuidance(...)`, or a wrapper around them such as `Infill`.
-      levels: as in `sample`; weights are only exact if the last level is clean.
+      levels: from noisy to clean, one more than the steps; the weights are exact only if the last level is clean.
       shape: the shape of one particle.
-      n: particles per run, at least two.
-      cond: what each run is conditioned on, leaves with leading axis `runs`, or None.
+      n: the number of particles per run, at least two.
+      cond: the condition of each run, a pytree whose leaves have leading axis `runs`, or None.
 
     Raises:
       Refused: a kernel of single samples, or what the kernel refuses; a run in which all weights were zero, with the
@@ -92,7 +92,7 @@ def populations(keys: Array, kernel: Any, levels: Level, shape: tuple[int, ...],
 
 
 def not_lost(n: int, found: Particles, failed: Any) -> Particles:
-    """`found`, unless all weights of a run were zero, where `failed` is a number: sigma / alpha."""
+    """Return `found`; raise `Refused` if all weights of a run were zero, where `failed` is sigma / alpha, not NaN."""
     if not isinstance(failed, jax.core.Tracer) and (lost := np.flatnonzero(~np.isnan(failed))).size:
         raise Refused(
             f"all {n} weights were zero in run {lost[0]}, first at sigma / alpha = {float(failed[lost[0]]):.4g}: no "

@@ -1,9 +1,9 @@
-"""Resampling: from log-weights to the indices of the particles that go on; each copies i on average n w_i times.
+"""Resampling: draw the indices of the particles that continue, from log-weights. On average i is copied n w_i times.
 
 All are called as f(key, log_w (n,), in nats) -> indices (n,); the weights need not sum to one.
 
-Douc, Cappe & Moulines 2005 (arXiv cs/0507025) compare them; systematic is cheapest and usually varies least. `Beam` is
-no resampling but a search: it prefers, and its weights say so.
+Douc, Cappe & Moulines 2005 (arXiv cs/0507025) compare them; systematic is the cheapest and usually varies least. `Beam`
+is a search: it keeps the particles of largest weight, together with their weights.
 """
 
 from dataclasses import dataclass
@@ -21,24 +21,24 @@ def _at(log_w, points):
 
 
 def systematic(key: Key[Array, ""], log_w: Float[Array, " n"]) -> Int[Array, " n"]:
-    """One uniform draw by `key`, n points 1 / n apart: i is copied floor(n w_i) or ceil(n w_i) times, w of `log_w`."""
+    """Resample `log_w` at n points 1 / n apart, by one draw of `key`: floor(n w_i) or ceil(n w_i) copies of each i."""
     n = len(log_w)
     return _at(log_w, (jnp.arange(n) + jax.random.uniform(key, dtype=log_w.dtype)) / n)
 
 
 def stratified(key: Key[Array, ""], log_w: Float[Array, " n"]) -> Int[Array, " n"]:
-    """One uniform draw by `key` in each of n equal strata of the weights of `log_w`."""
+    """Resample `log_w` by one uniform draw of `key` in each of n equal strata of the weights."""
     n = len(log_w)
     return _at(log_w, (jnp.arange(n) + jax.random.uniform(key, (n,), log_w.dtype)) / n)
 
 
 def multinomial(key: Key[Array, ""], log_w: Float[Array, " n"]) -> Int[Array, " n"]:
-    """n independent draws by `key` from `log_w`: the most variance, the simplest theory."""
+    """Resample `log_w` by n independent draws of `key`: the largest variance, the simplest theory."""
     return _at(log_w, jax.random.uniform(key, log_w.shape, log_w.dtype))
 
 
 def residual(key: Key[Array, ""], log_w: Float[Array, " n"]) -> Int[Array, " n"]:
-    """floor(n w_i) copies of each of `log_w` for certain, the rest by independent draws by `key` from what is left."""
+    """Resample `log_w` with floor(n w_i) certain copies of each i; the rest are independent draws of `key`."""
     n = len(log_w)
     shares = n * jax.nn.softmax(log_w)
     whole = jnp.floor(shares + 1e-6)
@@ -50,23 +50,24 @@ def residual(key: Key[Array, ""], log_w: Float[Array, " n"]) -> Int[Array, " n"]
 
 @dataclass(frozen=True)
 class Beam:
-    """The `width` particles of most weight, each n / width times: beam search (Uehara et al. 2025, arXiv 2501.09685).
+    """Keep the `width` particles of largest weight, with n / width copies of each: beam search (Uehara et al. 2025,
+    arXiv 2501.09685).
 
-    `SMC(Steered(model, solver, reward), resample=Beam(2), threshold=1.0)` expands the best 2 of a population n / 2
-    times at every step, by the reward of their clean estimates. What is chosen keeps its weight, so that `best()` is
-    the best found; there is no evidence, `log_evidence` is nan.
+    `SMC(Steered(model, solver, reward), resample=Beam(2), threshold=1.0)` keeps the best 2 of a population at every
+    step, by the reward of their clean estimates, and continues each n / 2 times. They keep their weights, so that
+    `best()` is the best sample found. There is no evidence: `log_evidence` is NaN.
 
     Attributes:
-      width: how many go on.
+      width: the number of particles that continue.
 
     Raises:
-      Refused: none that goes on, or more than there are.
+      Refused: a width below one, or above the number of particles.
     """
 
     width: int = 1
 
     def __call__(self, key: Key[Array, ""], log_w: Float[Array, " n"]) -> Int[Array, " n"]:
-        """The indices that go on."""
+        """Return the indices of the particles that continue."""
         if not 1 <= self.width <= len(log_w):
             raise Refused(f"a beam keeps 1 to {len(log_w)} particles, got {self.width}; write Beam(1)")
         best = jnp.argsort(-log_w)[: self.width]

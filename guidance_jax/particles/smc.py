@@ -1,4 +1,4 @@
-"""Sequential Monte Carlo over the levels: a population is one state of a larger kernel.
+"""Sequential Monte Carlo over the levels: the carry of one kernel is a whole population.
 
 A `Move` says how one particle goes from level to level and what its log-weight gains; `SMC` does everything that
 concerns the population.
@@ -19,12 +19,12 @@ class Population(NamedTuple):
 
     Attributes:
       x: (n, *event).
-      state: what each particle carries besides.
-      log_w: (n,), in nats, of mean weight 1; the rest of the weight is in `log_evidence`.
+      state: what each particle carries besides x.
+      log_w: (n,), in nats, with mean weight 1; the rest of the weight is in `log_evidence`.
       log_evidence: a scalar, in nats.
-      ess: the effective sample size (sum w)^2 / sum w^2, before resampling.
-      dropped: weights that were not a number, so far.
-      failed: sigma / alpha where all weights were zero; nan if nowhere.
+      ess: the effective sample size (sum w)^2 / sum w^2 of `log_w`.
+      dropped: the number of weights so far that were NaN or +inf.
+      failed: sigma / alpha of the first level where all weights were zero; NaN if there is none.
     """
 
     x: Any
@@ -37,23 +37,26 @@ class Population(NamedTuple):
 
 
 def equal_weights(x: Any, state: Any) -> Population:
-    """A population of equal weights."""
+    """Return a population of equal weights."""
     zero, count = jnp.zeros((), float_type(x)), jnp.zeros((), jnp.int32)
     return Population(x, state, jnp.zeros(len(x), float_type(x)), zero, zero + len(x), count, zero + jnp.nan)
 
 
 class Followable:
-    """A move whose step has a density: `particle_gibbs` may let a kept path go on from another particle."""
+    """A move whose step has a density, so that `particle_gibbs` can let a kept path continue from another particle."""
 
     model: Any
 
     @property
     def followable(self) -> bool:
-        """Whether it has one as it is made."""
+        """Whether the step has a density; this can depend on the fields, for example on the solver."""
         return True
 
     def follow(self, found: Any, x: Any, t: Any, s: Any, cond: Any) -> tuple[Any, Any, Any]:
-        """(state, gain) as `propose` has them if it draws `x`; log-density of the step less the potentials so far."""
+        """Return (state, gain, log_p). State and gain are those of `propose` if it draws `x`.
+
+        log_p is the log-density of that step, less the potentials that the particle has paid so far.
+        """
         raise NotImplementedError
 
 
@@ -72,16 +75,16 @@ class PopulationKernel(Kernel):
 
 @pytree
 class SMC(PopulationKernel):
-    """`move` over a population, resampled whenever its effective sample size falls below `threshold` n.
+    """Move a population by `move`, and resample it whenever its effective sample size is below `threshold` n.
 
-    A weight that is not a number is zero and counted. Start `sample` with x of shape (n, *event), or use `populations`.
+    A weight that is NaN or +inf becomes zero and is counted. Start `sample` with x of shape (n, *event), or use
+    `populations`.
 
     Attributes:
       move: `Twisted`, `Corrected`, `Steered`, `BestOf`, or a `Move` of your own.
-      resample: from log-weights (n,) to indices (n,), from `guidance_jax.resampling`; or `Beam(width)`, a search.
-      threshold: of the effective sample size over n: 1 resamples always, 0 never.
-      microbatch: particles that go through the network at a time, so memory need not grow with the population; None
-        for all.
+      resample: f(key, log_w (n,)) -> indices (n,), from `guidance_jax.resampling`; or `Beam(width)`, a search.
+      threshold: the share of n, from 0 to 1: 1 resamples at every step with unequal weights, 0 never.
+      microbatch: the number of particles that go through the network at a time, which bounds the memory; None for all.
 
     Raises:
       Refused: fewer than two particles, or whatever the move refuses.
@@ -113,18 +116,18 @@ class SMC(PopulationKernel):
 
     @property
     def searches(self):
-        """Whether what goes on is preferred, not drawn: the weights are kept, and there is no evidence."""
+        """Whether `resample` is a `Beam`: the best particles keep their weights, and there is no evidence."""
         return isinstance(self.resample, Beam)
 
     def each(self, f, key, *args):
-        """f(*one particle's args, key) for all, in microbatches."""
+        """Return f(*args, key) of every particle, `microbatch` particles at a time."""
         args = (*args, jax.random.split(key, len(jax.tree.leaves(args)[0])))
         if self.microbatch is None:
             return jax.vmap(f)(*args)
         return jax.lax.map(lambda one: f(*one), args, batch_size=self.microbatch)
 
     def weigh(self, pop, gain, level):
-        """The population with log-weights raised by `gain`, and everything that follows from them."""
+        """Return the population with `gain` added to its log-weights, and all that follows from them updated."""
         bad = ~(gain < jnp.inf)  # nan or +inf
         log_w = pop.log_w + jnp.where(bad, -jnp.inf, gain)
         total = jax.nn.logsumexp(log_w) - jnp.log(len(log_w))
@@ -150,13 +153,13 @@ class SMC(PopulationKernel):
         index, log_w = jax.lax.cond(
             pop.ess < self.threshold * n, choose, lambda: (jnp.arange(n, dtype=jnp.int32), pop.log_w)
         )
-        found = jax.tree.map(lambda a: a[index], found)  # all that a particle owns
+        found = jax.tree.map(lambda a: a[index], found)  # with the state of the chosen particles
         x, state, gain = self.each(lambda one, k: move.propose(one, t, s, cond, k), propose_key, found)
-        gain = jnp.where(jax.vmap(is_sound)(x), gain, jnp.nan)  # what met a number that is not finite has no weight
+        gain = jnp.where(jax.vmap(is_sound)(x), gain, jnp.nan)  # a failed particle gets weight zero
         return self.weigh(pop._replace(x=x, state=state, log_w=log_w), gain, s)
 
     def finish(self, carry, level, cond, key):
-        """The population at the clean level, with its last weights."""
+        """Return the population at the clean level, with its last weights."""
         final = self.move.final_potential
         gain = self.each(lambda x, state, k: final(x, state, level, cond, k), key, carry.x, carry.state)
         pop = self.weigh(carry, gain, level)

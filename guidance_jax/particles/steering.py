@@ -1,7 +1,7 @@
 """Feynman-Kac steering (Singhal et al. 2025, arXiv 2501.06848, section 4): any reward, no gradient of it.
 
-Particles move as they would, guided or not, and are resampled by potentials of the reward r of their clean estimates,
-chosen so that their product is exp(scale r(x_0)):
+Particles move by model and solver, guided or not. They are resampled by potentials of the reward r of their clean
+estimates; the last potential makes the product exp(scale r(x_0)):
 
     difference   exp(scale (r_t - r_before))
     maximum      exp(scale max r so far)
@@ -21,12 +21,14 @@ from guidance_jax.particles.smc import Followable
 
 
 def difference(reward: Any, memory: Any) -> tuple[Any, Any]:
-    """The gain of `reward` since the step before, `memory` (nan before the first): (log-potential / scale, memory)."""
+    """Return (log-potential / scale, new memory): the gain of `reward` over `memory`, the last one (NaN at first)."""
     return reward - jnp.nan_to_num(memory), reward
 
 
 def maximum(reward: Any, memory: Any) -> tuple[Any, Any]:
-    """The best `reward` on the way, `memory` included; favours particles that were good at any time.
+    """Return (log-potential / scale, new memory), both the best of `reward` and `memory`, the best one so far.
+
+    It favours particles that were good at any time.
 
     >>> [float(best) for best in maximum(1.0, 2.0)]
     [2.0, 2.0]
@@ -36,24 +38,27 @@ def maximum(reward: Any, memory: Any) -> tuple[Any, Any]:
 
 
 def total(reward: Any, memory: Any) -> tuple[Any, Any]:
-    """The sum of every `reward` on the way, in `memory`; favours particles that are good throughout."""
+    """Return (log-potential / scale, new memory), both `reward` plus `memory`, the sum so far.
+
+    It favours particles that are good throughout.
+    """
     so_far = reward + jnp.nan_to_num(memory)
     return so_far, so_far
 
 
 @pytree
 class Steered(Followable, Step, Move):
-    """A move for `SMC`: the chain of `model` and `solver`, tilted to p(x) exp(scale reward(x)).
+    """Tilt the chain of `model` and `solver` to p(x) exp(scale reward(x)): a move for `SMC`.
 
-    One reward per particle and step, at the clean estimate; it need not be differentiable.
+    The reward is computed once per particle and step, at the clean estimate; it need not be differentiable.
 
     Attributes:
       model: any denoiser, guided ones included.
-      solver: any that takes its samples.
-      reward: a `Guide`, or f(x0, level, cond) -> scalar, of clean samples.
-      scale: of the reward: a number, `PerSample` or `PerClass`.
-      noisy: whether the reward is a value of noisy samples, asked at x_t, such as `Lookahead`.
-      path: how the reward is paid on the way: `difference`, `maximum` or `total`, from `guidance_jax.particles`.
+      solver: any solver that takes its samples.
+      reward: a `Guide` of clean samples, or f(x0, level, cond) -> scalar.
+      scale: the factor of the reward: a number, `PerSample` or `PerClass`.
+      noisy: whether the reward is a value of noisy samples, such as `Lookahead`, and is evaluated at x_t.
+      path: the potentials on the way: `difference`, `maximum` or `total`, from `guidance_jax.particles`.
 
     Raises:
       Refused: a reward that returns an array; a scale that changes from level to level.

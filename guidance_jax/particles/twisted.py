@@ -2,9 +2,9 @@
 
     weight   p~(x_s) p(x_s | x_t) / (p~(x_t) q(x_s | x_t))
 
-with p the solver's own transition, q any guided one and p~ any guess of p(y | x_t)^scale that is right at the clean
-level (Wu et al. 2023, arXiv 2306.17775, Algorithm 1; Zhao et al. 2024, 2404.17546, for text). Of images and vectors the
-published proposal moves the mean by the gradient of the twist:
+p is the solver's own transition, q any guided one. The twist p~ is any estimate of p(y | x_t)^scale that is exact at
+the clean level (Wu et al. 2023, arXiv 2306.17775, Algorithm 1; Zhao et al. 2024, 2404.17546, for text). For images and
+vectors the published proposal moves the mean by the gradient of the twist:
 
     q = N(mu + Sigma (alpha_t / alpha_s) grad log p~(x_t), Sigma)
 """
@@ -36,23 +36,23 @@ from guidance_jax.particles.smc import Followable
 
 @pytree
 class Twisted(Followable, Step, Move):
-    """A move for `SMC`: samples p(x) p(y | x)^scale under the solver's own chain, whatever the proposal.
+    """Sample p(x) p(y | x)^scale under the solver's own chain, whatever the proposal: a move for `SMC`.
 
-    One call of the model, one of the twist and, if there is one, of the proposal per particle and step; with the
-    gradient as the proposal also one pull-back. The last step of images and vectors has no noise and is not guided,
-    whatever the proposal: so the weights, the evidence and the samples are right at any number of steps.
+    Per particle and step it calls the model, the twist and, if there is one, the proposal once. With the gradient as
+    the proposal it also takes one pull-back. For images and vectors the last step has no noise and is not guided,
+    whatever the proposal. So weights, evidence and samples are right for any number of steps.
 
     Attributes:
       model: the unguided model; its chain is p.
-      solver: one with a transition of positive variance: `DDPM()`, `DDIM(1.0)`, `Ancestral()`, `TauLeap()`,
+      solver: a solver with a transition of positive variance: `DDPM()`, `DDIM(1.0)`, `Ancestral()`, `TauLeap()`,
         `FirstHitting()`.
-      log_twist: a `Guide`, or f(x, level, cond) -> scalar in nats, asked at the clean estimate; or, with `noisy`, at
-        x_t, as classifiers of noisy samples are.
-      scale: a number or a function of the level; its value at the clean level decides the target, the others how well
-        the particles are led there.
-      proposal: a guided denoiser that particles move by. By default images and vectors move by the gradient of the
+      log_twist: a `Guide`, or f(x, level, cond) -> scalar in nats. It is evaluated at the clean estimate or, with
+        `noisy`, at x_t, as classifiers of noisy samples are.
+      scale: a number or a function of the level. Its value at the clean level sets the target; the other values decide
+        only how well the particles are led there.
+      proposal: a guided denoiser that particles move by. With None, images and vectors move by the gradient of the
         twist, tokens and text by the model itself.
-      noisy: whether `log_twist` is asked at x_t; of images and vectors this saves the pull-back.
+      noisy: whether `log_twist` is evaluated at x_t; for images and vectors this saves the pull-back.
 
     Raises:
       Refused: a solver without a transition or without variance; a proposal of another space; a twist that returns an
@@ -82,7 +82,7 @@ class Twisted(Followable, Step, Move):
         return self.model.init(x), lead, jnp.zeros((), float_type(x))
 
     def twist(self, x, level, cond):
-        """log p~, a scalar."""
+        """Return log p~, a scalar."""
         return strength(self.scale, level, cond, off=0.0) * self.log_twist.value(x, level, cond)
 
     def potential(self, x, state, t, cond, key):
@@ -98,7 +98,7 @@ class Twisted(Followable, Step, Move):
         return (pred, led, gradient, (own, lead, value)), value - before
 
     def predict_and_gradient(self, x, t, cond, state, key):
-        """(prediction, gradient of the twist in x_t, twist, new state)."""
+        """Return (prediction, gradient of the twist in x_t, twist, new state)."""
         if self.noisy:
             pred, state = self.model(x, t, cond, state, key)
             value, gradient = jax.value_and_grad(self.twist)(x, t, cond)
@@ -108,11 +108,11 @@ class Twisted(Followable, Step, Move):
         return pred, pull(gradient), value, state
 
     def chains(self, found, t, s):
-        """The chain's own step and the proposed one, two distributions."""
+        """Return the distributions of the chain's own step and of the proposed one."""
         pred, led, gradient, _ = found
         p = self.solver.transition(pred, t, s)
         q = p if led is None else self.solver.transition(led, t, s)
-        if isinstance(q, Normal):  # a step without noise, which no weight could correct, is the chain's own
+        if isinstance(q, Normal):  # a step without noise is the chain's own: no weight could correct another
             q = q.shift(jnp.where(s.sigma == 0, p.mean - q.mean, 0))
         if gradient is not None:
             q = p.shift(jnp.where(p.clean | (s.sigma == 0), 0, p.std**2) * t.alpha / s.alpha * gradient)

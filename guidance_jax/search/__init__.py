@@ -1,4 +1,4 @@
-"""Search by running the sampler many times: trees of its steps, and its start. All aim at what `BestOf` says."""
+"""Search by running the sampler many times: over trees of its steps, or over its start. The target is a `BestOf`."""
 
 from guidance_jax.search.starts import Starts, climb, walk
 from guidance_jax.search.trees import trees

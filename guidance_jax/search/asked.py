@@ -1,4 +1,4 @@
-"""What every search checks of what it is asked for."""
+"""The checks of arguments that all searches share."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from guidance_jax.sample import prepare
 
 
 def check_search(name: str, keys: Any, move: Any, levels: Level, shape: tuple[int, ...], cond: Any) -> tuple[Any, ...]:
-    """(keys, move, levels, shape, cond) of strong types, if `move` is a `BestOf` and its parts take the rest."""
+    """Return (keys, move, levels, shape, cond) with strong types; raise `Refused` if `move` does not take the rest."""
     need(name, move, BestOf, "the move")
     population: Any
     keys, population, levels = prepare(keys, SMC(move), levels, (2, *shape), cond)  # refuses what any population would

@@ -1,11 +1,11 @@
-"""Search for the start: noise z from which a sampler without chance, x = G(z), ends where the reward is high.
+"""Search for the start: noise z from which a deterministic sampler, x = G(z), ends where the reward is high.
 
     p(z) exp(scale r(G(z))),   z ~ N(0, sigma^2) of the first level
 
-`walk` samples it by Metropolis steps of preconditioned Crank-Nicolson proposals (Cotter et al. 2013, arXiv 1202.0709),
-so that x samples the sampler's own p(x) tilted by exp(scale r(x)). `climb` seeks its highest point by gradients through
-all steps (D-Flow, Ben-Hamu et al. 2024, arXiv 2402.14017), |z| held where noise is (ReNO, Eyring et al. 2024, arXiv
-2406.04312).
+`walk` draws z by Metropolis steps with preconditioned Crank-Nicolson proposals (Cotter et al. 2013, arXiv 1202.0709).
+So x samples p(x) exp(scale r(x)), with p(x) the sampler's own. `climb` searches for the highest point by gradients
+through all steps (D-Flow, Ben-Hamu et al. 2024, arXiv 2402.14017). It keeps |z| where noise lies (ReNO, Eyring et al.
+2024, arXiv 2406.04312).
 """
 
 from functools import partial
@@ -24,11 +24,11 @@ ADAM = optax.adam(0.1)
 
 
 class Starts(NamedTuple):
-    """Starts for `generate(keys, kernel, levels, shape, cond, x=found.x)`, with the keys that they were found by.
+    """Starts for `generate(keys, kernel, levels, shape, cond, x=found.x)`, with the same keys as in the search.
 
     Attributes:
-      x: (n, *event).
-      value: (n, steps + 1), scale r(G(z)) where the search was, the first of the noise that `generate` starts from.
+      x: the starts, (n, *event).
+      value: (n, steps + 1), scale r(G(z)) along the search; the first is for the noise that `generate` starts from.
     """
 
     x: Array
@@ -37,7 +37,7 @@ class Starts(NamedTuple):
 
 @pytree
 class Again(KernelWrapper):
-    """`inner`, computed again in the backward pass: a gradient through the loop keeps the samples alone."""
+    """Compute `inner` again in the backward pass, so that a gradient through the loop stores only the samples."""
 
     inner: Any
 
@@ -46,7 +46,7 @@ class Again(KernelWrapper):
 
 
 def _begun(key, move, levels, shape, cond):
-    """(where `generate` starts, the value of a start, a key)."""
+    """Return (the start of `generate`, the function that gives a start's value, a key)."""
     start_key, step_key, reward_key = jax.random.split(key, 3)  # the first two are those of `generate`
     kernel = Again(move.kernel)
 
@@ -67,7 +67,7 @@ def _walk(keys, move, levels, shape, cond, steps, size):
             proposal_key, accept_key = jax.random.split(key)
             other = jnp.sqrt(1 - size**2) * z + size * move.kernel.start(proposal_key, levels, shape)
             there = value(other)
-            go = (there >= here) | (jnp.log(jax.random.uniform(accept_key)) < there - here)  # -inf to -inf goes
+            go = (there >= here) | (jnp.log(jax.random.uniform(accept_key)) < there - here)  # also -inf to -inf
             z, here = jnp.where(go, other, z), jnp.where(go, there, here)
             return (z, here), here
 
@@ -120,23 +120,23 @@ def walk(
     steps: int = 50,
     size: float = 0.3,
 ) -> Starts:
-    """One start per key from p(z) exp(scale r(G(z))), after `steps` Metropolis steps: `steps` + 1 samples' calls.
+    """Draw one start per key from p(z) exp(scale r(G(z))) by `steps` Metropolis steps; it costs `steps` + 1 samples.
 
     z' = sqrt(1 - size^2) z + size z_new,   accepted with probability min(1, exp(scale r(G(z')) - scale r(G(z))))
 
-    No gradient of the reward, which may be -inf. Exact in the limit, and for samplers without chance; the draws of one
-    with chance are held fixed for each key. `size` 1 proposes independent starts. The share of `value` that changes
-    from step to step is the acceptance: a quarter is usual.
+    The reward needs no gradient and may be -inf. The draws are exact in the limit of many steps, for a deterministic
+    sampler. The draws of a random sampler are held fixed for each key. `size` 1 proposes independent starts. The share
+    of steps at which `value` changes is the acceptance rate; a quarter is usual.
 
     Args:
       keys: `(n,)` keys.
-      move: `BestOf(kernel, reward, scale)`; of images, vectors or flows.
+      move: `BestOf(kernel, reward, scale)`, for images, vectors or flows.
       levels, shape, cond: as in `generate`.
-      steps: how many.
-      size: of a proposal, in (0, 1].
+      steps: the number of Metropolis steps.
+      size: the size of a proposal, in (0, 1].
 
     Raises:
-      Refused: another move, tokens or text, no step, a size outside (0, 1], or what the move refuses.
+      Refused: a move other than `BestOf`; tokens or text; no step; a size outside (0, 1]; what the move refuses.
     """
     keys, move, *rest = _asked("walk", keys, move, levels, shape, cond, steps)
     if not 0 < size <= 1:
@@ -155,23 +155,23 @@ def climb(
     optimizer: optax.GradientTransformation = ADAM,
     prior: float = 1.0,
 ) -> Starts:
-    """One start per key of high scale r(G(z)) + prior log p(|z|), by gradients through all steps; the best on the way.
+    """Find one start per key of high scale r(G(z)) + prior log p(|z|), by gradients through all steps of the sampler.
 
     log p(|z|) = (d - 1) log(|z| / sigma) - |z|^2 / (2 sigma^2),   d numbers in z
 
-    A mode, no sample: starts from different noise may end at one. A step costs three samples' calls, and the memory of
-    all levels' x and of one call.
+    It returns the best start on the way. That is a mode, not a sample: searches from different noise may end at the
+    same one. A step costs the calls of three samples. Its memory holds x at all levels and one call of the network.
 
     Args:
       keys: `(n,)` keys.
-      move: `BestOf(kernel, reward, scale)`, its reward differentiable; of images, vectors or flows.
+      move: `BestOf(kernel, reward, scale)` with a differentiable reward, for images, vectors or flows.
       levels, shape, cond: as in `generate`.
-      steps: how many.
-      optimizer: from optax; one object for many calls, since another is compiled anew.
-      prior: of the length of z (ReNO); 0 for the reward alone (D-Flow).
+      steps: the number of gradient steps.
+      optimizer: an optimizer of optax. Use one object for many calls, since another is compiled anew.
+      prior: the weight of log p(|z|) (ReNO); 0 for the reward alone (D-Flow).
 
     Raises:
-      Refused: another move, tokens or text, no step, or what the move refuses.
+      Refused: a move other than `BestOf`; tokens or text; no step; what the move refuses.
     """
     keys, move, *rest = _asked("climb", keys, move, levels, shape, cond, steps)
     return _climb(keys, move, *rest, steps, optimizer, jnp.float32(prior))

@@ -1,12 +1,13 @@
-"""Diffusion tree sampling (Jain et al. 2025, arXiv 2506.20701): every chain tells the next where to branch.
+"""Diffusion tree sampling (Jain et al. 2025, arXiv 2506.20701): every chain decides where the next one branches.
 
     a node is x_t, its children are draws of p(x_s | x_t), the root's are starts
     v(x_0) = scale r(x_0),   v(x_t) = log mean over children of exp v       (the soft Bellman backup)
     down:  a new child while there are fewer than width visits^growth, else a child with probability ~ exp v
 
 Going down without new children draws leaf x_0 with weight exp(scale r(x_0)) / (product of its ancestors' numbers of
-children). In the limit that samples p(x) exp(scale r(x)), but slowly: a branch that began badly is seldom looked at
-again, so that values are too low and, unlike that of populations, the evidence is biased, the more the sharper r is.
+children). In the limit this samples p(x) exp(scale r(x)), but convergence is slow. A branch whose first leaves are bad
+is seldom visited again, so that its value stays too low. So, unlike that of populations, the evidence is biased, and
+the bias grows with the sharpness of r.
 """
 
 from functools import partial
@@ -22,30 +23,30 @@ from guidance_jax.search.asked import check_search
 
 
 class Tree(NamedTuple):
-    """Nodes by (depth, rollout that made them); depth d is at level d, every rollout makes at most one of each."""
+    """Nodes by (depth, rollout that made them). Depth d is level d; a rollout makes at most one node per depth."""
 
     carry: Any  # (depths, n, ...)
     parent: Any  # (depths, n): the slot of depth - 1
     value: Any  # (depths, n)
-    visits: Any  # (depths, n): none where there is no node
+    visits: Any  # (depths, n): 0 where there is no node
 
     def exists(self, depth: Any) -> Any:
-        """(n,) whether there is a node."""
+        """Return (n,), whether there is a node at `depth`."""
         return self.visits[depth] > 0
 
 
 def chosen(mask: Any, value: Any, key: Any) -> Any:
-    """One of `mask`, with probability ~ exp(value)."""
+    """Draw the index of one node of `mask`, with probability ~ exp(value)."""
     return jax.random.categorical(key, jnp.where(mask, jnp.maximum(value, -1e30), -jnp.inf))
 
 
 def back_up(mask: Any, value: Any) -> Any:
-    """log mean exp(value) over `mask`."""
+    """Return log mean exp(value) over `mask`."""
     return jax.nn.logsumexp(jnp.where(mask, value, -jnp.inf)) - jnp.log(jnp.sum(mask))
 
 
 def rollout(move, tree, i, key, levels, shape, cond, width, growth):
-    """The tree after rollout i: from the root down to a leaf, its reward from there up."""
+    """Go from the root down to a leaf and pass its reward back up. Return (tree, (leaf, whether it was dropped))."""
     descend_key, finish_key = jax.random.split(key)
     path, parents, new, visits, states = descend(move, tree, i, descend_key, levels, shape, cond, width, growth)
     clean = levels.at(-1)
@@ -61,7 +62,7 @@ def rollout(move, tree, i, key, levels, shape, cond, width, growth):
 
 
 def descend(move, tree, i, key, levels, shape, cond, width, growth):
-    """(depths,) slots from the root down, their parents, whether they are new, visits with this one, and carries."""
+    """Return (depths,) slots from the root down, their parents, whether each is new, visits with this one, carries."""
 
     def make(carry, depth, key):
         t, s = levels.at(depth - 1), levels.at(depth)
@@ -93,7 +94,7 @@ def descend(move, tree, i, key, levels, shape, cond, width, growth):
 
 
 def ascend(tree, path, reward):
-    """The tree with the values of the nodes on `path`, which ends at a leaf of that reward."""
+    """Return the tree with new values of the nodes on `path`, which ends at a leaf with this `reward`."""
 
     def up(below, inputs):
         depth, slot = inputs
@@ -107,7 +108,7 @@ def ascend(tree, path, reward):
 
 
 def leaves(tree: Tree) -> Any:
-    """(n,) log-weights of going down from the root without new children, less the root's value."""
+    """Return (n,) log-weights of the leaves, going down without new children; their logsumexp is the root's value."""
 
     def down(paid, depth):
         above = jnp.where(depth == 0, -1, tree.parent[depth])
@@ -158,28 +159,30 @@ def trees(
     width: float = 1.0,
     growth: float = 0.8,
 ) -> Particles:
-    """One tree of `n` rollouts per key, in one compiled program: `populations` for chains that learn from each other.
+    """Build one tree of `n` rollouts per key, in one compiled program; each rollout learns from those before it.
 
-    A rollout is new at some levels and needs the kernel there alone; but many keys in one program compute it at all,
-    so that the cost is that of n samples of `BestOf`. All nodes are kept: n samples of every level. `.draw(key)` goes
-    down the tree once more, `.best()` finds the leaf of most weight. Several draws from one tree are not independent;
-    several keys are.
+    A rollout needs the kernel only at levels where its node is new. But many keys in one program compute it at all
+    levels, so that the cost is that of n samples of `BestOf`. All nodes are stored: n samples at every level.
+    `.draw(key)` goes down the tree once more, `.best()` finds the leaf of largest weight. Several draws from one tree
+    are not independent; trees of several keys are.
 
     Args:
       keys: `(runs,)` keys.
-      move: `BestOf(kernel, reward, scale)`, of any random kernel of one sample; without chance, only starts differ.
+      move: `BestOf(kernel, reward, scale)` with a random kernel of one sample; with a deterministic one only starts
+        differ.
       levels: as in `sample`.
       shape: the shape of one sample.
-      n: rollouts, at least two.
-      cond: what each run is conditioned on, leaves with leading axis `runs`, or None.
-      width, growth: a node visited N times has up to width N^growth children; a growth of 1 is importance sampling.
+      n: the number of rollouts, at least two.
+      cond: the condition of each run, a pytree whose leaves have leading axis `runs`, or None.
+      width: at least 1; a node visited N times has up to width N^growth children.
+      growth: that exponent, from 0 to 1; 1 is importance sampling.
 
     Returns:
-      `Particles` with the leaves; one that was not new has weight zero.
+      `Particles` with the leaves; a leaf that was not new has weight zero.
 
     Raises:
-      Refused: another move, fewer than two rollouts, a width below one or a growth outside [0, 1], or what the move
-        refuses; a run whose leaves all have the reward -inf.
+      Refused: a move other than `BestOf`; fewer than two rollouts; a width below one or a growth outside [0, 1]; what
+        the move refuses; a run whose leaves all have the reward -inf.
     """
     keys, move, levels, shape, cond = check_search("trees", keys, move, levels, shape, cond)
     if n < 2 or width < 1 or not 0 <= growth <= 1:
