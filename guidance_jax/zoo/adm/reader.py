@@ -42,7 +42,7 @@ def adm(state: Mapping[str, Any], known: Options = UNKNOWN) -> Recognized:
     """The U-Net or classifier of a guided-diffusion state dict.
 
     Args:
-      state: name -> array.
+      state: a mapping from tensor names to arrays.
       known: what the tensors do not say; needed only where the network is none of OpenAI's releases.
 
     Raises:

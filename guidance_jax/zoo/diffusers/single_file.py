@@ -25,7 +25,7 @@ def file_of_transformer(state: Mapping[str, Any], groups: int = 32) -> PipelineP
     """A single file of Stable Diffusion 3 or 3.5 or FLUX.1: the transformer, and whatever else it holds.
 
     Args:
-      state: name -> array.
+      state: a mapping from tensor names to arrays.
       groups: of the norms of the autoencoder.
 
     Raises:

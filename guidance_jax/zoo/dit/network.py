@@ -94,8 +94,8 @@ class DiT(Layers):
       num_classes: rows of the label table, the null label included; 0 for none.
       frequency_shift: of the timestep embedding; diffusers' DiT has 1, the published code 0.
       perturbed: the blocks that a `Perturbation` makes worse; by default the middle third.
-      dtype: of the computation; None is that of the parameters.
-      remat: blocks are computed again in the backward pass.
+      dtype: the dtype of the computation; None for that of the parameters.
+      remat: whether blocks are recomputed in the backward pass, which saves memory.
       unroll: blocks that are unrolled in the loop over them.
 
     Raises:

@@ -71,7 +71,7 @@ def dit(state: Mapping[str, Any], known: Options = UNKNOWN) -> Recognized:
     published `forward_with_cfg` does, and all of REPA.
 
     Args:
-      state: name -> array.
+      state: a mapping from tensor names to arrays.
       known: its family and its heads, where tensors do not say; and whether the last row of its label table means
         "unconditional", which it does unless it is said that it does not. A table of one row is no condition.
 
@@ -137,8 +137,8 @@ def dit_of_diffusers(state: Mapping[str, Any], about: Mapping[str, Any]) -> Reco
     diffusers divides the frequencies of the timestep by one less and guides all channels; so does this network.
 
     Args:
-      state: name -> array.
-      about: its `config.json`.
+      state: a mapping from tensor names to arrays.
+      about: the content of its `config.json`.
 
     Raises:
       Refused: embedders of two blocks that differ, a tensor that is missing, left over or of the wrong shape.

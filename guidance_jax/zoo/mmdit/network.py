@@ -188,8 +188,8 @@ class MMDiT(ReadsCaptions, nn.Module):
       qk_norm: whether queries and keys are normalised.
       guided: whether the scale of guidance is an input (FLUX.1-dev).
       perturbed: the blocks that a `Perturbation` makes worse, counted through; by default the middle third.
-      dtype: of the computation; None is that of the parameters.
-      remat: blocks are computed again in the backward pass.
+      dtype: the dtype of the computation; None for that of the parameters.
+      remat: whether blocks are recomputed in the backward pass, which saves memory.
 
     Raises:
       Refused: samples that patches do not tile or that are larger than the table; a condition of another kind; a scale

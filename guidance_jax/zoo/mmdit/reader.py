@@ -36,8 +36,8 @@ def sd3(state: Mapping[str, Any], about: Mapping[str, Any]) -> tuple[MMDiT, dict
     """diffusers' `SD3Transformer2DModel`: of SD3 and SD3.5, medium and large.
 
     Args:
-      state: name -> array.
-      about: its `config.json`.
+      state: a mapping from tensor names to arrays.
+      about: the content of its `config.json`.
 
     Raises:
       Refused: second attentions in other blocks than the first ones; a tensor that is missing, left over or of the
@@ -62,8 +62,8 @@ def flux(state: Mapping[str, Any], about: Mapping[str, Any]) -> tuple[MMDiT, dic
     """diffusers' `FluxTransformer2DModel`: it packs 2 x 2 latents into channels, where this network has patches.
 
     Args:
-      state: name -> array.
-      about: its `config.json`.
+      state: a mapping from tensor names to arrays.
+      about: the content of its `config.json`.
 
     Raises:
       Refused: another packing or other axes; a tensor that is missing, left over or of the wrong shape.
@@ -139,8 +139,8 @@ def t5(state: Mapping[str, Any], about: Mapping[str, Any], length: int) -> tuple
     """The `T5EncoderModel` of the transformers library.
 
     Args:
-      state: name -> array.
-      about: its `config.json`.
+      state: a mapping from tensor names to arrays.
+      about: the content of its `config.json`.
       length: tokens that are read.
 
     Raises:

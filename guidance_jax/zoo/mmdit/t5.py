@@ -23,7 +23,7 @@ class T5Encoder(nn.Module):
       head_width: channels of a head.
       buckets: of distances, half of them for positions before, the farther ones logarithmic.
       farthest: the distance from which on all are one bucket.
-      dtype: of the computation; None is that of the parameters.
+      dtype: the dtype of the computation; None for that of the parameters.
     """
 
     vocabulary: int = 32128

@@ -28,7 +28,7 @@ class CLIPText(nn.Module):
       projection: outputs of the linear map after pooling; 0 for none.
       skip: 0 for the states of the last layer after its norm, 1 for those of the layer before, without one.
       end: the token that ends a text; None for the largest number in it.
-      dtype: of the computation; None is that of the parameters.
+      dtype: the dtype of the computation; None for that of the parameters.
     """
 
     vocabulary: int = 49408

@@ -87,8 +87,8 @@ def control_of_diffusers(
     """diffusers' `ControlNetModel` of a U-Net: its encoder has the shape of that of `network`.
 
     Args:
-      state: name -> array.
-      about: its `config.json`.
+      state: a mapping from tensor names to arrays.
+      about: the content of its `config.json`.
       network: the U-Net that it was trained for.
       cond: a condition of that.
 

@@ -78,8 +78,8 @@ def unet_of_diffusers(state: Mapping[str, Any], about: Mapping[str, Any]) -> tup
     """diffusers' `UNet2DConditionModel`.
 
     Args:
-      state: name -> array.
-      about: its `config.json`.
+      state: a mapping from tensor names to arrays.
+      about: the content of its `config.json`.
 
     Raises:
       Refused: a tensor that is missing, left over or of the wrong shape.
@@ -110,7 +110,7 @@ def unet(state: Mapping[str, Any], heads: Mapping[str, int], groups: int = 32) -
     """The U-Net of Stable Diffusion by the names of single files, without their prefix.
 
     Args:
-      state: name -> array.
+      state: a mapping from tensor names to arrays.
       heads: `num_heads` or `num_head_channels`.
       groups: of the norms.
 
@@ -145,7 +145,7 @@ def autoencoder(state: Mapping[str, Any], groups: int = 32) -> tuple[Autoencoder
     """The autoencoder by the names of single files, without their prefix.
 
     Args:
-      state: name -> array.
+      state: a mapping from tensor names to arrays.
       groups: of the norms.
 
     Raises:
@@ -183,8 +183,8 @@ def clip_text(state: Mapping[str, Any], about: Mapping[str, Any], skip: int) -> 
     """CLIP's text encoder by the names of the transformers library.
 
     Args:
-      state: name -> array.
-      about: its `config.json`.
+      state: a mapping from tensor names to arrays.
+      about: the content of its `config.json`.
       skip: as in `CLIPText`.
 
     Raises:

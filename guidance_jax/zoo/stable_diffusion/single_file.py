@@ -59,7 +59,7 @@ def single_file(
     """A single file of Stable Diffusion 1, 2 or XL: U-Net, autoencoder and text encoders; tokenizers it has none.
 
     Args:
-      state: name -> array.
+      state: a mapping from tensor names to arrays.
       prediction: "epsilon" or "v_prediction"; needed for version 2, which has been trained either way.
       side: of the pictures; by default 512, 768 for version 2 with v, 1024 for XL.
       groups: of the norms.

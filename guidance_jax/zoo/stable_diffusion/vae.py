@@ -89,7 +89,7 @@ class AutoencoderKL(nn.Module):
       quant: whether a 1 x 1 convolution stands between encoder and latents, and between latents and decoder.
       middle_attention: whether the middle has an attention.
       image_channels: of the images.
-      dtype: of the computation; None is that of the parameters.
+      dtype: the dtype of the computation; None for that of the parameters.
     """
 
     latent_channels: int = 4

@@ -141,7 +141,8 @@ def flow(network: TarFlow, params: Any, domain: Domain | None = None) -> Autoreg
     """`TarFlow` as a denoiser of the next patch, with its density; `encode_images` and `decode_images` go with it.
 
     Args:
-      network, params: the module, and what `init` made of it or training.
+      network: the module.
+      params: its parameters, from `init` or from training.
       domain: what it was trained for; by default its patches, its classes and the label after them as the null label.
 
     Raises:

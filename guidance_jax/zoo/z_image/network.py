@@ -81,8 +81,8 @@ class ZImage(nn.Module):
       theta: base of the rotary frequencies.
       scale: by which the time is multiplied.
       eps: of the norms.
-      dtype: of the computation; None is that of the parameters.
-      remat: blocks are computed again in the backward pass.
+      dtype: the dtype of the computation; None for that of the parameters.
+      remat: whether blocks are recomputed in the backward pass, which saves memory.
 
     Raises:
       Refused: samples that patches of two latents do not tile; a condition of another kind.

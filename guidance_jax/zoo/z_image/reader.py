@@ -34,8 +34,8 @@ def z_image(state: Mapping[str, Any], about: Mapping[str, Any]) -> tuple[ZImage,
     """diffusers' `ZImageTransformer2DModel`.
 
     Args:
-      state: name -> array.
-      about: its `config.json`.
+      state: a mapping from tensor names to arrays.
+      about: the content of its `config.json`.
 
     Raises:
       Refused: heads that share keys, or axes that do not fill a head; a tensor that is missing, left over or of the
