@@ -1,4 +1,4 @@
-"""Published networks, a family a folder, and whole models: what stands beside a denoiser, and all of it as one."""
+"""Published networks, one folder per family, and pipelines: a denoiser with its autoencoder and text encoders."""
 
 from guidance_jax.zoo.adm.network import ADMClassifier, ADMUNet
 from guidance_jax.zoo.convert import convert, read_state, recognize

@@ -1,4 +1,4 @@
-"""From a file or folder of someone else's weights to checkpoints of ours, and from one format of ours to the other."""
+"""Convert published weights, in a file or folder, to checkpoints of this package, and checkpoints to another format."""
 
 import re
 from collections.abc import Mapping
@@ -25,35 +25,35 @@ from guidance_jax.zoo.state_dict import UNKNOWN, Options, Recognized
 from guidance_jax.zoo.tokenizer import Tokenizer
 
 SCHEDULES = {"cosine": CosineBetas(1000), "linear": LinearBetas(1000)}
-# of PyTorch's parallel networks and averages of weights, of compiled networks, of Lightning's modules
+# prefixes of PyTorch's parallel networks and averages of weights, compiled networks, Lightning's modules
 WRAPPERS = ("module.", "_orig_mod.", "model.")
-INSIDE = re.compile(r"(?<=\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")  # of single blocks
+INSIDE = re.compile(r"(?<=\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")  # of one block
 SIGNS = {  # names by which networks are recognised
     "ADM": ("time_embed.0.weight", "input_blocks.0.0.weight"),
     "DiT": ("blocks.0.adaLN_modulation.1.weight",),
     "GLIDE": ("transformer.resblocks.0.ln_1.weight",),
     "EDM": ("map_layer0.weight",),
 }
-COUNT = "n_averaged"  # what PyTorch's averages of weights keep beside them
+COUNT = "n_averaged"  # the counter that PyTorch's averages of weights store
 
 
 def schedule_named(name: str | None) -> Schedule | None:
-    """OpenAI's schedule of that name, with 1,000 steps."""
+    """Return OpenAI's schedule of that name, with 1,000 steps; None for None."""
     if name is not None and name not in SCHEDULES:
         raise Refused(f"schedule is one of {', '.join(SCHEDULES)}, got {name!r}")
     return None if name is None else SCHEDULES[name]
 
 
 def read_state(path: str | Path, key: str | None = None) -> Mapping[str, Any]:
-    """The state dict of a `.safetensors` or `.pt` file; reading executes nothing.
+    """Return the state dict of a `.safetensors` or `.pt` file. Reading executes no code.
 
     Args:
       path: the file.
-      key: of a file that holds several networks, "ema" for example: their entry in a `.pt`, or what comes before their
-        names in a `.safetensors`.
+      key: the network to read from a file of several, for example "ema": an entry of a `.pt` file, or the prefix of
+        tensor names in a `.safetensors` file. None for a file of one network.
 
     Raises:
-      Refused: a missing, truncated, foreign or malicious file; an entry that it does not have.
+      Refused: a missing, truncated, foreign or malicious file; an entry that the file does not have.
     """
     path = Path(path)
     state: Mapping[str, Any]
@@ -77,10 +77,10 @@ def read_state(path: str | Path, key: str | None = None) -> Mapping[str, Any]:
 
 
 def unwrap(state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A state dict by the names of the bare network: wrappers come off in any order, counts are left out.
+    """Return a state dict with the names of the bare network: without wrappers, in any order, and without counters.
 
     Raises:
-      Refused: two tensors that have one name then.
+      Refused: two tensors that then have the same name.
     """
     names = {k: INSIDE.sub("", k) for k in state if k != COUNT}  # old -> new
     while names and not any(new.startswith(UNET) for new in names.values()):
@@ -94,14 +94,14 @@ def unwrap(state: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def recognize(state: Mapping[str, Any], known: Options = UNKNOWN) -> Recognized:
-    """The network that a state dict belongs to: ADM's, GLIDE's, EDM's of ADM's kind, or a latent transformer.
+    """Find the network of a state dict: ADM, GLIDE, EDM with ADM's architecture, or a latent transformer.
 
     Args:
-      state: name -> array.
-      known: what tensors do not say.
+      state: a mapping from tensor names to arrays.
+      known: options that the tensors do not determine.
 
     Raises:
-      Refused: none of them, or an incomplete one; see `adm`, `glide`, `edm` and `dit`.
+      Refused: another network, or an incomplete one; see `adm`, `glide`, `edm` and `dit`.
     """
     with reading("the state dict", "compare it with the source"):
         for test, read in ((is_dit, dit), (is_glide, glide)):
@@ -128,23 +128,25 @@ def convert(
     prediction: str | None = None,
     tokenizer: Path | None = None,
 ) -> list[tuple[str, Any, Any]]:
-    """Write `source` into folders of `out`: `denoiser` or `classifier`, and the other parts of a pipeline.
+    """Convert `source` into checkpoints in `out`: `denoiser` or `classifier`, and the other parts of a pipeline.
 
     Args:
-      source: a state dict, a single file of Stable Diffusion or FLUX.1, a folder of diffusers, or a checkpoint of ours.
-      out: the folder.
-      to: safetensors or orbax.
-      known: what tensors do not say.
+      source: a file with a state dict, a single file of Stable Diffusion or FLUX.1, a folder of diffusers, or a
+        checkpoint of this package.
+      out: the folder in which each part gets a folder.
+      to: "safetensors" or "orbax".
+      known: options that the tensors do not determine.
       key: as in `read_state`.
-      prediction: of a single file of Stable Diffusion 2, "epsilon" or "v_prediction".
-      tokenizer: a folder with CLIP's or GLIDE's, which single files do not carry; or one with a folder for each
-        encoder, `tokenizer`, `tokenizer_2`, `tokenizer_3`, as diffusers has them.
+      prediction: what a single file of Stable Diffusion 2 predicts, "epsilon" or "v_prediction"; None for others.
+      tokenizer: a folder with the tokenizer of CLIP or GLIDE, which single files lack. Or a folder with one folder per
+        encoder, `tokenizer`, `tokenizer_2`, `tokenizer_3`, as in diffusers. None writes no tokenizer.
 
     Returns:
-      (the folder's name, the network, its domain) of each.
+      (the folder's name, the network, its domain) of each part.
 
     Raises:
-      Refused: what cannot be read or recognised, or a folder that is not empty; nothing is written then.
+      Refused: a source that cannot be read or recognised; nothing is written then. A folder that is not empty; its part
+        is not written then.
     """
     if to not in WRITERS:
         raise Refused(f"to is one of {', '.join(WRITERS)}, got {to!r}")
@@ -179,10 +181,10 @@ def convert(
 
 
 def add_tokenizers(parts: PipelineParts, folder: Path) -> None:
-    """The tokenizer of each text encoder of a single file: of its own folder inside `folder`, else of that one.
+    """Add the tokenizer of each text encoder to `parts`: from its own folder inside `folder`, else from `folder`.
 
     Raises:
-      Refused: one that cannot be read, or a T5 without a folder of its own.
+      Refused: a tokenizer that cannot be read, or a T5 without a folder of its own.
     """
     for name in [n for n in parts.parts if n.startswith("text")]:
         network = build(parts.parts[name][0]["network"])

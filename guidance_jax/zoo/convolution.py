@@ -45,7 +45,7 @@ def _jvp(primals, tangents, **how):
 
 
 def _transpose(dy, x, w, *, stride, pads):
-    """Linear in x only: `_jvp` sends the tangent of w through JAX's own convolution."""
+    """Transpose in x alone: `_jvp` sends the tangent of w through JAX's own convolution."""
     size, window = x.aval.shape[1:3], w.shape[:2]
     flipped = jnp.flip(w, (0, 1)).swapaxes(2, 3)
     low = [k - 1 - p for k, (p, _) in zip(window, pads, strict=True)]
@@ -82,7 +82,7 @@ batching.primitive_batchers[_conv_p] = _batch
 def conv2d(x: Any, w: Any, stride: int = 1, pad: tuple[int, int] | None = None) -> Any:
     """Convolve one image `x` (H, W, C) with `w` (k, k, C, D), k odd, zero padding k // 2 as in PyTorch.
 
-    `pad` is (before, after) of both axes if it is another.
+    `pad`, if given, is another padding (before, after) of both axes.
     """
     pads = tuple(pad or (k // 2, k // 2) for k in w.shape[:2])
     return _conv_p.bind(x[None], w, stride=stride, pads=pads)[0]

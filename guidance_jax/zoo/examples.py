@@ -20,13 +20,13 @@ WEIGHTS = "weights"
 
 
 class Example(NamedTuple):
-    """A model with what guides and what measures it.
+    """A trained model, with a classifier that guides it and a judge that measures its samples.
 
     Attributes:
       model: a denoiser trained with conditioning dropout.
-      classifier: log p(y | x_t).
-      judge: a classifier of clean images that guides nothing.
-      held_out: images that nothing was trained on, with the names of the classes.
+      classifier: the noisy classifier log p(y | x_t).
+      judge: a classifier of clean images, which guides nothing.
+      held_out: images that no network was trained on, with the names of the classes.
     """
 
     model: Network
@@ -36,7 +36,7 @@ class Example(NamedTuple):
 
 
 def digits() -> tuple[Network, NoisyClassifier]:
-    """(model, classifier): a small ADM U-Net trained with conditioning dropout, and log p(y | x_t).
+    """Return (model, classifier) of the digits: a small ADM U-Net with conditioning dropout, and log p(y | x_t).
 
     Samples are (8, 8, 1) in [-1, 1], labels 0 to 9, the null label is 10, the schedule `Cosine()`.
     """
@@ -45,7 +45,7 @@ def digits() -> tuple[Network, NoisyClassifier]:
 
 
 def fashion() -> Example:
-    """A small ADM U-Net of Fashion-MNIST, its noisy classifier, a judge, and 1,000 held-out images.
+    """Return a small ADM U-Net of Fashion-MNIST, its noisy classifier, a judge, and 1,000 held-out images.
 
     Samples are (28, 28, 1) in [-1, 1], labels 0 to 9 (`held_out.names`), the null label is 10, the schedule `Cosine()`.
     """
@@ -57,13 +57,13 @@ def fashion() -> Example:
 
 
 def read(name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """(configuration, arrays) of a file of weights, which are of half precision."""
+    """Return (configuration, arrays) of a file of weights, which are stored in half precision."""
     with files("guidance_jax.zoo").joinpath(f"{WEIGHTS}/{name}.npz").open("rb") as file, np.load(file) as stored:
         return json.loads(str(stored["config"])), {k: stored[k] for k in stored.files if k != "config"}
 
 
 def tree(arrays: dict[str, np.ndarray], which: str) -> dict[str, Any]:
-    """The parameters of one of the networks."""
+    """Return the parameters of the network `which`, in float32."""
     found: dict[str, Any] = {}
     for name, array in arrays.items():
         first, *path = name.split("/")
@@ -76,7 +76,7 @@ def tree(arrays: dict[str, np.ndarray], which: str) -> dict[str, Any]:
 
 
 def model_and_classifier(config: dict[str, Any], arrays: dict[str, np.ndarray]) -> tuple[Network, NoisyClassifier]:
-    """What is in every file."""
+    """Return the denoiser and the noisy classifier, which every file holds."""
     unet, classifier = build(config["model"]), build(config["classifier"])
     domain, guided, parameterization = (
         build(config[name]) for name in ("domain", "classifier_domain", "parameterization")

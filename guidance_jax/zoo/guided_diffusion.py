@@ -1,8 +1,9 @@
-"""The architecture of a network of OpenAI's guided-diffusion code, from the names and shapes of its tensors.
+"""The architecture of a network of OpenAI's guided-diffusion code, inferred from the names and shapes of its tensors.
 
-ADM, GLIDE and Stable Diffusion have it in common. Shapes tell the widths, the levels, where attention is, the classes,
-the learned variance and how images are resampled; not the number of heads, the order of a head's projections, the image
-size and the noise schedule: those of releases are known by the widths and depths that only they have.
+ADM, GLIDE and Stable Diffusion share this architecture. Shapes determine the widths, the levels, where attention is,
+the classes, the learned variance and how images are resampled. They do not determine the number of heads, the order of
+a head's projections, the image size and the noise schedule. Widths and depths identify OpenAI's releases, for which
+these facts are known.
 """
 
 import dataclasses
@@ -17,7 +18,7 @@ from guidance_jax.zoo.state_dict import Options, shape_of
 def architecture(
     shapes: Mapping[str, tuple[int, ...]], image_channels: tuple[int, ...] = (1, 3, 4)
 ) -> tuple[dict, int]:
-    """(the constructor's arguments that shapes tell, the channels of x) of a guided-diffusion state dict."""
+    """Return (the constructor's arguments that shapes determine, the channels of x) of a state dict."""
     channels, first = shape_of(shapes, "time_embed.0.weight", 2)[1], shape_of(shapes, "input_blocks.0.0.weight", 4)
     if first[1] not in image_channels:
         raise Refused(
@@ -47,7 +48,7 @@ def architecture(
 
 
 def parameterization(fields: dict, image_channels: int) -> parameterizations.Parameterization:
-    """eps, with a learned variance if the network returns twice the channels of the image."""
+    """Return eps, with a learned variance if the network returns twice the channels of the image."""
     learned = fields["out_channels"] == 2 * image_channels
     return parameterizations.LearnedRange() if learned else parameterizations.eps
 
@@ -72,7 +73,7 @@ def _blocks(shapes: Mapping[str, tuple[int, ...]], group: str) -> list[_Block]:
 
 
 def _decoder_depth(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Residual blocks a level: every level but the last ends its decoder half with an upsampler."""
+    """Return the number of residual blocks per level. Every decoder level but the last ends with an upsampler."""
     i = 0
     while f"output_blocks.{i}.0.in_layers.2.weight" in shapes:
         extra = [f"output_blocks.{i}.{j}." for j in (1, 2)]
@@ -83,10 +84,10 @@ def _decoder_depth(shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 
 def _encoder_depth(blocks: list[_Block]) -> int:
-    """Residual blocks a level of a network without a decoder: the division that leaves every level uniform.
+    """Return the number of residual blocks per level of a network without a decoder: the one that makes levels uniform.
 
-    A level is blocks of one width, all or none with attention; between levels lies one block that keeps the width and
-    has no attention.
+    The blocks of a uniform level have one width, and all or none have attention. Between two levels lies one block that
+    keeps the width and has no attention.
     """
     n = len(blocks)
     fits = []
@@ -114,7 +115,7 @@ def is_classifier(shapes: Mapping[str, tuple[int, ...]]) -> bool:
 
 
 def _classifier_out(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int]:
-    """The tensor whose rows are the classes, and how many axes it has."""
+    """Return the name of the tensor whose rows are the classes, and its number of axes."""
     for name, axes in (("out.2.c_proj.weight", 3), ("out.3.weight", 4)):
         if name in shapes:
             return name, axes
@@ -122,12 +123,12 @@ def _classifier_out(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int]:
 
 
 def signature(fields: dict) -> tuple:
-    """What the releases are known by: (channels, blocks a level, channel multiples)."""
+    """Return the numbers that identify a release: (channels, blocks per level, channel multiples)."""
     return fields["model_channels"], fields["num_res_blocks"], fields["channel_mult"]
 
 
 def complete(known: Options, fields: dict) -> tuple[int, Schedule, dict]:
-    """(image size, schedule, the constructor's arguments about heads), all of which must be known by now."""
+    """Return (image size, schedule, the constructor's arguments about heads). Raise `Refused` if one is unknown."""
     heads = known.num_heads if known.num_head_channels is None else known.num_head_channels
     wanted = {
         "image_size": known.image_size,

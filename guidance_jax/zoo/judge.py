@@ -1,4 +1,4 @@
-"""A small clean-image classifier to measure samples with: another architecture than any guide, and never a guide."""
+"""A small classifier of clean images, which measures samples. No guide has its architecture, and it never guides."""
 
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ from guidance_jax.zoo.layers import Conv, Dense, GroupNorm
 
 
 class Judge(nn.Module):
-    """`apply(params, x (H, W, C)) -> (logits (num_classes,), features (4 width,))`: a plain convolutional network."""
+    """A plain convolutional network: `apply(params, x (H, W, C)) -> (logits (num_classes,), features (4 width,))`."""
 
     num_classes: int
     width: int = 32
@@ -39,7 +39,7 @@ class TrainedJudge:
     apply: Any = static()
 
     def __call__(self, images: np.ndarray, batch: int = 500) -> tuple[np.ndarray, np.ndarray]:
-        """(predicted labels, features) of images, in float32 at the highest matmul precision."""
+        """Return (predicted labels, features) of images, computed at the highest matmul precision."""
         parts = [_judge(self, jnp.asarray(images[i : i + batch])) for i in range(0, len(images), batch)]
         labels, features = (np.concatenate([np.asarray(p[j]) for p in parts]) for j in (0, 1))
         return labels, features

@@ -1,4 +1,4 @@
-"""What stands beside a denoiser of latents: the autoencoder that makes pictures of them, the encoder of captions."""
+"""The parts beside a denoiser of latents: the autoencoder, which turns latents into pictures, and the text encoder."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -19,13 +19,13 @@ from guidance_jax.zoo.word_weights import read_weights
 
 @pytree
 class Autoencoder:
-    """Pictures of latents and back; denoisers see (z - mean) / std, where z are the network's own latents.
+    """Turn latents into pictures and back. Denoisers see (z - mean) / std, where z are the network's own latents.
 
     Attributes:
-      params: of the network.
+      params: the parameters of `network`.
       network: the module.
-      mean, std: by which latents are normalised, numbers or one for each channel; Stable Diffusion's scaling factor is
-        1 / std.
+      mean: what is subtracted from the network's latents, a number or one per channel.
+      std: what they are divided by then, a number or one per channel. Stable Diffusion's scaling factor is 1 / std.
     """
 
     params: Any
@@ -35,19 +35,19 @@ class Autoencoder:
 
     @property
     def factor(self) -> int:
-        """How many pixels a latent spans, in each direction."""
+        """The number of pixels per latent, in each direction."""
         return 2 ** (len(self.network.channels) - 1)
 
     def decode(self, latents: Any, tile: int | None = None) -> np.ndarray:
-        """Pictures (n, factor h, factor w, 3) in [-1, 1], more or less: nothing is clipped.
+        """Return the pictures (n, factor h, factor w, 3) of latents, approximately in [-1, 1]: nothing is clipped.
 
-        One at a time, in one compiled program.
+        Pictures are decoded one at a time, in one compiled program.
 
         Args:
-          latents: (n, h, w, channels), as a denoiser makes them.
-          tile: the side, in latents, of tiles that are decoded one by one and blended where they overlap, by a quarter
-            of it: large pictures then need the memory of a tile. The middle of the network sees its tile alone, so
-            pictures differ a little; None decodes a picture as one.
+          latents: samples of the denoiser, (n, h, w, channels).
+          tile: the side of square tiles, in latents, 8 or more. Tiles are decoded one by one and blended where they
+            overlap, by a quarter of a tile. A large picture then needs the memory of one tile. The attention in the
+            network sees one tile only, so pictures differ slightly. None decodes a picture as a whole.
 
         Raises:
           Refused: latents of another number of channels, a tile smaller than 8.
@@ -60,7 +60,7 @@ class Autoencoder:
         return np.asarray(_decode(self, jnp.asarray(latents, jnp.float32), tile))
 
     def encode(self, pictures: Any, key: Any = None) -> np.ndarray:
-        """Latents of pictures (n, H, W, 3) in [-1, 1]: their mean, or a draw if a `key` is given."""
+        """Return the latents of pictures (n, H, W, 3) in [-1, 1]: their means, or draws if a `key` is given."""
         return np.asarray(_encode(self, jnp.asarray(pictures, jnp.float32), key))
 
 
@@ -77,7 +77,7 @@ def _decode(own: Autoencoder, latents: Any, tile: int | None) -> Any:
 
 
 def decode_tiles(decode: Any, z: Any, tile: int, factor: int) -> Any:
-    """`decode` of square tiles of z (h, w, c), weighed by ramps over a quarter of a tile where they overlap."""
+    """Decode square tiles of z (h, w, c) and blend them, weighted by ramps over a quarter of a tile at their edges."""
     sides = [min(tile, n) for n in z.shape[:2]]
     starts = [
         sorted({*range(0, n - side, side - side // 4), n - side}) for n, side in zip(z.shape, sides, strict=False)
@@ -118,14 +118,16 @@ def _encode(own: Autoencoder, pictures: Any, key: Any) -> Any:
 
 @pytree
 class TextEncoder:
-    """Captions as conditions: {"context": (n, L, width)} and what else the network says, one call of it a caption.
+    """Turn n captions into conditions: {"context": (n, L, width)} and the network's other outputs, such as "pooled".
+
+    Each chunk of a caption takes one network call.
 
     Attributes:
-      params: of the network.
+      params: the parameters of `network`.
       network: the module.
-      tokenizer: from words to tokens; None where a checkpoint came without.
-      chunks: how many times the network is asked for one caption, each time for the words that fit; the states follow
-        each other, (chunks L, width), and the pooled ones are those of the first.
+      tokenizer: turns captions into tokens; None if the checkpoint has none.
+      chunks: the number of pieces that a caption is cut into. Their states follow each other, (chunks L, width); other
+        outputs are those of the first chunk.
     """
 
     params: Any
@@ -134,7 +136,10 @@ class TextEncoder:
     chunks: int = static(default=1)
 
     def __call__(self, captions: Sequence[str], weighted: bool = False, cut: bool = False) -> dict[str, Any]:
-        """Of each caption; if `weighted`, words may have weights, "a (red:1.3) cat"; if `cut`, as far as it is read.
+        """Encode captions.
+
+        If `weighted`, words may have weights, as in "a (red:1.3) cat"; this takes one more network call. If `cut`, a
+        caption that is too long is cut instead of refused.
 
         Raises:
           Refused: no tokenizer, a caption that is too long, weights that cannot be read.
@@ -156,7 +161,7 @@ class TextEncoder:
 def split_caption(
     tokenizer: Tokenizer, chunks: int, caption: str, weights: list[float]
 ) -> list[tuple[str, list[float]]]:
-    """A caption as `chunks` that fit, the last ones empty, with the weights of their letters."""
+    """Cut a caption into `chunks` pieces that fit, each with the weights of its characters; the last may be empty."""
     spans = tokenizer.split(caption, chunks)
     spans += [(len(caption), len(caption))] * (chunks - len(spans))
     return [(caption[a:b], weights[a:b]) for a, b in spans]

@@ -1,4 +1,4 @@
-"""The layers of ADM for one sample: (H, W, C) images, (L, C) sequences, float32 statistics whatever the compute type.
+"""The layers of ADM, for one sample: an image (H, W, C) or a sequence (L, C). Statistics are always float32.
 
 Sub-modules carry the names of OpenAI's PyTorch modules (dots between a name and a number become underscores), so that
 their checkpoints map one to one.
@@ -28,7 +28,7 @@ class Conv(nn.Module):
     stride: int = 1
     kernel_init: Any = torch_default
     dtype: Any = None
-    pad: tuple[int, int] | None = None  # before and after, if not half the size
+    pad: tuple[int, int] | None = None  # (before, after); None for size // 2 on both sides
 
     @nn.compact
     def __call__(self, x):
@@ -88,9 +88,9 @@ class StoredNorm(nn.Module):
 
 
 def timestep_embedding(t: Any, size: int, max_period: float = 10000.0, shift: int = 0) -> jax.Array:
-    """[cos, sin] of t times `size // 2` frequencies falling geometrically from 1 to 1 / max_period.
+    """Return [cos, sin] of t times `size // 2` frequencies, which fall geometrically from 1 to 1 / max_period.
 
-    The last frequency reaches 1 / max_period with `shift` 1, and is one ratio short of it with 0.
+    With `shift` 1 the last frequency is 1 / max_period. With 0 the sequence stops one term before it.
     """
     half = size // 2
     frequencies = jnp.exp(-jnp.log(max_period) * jnp.arange(half) / (half - shift))
@@ -99,13 +99,16 @@ def timestep_embedding(t: Any, size: int, max_period: float = 10000.0, shift: in
 
 
 def patches(x: jax.Array, size: int) -> jax.Array:
-    """An image (H, W, C) as rows of patches (H W / size^2, C size^2), channels first within a patch, as in PyTorch."""
+    """Return patches of an image (H, W, C) as rows (H W / size^2, C size^2), with channels first as in PyTorch."""
     h, w, c = x.shape
     return x.reshape(h // size, size, w // size, size, c).transpose(0, 2, 4, 1, 3).reshape(-1, c * size**2)
 
 
 def rotate(a: jax.Array, sides: tuple[int, int]) -> jax.Array:
-    """Rotary positions of two axes: pairs of channels of a (L, heads, channels) turned by the row, then the column."""
+    """Apply rotary positions of two axes to a (L, heads, channels), L patches in rows and columns.
+
+    Pairs in the first half of the channels turn by the row, those in the second half by the column.
+    """
     half = a.shape[-1] // 2
     frequencies = 10000.0 ** -(np.arange(0, half, 2) / half)
     row, column = (np.arange(n)[:, None] * frequencies for n in sides)
@@ -114,7 +117,7 @@ def rotate(a: jax.Array, sides: tuple[int, int]) -> jax.Array:
 
 
 def turn_pairs(a: jax.Array, angles: Any) -> jax.Array:
-    """Neighbouring channels of a (L, heads, channels), two and two, turned by angles (L, channels / 2), in float32."""
+    """Rotate pairs of neighbouring channels of a (L, heads, channels) by angles (L, channels / 2), in float32."""
     wide = a.astype(jnp.promote_types(a.dtype, jnp.float32))
     angles = jnp.asarray(angles, wide.dtype)[:, None]
     cosine, sine = jnp.cos(angles), jnp.sin(angles)
@@ -123,23 +126,23 @@ def turn_pairs(a: jax.Array, angles: Any) -> jax.Array:
 
 
 def upsample(x: jax.Array) -> jax.Array:
-    """Nearest neighbour, twice the size."""
+    """Double the sides of an image by nearest neighbours."""
     h, w, c = x.shape
     return jnp.broadcast_to(x[:, None, :, None], (h, 2, w, 2, c)).reshape(2 * h, 2 * w, c)
 
 
 def downsample(x: jax.Array) -> jax.Array:
-    """Mean of 2 x 2, half the size."""
+    """Halve the sides of an image by means of 2 x 2 pixels."""
     h, w, c = x.shape
     return jnp.mean(x.reshape(h // 2, 2, w // 2, 2, c), (1, 3))
 
 
 def attend(q: jax.Array, k: jax.Array, v: jax.Array, seen: jax.Array | None = None) -> jax.Array:
-    """Attention over (L, heads, channels), softmax in float32 or better: all attention of all networks.
+    """Return softmax attention over (L, heads, channels), in float32 or better. All networks but T5 use it.
 
-    Query i takes part in key j where `seen` (queries, keys) is True; everywhere without it. Accelerators take JAX's own
-    attention, which has fused kernels there. On a CPU it has none: here the weights are divided by their sum after they
-    have met the values, which spares a pass over (heads, queries, keys): a DiT takes a fifth less time for it.
+    Query i attends to key j where `seen` (queries, keys) is True; None for all pairs. Accelerators use JAX's own
+    attention, which has fused kernels there. On a CPU the weights are divided by their sum only after the product with
+    the values. This saves a pass over (heads, queries, keys), and a fifth of the time of a DiT.
     """
     if jax.default_backend() != "cpu":
         return jax.nn.dot_product_attention(q, k, v, mask=None if seen is None else seen[None])
@@ -153,14 +156,14 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, seen: jax.Array | None = No
 
 
 def causal(length: int) -> jax.Array:
-    """What each of `length` positions sees if it sees itself and those before it."""
+    """Return the causal mask (length, length): each position sees itself and those before it."""
     return jnp.tril(jnp.ones((length, length), bool))
 
 
 def perturbed_attention(q: jax.Array, k: jax.Array, v: jax.Array, own: jax.Array, sides: Any, how: Any) -> jax.Array:
-    """Self-attention of a feature map of `sides`, made worse as `how` says (a `Perturbation`; None for not at all).
+    """Return self-attention of a feature map of `sides`, worsened by the `Perturbation` `how` (None for not at all).
 
-    `own` are the values of the map itself, which an identity in the place of its attention returns.
+    `own` are the values of the map's own pixels: the result if every pixel attends to itself alone.
     """
     if how is None:
         return attend(q, k, v)
@@ -169,13 +172,13 @@ def perturbed_attention(q: jax.Array, k: jax.Array, v: jax.Array, own: jax.Array
 
 
 def share_out(perturbation: Any, chosen: Sequence[int], total: int) -> Any:
-    """A perturbation for each of `total` blocks: none but in the `chosen` ones, by default the middle third."""
+    """Return a perturbation for each of `total` blocks, 0 outside the `chosen` ones; empty for the middle third."""
     mask = np.isin(np.arange(total), list(chosen or range(total // 3, total - total // 3))).astype(np.float32)
     return jax.tree.map(lambda share: mask * share, perturbation)
 
 
 def blur_queries(q: jax.Array, sides: tuple[int, int], std: Any) -> jax.Array:
-    """Queries (H W, heads, channels) blurred over the pixels by a Gaussian of `std` pixels, normalised at the edges."""
+    """Blur queries (H W, heads, channels) over the pixels by a Gaussian of `std` pixels, normalised at the edges."""
 
     def weights(side):
         gap = jnp.arange(side)[:, None] - jnp.arange(side)
@@ -187,7 +190,10 @@ def blur_queries(q: jax.Array, sides: tuple[int, int], std: Any) -> jax.Array:
 
 
 class ResBlock(nn.Module):
-    """GroupNorm, SiLU, conv; embedding by AdaGN (GN(h) (1 + scale) + shift) or by addition; GroupNorm, SiLU, conv."""
+    """A residual block: twice GroupNorm, SiLU, conv, added to the input.
+
+    The embedding enters before the second SiLU, by AdaGN (GN(h) (1 + scale) + shift) or by addition (GN(h + emb)).
+    """
 
     features: int
     resample: Any = None  # None, upsample or downsample, applied after the first normalisation and to the skip
@@ -219,7 +225,7 @@ class ResBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over the pixels of one image, added to it; they attend to a `context` (L, width) too, if given.
+    """Self-attention over the pixels of one image, added to the image; pixels also attend to a `context` (L, width).
 
     `new_order` splits the projection into q, k, v before the heads; most of OpenAI's released models split the heads
     first.

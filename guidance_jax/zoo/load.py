@@ -1,4 +1,4 @@
-"""One way to open every folder of models: of training, of `convert`, of diffusers as it was downloaded."""
+"""Open any folder of a model: from training, from `convert`, or downloaded from diffusers or Hugging Face."""
 
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,16 +16,17 @@ T = TypeVar("T")
 
 
 def load(folder: str | Path, kind: type[T] | None = None, dtype: str | None = None, remat: bool = False) -> T:
-    """What a folder holds: a network with its EMA parameters, or a `Pipeline` of several parts.
+    """Load the model of a folder: a network with its EMA parameters, or a `Pipeline` of several parts.
 
     Args:
-      folder: a checkpoint of training, `save`, `save_params` or `guidance-jax convert`, on any number of devices: its
-        network. A folder with a `denoiser` of these, or one downloaded from diffusers (`load_diffusers` has more
-        options): a `Pipeline`. A folder with a `model` of tokens: that. A language or protein model as Hugging Face
-        publishes it: a `TextPipeline`, or a `CanvasPipeline` for DiffusionGemma.
-      kind: what to expect, `Network`, `NoisyClassifier` or `Pipeline` for example; None takes whatever is there.
-      dtype: the type in which networks compute, such as "bfloat16"; parameters of a network and guidance stay float32.
-      remat: compute residual blocks again in gradients through the network, which then need less memory.
+      folder: the path. A checkpoint of training, `save`, `save_params` or `guidance-jax convert`, from any number of
+        devices, gives its network. A folder with a checkpoint `denoiser`, or one downloaded from diffusers, gives a
+        `Pipeline`; `load_diffusers` has more options. A folder with a `model` of tokens gives that model. A language or
+        protein model in the layout of Hugging Face gives a `TextPipeline`, and DiffusionGemma a `CanvasPipeline`.
+      kind: the expected type, for example `Network`, `NoisyClassifier` or `Pipeline`; None accepts every type.
+      dtype: the dtype in which networks compute, such as "bfloat16"; None for float32. Guidance stays float32, and so
+        do the parameters of a single network.
+      remat: whether residual blocks are recomputed in gradients through the network, which then need less memory.
 
     Raises:
       Refused: a missing, foreign, damaged or unfinished checkpoint, or one of another kind; parameters that are not
@@ -50,12 +51,12 @@ def load(folder: str | Path, kind: type[T] | None = None, dtype: str | None = No
 
 
 def denoiser_in(folder: str | Path) -> Path:
-    """The folder of the denoiser among trained models: `denoiser`, or `model` of sequences."""
+    """Return the folder of the denoiser among trained models: `model` for sequences, else `denoiser`."""
     folder = Path(folder)
     return folder / "model" if (folder / "model" / "config.json").exists() else folder / "denoiser"
 
 
 def is_pipeline(folder: str | Path) -> bool:
-    """Whether a folder holds more than networks of pictures or sequences: an autoencoder, text encoders."""
+    """Return whether a folder holds a pipeline: an autoencoder, text encoders or a tokenizer beside the denoiser."""
     folder = Path(folder)
     return any((folder / name).exists() for name in (INDEX, ABOUT, "autoencoder", "denoiser/tokenizer.json"))

@@ -1,6 +1,6 @@
-"""From a checkpoint to the denoiser, classifier or judge that it holds, and back.
+"""Load the denoiser, classifier or other part that a checkpoint holds, and save networks as checkpoints.
 
-`NETWORKS` has a row for every network of the zoo: what is made of it, and what it is called with.
+`NETWORKS` has a row for every network of the zoo: which part is made of it, and the inputs of its `init`.
 """
 
 import dataclasses
@@ -46,7 +46,7 @@ from guidance_jax.zoo.z_image.network import ZImage
 
 
 class Stored(NamedTuple):
-    """What a checkpoint holds: its objects, its parameters, its configuration, and where it lies."""
+    """The content of a checkpoint: its objects, its parameters, its configuration, and its location."""
 
     network: Any
     domain: Domain | None
@@ -58,16 +58,17 @@ class Stored(NamedTuple):
 
 
 def load_network(directory: str | Path, dtype: str | None = None, remat: bool = False) -> Any:
-    """The network in a checkpoint, with its EMA parameters, its parameterization and its domain; see `load`."""
+    """Load the network of a checkpoint, with its EMA parameters, its parameterization and its domain; see `load`."""
     return restore(directory, read_config(directory), read_params(directory), dtype, remat)
 
 
 def restore(
     directory: Any, about: dict, params: Any, dtype: str | None = None, remat: bool = False, cast: bool = False
 ) -> Any:
-    """What a configuration and its parameters are; `directory` names them in refusals, the rest is as in `load`.
+    """Build the part that a configuration and its parameters describe.
 
-    `params`, nested dictionaries, are used up: each array moves to the device, where it has the type `dtype` if `cast`.
+    `directory` names them in error messages. The nested dictionaries `params` are changed in place: each array moves to
+    the device, and gets the type `dtype` if `cast`. `dtype` and `remat` have the same meaning as in `load`.
     """
     network, domain, parameterization, process = build_parts(about, f"{directory}/config.json")
     check_params(params, network, inputs_of(network, domain, params, directory), directory)
@@ -80,7 +81,7 @@ def restore(
 
 
 def change(network: Any, fields: Mapping[str, Any], where: Any) -> Any:
-    """The network with other values of these fields, in all its parts."""
+    """Return the network with other values of these fields, in all its parts."""
     if isinstance(network, ControlledUNet):
         return ControlledUNet(*(change(part, fields, where) for part in (network.denoiser, network.control)))
     known = {f.name for f in dataclasses.fields(network)} if dataclasses.is_dataclass(network) else set()
@@ -90,11 +91,11 @@ def change(network: Any, fields: Mapping[str, Any], where: Any) -> Any:
     return dataclasses.replace(network, **fields) if fields else network
 
 
-# what is made of a network
+# functions that make a part from the content of a checkpoint
 
 
 def network_or_classifier(stored: Stored) -> Any:
-    """A classifier if there is no parameterization, a denoiser of tokens if there is a process, else of images."""
+    """Make a classifier if there is no parameterization, a denoiser of tokens if there is a process, else of images."""
     apply, batched = apply_of(stored.network, stored.about), bool(stored.about.get("batched", False))
     if stored.parameterization is None:
         return NoisyClassifier(stored.params, apply, stored.domain, batched)
@@ -132,7 +133,7 @@ def transformer(stored: Stored) -> NoisyClassifier | HiddenNetwork:
 
 
 def given_of(stored: Stored) -> str:
-    """What the logits of a denoiser of tokens are given; checkpoints that do not say it were trained on "others"."""
+    """Return the `given` of a `TokenNetwork`. Checkpoints without this entry were trained on "others"."""
     return stored.about.get("given") or OTHERS
 
 
@@ -140,7 +141,7 @@ def flow(stored: Stored) -> AutoregressiveFlow:
     return tarflow_model(stored.network, stored.params, stored.domain)
 
 
-# what `init` of a network takes beside the key, as shapes
+# the inputs of a network's `init` after the key, as shapes
 
 TIME, LABEL = jax.ShapeDtypeStruct((), "float32"), jax.ShapeDtypeStruct((), "int32")
 
@@ -175,9 +176,10 @@ def latents_states_and_scale(network: MMDiT, domain: Domain) -> tuple | None:
 
 
 class Row(NamedTuple):
-    """A network of the zoo: `make(stored)` is the part of it, `inputs(network, domain)` as above.
+    """How a network of the zoo is loaded: `make(stored)` returns the part that is made of it.
 
-    `blocks` is the field that counts blocks with arrays of their own, and `of_domain` whether inputs need a domain.
+    `inputs(network, domain)` returns the inputs of its `init` after the key, as shapes. `blocks` names the fields that
+    count blocks with arrays of their own. `of_domain` says whether `inputs` needs a domain.
     """
 
     make: Callable[[Stored], Any]
@@ -216,7 +218,7 @@ for network in NETWORKS:
 
 
 def inputs_of(network: Any, domain: Domain | None, params: Any, where: Any) -> tuple | None:
-    """What `init` of a network of this package takes beside the key, as shapes; None where that is not known.
+    """Return the inputs of a network's `init` after the key, as shapes; None if they are unknown.
 
     Raises:
       Refused: a network that would have more blocks, or more positions, than the checkpoint has arrays or numbers.
@@ -229,17 +231,17 @@ def inputs_of(network: Any, domain: Domain | None, params: Any, where: Any) -> t
     if row is None or row.inputs is None or (row.of_domain and domain is None):
         return None
     if isinstance(network, DiT) and domain is not None:
-        # NumPy makes its table of positions: as large as the shape says
+        # `init` makes a table of positions in NumPy, whose size the shape in the checkpoint determines
         positions = math.prod(domain.shape[:2]) // max(network.patch, 1) ** 2 * network.width
         check_size(4 * positions, sum(4 * a.size for a in arrays), where)
     return row.inputs(network, domain)
 
 
 def latents_of(network: AutoencoderKL, latents: Any, where: Any) -> dict[str, Any]:
-    """The mean and the standard deviation of latents, numbers or one for each channel.
+    """Return the mean and the standard deviation of latents, each a number or one number per channel.
 
     Raises:
-      Refused: anything else, or a standard deviation that is not positive.
+      Refused: other values, or a standard deviation that is not positive.
     """
     found = {}
     for name in ("mean", "std"):
@@ -252,7 +254,7 @@ def latents_of(network: AutoencoderKL, latents: Any, where: Any) -> dict[str, An
 
 
 def move(params: dict, dtype: str | None) -> None:
-    """Put every array of nested dictionaries on the device, one after the other, in the place of that on the host."""
+    """Replace every array of nested dictionaries by its copy on the device, one after the other."""
     for name, value in params.items():
         if isinstance(value, dict):
             move(value, dtype)
@@ -261,7 +263,7 @@ def move(params: dict, dtype: str | None) -> None:
 
 
 def apply_of(network: Any, found: Mapping[str, Any]) -> Any:
-    """The function that a configuration's network is called by: a module's `apply`, or the function itself."""
+    """Return the function that calls the network of a configuration: a module's `apply`, or the function itself."""
     try:
         bare = network if isinstance(network, types.FunctionType) else network.apply
     except AttributeError:
@@ -271,15 +273,16 @@ def apply_of(network: Any, found: Mapping[str, Any]) -> Any:
 
 
 def save(directory: str | Path, network: Any) -> None:
-    """Write a network with all that it says of itself, as an orbax checkpoint that `load` reads.
+    """Write a network and its configuration as an orbax checkpoint, which `load` reads.
 
     Args:
       directory: a new folder.
-      network: made from a Linen module or a function that checkpoints know; `register` makes yours known.
+      network: a `Network`, `NoisyClassifier` or `TokenNetwork`, made from a Linen module or a function that is known to
+        checkpoints. `register` makes yours known.
 
     Raises:
       Refused: a network of another kind, such as one of NNX or Equinox, whose structure is code; a class or function
-        that is not registered; a folder of something else; a disk that is full.
+        that is not registered; a folder that holds something else; a disk that is full.
     """
     from guidance_jax.models.nnx import Functional
 
@@ -288,7 +291,7 @@ def save(directory: str | Path, network: Any) -> None:
     apply: Any = network.apply
     options = dict(apply.options) if isinstance(apply, Call) else {}
     apply = apply.apply if isinstance(apply, Call) else apply
-    # a Linen module's `apply` is a method of it
+    # the `apply` of a Linen module is a method bound to the module
     known = apply.__self__ if isinstance(apply, types.MethodType) else apply
     if isinstance(known, Functional | Rebuilt | Field):
         raise Refused(
@@ -307,5 +310,5 @@ def save(directory: str | Path, network: Any) -> None:
         options=options,
         given=network.given if isinstance(network, TokenNetwork) else None,
     )
-    build_parts(json.loads(json.dumps(setup)), "the network")  # what could not be loaded is not saved
+    build_parts(json.loads(json.dumps(setup)), "the network")  # refuse to save what could not be loaded
     save_params(directory, network.params, setup)

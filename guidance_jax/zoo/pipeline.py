@@ -22,7 +22,7 @@ READS = ("features", "rows", "last", "states")  # see `Pipeline.reads`
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
-    """What a downloaded model consists of; `model` is a `Network`, so every method of the library takes it.
+    """A downloaded model with all its parts. Its `model` is a `Network`, so every method of the library takes it.
 
         cond, null = pipeline.conditions(["a red cat"] * 4), pipeline.null("blurry")
         guided = CFG(pipeline.model, null, scale=5.0)
@@ -30,20 +30,21 @@ class Pipeline:
         pictures = pipeline.decode(latents)
 
     Attributes:
-      model: the denoiser of latents.
-      autoencoder: pictures of them; None for a model of pictures.
-      text: the encoders of captions, none for a model of classes, or one that encodes captions itself.
-      tokenizer: of a denoiser that encodes captions itself, GLIDE's.
-      grid: the timesteps it is sampled at, a table of a function of `schedules`; None for uniform levels.
-      clip: the radius of the clean estimate, None for no clipping.
-      classes: the names of the classes, where they are known.
-      sizes: how many numbers (sides of the picture, crop, sides wanted) are embedded and join the pooled text, each as
-        so many entries; 0 for none.
-      reads: how the states of several encoders become one context: "features" side by side; "rows" those of CLIP side
-        by side, then those of T5 below (SD3); "last" those of the last alone (FLUX); "states" those of one language
-        model, and which of its tokens are real (Z-Image).
-      shift: how the shift of the grid follows the size of the pictures, options of `dynamic_shift`; None: not at all.
-      zero_empty: an empty negative caption is a condition of zeros (XL).
+      model: the denoiser of latents, or of pictures.
+      autoencoder: the part that turns latents into pictures; None for a model of pictures.
+      text: the encoders of captions; empty for a model of classes, or for one that encodes captions itself.
+      tokenizer: the tokenizer of a denoiser that encodes captions itself (GLIDE); None for others.
+      grid: the grid of timesteps for sampling: a function of `schedules` by name, with its options. None for uniform
+        levels.
+      clip: the radius to which the command line clips the clean estimate; None for no clipping.
+      classes: the names of the classes; empty if they are unknown.
+      sizes: the number of channels of the embedding of each of six numbers: the picture's sides, its crop and the sides
+        wanted. The embeddings join the pooled text (XL). 0 for none.
+      reads: how the states of several encoders become one context. "features": side by side. "rows": CLIP's side by
+        side, then T5's as further rows (SD3). "last": those of the last encoder alone (FLUX). "states": those of one
+        language model, with `real`, which marks the tokens of the caption (Z-Image).
+      shift: the options of `dynamic_shift`, if the shift of the grid depends on the size of the pictures; None if not.
+      zero_empty: whether an empty negative caption means a condition of zeros (XL).
     """
 
     model: Network
@@ -60,7 +61,7 @@ class Pipeline:
 
     @property
     def domain(self) -> Any:
-        """That of the denoiser."""
+        """The domain of the denoiser."""
         return self.model.domain
 
     @property
@@ -70,18 +71,18 @@ class Pipeline:
 
     @property
     def captions(self) -> bool:
-        """Whether it is conditional on captions."""
+        """Whether the model is conditional on captions."""
         return bool(self.text) or self.tokenizer is not None
 
     def levels(self, steps: int) -> Level:
-        """The levels of `steps` steps on the model's own grid."""
+        """Return the levels of `steps` steps on the model's own grid."""
         return grid(self.domain.schedule, steps, self.grid)
 
     def resize(self, height: int, width: int) -> "Pipeline":
-        """The same for pictures of another size, in pixels.
+        """Return the same pipeline for pictures of another size, in pixels.
 
         Raises:
-          Refused: a model of one size alone, sides that its U-Net cannot halve.
+          Refused: a model that makes pictures of one size only; sides that are not multiples of 8 latents.
         """
         if not self.text or self.autoencoder is None:
             raise Refused("the model makes pictures of the size it was trained for; leave the size out")
@@ -93,17 +94,18 @@ class Pipeline:
         domain = dataclasses.replace(self.domain, shape=shape, context=context)
         model, found = dataclasses.replace(self.model, domain=domain), self.grid
         if self.shift is not None:
-            tokens = shape[0] * shape[1] // 4  # of 2 x 2 latents
+            tokens = shape[0] * shape[1] // 4  # a token has 2 x 2 latents
             found = {**(found or {}), "shift": dynamic_shift(tokens, **self.shift)}
         return dataclasses.replace(self, model=model, grid=found)
 
     def lengthen(self, chunks: int) -> "Pipeline":
-        """The same for captions longer than what CLIP reads at once, 75 tokens: in so many chunks, cut between words.
+        """Return the same pipeline for captions longer than the 75 tokens that CLIP reads at once.
 
-        Every caption then is as long, filled up with empty chunks, and cross-attention sees all of them.
+        A caption is cut between words into `chunks` chunks. A shorter one is filled up with empty chunks, and
+        cross-attention sees all of them.
 
         Raises:
-          Refused: less than one chunk; a model without CLIP, or one with a T5, which reads more by itself.
+          Refused: less than one chunk; a model whose captions other encoders than CLIP read, such as T5.
         """
         if type(chunks) is not int or chunks < 1:
             raise Refused(f"captions are read in one chunk or more, got {chunks!r}")
@@ -118,20 +120,22 @@ class Pipeline:
         return dataclasses.replace(self, model=model, text=text)
 
     def conditions(self, asked: Any, weighted: bool = False) -> Any:
-        """The conditions of captions, one call of the text encoders for each; of classes by number or name, (n,).
+        """Return the conditions of captions, or the labels (n,) of classes.
+
+        Every caption takes one call of each text encoder.
 
         Args:
-          asked: a list of captions, or of classes; one alone is a list of one.
-          weighted: whether words of captions may have weights, "a (red:1.3) cat": the states of their tokens then lie
-            that much further from those of the empty caption. Brackets mean nothing otherwise.
+          asked: a list of captions, or of classes by number or name. A single one counts as a list of one.
+          weighted: whether words of captions may have weights, as in "a (red:1.3) cat". The weight multiplies the
+            distance of a token's state from that of the empty caption. If False, brackets have no meaning.
 
         Raises:
-          Refused: a caption for a model of classes, a name that it does not know, a caption that is too long, weights
+          Refused: a caption for a model of classes; a name that it does not know; a caption that is too long; weights
             that cannot be read or that the model does not take.
         """
         if weighted and (not self.text or self.reads == "states"):
             raise Refused("words have weights where CLIP or T5 reads them; this model has neither, leave weighted out")
-        if isinstance(asked, str) or np.ndim(asked) == 0:  # a caption is no list of letters
+        if isinstance(asked, str) or np.ndim(asked) == 0:  # a single caption
             asked = [asked]
         if not self.captions:
             return np.asarray([self.label(one) for one in asked], np.int32)
@@ -141,7 +145,7 @@ class Pipeline:
             return self.model.encode(self.tokenizer(asked))
         joint = self.reads != "features" and isinstance(
             self.text[-1].network, T5Encoder
-        )  # which reads what CLIP cannot
+        )  # T5 reads longer captions than CLIP
         states = [encoder(asked, weighted, joint and encoder is not self.text[-1]) for encoder in self.text]
         if self.reads != "features":
             return self.read_jointly(states)
@@ -152,7 +156,7 @@ class Pipeline:
         return found
 
     def read_jointly(self, states: Any) -> dict[str, Any]:
-        """The conditions of SD3 and FLUX: of the pooled states those of CLIP, of a T5 that is missing zeros."""
+        """Return the conditions of SD3, FLUX and Z-Image. Pooled states are CLIP's; zeros replace a missing T5."""
         if self.reads == "states":
             return states[0]
         rows, width = dict(self.domain.context)["context"]
@@ -167,10 +171,10 @@ class Pipeline:
         return {"context": jnp.concatenate([context, *below], 1), "vector": vector}
 
     def null(self, negative: str = "", weighted: bool = False) -> Any:
-        """The condition that means "unconditional", of one sample: a negative caption may stand in its place.
+        """Return the condition of one sample that means "unconditional", or that of a negative caption.
 
         Args:
-          negative: the caption.
+          negative: the negative caption; "" for none.
           weighted: as in `conditions`.
 
         Raises:
@@ -189,14 +193,14 @@ class Pipeline:
         return np.int32(self.domain.null_label)
 
     def size(self) -> Any:
-        """The embedded sizes: sides of the picture, crop at (0, 0), sides wanted."""
+        """Return the embedded sizes: the sides of the picture, the crop (0, 0), the sides wanted."""
         factor = 1 if self.autoencoder is None else self.autoencoder.factor
         height, width = (factor * n for n in self.shape[:2])
         numbers = jnp.asarray([height, width, 0, 0, height, width], jnp.float32)
         return jax.vmap(lambda n: timestep_embedding(n, self.sizes))(numbers).reshape(-1)
 
     def label(self, asked: Any) -> int:
-        """A class by its number or its name.
+        """Return the number of a class from its number or its name.
 
         Raises:
           Refused: a name or a number that the model does not know.
@@ -217,5 +221,5 @@ class Pipeline:
         return number
 
     def decode(self, latents: Any, tile: int | None = None) -> np.ndarray:
-        """Pictures in [-1, 1] of what the denoiser makes; `tile` as in `Autoencoder.decode`."""
+        """Return pictures in [-1, 1] from samples of the denoiser. `Autoencoder.decode` explains `tile`."""
         return np.asarray(latents) if self.autoencoder is None else self.autoencoder.decode(latents, tile)

@@ -1,7 +1,7 @@
-"""Pipelines on disk and in memory: their parts, each a checkpoint of its own, and what holds them together.
+"""Pipelines on disk and in memory: each part is a checkpoint of its own, and `pipeline.json` describes the whole.
 
-DIR/denoiser  DIR/autoencoder  DIR/text  DIR/text_2    checkpoints, as `load` reads them
-DIR/pipeline.json                                      the grid, the names of classes, what negatives mean
+DIR/denoiser  DIR/autoencoder  DIR/text  DIR/text_2    checkpoints, which `load` reads
+DIR/pipeline.json                                      the other fields of `Pipeline`, such as the grid and class names
 """
 
 import dataclasses
@@ -31,12 +31,12 @@ PARTS = re.compile(r"denoiser|autoencoder|text(_\d)?")  # folders that are parts
 
 @dataclasses.dataclass
 class PipelineParts:
-    """What a pipeline is made of, before anything is built.
+    """The parts of a pipeline, before any network is built.
 
     Attributes:
-      pipeline: fields of `Pipeline` that are no parts.
+      pipeline: the fields of `Pipeline` that are not parts.
       parts: (configuration, parameters) by name: denoiser, autoencoder, text, text_2.
-      tokenizers: by the name of the part that they belong to.
+      tokenizers: the tokenizers, by the name of the part that they belong to.
     """
 
     pipeline: dict[str, Any]
@@ -44,12 +44,12 @@ class PipelineParts:
     tokenizers: dict[str, Tokenizer] = dataclasses.field(default_factory=dict)
 
     def assemble(self, dtype: str | None = None, remat: bool = False) -> Pipeline:
-        """The pipeline, once: the arrays of the parts are used up.
+        """Build the pipeline. This works once, since it removes the parts from this object.
 
         Args:
-          dtype: the type of the denoiser and of the text encoders, parameters and computation; None for float32. The
-            autoencoder stays float32: those of Stable Diffusion overflow in less.
-          remat: blocks of the denoiser are computed again in gradients through it.
+          dtype: the dtype of parameters and computation in the denoiser and the text encoders; None for float32. The
+            autoencoder stays float32, because those of Stable Diffusion overflow in lower precision.
+          remat: whether blocks of the denoiser are recomputed in gradients through it, which saves memory.
 
         Raises:
           Refused: no denoiser among the parts; parts that are not what their names say; a tokenizer with more tokens
@@ -76,7 +76,7 @@ class PipelineParts:
                 raise Refused(f"{name} holds a {type(encoder).__name__}, expected a text encoder; remove that folder")
             own = own if own is None else own.within(encoder.network.vocabulary)
             text.append(dataclasses.replace(encoder, tokenizer=own))
-        pixels = {"clip": 1.0} if autoencoder is None else {}  # pictures fill [-1, 1]; latents do not say
+        pixels = {"clip": 1.0} if autoencoder is None else {}  # pictures lie in [-1, 1]; latents have no range
         about = {**pixels, **self.pipeline, "classes": tuple(self.pipeline.get("classes", ()))}
         return Pipeline(model, autoencoder, tuple(text), tokenizer, **about)
 
@@ -84,7 +84,7 @@ class PipelineParts:
         """Raise unless `pipeline` has fields of a `Pipeline`, and the configurations describe objects.
 
         Raises:
-          Refused: the first that is not as it should be.
+          Refused: the first field or configuration that is wrong.
         """
         about: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in self.pipeline.items()}
         check_fields(Pipeline, {"model": None, **about}, ("autoencoder", "text", "tokenizer"), unchecked=("model",))
@@ -108,11 +108,11 @@ class PipelineParts:
             build_parts(about, plain_name(name, "the pipeline"))
 
     def write(self, out: Path, to: str = "safetensors") -> None:
-        """Each part into a folder of `out`.
+        """Write each part into a folder of its own in `out`, and `pipeline.json`.
 
         Raises:
-          Refused: a folder that is not empty, an unknown format; nothing of that part is written then. Names and
-            configurations that are not as they should be: nothing is written at all.
+          Refused: an unknown format, or a wrong name or configuration: nothing is written. A folder that is not empty:
+            that part is not written, earlier parts are.
         """
         if to not in WRITERS:
             raise Refused(f"to is one of {', '.join(WRITERS)}, got {to!r}")
@@ -125,7 +125,7 @@ class PipelineParts:
 
     @classmethod
     def read(cls, folder: Path) -> "PipelineParts":
-        """What `write` wrote.
+        """Read the parts that `write` wrote.
 
         Raises:
           Refused: a missing or damaged part.

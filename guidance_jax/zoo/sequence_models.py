@@ -1,4 +1,4 @@
-"""The package's transformers as denoisers, language models and prefix classifiers: the glue of flax, in one place."""
+"""Functions that turn the package's Flax transformers into denoisers, language models and classifiers."""
 
 from typing import Any
 
@@ -27,13 +27,15 @@ def _decode(network, params, h, t, cond):
 def token_model(
     network: Transformer, params: Any, process: Process, domain: Domain | None = None, given: str = "others"
 ) -> HiddenNetwork:
-    """A `Transformer` as a denoiser of tokens with hidden states.
+    """Return a `Transformer` as a denoiser of tokens with hidden states.
 
     Args:
-      network, params: the module, and what `init` made of it or training.
+      network: the module.
+      params: its parameters, from `init` or from training.
       process: how tokens are corrupted.
-      domain: what it was trained for.
-      given: what its logits mean under uniform noise, as `TokenDenoising` was told; "others" is its default.
+      domain: what it was trained for; None checks nothing.
+      given: what the logits mean under uniform noise, the same as in the training with `TokenDenoising`: "others", its
+        default, or "all".
     """
     return HiddenNetwork(params, Bound(_encode, network), Bound(_decode, network), process, domain, given)
 
@@ -43,10 +45,10 @@ def _value(network, params, h):
 
 
 def value_head(model: HiddenNetwork) -> ValueHead:
-    """The value head that `model` was trained with, as a value for `NOS`.
+    """Return the value head that `model` was trained with, as a value for `NOS`.
 
     Raises:
-      Refused: a model without one.
+      Refused: a model without a value head.
     """
     network = model.encode.module  # type: ignore[attr-defined]
     if not network.values:
@@ -59,11 +61,12 @@ def _classify(network, params, x, t):
 
 
 def token_classifier(network: Transformer, params: Any, domain: Domain | None = None) -> NoisyClassifier:
-    """A `Transformer` with `values` classes as a classifier of corrupted tokens, or of one-hot vectors.
+    """Return a `Transformer` with `values` classes as a classifier of corrupted tokens, or of one-hot vectors.
 
     Args:
-      network, params: the module, and what `init` made of it or training.
-      domain: what it was trained for.
+      network: the module.
+      params: its parameters, from `init` or from training.
+      domain: what it was trained for; None checks nothing.
     """
     return NoisyClassifier(params, Bound(_classify, network), domain, batched=False)
 
@@ -73,22 +76,24 @@ def _neighbours(network, classes, params, x, t):
 
 
 def neighbour_classifier(network: Transformer, params: Any, classes: int) -> NeighbourClassifier:
-    """A `Transformer` with V times `classes` outputs as the classifier of all neighbours of masked tokens.
+    """Return a `Transformer` with V times `classes` outputs as a classifier of all neighbours of masked tokens.
 
     Args:
-      network, params: the module, and what `init` made of it or training.
-      classes: how many.
+      network: the module.
+      params: its parameters, from `init` or from training.
+      classes: the number of classes.
     """
     return NeighbourClassifier(params, Bound(_neighbours, network, classes))
 
 
 def embedding_model(network: Transformer, params: Any, table: Any, domain: Domain | None = None) -> EmbeddingNetwork:
-    """A `Transformer` as a denoiser of embeddings by score interpolation, with hidden states.
+    """Return a `Transformer` as a denoiser of embeddings by score interpolation, with hidden states.
 
     Args:
-      network, params: the module, and what `init` made of it or training.
-      table: (V, d), the embeddings.
-      domain: what it was trained for.
+      network: the module.
+      params: its parameters, from `init` or from training.
+      table: the embeddings, (V, d).
+      domain: what it was trained for; None checks nothing.
     """
     encode, decode = Bound(_encode, network), Bound(_decode, network)
     return EmbeddingNetwork(params, table, encode=encode, decode=decode, domain=domain)
@@ -103,12 +108,13 @@ def _blank(network, length):
 
 
 def language_model(network: GPT2, params: Any, first: int = 0, domain: Domain | None = None) -> LanguageModel:
-    """`GPT2` as a denoiser of the next token; every sequence starts with the token `first`.
+    """Return a `GPT2` as a denoiser of the next token; every sequence starts with the token `first`.
 
     Args:
-      network, params: the module, and what `init` made of it or training.
+      network: the module.
+      params: its parameters, from `init` or from training.
       first: the token that every sequence starts with.
-      domain: what it was trained for.
+      domain: what it was trained for; None checks nothing.
     """
     process = LeftToRight(network.vocabulary, first)
     return LanguageModel(params, Bound(_step, network), Bound(_blank, network), process, network.context, domain)
@@ -128,10 +134,11 @@ def _empty(network, length):
 
 
 def prefix_classifier(network: GPT2, params: Any) -> PrefixClassifier:
-    """`GPT2` with `outputs` classes as a classifier of prefixes.
+    """Return a `GPT2` with `outputs` classes as a classifier of prefixes.
 
     Args:
-      network, params: the module, and what `init` made of it or training.
+      network: the module.
+      params: its parameters, from `init` or from training.
     """
     return PrefixClassifier(
         params, Bound(_read, network), Bound(_empty, network), network.outputs, Bound(_whole, network)

@@ -1,4 +1,4 @@
-"""What readers of other people's state dicts share: what must be told, and what is found."""
+"""Types that the readers of published state dicts share: the options that a caller gives, and the network found."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,16 +12,17 @@ from guidance_jax.schedules import Schedule
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a state dict does not say. `None` is unknown; one of the two counts of heads is enough.
-
-    `family` tells latent transformers apart: DiT, SiT, REPA or LightningDiT. `null_label` is False for one whose label
-    table has no row for "unconditional", because it was trained without conditioning dropout.
+    """Facts about a network that its state dict does not determine. None means unknown.
 
     Attributes:
-      image_size: side of the images.
-      schedule: of the noise.
-      num_heads, num_head_channels: of the attentions: their number, or the channels of one.
-      use_new_attention_order: the order of a head's projections.
+      image_size: the side of the images, in pixels.
+      schedule: the noise schedule.
+      num_heads: the number of heads of an attention; this or `num_head_channels` is enough.
+      num_head_channels: the number of channels of a head.
+      use_new_attention_order: whether projections are split into q, k, v before the heads; `AttentionBlock`.
+      family: the kind of latent transformer: "DiT", "SiT", "REPA" or "LightningDiT".
+      null_label: False for a latent transformer whose label table has no row for "unconditional", because it was
+        trained without conditioning dropout.
     """
 
     image_size: int | None = None
@@ -33,7 +34,10 @@ class Options:
     null_label: bool | None = None
 
     def fill_from(self, other: "Options") -> "Options":
-        """Fields that are None here come from `other`; heads and their channels count as one field."""
+        """Return these options with fields that are None taken from `other`.
+
+        `num_heads` and `num_head_channels` count as one field.
+        """
         own = {k: v for k, v in vars(self).items() if v is not None}
         if {"num_heads", "num_head_channels"} & own.keys():
             other = dataclasses.replace(other, num_heads=None, num_head_channels=None)
@@ -45,12 +49,13 @@ UNKNOWN = Options()
 
 @dataclasses.dataclass(frozen=True)
 class Recognized:
-    """A network with its parameters and what it was trained for; no parameterization: a classifier.
+    """A network with its parameters and what it was trained for.
 
     Attributes:
-      network, params: as in `Network`: the module, and nested dictionaries of arrays.
+      network: the module.
+      params: its parameters, nested dictionaries of arrays.
       domain: what it was trained for.
-      parameterization: what its output means.
+      parameterization: what its output means; None for a classifier.
     """
 
     network: Any
@@ -60,7 +65,7 @@ class Recognized:
 
 
 def shape_of(shapes: Mapping[str, tuple[int, ...]], name: str, axes: int) -> tuple[int, ...]:
-    """The shape of a tensor that must be there, with so many axes."""
+    """Return the shape of a tensor. Raise `Refused` unless the tensor exists and has this number of `axes`."""
     if name not in shapes:
         raise Refused(f"the checkpoint has no tensor {name}, which every network of this kind has")
     if len(shapes[name]) != axes:

@@ -1,4 +1,4 @@
-"""Byte-pair tokenizers of captions: CLIP's and GLIDE's, by the `tokenizers` package."""
+"""Byte-pair tokenizers of captions, CLIP's and GLIDE's, built with the `tokenizers` package."""
 
 import copy
 import json
@@ -11,7 +11,7 @@ import numpy as np
 from guidance_jax.core import Refused
 from guidance_jax.untrusted import file_at, read_json, reading, unzip
 
-BYTES = 2**26  # of a tokenizer's file
+BYTES = 2**26  # the largest size of a tokenizer's file
 
 CLIP_WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -26,14 +26,14 @@ def package() -> Any:
 
 
 class Tokenizer:
-    """From captions to tokens (n, length), padded.
+    """Turn n captions into padded tokens (n, length).
 
     Attributes:
-      rule: of the `tokenizers` package.
-      length: tokens of a caption, those that mark its start and end included.
-      pad: the token after the end.
-      vocabulary: how many tokens the network behind it knows; None if that is not known.
-      around: what is written before and behind each caption, as a language model that answers was trained with.
+      rule: a `Tokenizer` of the `tokenizers` package.
+      length: the number of tokens of a caption, start, end and padding tokens included.
+      pad: the padding token, which fills up after the end token.
+      vocabulary: the number of tokens that the network knows; None if that is unknown.
+      around: (text before, text after) every caption: the chat template of a language model.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class Tokenizer:
         self.rule.no_truncation()
 
     def __call__(self, captions: Sequence[str], cut: bool = False) -> np.ndarray:
-        """Tokens of each caption; of one that is too long, if it may be `cut`, the first ones and the end.
+        """Return the tokens of each caption. If `cut`, a caption that is too long keeps its first tokens and its end.
 
         Raises:
           Refused: a caption that is too long, or has a token that the network does not know.
@@ -69,10 +69,12 @@ class Tokenizer:
         return found
 
     def split(self, caption: str, chunks: int) -> list[tuple[int, int]]:
-        """Where a long caption is cut into at most `chunks` that fit, between words: (first letter, letter behind).
+        """Cut a long caption between words into at most `chunks` pieces that fit.
+
+        Return each piece as (start, end), the slice of its characters.
 
         Raises:
-          Refused: a caption that needs more chunks, a word that no chunk has room for.
+          Refused: a caption that needs more chunks, a word that does not fit into one chunk.
         """
         with reading(f"the caption {caption[:40]!r}"):
             found = self.rule.encode(caption)
@@ -96,10 +98,12 @@ class Tokenizer:
         return list(zip(starts, [*starts[1:], len(caption)], strict=True))
 
     def weigh(self, caption: str, weights: Sequence[float]) -> np.ndarray:
-        """(length,), the weight of each token: that of its first character; 1 of marks and of padding.
+        """Return the weights (length,) of the tokens, from the `weights` of the characters of `caption`.
+
+        A token has the weight of its first character that is not a space. Start, end and padding tokens have 1.
 
         Raises:
-          Refused: a tokenizer that writes something around captions.
+          Refused: a tokenizer with text `around` captions.
         """
         if any(self.around):
             raise Refused("words have weights where CLIP or T5 reads them, and a language model reads these")
@@ -112,10 +116,10 @@ class Tokenizer:
         return found
 
     def within(self, vocabulary: int, padding: bool = False) -> "Tokenizer":
-        """The same for a network that knows `vocabulary` tokens, and -1 as `padding` or not.
+        """Return the same tokenizer for a network of `vocabulary` tokens, which reads -1 too if `padding`.
 
         Raises:
-          Refused: a tokenizer of more tokens, or of another padding.
+          Refused: a tokenizer with more tokens, or with a padding token that the network does not read.
         """
         with reading("the vocabulary of the tokenizer"):
             largest = max(self.rule.get_vocab(with_added_tokens=True).values(), default=0)
@@ -130,9 +134,9 @@ class Tokenizer:
 
     @classmethod
     def clip(cls, folder: str | Path, length: int) -> "Tokenizer":
-        """CLIP's, from a folder with `tokenizer.json`, or with `vocab.json` and `merges.txt`.
+        """Read CLIP's tokenizer from a folder with `tokenizer.json`, or with `vocab.json` and `merges.txt`.
 
-        The padding is that of `tokenizer_config.json` or `special_tokens_map.json`, else the token that ends a text.
+        The padding token is that of `tokenizer_config.json` or `special_tokens_map.json`, else the end token.
 
         Raises:
           Refused: a folder with neither, damaged files, or a missing package.
@@ -164,7 +168,9 @@ class Tokenizer:
 
     @classmethod
     def glide(cls, folder: str | Path, length: int) -> "Tokenizer":
-        """GLIDE's, from a folder with its `encoder.json` and `vocab.bpe`: lower case, no marks, padded with -1.
+        """Read GLIDE's tokenizer from a folder with its `encoder.json` and `vocab.bpe`.
+
+        It puts text into lower case, adds no start and end tokens, and pads with -1.
 
         Raises:
           Refused: files that cannot be read, or a missing package.
@@ -179,17 +185,17 @@ class Tokenizer:
         return cls(rule, length, -1)
 
     def save(self, folder: Path) -> None:
-        """Write `tokenizer.json` and what pads into `folder`, as `Tokenizer.clip` reads them."""
+        """Write `tokenizer.json`, and `tokenizer_config.json` with `pad` and `around`, for `Tokenizer.clip`."""
         self.rule.save(str(folder / "tokenizer.json"))
         text = json.dumps({"pad": self.pad} | ({"around": list(self.around)} if any(self.around) else {}))
         (folder / "tokenizer_config.json").write_text(text)
 
 
 def text_of(path: Path) -> str:
-    """A text file, or the same compressed beside it.
+    """Return the content of a text file, or of its compressed version `path`.gz if only that exists.
 
     Raises:
-      Refused: neither is there, or more than 64 MiB.
+      Refused: neither file exists, or it is larger than 64 MiB.
     """
     packed = path.with_name(f"{path.name}.gz")
     if not path.exists() and not packed.exists():
@@ -203,10 +209,10 @@ def text_of(path: Path) -> str:
 
 
 def clip_rule(vocabulary: Path, merges: Path) -> Any:
-    """The rule of OpenAI's CLIP: lower case, words by its pattern, bytes, pairs, marks around."""
+    """Build OpenAI's CLIP tokenizer: lower case, words by its pattern, byte pairs, start and end tokens."""
     kit = package()
     for path in (vocabulary, merges):
-        text_of(path)  # the package opens whatever is there
+        text_of(path)  # check the file first: the package opens a file of any size
     rule = kit.Tokenizer(
         kit.models.BPE.from_file(str(vocabulary), str(merges), end_of_word_suffix="</w>", unk_token=END)
     )

@@ -20,21 +20,22 @@ def dense(features: int, name: str, scale: float = 1.0) -> nn.Dense:
 
 
 def embed(table: Any, tokens: Any) -> Any:
-    """Rows of `table` (K, width) for tokens (L,), or their mixtures for vectors (L, K), one-hot ones for example."""
+    """Return rows of `table` (K, width) for tokens (L,), or mixtures of its rows for vectors (L, K)."""
     return table[tokens] if jnp.issubdtype(tokens.dtype, jnp.integer) else jnp.matmul(tokens, table)
 
 
 class Block(nn.Module):
-    """Layer norm, attention, layer norm, two dense layers with GELU; both parts are added to their input.
+    """A block of attention and an MLP (two dense layers with GELU), each on a layer norm of its input and added to it.
 
-    Without `cache` (L, width) attends to itself, to the left only if `causal`. With `cache` = (2, L, heads, channels)
-    one token (1, width) at `position` is written to it and attends to what is there. `temperature` divides the logits
-    of the attention; `exact` takes the exact GELU in the place of GPT-2's.
+    Without `cache` a sequence (L, width) attends to itself, only to the left if `causal`. With a `cache` (2, L, heads,
+    channels) the input is one token (1, width). It is written to the cache at `position` and attends to the positions
+    up to its own. `temperature` divides the logits of the attention. `exact` uses the exact GELU instead
+    of GPT-2's approximation.
     """
 
     width: int
     heads: int
-    depth: int  # of the whole network: what is added to the residual stream is scaled by it at the start
+    depth: int  # blocks of the network; initial weights of residual outputs are divided by sqrt(2 depth)
     causal: bool = False
     exact: bool = False
 
@@ -60,15 +61,18 @@ class Transformer(nn.Module):
     """A denoiser of sequences, in two halves: `encode(x, t, cond) -> h (L, width)`, `decode(h) -> logits (L, outputs)`.
 
     Attributes:
-      inputs: what a position can be: the states of the process, or the dimensions of an embedding.
-      outputs: the vocabulary that is predicted.
-      length: of the sequences.
-      width, depth, heads: of the blocks.
-      num_classes: labels it is told, the null label included; 0 for none.
-      values: outputs of `value(h)`, a head on the mean hidden state: class logits, or attributes; 0 for none.
-      decoder: how many of the `depth` blocks belong to `decode`: 0 guides the last hidden states.
-      self_conditioned: takes a previous estimate (L, inputs).
-      time_scale: what the clock is multiplied by before its embedding.
+      inputs: the number of states of the process, or the dimension of an embedding.
+      outputs: the number of tokens that are predicted.
+      length: L, the length of the sequences.
+      width: the number of hidden channels.
+      depth: the number of blocks.
+      heads: the number of attention heads.
+      num_classes: the number of labels, the null label included; 0 for none.
+      values: the number of outputs of `value(h)`, a head on the mean hidden state: class logits, or attributes; 0 for
+        none.
+      decoder: how many of the `depth` blocks belong to `decode`. With 0, guidance acts on the last hidden states.
+      self_conditioned: whether it takes a previous estimate (L, inputs).
+      time_scale: the factor of the clock before it is embedded.
     """
 
     inputs: int
@@ -84,7 +88,7 @@ class Transformer(nn.Module):
     time_scale: float = 1000.0
 
     def setup(self):
-        # all of a size: the first layer norm would drown tokens beside a larger embedding of the time
+        # all have one size: beside a larger embedding of the time, tokens would vanish in the first layer norm
         fair = nn.initializers.normal(0.3)
         self.wte = self.param("wte", fair, (self.inputs, self.width))
         self.wpe = self.param("wpe", fair, (self.length, self.width))
@@ -100,7 +104,7 @@ class Transformer(nn.Module):
             self.value_head = [nn.Dense(self.width, name="value_0"), nn.Dense(self.values, name="value_1")]
 
     def encode(self, x, t, cond=None, previous=None):
-        """Hidden states (L, width) of tokens (L,), or of vectors (L, inputs)."""
+        """Return the hidden states (L, width) of tokens (L,), or of vectors (L, inputs)."""
         emb = self.time[1](nn.silu(self.time[0](timestep_embedding(t * self.time_scale, self.width))))
         if self.num_classes and cond is not None:
             emb = emb + self.labels[cond]
@@ -112,13 +116,13 @@ class Transformer(nn.Module):
         return h
 
     def decode(self, h):
-        """Logits (L, outputs)."""
+        """Return the logits (L, outputs) of hidden states."""
         for block in self.blocks[self.depth - self.decoder :]:
             h = block(h)
         return self.head(self.ln_f(h))
 
     def value(self, h):
-        """(values,) of hidden states (L, width)."""
+        """Return the values, of shape (values,), of hidden states (L, width)."""
         return self.value_head[1](nn.gelu(self.value_head[0](jnp.mean(h, 0))))
 
     def __call__(self, x, t, cond=None, previous=None):
@@ -131,9 +135,14 @@ class GPT2(nn.Module):
     """GPT-2 (Radford et al. 2019): causal, pre-norm, learned positions, tied output.
 
     Attributes:
-      vocabulary, context, width, depth, heads: as in its configuration.
-      num_classes: labels that are added to every input, the null label included; 0 for none (GPT-2 itself).
-      outputs: 0 for the tied language head, else a head of its own with so many outputs (a prefix classifier).
+      vocabulary: the number of tokens.
+      context: the largest number of positions.
+      width: the number of hidden channels.
+      depth: the number of blocks.
+      heads: the number of attention heads.
+      num_classes: the number of labels, the null label included, whose embeddings are added to every input; 0 for none
+        (GPT-2 itself).
+      outputs: 0 for the tied language head, else the number of outputs of a separate head (a prefix classifier).
     """
 
     vocabulary: int
@@ -155,17 +164,17 @@ class GPT2(nn.Module):
             self.head = nn.Dense(self.outputs)
 
     def read(self, h):
-        """The output of hidden states."""
+        """Return the output of hidden states."""
         return self.head(h) if self.outputs else jnp.matmul(h, self.wte.T)
 
     def inputs(self, tokens, positions, cond):
-        """Embeddings of tokens at their positions."""
+        """Return the embeddings of tokens at their positions."""
         expected = jnp.issubdtype(jnp.result_type(tokens), jnp.floating)  # probabilities (..., V) of tokens
         h = (tokens @ self.wte if expected else self.wte[tokens]) + self.wpe[positions]
         return h + self.labels[cond] if self.num_classes and cond is not None else h
 
     def __call__(self, tokens, cond=None):
-        """(logits (L, vocabulary), hidden states (L, width)) of a whole sequence."""
+        """Return (logits (L, vocabulary), hidden states (L, width)) of a whole sequence."""
         h = self.inputs(tokens, jnp.arange(len(tokens)), cond)
         for block in self.blocks:
             h = block(h)
@@ -173,7 +182,7 @@ class GPT2(nn.Module):
         return self.read(h), h
 
     def step(self, token, position, cache, cond=None):
-        """One token: (logits, hidden state, cache), the cache (depth, 2, L, heads, channels)."""
+        """Read one token. Return (logits, hidden state, cache); the cache has shape (depth, 2, L, heads, channels)."""
         h = self.inputs(token, position, cond)[None]
         layers = []
         for block, layer in zip(self.blocks, cache, strict=True):
@@ -183,6 +192,6 @@ class GPT2(nn.Module):
         return self.read(h), h, jnp.stack(layers)
 
     def blank(self, length):
-        """An empty cache for sequences of `length` tokens, and an empty hidden state."""
+        """Return an empty cache for sequences of `length` tokens, and an empty hidden state."""
         shape = (self.depth, 2, length, self.heads, self.width // self.heads)
         return jnp.zeros(shape), jnp.zeros(self.width)

@@ -1,9 +1,8 @@
 """The U-Net of Dhariwal & Nichol 2021 (arXiv 2105.05233), which ADM, GLIDE and Stable Diffusion have in common.
 
 Field names are the constructor arguments of OpenAI's `UNetModel` and `EncoderUNetModel`; `attention_resolutions` holds
-downsampling factors. Fields that theirs do not have: `groups` (32 there), `time_scale` (multiplies the clock before it
-is embedded, 1 there; use 1000 for schedules on [0, 1]), `dtype` (of the computation, parameters stay float32), `remat`
-(residual blocks are computed again in the backward pass: gradients through the network need less memory).
+downsampling factors. OpenAI's classes do not have the fields `groups` (32 there), `time_scale` (1 there), `dtype` and
+`remat`.
 """
 
 from typing import Any
@@ -26,23 +25,24 @@ from guidance_jax.zoo.layers import (
 
 
 class ADM(nn.Module):
-    """What the U-Net and the classifier share: the fields, the embedding of (t, y), the encoder and the middle.
+    """The base of the U-Net and the classifier: the fields, the embedding of t, the encoder and the middle.
 
     Attributes:
-      model_channels: of the first level.
-      out_channels: of the output; of a classifier its classes.
-      num_res_blocks: of each level.
-      attention_resolutions: the downsampling factors at which there is attention.
-      channel_mult: multiples of the channels, a level each.
-      num_heads, num_head_channels: of the attentions; the second, unless it is -1, decides.
-      use_scale_shift_norm: whether the embedding scales, too, in residual blocks.
-      resblock_updown: whether residual blocks resample, not convolutions.
-      use_new_attention_order: of a head's projections.
-      dropout: in residual blocks, in training.
-      groups: of the norms.
-      time_scale: multiplies the clock; 1000 for schedules on [0, 1].
-      dtype: of the computation; parameters stay float32.
-      remat: whether residual blocks are computed again in the backward pass.
+      model_channels: the number of channels that `channel_mult` multiplies.
+      out_channels: the number of channels of the output; for a classifier the number of classes.
+      num_res_blocks: the number of residual blocks per level.
+      attention_resolutions: the downsampling factors of the levels with attention.
+      channel_mult: the multiple of `model_channels` in each level.
+      num_heads: the number of heads of an attention, if `num_head_channels` is -1.
+      num_head_channels: the number of channels of a head; -1 to use `num_heads`.
+      use_scale_shift_norm: whether the embedding scales and shifts in residual blocks; if not, it is added.
+      resblock_updown: whether residual blocks change the resolution; if not, convolutions do.
+      use_new_attention_order: whether projections are split into q, k, v before the heads.
+      dropout: the dropout rate in residual blocks, in training.
+      groups: the number of groups of the norms.
+      time_scale: the factor of the clock before it is embedded; use 1000 for schedules on [0, 1].
+      dtype: the dtype of the computation; parameters stay float32.
+      remat: whether residual blocks are recomputed in the backward pass, which saves memory.
     """
 
     model_channels: int
@@ -68,11 +68,11 @@ class ADM(nn.Module):
         )
 
     def heads(self, channels, heads=None):
-        """How many heads an attention over that many channels has; `heads` where channels do not decide."""
+        """Return the number of heads of an attention over `channels`; `heads`, if given, replaces `num_heads`."""
         return (heads or self.num_heads) if self.num_head_channels == -1 else channels // self.num_head_channels
 
     def attention(self, channels, name, level, heads=None):
-        """What attends in the feature maps of a level."""
+        """Return the module of the attention in a level."""
         return AttentionBlock(
             self.heads(channels, heads), self.use_new_attention_order, self.groups, self.dtype, name=name
         )
@@ -83,9 +83,9 @@ class ADM(nn.Module):
         return Dense(4 * self.model_channels, dtype=self.dtype, name="time_embed_2")(nn.silu(emb))
 
     def encode(self, x, emb, train, perturbation=None, context=None, hint=None):
-        """The feature maps of the encoder, the last one after the middle block; and the last downsampling factor.
+        """Return (maps, factor): the encoder's feature maps and the output of the middle; the last downsampling factor.
 
-        Every attention also attends to `context`, vectors (L, width), if there are any. A `hint` joins the first map.
+        Every attention also attends to `context`, vectors (L, width), if given. `hint` is added to the first map.
         """
         factor = 2 ** (len(self.channel_mult) - 1)
         if x.shape[0] % factor or x.shape[1] % factor:
@@ -121,20 +121,21 @@ class ADM(nn.Module):
 
 
 class UNet(ADM):
-    """Encoder, middle and decoder, for an embedding that says what they are conditioned on."""
+    """A U-Net of encoder, middle and decoder, which an embedding conditions."""
 
     num_heads_upsample: int = -1
     early: bool = False
 
     def head(self, h, name, out):
-        """Feature maps to an output, zero at first."""
+        """Turn feature maps into an output, which is zero at initialisation."""
         h = nn.silu(GroupNorm(self.groups, name=name)(h))
         return Conv(self.out_channels, kernel_init=zeros, dtype=self.dtype, name=out)(h)
 
     def unet(self, x, emb, train, perturbation=None, context=None, control=None):
-        """The network's output for `x` (H, W, C); `control` is added to the maps of the encoder, one to each.
+        """Return the output for `x` (H, W, C). `control` has one array per map of the encoder, which is added to it.
 
-        With `early`, (output, early output), the second of the maps as they reach the full resolution.
+        With `early`, return (output, early output). The early output is made from the decoder's maps when they reach
+        the full resolution.
         """
         maps, ds = self.encode(x, emb, train, perturbation, context)
         *hs, h = maps if control is None else [a + b for a, b in zip(maps, control, strict=True)]

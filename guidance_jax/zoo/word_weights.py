@@ -1,4 +1,4 @@
-"""Weights of the words of a caption, as people write them: "a (red:1.3) cat".
+"""Weights of the words of a caption, written as "a (red:1.3) cat".
 
 state' = state of "" + weight (state - state of "")        of each token, as in ComfyUI
 """
@@ -12,10 +12,10 @@ LARGEST = 10.0
 
 
 def read_weights(caption: str) -> tuple[str, list[float]]:
-    """The caption without its marks, and the weight of each character of it: 1 outside "(words:weight)".
+    """Return the caption without its brackets, and the weight of each of its characters: 1 outside "(words:weight)".
 
     Raises:
-      Refused: marks that are not closed or lie in each other, a weight beyond 10 either way.
+      Refused: brackets that are not closed or are nested, a weight above 10 or below -10.
 
     >>> read_weights("a (red:1.5) cat")
     ('a red cat', [1.0, 1.0, 1.5, 1.5, 1.5, 1.0, 1.0, 1.0, 1.0])

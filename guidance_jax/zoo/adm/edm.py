@@ -1,8 +1,8 @@
 """EDM checkpoints of the ADM architecture (Karras et al. 2022, arXiv 2206.00364; ImageNet 64 x 64).
 
-EDM's `DhariwalUNet` is OpenAI's U-Net with other names and another order of the attention's projections, so that its
-tensors become those of an `ADMUNet`, preconditioned by `EDM`. The names tell the image size. NVIDIA's own files are
-pickles of code, which are refused; save `{k: v.contiguous() for k, v in net.state_dict().items()}` as safetensors.
+EDM's `DhariwalUNet` is OpenAI's U-Net with other names and another order of the attention's projections. Its tensors
+become those of an `ADMUNet`, preconditioned by `EDM`. The image size is in the names. NVIDIA's own files are pickles of
+code, which are refused; save `{k: v.contiguous() for k, v in net.state_dict().items()}` as safetensors.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from guidance_jax.schedules import VE
 from guidance_jax.zoo.adm.reader import adm
 from guidance_jax.zoo.state_dict import Options, Recognized
 
-HEAD = 64  # channels of an attention head, always
+HEAD = 64  # channels of every attention head
 BLOCK = {
     "norm0": "in_layers.0",
     "conv0": "in_layers.2",
@@ -35,7 +35,7 @@ def is_edm(state: Mapping[str, Any]) -> bool:
 
 
 def edm(state: Mapping[str, Any], sigma_data: float = 0.5) -> Recognized:
-    """The network of EDM's state dict, with or without the prefix `model.` of the preconditioning.
+    """Return the network of EDM's state dict, with or without the prefix `model.` of the preconditioning.
 
     Raises:
       Refused: EDM's other architectures, EDM2, or tensors that are missing, left over or of the wrong shape.
@@ -49,7 +49,7 @@ def edm(state: Mapping[str, Any], sigma_data: float = 0.5) -> Recognized:
 
 
 def rename_to_openai(state: Mapping[str, np.ndarray]) -> tuple[int, dict[str, np.ndarray]]:
-    """(image size, the same tensors by OpenAI's names)."""
+    """Return (image size, the same tensors by OpenAI's names)."""
     rest = {k: v for k, v in state.items() if not k.endswith("resample_filter") and not k.startswith("map_augment.")}
     found: dict[str, np.ndarray] = {}
 
@@ -59,13 +59,13 @@ def rename_to_openai(state: Mapping[str, np.ndarray]) -> tuple[int, dict[str, np
                 found[f"{new}.{leaf}"] = rest.pop(f"{old}.{leaf}")
 
     def block(old: str, new: str, place: int = 0) -> int:
-        """Move a block to `new`.`place`, its attention after it; the next free place."""
+        """Move a block to `new`.`place` and its attention to the next place. Return the next free place."""
         for a, b in BLOCK.items():
             move(f"{old}.{a}", f"{new}.{place}.{b}")
         if f"{old}.qkv.weight" not in rest:
             return place + 1
         for name, change in (("qkv.weight", by_head), ("qkv.bias", by_head), ("proj.weight", one_axis)):
-            if f"{old}.{name}" in rest:  # else it is found missing later
+            if f"{old}.{name}" in rest:  # if it is missing, `adm` reports it
                 rest[f"{old}.{name}"] = change(rest[f"{old}.{name}"], f"{old}.{name}")
         for a, b in ATTENTION.items():
             move(f"{old}.{a}", f"{new}.{place + 1}.{b}")
@@ -103,12 +103,12 @@ def rename_to_openai(state: Mapping[str, np.ndarray]) -> tuple[int, dict[str, np
 
 
 def by_head(a: np.ndarray, key: str) -> np.ndarray:
-    """Rows from (head, channel, q k v) to (head, q k v, channel); one axis of a 1 x 1 kernel's two."""
+    """Reorder rows (head, channel, q k v) to (head, q k v, channel), and apply `one_axis`."""
     if a.ndim < 1 or len(a) % (3 * HEAD):
         raise Refused(f"the tensor {key} has shape {a.shape}, expected a multiple of {3 * HEAD} rows")
     return one_axis(a.reshape(-1, HEAD, 3, *a.shape[1:]).swapaxes(1, 2).reshape(a.shape), key)
 
 
 def one_axis(a: np.ndarray, key: str) -> np.ndarray:
-    """A 1 x 1 kernel with one of its two axes, as OpenAI's; anything else as it is."""
+    """Return a 1 x 1 kernel with one spatial axis, as in OpenAI's files; any other array unchanged."""
     return a[..., 0] if a.ndim == 4 else a

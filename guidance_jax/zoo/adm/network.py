@@ -14,13 +14,15 @@ class ADMUNet(UNet):
     Fields as in `zoo.unet.ADM`.
 
     `num_classes` is the number of label embeddings (the null label of conditioning dropout included), None for an
-    unconditional network. `perturbation` makes it worse on purpose, see `guidance.perturb`. With `scaled`
-    it takes the strength of guidance as `scale`, embedded as the clock is; the last layer of that begins at zero, so
-    that the parameters of a network without it, completed by `init`, are the same function. With `early` it has a
-    second head, on what its decoder makes before the last resolution: for `TwoHeaded`.
+    unconditional network. `perturbation` makes the network worse on purpose, see `guidance.perturb`. With `scaled` the
+    network takes the strength of guidance as `scale`, which is embedded like the clock. The last layer of this
+    embedding starts at zero. So the parameters of a network without it, completed by `init`, give the same function.
+    With `early` the network has a second head, on the decoder's maps when they reach the full resolution; see
+    `TwoHeaded`.
 
     Raises:
-      Refused: a label where there are none or the reverse; sides that cannot be halved so often.
+      Refused: a label for an unconditional network, or none for a conditional one; sides that cannot be halved as often
+        as there are levels.
     """
 
     num_classes: int | None = None
@@ -50,7 +52,7 @@ class ADMClassifier(ADM):
     `pool` is "attention" (OpenAI's classifiers) or "adaptive" (mean over the pixels, then a linear map).
 
     Raises:
-      Refused: another `pool`; sides that cannot be halved so often.
+      Refused: another `pool`; sides that cannot be halved as often as there are levels.
     """
 
     pool: str = "attention"

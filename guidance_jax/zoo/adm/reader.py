@@ -1,7 +1,7 @@
-"""OpenAI's ADM checkpoints (Dhariwal & Nichol 2021): which network a state dict belongs to, from its tensors alone.
+"""OpenAI's ADM checkpoints (Dhariwal & Nichol 2021): find the network of a state dict from its tensors alone.
 
-What shapes do not tell is known of OpenAI's releases, by the widths and depths that only they have (`UNETS`,
-`CLASSIFIERS`); for any other checkpoint it must be given.
+Facts that shapes do not determine are known for OpenAI's releases, which their widths and depths identify (`UNETS`,
+`CLASSIFIERS`). For any other checkpoint the caller must give them.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ def _release(size: int, schedule: Schedule, *, heads=None, head_channels=None, n
 
 
 COSINE, LINEAR = CosineBetas(1000), LinearBetas(1000)
-# (channels, blocks a level, channel multiples) of the released networks, and the flags of the repository's README
+# (channels, blocks per level, channel multiples) of the released networks, and the flags in the repository's README
 UNETS = {
     (192, 3, (1, 2, 3, 4)): _release(64, COSINE, head_channels=64, new_order=True),
     (256, 2, (1, 1, 2, 3, 4)): _release(128, LINEAR, heads=4),
@@ -39,14 +39,14 @@ CLASSIFIERS = {
 
 
 def adm(state: Mapping[str, Any], known: Options = UNKNOWN) -> Recognized:
-    """The U-Net or classifier of a guided-diffusion state dict.
+    """Return the U-Net or classifier of a guided-diffusion state dict.
 
     Args:
-      state: name -> array.
-      known: what the tensors do not say; needed only where the network is none of OpenAI's releases.
+      state: a mapping from tensor names to arrays.
+      known: options that the tensors do not determine; needed only if the network is none of OpenAI's releases.
 
     Raises:
-      Refused: an upsampler, a foreign or incomplete state dict, a tensor of the wrong shape, or what is not known.
+      Refused: an upsampler, a foreign or incomplete state dict, a tensor of the wrong shape, or a missing option.
     """
     shapes = shapes_of(state)
     classifier = is_classifier(shapes)
@@ -69,7 +69,7 @@ def adm(state: Mapping[str, Any], known: Options = UNKNOWN) -> Recognized:
 
 
 def _image_size(shapes: Mapping[str, tuple[int, ...]], levels: int) -> int | None:
-    """The image size by the positions of a classifier's attention pooling: one per pixel and one more."""
+    """Return the image size from the positions of a classifier's attention pooling: one per pixel and one more."""
     name = "out.2.positional_embedding"
     positions = shape_of(shapes, name, 2) if name in shapes else None
     return None if positions is None else round((positions[1] - 1) ** 0.5) * 2 ** (levels - 1)

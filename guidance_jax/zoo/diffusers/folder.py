@@ -1,4 +1,4 @@
-"""Folders that diffusers' pipelines are downloaded as: which parts they hold, and what those say of themselves."""
+"""Read the folders of downloaded diffusers pipelines: their parts, and the configuration of each part."""
 
 import dataclasses
 import re
@@ -38,7 +38,7 @@ SD3, FLUX, Z_IMAGE = "StableDiffusion3Pipeline", "FluxPipeline", "ZImagePipeline
 PIPELINES = ("DiTPipeline", "StableDiffusionPipeline", XL, SD3, FLUX, Z_IMAGE)
 CLASSES = {
     "unet": ("UNet2DConditionModel",),
-    # the second in folders of before 2024
+    # Transformer2DModel: the name of DiT's class in folders from before 2024
     "transformer": (
         *("DiTTransformer2DModel", "Transformer2DModel"),
         *("SD3Transformer2DModel", "FluxTransformer2DModel", "ZImageTransformer2DModel"),
@@ -46,12 +46,12 @@ CLASSES = {
     "vae": ("AutoencoderKL",),
 }
 SEVERAL = re.compile(r"(text_encoder|tokenizer|scheduler)(_\d)?")  # parts that may be of any class
-JOINT = {SD3: 256, FLUX: 512}  # tokens that their T5 reads
-READ_BY_QWEN = 512  # tokens of Z-Image's captions
-CHAT = ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")  # what Qwen3 was trained to answer
-# parts that do not change what is sampled
+JOINT = {SD3: 256, FLUX: 512}  # the number of tokens that their T5 reads
+READ_BY_QWEN = 512  # the number of tokens of Z-Image's captions
+CHAT = ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n")  # Qwen3's chat template
+# parts that do not change the samples
 BESIDE = ("safety_checker", "feature_extractor", "image_encoder", "requires_safety_checker")
-# options of networks: those that are read, and the only values known of the others
+# options of networks: those that are read, and the only supported values of others
 READ = {
     "unet": (
         *("sample_size", "in_channels", "out_channels", "down_block_types", "up_block_types", "block_out_channels"),
@@ -108,7 +108,7 @@ READ["SD3Transformer2DModel"] = (
     ),
 )
 READ["FluxTransformer2DModel"] = (*SIZES, *TEXTS, "num_single_layers", "guidance_embeds", "axes_dims_rope")
-DEFAULTS = mmdit.DEFAULTS | {"ZImageTransformer2DModel": z_image.DEFAULTS}  # what files leave out
+DEFAULTS = mmdit.DEFAULTS | {"ZImageTransformer2DModel": z_image.DEFAULTS}  # of options that files leave out
 READ["ZImageTransformer2DModel"] = (*z_image.DEFAULTS, "axes_lens")
 NEUTRAL |= {"SD3Transformer2DModel": {}, "FluxTransformer2DModel": {}}
 NEUTRAL["ZImageTransformer2DModel"] = {"all_patch_size": [2], "all_f_patch_size": [1]}
@@ -124,22 +124,23 @@ def load_diffusers(
     control: str | Path | None = None,
     lora: str | Path | Mapping[str | Path, float] | None = None,
 ) -> Pipeline:
-    """A model downloaded as a folder of diffusers: DiT, Stable Diffusion 1, 2, XL, 3 or 3.5, FLUX.1, Z-Image.
+    """Load a model from a downloaded diffusers folder: DiT, Stable Diffusion 1, 2, XL, 3 or 3.5, FLUX.1, Z-Image.
 
     Args:
-      folder: with `model_index.json`, `unet` or `transformer`, `vae`, `text_encoder`, `tokenizer`, `scheduler`.
-      dtype: the type of the denoiser and of the text encoders, "bfloat16" for example; None for float32. The
+      folder: the path of a folder with `model_index.json`, `unet` or `transformer`, `vae`, `text_encoder`, `tokenizer`,
+        `scheduler`.
+      dtype: the dtype of the denoiser and of the text encoders, for example "bfloat16"; None for float32. The
         autoencoder and all sampling stay float32.
-      size: height and width of the pictures; by default those that the denoiser was trained for.
-      remat: blocks of the denoiser are computed again in gradients through it.
-      control: the folder of a ControlNet for that U-Net. Conditions then have an `image` in [0, 1], (n, H, W, 3), too,
-        and may have a `strength` (n,): `pipeline.conditions(captions) | {"image": images}`.
-      lora: adapters of low rank, files or folders, by the strength of each, {"style": 0.8}; one alone has strength 1.
-        They are merged into the weights.
+      size: (height, width) of the pictures in pixels; None for the size that the denoiser was trained for.
+      remat: whether blocks of the denoiser are recomputed in gradients through it, which saves memory.
+      control: the folder of a ControlNet for the U-Net; None for none. Conditions then also need an `image` in [0, 1],
+        (n, H, W, 3), and may have a `strength` (n,): `pipeline.conditions(captions) | {"image": images}`.
+      lora: LoRA adapters, which are merged into the weights: a file or folder with strength 1, or a mapping from files
+        or folders to strengths, {"style": 0.8}. None for none.
 
     Raises:
-      Refused: what is not supported: a pipeline, a network, an option of one, a scheduler, an adapter that is of no low
-        rank or of another model; it is named.
+      Refused: a pipeline, a network, an option, a scheduler or an adapter that is not supported, or an adapter of
+        another model; the message names it.
     """
     found = read_diffusers(folder, lora)
     if control is not None:
@@ -150,14 +151,14 @@ def load_diffusers(
 
 
 def read_diffusers(folder: str | Path, lora: str | Path | Mapping[str | Path, float] | None = None) -> PipelineParts:
-    """The parts of a folder: `unet` or `transformer`, `vae`, `text_encoder`, `tokenizer`, `scheduler`.
+    """Read the parts of a folder: `unet` or `transformer`, `vae`, `text_encoder`, `tokenizer`, `scheduler`.
 
     Args:
-      folder: with `model_index.json`.
+      folder: the path of a folder with `model_index.json`.
       lora: as in `load_diffusers`.
 
     Raises:
-      Refused: what is not supported: a pipeline, a network, an option of one, a scheduler; it is named.
+      Refused: a pipeline, a network, an option, a scheduler or an adapter that is not supported; the message names it.
     """
     folder = Path(folder)
     index = read_json(folder, INDEX)
@@ -185,7 +186,7 @@ def read_diffusers(folder: str | Path, lora: str | Path | Mapping[str | Path, fl
 def parts_of(
     folder: Path, index: Mapping[str, Any], parts: Mapping[str, str], told: Scheduler, adapters: list[Adapter]
 ) -> PipelineParts:
-    """The networks of a folder whose index and scheduler have been understood."""
+    """Read the networks of a folder, after its index and its scheduler file."""
     found = PipelineParts({"grid": told.grid, "clip": told.clip})
     if "vae" in parts:
         about = options(folder / "vae", "vae")
@@ -215,7 +216,7 @@ def parts_of(
         text, own = options(folder / part, "text"), merge(weights(folder / part), part, adapters)
         if parts[part] == "T5EncoderModel" and name in JOINT:
             network, params = mmdit.t5(own, text, length_of(name, about))
-        else:  # of the larger models the states of the layer before the last
+        else:  # XL and SD3 use the states of the layer before the last
             network, params = stable_diffusion.clip_text(own, text, int(name in (XL, SD3)))
         found.parts[f"text{number}"] = config(network, None), params
         found.tokenizers[f"text{number}"] = Tokenizer.clip(folder / f"tokenizer{number}", network.length)
@@ -252,7 +253,7 @@ def multimodal(found: PipelineParts, state: Any, about: Any, told: Scheduler, fl
 
 
 def single_stream(found: PipelineParts, folder: Path, state: Any, about: Any, told: Scheduler) -> None:
-    """Add Z-Image's transformer and its reader of captions to `found`."""
+    """Add Z-Image's transformer and its text encoder to `found`."""
     network, params = z_image.z_image(state, about)
     rule = Tokenizer.clip(folder / "tokenizer", READ_BY_QWEN)
     rule.around = CHAT
@@ -267,7 +268,10 @@ def single_stream(found: PipelineParts, folder: Path, state: Any, about: Any, to
 
 
 def set_grid(found: PipelineParts, told: Scheduler, side: int, ends: bool) -> None:
-    """The grid of a flow for latents of that `side`; unless it `ends` where the scheduler says, its pipeline does."""
+    """Set the grid of a rectified flow for square latents of this `side`.
+
+    If `ends`, the grid ends where the scheduler file says; if not, where the code of diffusers' pipeline says.
+    """
     grid = {k: v for k, v in told.grid.items() if ends or k != "end"}
     if told.shift is not None:
         found.pipeline["shift"] = told.shift
@@ -276,7 +280,7 @@ def set_grid(found: PipelineParts, told: Scheduler, side: int, ends: bool) -> No
 
 
 def length_of(name: str, about: Mapping[str, Any]) -> int:
-    """How many tokens T5 reads: FLUX.1-schnell, whose guidance is no input, half of what FLUX.1-dev does."""
+    """Return the number of tokens that T5 reads. FLUX.1-schnell, which has no guidance input, reads half of them."""
     return JOINT[name] // 2 if name == FLUX and not about["guidance_embeds"] else JOINT[name]
 
 
@@ -295,10 +299,10 @@ def unet(found: PipelineParts, state: Any, about: Any, told: Scheduler) -> None:
 
 
 def add_control(found: PipelineParts, folder: Path) -> None:
-    """Make the U-Net of `found` one that the ControlNet in `folder` controls.
+    """Replace the U-Net of `found` by one that the ControlNet in `folder` controls.
 
     Raises:
-      Refused: something else in the folder, a ControlNet of another U-Net, a model without one.
+      Refused: a folder without a ControlNet, a ControlNet of another U-Net, a model without a U-Net.
     """
     about = options(folder, "control")
     if about.get("_class_name") != "ControlNetModel":
@@ -324,7 +328,7 @@ def add_control(found: PipelineParts, folder: Path) -> None:
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """A JSON file of a folder.
+    """Read a JSON file of a folder.
 
     Raises:
       Refused: a folder of adapters, a missing or damaged file.
@@ -342,10 +346,10 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
 
 
 def options(folder: Path, kind: str) -> dict[str, Any]:
-    """The `config.json` of a network; `kind` says which options it may have.
+    """Read the `config.json` of a network; `kind` determines which options it may have.
 
     Raises:
-      Refused: a quantised network, an option or a value of one that is not known here.
+      Refused: a quantised network, an option or a value that is not supported.
     """
     about = read_json(folder, "config.json")
     if "quantization_config" in about:
@@ -369,10 +373,10 @@ def options(folder: Path, kind: str) -> dict[str, Any]:
 
 
 def weights(folder: Path) -> Mapping[str, Any]:
-    """The tensors of a part: safetensors in one file or in several, else PyTorch's, read without running it.
+    """Open the tensors of a part: one or several safetensors files, else a PyTorch file, whose code is not executed.
 
     Raises:
-      Refused: none of them.
+      Refused: a folder without such files.
     """
     for stem in ("diffusion_pytorch_model", "model"):
         for variant in ("", ".fp16"):

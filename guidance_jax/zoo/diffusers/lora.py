@@ -2,8 +2,9 @@
 
     W' = W + scale (alpha / r) B A
 
-Files of diffusers' and PEFT's names (`unet.mid_block.attentions.0....to_q.lora_A.weight`) and of kohya's
-(`lora_unet_mid_block_attentions_0_..._to_q.lora_down.weight`), whose U-Net may have the names of single files.
+Files may have the names of diffusers and PEFT (`unet.mid_block.attentions.0....to_q.lora_A.weight`), or those of kohya
+(`lora_unet_mid_block_attentions_0_..._to_q.lora_down.weight`). In kohya's files the U-Net may have the names of single
+files.
 """
 
 import json
@@ -33,12 +34,13 @@ FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
 
 
 class Adapter:
-    """What one file adds: for each module of a part, A (r, in), B (out, r) and alpha.
+    """The changes of one LoRA file: A (r, in), B (out, r) and alpha for each module of a part.
 
     Attributes:
       where: the file.
-      scale: of all it adds.
-      modules: (part, name of the module) -> {"A": array, "B": array, "alpha": array or nothing}.
+      scale: the strength, a factor of all changes.
+      modules: maps (part, name of the module) to {"A": array, "B": array, "alpha": array, which may be missing}.
+      alphas: alpha by part, where the file gives one number per part; "" is for all parts.
     """
 
     def __init__(self, path: str | Path, scale: float = 1.0):
@@ -55,10 +57,12 @@ class Adapter:
             self.modules.setdefault(place_of(found[1], self.where), {})[LEAVES[found[2]]] = tensors[key]
 
     def take(self, part: str, names: Mapping[str, str]) -> dict[str, np.ndarray]:
-        """What is added to each weight of a part: `names` has it by its module's name with underscores. It is used up.
+        """Return the change of each weight of a part, and remove the part's modules from this adapter.
+
+        `names` maps the names of modules, with underscores, to names of weights.
 
         Raises:
-          Refused: a module that the part does not have.
+          Refused: a module that the part does not have; a module without A or B, or with shapes that do not fit.
         """
         found = {}
         for place in [place for place in self.modules if place[0] == part]:
@@ -72,7 +76,7 @@ class Adapter:
         return found
 
     def product(self, own: Mapping[str, np.ndarray], part: str, module: str) -> np.ndarray:
-        """scale (alpha / r) B A, of convolutions too."""
+        """Return scale (alpha / r) B A, for dense layers and convolutions."""
         a, b = (np.asarray(own[name], np.float32) for name in ("A", "B"))
         if a.ndim not in (2, 4) or b.ndim != a.ndim or b.shape[1] != len(a) or b.shape[2:] not in ((), (1, 1)):
             raise Refused(f"{self.where} has A of shape {a.shape} and B of shape {b.shape} for {module[:120]}")
@@ -82,7 +86,7 @@ class Adapter:
 
 
 class Merged(Lazy):
-    """The tensors of `state` with what `added` has for some, each made when it is asked for."""
+    """The tensors of `state` plus the changes that `added` has for some; each sum is computed when it is read."""
 
     def __init__(self, state: Mapping[str, Any], added: Mapping[str, np.ndarray], where: Any):
         self.state, self.added, self.where = state, added, where
@@ -107,7 +111,7 @@ class Merged(Lazy):
 
 
 def merge(state: Mapping[str, Any], part: str, adapters: list[Adapter], other: Any = None) -> Mapping[str, Any]:
-    """The tensors of a part with all that the adapters add to it; `other` gives a second name of a tensor."""
+    """Return the tensors of a part with the changes of all adapters; `other` gives a second name of a tensor."""
     names = {}
     for key in shapes_of(state) if adapters else ():
         if key.endswith(".weight"):
@@ -119,7 +123,7 @@ def merge(state: Mapping[str, Any], part: str, adapters: list[Adapter], other: A
 
 
 def check_used(adapters: list[Adapter]) -> None:
-    """Raise `Refused` if something is left of an adapter that no part took."""
+    """Raise `Refused` if an adapter has modules that no part took."""
     for adapter in adapters:
         if adapter.modules:
             part, module = next(iter(adapter.modules))
@@ -127,7 +131,7 @@ def check_used(adapters: list[Adapter]) -> None:
 
 
 def place_of(name: str, where: Any) -> tuple[str, str]:
-    """The part that a module belongs to, and its name there."""
+    """Return the part that a module belongs to, and its name in the part."""
     head, _, rest = name.partition(".")
     if re.fullmatch(r"(unet|transformer|text_encoder(_\d)?)", head) and rest:
         return head, rest
@@ -139,7 +143,7 @@ def place_of(name: str, where: Any) -> tuple[str, str]:
 
 
 def file_in(path: Path) -> Path:
-    """The file of an adapter: itself, or the one in its folder."""
+    """Return the file of an adapter: the path itself, or the one file in that folder."""
     if not path.is_dir():
         return path
     found = [path / name for name in FILES if (path / name).exists()] or sorted(path.glob("*lora*.safetensors"))
@@ -149,10 +153,10 @@ def file_in(path: Path) -> Path:
 
 
 def read_alphas(file: Path) -> dict[str, float]:
-    """alpha by the part, where the file or PEFT's file beside it tells; "" is for all.
+    """Return alpha by part, from the file's metadata or PEFT's `adapter_config.json` beside it; "" is for all parts.
 
     Raises:
-      Refused: a form that cannot be merged.
+      Refused: a form of LoRA that cannot be merged, or an alpha that is not a positive number.
     """
     told: dict[str, Any] = {}
     with reading(file):

@@ -1,4 +1,4 @@
-"""diffusers' scheduler files as a schedule, what the network predicts, and the grid of timesteps."""
+"""Read diffusers' scheduler files: the schedule, what the network predicts, and the grid of timesteps."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ from guidance_jax.models.parameterizations import Parameterization
 from guidance_jax.schedules import CosineBetas, LinearBetas, RectifiedFlow, ScaledLinearBetas, Schedule
 from guidance_jax.untrusted import whole_number
 
-# what a file need not say: shared defaults, then those of each scheduler
+# options that a file may leave out: shared defaults, then those of each scheduler
 DEFAULTS: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.0001,
@@ -37,9 +37,9 @@ SCHEDULERS: dict[str, dict[str, Any]] = {
     "DPMSolverSinglestepScheduler": {},
     "UniPCMultistepScheduler": {},
 }
-# options that files of other schedulers carry too, who do not look at them
+# options that only these schedulers use; files of others may have them too
 ONLY = {"set_alpha_to_one": ("DDIMScheduler", "PNDMScheduler"), "clip_sample": ("DDIMScheduler", "DDPMScheduler")}
-# what would change the process or the grid, and the only values of it that are known here
+# options that would change the process or the grid, with the only values that are supported
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "trained_betas": (None,),
     "thresholding": (False,),
@@ -55,7 +55,7 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
     "sigma_min": (None,),
     "sigma_max": (None,),
 }
-# what belongs to the solver, which is chosen here, or to an option that is off
+# options of the solver, which the user chooses, or of a feature that is off; they are ignored
 SOLVER = (
     *("dynamic_thresholding_ratio", "sample_max_value", "skip_prk_steps", "variance_type", "algorithm_type"),
     *("solver_order", "solver_type", "lower_order_final", "euler_at_final", "lambda_min_clipped", "predict_x0"),
@@ -87,14 +87,14 @@ FLOW_NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 
 class Scheduler(NamedTuple):
-    """What a scheduler file says of a model.
+    """The facts about a model that a scheduler file holds.
 
     Attributes:
-      schedule: that it was trained on.
+      schedule: the schedule that the model was trained on.
       parameterization: what its output means.
-      grid: the timesteps that are sampled, a table of a function of `schedules`.
-      clip: the radius of the clean estimate, None for no clipping.
-      shift: how the shift of the grid follows the size of the pictures, options of `dynamic_shift`.
+      grid: the grid of timesteps for sampling: a function of `schedules` by name, with its options.
+      clip: the radius to which the clean estimate is clipped; None for no clipping.
+      shift: the options of `dynamic_shift`, if the shift of the grid depends on the size of the pictures; None if not.
     """
 
     schedule: Schedule
@@ -105,10 +105,10 @@ class Scheduler(NamedTuple):
 
 
 def process(about: Mapping[str, Any]) -> Scheduler:
-    """The schedule, the parameterization and the grid of a `scheduler_config.json`.
+    """Return the schedule, the parameterization and the grid of a `scheduler_config.json`.
 
     Raises:
-      Refused: a scheduler, an option or a value that is not known here; it is named.
+      Refused: a scheduler, an option or a value that is not supported; the message names it.
     """
     name = about.get("_class_name")
     if name == FLOW_MATCHING:
@@ -159,13 +159,13 @@ def process(about: Mapping[str, Any]) -> Scheduler:
 
 
 def flow(about: Mapping[str, Any]) -> Scheduler:
-    """The same of `FlowMatchEulerDiscreteScheduler`, by which SD3 and FLUX are sampled.
+    """Return the same facts for `FlowMatchEulerDiscreteScheduler`, with which SD3 and FLUX are sampled.
 
-    Unless the pipeline says otherwise, diffusers' grid ends at the first timestep of training; shifted twice where the
-    shift does not depend on the size.
+    diffusers' grid ends at the first timestep of training, unless the pipeline says otherwise. If the shift does not
+    depend on the size of the pictures, diffusers shifts this timestep twice.
 
     Raises:
-      Refused: an option or a value that is not known here; it is named.
+      Refused: an option or a value that is not supported; the message names it.
     """
     for key, value in about.items():
         if key.startswith("_") or key in FLOW or value in FLOW_NEUTRAL.get(key, (None,)):

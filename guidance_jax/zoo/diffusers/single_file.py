@@ -1,4 +1,4 @@
-"""Single files of Stable Diffusion 3 and 3.5 and FLUX.1 as the parts of a pipeline."""
+"""Read single files of Stable Diffusion 3 and 3.5 and FLUX.1 as the parts of a pipeline."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ from guidance_jax.zoo.pipeline_parts import PipelineParts
 from guidance_jax.zoo.stable_diffusion.names import autoencoder, clip_text
 from guidance_jax.zoo.stable_diffusion.single_file import AUTOENCODER, UNET, describe_encoder, under
 
-TEXTS = {"clip_l": "quick_gelu", "clip_g": "gelu", "t5xxl": None}  # the activation of a CLIP
+TEXTS = {"clip_l": "quick_gelu", "clip_g": "gelu", "t5xxl": None}  # text encoder: the activation of a CLIP
 LATENTS = {SD3: {"mean": 0.0609, "std": 1 / 1.5305}, FLUX: {"mean": 0.1159, "std": 1 / 0.3611}}
 
 
@@ -22,11 +22,11 @@ def is_file_of_transformer(state: Mapping[str, Any]) -> bool:
 
 
 def file_of_transformer(state: Mapping[str, Any], groups: int = 32) -> PipelineParts:
-    """A single file of Stable Diffusion 3 or 3.5 or FLUX.1: the transformer, and whatever else it holds.
+    """Return the parts of a single file of Stable Diffusion 3 or 3.5 or FLUX.1: the transformer, and others it holds.
 
     Args:
-      state: name -> array.
-      groups: of the norms of the autoencoder.
+      state: a mapping from tensor names to arrays.
+      groups: the number of groups of the norms in the autoencoder.
 
     Raises:
       Refused: a tensor that is missing, left over or of the wrong shape.

@@ -4,7 +4,7 @@
     shift, scale, gate = split(W silu(c))
     h = h + gate_1 attention(norm(h) (1 + scale_1) + shift_1),  h = h + gate_2 mlp(norm(h) (1 + scale_2) + shift_2)
 
-Peebles & Xie 2023 (arXiv 2212.09748); SiT (2401.08740) is the same network told another clock; LightningDiT
+Peebles & Xie 2023 (arXiv 2212.09748). SiT (2401.08740) is the same network with another clock. LightningDiT
 (2501.01423) has RMS norms, a gated MLP, rotary positions and normalised queries and keys. Sub-modules carry the names
 of the published code; the blocks are one module run by `nn.scan`, so that a network compiles in the time of one block.
 """
@@ -24,7 +24,7 @@ xavier = nn.initializers.xavier_uniform()
 
 
 class Layers(nn.Module):
-    """The options that a block and the whole network share, and the layers that depend on them."""
+    """The base of a block and of the whole network: their common options, and the layers that depend on them."""
 
     width: int = 1152
     heads: int = 16
@@ -40,14 +40,14 @@ class Layers(nn.Module):
         return nn.Dense(features, dtype=self.dtype, kernel_init=kernel_init, name=name)
 
     def norm(self, h, name, epsilon=EPSILON):
-        """Without a scale of its own, unless RMS norms are asked for: adaptive scales follow."""
+        """Normalise h. Only an RMS norm has a learned scale; adaptive scales follow."""
         if self.rms:
             return RMSNorm(name=name)(h)
         return nn.LayerNorm(epsilon, use_bias=False, use_scale=False, dtype=self.dtype, name=name)(h)
 
 
 class Block(Layers):
-    """One block on tokens (L, width) of a map of `sides`, for the embedding c (width,) of time and class."""
+    """A block on tokens (L, width), a map of `sides`, conditioned by the embedding c (width,) of time and class."""
 
     sides: tuple[int, int] = (16, 16)
 
@@ -86,20 +86,26 @@ class DiT(Layers):
     """`apply(params, x (H, W, C), t, y) -> (H, W, out_channels)`, for one sample; the defaults are XL/2's.
 
     Attributes:
-      width, heads, depth, patch: of the transformer.
-      mlp_width: hidden units of the MLP, 4 width in DiT.
-      rms, gated, rotary, qk_norm: RMS norms, SwiGLU, rotary positions, normalised queries and keys: LightningDiT's.
-      mlp_epsilon: of the norm before the MLP.
-      out_channels: those of x, or twice as many with a learned variance.
-      num_classes: rows of the label table, the null label included; 0 for none.
-      frequency_shift: of the timestep embedding; diffusers' DiT has 1, the published code 0.
-      perturbed: the blocks that a `Perturbation` makes worse; by default the middle third.
-      dtype: of the computation; None is that of the parameters.
-      remat: blocks are computed again in the backward pass.
-      unroll: blocks that are unrolled in the loop over them.
+      width: the number of hidden channels.
+      heads: the number of attention heads.
+      depth: the number of blocks.
+      patch: the side of a patch.
+      mlp_width: the number of hidden channels of the MLP, 4 width in DiT.
+      rms: whether norms are RMS norms (LightningDiT).
+      gated: whether the MLP is a SwiGLU (LightningDiT).
+      rotary: whether positions are also rotary (LightningDiT).
+      qk_norm: whether queries and keys are normalised (LightningDiT).
+      mlp_epsilon: the number that the norm before the MLP adds to the variance.
+      out_channels: the channels of x, or twice as many with a learned variance.
+      num_classes: the number of rows of the label table, the null label included; 0 for no labels.
+      frequency_shift: `shift` of the timestep embedding; 1 in diffusers' DiT, 0 in the published code.
+      perturbed: the blocks that a `Perturbation` makes worse; empty for the middle third.
+      dtype: the dtype of the computation; None for that of the parameters.
+      remat: whether blocks are recomputed in the backward pass, which saves memory.
+      unroll: the number of blocks per iteration of the compiled loop over blocks.
 
     Raises:
-      Refused: samples that the patches do not tile, a label where there are none or the reverse.
+      Refused: samples that the patches do not tile; a label for a network without labels, or none for one with labels.
     """
 
     depth: int = 28
@@ -145,7 +151,7 @@ class DiT(Layers):
 
 
 def sincos(rows: int, columns: int, width: int) -> np.ndarray:
-    """Fixed positions (rows columns, width): [sin, cos] of the column in the first half, of the row in the second."""
+    """Return fixed positions (rows columns, width): [sin, cos] of the column in the first half, then of the row."""
     frequencies = 10000.0 ** -(np.arange(width // 4) / (width / 4))
 
     def one(positions):

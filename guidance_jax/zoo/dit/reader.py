@@ -1,9 +1,9 @@
-"""Latent transformers by their published names: DiT, SiT, REPA and LightningDiT, and DiT by diffusers' names.
+"""Read latent transformers by their published names (DiT, SiT, REPA, LightningDiT), and DiT by diffusers' names.
 
-Tensors tell the widths, the depth, the patches, the classes and the options of the blocks. They do not tell the heads,
-which are known of the published sizes, nor whether a network is a DiT or a SiT: those files hold the same tensors and
-mean noise or a velocity on another clock. REPA's projectors, which only its training needs, and stored rotations are
-left out.
+Tensors determine the widths, the depth, the patches, the classes and the options of the blocks. They do not determine
+the number of heads, which is known for the published sizes. They also do not tell a DiT from a SiT: both files hold the
+same tensors, but predict noise or a velocity on another clock. REPA's projectors, which only its training needs, and
+stored rotations are left out.
 """
 
 import math
@@ -23,16 +23,16 @@ from guidance_jax.untrusted import check_size, whole_number
 from guidance_jax.zoo.dit.network import DiT, sincos
 from guidance_jax.zoo.state_dict import UNKNOWN, Options, Recognized, shape_of
 
-HEADS = {1152: 16, 1024: 16, 768: 12, 384: 6}  # of the published widths XL, L, B and S
+HEADS = {1152: 16, 1024: 16, 768: 12, 384: 6}  # by width, of the published sizes XL, L, B and S
 ROTATION = "feat_rope.freqs_cos"  # rotary positions, stored: a row for each token, a column for each channel of a head
-# what each predicts, and how many leading channels its published sampling guides
+# the meaning of the output, and the number of leading channels that published sampling guides; None for all
 FAMILIES = {
     "DiT": (LearnedRange(), 3),
     "SiT": (velocity_to_data, 3),
     "REPA": (velocity, None),
     "LightningDiT": (velocity_to_data, 3),
 }
-# diffusers' names of what a block holds, and of the rest, in the published code's
+# diffusers' names -> those of the published code, within a block (BLOCK) and outside
 BLOCK = {"norm1.linear": "adaLN_modulation.1", "attn1.to_out.0": "attn.proj", "ff.net.0.proj": "mlp.fc1"}
 BLOCK |= {"ff.net.2": "mlp.fc2"}
 REST = {"pos_embed.proj": "x_embedder.proj", "proj_out_1": "final_layer.adaLN_modulation.1"}
@@ -46,10 +46,10 @@ def is_dit(state: Mapping[str, Any]) -> bool:
 
 
 def family_of(state: Mapping[str, Any], told: str | None) -> str:
-    """What kind of latent transformer a state dict holds.
+    """Return the family of a latent transformer's state dict; `told`, if not None, decides.
 
     Raises:
-      Refused: an unknown family, or tensors that leave it open.
+      Refused: an unknown family, or no `told` where the tensors do not determine it.
     """
     if told is not None and told not in FAMILIES:
         raise Refused(f"family is one of {', '.join(FAMILIES)}, got {told!r}")
@@ -63,20 +63,20 @@ def family_of(state: Mapping[str, Any], told: str | None) -> str:
 
 
 def dit(state: Mapping[str, Any], known: Options = UNKNOWN) -> Recognized:
-    """The transformer of a state dict with the published names.
+    """Return the transformer of a state dict with the published names.
 
     DiT predicts noise and a learned variance on OpenAI's linear betas. The others predict a velocity on
-    `RectifiedFlow`: REPA that of its clock, SiT and LightningDiT on the reversed one (`velocity_to_data`), with outputs
-    of whose second half, if there is one, nothing is read: it is left out. The first three channels are guided, as the
-    published `forward_with_cfg` does, and all of REPA.
+    `RectifiedFlow`: REPA on the clock of this package, SiT and LightningDiT on the reversed clock (`velocity_to_data`).
+    If a velocity network has twice the channels of its input as outputs, the second half is unused and left out. The
+    first three channels are guided, as in the published `forward_with_cfg`; in REPA all of them.
 
     Args:
-      state: name -> array.
-      known: its family and its heads, where tensors do not say; and whether the last row of its label table means
-        "unconditional", which it does unless it is said that it does not. A table of one row is no condition.
+      state: a mapping from tensor names to arrays.
+      known: `family` and `num_heads`, if the tensors do not determine them. The last row of the label table means
+        "unconditional", unless `null_label` is False. A network with a table of one row is unconditional.
 
     Raises:
-      Refused: what is not known, a tensor that is missing, left over or of the wrong shape.
+      Refused: a missing option; a tensor that is missing, left over or of the wrong shape.
     """
     family = family_of(state, known.family)
     turned = np.shape(state[ROTATION])[-1] if ROTATION in state else None
@@ -85,7 +85,7 @@ def dit(state: Mapping[str, Any], known: Options = UNKNOWN) -> Recognized:
     width, channels, patch, _ = shape_of(shapes, "x_embedder.proj.weight", 4)
     side = round(shape_of(shapes, "pos_embed", 3)[1] ** 0.5) * patch
     rows = shape_of(shapes, "y_embedder.embedding_table.weight", 2)[0]
-    if rows == 1:  # the same for every sample: a part of the bias before it, and no condition
+    if rows == 1:  # one row is the same for every sample: it joins the bias, and is no condition
         bias = np.asarray(state["t_embedder.mlp.2.bias"])
         state["t_embedder.mlp.2.bias"] = bias + np.asarray(state.pop("y_embedder.embedding_table.weight"))[0]
         rows = 0
@@ -120,28 +120,29 @@ def dit(state: Mapping[str, Any], known: Options = UNKNOWN) -> Recognized:
 
 
 def inputs(shape: tuple[int, ...]) -> tuple[Any, Any, Any]:
-    """A sample, a time and a label of zeros."""
+    """Return a sample, a time and a label, all zero."""
     return jnp.zeros(shape), jnp.zeros(()), jnp.zeros((), int)
 
 
 def heads_of(width: int, told: int | None) -> int:
-    """The heads of a published width, unless they are told."""
+    """Return the number of heads of a published width; `told`, if not None, decides."""
     if told is None and width not in HEADS:
         raise Refused(f"a transformer {width} wide is none of the published sizes; give num_heads")
     return told or HEADS[width]
 
 
 def dit_of_diffusers(state: Mapping[str, Any], about: Mapping[str, Any]) -> Recognized:
-    """diffusers' `DiTTransformer2DModel`: its positions are computed, its embedders repeated in every block.
+    """Return the network of diffusers' `DiTTransformer2DModel`.
 
-    diffusers divides the frequencies of the timestep by one less and guides all channels; so does this network.
+    Its positions are computed, and every block repeats the embedders of time and class. As in diffusers,
+    `frequency_shift` is 1 and all channels are guided.
 
     Args:
-      state: name -> array.
-      about: its `config.json`.
+      state: a mapping from tensor names to arrays.
+      about: the content of its `config.json`.
 
     Raises:
-      Refused: embedders of two blocks that differ, a tensor that is missing, left over or of the wrong shape.
+      Refused: embedders that differ between blocks; a tensor that is missing, left over or of the wrong shape.
     """
     rest = dict(state)
     found = {
@@ -166,7 +167,7 @@ def dit_of_diffusers(state: Mapping[str, Any], about: Mapping[str, Any]) -> Reco
             parts = [f"{old}attn1.to_{part}{leaf}" for part in "qkv"]
             if all(name in rest for name in parts):
                 found[f"{new}attn.qkv{leaf}"] = np.concatenate([np.asarray(rest.pop(name)) for name in parts])
-    found |= rest  # what is left over belongs to nothing, and is named
+    found |= rest  # `match_params` refuses tensors that are left over, and names one
     heads, channels = (whole_number(about, name, "transformer") for name in ("num_attention_heads", "in_channels"))
     width = heads * whole_number(about, "attention_head_dim", "transformer")
     size = sum(math.prod(shape) for shape in shapes_of(state).values())

@@ -1,8 +1,9 @@
 """GLIDE's text-conditional U-Net (Nichol et al. 2021, arXiv 2112.10741): an ADM whose attention reads a caption.
 
-A transformer reads the caption. Its last output, projected, joins the time embedding; all its outputs are keys and
-values of every attention. Field names of the text part: `text_ctx`, `xf_width`, `xf_layers`, `xf_heads` as in OpenAI's
-code. Tokens of -1 are padding, which has learned embeddings; a caption of nothing but padding is "unconditional".
+A transformer reads the caption. Its last output is projected and added to the time embedding. All its outputs are keys
+and values in every attention of the U-Net. The fields of the text part, `text_ctx`, `xf_width`, `xf_layers` and
+`xf_heads`, have the names of OpenAI's code. Tokens of -1 are padding, which has learned embeddings; a caption that is
+padding alone means "unconditional".
 """
 
 import flax.linen as nn
@@ -18,7 +19,8 @@ class GLIDEUNet(UNet):
 
     `cond` is the tokens (text_ctx,), -1 for padding; or, for the inpainting model, a dict of `tokens`, `image`
     (H, W, C) and `mask` (H, W, 1), 1 where the image is known. `apply(params, None, None, cond)` encodes the tokens of
-    a condition: `context` (text_ctx, xf_width) takes their place, and is understood here as well.
+    a condition: it returns a condition with `context` (text_ctx, xf_width) in their place. `apply` also takes such a
+    condition.
     """
 
     text_ctx: int = 128
@@ -43,7 +45,7 @@ class GLIDEUNet(UNet):
         return self.unet(x, emb, train, perturbation, text)
 
     def read(self, tokens):
-        """The transformer's output for a caption, (text_ctx, xf_width)."""
+        """Return the transformer's output for a caption, (text_ctx, xf_width)."""
         if tokens is None or tokens.shape != (self.text_ctx,):
             shape = None if tokens is None else tokens.shape
             raise Refused(
@@ -61,7 +63,7 @@ class GLIDEUNet(UNet):
 
 
 class TextTransformer(nn.Module):
-    """Blocks of attention and an MLP, each added to its input, without a causal mask."""
+    """Blocks of attention and an MLP, each added to its input. There is no causal mask."""
 
     layers: int
     heads: int

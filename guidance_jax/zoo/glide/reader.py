@@ -1,4 +1,4 @@
-"""OpenAI's GLIDE checkpoints (Nichol et al. 2021): the text-conditional U-Net, and its inpainting version."""
+"""Read OpenAI's GLIDE checkpoints (Nichol et al. 2021): the text-conditional U-Net, and its inpainting version."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ from guidance_jax.zoo.guided_diffusion import architecture, complete, parameteri
 from guidance_jax.zoo.state_dict import UNKNOWN, Options, Recognized, shape_of
 
 RELEASES = {(192, 3, (1, 2, 3, 4)): Options(64, CosineBetas(1000), None, 64, False)}
-IMAGE, INPAINT = 3, 7  # channels that go in: the image; or the noisy image, the known image and its mask
+IMAGE, INPAINT = 3, 7  # input channels: the image; or the noisy image, the known image and its mask
 
 
 def is_glide(state: Mapping[str, Any]) -> bool:
@@ -22,13 +22,14 @@ def is_glide(state: Mapping[str, Any]) -> bool:
 
 
 def glide(state: Mapping[str, Any], known: Options = UNKNOWN) -> Recognized:
-    """The text-conditional U-Net of a GLIDE state dict. The text transformer has 64 channels a head, as OpenAI's.
+    """Return the text-conditional U-Net of a GLIDE state dict. Its text transformer has 64 channels per head.
 
-    Classifier-free guidance is `CFG(model, null=jnp.full(text_ctx, -1), scale)`: it guides the noise, the learned
-    variance stays that of the caption, as in OpenAI's notebooks. `model.encode(tokens)` reads captions once.
+    Classifier-free guidance is `CFG(model, null=jnp.full(text_ctx, -1), scale)`. It guides the noise; the learned
+    variance stays that of the caption, as in OpenAI's notebooks. `model.encode(tokens)` encodes captions once, before
+    sampling.
 
     Raises:
-      Refused: an upsampler, a foreign or incomplete state dict, a tensor of the wrong shape, or what is not known.
+      Refused: an upsampler, a foreign or incomplete state dict, a tensor of the wrong shape, or a missing option.
     """
     shapes = shapes_of(state)
     fields, channels = architecture(shapes, (IMAGE, INPAINT))

@@ -1,4 +1,4 @@
-"""GPT-2 weights in the Hugging Face layout: `config.json` and `model.safetensors` of one folder."""
+"""Read GPT-2 weights in the Hugging Face layout: a folder with `config.json` and `model.safetensors`."""
 
 import re
 from collections.abc import Mapping
@@ -20,15 +20,15 @@ from guidance_jax.zoo.transformer import GPT2
 
 
 def gpt2_params(tensors: Mapping[str, Any], network: GPT2) -> dict:
-    """The parameters of `network` from a state dict with GPT-2's names, with or without the prefix `transformer.`.
+    """Return the parameters of `network` from a state dict with GPT-2's names, with or without `transformer.` in front.
 
-    Its "Conv1D" weights are (in, out) already. Attention masks and the tied output are passed over.
+    GPT-2's "Conv1D" weights are (in, out) already. Attention masks and the tied output are skipped.
 
     Raises:
       Refused: a tensor that is missing, left over, or of the wrong shape, with its name; numbers that are not finite.
     """
     blocks = len({number[1] for k in tensors if (number := re.search(r"(?:^|\.)h\.(\d+)\.", k))})
-    if network.depth > blocks:  # the network is traced block by block
+    if network.depth > blocks:  # check first: tracing the network takes time for each block
         raise Refused(
             f"the configuration has {network.depth:,} layers, the checkpoint tensors of {blocks}; compare them"
         )
@@ -72,9 +72,9 @@ def _norm(take, name, leaves):
 
 
 def load_gpt2(folder: str | Path, first: int | None = None) -> LanguageModel:
-    """The language model of a folder with `config.json` and `model.safetensors`; reading executes nothing.
+    """Load the language model of a folder with `config.json` and `model.safetensors`. Reading executes no code.
 
-    `first` is the token that starts every sequence, by default the configuration's `bos_token_id`.
+    `first` is the token that starts every sequence; None for the configuration's `bos_token_id`, or 0 without one.
 
     Raises:
       Refused: missing files, another architecture, tensors that do not fit, or a first token beyond the vocabulary.

@@ -4,9 +4,9 @@
     q, k, v of picture and caption, each by weights of its own; one attention over both; then an MLP each
 
 Esser et al. 2024 (arXiv 2403.03206). SD3.5-medium's first blocks have a second attention of the picture alone; its
-queries and keys are normalised. FLUX (Black Forest Labs 2024) has rotary positions, and after the joint blocks single
-ones, where picture and caption share the weights and the MLP runs beside the attention. Sub-modules carry diffusers'
-names; equal blocks are one module run by `nn.scan`.
+queries and keys are normalised. FLUX (Black Forest Labs 2024) has rotary positions. Its joint blocks are followed by
+single blocks, in which picture and caption share the weights, and the MLP runs in parallel to the attention.
+Sub-modules carry diffusers' names; equal blocks are one module run by `nn.scan`.
 """
 
 from collections.abc import Iterator
@@ -31,14 +31,14 @@ from guidance_jax.zoo.layers import (
 
 
 class Block(nn.Module):
-    """What joint and single blocks share.
+    """The base of joint and single blocks.
 
     Attributes:
-      heads: of the attention.
-      sides: of the picture, in patches.
+      heads: the number of attention heads.
+      sides: the sides of the picture, in patches.
       qk_norm: whether queries and keys are normalised.
-      still: channels of a head that do not turn with the position; None for positions that are added.
-      dtype: of the computation.
+      still: the number of channels of a head that do not rotate with the position; None without rotary positions.
+      dtype: the dtype of the computation.
     """
 
     heads: int
@@ -54,18 +54,18 @@ class Block(nn.Module):
         return nn.LayerNorm(1e-6, use_bias=False, use_scale=False, dtype=self.dtype)(h)
 
     def modulation(self, c: Any, name: str, parts: int, width: int) -> Any:
-        """`parts` vectors (width,) of the embedding c."""
+        """Return `parts` vectors (width,) made from the embedding c."""
         return jnp.split(self.dense(parts * width, name)(nn.silu(c)), parts)
 
     def project(self, h: Any, names: tuple[str, ...]) -> tuple[Any, Any, Any]:
-        """Queries, keys and values (..., heads, channels) of h (..., width); names of q, k, v and their two norms."""
+        """Return q, k, v (..., heads, channels) of h (..., width); `names` are those of q, k, v and of two norms."""
         q, k, v = (self.dense(h.shape[-1], name)(h).reshape(*h.shape[:-1], self.heads, -1) for name in names[:3])
         if self.qk_norm:
             q, k = (RMSNorm(name=name)(a).astype(a.dtype) for a, name in zip((q, k), names[3:], strict=True))
         return q, k, v
 
     def turn(self, *of_picture: Any) -> Iterator[Any]:
-        """Rotary positions of what is of the picture; captions have none."""
+        """Apply rotary positions to arrays of the picture; captions have none."""
         for a in of_picture:
             at = self.still
             yield a if at is None else jnp.concatenate([a[..., :at], rotate(a[..., at:], self.sides)], -1)
@@ -75,7 +75,11 @@ class Block(nn.Module):
         return self.dense(h.shape[-1], f"{name}_net_2")(wide)
 
     def read(self, picture: Any, caption: Any, how: Any, away: Any) -> tuple[Any, Any]:
-        """Joint attention: (of the picture, (N, width); of the captions, (streams, L, width))."""
+        """Return the joint attention of the picture (N, width) and of the captions (streams, L, width).
+
+        `picture` and `caption` are (q, k, v). `how` is a `Perturbation` or None. `away` guides the attention away from
+        the second caption; None for one caption.
+        """
         count = len(picture[0])
 
         def joint(q, k, v):
@@ -93,11 +97,11 @@ class Block(nn.Module):
 
 
 class JointBlock(Block):
-    """(picture (N, width), captions (streams, L, width)) -> the same; the last block of SD3 leaves captions out.
+    """A block on (picture (N, width), captions (streams, L, width)) with separate weights for both.
 
     Attributes:
-      dual: whether the picture also attends to itself alone.
-      last: whether only the picture goes on.
+      dual: whether the picture has a second attention to itself alone.
+      last: whether the block updates the picture alone, as the last block of SD3.
     """
 
     dual: bool = False
@@ -135,7 +139,7 @@ class JointBlock(Block):
 
 
 class SingleBlock(Block):
-    """The same of FLUX's later blocks: one set of weights for both, the MLP beside the attention."""
+    """A later block of FLUX: picture and captions share the weights, the MLP runs in parallel to the attention."""
 
     @nn.compact
     def __call__(self, carry, c, how, away):
@@ -167,7 +171,7 @@ ADDED = names_of("attn", "add_q_proj", "add_k_proj", "add_v_proj", "norm_added_q
 
 
 def leave_out(before: Any, after: Any, how: Any) -> Any:
-    """What goes on after a block, a share of which is left out."""
+    """Return the output of a block, of which the perturbation `how` leaves out the share `how.skip`."""
     if how is None:
         return after
     return jax.tree.map(lambda a, b: b + jnp.asarray(how.skip, b.dtype) * (a - b), before, after)
@@ -179,21 +183,25 @@ class MMDiT(ReadsCaptions, nn.Module):
     `cond` is a dict: `context` (L, context width), the states of the text encoders, and `vector` (K,), the pooled ones.
 
     Attributes:
-      width, heads, patch, out_channels: of the transformer.
-      depth: joint blocks.
-      dual: how many of them, the first, have a second attention.
-      singles: single blocks behind them; without any the last joint block leaves the caption out.
-      positions: side, in patches, of the table of positions, whose middle is read; 0 for rotary ones.
-      still: channels of a head that rotary positions leave alone.
+      width: the number of hidden channels.
+      heads: the number of attention heads.
+      patch: the side of a patch, in latents.
+      out_channels: the number of channels of the output.
+      depth: the number of joint blocks.
+      dual: the number of joint blocks with a second attention; they are the first ones.
+      singles: the number of single blocks after the joint ones. With 0 the last joint block updates the picture alone.
+      positions: the side, in patches, of the table of positions, whose middle is used; 0 for rotary positions.
+      still: the number of channels of a head that do not rotate, with rotary positions.
       qk_norm: whether queries and keys are normalised.
       guided: whether the scale of guidance is an input (FLUX.1-dev).
-      perturbed: the blocks that a `Perturbation` makes worse, counted through; by default the middle third.
-      dtype: of the computation; None is that of the parameters.
-      remat: blocks are computed again in the backward pass.
+      perturbed: the blocks that a `Perturbation` makes worse, counted over joint and single blocks; empty for the
+        middle third.
+      dtype: the dtype of the computation; None for that of the parameters.
+      remat: whether blocks are recomputed in the backward pass, which saves memory.
 
     Raises:
       Refused: samples that patches do not tile or that are larger than the table; a condition of another kind; a scale
-        where it is no input, or none where it is one.
+        for a network that is not `guided`, or no scale for one that is.
     """
 
     width: int = 1536
@@ -241,13 +249,13 @@ class MMDiT(ReadsCaptions, nn.Module):
         return jnp.moveaxis(h, 2, 1).reshape(*x.shape[:2], self.out_channels)
 
     def counts(self) -> dict[str, int]:
-        """How many blocks of which name there are, in order."""
+        """Return the number of blocks of each name, in order."""
         last = int(self.singles == 0)
         counts = {"dual_blocks": self.dual, "blocks": self.depth - self.dual - last, "last_block": last}
         return {name: n for name, n in (counts | {"single_blocks": self.singles}).items() if n}
 
     def segments(self, sides):
-        """(name, blocks, how one is made) of each run of equal blocks."""
+        """Yield (name, number of blocks, (class, fields)) of each run of equal blocks."""
         shared = {
             "heads": self.heads,
             "sides": sides,
@@ -266,7 +274,7 @@ class MMDiT(ReadsCaptions, nn.Module):
             yield name, count, (cls, shared | fields)
 
     def run(self, name, count, made, carry, c, how, away):
-        """What goes on after `count` equal blocks."""
+        """Apply `count` equal blocks to `carry`."""
         cls, fields = made
         cls = nn.remat(cls, prevent_cse=False) if self.remat else cls
         if name == "last_block":
@@ -282,7 +290,7 @@ class MMDiT(ReadsCaptions, nn.Module):
         return blocks(**fields, name=name)(carry, c, how, away)[0]
 
     def shares(self, perturbation, name):
-        """A perturbation for each block of a run: none but in those that are perturbed."""
+        """Return a perturbation for each block of a run, 0 for blocks that are not perturbed."""
         if perturbation is None or not perturbation.worsens:
             return None
         every = share_out(perturbation._replace(away=None), self.perturbed, self.depth + self.singles)
@@ -291,7 +299,7 @@ class MMDiT(ReadsCaptions, nn.Module):
         return jax.tree.map(lambda a: a[start : start + counts[name]], every)
 
     def table(self, sides):
-        """The middle of the table of positions, (N, width)."""
+        """Return the middle of the table of positions, (N, width)."""
         table = self.param("pos_embed", nn.initializers.normal(0.02), (self.positions**2, self.width))
         if max(sides) > self.positions:
             raise Refused(f"the table of positions has {self.positions} patches on a side, the sample has {sides}")
@@ -303,7 +311,7 @@ class MMDiT(ReadsCaptions, nn.Module):
         return self.mlp(timestep_embedding(number, 256).astype(self.dtype or jnp.float32), name)
 
     def mlp(self, vector, name):
-        """Two layers of an embedding."""
+        """Apply the two layers of an embedding."""
         path = f"time_text_embed_{name}_embedder_linear"
         return self.dense(self.width, f"{path}_2")(nn.silu(self.dense(self.width, f"{path}_1")(vector)))
 

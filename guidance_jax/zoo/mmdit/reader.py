@@ -1,4 +1,4 @@
-"""SD3's and FLUX's transformers, and T5, by the names of diffusers and of the transformers library."""
+"""Read SD3's and FLUX's transformers, and T5, by the names of diffusers and of the transformers library."""
 
 import re
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from guidance_jax.untrusted import whole_number
 from guidance_jax.zoo.mmdit.network import MMDiT
 from guidance_jax.zoo.mmdit.t5 import T5Encoder
 
-# what configuration files may leave out, since it is the default of diffusers' classes
+# options that configuration files may leave out, with the defaults of diffusers' classes
 SHARED = {"attention_head_dim": 64, "num_layers": 18, "num_attention_heads": 18, "joint_attention_dim": 4096}
 DEFAULTS: dict[str, dict[str, Any]] = {
     "SD3Transformer2DModel": SHARED
@@ -33,14 +33,14 @@ WHERE, FAR = "transformer", "relative_attention_max_distance"
 
 
 def sd3(state: Mapping[str, Any], about: Mapping[str, Any]) -> tuple[MMDiT, dict]:
-    """diffusers' `SD3Transformer2DModel`: of SD3 and SD3.5, medium and large.
+    """Return (network, parameters) of diffusers' `SD3Transformer2DModel`: SD3 and SD3.5, medium and large.
 
     Args:
-      state: name -> array.
-      about: its `config.json`.
+      state: a mapping from tensor names to arrays.
+      about: the content of its `config.json`.
 
     Raises:
-      Refused: second attentions in other blocks than the first ones; a tensor that is missing, left over or of the
+      Refused: blocks with a second attention that are not the first ones; a tensor that is missing, left over or of the
         wrong shape.
     """
     dual = sorted(about.get("dual_attention_layers") or ())
@@ -59,11 +59,13 @@ def sd3(state: Mapping[str, Any], about: Mapping[str, Any]) -> tuple[MMDiT, dict
 
 
 def flux(state: Mapping[str, Any], about: Mapping[str, Any]) -> tuple[MMDiT, dict]:
-    """diffusers' `FluxTransformer2DModel`: it packs 2 x 2 latents into channels, where this network has patches.
+    """Return (network, parameters) of diffusers' `FluxTransformer2DModel`.
+
+    diffusers packs 2 x 2 latents into the channels of one token; this network has patches of 2 x 2 instead.
 
     Args:
-      state: name -> array.
-      about: its `config.json`.
+      state: a mapping from tensor names to arrays.
+      about: the content of its `config.json`.
 
     Raises:
       Refused: another packing or other axes; a tensor that is missing, left over or of the wrong shape.
@@ -92,7 +94,7 @@ def flux(state: Mapping[str, Any], about: Mapping[str, Any]) -> tuple[MMDiT, dic
 
 
 def widths(about: Mapping[str, Any]) -> dict[str, int]:
-    """What both have."""
+    """Return the fields that SD3 and FLUX share: width, heads and depth."""
     heads = whole_number(about, "num_attention_heads", WHERE)
     width = heads * whole_number(about, "attention_head_dim", WHERE)
     return {"width": width, "heads": heads, "depth": whole_number(about, "num_layers", WHERE)}
@@ -105,7 +107,7 @@ def has_norms(kind: Any) -> bool:
 
 
 def name_in(network: MMDiT, key: str) -> str:
-    """diffusers' name of a tensor in this network's."""
+    """Translate diffusers' name of a tensor to the name in this network."""
     if (found := re.match(r"(single_)?transformer_blocks\.(\d+)\.(.*)", key)) is not None:
         single, i, rest = found[1], int(found[2]), found[3]
         if single:
@@ -119,7 +121,7 @@ def name_in(network: MMDiT, key: str) -> str:
 
 
 def inputs(network: MMDiT, about: Mapping[str, Any], channels: int) -> tuple:
-    """What `init` of the network takes beside the key."""
+    """Return the inputs of the network's `init` after the key."""
     side = 2 * network.patch
     cond = {
         "context": jnp.zeros((2, whole_number(about, "joint_attention_dim", WHERE))),
@@ -136,12 +138,12 @@ def inputs(network: MMDiT, about: Mapping[str, Any], channels: int) -> tuple:
 
 
 def t5(state: Mapping[str, Any], about: Mapping[str, Any], length: int) -> tuple[T5Encoder, dict]:
-    """The `T5EncoderModel` of the transformers library.
+    """Return (network, parameters) of the `T5EncoderModel` of the transformers library.
 
     Args:
-      state: name -> array.
-      about: its `config.json`.
-      length: tokens that are read.
+      state: a mapping from tensor names to arrays.
+      about: the content of its `config.json`.
+      length: the number of tokens of a caption.
 
     Raises:
       Refused: an MLP that is not gated; a tensor that is missing, left over or of the wrong shape.
@@ -163,7 +165,7 @@ def t5(state: Mapping[str, Any], about: Mapping[str, Any], length: int) -> tuple
     bias = "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
     names = {k.removeprefix("encoder.").replace("block.", "blocks.", 1): k for k in state if k != bias}
     if "shared.weight" in state:
-        names.pop("embed_tokens.weight", None)  # the same
+        names.pop("embed_tokens.weight", None)  # a copy of it
     elif "embed_tokens.weight" in names:
         names["shared.weight"] = names.pop("embed_tokens.weight")
     if bias in state:

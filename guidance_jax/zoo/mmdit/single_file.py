@@ -1,4 +1,4 @@
-"""Transformers of Stable Diffusion 3, 3.5 and FLUX.1, and T5, in single files, by the names of their authors."""
+"""Read transformers of Stable Diffusion 3, 3.5 and FLUX.1, and T5, from single files with their authors' names."""
 
 import re
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ OUTSIDE = {
     "final_layer.linear": "proj_out",
     "final_layer.adaLN_modulation.1": "norm_out.linear",
 }
-LAYERS = {"0": "1", "2": "2", "in_layer": "1", "out_layer": "2"}  # of an MLP
+LAYERS = {"0": "1", "2": "2", "in_layer": "1", "out_layer": "2"}  # the layers of an MLP
 SIDES = {"img": "", "x_block": "", "txt": "_context", "context_block": "_context"}
 NORMS = {"ln_q": "q", "ln_k": "k", "norm.query_norm": "q", "norm.key_norm": "k"}
 MLP = {"fc1": "0.proj", "fc2": "2", "0": "0.proj", "2": "2"}
@@ -33,7 +33,7 @@ SINGLE = re.compile(r"single_blocks\.(\d+)\.(.*)\.(weight|bias|scale)")
 
 
 class Pieces(Lazy):
-    """Rows of the tensors of `state` under other names: `pieces` has (the old name, slices of its first axis)."""
+    """Rows of the tensors of `state` under other names: `pieces` maps a name to (old name, slices of rows)."""
 
     def __init__(self, state: Mapping[str, Any], pieces: Mapping[str, tuple[str, tuple[slice, ...]]]):
         self.state, self.pieces = state, pieces
@@ -49,7 +49,7 @@ class Pieces(Lazy):
         return len(self.pieces)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shapes by name."""
+        """Return the shapes by name."""
         known, found = shapes_of(self.state), {}
         for name, (key, slices) in self.pieces.items():
             rows, *rest = known[key]
@@ -58,15 +58,15 @@ class Pieces(Lazy):
 
 
 def is_multimodal_file(state: Mapping[str, Any], prefix: str) -> bool:
-    """Whether the network in a state dict is one of these, with that prefix or without."""
+    """Return whether a state dict holds a network of SD3 or FLUX, with the prefix or without."""
     return any(re.match(rf"({re.escape(prefix)})?(joint|double)_blocks\.0\.", name) for name in state)
 
 
 def name_as_diffusers(state: Mapping[str, Any]) -> tuple[Lazy, dict[str, Any]]:
-    """A transformer by diffusers' names, and what its `config.json` would say.
+    """Return a transformer by diffusers' names, and the content that its `config.json` would have.
 
     Args:
-      state: name -> array, by the authors' names, without a prefix.
+      state: a mapping from the authors' tensor names, without a prefix, to arrays.
 
     Raises:
       Refused: a tensor of another kind of network, or one that is missing.
@@ -76,7 +76,7 @@ def name_as_diffusers(state: Mapping[str, Any]) -> tuple[Lazy, dict[str, Any]]:
     about = describe_sd3(shapes) if sd3 else describe_flux(shapes)
     width, last = about["num_attention_heads"] * about["attention_head_dim"], about["num_layers"] - 1
     pieces = {name: (key, rows) for key in shapes for name, rows in names_of(key, width)}
-    halves = slice(width, None), slice(None, width)  # shift and scale stand the other way round where all ends
+    halves = slice(width, None), slice(None, width)  # the last layers have shift and scale in the other order
     for module in ("norm_out.linear", *([f"transformer_blocks.{last}.norm1_context.linear"] if sd3 else [])):
         for kind in ("weight", "bias"):
             if (name := f"{module}.{kind}") in pieces:
@@ -85,7 +85,7 @@ def name_as_diffusers(state: Mapping[str, Any]) -> tuple[Lazy, dict[str, Any]]:
 
 
 def names_of(key: str, width: int) -> list[tuple[str, tuple[slice, ...]]]:
-    """diffusers' names of what a tensor holds, each with its rows."""
+    """Return diffusers' names of the tensors that one tensor holds, each with its rows."""
     whole = (slice(None),)
     if (found := JOINT.fullmatch(key)) is not None:
         block, side, rest, kind = f"transformer_blocks.{found[1]}", SIDES[found[2]], found[3], found[4]
@@ -128,7 +128,7 @@ def names_of(key: str, width: int) -> list[tuple[str, tuple[slice, ...]]]:
 
 
 def describe_sd3(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """What the configuration of SD3's transformer would say."""
+    """Return the configuration of SD3's transformer, from its shapes."""
     width, _, patch, _ = shape_of(shapes, "x_embedder.proj.weight", 4)
     side = round(shape_of(shapes, "pos_embed", 3)[1] ** 0.5)
     norm = shapes.get("joint_blocks.0.x_block.attn.ln_q.weight")
@@ -147,7 +147,7 @@ def describe_sd3(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
 
 
 def describe_flux(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """The same of FLUX's."""
+    """Return the configuration of FLUX's transformer, from its shapes."""
     width, channels = shape_of(shapes, "img_in.weight", 2)
     (head,) = shape_of(shapes, "double_blocks.0.img_attn.norm.query_norm.scale", 1)
     if head not in AXES:
@@ -172,7 +172,7 @@ def heads_of(shapes: Mapping[str, Any], blocks: str, width: int, head: int) -> d
 
 
 def describe_t5(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """What the configuration of T5's encoder would say, by its tensors."""
+    """Return the configuration of T5's encoder, from its shapes."""
     first = "encoder.block.0.layer."
     buckets, heads = shape_of(shapes, f"{first}0.SelfAttention.relative_attention_bias.weight", 2)
     vocabulary, width = shape_of(shapes, "shared.weight", 2)

@@ -1,7 +1,8 @@
 """T5's encoder of captions (Raffel et al. 2020, arXiv 1910.10683), version 1.1 with gated GELU, for SD3 and FLUX.
 
-Attention without a scale, plus a learned number for each head and distance; RMS norms; no biases. Sub-modules carry the
-names of the transformers library; the layers are one module run by `nn.scan`.
+The logits of the attention are not scaled; a learned number for each head and distance is added. Norms are RMS norms,
+and there are no biases. Sub-modules carry the names of the transformers library; the layers are one module run by
+`nn.scan`.
 """
 
 import math
@@ -19,11 +20,17 @@ class T5Encoder(nn.Module):
     """`apply(params, tokens (L,)) -> {"context": (L, width)}`, for one caption; padding is read like words.
 
     Attributes:
-      vocabulary, length, width, depth, heads, mlp_width: of the transformer.
-      head_width: channels of a head.
-      buckets: of distances, half of them for positions before, the farther ones logarithmic.
-      farthest: the distance from which on all are one bucket.
-      dtype: of the computation; None is that of the parameters.
+      vocabulary: the number of tokens.
+      length: L, the number of tokens of a caption.
+      width: the number of hidden channels.
+      depth: the number of layers.
+      heads: the number of attention heads.
+      head_width: the number of channels of a head.
+      mlp_width: the number of hidden channels of the MLP.
+      buckets: the number of buckets of distances, half of them for keys before the query. Buckets of larger distances
+        are logarithmic.
+      farthest: the distance from which on all distances share one bucket.
+      dtype: the dtype of the computation; None for that of the parameters.
     """
 
     vocabulary: int = 32128
@@ -79,7 +86,7 @@ class Layer(nn.Module):
 
 
 def distance_buckets(length: int, buckets: int, farthest: int) -> np.ndarray:
-    """The bucket of the distance from each query to each key, (length, length)."""
+    """Return the bucket of the distance from each query to each key, (length, length)."""
     gap = np.arange(length) - np.arange(length)[:, None]
     half = buckets // 2
     exact = half // 2

@@ -1,8 +1,9 @@
 """Decoding in blocks with a cache of keys and values: exact for block-causal models, an approximation for others.
 
-A block-causal model (BD3-LM, Arriola et al. 2025, arXiv 2503.09573) sees its own block and those before it, so keys and
-values of finished blocks never change. A model that sees everything (LLaDA) has no such structure: the cache is filled
-anew at the start of every block and keeps what then was (the dual cache of Fast-dLLM, Wu et al. 2025, 2505.22618).
+In a block-causal model (BD3-LM, Arriola et al. 2025, arXiv 2503.09573) a token sees its own block and those before it,
+so keys and values of finished blocks never change. In a model with full attention (LLaDA) all of them change at every
+step. There the cache is recomputed at the start of each block and reused until the next block (the dual cache of
+Fast-dLLM, Wu et al. 2025, 2505.22618).
 """
 
 from typing import Any
@@ -20,25 +21,28 @@ from guidance_jax.zoo.rotary.network import RotaryTransformer, padding_of
 
 @pytree
 class CachedNetwork(TokenModel):
-    """A masked language model that computes the current block alone; the cache is the threaded state.
+    """Run a masked language model on the current block alone; the cache of keys and values is the threaded state.
 
-    The current block is the first that is not finished, from `begin` on. Masks behind it cannot be decided yet: their
-    rates are 0. So take `PlannedUnmasking` or `FirstHitting`, on levels that give a block a whole number of steps:
-    `PlannedUnmasking` reveals ceil(masks / steps left) per step, and what is still masked at the end is `FAILED`.
+    The current block is the first unfinished one, from position `begin` on. Masks after it cannot be revealed yet:
+    their rates are 0. So sample with `PlannedUnmasking` or `FirstHitting`, on levels that give each block a whole
+    number of steps. `PlannedUnmasking` reveals ceil(masks / steps left) per step. Tokens that are still masked at the
+    end become `FAILED`.
 
     Attributes:
-      params: of the network.
+      params: the parameters of `network`.
       network: a `RotaryTransformer`.
       process: `Absorbing(V, mask)`.
-      block: tokens of a block; it divides the length of the sequence.
-      causal: whether the model was trained block by block. True: exact. False: the model sees everything, and tokens
-        outside the current block are as they were when its first token was decided.
-      begin: how many tokens are a prompt; a multiple of `block`.
-      refresh: of a model that is not causal: the cache is filled anew after so many steps too. 1 is exact and slow.
+      block: the number of tokens of a block; it must divide the length of the sequence.
+      causal: whether the model was trained block by block. If True, decoding is exact. If False, the model has full
+        attention, and the cache holds the tokens outside the current block as they were when it was last recomputed.
+      begin: the length of the prompt in tokens, a multiple of `block`.
+      refresh: recompute the cache also after this many steps within a block, if not `causal`. 1 is exact and slow.
+        None recomputes it only at the start of each block.
       domain: as in `TokenNetwork`.
 
     Raises:
-      Refused: a length or a prompt that is no multiple of the block; a network that is told the noise level.
+      Refused: a length or a prompt that is not a multiple of the block; a network that is told the noise level; a
+        `refresh` below 1.
     """
 
     functions = ()
@@ -65,11 +69,15 @@ class CachedNetwork(TokenModel):
             raise Refused(f"the cache is filled anew after 1 step or more, got refresh={self.refresh}")
 
     def init(self, x):
-        """(cache, how many blocks are in it or which it was filled for, steps since then)."""
+        """Return (cache, filled, age).
+
+        If `causal`, `filled` is the number of blocks in the cache; else it is the block that the cache was computed
+        for, -1 at first. `age` is the number of steps since the cache was computed.
+        """
         return self.network.blank(len(x)), jnp.asarray(0 if self.causal else -1), jnp.asarray(0)
 
     def current(self, x: Any) -> Any:
-        """The number of the block that is being written."""
+        """Return the index of the current block."""
         free = self.process.free(x).reshape(-1, self.block)
         last = jnp.max(jnp.where(~jnp.all(free, 1), jnp.arange(len(free)), -1))
         following = jnp.where(jnp.any(free[last]) & (last >= 0), last, last + 1)
@@ -83,7 +91,7 @@ class CachedNetwork(TokenModel):
             rule = self.block if self.causal else None
             return self.network.read(self.params, own, number * self.block, cache, padding, rule)
 
-        if self.causal:  # under `vmap` the loop runs as often as the slowest sample needs
+        if self.causal:  # under `vmap` the loop runs until the last sample is finished
 
             def finish(carry):
                 filled, cache = carry
@@ -94,11 +102,11 @@ class CachedNetwork(TokenModel):
             old = (filled != now) | (age >= (self.refresh or len(x)))
 
             def refill(carry):
-                # nothing in it depends on the turn, so that XLA would compute it before the loop, at every step
+                # without the barrier XLA hoists this computation out of the loop and runs it at every step
                 tokens, cache = jax.lax.optimization_barrier((x, carry[1]))
                 return jnp.asarray(False), self.network.read(self.params, tokens, 0, cache, padding)[1]
 
-            # a loop of no or one turn, which stays a branch under `vmap`
+            # a loop of zero or one iterations, which remains a branch under `vmap`, unlike `cond`
             _, cache = jax.lax.while_loop(lambda carry: carry[0], refill, (old, cache))
             filled, age = now, jnp.where(old, 1, age + 1)
         logits, cache = read(now, cache)

@@ -1,9 +1,9 @@
-"""One transformer with rotary positions for all published masked language models, of one sequence.
+"""One transformer with rotary positions for all published masked language models; it reads one sequence.
 
     h <- h + r attention(norm(h)),   h <- h + r mlp(norm(h)),   logits = head(norm(h))
 
-Layers are stacked and scanned: one compilation whatever the depth. A cache of keys and values lets a block of tokens
-attend to what was read before it.
+Layers are stacked and scanned, so XLA compiles one layer whatever the depth. A cache of keys and values lets a block of
+tokens attend to tokens that were read earlier.
 """
 
 import math
@@ -18,32 +18,49 @@ from guidance_jax.zoo.layers import attend, timestep_embedding
 
 @dataclass(frozen=True)
 class RotaryTransformer:
-    """The options that tell the published networks apart. Parameters are nested dictionaries, as `shapes` says.
+    """A transformer whose fields are the options in which published networks differ.
+
+    Parameters are nested dictionaries; `shapes` lists them.
 
     Attributes:
-      vocabulary, width, hidden, layers, heads, channels: V, the width of a token, of the MLP, the layers, the heads of
-        attention and the channels of each.
-      groups: heads of keys and values; each serves heads / groups queries.
-      theta, local_theta: bases of the rotary frequencies, of layers that see everything and of local ones.
-      local: of each layer, whether it sees `window` positions to each side only; empty for none.
-      window: of local layers.
-      norm: "rms" or "layer"; `eps` is added to the variance, `norm_bias` says whether norms of layers have a bias.
-      eps, norm_bias: of norms.
-      query_norm: "head" (Qwen3), "width" (ESM-C) or "" for none.
-      qkv_bias, out_bias, mlp_bias: which dense layers have a bias.
-      mlp: "silu" or "gelu" with a gate, or without one "plain" for GELU and "tanh" for its approximation.
-      embed_norm: whether embeddings are normalised, and the first layer is not (ModernBERT).
-      residual: r, by which both parts of a layer are multiplied (ESM-C).
-      head: "tied", "linear", or "dense" for dense, GELU, norm, then the table of tokens; `head_bias` and `tied` are of
-        the dense one. With "none" the states of the last layer are put out, before any norm.
-      head_bias, dense_bias, tied: the dense head's biases, and whether its last table is that of the tokens.
+      vocabulary: V, the number of tokens.
+      width: the number of channels of a token.
+      hidden: the number of hidden channels of the MLP.
+      layers: the number of layers.
+      heads: the number of query heads of attention.
+      channels: the number of channels of a head, even.
+      groups: the number of key and value heads; each serves heads / groups query heads.
+      theta: the base of the rotary frequencies in layers with full attention.
+      local_theta: the base of the rotary frequencies in local layers.
+      local: for each layer, whether it is local: a token sees only `window` positions to each side. Empty for no local
+        layers.
+      window: the reach of local layers, in positions.
+      norm: "rms" (RMSNorm) or "layer" (LayerNorm).
+      eps: the number that norms add to the variance.
+      norm_bias: whether the norms of layers have a bias.
+      query_norm: how queries and keys are normalised: "head" over each head (Qwen3), "width" over all heads (ESM-C), or
+        "" for no norm.
+      qkv_bias: whether the dense layers of queries, keys and values have a bias.
+      out_bias: whether the dense layer after attention has a bias.
+      mlp_bias: whether the dense layers of the MLP have a bias.
+      mlp: "silu" or "gelu" with a gate; without a gate "plain" for GELU or "tanh" for its tanh approximation.
+      embed_norm: whether the embeddings are normalised in place of the first norm of the first layer (ModernBERT).
+      residual: r, the factor of the attention and the MLP of every layer (ESM-C).
+      head: "tied" to the embeddings, "linear", or "dense" (dense, GELU, norm, then the table of tokens). "none" returns
+        the states of the last layer before any norm.
+      head_bias: whether the logits of a "linear" or "dense" head have a bias.
+      dense_bias: whether the dense layer of a "dense" head has a bias.
+      tied: whether the table of a "dense" head is the embeddings.
       final_bias: whether the last norm has a bias.
-      masks_are_zero: the number of the mask, whose embedding is 0, the others scaled as in training (ESM-2); -1 for no.
-      modulated: the width of the embedding of the noise level that scales, shifts and gates every part (DDiT: MDLM,
-        UDLM and ReMDM); 0 for none.
-      timed: whether the network is told -log(alpha); else it is told 0, whatever the level.
-      shifted: whether the logits of a position are made at the one before it (Dream).
-      dtype: in which it computes; norms, positions and attention weights are float32.
+      masks_are_zero: the mask token, whose embedding is then 0; the others are scaled as in training (ESM-2). -1 for no
+        such token.
+      modulated: the width of the embedding of the noise level, which scales, shifts and gates every part (DDiT: MDLM,
+        UDLM and ReMDM). 0 for none.
+      timed: whether the network is told the noise level, as -log(0.001 + 0.999 alpha). If False, it is told 0 at every
+        level.
+      shifted: whether the logits of a position are computed at the position before it (Dream).
+      dtype: the dtype of the computation; norms, positions and attention weights use float32. None for the dtype of
+        the parameters.
     """
 
     vocabulary: int
@@ -79,7 +96,7 @@ class RotaryTransformer:
     dtype: Any = None
 
     def shapes(self) -> dict[str, Any]:
-        """The shapes of all parameters; those of the layers have the layer in front."""
+        """Return the shapes of all parameters. The first axis of the parameters of layers is the layer."""
         d, inner, own = self.width, self.heads * self.channels, self.groups * self.channels
 
         def norm(size, bias=self.norm_bias):
@@ -124,29 +141,30 @@ class RotaryTransformer:
         return found
 
     def blank(self, length: int) -> jax.Array:
-        """An empty cache for `length` tokens, (layers, 2, length, groups, channels)."""
+        """Return an empty cache for `length` tokens, of shape (layers, 2, length, groups, channels)."""
         return jnp.zeros((self.layers, 2, length, self.groups, self.channels), self.dtype or jnp.float32)
 
     def apply(self, params: Any, x: Any, t: Any = None, cond: Any = None) -> jax.Array:
-        """Logits (L, V) of a sequence (L,), every position seeing all; the clock t = 1 - alpha is read if `timed`.
+        """Return the logits (L, V) of a sequence (L,) with full attention. The clock t = 1 - alpha is used if `timed`.
 
-        `cond` may be a dictionary with `padding`, how many tokens from the left are no part of the text.
+        `cond` may be a dictionary with `padding`, the number of padding tokens on the left.
         """
         return self.read(params, x, 0, None, padding_of(cond), t=t if self.timed else None)[0]
 
     def read(
         self, params: Any, x: Any, start: Any, cache: Any, padding: Any = 0, block: int | None = None, t: Any = None
     ) -> tuple[jax.Array, Any]:
-        """(logits (B, V), cache) of the tokens x (B,) at the positions from `start` on.
+        """Return (logits (B, V), cache) of the tokens x (B,), which stand at the positions from `start` on.
 
         Args:
-          params: as `shapes` says.
-          x: tokens.
-          start: the position of the first.
-          cache: keys and values of a whole sequence, into which those of x are written; None for x alone.
-          padding: how many positions from the left nobody sees.
-          block: with it a position sees its own block of so many tokens and those before; without, everything.
-          t: the clock, of networks that are told it; None for a level without noise.
+          params: the parameters, a pytree with the structure of `shapes`.
+          x: B tokens.
+          start: the position of the first token.
+          cache: keys and values of a whole sequence; those of x are written into it. None lets x see itself alone.
+          padding: the number of padding positions on the left, which other positions do not see.
+          block: the number of tokens of a block; a position then sees its own block and earlier ones. None for full
+            attention.
+          t: the clock, 1 - alpha, for `modulated` networks; None for a level without noise.
         """
         dtype = self.dtype or params["embed"].dtype
         place = start + jnp.arange(len(x))
@@ -161,7 +179,7 @@ class RotaryTransformer:
         allowed = jnp.broadcast_to(others >= padding, (len(x), len(others)))
         if block is not None:
             allowed &= (others // block)[None] <= (place // block)[:, None]
-        allowed |= others == place[:, None]  # padding sees itself, so that no row is empty
+        allowed |= others == place[:, None]  # a padding position sees itself, so that no row is empty
         near = allowed & (jnp.abs(others - place[:, None]) <= self.window)
         angles = jnp.stack([rotations(place, self.channels, base) for base in (self.theta, self.local_theta)])
         if self.modulated:
@@ -214,7 +232,7 @@ class RotaryTransformer:
         return jnp.concatenate([logits[:1], logits[:-1]]) if self.shifted else logits, cache
 
     def normalize(self, p: Any, h: Any) -> Any:
-        """The norm over the last axis, in float32 or better."""
+        """Normalise the last axis, in float32 or better."""
         wide = h.astype(jnp.promote_types(h.dtype, jnp.float32))
         if self.norm == "layer":
             wide = wide - jnp.mean(wide, -1, keepdims=True)
@@ -223,25 +241,25 @@ class RotaryTransformer:
 
 
 def affine(p: Any, h: Any) -> Any:
-    """A dense layer."""
+    """Apply a dense layer."""
     out = jnp.matmul(h, p["kernel"].astype(h.dtype))
     return out + p["bias"].astype(h.dtype) if "bias" in p else out
 
 
 def rotations(place: Any, channels: int, base: float) -> Any:
-    """(cosines, sines) of the rotary angles of positions, (2, L, channels / 2)."""
+    """Return (cosines, sines) of the rotary angles of positions, of shape (2, L, channels / 2)."""
     frequencies = jnp.exp(-math.log(base) * jnp.arange(0, channels, 2) / channels)
     angles = place[:, None] * frequencies
     return jnp.stack([jnp.cos(angles), jnp.sin(angles)])
 
 
 def rotate(a: Any, cosine: Any, sine: Any) -> Any:
-    """Heads (L, heads, channels) with the halves of their channels rotated."""
+    """Rotate the two halves of the channels of heads (L, heads, channels)."""
     one, two = jnp.split(a.astype(cosine.dtype), 2, -1)
     c, s = cosine[:, None], sine[:, None]
     return jnp.concatenate([one * c - two * s, two * c + one * s], -1).astype(a.dtype)
 
 
 def padding_of(cond: Any) -> Any:
-    """How many tokens from the left are padding, as a condition says."""
+    """Return the number of padding tokens on the left, which the condition holds; 0 if it does not."""
     return cond["padding"] if isinstance(cond, dict) and "padding" in cond else 0

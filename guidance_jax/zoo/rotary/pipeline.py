@@ -1,4 +1,4 @@
-"""A masked language model with its tokenizer: from prompts to sequences to start from, and from samples to text."""
+"""A masked language model with its tokenizer: prompts become conditions of the sampler, samples become text."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ def apply_network(network: RotaryTransformer, params: Any, x: Any, t: Any, cond:
 
 @dataclasses.dataclass(frozen=True)
 class TextPipeline:
-    """A masked language model, or protein model, as published: `model` is a `TokenNetwork` for every method.
+    """A published masked language model or protein model. Its `model`, a `TokenNetwork`, works with every method.
 
         pipeline = gj.load(folder)
         cond = pipeline.conditions(["Once upon a time"], length=64)
@@ -37,13 +37,13 @@ class TextPipeline:
         print(pipeline.decode(x, cond))
 
     Attributes:
-      model: the denoiser of masked tokens; its condition is a dictionary with `known` (L,) tokens, -1 where free, and
-        `padding`, how many tokens from the left are none.
-      network: what it is made of.
-      tokenizer: of the `tokenizers` package.
-      end: the token that ends a text; None if none does.
-      pad: the token of padding.
-      around: tokens before and after every text, of models that were trained with them.
+      model: the denoiser of masked tokens. Its condition is a dictionary: `known` are tokens (L,), -1 where the model
+        writes; `padding` is the number of padding tokens on the left.
+      network: the `RotaryTransformer` inside `model`.
+      tokenizer: a `Tokenizer` of the `tokenizers` package.
+      end: the token that ends a text; None if there is no such token.
+      pad: the padding token.
+      around: (tokens before, tokens after) that enclose every text, for models that were trained with them.
     """
 
     model: TokenNetwork
@@ -55,21 +55,23 @@ class TextPipeline:
 
     @property
     def mask(self) -> int:
-        """The number of the mask."""
+        """The mask token."""
         process: Any = self.model.process
         return process.mask
 
     def conditions(self, prompts: Sequence[str], length: int) -> dict[str, np.ndarray]:
-        """What each of the prompts knows: `known` (n, L), -1 where the model writes, and `padding` (n,).
+        """Return the conditions of n prompts: `known` (n, L), -1 where the model writes, and `padding` (n,).
 
-        Masks inside a prompt are free too. Prompts are padded on the left to one length, a multiple of 16.
+        The model also writes where a prompt contains the mask token. Prompts are padded on the left to one length, a
+        multiple of 16.
 
         Args:
-          prompts: texts, which come first.
-          length: how many tokens follow each.
+          prompts: n texts, with which the sequences begin.
+          length: the number of tokens that the model writes after each prompt.
 
         Raises:
-          Refused: no prompt, a length below 1, a prompt with tokens that the network does not know.
+          Refused: no prompt; a length below 1; more than 65,536 tokens in all; a prompt with tokens that the network
+            does not know.
         """
         if not prompts or not 1 <= length <= LONGEST:
             raise Refused(f"a text needs a prompt, which may be empty, and 1 to {LONGEST:,} tokens, got {length:,}")
@@ -89,24 +91,27 @@ class TextPipeline:
         return {"known": known, "padding": padding}
 
     def levels(self, steps: int) -> Any:
-        """Levels of the log-linear schedule, on which every step reveals an equal share."""
+        """Return levels of the log-linear schedule, on which every step reveals an equal share of the tokens."""
         return RectifiedFlow().levels(steps)
 
     def kernel(self, model: Any = None, solver: Any = None) -> Infill:
-        """A kernel that keeps the prompts and writes the rest, by `PlannedUnmasking()` unless a solver is given."""
+        """Return a kernel that keeps the prompts and writes the rest. The default solver is `PlannedUnmasking()`."""
         return Infill(Reverse(self.model if model is None else model, solver or PlannedUnmasking()), "known")
 
     def in_blocks(self, block: int, begin: int, *, causal: bool, refresh: int | None = None) -> CachedNetwork:
-        """The model decoding in blocks with a cache of keys and values; arguments as in `CachedNetwork`."""
+        """Return the model that decodes in blocks with a cache; `CachedNetwork` explains the arguments."""
         return CachedNetwork(self.model.params, self.network, self.model.process, block, causal, begin, refresh)
 
     def rule(self, pattern: str, length: int, total: int) -> Automaton:
-        """The automaton of a regular expression for the `length` tokens behind the prompts, of `total` in all."""
+        """Return the automaton of a regular expression for the `length` tokens after the prompts.
+
+        `total` is the length of the sequences, as `conditions` makes them.
+        """
         rule = Automaton.from_pattern(pattern, self.texts(), self.end)
         return rule.behind(total - length - len(self.around[1]))
 
     def texts(self) -> list[str | None]:
-        """The text of every token; None for special tokens and parts of characters."""
+        """Return the text of every token; None for special tokens and for tokens that are parts of characters."""
         vocabulary = self.tokenizer.get_vocab(with_added_tokens=True)
         special = {i for i, token in self.tokenizer.get_added_tokens_decoder().items() if token.special}
         found: list[str | None] = [None] * self.network.vocabulary
@@ -125,7 +130,10 @@ class TextPipeline:
         return found
 
     def decode(self, x: Any, cond: Mapping[str, Any] | None = None) -> list[str]:
-        """The texts of samples (n, L), up to the token that ends one; with the conditions, what was written alone."""
+        """Return the texts of samples (n, L), each up to its end token. A failed sample gives an empty text.
+
+        With the conditions `cond`, return only what the model wrote after each prompt.
+        """
         texts = []
         for i, row in enumerate(np.asarray(x).tolist()):
             if FAILED in row:
@@ -142,27 +150,34 @@ class TextPipeline:
 
 
 def prompt_length(known: np.ndarray) -> int:
-    """How many tokens are given before the first that is free."""
+    """Return the number of tokens before the first one that the model writes."""
     return int(np.argmax(known == FREE)) if (known == FREE).any() else len(known)
 
 
 def bytes_of_letters() -> dict[str, int]:
-    """The byte that each letter of byte-level tokenizers stands for: printable ones for themselves, others shifted."""
+    """Return the byte that each letter of a byte-level tokenizer stands for.
+
+    Printable letters stand for themselves; the other bytes are the letters from 256 on.
+    """
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     rest = [b for b in range(256) if b not in plain]
     return {chr(b): b for b in plain} | {chr(256 + i): b for i, b in enumerate(rest)}
 
 
 def load_text(folder: str | Path, dtype: str | None = None, mask: int | None = None) -> TextPipeline:
-    """The masked language model of a folder as published: `config.json`, safetensors, tokenizer. Nothing is executed.
+    """Load a published masked language model from a folder with `config.json`, safetensors files and a tokenizer.
+
+    No code from the folder is executed.
 
     Args:
-      folder: of Qwen2, Qwen3 or Llama trained by diffusion (Dream, Tiny-A2D), LLaDA, MDLM, ModernBERT, ESM-2, ESM-C.
-      dtype: in which the network computes and its parameters are kept, such as "bfloat16"; None for float32.
-      mask: the number of the mask, where no file of the folder says it.
+      folder: the path of the folder of a Qwen2, Qwen3 or Llama trained by diffusion (Dream, Tiny-A2D), or of LLaDA,
+        MDLM, ModernBERT, ESM-2 or ESM-C.
+      dtype: the dtype of the computation and of the parameters, such as "bfloat16"; None for float32.
+      mask: the mask token; it overrides the files of the folder. None takes the mask that the files name, else the
+        known one of LLaDA or MDLM.
 
     Raises:
-      Refused: another architecture, missing or damaged files, tensors that do not fit, no mask.
+      Refused: an unknown architecture, missing or damaged files, tensors that do not fit, no mask token.
     """
     folder = Path(folder)
     network, params, config = read_network(folder, dtype)
@@ -186,15 +201,15 @@ def load_text(folder: str | Path, dtype: str | None = None, mask: int | None = N
 
 
 def kind_of_text(folder: str | Path) -> str | None:
-    """The `model_type` that the configuration of a Hugging Face folder states; None for other folders."""
+    """Return the `model_type` in the configuration of a Hugging Face folder; None for other folders."""
     where = Path(folder) / "config.json"
     try:
         kind = read_json(where).get("model_type") if where.is_file() else None
-    except Refused:  # whoever reads it says what is wrong
+    except Refused:  # the function that loads the folder reports what is wrong
         return None
     return None if kind is None else str(kind)
 
 
 def is_text(folder: str | Path) -> bool:
-    """Whether a folder holds a network of Hugging Face's, whose configuration says its `model_type`."""
+    """Return whether a folder has a Hugging Face configuration with a `model_type`."""
     return kind_of_text(folder) is not None

@@ -8,15 +8,15 @@ from guidance_jax.core import Refused
 from guidance_jax.untrusted import read_json, reading, whole_number
 from guidance_jax.zoo.tokenizer import package, text_of
 
-BUCKET = 16  # prompts are padded to a multiple of so many tokens, so that few lengths are compiled
-LONGEST = 2**16  # tokens of a sequence
+BUCKET = 16  # prompts are padded to a multiple of this many tokens, so that few lengths are compiled
+LONGEST = 2**16  # the largest number of tokens of a sequence
 
 
 def encode_prompt(tokenizer: Any, prompt: str, vocabulary: int) -> list[int]:
-    """The tokens of a prompt, without special ones around it.
+    """Return the tokens of a prompt, without special tokens around it.
 
     Raises:
-      Refused: something that is no text; tokens outside the vocabulary.
+      Refused: a prompt that is not text; tokens outside the vocabulary.
     """
     with reading(f"the prompt {str(prompt)[:40]!r}", "is it text, and the tokenizer whole?"):
         tokens = tokenizer.encode(prompt, add_special_tokens=False).ids
@@ -31,10 +31,12 @@ def encode_prompt(tokenizer: Any, prompt: str, vocabulary: int) -> list[int]:
 def special_tokens(
     folder: Path, config: Mapping[str, Any], tokenizer: Any, vocabulary: int
 ) -> Callable[[str], int | None]:
-    """A function from a role, such as "eos", to the number of its token: by the configuration, else the tokenizer.
+    """Return a function that maps a role, such as "eos", to the number of its token, or to None.
+
+    The number is read from the configuration, or else from the tokenizer.
 
     Raises:
-      Refused: a tokenizer with tokens outside the vocabulary; the function, a number outside it.
+      Refused: a tokenizer with tokens outside the vocabulary. The function refuses numbers outside it.
     """
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
     if largest >= vocabulary:
@@ -60,10 +62,12 @@ def special_tokens(
 
 
 def read_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a folder: `tokenizer.json`, or the `vocab.txt` of protein models, a letter a token.
+    """Return the tokenizer of a folder, from `tokenizer.json` or from the `vocab.txt` of protein models.
+
+    With `vocab.txt` every letter is one token.
 
     Raises:
-      Refused: neither, damaged files, or a missing package.
+      Refused: neither file exists, a file is damaged, or the package `tokenizers` is missing.
     """
     kit = package()
     if (folder / "tokenizer.json").exists():

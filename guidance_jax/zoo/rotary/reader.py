@@ -1,6 +1,6 @@
-"""Folders of masked language models as published: `config.json`, one or several safetensors files, a tokenizer.
+"""Read published masked language models: folders with `config.json` and one or several safetensors files.
 
-A row of `FAMILIES` says what the configuration of a model type means and how its tensors are called.
+Each row of `FAMILIES` belongs to one `model_type`: it interprets the configuration and maps our names to its tensors.
 """
 
 import dataclasses
@@ -110,10 +110,10 @@ PASSED += ("contact_head.regression.bias", ".position_embeddings.weight")
 
 
 def theta_of(config: Mapping[str, Any], default: float, kind: str | None = None) -> float:
-    """The base of the rotary frequencies, wherever the configuration has it.
+    """Return the base of the rotary frequencies, from whichever entry of the configuration holds it.
 
     Raises:
-      Refused: frequencies of another rule than the plain one.
+      Refused: the configuration scales its rotary frequencies, or the base is not a number above 1.
     """
     table = config.get("rope_parameters") or config.get("rope_scaling") or {}
     table = table.get(kind, {}) if kind is not None and kind in table else table
@@ -128,7 +128,7 @@ def theta_of(config: Mapping[str, Any], default: float, kind: str | None = None)
 
 
 class Sizes(NamedTuple):
-    """What every configuration says: as the fields of `RotaryTransformer`."""
+    """The sizes that every configuration holds; the names are fields of `RotaryTransformer`."""
 
     vocabulary: int
     width: int
@@ -138,7 +138,7 @@ class Sizes(NamedTuple):
 
 
 def read_share(config: Mapping[str, Any], name: str, default: float) -> float:
-    """A positive number of a configuration."""
+    """Return a number of a configuration that must lie between 0 and 1."""
     value = config.get(name, default)
     if type(value) not in (int, float) or not 0 < value < 1:
         raise Refused(f"config.json: {name} is {str(value)[:40]!r}, expected a number between 0 and 1")
@@ -146,7 +146,7 @@ def read_share(config: Mapping[str, Any], name: str, default: float) -> float:
 
 
 def llama(config: Mapping[str, Any], sizes: Sizes, where: Any, **more: Any) -> RotaryTransformer:
-    """Llama, Qwen2 and Qwen3, whose masks are full where diffusion trained them."""
+    """Return the network of a Llama, Qwen2 or Qwen3. Diffusion trains these with full attention, so no mask is set."""
     if config.get("hidden_act", "silu") != "silu" or config.get("mlp_bias"):
         raise Refused(f"{where}: an MLP of {str(config.get('hidden_act'))[:40]!r}, or with biases, is not built")
     if config.get("use_sliding_window") or "sliding_attention" in (config.get("layer_types") or ()):
@@ -263,7 +263,7 @@ def esmc(config: Mapping[str, Any], sizes: Sizes, where: Any) -> RotaryTransform
 
 
 def ddit(config: Mapping[str, Any], sizes: Sizes, where: Any) -> RotaryTransformer:
-    """MDLM's and ReMDM's network, whose mask is the last token."""
+    """Return the network of MDLM and ReMDM, whose mask token is the last token of the vocabulary."""
     return RotaryTransformer(
         **sizes._replace(hidden=4 * sizes.width)._asdict(),
         channels=sizes.width // sizes.heads,
@@ -279,7 +279,7 @@ def ddit(config: Mapping[str, Any], sizes: Sizes, where: Any) -> RotaryTransform
 
 
 class Family(NamedTuple):
-    """How the networks of one `model_type` are made and called."""
+    """One `model_type`: the function that makes its network, the names of its tensors and of its sizes."""
 
     make: Callable[[Mapping[str, Any], Sizes, Any], RotaryTransformer]
     names: Mapping[str, str]
@@ -290,7 +290,7 @@ class Family(NamedTuple):
         "num_hidden_layers",
         "num_attention_heads",
     )
-    mask: int | None = None  # the number of the mask where no file says it; -1 for the last token
+    mask: int | None = None  # the mask token if no file of the folder names it; -1 for the last token
 
 
 DDIT_SIZES = ("vocab_size", "hidden_dim", "hidden_dim", "n_blocks", "n_heads")
@@ -308,10 +308,10 @@ FAMILIES = {
 
 
 def read_network(folder: Path, dtype: str | None = None) -> tuple[RotaryTransformer, Any, dict[str, Any]]:
-    """(network, parameters, configuration) of a folder; nothing in it is executed.
+    """Return (network, parameters, configuration) of a folder. No code from the folder is executed.
 
     Raises:
-      Refused: another architecture, missing or damaged files, tensors that are missing, left over or of another shape.
+      Refused: an unknown architecture, missing or damaged files, tensors that are missing, left over or misshaped.
     """
     where = folder / "config.json"
     config = read_json(where)
@@ -331,7 +331,7 @@ def read_network(folder: Path, dtype: str | None = None) -> tuple[RotaryTransfor
 
 
 def tensors_of(folder: Path) -> Tensors:
-    """The tensors of one safetensors file, or of those that an index names."""
+    """Open the tensors of a folder: those of its one safetensors file, or of all files that its index names."""
     index = folder / "model.safetensors.index.json"
     if index.exists():
         table = read_json(index).get("weight_map")
@@ -344,10 +344,13 @@ def tensors_of(folder: Path) -> Tensors:
 
 
 def params_of(network: RotaryTransformer, state: Lazy, names: Mapping[str, str], where: Any) -> dict[str, Any]:
-    """The parameters of `network` from tensors with the `names` of its family.
+    """Return the parameters of `network`, read from the tensors `state`.
+
+    `names` maps our names of parameters to the names of tensors in the family.
 
     Raises:
-      Refused: a tensor that is missing, left over, or of another shape; numbers that are not finite.
+      Refused: a tensor that is missing, left over, or of another shape; numbers that are not finite; a number of layers
+        that differs from the configuration; a tied head that differs from the embeddings.
     """
     left, shapes = set(state), state.shapes()
     layers = {int(m[1]) for n in left if (m := re.match(re.escape(names["layers"]) + r"\.(\d+)\.", n))}
@@ -367,7 +370,7 @@ def params_of(network: RotaryTransformer, state: Lazy, names: Mapping[str, str],
         return np.asarray(numbers(state[name], name))
 
     def value(prefix: str, part: str, leaf: str, shape: tuple[int, ...]) -> np.ndarray:
-        """One array, from its own tensor or from its share of a joined one; kernels are transposed."""
+        """Return one array, from its own tensor or from its part of a joined tensor. Kernels are transposed."""
         suffix = "bias" if leaf == "bias" else "weight"
         for joined, parts in (("qkv", "qkv"), ("gate_up", ("gate", "up"))):
             if joined in names and part in parts:
@@ -377,17 +380,17 @@ def params_of(network: RotaryTransformer, state: Lazy, names: Mapping[str, str],
                 return each.T if leaf == "kernel" else each
         name = f"{prefix}{names[part]}.{suffix}"
         if part == "head" and leaf == "bias" and (beside := name.replace(".decoder.", ".")) in shapes:
-            name = beside  # ESM-2's
+            name = beside  # ESM-2 keeps this bias outside the decoder
         return take(name, shape[::-1]).T if leaf == "kernel" else take(name, shape)
 
     def put(a: np.ndarray) -> Any:
-        """An array on the device, in the type of the network: one at a time is in float32."""
+        """Put an array on the device in the dtype of the network, so that only one array at a time is in float32."""
         return jnp.asarray(a, network.dtype or jnp.float32)
 
     found: dict[str, Any] = {}
     for part, leaves in network.shapes().items():
         if part == "embed":
-            bare = f"{names[part]}.embedding"  # DDiT's
+            bare = f"{names[part]}.embedding"  # the name in DDiT
             found[part] = put(take(bare if bare in shapes else f"{names[part]}.weight", leaves))
         elif part == "layers":
             found[part] = {}
@@ -396,7 +399,7 @@ def params_of(network: RotaryTransformer, state: Lazy, names: Mapping[str, str],
                 for leaf, shape in inner.items():
                     each = np.empty(shape, np.float32)
                     for i in range(network.layers):
-                        first = network.embed_norm and i == 0 and own == "norm_1"  # ModernBERT has none there
+                        first = network.embed_norm and i == 0 and own == "norm_1"  # ModernBERT has no norm there
                         prefix = f"{names['layers']}.{i}."
                         each[i] = 1.0 if first else value(prefix, own, leaf, shape[1:])
                     found[part][own][leaf] = put(each)
@@ -412,5 +415,5 @@ def params_of(network: RotaryTransformer, state: Lazy, names: Mapping[str, str],
 
 
 def copy_of_bias(name: str, names: Mapping[str, str]) -> bool:
-    """Whether a tensor is ESM-2's second copy of the bias of its head."""
+    """Return whether a tensor is the second copy that ESM-2 stores of the bias of its head."""
     return name in (f"{names.get('head', '')}.bias", "lm_head.bias")

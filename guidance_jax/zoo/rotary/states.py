@@ -1,4 +1,4 @@
-"""A causal language model as a reader of captions: the states of its last layer here, before any norm."""
+"""A causal language model that encodes captions: its output is the hidden states of its last layer, before any norm."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,18 +16,20 @@ from guidance_jax.zoo.rotary.reader import LLAMA, Sizes, params_of, qwen3
 
 @dataclass(frozen=True)
 class LanguageStates(RotaryTransformer):
-    """`apply(params, tokens (L,)) -> {"context": (L, width), "real": (L,)}`; `real` is 1 for tokens of the caption.
+    """Encode a caption: `apply(params, tokens (L,)) -> {"context": (L, width), "real": (L,)}`.
+
+    `context` holds the hidden states, 0 at padding. `real` is 1 for tokens of the caption and 0 for padding.
 
     Attributes:
-      length: tokens that are read.
-      pad: the token that fills up behind the caption, which no word before it sees.
+      length: L, the number of tokens of a caption, padding included.
+      pad: the padding token, which follows the caption. Attention is causal, so tokens of the caption do not see it.
     """
 
     length: int = 512
     pad: int = 0
 
     def init(self, key: Any, tokens: Any) -> dict[str, Any]:
-        """Parameters of the right shapes, all zero."""
+        """Return parameters of the right shapes, all zero."""
         zeros = jax.tree.map(jnp.zeros, self.shapes(), is_leaf=lambda shape: isinstance(shape, tuple))
         return {"params": zeros}
 
@@ -40,16 +42,16 @@ class LanguageStates(RotaryTransformer):
 def read_states(
     state: Mapping[str, Any], about: Mapping[str, Any], length: int, pad: int
 ) -> tuple[LanguageStates, dict]:
-    """Qwen3 without its last layer, by the names of the transformers library.
+    """Return (network, parameters) of Qwen3 without its last layer, from tensors with the names of transformers.
 
     Args:
-      state: name -> array.
-      about: its `config.json`.
-      length: tokens that are read.
-      pad: the token that fills up.
+      state: a mapping from tensor names to arrays.
+      about: the content of the model's `config.json`.
+      length: the number of tokens of a caption, padding included.
+      pad: the padding token.
 
     Raises:
-      Refused: another language model; a tensor that is missing, left over or of the wrong shape.
+      Refused: another language model than Qwen3; a tensor that is missing, left over or of the wrong shape.
     """
     if about.get("model_type") != "qwen3":
         raise Refused(f"a reader of captions of the kind {str(about.get('model_type'))[:40]!r} is not supported")

@@ -20,15 +20,20 @@ ACTIVATIONS = {
 class CLIPText(nn.Module):
     """`apply(params, tokens (L,)) -> {"context": (L, width), "pooled": (projection or width,)}`, for one caption.
 
-    `pooled` is the last layer's state at the end of the text, the first token `end`, after its norm.
+    `pooled` is the last layer's state, after its norm, at the end of the text: the first token `end`.
 
     Attributes:
-      vocabulary, length, width, depth, heads, mlp_width: of the transformer.
+      vocabulary: the number of tokens.
+      length: L, the number of tokens of a caption.
+      width: the number of hidden channels.
+      depth: the number of layers.
+      heads: the number of attention heads.
+      mlp_width: the number of hidden channels of the MLP.
       activation: "quick_gelu" (OpenAI's) or "gelu" (OpenCLIP's).
-      projection: outputs of the linear map after pooling; 0 for none.
-      skip: 0 for the states of the last layer after its norm, 1 for those of the layer before, without one.
-      end: the token that ends a text; None for the largest number in it.
-      dtype: of the computation; None is that of the parameters.
+      projection: the number of outputs of the linear map after pooling; 0 for no such map.
+      skip: 0 for the states of the last layer after its norm, 1 for those of the layer before it, without a norm.
+      end: the token that ends a text; None for the token with the largest number in a text.
+      dtype: the dtype of the computation; None for that of the parameters.
     """
 
     vocabulary: int = 49408

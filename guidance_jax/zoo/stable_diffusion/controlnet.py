@@ -17,7 +17,7 @@ from guidance_jax.zoo.layers import Conv, zeros
 from guidance_jax.zoo.stable_diffusion.names import unet_name
 from guidance_jax.zoo.stable_diffusion.unet import StableDiffusionUNet
 
-# what only ControlNets have; blocks of the hint follow each other by two
+# names that only ControlNets have; numbers of the hint's blocks increase by two
 CONTROL: tuple[tuple[str, Any], ...] = (
     (r"^controlnet_cond_embedding\.conv_in", "input_hint_block.0"),
     (r"^controlnet_cond_embedding\.blocks\.(\d+)", lambda m: f"input_hint_block.{2 + 2 * int(m[1])}"),
@@ -27,13 +27,14 @@ CONTROL: tuple[tuple[str, Any], ...] = (
 
 
 class ControlNet(StableDiffusionUNet):
-    """What an image adds to the feature maps of a U-Net's encoder (Zhang et al. 2023, arXiv 2302.05543).
+    """Compute what an image adds to the feature maps of a U-Net's encoder (Zhang et al. 2023, arXiv 2302.05543).
 
-    `apply(params, x, t, cond, image (8 H, 8 W, 3))` gives one array for each: a copy of the encoder that also sees the
-    image, followed by 1 x 1 convolutions which start at zero. `image` is in [0, 1].
+    `apply(params, x, t, cond, image (8 H, 8 W, 3))` returns one array per feature map. It is a copy of the encoder that
+    also sees the image, followed by 1 x 1 convolutions that start at zero. `image` is in [0, 1].
 
     Attributes:
-      hint_channels: of the convolutions that bring the image to the size of x, halved between each two.
+      hint_channels: the channels of the convolutions that bring the image to the size of x; they halve the sides
+        between two entries.
     """
 
     hint_channels: tuple[int, ...] = (16, 32, 96, 256)
@@ -58,7 +59,7 @@ class ControlNet(StableDiffusionUNet):
 
 
 class ControlledUNet(ReadsCaptions, nn.Module):
-    """A U-Net and a ControlNet as one network: `cond` has an `image` as well, and may have a `strength` (1).
+    """A U-Net and a ControlNet as one network: `cond` also has an `image`, and may have a `strength` (by default 1).
 
     Attributes:
       denoiser: the U-Net.
@@ -84,16 +85,16 @@ class ControlledUNet(ReadsCaptions, nn.Module):
 def control_of_diffusers(
     state: Mapping[str, Any], about: Mapping[str, Any], network: StableDiffusionUNet, cond: Mapping[str, Any]
 ) -> tuple[ControlNet, dict]:
-    """diffusers' `ControlNetModel` of a U-Net: its encoder has the shape of that of `network`.
+    """Return (network, parameters) of diffusers' `ControlNetModel`; its encoder has the shapes of that of `network`.
 
     Args:
-      state: name -> array.
-      about: its `config.json`.
+      state: a mapping from tensor names to arrays.
+      about: the content of its `config.json`.
       network: the U-Net that it was trained for.
-      cond: a condition of that.
+      cond: a condition of the U-Net, for its shapes.
 
     Raises:
-      Refused: a tensor that is missing, left over or of the wrong shape: a ControlNet of another U-Net.
+      Refused: a tensor that is missing, left over or of the wrong shape, as in a ControlNet of another U-Net.
     """
     hint = tuple(about.get("conditioning_embedding_out_channels", ControlNet.hint_channels))
     last = (r"^controlnet_cond_embedding\.conv_out", f"input_hint_block.{4 * len(hint) - 2}")

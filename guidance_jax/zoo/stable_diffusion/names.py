@@ -1,6 +1,6 @@
-"""Stable Diffusion's networks: U-Net, autoencoder and text encoders, by the names of single files and of diffusers.
+"""Read Stable Diffusion's U-Net, autoencoder and text encoders, by the names of single files and of diffusers.
 
-The networks here have the names of the published single files; diffusers' are translated to them.
+The networks here have the names of the published single files; diffusers' names are translated to them.
 """
 
 import re
@@ -19,7 +19,7 @@ from guidance_jax.zoo.stable_diffusion.unet import StableDiffusionUNet
 from guidance_jax.zoo.stable_diffusion.vae import AutoencoderKL
 from guidance_jax.zoo.state_dict import shape_of
 
-IMAGE = (4,)  # channels of the latents that go in; inpainting models have 9
+IMAGE = (4,)  # channels of the input latents; inpainting models have 9
 NAMES = {
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
@@ -45,12 +45,12 @@ ATTENTION |= {"query": "q", "key": "k", "value": "v", "proj_attn": "proj_out"}  
 
 
 def unet_name(key: str, blocks: int, attended: tuple[bool, ...]) -> str:
-    """diffusers' name of a tensor of the U-Net in the single file's.
+    """Translate diffusers' name of a tensor of the U-Net to the name in single files.
 
     Args:
-      key: the name.
-      blocks: residual blocks of a level.
-      attended: whether the levels of the decoder have attention, in its order.
+      key: diffusers' name.
+      blocks: the number of residual blocks per level.
+      attended: for each level of the decoder, in its order, whether it has attention.
     """
     found = re.match(r"(down|up)_blocks\.(\d+)\.(\w+)\.(\d+)\.(.*)", key)
     if found is None:
@@ -75,11 +75,11 @@ def resnet_name(rest: str) -> str:
 
 
 def unet_of_diffusers(state: Mapping[str, Any], about: Mapping[str, Any]) -> tuple[StableDiffusionUNet, dict]:
-    """diffusers' `UNet2DConditionModel`.
+    """Return (network, parameters) of diffusers' `UNet2DConditionModel`.
 
     Args:
-      state: name -> array.
-      about: its `config.json`.
+      state: a mapping from tensor names to arrays.
+      about: the content of its `config.json`.
 
     Raises:
       Refused: a tensor that is missing, left over or of the wrong shape.
@@ -89,13 +89,13 @@ def unet_of_diffusers(state: Mapping[str, Any], about: Mapping[str, Any]) -> tup
 
 
 def unet_name_of(about: Mapping[str, Any], key: str) -> str:
-    """`unet_name` of a U-Net whose `config.json` is `about`."""
+    """Return `unet_name` of a tensor in a U-Net whose `config.json` is `about`."""
     attended = tuple(kind.startswith("CrossAttn") for kind in about["up_block_types"])
     return unet_name(key, whole_number(about, "layers_per_block", "unet"), attended)
 
 
 def heads(about: Mapping[str, Any]) -> dict[str, int]:
-    """Heads of the attentions: `attention_head_dim` of diffusers' U-Net is their number, not their channels."""
+    """Return the field about heads. `attention_head_dim` of diffusers' U-Net is a number of heads, not of channels."""
     widths = about["block_out_channels"]
     counts = about["attention_head_dim"]
     counts = [counts] * len(widths) if isinstance(counts, int) else list(counts)
@@ -107,12 +107,12 @@ def heads(about: Mapping[str, Any]) -> dict[str, int]:
 
 
 def unet(state: Mapping[str, Any], heads: Mapping[str, int], groups: int = 32) -> tuple[StableDiffusionUNet, dict]:
-    """The U-Net of Stable Diffusion by the names of single files, without their prefix.
+    """Return (network, parameters) of Stable Diffusion's U-Net by the names of single files, without their prefix.
 
     Args:
-      state: name -> array.
-      heads: `num_heads` or `num_head_channels`.
-      groups: of the norms.
+      state: a mapping from tensor names to arrays.
+      heads: a dictionary with `num_heads` or `num_head_channels`.
+      groups: the number of groups of the norms.
 
     Raises:
       Refused: a tensor that is missing, left over or of the wrong shape.
@@ -142,11 +142,11 @@ def unet(state: Mapping[str, Any], heads: Mapping[str, int], groups: int = 32) -
 
 
 def autoencoder(state: Mapping[str, Any], groups: int = 32) -> tuple[AutoencoderKL, dict]:
-    """The autoencoder by the names of single files, without their prefix.
+    """Return (network, parameters) of the autoencoder by the names of single files, without their prefix.
 
     Args:
-      state: name -> array.
-      groups: of the norms.
+      state: a mapping from tensor names to arrays.
+      groups: the number of groups of the norms.
 
     Raises:
       Refused: a tensor that is missing, left over or of the wrong shape.
@@ -168,7 +168,7 @@ def autoencoder(state: Mapping[str, Any], groups: int = 32) -> tuple[Autoencoder
 
 
 def autoencoder_name(key: str, levels: int) -> str:
-    """diffusers' name of a tensor of the autoencoder in the single file's."""
+    """Translate diffusers' name of a tensor of the autoencoder to the name in single files."""
     key = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", key)
     key = re.sub(r"down_blocks\.(\d+)\.resnets", r"down.\1.block", key)
     key = re.sub(r"up_blocks\.(\d+)\.resnets", lambda m: f"up.{levels - 1 - int(m[1])}.block", key)
@@ -180,15 +180,15 @@ def autoencoder_name(key: str, levels: int) -> str:
 
 
 def clip_text(state: Mapping[str, Any], about: Mapping[str, Any], skip: int) -> tuple[CLIPText, dict]:
-    """CLIP's text encoder by the names of the transformers library.
+    """Return (network, parameters) of CLIP's text encoder by the names of the transformers library.
 
     Args:
-      state: name -> array.
-      about: its `config.json`.
+      state: a mapping from tensor names to arrays.
+      about: the content of its `config.json`.
       skip: as in `CLIPText`.
 
     Raises:
-      Refused: an activation that is not known, a tensor that is missing, left over or of the wrong shape.
+      Refused: an activation that is not supported; a tensor that is missing, left over or of the wrong shape.
     """
     state = Renamed(state, {k.removeprefix("text_model."): k for k in state if not k.endswith("position_ids")})
     if about["hidden_act"] not in ("quick_gelu", "gelu"):

@@ -1,4 +1,4 @@
-"""Single files of Stable Diffusion 1, 2 and XL: U-Net, autoencoder and text encoders in one state dict."""
+"""Read single files of Stable Diffusion 1, 2 and XL: U-Net, autoencoder and text encoders in one state dict."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -16,16 +16,16 @@ from guidance_jax.zoo.pipeline_parts import PipelineParts
 from guidance_jax.zoo.stable_diffusion.names import autoencoder, clip_text, unet
 from guidance_jax.zoo.state_dict import shape_of
 
-UNET, AUTOENCODER = "model.diffusion_model.", "first_stage_model."  # prefixes of the names
+UNET, AUTOENCODER = "model.diffusion_model.", "first_stage_model."  # prefixes of tensor names
 
 
 @dataclasses.dataclass(frozen=True)
 class Release:
-    """What a single file does not say, by the width of its context."""
+    """Facts that the tensors of a single file do not determine; the width of the context identifies the release."""
 
     side: int  # of the latents
     heads: tuple[str, int]
-    texts: tuple[tuple[str, int, int | None], ...]  # prefix of a text encoder, states it skips, layers it keeps
+    texts: tuple[tuple[str, int, int | None], ...]  # prefix of an encoder, its `skip`, -1 to drop its last layer
 
 
 BY_CHANNELS = ("num_head_channels", 64)
@@ -33,7 +33,7 @@ V1, V2 = "cond_stage_model.transformer.", "cond_stage_model.model."
 XL = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
 RELEASES = {
     768: Release(64, ("num_heads", 8), ((V1, 0, None),)),
-    1024: Release(64, BY_CHANNELS, ((V2, 0, -1),)),  # the states before the last layer, normed
+    1024: Release(64, BY_CHANNELS, ((V2, 0, -1),)),  # the input of the last layer, normalised
     2048: Release(128, BY_CHANNELS, tuple((prefix, 1, None) for prefix in XL)),
 }
 OPEN_CLIP = {
@@ -56,16 +56,19 @@ def is_single_file(state: Mapping[str, Any]) -> bool:
 def single_file(
     state: Mapping[str, Any], prediction: str | None = None, side: int | None = None, groups: int = 32
 ) -> PipelineParts:
-    """A single file of Stable Diffusion 1, 2 or XL: U-Net, autoencoder and text encoders; tokenizers it has none.
+    """Return the parts of a single file of Stable Diffusion 1, 2 or XL: U-Net, autoencoder and text encoders.
+
+    Single files have no tokenizer.
 
     Args:
-      state: name -> array.
-      prediction: "epsilon" or "v_prediction"; needed for version 2, which has been trained either way.
-      side: of the pictures; by default 512, 768 for version 2 with v, 1024 for XL.
-      groups: of the norms.
+      state: a mapping from tensor names to arrays.
+      prediction: "epsilon", "sample" or "v_prediction"; None for "epsilon". Version 2 needs it, since it exists with
+        noise and with v.
+      side: the side of the pictures in pixels; None for 512, 768 for version 2 with v, 1024 for XL.
+      groups: the number of groups of the norms.
 
     Raises:
-      Refused: a prediction that is not known, a tensor that is missing, left over or of the wrong shape.
+      Refused: an unknown prediction; a tensor that is missing, left over or of the wrong shape.
     """
     keys = [k for k in state if k.startswith(UNET) and k.endswith("attn2.to_k.weight")]
     width = shapes_of(state)[keys[0]][1] if keys else None
@@ -98,12 +101,12 @@ def single_file(
 
 
 def under(state: Mapping[str, Any], prefix: str) -> Renamed:
-    """The tensors whose names begin with `prefix`, without it."""
+    """Return the tensors whose names begin with `prefix`, by their names without it."""
     return Renamed(state, {k.removeprefix(prefix): k for k in state if k.startswith(prefix)})
 
 
 def from_open_clip(state: Mapping[str, Any], layers: int | None) -> dict[str, Any]:
-    """OpenCLIP's text encoder by the names of the transformers library; `layers` -1 leaves the last one out."""
+    """Return OpenCLIP's text encoder by the names of the transformers library; `layers` -1 drops the last layer."""
     depth = len({k.split(".")[2] for k in state if k.startswith("transformer.resblocks.")})
     kept = depth if layers is None else depth + layers
     found = {}
@@ -127,7 +130,7 @@ def from_open_clip(state: Mapping[str, Any], layers: int | None) -> dict[str, An
 
 
 def describe_encoder(state: Mapping[str, Any], activation: str) -> dict[str, Any]:
-    """What the configuration of a text encoder would say, by its tensors; heads have 64 channels."""
+    """Return the configuration of a text encoder from its tensors; heads have 64 channels."""
     shapes = {k.removeprefix("text_model."): v for k, v in shapes_of(state).items()}
     vocabulary, width = shape_of(shapes, "embeddings.token_embedding.weight", 2)
     return {

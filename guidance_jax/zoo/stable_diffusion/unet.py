@@ -1,8 +1,8 @@
 """The U-Net of Stable Diffusion 1, 2 and XL (Rombach et al. 2022, arXiv 2112.10752; Podell et al. 2023, 2307.01952).
 
-It is ADM's U-Net with another attention: transformer blocks in which the pixels attend to themselves, then to a
-context, the states of a text encoder, and an MLP with a gated GELU follows. Sub-modules carry the names of the
-published single files; the blocks of one transformer are one module run by `nn.scan`.
+It is ADM's U-Net with transformer blocks in place of its attention. In a block the pixels attend to themselves, then to
+a context (the states of a text encoder); an MLP with a gated GELU follows. Sub-modules carry the names of the published
+single files; the blocks of one transformer are one module run by `nn.scan`.
 """
 
 from typing import Any
@@ -20,12 +20,13 @@ class StableDiffusionUNet(ReadsCaptions, UNet):
     """`apply(params, x (H, W, C), t, cond) -> (H, W, out_channels)`, for one sample.
 
     `cond` is a dict: `context` (L, width), the states of the text encoders; and `vector` (K,), the pooled text and the
-    embedded sizes, for a network with `added`. Of `perturb` only the middle block listens, as in PAG's default; of
-    `guide_attention` every block.
+    embedded sizes, for a network with `added`. `perturb` changes only the middle block, which is PAG's default;
+    `guide_attention` changes every block.
 
     Attributes:
-      transformer_depth: transformer blocks in each level's attention; the middle has the last level's.
-      added: whether a vector joins the time embedding (XL).
+      transformer_depth: the number of transformer blocks in an attention of each level; the middle has that of the last
+        level.
+      added: whether a vector is added to the time embedding (XL).
     """
 
     use_scale_shift_norm: bool = False
@@ -38,7 +39,7 @@ class StableDiffusionUNet(ReadsCaptions, UNet):
         return self.unet(x, self.embed_condition(t, cond), train, perturbation, cond["context"], control)
 
     def embed_condition(self, t, cond):
-        """The embedding of the time, and of the vector if there is one."""
+        """Return the embedding of the time, plus that of the vector if there is one."""
         wanted = {"context", "vector"} if self.added else {"context"}
         if not isinstance(cond, dict) or set(cond) != wanted:
             got = ", ".join(cond) if isinstance(cond, dict) else type(cond).__name__
@@ -89,7 +90,7 @@ class SpatialTransformer(nn.Module):
 
 
 class Block(nn.Module):
-    """Self-attention, attention to the context, gated MLP; each on a layer norm of its input and added to it."""
+    """Self-attention, attention to the context, and a gated MLP, each on a layer norm of its input and added to it."""
 
     heads: int
     sides: tuple[int, int]
@@ -111,7 +112,7 @@ class Block(nn.Module):
         return h + self.dense(h.shape[-1], "ff_net_2")(wide * nn.gelu(gate, approximate=False)), None
 
     def project(self, h, context, name):
-        """Queries of `h`, keys and values of `context`, (L, heads, channels) each."""
+        """Return queries of `h`, keys and values of `context`, each (L, heads, channels)."""
         sources = {"to_q": h, "to_k": context, "to_v": context}
         return (
             self.dense(h.shape[-1], f"{name}_{part}", use_bias=False)(a).reshape(len(a), self.heads, -1)

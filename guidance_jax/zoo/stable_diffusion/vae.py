@@ -1,7 +1,7 @@
-"""The autoencoder of latent diffusion (Rombach et al. 2022, arXiv 2112.10752), as in every Stable Diffusion to XL.
+"""The autoencoder of latent diffusion (Rombach et al. 2022, arXiv 2112.10752), as in Stable Diffusion and FLUX.
 
-Convolutions with group norm, one attention of one head in the middle, halved or doubled between levels. Sub-modules
-carry the names of the published single files, without the numbers of lists in brackets.
+It has convolutions with group norm and one attention with one head in the middle. The sides are halved or doubled
+between levels. Sub-modules carry the names of the published single files.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from guidance_jax.zoo.layers import Conv, Dense, GroupNorm, attend, upsample
 
 
 class Half(nn.Module):
-    """What encoder and decoder share: the fields, residual blocks and attention."""
+    """The base of encoder and decoder: the fields, residual blocks and attention."""
 
     channels: tuple[int, ...]
     blocks: int
@@ -49,7 +49,7 @@ class Half(nn.Module):
 
 
 class Encoder(Half):
-    """An image (H, W, 3) to mean and log-variance of its latents, in channels."""
+    """Map an image (H, W, 3) to mean and log-variance of its latents, concatenated in the channels."""
 
     @nn.compact
     def __call__(self, x):
@@ -57,13 +57,13 @@ class Encoder(Half):
         for level, features in enumerate(self.channels):
             for i in range(self.blocks):
                 x = self.block(x, features, f"down_{level}_block_{i}")
-            if level < len(self.channels) - 1:  # a row and a column of zeros at the far end alone
+            if level < len(self.channels) - 1:  # zero padding: one row below and one column to the right
                 x = self.conv(x, features, f"down_{level}_downsample_conv", stride=2, pad=(0, 1))
         return self.last(self.middle(x))
 
 
 class Decoder(Half):
-    """Latents (h, w, c) to an image."""
+    """Map latents (h, w, c) to an image."""
 
     @nn.compact
     def __call__(self, z):
@@ -77,19 +77,19 @@ class Decoder(Half):
 
 
 class AutoencoderKL(nn.Module):
-    """`decode`: latents (h, w, latent_channels) to an image (8 h, 8 w, 3); `encode`: back, as mean and log-variance.
+    """An autoencoder: `encode` an image (8 h, 8 w, 3) to mean and log-variance of latents (h, w, latent_channels).
 
-    Latents as the network makes them: scale and shift are the affair of `pipelines.Autoencoder`.
+    `decode` maps latents to an image. These are the network's own latents; `Autoencoder` scales and shifts them.
 
     Attributes:
-      latent_channels: of the latents.
-      channels: of the levels; between two of them the sides are halved.
-      blocks: residual blocks of a level of the encoder; the decoder has one more.
-      groups: of the norms.
-      quant: whether a 1 x 1 convolution stands between encoder and latents, and between latents and decoder.
+      latent_channels: the number of channels of the latents.
+      channels: the number of channels in each level; the sides are halved between levels.
+      blocks: the number of residual blocks per level of the encoder; the decoder has one more.
+      groups: the number of groups of the norms.
+      quant: whether there is a 1 x 1 convolution after the encoder and before the decoder.
       middle_attention: whether the middle has an attention.
-      image_channels: of the images.
-      dtype: of the computation; None is that of the parameters.
+      image_channels: the number of channels of the images.
+      dtype: the dtype of the computation; None for that of the parameters.
     """
 
     latent_channels: int = 4
@@ -110,13 +110,13 @@ class AutoencoderKL(nn.Module):
             self.post_quant_conv = Conv(self.latent_channels, size=1, dtype=self.dtype)
 
     def encode(self, x):
-        """(mean, log-variance) of the latents of an image."""
+        """Return (mean, log-variance) of the latents of an image."""
         h = self.encoder(x)
         mean, log_variance = jnp.split(self.quant_conv(h) if self.quant else h, 2, -1)
         return mean, jnp.clip(log_variance, -30.0, 20.0)
 
     def decode(self, z):
-        """The image of latents."""
+        """Return the image of latents."""
         return self.decoder(self.post_quant_conv(z) if self.quant else z)
 
     def __call__(self, x):

@@ -1,4 +1,4 @@
-"""TarFlow (Zhai et al. 2024, arXiv 2412.06329): causal transformers that say how the next patch is transformed."""
+"""TarFlow (Zhai et al. 2024, arXiv 2412.06329): causal transformers that predict how to transform the next patch."""
 
 import math
 from typing import Any
@@ -19,12 +19,16 @@ small = nn.initializers.normal(0.01)
 
 
 class FlowBlock(nn.Module):
-    """One block: rows (a, b), each (T, channels), of patches (T, channels) in the order of the block.
+    """One block of the flow: it maps patches (T, C), in the order of the block, to rows (a, b), each (T, C).
 
     Attributes:
-      patches, channels: T and C of a sample.
-      width, layers, head: of the transformer; `head` is the width of an attention head.
-      num_classes: labels; the label after them, and None, mean "unconditional": the mean of all embeddings.
+      patches: T, the number of patches of a sample.
+      channels: C, the number of channels of a patch.
+      width: the number of hidden channels of the transformer.
+      layers: the number of layers of the transformer.
+      head: the number of channels of an attention head.
+      num_classes: the number of labels, 0 for none. The label after them, and None, mean "unconditional": the mean of
+        all embeddings.
     """
 
     patches: int
@@ -60,7 +64,7 @@ class FlowBlock(nn.Module):
         return jnp.split(self.proj_out(h), 2, -1)
 
     def step(self, patch, index, i, cache, cond, temperature):
-        """(a, b, cache) of one patch (channels,), the i-th in order, at `index` of the image."""
+        """Return (a, b, cache) of one patch (C,): the i-th in the order of the block, at `index` of the image."""
         h, new = self.embed(patch[None], index[None], cond), []
         for block, own in zip(self.attn_blocks, cache, strict=True):
             h, own = block(h, own, i, temperature)
@@ -70,13 +74,13 @@ class FlowBlock(nn.Module):
 
 
 class TarFlow(nn.Module):
-    """`blocks` of `FlowBlock`, their parameters stacked, so that a step picks its block by a number.
+    """A flow of several `FlowBlock`. Their parameters are stacked, so that a step selects its block by an index.
 
     Attributes:
-      shape: of the images, (H, W, channels).
-      patch: the side of a patch, which divides H and W.
+      shape: the shape of an image, (H, W, channels).
+      patch: the side of a patch in pixels, which divides H and W.
       width, layers, head, num_classes: as in `FlowBlock`.
-      blocks: K.
+      blocks: K, the number of blocks.
       noise: the standard deviation of the noise that is added to images in training and removed after sampling.
     """
 
@@ -91,12 +95,12 @@ class TarFlow(nn.Module):
 
     @property
     def patches(self) -> int:
-        """T."""
+        """T, the number of patches of an image."""
         return self.shape[0] * self.shape[1] // self.patch**2
 
     @property
     def channels(self) -> int:
-        """C."""
+        """C, the number of channels of a patch."""
         return self.shape[2] * self.patch**2
 
     def setup(self):
@@ -115,12 +119,12 @@ class TarFlow(nn.Module):
         return {"params": jax.tree.map(lambda a: a[block], self.stack)}
 
     def __call__(self, block, x, cond=None, temperature=None):
-        """(a, b), each (T, C), of patches in the order of the block."""
+        """Return (a, b), each (T, C), of patches x (T, C) in the order of the block."""
         index = in_order(block, jnp.arange(self.patches), self.patches)
         return self.block.apply(self.of(block), x, index, cond, temperature)
 
     def step(self, block, patch, i, cache, cond, temperature=None):
-        """(a, b, cache): row i of the above."""
+        """Return (a, b, cache), where a and b are row i of what `__call__` returns."""
         index = in_order(block, i, self.patches)
         return self.block.apply(self.of(block), patch, index, i, cache, cond, temperature, method="step")
 
@@ -138,14 +142,16 @@ def _blank(network, length):
 
 
 def flow(network: TarFlow, params: Any, domain: Domain | None = None) -> AutoregressiveFlow:
-    """`TarFlow` as a denoiser of the next patch, with its density; `encode_images` and `decode_images` go with it.
+    """Return a `TarFlow` as a denoiser of the next patch with a density; see `encode_images` and `decode_images`.
 
     Args:
-      network, params: the module, and what `init` made of it or training.
-      domain: what it was trained for; by default its patches, its classes and the label after them as the null label.
+      network: the module.
+      params: its parameters, from `init` or from training.
+      domain: what the network was trained for. None takes its patches and classes, with the label after the classes as
+        the null label.
 
     Raises:
-      Refused: images that patches do not divide, a width that heads do not divide.
+      Refused: patches that do not divide the images, or heads that do not divide the width.
     """
     check(network)
     if domain is None:
@@ -165,10 +171,10 @@ def check(network: TarFlow) -> None:
 
 
 def network_of(model: AutoregressiveFlow) -> TarFlow:
-    """The network of a flow.
+    """Return the network of a flow.
 
     Raises:
-      Refused: a flow that is no `TarFlow`.
+      Refused: a flow that is not a `TarFlow`.
     """
     network = model.apply.module if isinstance(model.apply, Bound) else None
     if not isinstance(network, TarFlow):
@@ -177,11 +183,11 @@ def network_of(model: AutoregressiveFlow) -> TarFlow:
 
 
 def encode_images(model: AutoregressiveFlow, images: Any) -> Any:
-    """Patches (n, T, C) of images (n, H, W, channels) in [-1, 1], as the flow takes them.
+    """Return patches (n, T, C), the input of the flow, of images (n, H, W, channels) in [-1, 1].
 
     Args:
-      model: a flow of `flow` or `tarflow`.
-      images: of the shape of the network's.
+      model: a flow made by `flow` or `tarflow`.
+      images: images of the shape of the network.
 
     Raises:
       Refused: images of another shape.
@@ -193,11 +199,11 @@ def encode_images(model: AutoregressiveFlow, images: Any) -> Any:
 
 
 def decode_images(model: AutoregressiveFlow, patches: Any, labels: Any = None) -> Any:
-    """Images (n, H, W, channels) of samples (n, T, C), the noise of training removed (`remove_noise`).
+    """Return images (n, H, W, channels) of samples (n, T, C), without the noise of training (`remove_noise`).
 
     Args:
-      model: a flow of `flow` or `tarflow`.
-      patches: its samples.
+      model: a flow made by `flow` or `tarflow`.
+      patches: samples of the flow.
       labels: the labels (n,) that they were drawn for; None for an unconditional flow.
     """
     network = network_of(model)
@@ -213,7 +219,7 @@ def _clean(model, patches, labels, noise):
 
 
 def bits_per_number(model: AutoregressiveFlow, data: Any, seed: int = 0, batch: int = 100) -> float:
-    """-log2 density of 8-bit images a number (a pixel and channel), of the smoothed data that the flow knows.
+    """Return -log2 density of 8-bit images per number (pixel and channel), for the noisy data that the flow models.
 
         mean of  -log2 p(x + noise e | label) / (H W channels) + log2(127.5)
 
@@ -222,8 +228,8 @@ def bits_per_number(model: AutoregressiveFlow, data: Any, seed: int = 0, batch: 
     Args:
       model: a flow of images.
       data: labelled `Images`.
-      seed: of the noise.
-      batch: images at a time.
+      seed: the seed of the noise.
+      batch: the number of images per batch.
     """
     network, total = network_of(model), 0.0
     for start in range(0, len(data), batch):

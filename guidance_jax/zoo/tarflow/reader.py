@@ -25,17 +25,17 @@ LAYER = {
 
 
 def tarflow(state: Mapping[str, Any], patch: int, *, head: int = 64, noise: float = 0.0) -> AutoregressiveFlow:
-    """The flow of a state dict with the authors' names. Its samples are patches (T, C), as `patchify` makes them.
+    """Return the flow of a state dict with the authors' names. Its samples are patches (T, C), made by `patchify`.
 
     Args:
-      state: name -> array, as `checkpoints.read_torch` reads a file.
-      patch: the side of a patch; the first number of the authors' file names.
-      noise: the standard deviation of the noise of training; the last number of their file names.
-      head: the width of an attention head, which tensors do not say; 64 in all published models.
+      state: a mapping from tensor names to arrays; `checkpoints.read_torch` reads one from a file.
+      patch: the side of a patch in pixels, the first number of the authors' file names.
+      noise: the standard deviation of the noise of training, the last number of their file names.
+      head: the number of channels of an attention head, which tensors do not determine; 64 in all published models.
 
     Raises:
-      Refused: a tensor that is missing, left over or of the wrong shape, numbers that are not finite, a prior that is
-        not N(0, I), a patch or a head that does not fit.
+      Refused: a tensor that is missing, left over or of the wrong shape; numbers that are not finite; a prior that is
+        not N(0, I); a patch or a head that does not fit.
     """
     shapes = shapes_of(state)
     patches, width = shape_of(shapes, "blocks.0.pos_embed", 2)
@@ -51,7 +51,7 @@ def tarflow(state: Mapping[str, Any], patch: int, *, head: int = 64, noise: floa
     rest = dict(state)
 
     def take(name: str, *shape: int) -> Any:
-        """A tensor of all blocks, stacked."""
+        """Return a tensor of all blocks, stacked."""
         found = []
         for block in range(blocks):
             own = f"blocks.{block}.{name}"
@@ -97,5 +97,5 @@ def tarflow(state: Mapping[str, Any], patch: int, *, head: int = 64, noise: floa
 
 
 def jnp_tree(tree: dict[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries of arrays, on the device in float32."""
+    """Put nested dictionaries of arrays on the device in float32."""
     return {k: jnp_tree(v) if isinstance(v, dict) else jnp.asarray(v, jnp.float32) for k, v in tree.items()}

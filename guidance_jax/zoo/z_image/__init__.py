@@ -1,1 +1,1 @@
-"""Z-Image: a transformer of latent pictures and captions in one stream, and the language model that reads captions."""
+"""Z-Image: a transformer that reads latent pictures and captions as one sequence; a language model encodes captions."""

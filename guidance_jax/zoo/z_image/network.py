@@ -2,10 +2,10 @@
 
     c = MLP([cos, sin](1000 t)),   h <- h + tanh(gate) norm(attention((1 + scale) norm(h))), the same of the MLP
 
-A few blocks refine the patches alone and the caption alone; then all blocks see both. Positions are rotary, of three
-axes: a token of the caption lies at (i, 0, 0) from 1 on, a patch behind the caption at (length + 1, row, column). Both
-are filled up to multiples of 32 by learned tokens, which take part. Sub-modules carry the names of diffusers; equal
-blocks are one module run by `nn.scan`.
+The first few blocks see the patches alone or the caption alone; all later blocks see both. Positions are rotary, with
+three axes. Token i of the caption, from 1 on, lies at (i, 0, 0). A patch lies after the caption, at (length + 1, row,
+column). Learned tokens fill up both to multiples of 32; they take part in the attention. Sub-modules carry the names of
+diffusers; equal blocks are one module run by `nn.scan`.
 """
 
 from typing import Any
@@ -17,19 +17,19 @@ import numpy as np
 from guidance_jax.core import Refused
 from guidance_jax.zoo.layers import Dense, RMSNorm, attend, timestep_embedding, turn_pairs
 
-MULTIPLE = 32  # tokens that sequences are filled up to
-EMBEDDED = 256  # at most so many numbers embed the time
+MULTIPLE = 32  # sequences are filled up to multiples of this number of tokens
+EMBEDDED = 256  # the largest width of the embedding of the time
 
 
 class Block(nn.Module):
-    """h (N, width) -> the same.
+    """A block of attention and a gated MLP on tokens h (N, width).
 
     Attributes:
-      heads: of the attention.
-      hidden: width of the MLP.
-      modulated: whether the time scales and gates.
-      eps: of the norms.
-      dtype: of the computation.
+      heads: the number of attention heads.
+      hidden: the number of hidden channels of the MLP.
+      modulated: whether the embedding of the time scales and gates.
+      eps: the number that norms add to the variance.
+      dtype: the dtype of the computation.
     """
 
     heads: int
@@ -57,7 +57,7 @@ class Block(nn.Module):
         return h + self.close(mlp_gate, self.norm("ffn_norm2")(self.dense(width, "feed_forward_w2")(wide))), None
 
     def close(self, gate: Any, h: Any) -> Any:
-        """What a gate lets through."""
+        """Multiply h by tanh of its gate; None is no gate."""
         return h if gate is None else jnp.tanh(gate) * h
 
     def norm(self, name: str) -> Any:
@@ -72,20 +72,23 @@ class ZImage(nn.Module):
     """`apply(params, x (H, W, C), t, cond) -> (H, W, C)`, for one sample; the defaults are the published model's.
 
     `cond` is a dict: `context` (L, context width), the states of the language model, and `real` (L,), 1 for tokens of
-    the caption and 0 behind it.
+    the caption and 0 after it.
 
     Attributes:
-      width, heads, channels: of the transformer and the latents.
-      depth, refiners: blocks that see all, and that see the patches or the caption alone.
-      axes: channels of a head that turn with each of the three positions.
-      theta: base of the rotary frequencies.
-      scale: by which the time is multiplied.
-      eps: of the norms.
-      dtype: of the computation; None is that of the parameters.
-      remat: blocks are computed again in the backward pass.
+      width: the number of hidden channels of the transformer.
+      heads: the number of attention heads.
+      channels: the number of channels of the latents.
+      depth: the number of blocks that see patches and caption.
+      refiners: the number of blocks that see the patches alone, and of those that see the caption alone.
+      axes: the numbers of channels of a head that rotate with each of the three positions.
+      theta: the base of the rotary frequencies.
+      scale: the factor of the time before it is embedded.
+      eps: the number that norms add to the variance.
+      dtype: the dtype of the computation; None for that of the parameters.
+      remat: whether blocks are recomputed in the backward pass, which saves memory.
 
     Raises:
-      Refused: samples that patches of two latents do not tile; a condition of another kind.
+      Refused: samples that patches of 2 x 2 latents do not tile; a condition of another kind.
     """
 
     width: int = 3840
@@ -129,7 +132,7 @@ class ZImage(nn.Module):
         return h.transpose(0, 2, 1, 3, 4).reshape(*x.shape[:2], self.channels)
 
     def read(self, cond):
-        """(the caption's tokens, how many of them take part, their angles)."""
+        """Return (the caption's tokens, the number of them that take part, their angles)."""
         norm = RMSNorm(self.eps, name="cap_embedder_0")
         context = cond["context"].astype(self.dtype or cond["context"].dtype)
         caption = self.dense(self.width, "cap_embedder_1")(norm(context).astype(context.dtype))
@@ -140,7 +143,7 @@ class ZImage(nn.Module):
         return caption, -(-count // MULTIPLE) * MULTIPLE, jnp.asarray(self.table(places))
 
     def angles_of(self, first, sides, filled, longest):
-        """Angles of the patches at (first, row, column), then of what fills up, at (0, 0, 0)."""
+        """Return the angles of the patches at (first, row, column), then those of `filled` tokens at (0, 0, 0)."""
         cells = np.stack(np.meshgrid(*(np.arange(n) for n in sides), indexing="ij"), -1).reshape(-1, 2)
         still = self.table(np.concatenate([np.zeros((len(cells), 1), int), cells], -1))
         own = self.axes[0] // 2
@@ -152,12 +155,12 @@ class ZImage(nn.Module):
         return jnp.concatenate([patches, jnp.zeros((filled, patches.shape[-1]), patches.dtype)])
 
     def table(self, places: np.ndarray) -> np.ndarray:
-        """The angles (N, channels of a head / 2) of positions (N, 3), in float32 of float64."""
+        """Return the angles (N, channels of a head / 2) of positions (N, 3), computed in float64, as float32."""
         parts = [places[:, i : i + 1] * self.theta ** -(np.arange(0, n, 2) / n) for i, n in enumerate(self.axes)]
         return np.concatenate(parts, -1).astype(np.float32)
 
     def run(self, name, count, h, c, angles, known, modulated=True):
-        """What goes on after `count` equal blocks, in which tokens see what is `known`."""
+        """Apply `count` equal blocks to h. Tokens see those that are `known` (N,)."""
         cls = nn.remat(Block, prevent_cse=False) if self.remat else Block
         blocks = nn.scan(
             cls,

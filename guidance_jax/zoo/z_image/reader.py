@@ -1,4 +1,4 @@
-"""Z-Image's transformer by the names of diffusers."""
+"""Read Z-Image's transformer by the names of diffusers."""
 
 import re
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from guidance_jax.untrusted import whole_number
 from guidance_jax.zoo.z_image.network import ZImage
 
 WHERE = "transformer"
-# what configuration files may leave out, since it is the default of diffusers' class
+# options that configuration files may leave out, with the defaults of diffusers' class
 DEFAULTS: dict[str, Any] = {
     "in_channels": 16,
     "dim": 3840,
@@ -31,15 +31,15 @@ DEFAULTS: dict[str, Any] = {
 
 
 def z_image(state: Mapping[str, Any], about: Mapping[str, Any]) -> tuple[ZImage, dict]:
-    """diffusers' `ZImageTransformer2DModel`.
+    """Return (network, parameters) of diffusers' `ZImageTransformer2DModel`.
 
     Args:
-      state: name -> array.
-      about: its `config.json`.
+      state: a mapping from tensor names to arrays.
+      about: the content of its `config.json`.
 
     Raises:
-      Refused: heads that share keys, or axes that do not fill a head; a tensor that is missing, left over or of the
-        wrong shape.
+      Refused: heads that share keys, no norm of queries and keys, or axes that do not fill a head; a tensor that is
+        missing, left over or of the wrong shape.
     """
     width, heads = whole_number(about, "dim", WHERE), whole_number(about, "n_heads", WHERE)
     axes = tuple(about["axes_dims"])
@@ -64,6 +64,6 @@ def z_image(state: Mapping[str, Any], about: Mapping[str, Any]) -> tuple[ZImage,
 
 
 def name_in(key: str) -> str:
-    """diffusers' name of a tensor in this network's."""
+    """Translate diffusers' name of a tensor to the name in this network."""
     key = re.sub(r"^all_(x_embedder|final_layer)\.2-1\.", r"\1.", key)
     return re.sub(r"^(noise|context)_refiner\.", r"\1_blocks.", key)
