@@ -60,7 +60,7 @@ def evaluate(
       repeats: the number of bootstrap draws.
 
     Raises:
-      Refused: no finite sample; shapes or labels that do not fit `held_out`. A single measure that cannot be computed is
+      Refused: no finite sample; shapes or labels that do not fit `held_out`. One measure that cannot be computed is
         nan instead.
     """
     samples, labels = np.asarray(samples), np.asarray(labels)
