@@ -1,4 +1,4 @@
-"""`guidance-jax sample` for language and protein models: prompts in, texts out."""
+"""`guidance-jax sample` for language and protein models, which turn prompts into texts."""
 
 import dataclasses
 import json
@@ -20,14 +20,14 @@ from guidance_jax.jobs import write_arrays
 from guidance_jax.methods import METHODS, SOLVERS
 from guidance_jax.sample import generate, keys
 
-LENGTH = 64  # tokens that are written unless somebody says
+LENGTH = 64  # the default number of tokens to write
 OF_TEXT = {"CFG": "PromptCFG"} | {cls.__name__: cls.__name__ for cls in (PromptCFG, AdaptiveCFG)}
-# what of a request means something here
+# the settings of a request that models of text use
 USED = {"models", "method", "scale", "solver", "prompts", "steps", "seed", "dtype"}
 
 
 class GivenText:
-    """What a language model offers to a method: itself, and the strength that was asked for."""
+    """Offer a language model and the requested scale to a method; the other fields of `methods.Given` are None."""
 
     schedule = null = weak = None
     prompt = "known"
@@ -41,8 +41,8 @@ def sample_text(request: Request, out: Path, n: int, length: int | None, pattern
     """Draw `n` texts, print them, and write tokens (`out`, .npz), texts (.txt) and the request (.json).
 
     Raises:
-      Refused: options that mean nothing for texts, a method that no prompt guides, a pattern that no text of that
-        length matches.
+      Refused: options that have no meaning for texts, a method that does not guide by prompts, or a pattern that no
+        text of that length matches.
     """
     if not out.suffix:
         raise Refused(f"texts are written into one file on a disk, got the folder {out}; write --out {out.name}.npz")
@@ -77,7 +77,7 @@ def sample_text(request: Request, out: Path, n: int, length: int | None, pattern
     kernel, levels = pipeline.kernel(model, solver), pipeline.levels(int(steps))
     drawn = []
     for start in range(0, n, batch):
-        index = np.resize(np.arange(start, min(start + batch, n)), min(batch, n))  # the last batch is filled up
+        index = np.resize(np.arange(start, min(start + batch, n)), min(batch, n))  # fills up the last batch
         some = {k: v[index] for k, v in cond.items()}
         own_keys = keys(request.seed, len(index), start=start)
         drawn.append(np.asarray(generate(own_keys, kernel, levels, (total,), some))[: min(batch, n - start)])

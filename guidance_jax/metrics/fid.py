@@ -146,7 +146,12 @@ def check_measures(reference: Reference, measures: list[str] | None) -> None:
 
 
 def measure_features(features: InceptionFeatures, reference: Reference, measures: list[str] | None = None) -> Measures:
-    """Measure images from their `features`: like `measure_images`, without running the Inception network."""
+    """Compute `measures` from the Inception `features` of images: `measure_images` without the network.
+
+    Args:
+      features: the samples' features.
+      reference, measures: as in `measure_images`.
+    """
     check_measures(reference, measures)
     wanted = reference.measures() if measures is None else measures
     found = Measures()
