@@ -440,7 +440,7 @@ class Given:
 
     @property
     def _free(self) -> Any:
-        """The model that a gradient steers: unconditional if there is a null condition, else with its label (OpenAI)."""
+        """The model that a gradient steers: unconditional if it has a null condition, else with its label (OpenAI)."""
         if self.offer.domain.null_label is not None or self.offer.captions:
             return Unconditional(self.offer.model, self.null)
         return Conditioned(self.offer.model, "label") if self.offer.uses_measurement(self.row) else self.offer.model

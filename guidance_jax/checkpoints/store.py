@@ -30,7 +30,7 @@ LATER = ("rate", "ema", "seed", "batch", "augment", "flip", "corruption")
 class Run:
     """Manage a training run's directory: `fit(..., run=Run(directory, config(...)))` saves into it and resumes from it.
 
-    Every setting in the configuration must be the same as before, except `steps`: it may become any number above the
+    Every setting in the configuration must be the same as before, except `steps`. It may become any number above the
     steps that are done, to train longer or shorter. The earlier numbers are recorded in `stages`.
 
     Raises:

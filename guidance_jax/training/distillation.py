@@ -83,9 +83,9 @@ class TrajectoryDistillation(Taught):
     """Distil on the guided teacher's own sampling trajectories instead of noised data (AGD, Perez Jensen & Sadat 2025,
     arXiv 2503.07274).
 
-    Only the labels and the shape of the data are used. The loss is the mean over all n steps of one trajectory with
-    n + 1 levels: n calls of the student and n of the teacher, more if the solver calls the teacher within a step. AGD
-    trains small adapters in this way: give `fit` an optimizer that freezes the other parameters, with
+    Only the labels and the shape of the data are used. The loss is the mean over the n steps of one trajectory with
+    n + 1 levels. It takes n calls of the student and n of the teacher, more if the solver calls the teacher within a
+    step. AGD trains small adapters in this way: give `fit` an optimizer that freezes the other parameters, with
     `optax.multi_transform`.
 
     Attributes:

@@ -111,8 +111,8 @@ def fit(
     Args:
       loss: a loss for one sample, such as `Denoising`. It is hashable, or a pytree, such as `Distillation`.
       params: the initial parameters, of any network.
-      data: labelled images or sequences, whose arrays may be memory-mapped; or, for data of any size, an iterable of
-        batches (samples, labels), such as a `grain` loader or `tf.data`. A resumed run skips the batches it has seen.
+      data: labelled images or sequences, whose arrays may be memory-mapped. For data of any size, an iterable of
+        batches (samples, labels), such as a `grain` loader or `tf.data`; a resumed run skips the batches it has seen.
       steps: the number of optimizer steps in all, with those that `run` has done.
       batch: samples per step. Iterables make their own batches and ignore it.
       optimizer: any optax transformation; optax has gradient clipping, schedules and accumulation.

@@ -35,8 +35,8 @@ class TokenDenoising(ConditionalLoss):
     Attributes:
       apply: apply(params, x, t, cond) -> logits (L, V). With `value_weight` > 0 it returns (logits, value), the value
         of the same corrupted sequence, as in NOS.
-      process: the process that corrupts the tokens.
-      schedule: the schedule of the corruption.
+      process: the corruption process.
+      schedule: its schedule.
       null, dropout, labelled: as in `ConditionalLoss`.
       value_weight: the weight of the value head's loss; 0 for no value head.
       value_loss: value_loss(value, label) -> the value head's loss.
@@ -73,8 +73,8 @@ class Unrolled(ConditionalLoss):
 
     Attributes:
       apply: apply(params, x, t, cond) -> logits (L, V); t is always 0.
-      process: the process that corrupts the tokens.
-      schedule: the schedule of the corruption.
+      process: the corruption process.
+      schedule: its schedule.
       null, dropout, labelled: as in `ConditionalLoss`.
     """
 
@@ -99,8 +99,8 @@ class NoisyTokens(Loss):
 
     Attributes:
       apply: apply(params, x, t) -> output: logits, or a regressor's (1,).
-      process: the process that corrupts the tokens.
-      schedule: the schedule of the corruption.
+      process: the corruption process.
+      schedule: its schedule.
       value_loss: value_loss(output, label) of one sequence: `cross_entropy` by default, `squared` for a regressor.
     """
 
@@ -118,14 +118,14 @@ class NoisyTokens(Loss):
 class DensityRatioMatching(Loss):
     """Train the classifier of `DensityRatio` by -log p(y | x_t with x0_l at l), averaged over the masks l, in nats.
 
-    One call classifies all sequences that differ from x_t in one token. This is guidance matching (arXiv 2509.21912)
-    with the data's labels instead of a density ratio, and the cross-entropy as its Bregman divergence: the minimum is
+    One call classifies all sequences that differ from x_t in one mask. This is guidance matching (arXiv 2509.21912)
+    with the data's labels instead of a density ratio, and the cross-entropy as its Bregman divergence. The minimum is
     the same conditional expectation.
 
     Attributes:
       apply: apply(params, x, t) -> logits (L, V, classes).
-      process: the process that corrupts the tokens.
-      schedule: the schedule of the corruption.
+      process: the corruption process.
+      schedule: its schedule.
     """
 
     process: Absorbing = static()
@@ -225,8 +225,8 @@ class Interpolation(ConditionalLoss):
 class EndToEnd(ConditionalLoss):
     """Train embeddings, denoiser and rounding together (Diffusion-LM, Li et al. 2022, arXiv 2205.14217, eq. 2).
 
-    The loss is |f(x_t) - x0|^2 + |alpha_T x0|^2 - log p(w | x0) with x0 ~ N(e_w, spread^2): squares averaged over all
-    numbers, the last term over the tokens w. The second term keeps x_T near the prior. `params` are {"network": ...,
+    The loss is |f(x_t) - x0|^2 + |alpha_T x0|^2 - log p(w | x0) with x0 ~ N(e_w, spread^2). Squares are averaged over
+    all numbers, the last term over the tokens w. The second term keeps x_T near the prior. `params` are {"network": ...,
     "table": (V, d)}, where row w of the table is e_w; rounding is p(w | x0) = softmax(x0 table^T).
 
     Attributes:

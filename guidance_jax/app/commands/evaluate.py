@@ -36,7 +36,7 @@ def evaluate(
     """Measure samples: against held-out data with a judge (--models), or against a reference batch with the Inception
     network, as ADM does (--reference).
 
-    The held-out data are the fifth that train left out of the models' data, unless --data names others.
+    The held-out data are the fifth of the models' data that train left out, or the same fifth of --data.
     """
     if (models is None) == (reference is None):
         raise Refused("give --reference FILE.npz (FID and its like) or --models FOLDER (its judge), one of the two")

@@ -120,9 +120,9 @@ def sample(
 ) -> None:
     """Draw guided samples, and write them in the format of ADM's evaluator, with a labelled picture beside the file.
 
-    If OUT is a folder, you can stop the job at any time and start it again with the same command, also with another
-    batch size or number of devices. Several processes may work on one folder: each draws shards that no other process
-    has drawn or is drawing.
+    If OUT is a folder, you can stop the job at any time and restart it with the same command. The batch size and the
+    number of devices may change. Several processes may work on one folder: each draws shards that no other process has
+    drawn or is drawing.
     """
     place = find_place(out)
     check_out(place, shard)
