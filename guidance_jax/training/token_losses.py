@@ -226,8 +226,10 @@ class EndToEnd(ConditionalLoss):
     """Train embeddings, denoiser and rounding together (Diffusion-LM, Li et al. 2022, arXiv 2205.14217, eq. 2).
 
     The loss is |f(x_t) - x0|^2 + |alpha_T x0|^2 - log p(w | x0) with x0 ~ N(e_w, spread^2). Squares are averaged over
-    all numbers, the last term over the tokens w. The second term keeps x_T near the prior. `params` are {"network": ...,
-    "table": (V, d)}, where row w of the table is e_w; rounding is p(w | x0) = softmax(x0 table^T).
+    all numbers, the last term over the tokens w. The second term keeps x_T near the prior.
+
+    `params` are {"network": ..., "table": (V, d)}, where row w of the table is e_w. Rounding is p(w | x0) =
+    softmax(x0 table^T).
 
     Attributes:
       apply: apply(params, x, t, cond) -> estimate of x0, (L, d); `params` is the entry "network".
