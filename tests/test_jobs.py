@@ -141,6 +141,62 @@ def test_processes_of_one_program_write_their_own_shards(tmp_path):
     assert not list((tmp_path / "two").glob(".*"))
 
 
+TRAIN = """
+import sys, jax, jax.numpy as jnp, numpy as np, optax
+out, data, steps, port, rank, count, batch = sys.argv[1:]
+if int(count) > 1: jax.distributed.initialize(f"127.0.0.1:{port}", int(count), int(rank))
+import guidance_jax as gj
+from guidance_jax.checkpoints.store import Run
+from guidance_jax.datasets.image_folder import image_folder
+from guidance_jax.training.fit import fit
+
+images, read = image_folder(data, 8, "L", lazy=True), []
+def loss(params, key, x0, label):
+    return jnp.mean((params["w"] * x0 - 2 * x0 + params["b"][label] + 0.1 * jax.random.normal(key, x0.shape)) ** 2)
+def keep(samples, generator):
+    read.append(len(samples))
+    return samples
+start, rate = {"w": jnp.zeros(()), "b": jnp.zeros(2)}, optax.sgd(0.1, momentum=0.9)
+run = Run(out, {"training": {"steps": int(steps)}})
+options = dict(steps=int(steps), batch=16, optimizer=rate, run=run, save_every=2, mesh=gj.sample_mesh(), augment=keep)
+ema, losses = fit(loss, start, images, **options)
+weights = np.concatenate([np.ravel(a) for a in jax.tree.leaves(ema)]).tolist()
+print()
+print(sorted(set(read)), [*map(float, losses)], weights, sep="|")
+"""
+
+
+@pytest.mark.slow
+def test_training_goes_on_with_another_number_of_processes_and_devices(tmp_path):
+    """Two processes of two devices, one of eight, two of one: the losses and weights of one process on one device.
+
+    Each process reads its own half of every batch from the files.
+    """
+    image_kit, rng = pytest.importorskip("PIL.Image"), np.random.default_rng(0)
+    pytest.importorskip("grain")
+    for name in ("dark", "bright"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(20):
+            image_kit.fromarray(rng.integers(0, 255, (8, 8)).astype(np.uint8)).save(tmp_path / f"photos/{name}/{i}.png")
+
+    def train(folder, steps, processes, devices):
+        port = free_port()
+        told = [
+            (TRAIN, str(tmp_path / folder), str(tmp_path / "photos"), str(steps), port, str(rank), str(processes), "")
+            for rank in range(processes)
+        ]
+        found = [text.strip().splitlines()[-1].split("|") for text in run_two(told, [environment(devices)] * processes)]
+        assert all(each[1:] == found[0][1:] for each in found)
+        assert {each[0] for each in found} == {str([16 // processes])}
+        return json.loads(found[0][1]), json.loads(found[0][2])
+
+    whole = train("one", 6, 1, 1)
+    train("many", 2, 2, 2)
+    train("many", 4, 1, 8)
+    for a, b in zip(train("many", 6, 2, 1), whole, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5)
+
+
 def test_one_program_needs_an_engine_and_a_folder(run, monkeypatch):  # noqa: F811
     for out, more in (("a.npz", ()), ("a", ("--devices", "1"))):
         left = run("sample", "--models", "m", "--together", "--out", out, *more)

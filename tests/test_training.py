@@ -19,7 +19,10 @@ import pytest
 import guidance_jax as gj
 from guidance_jax.checkpoints.config import build, config, describe
 from guidance_jax.checkpoints.store import Run
+from guidance_jax.datasets import image_files
 from guidance_jax.datasets.digits import digits
+from guidance_jax.datasets.image_files import ImageFiles
+from guidance_jax.datasets.image_folder import image_folder
 from guidance_jax.datasets.images import Images
 from guidance_jax.metrics.calibration import by_level, expected_calibration_error
 from guidance_jax.models.parameterizations import EDM, LearnedRange
@@ -358,6 +361,60 @@ def test_a_batch_over_devices_is_the_same_batch(data):
     alone, _ = fit(scaled, START, data, batch=16, **common)
     meshed, _ = fit(scaled, START, data, batch=16, mesh=gj.sample_mesh(1), **common)
     assert identical(alone, meshed)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two classes of 24 grey pictures in files, and a hidden one that is no picture."""
+    image_kit = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(0)
+    for name in ("dark", "bright"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(24):
+            pixels = rng.integers(0, 255, (9, 8)).astype(np.uint8)
+            image_kit.fromarray(pixels).save(tmp_path / "photos" / name / f"{i}.png")
+    return tmp_path / "photos"
+
+
+def test_files_train_as_the_array_of_their_images_and_are_read_when_used(folder, monkeypatch):
+    pytest.importorskip("grain")
+    whole, files = (image_folder(folder, 8, "L", lazy=lazy) for lazy in (False, True))
+    np.testing.assert_array_equal(files.images[np.array([3, 40])], whole.images[[3, 40]])
+    np.testing.assert_array_equal(files.images[5], whole.images[5])
+    assert files.images.shape == whole.images.shape
+    assert files.images[:0].shape == (0, 8, 8, 1)
+    for one, other in zip(files.split(), whole.split(), strict=True):
+        np.testing.assert_array_equal(one.read(100).images, other.images)
+    few = files.read(10)
+    assert len(few) == 10
+    assert all(any((image == other).all() for other in whole.images) for image in few.images)
+    common = dict(steps=7, batch=16, optimizer=OPTIMIZER)
+    own, first = fit(scaled, START, whole, **common)
+    streamed, second = fit(scaled, START, files, **common)
+    assert identical(own, streamed)
+    np.testing.assert_array_equal(first, second)
+    asked = []
+    monkeypatch.setattr(image_files, "picture", lambda *given: asked.append(given) or pytest.fail("read"))
+    files.take(np.arange(20)).split()
+    assert asked == []
+
+
+def test_files_that_cannot_be_read_are_named_when_they_are_found(folder):
+    pytest.importorskip("grain")
+    (folder / "dark/bad.png").write_bytes(b"no picture")
+    with pytest.raises(gj.Refused, match=r"1 of 49 images in .* cannot be used: .*bad\.png"):
+        image_folder(folder, 8, "L", lazy=True)
+    (folder / "dark/bad.png").write_bytes((folder / "dark/1.png").read_bytes()[:60])  # a header alone
+    files = image_folder(folder, 8, "L", lazy=True)
+    with pytest.raises(gj.Refused, match=r"bad\.png.*replace or remove it"):
+        fit(scaled, START, files, steps=4, batch=16, optimizer=OPTIMIZER)
+
+
+def test_a_folder_is_read_lazily_when_memory_is_short(folder, monkeypatch):
+    wanted = 48 * 8 * 8 * 4
+    for free, lazy in ((2 * wanted + 1, False), (2 * wanted - 1, True)):
+        monkeypatch.setattr(sys.modules["guidance_jax.datasets.image_folder"], "free_memory", lambda free=free: free)
+        assert isinstance(image_folder(folder, 8, "L", lazy=None).images, ImageFiles) == lazy
 
 
 def test_a_full_disk_while_training_is_one_line_and_keeps_the_step_before(tmp_path, data, monkeypatch):

@@ -26,6 +26,7 @@ Measure = Callable[[np.ndarray, np.ndarray], Report]
 
 NAMED: dict[str, Callable[[], Images]] = {"digits": digits}  # data that are in a Python package
 SIDES = 32  # the default size of images of a folder, in pixels
+HELD_OUT = 10_000  # held-out images that are measured against, of folders that do not fit into memory
 
 
 def is_resized(data: str) -> bool:
@@ -36,7 +37,8 @@ def is_resized(data: str) -> bool:
 def read_data(data: str, size: int | None = None, skip_bad: bool = False) -> Images:
     """Read labelled images: "digits", a folder of IDX files, or a folder of images by class.
 
-    Images of a folder are resized to `size` (None: 32 pixels), and `skip_bad` leaves out those that cannot be read. IDX
+    Images of a folder are resized to `size` (None: 32 pixels), and `skip_bad` leaves out those that cannot be read. A
+    folder that does not fit into memory is read while it is used. IDX
     images are padded, with black, to sides that are multiples of 4.
 
     Raises:
@@ -51,7 +53,7 @@ def read_data(data: str, size: int | None = None, skip_bad: bool = False) -> Ima
     if data in NAMED:
         return NAMED[data]()
     if is_resized(data):
-        return image_folder(folder, SIDES if size is None else size, skip_bad=skip_bad)
+        return image_folder(folder, SIDES if size is None else size, skip_bad=skip_bad, lazy=None)
     for path in folder.glob("*-ubyte*"):
         file_at(path)
     images = idx(folder)
@@ -116,6 +118,7 @@ def load_judge(models: Path, data: str | None = None, size: int | None = None) -
     if classes != len(held_out.names):
         raise Refused(f"the judge in {models} knows {classes} classes, {data} has {len(held_out.names)}; name its data")
     judge = load(models / "judge", TrainedJudge)
+    held_out = held_out.read(HELD_OUT)
     return partial(measure, judge, held_out), held_out
 
 

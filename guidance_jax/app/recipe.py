@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from guidance_jax.checkpoints.config import config
 from guidance_jax.checkpoints.store import Run
 from guidance_jax.core import Bound, Refused
+from guidance_jax.datasets.image_files import ImageFiles
 from guidance_jax.datasets.images import Images
 from guidance_jax.datasets.sequences import Sequences
 from guidance_jax.flows.flow import AutoregressiveFlow
@@ -116,7 +117,7 @@ def train(
       data: labelled training images.
       recipe: sizes and training settings.
       progress: whether to show progress bars.
-      mesh: the devices over which a batch of denoiser and classifier is split; None for the default device.
+      mesh: the devices over which a batch is split; None for the default device.
       watch: the argument `watch` of `fit` for the denoiser; None for none.
 
     Returns:
@@ -126,7 +127,7 @@ def train(
     return (
         train_denoiser(directory / "denoiser", data, recipe, progress=progress, mesh=mesh, watch=watch),
         train_classifier(directory / "classifier", data, recipe, progress=progress, mesh=mesh),
-        train_judge(directory / "judge", data, recipe, progress=progress),
+        train_judge(directory / "judge", data, recipe, progress=progress, mesh=mesh),
     )
 
 
@@ -262,7 +263,9 @@ def train_classifier(
     return load(directory, NoisyClassifier)
 
 
-def train_judge(directory: Path, data: Images, recipe: Recipe, *, progress: bool = False) -> TrainedJudge:
+def train_judge(
+    directory: Path, data: Images, recipe: Recipe, *, progress: bool = False, mesh: Mesh | None = None
+) -> TrainedJudge:
     """Train the judge: a classifier of clean images with another architecture and seed than the guide. It measures."""
     judge, seed = Judge(len(data.names), recipe.judge_width), recipe.seed + 2
     domain = Domain(data.shape, Cosine(), len(data.names))
@@ -276,6 +279,7 @@ def train_judge(directory: Path, data: Images, recipe: Recipe, *, progress: bool
         rate=3e-3,
         seed=seed,
         progress="judge           " if progress else None,
+        mesh=mesh,
         **usual(recipe),
     )
     return load(directory, TrainedJudge)
@@ -323,7 +327,12 @@ def adamw(steps: int, rate: float) -> optax.GradientTransformation:
 
 def fingerprint(data: Images | Sequences) -> str:
     """Return a short hash of the data, by which a checkpoint that was trained on other data is recognised."""
-    digest = hashlib.sha256(np.ascontiguousarray(data.samples).tobytes() + data.labels.tobytes())
+    if isinstance(data.samples, ImageFiles):  # reading all files would take as long as an epoch
+        files = [(path.name, path.stat().st_size) for path in data.samples.paths]
+        content = repr((data.samples.size, data.samples.mode, files)).encode()
+    else:
+        content = np.ascontiguousarray(data.samples).tobytes()
+    digest = hashlib.sha256(content + data.labels.tobytes())
     return f"{len(data)} {type(data).__name__.lower()} {digest.hexdigest()[:16]}"
 
 

@@ -2,11 +2,13 @@
 
 from guidance_jax.datasets.digits import digits
 from guidance_jax.datasets.idx import idx
+from guidance_jax.datasets.image_files import ImageFiles
 from guidance_jax.datasets.image_folder import image_folder
 from guidance_jax.datasets.images import Images
 from guidance_jax.datasets.sequences import Sequences, encode, text
 
 __all__ = [
+    "ImageFiles",
     "Images",
     "Sequences",
     "digits",

@@ -1,10 +1,12 @@
 """Labelled images, the result of every image reader, and their split into training and held-out images."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from guidance_jax.core import Refused
+from guidance_jax.datasets.image_files import ImageFiles
 
 
 @dataclass(frozen=True)
@@ -12,7 +14,7 @@ class Images:
     """Hold labelled images.
 
     Attributes:
-      images: (n, height, width, channels), float32 in [-1, 1].
+      images: (n, height, width, channels), float32 in [-1, 1]: an array, or `ImageFiles` that are read when used.
       labels: (n,), int32, 0 to len(names) - 1.
       names: one name per class.
 
@@ -20,7 +22,7 @@ class Images:
       Refused: shapes that do not fit each other, no images, or labels without a name.
     """
 
-    images: np.ndarray
+    images: Any
     labels: np.ndarray
     names: tuple[str, ...]
 
@@ -39,7 +41,7 @@ class Images:
         return len(self.images)
 
     @property
-    def samples(self) -> np.ndarray:
+    def samples(self) -> Any:
         """The images, under the name that `fit` reads."""
         return self.images
 
@@ -49,7 +51,15 @@ class Images:
         return self.images.shape[1:]
 
     def take(self, index: np.ndarray) -> "Images":
-        """Return the images at `index`, with their labels."""
+        """Return the images at `index`, with their labels. Image files are not read."""
+        images = self.images.take(index) if isinstance(self.images, ImageFiles) else self.images[index]
+        return Images(images, self.labels[index], self.names)
+
+    def read(self, most: int, seed: int = 0) -> "Images":
+        """Return at most `most` of the images, drawn by `seed`, in memory. Images that are in memory are kept all."""
+        if not isinstance(self.images, ImageFiles):
+            return self
+        index = np.sort(np.random.default_rng(seed).permutation(len(self))[:most])
         return Images(self.images[index], self.labels[index], self.names)
 
     def split(self, held_out: float = 0.2, seed: int = 0) -> tuple["Images", "Images"]:

@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from guidance_jax.checkpoints.store import Run
 from guidance_jax.core import Refused
+from guidance_jax.datasets.image_files import ImageFiles, read_ahead
 from guidance_jax.datasets.images import Images
 from guidance_jax.datasets.sequences import Sequences
 from guidance_jax.files import interruptible
@@ -64,9 +65,18 @@ def batches(size: int, batch: int, seed: int, start: int) -> Iterator[np.ndarray
 
 
 def index_batches(data: Images | Sequences, batch: int, seed: int, start: int) -> Iterator[tuple[Any, Any]]:
-    """Yield (samples, labels) of each batch from step `start` on."""
-    for index in batches(len(data), batch, seed, start):
+    """Yield (samples, labels) of each batch from step `start` on, in each process its own part of the batch."""
+    own = own_indices(batches(len(data), batch, seed, start))
+    if isinstance(data.samples, ImageFiles):
+        yield from read_ahead(data.samples, data.labels, own)
+    for index in own:
         yield data.samples[index], data.labels[index]
+
+
+def own_indices(indices: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield the part of each batch of indices that belongs to this process: equal parts, in the order of processes."""
+    for index in indices:
+        yield index.reshape(jax.process_count(), -1)[jax.process_index()]
 
 
 def stream_batches(data: Iterable, start: int) -> Iterator[tuple[Any, Any]]:
@@ -125,9 +135,11 @@ def fit(
       progress: the title of a progress bar on standard error; None for no bar.
       augment: augment(samples, generator) -> samples, called on the host; `generator` depends on seed and step.
         None changes no sample.
-      mesh: the devices over which every batch is split, `sample_mesh()` for all; None for the default device.
+      mesh: the devices over which every batch is split, `sample_mesh()` for those of all processes; None for the
+        default device. Several processes call `fit` with the same arguments. Each reads its own part of every batch
+        only. An iterable gives each process that part, and `generator` then depends on the process, too.
       watch: watch(step, EMA parameters, losses so far), called every `save_every` steps and at the end, for example to
-        draw pictures or curves; None for no calls.
+        draw pictures or curves, in the first process; None for no calls.
 
     Raises:
       Refused: a batch larger than the data, or one that the devices do not divide; data that end too early; fewer
@@ -145,6 +157,7 @@ def fit(
     params = jax.tree.map(jnp.array, params)  # copies: the step gives its buffers up
     state = State(jnp.zeros((), jnp.int32), params, jax.tree.map(jnp.array, params), optimizer.init(params))
     sound = _finite(state)
+    state = spread(state, mesh)
     losses: list[Any] = []
     with interruptible(), nullcontext() if run is None else run.alone(**given):
         if run is not None:
@@ -154,15 +167,15 @@ def fit(
         if first > steps:
             raise Refused(f"the run has done {first} steps, got steps={steps}; write steps={first} or more")
         check_finite(first, losses, sound, state)
-        state = spread(state, mesh, PartitionSpec())
         key, stream = jax.random.key(seed), stream_of(data, batch, seed, first)
         with Bar(progress, steps, first, "loss") as advance:
             for step in range(first, steps):
                 samples, labels = next_batch(stream, step, steps)
                 if augment is not None:
-                    samples = augment(samples, np.random.default_rng((seed, step)))
+                    own = () if jax.process_count() == 1 else (jax.process_index(),)
+                    samples = augment(samples, np.random.default_rng((seed, step, *own)))
                 if mesh is not None:
-                    samples, labels = spread((samples, labels), mesh, PartitionSpec(*mesh.axis_names))
+                    samples, labels = join_parts(samples, mesh), join_parts(labels, mesh)
                 state, value = _step(state, key, samples, labels, ema, as_argument(loss), optimizer)
                 losses.append(value)
                 done = step + 1
@@ -174,9 +187,14 @@ def fit(
                     check_finite(done, losses, sound, state)
                     if run is not None:
                         run.save(done, state, losses)
-                    if watch is not None:
-                        watch(done, state.ema, losses)
-    return state.ema, np.asarray(losses, np.float64)
+                    if watch is not None and jax.process_index() == 0:
+                        watch(done, here(state.ema), losses)
+    return here(state.ema), np.asarray(losses, np.float64)
+
+
+def here(tree: Any) -> Any:
+    """Return arrays that every device holds as arrays of this process, with which it can compute alone."""
+    return tree if jax.process_count() == 1 else jax.tree.map(lambda a: a.addressable_data(0), tree)
 
 
 def check_request(data: Any, batch: int, steps: int, save_every: int, mesh: Mesh | None) -> None:
@@ -185,10 +203,12 @@ def check_request(data: Any, batch: int, steps: int, save_every: int, mesh: Mesh
         raise Refused(f"training takes at least one step, and one between saves, got {steps} and {save_every}")
     if isinstance(data, Images | Sequences) and not 1 <= batch <= len(data):
         raise Refused(f"a batch takes 1 to {len(data)} samples, got batch={batch}; write batch={len(data)}")
-    if mesh is not None and batch % mesh.size:
+    if mesh is not None and isinstance(data, Images | Sequences) and batch % mesh.size:
         raise Refused(
             f"{mesh.size} devices do not divide a batch of {batch}; write batch={batch // mesh.size * mesh.size}"
         )
+    if jax.process_count() > 1 and (mesh is None or mesh.size != jax.device_count()):
+        raise Refused("several processes train on all of their devices together; write mesh=sample_mesh()")
 
 
 def check_finite(done: int, losses: list[Any], sound: list[bool], state: State) -> None:
@@ -221,9 +241,19 @@ def next_batch(stream: Iterator[tuple[Any, Any]], step: int, steps: int) -> tupl
     return found
 
 
-def spread(tree: Any, mesh: Mesh | None, spec: PartitionSpec) -> Any:
-    """Place the arrays on the devices of a mesh, split or copied as `spec` says; without a mesh, change nothing."""
-    return tree if mesh is None else place(tree, NamedSharding(mesh, spec))
+def spread(tree: Any, mesh: Mesh | None) -> Any:
+    """Copy the arrays to all devices of a mesh; without a mesh, change nothing."""
+    return tree if mesh is None else place(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def join_parts(own: Any, mesh: Mesh) -> jax.Array:
+    """Make one array, split over a mesh along its first axis, of the parts (n, ...) that the processes hold."""
+    sharding = NamedSharding(mesh, PartitionSpec(*mesh.axis_names))
+    if len(own) % len(sharding.addressable_devices):
+        raise Refused(
+            f"{len(sharding.addressable_devices)} devices do not divide a batch of {len(own)}; give batches they divide"
+        )
+    return jax.make_array_from_process_local_data(sharding, np.asarray(own))
 
 
 def _finite(tree: Any) -> list[bool]:

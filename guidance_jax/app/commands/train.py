@@ -1,14 +1,16 @@
 """`guidance-jax train`: train a diffusion model, a noisy classifier and a judge on any labelled images."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import numpy as np
 import typer
 from rich.table import Table
 
-from guidance_jax.app.data import read_data, remember
+from guidance_jax.app.data import HELD_OUT, read_data, remember
 from guidance_jax.app.models import schedule_of
 from guidance_jax.app.options import Data, Size, flag
 from guidance_jax.app.recipe import PRESETS, step_memory, train_flow, train_judge
@@ -19,7 +21,7 @@ from guidance_jax.app.watch import draw_progress
 from guidance_jax.core import Refused
 from guidance_jax.datasets.images import Images
 from guidance_jax.metrics.calibration import by_level
-from guidance_jax.sharding import sample_mesh
+from guidance_jax.sharding import sample_mesh, start_team
 from guidance_jax.zoo.judge import TrainedJudge
 from guidance_jax.zoo.tarflow import bits_per_number
 
@@ -47,6 +49,9 @@ def train(
     dtype: Annotated[str | None, flag("dtype", RECIPE)] = None,
     save_every: Annotated[int | None, flag("save_every", RECIPE)] = None,
     devices: Annotated[int | None, typer.Option(min=1, help="Devices that share a batch; by default one.")] = None,
+    together: Annotated[
+        bool, typer.Option("--together", help="The processes of a launcher share every batch, on all their devices.")
+    ] = False,
     estimate: Annotated[bool, typer.Option(help="Print the memory a step needs, train nothing.")] = False,
     seed: Annotated[int | None, flag("seed", RECIPE)] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
@@ -54,8 +59,13 @@ def train(
     """Train a diffusion model, a noisy classifier and a judge. The same command resumes an interrupted training.
 
     A fifth of the data is held out for measuring. OUT/denoiser/progress.png (samples) and loss.png are drawn at every
-    save.
+    save. Images of a folder that do not fit into memory are read while they are used.
     """
+    if together:
+        if devices is not None or estimate:
+            raise Refused("--together trains on all devices; leave --devices and --estimate out")
+        start_team(os.environ)
+        console.quiet = jax.process_index() > 0  # the first process speaks and writes for all
     if model not in ("diffusion", "flow"):
         raise Refused(f"--model is diffusion or flow, got {show(model)}")
     if preset not in PRESETS:
@@ -74,22 +84,25 @@ def train(
     if len(every.names) < 2:
         raise Refused(f"{data} has one class, {every.names[0]}; a classifier needs two or more sub-folders of images")
     seen, held_out = every.split()
+    held_out = held_out.read(HELD_OUT)
     if model == "flow" and (estimate or classifier_steps is not None):
         what = "--estimate" if estimate else "--classifier-steps"
         raise Refused(f"{what} is of diffusion models; leave it out for --model flow")
     if estimate:
         console.print(f"memory of a training step: {step_memory(seen, recipe)}")
         return
-    mesh = None if devices is None else sample_mesh(devices)
-    remember(out, data, size, every.names)
+    mesh = sample_mesh(devices) if together or devices is not None else None
+    first = jax.process_index() == 0
+    if first:
+        remember(out, data, size, every.names)
     if model == "flow":
-        trained = train_flow(out / "denoiser", seen, recipe, progress=True, mesh=mesh)
-        report_judge(train_judge(out / "judge", seen, recipe, progress=True), held_out)
+        trained = train_flow(out / "denoiser", seen, recipe, progress=first, mesh=mesh)
+        report_judge(train_judge(out / "judge", seen, recipe, progress=first, mesh=mesh), held_out)
         console.print(f"bits per number, held out: {bits_per_number(trained, held_out):.3f}")
         console.print(f"Next: guidance-jax sample --models {out} --method CFG --scale 1.5 --out samples.npz")
         return
     watch = draw_progress(out / "denoiser", seen, recipe)
-    denoiser, classifier, judge = train_models(out, seen, recipe, progress=True, mesh=mesh, watch=watch)
+    denoiser, classifier, judge = train_models(out, seen, recipe, progress=first, mesh=mesh, watch=watch)
     report_judge(judge, held_out)
     columns = ("sigma / alpha", "accuracy", "loss (nats)", "calibration error", "roughness", "suggested scale")
     table = Table(*columns, title="Noisy classifier, held out")
