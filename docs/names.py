@@ -24,6 +24,7 @@ AROUND = [
     "methods",
 ]
 FENCE = re.compile(r"(^ *```.*?^ *```)", re.MULTILINE | re.DOTALL)
+ARXIV = re.compile(r"(?<![\w./`-])(\d{4}\.\d{5})(?![\d.`]|\])")
 NAME = re.compile(r"(?<![\[`\w])`(?:gj\.|guidance_jax\.)?(\w+)`(?!`)")
 
 
@@ -110,14 +111,15 @@ def paths():
 
 
 def linked(text, but=""):
-    """Markdown in which `Name`, outside code blocks, links to its page."""
+    """Markdown in which `Name` and numbers of arXiv, outside code blocks, are links."""
 
     def link(found):
         place = paths().get(found[1])
         return found[0] if place is None or found[1] == but else f"{{py:obj}}`{found[0].strip('`')} <{place}>`"
 
     parts = FENCE.split(text)
-    return "".join(part if i % 2 else NAME.sub(link, part) for i, part in enumerate(parts))
+    plain = (ARXIV.sub(r"[\1](https://arxiv.org/abs/\1)", NAME.sub(link, part)) for part in parts[::2])
+    return "".join(part if i % 2 else next(plain) for i, part in enumerate(parts))
 
 
 PAGE_OF = {  # family of the table of methods -> its page

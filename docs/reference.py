@@ -1,6 +1,7 @@
 """The reference: from docstrings, by griffe, to pages of MyST, one for each public name."""
 
 import ast
+import importlib
 import inspect
 import re
 import textwrap
@@ -135,16 +136,21 @@ def body(path, index=False):
 
 @cache
 def statements():
-    """(names, lines, where) of pieces of code, shortest first: of pages, which tests run, of tests, of the library."""
+    """(objects, lines, where) of pieces of code, shortest first: of pages, of tests, of the library."""
     pages, tests, library = [], [], []
     for path in sorted(DOCS.rglob("*.md")):
-        page = path.relative_to(DOCS).with_suffix("")
+        page, imports = path.relative_to(DOCS).with_suffix(""), {}
         for code in PYTHON.findall(path.read_text()) if page.parts[0] not in ("reference", "notebooks") else ():
-            pages += [(*one, f"on the page {{doc}}`/{page}`") for one in parsed(textwrap.dedent(code), ast.stmt)]
+            found = parsed(textwrap.dedent(code), ast.stmt, imports)
+            pages += [(*one, f"on the page {{doc}}`/{page}`") for one in found]
     for found, folders in ((tests, ("examples", "tests", "benchmarks")), (library, ("guidance_jax",))):
         for path in sorted(path for folder in folders for path in (DOCS.parent / folder).rglob("*.py")):
-            where = f"in `{path.relative_to(DOCS.parent)}`"
-            found += [(*one, where) for one in parsed(path.read_text(), MAKING if found is tests else SHOWING)]
+            own, imports = path.relative_to(DOCS.parent), {}
+            if found is library:
+                module = ".".join(own.with_suffix("").parts).removesuffix(".__init__")
+                imports = {name: f"{module}.{name}" for name in vars(importlib.import_module(module))}
+            kinds = MAKING if found is tests else SHOWING
+            found += [(*one, f"in `{own}`") for one in parsed(path.read_text(), kinds, imports)]
     return [one for found in (pages, tests, library) for one in sorted(found, key=lambda one: len(one[1]))]
 
 
@@ -152,12 +158,20 @@ MAKING = ast.Assign | ast.Assert | ast.With | ast.Return | ast.Expr
 SHOWING = ast.Assign | ast.Return | ast.Expr | ast.If | ast.ClassDef | ast.FunctionDef
 
 
-def parsed(code, kinds):
-    """(names, lines) of the short statements of these kinds; of a class or a function of the library its first line."""
+def parsed(code, kinds, imports):
+    """(paths, lines) of the short statements of these kinds; of a class or a function of the library its first line.
+
+    `imports` maps names to what they stand for; the imports in the code are added to it.
+    """
     try:
         tree = ast.parse(code)
     except SyntaxError:
         return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imports |= {alias.asname: alias.name for alias in node.names if alias.asname}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            imports |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
     for node in tree.body if kinds is ast.stmt else ast.walk(tree):
         if not isinstance(node, kinds) or isinstance(node, ast.Import | ast.ImportFrom):
             continue
@@ -168,16 +182,36 @@ def parsed(code, kinds):
             inside = [n for part in (head if isinstance(head, list) else [head]) if part for n in ast.walk(part)]
             end = node.body[0].lineno - 1
         used = {n.id for n in inside if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-        used |= {n.attr for n in inside if isinstance(n, ast.Attribute) and ast.unparse(n).startswith("gj.")}
+        used -= {n.id for n in inside if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)}
+        used |= {ast.unparse(n) for n in inside if isinstance(n, ast.Attribute)}
+        used = {
+            defined(imports[first] + name[len(first) :]) for name in used if (first := name.split(".")[0]) in imports
+        }
         lines = code.split("\n")[node.lineno - 1 : max(end, node.lineno)]
         if len(lines) < 12:
             yield used, textwrap.dedent("\n".join(lines))
 
 
-def in_use(name):
-    """Where a name that has no example of its own is used."""
+@cache
+def defined(path):
+    """The path where an object is defined that a path such as `guidance_jax.training.fit` leads to; None of others."""
+    if not path.startswith("guidance_jax"):
+        return None
+    found, so_far = gj, "guidance_jax"
+    for name in path.split(".")[1:]:
+        so_far = f"{so_far}.{name}"
+        try:  # a file may have the name of what it defines
+            found = importlib.import_module(so_far)
+        except ImportError:
+            found = getattr(found, name, None)
+    found = getattr(found, so_far.split(".")[-1], found) if inspect.ismodule(found) else found
+    return path_of(found) if inspect.isclass(found) or inspect.isfunction(found) else None
+
+
+def in_use(path):
+    """Where an object that has no example of its own is used."""
     for used, lines, where in statements():
-        if name in used:
+        if path in used:
             return f"In use, {where}:\n\n```python\n{lines}\n```"
     return ""
 
@@ -195,7 +229,7 @@ def write(out):
             page = f"{where if here else 'guidance_jax'}/{name}"
             if here:
                 text = body(path_of(own[name]), index=True)
-                pages[page] = [ORPHAN, f"# {name}", text, "" if ">>>" in text else in_use(name)]
+                pages[page] = [ORPHAN, f"# {name}", text, "" if ">>>" in text else in_use(path_of(own[name]))]
             overview.append(f"* [`{name}`](/reference/{page}.md): {summary}")
         pages[f"{where}/index"] = overview
         tree.append(f"{where}/index")
