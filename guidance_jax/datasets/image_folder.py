@@ -46,7 +46,7 @@ def image_folder(folder: str | Path, size: int, mode: str = "RGB", skip_bad: boo
         line = f"{len(bad)} of {len(files)} images in {folder} cannot be used: {named}"
         if not skip_bad or not images:
             raise Refused(f"{line}; replace or remove them, or write skip_bad=True")
-        warnings.warn(f"{line}; they are left out", stacklevel=2)
+        warnings.warn(f"{line}; they are skipped", stacklevel=2)
     return Images(from_uint8(np.stack(images)), np.asarray(labels, np.int32), tuple(c.name for c in classes))
 
 
