@@ -44,9 +44,9 @@ def read_data(data: str, size: int | None = None, skip_bad: bool = False) -> Ima
     folder = Path(data)
     if data not in NAMED and not folder.is_dir():
         known = ", ".join(NAMED)
-        raise Refused(f'there is no folder {show(data)}; --data is a folder of images by class, or "{known}"')
+        raise Refused(f'there is no folder {show(data)}; --data must be a folder of images by class, or "{known}"')
     if size is not None and not is_resized(data):
-        raise Refused(f"--size is of a folder of images by class, {data} is not resized; leave it out")
+        raise Refused(f"--size is for a folder of images by class, {data} is not resized; remove it")
     if data in NAMED:
         return NAMED[data]()
     if is_resized(data):
@@ -101,7 +101,7 @@ def load_judge(models: Path, data: str | None = None, size: int | None = None) -
     if not (models / "judge").exists():
         for flag, value in (("--data", data), ("--size", size)):
             if value is not None:
-                raise Refused(f"{flag} is of a judge, and {models} has none; leave it out")
+                raise Refused(f"{flag} is for a judge, and {models} has none; remove it")
         return None, None
     known = data_of(models)
     data = data or known.get("data", "digits")
@@ -113,7 +113,10 @@ def load_judge(models: Path, data: str | None = None, size: int | None = None) -
     if not isinstance(classes, int) or isinstance(classes, bool):
         raise Refused(f"{path} is damaged (num_classes is {show(classes)}); restore it or train into another folder")
     if classes != len(held_out.names):
-        raise Refused(f"the judge in {models} knows {classes} classes, {data} has {len(held_out.names)}; name its data")
+        raise Refused(
+            f"the judge in {models} has {classes} classes, but {data} has {len(held_out.names)}; give the judge's data "
+            "with --data"
+        )
     judge = load(models / "judge", TrainedJudge)
     return partial(measure, judge, held_out), held_out
 
