@@ -1,1 +1,1 @@
-"""The command line and its demos: everything that is product, not library."""
+"""The command line `guidance-jax`; the rest of the package does not import it."""

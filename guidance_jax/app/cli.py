@@ -1,4 +1,4 @@
-"""`guidance-jax demo | train | convert | methods | sample | compare | evaluate`: a file of `commands` each."""
+"""`guidance-jax demo | train | convert | methods | sample | compare | evaluate`; `commands` has a file for each."""
 
 import signal
 import sys
@@ -13,7 +13,7 @@ except ModuleNotFoundError:
     sys.exit('the command line needs typer and rich: pip install "guidance_jax[demo]"')
 
 INTERRUPTED = "interrupted: everything saved so far is kept; run the same command again to continue"
-try:  # they take seconds, in which somebody may think better of it
+try:  # these imports take seconds, in which the user may press Ctrl-C
     import jax
 
     import guidance_jax
@@ -35,11 +35,11 @@ except KeyboardInterrupt:
 app = typer.Typer(add_completion=False, no_args_is_help=True, help="Guidance for diffusion models in JAX.")
 COMMANDS = {"Start here": (demo,), "Models": (train, convert), "Sampling": (methods, sample, compare, evaluate)}
 USAGE = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
-LINE = 2000  # characters of a message
+LINE = 2000  # most characters of a message
 
 
 def end_in_one_line(f: Callable) -> Callable:
-    """The command `f`, which Ctrl-C ends with one line, wherever it comes."""
+    """Wrap the command `f`, so that Ctrl-C ends it at any point with a message of one line."""
 
     @wraps(f)
     def run(*args, **kwargs):
@@ -65,19 +65,19 @@ def about(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 
 def main() -> None:
-    """Entry point: errors of use are one line and exit code 2, Ctrl-C is one line and 130."""
+    """Run the command line. An error of use prints one line and exits with code 2; Ctrl-C does so with code 130."""
     try:
-        # compiled programs are kept between calls
+        # keep compiled programs between calls
         jax.config.update("jax_compilation_cache_dir", str(cache("compiled")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
         code = app(standalone_mode=False)
     except Refused as error:
         complain(f"error: {error}", 2)
-    except USAGE as error:  # typer's own, which it would print as a box
+    except USAGE as error:  # typer's own errors, which it would print in a box
         if type(error).__name__ == "NoArgsIsHelpError":
-            typer.echo(error.format_message())  # the help, where it was not printed yet
+            typer.echo(error.format_message())  # the help, if it was not printed yet
             sys.exit(2)
-        context = getattr(error, "ctx", None)  # click's errors have it or not, by their class
+        context = getattr(error, "ctx", None)  # only some classes of click's errors have it
         where = "guidance-jax" if context is None else context.command_path
         complain(f"error: {error.format_message().rstrip('.')}; run {where} --help for the options", 2)
     except OSError as error:
@@ -85,19 +85,19 @@ def main() -> None:
         complain(f"error: {name}: {error.strerror or error}; fix this and start again", 2)
     except (KeyboardInterrupt, typer.Abort):
         report_interruption()
-    if code == 130:  # typer's, of an interruption before or after a command
+    if code == 130:  # typer's code for an interruption before or after a command
         report_interruption()
     sys.exit(code if isinstance(code, int) else 0)
 
 
 def report_interruption() -> NoReturn:
-    """The end by Ctrl-C; a second one ends what is still closing, without a word."""
+    """Report Ctrl-C and exit; a second Ctrl-C ends at once whatever is still closing."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     complain(INTERRUPTED, 130)
 
 
 def complain(text: str, code: int) -> NoReturn:
-    """One line on standard error, whatever the text holds, and the end."""
+    """Print `text` as one line of printable characters on standard error, and exit with `code`."""
     line = " ".join("".join(c if c.isprintable() or c.isspace() else ascii(c)[1:-1] for c in text).split())
     line = line if len(line) <= LINE else f"{line[: LINE // 2]} ... {line[-LINE // 2 :]}"
     Console(stderr=True).print(line, style="red", markup=False, highlight=False, soft_wrap=True)

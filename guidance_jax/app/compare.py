@@ -1,4 +1,4 @@
-"""Several methods on the same seeds: one labelled picture, one table, one trade-off curve."""
+"""Compare several methods on the same seeds: one labelled picture, one table, one trade-off curve."""
 
 import json
 import time
@@ -27,7 +27,10 @@ from guidance_jax.sharding import sample_mesh
 
 @dataclass(frozen=True)
 class Entry:
-    """One method at one scale: its samples and what they measure, or why it refused; what was asked and is `unused`."""
+    """One method at one scale: its samples and their measures, or the reason why it was refused.
+
+    `unused` are the names of the settings in the request that this method does not use.
+    """
 
     name: str
     scale: float
@@ -40,17 +43,17 @@ class Entry:
     unused: tuple[str, ...] = ()
 
     def title(self) -> str:
-        """Its name in a picture."""
+        """Return the title of this entry in the picture."""
         return self.name if self.name == NONE else f"{self.name} {self.scale:g}"
 
     def json(self) -> dict[str, Any]:
-        """For the file: everything but the samples."""
+        """Return everything except samples and labels, for a JSON file."""
         found = {k: vars(self)[k] for k in ("name", "scale", "seconds", "not_finite", "refused")}
         return found | {"algorithm": self.name, "report": None if self.report is None else self.report.json()}
 
 
 def compare_all(requests: list[Request], n: int, measure: Measure | None) -> Iterator[Entry]:
-    """Every request with the keys of its seed, one after another; a refusal is an entry too."""
+    """Draw and measure `n` samples for each request, one after another; a refused request gives an entry too."""
     mesh = sample_mesh()
     for request in requests:
         name = str(request.method.get("name", NONE))
@@ -68,7 +71,7 @@ def compare_all(requests: list[Request], n: int, measure: Measure | None) -> Ite
 
 
 def check_any(requests: list[Request], n: int) -> None:
-    """Raise `Refused`, before anything is drawn, if every request will be refused; the first reason is given."""
+    """Raise `Refused` with the first reason, before anything is drawn, if every request will be refused."""
     reasons = []
     for request in requests:
         try:
@@ -80,7 +83,7 @@ def check_any(requests: list[Request], n: int) -> None:
 
 
 def track(items: Iterable[Entry], total: int) -> Iterator[Entry]:
-    """The same, with progress on standard error."""
+    """Yield `items` unchanged, with a progress bar on standard error."""
     with Bar("comparing", total, 0, "seconds") as advance:
         for i, item in enumerate(items):
             advance(i + 1, item.seconds)
@@ -88,12 +91,12 @@ def track(items: Iterable[Entry], total: int) -> Iterator[Entry]:
 
 
 def inverse(name: str) -> bool:
-    """Whether a method cannot do without a measurement."""
+    """Return whether a method needs a measurement."""
     return name != NONE and bool(find(name, METHODS, "method").needs & {"operator", "mask"})
 
 
 def half_measurement(name: str, images: np.ndarray) -> dict[str, Any]:
-    """The measurement that `compare` gives to methods of inverse problems: every other row, or half the resolution."""
+    """Measure `images` for a method of inverse problems: every other row if it needs a mask, else half resolution."""
     if "mask" in find(name, METHODS, "method").needs:
         mask = np.zeros(images.shape[1:], np.float32)
         mask[::2] = 1
@@ -103,7 +106,7 @@ def half_measurement(name: str, images: np.ndarray) -> dict[str, Any]:
 
 
 def every_method(models: str) -> list[str]:
-    """The names of all methods for what these models sample, the unguided model first."""
+    """Return the names of all methods for the samples of these models (images, tokens, ...), with "none" first."""
     space = Offer(Request(models)).model.space
     families = {"Absorbing": TOKENS, "Uniform": TOKENS, "LeftToRight": TEXT, "Patches": FLOWS, "OneBlock": FLOWS}
     own = families.get(type(space).__name__)
@@ -112,14 +115,14 @@ def every_method(models: str) -> list[str]:
 
 
 def fits(row: Row, space: Space) -> bool:
-    """Whether a method takes samples of that space, as far as its class says, and a model that was not made for it."""
+    """Return whether the class of a method takes samples of that space, and needs no network of its own."""
     return not row.own_network and isinstance(space, row.cls.takes)
 
 
 def write(
     out: Path, entries: list[Entry], columns: int, about: dict[str, Any], names: tuple[str, ...] = ()
 ) -> list[Path]:
-    """`comparison.json`, `comparison.png` and, where there are measures, `trade_off.png` into `out`."""
+    """Write `comparison.json`, `comparison.png` and, with two or more measured entries, `trade_off.png` into `out`."""
     out.mkdir(parents=True, exist_ok=True)
     files = [out / "comparison.json"]
     rows = [entry.json() for entry in entries]
@@ -136,5 +139,5 @@ def write(
     if len(measured) > 1:
         files.append(out / "trade_off.png")
         save_trade_off(files[-1], measured)
-    jax.clear_caches()  # a program for each method
+    jax.clear_caches()  # each method has left a compiled program
     return files

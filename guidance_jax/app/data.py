@@ -1,4 +1,4 @@
-"""The data that models were trained on: read, remembered beside them, and measured against."""
+"""The data that models were trained on: read them, record them beside the models, and measure against them."""
 
 import json
 from collections.abc import Callable
@@ -24,22 +24,23 @@ from guidance_jax.zoo.load import load
 Measure = Callable[[np.ndarray, np.ndarray], Report]
 
 
-NAMED: dict[str, Callable[[], Images]] = {"digits": digits}  # that packages carry
-SIDES = 32  # that images of a folder are resized to, unless somebody says
+NAMED: dict[str, Callable[[], Images]] = {"digits": digits}  # data that are in a Python package
+SIDES = 32  # the default size of images of a folder, in pixels
 
 
 def is_resized(data: str) -> bool:
-    """Whether data are a folder of images by class, whose images may have any size."""
+    """Return whether `data` is a folder of images by class; these may have any size and are resized."""
     return data not in NAMED and not any(Path(data).glob("*-ubyte*"))
 
 
 def read_data(data: str, size: int | None = None, skip_bad: bool = False) -> Images:
-    """Labelled images: "digits", a folder of IDX files, or a folder of images by class, which are resized to `size`.
+    """Read labelled images: "digits", a folder of IDX files, or a folder of images by class.
 
-    `skip_bad` leaves out images that cannot be read.
+    Images of a folder are resized to `size` (None: 32 pixels), and `skip_bad` leaves out those that cannot be read. IDX
+    images are padded, with black, to sides that are multiples of 4.
 
     Raises:
-      Refused: no such folder, a file in it that is none or cannot be read, a size for what is not resized.
+      Refused: no such folder, a file in it that cannot be read, or a `size` for data that are not resized.
     """
     folder = Path(data)
     if data not in NAMED and not folder.is_dir():
@@ -60,14 +61,14 @@ def read_data(data: str, size: int | None = None, skip_bad: bool = False) -> Ima
 
 
 def remember(out: Path, data: str, size: int | None, names: tuple[str, ...]) -> None:
-    """What models are trained on, beside them: `evaluate` and `compare` measure against it, labels go by name."""
+    """Write data.json, which tells `evaluate` and `compare` the models' training data and the names of the classes."""
     where = data if data in NAMED else str(Path(data).absolute())
     text = json.dumps({"data": where, "size": size or SIDES, "classes": names}, indent=1).encode()
     write_whole(out / "data.json", lambda file: file.write(text))
 
 
 def data_of(models: str | Path) -> dict[str, Any]:
-    """What `remember` wrote beside models; nothing beside converted ones.
+    """Read what `remember` wrote beside the models; converted models have no such file and give {}.
 
     Raises:
       Refused: a damaged file.
@@ -92,12 +93,12 @@ def names_of_classes(value: Any) -> bool:
 
 
 def classes_of(models: str | Path) -> tuple[str, ...]:
-    """The names of the classes that models were trained on, where they are known."""
+    """Return the names of the classes that the models were trained on; empty if they are unknown."""
     return tuple(data_of(models).get("classes", ()))
 
 
 def load_judge(models: Path, data: str | None = None, size: int | None = None) -> tuple[Measure | None, Images | None]:
-    """How the judge beside `models` measures samples, and the held-out images it does so against; None without one."""
+    """Return the judge of `models` as a function that measures samples, and its held-out images; or (None, None)."""
     if not (models / "judge").exists():
         for flag, value in (("--data", data), ("--size", size)):
             if value is not None:

@@ -1,4 +1,4 @@
-"""`guidance-jax demo`: guide a trained model in three ways at several scales; measure, draw, and put it on a page."""
+"""`guidance-jax demo`: guide a trained model in three ways at several scales; write measures, pictures and a page."""
 
 import html
 import json
@@ -44,7 +44,7 @@ class Row:
 
 
 def kernels(model: Network, classifier: NoisyClassifier) -> dict[str, Callable[[float], Any]]:
-    """way -> scale -> kernel. At scale 0 all three are the unconditional model."""
+    """Return a function scale -> kernel for each way. At scale 0 all three sample the unconditional model."""
     assert model.domain is not None
     null = model.domain.null_label
     free = Unconditional(model, null)
@@ -56,7 +56,7 @@ def kernels(model: Network, classifier: NoisyClassifier) -> dict[str, Callable[[
 
 
 def load_shipped(out: Path) -> Example:
-    """The model of Fashion-MNIST, its classifier, its judge and held-out images; model and classifier in `out` too."""
+    """Load the shipped model of Fashion-MNIST, classifier, judge and held-out images; save the first two in `out`."""
     found = fashion()
     for name, network in (("denoiser", found.model), ("classifier", found.classifier)):
         if not (out / name).exists():
@@ -67,7 +67,7 @@ def load_shipped(out: Path) -> Example:
 
 
 def train_digits(out: Path, recipe: Recipe) -> Example:
-    """The same of handwritten digits, trained from nothing into `out`, or found there."""
+    """Train the same networks on handwritten digits from scratch into `out`, or load them from there."""
     seen, held_out = digits().split()
     return Example(*train(out, seen, recipe, progress=True), held_out)
 
@@ -75,12 +75,16 @@ def train_digits(out: Path, recipe: Recipe) -> Example:
 def demo(
     out: Path, *, recipe: Recipe | None = None, samples: int = 40, steps: int = 15, scales: tuple[float, ...] = SCALES
 ) -> Iterator[Row]:
-    """Draw every way at every scale and yield what is measured of it, as it comes.
+    """Draw samples with each way at each scale, and yield the measures of each as soon as they are known.
 
-    After the last scale of a way its picture is in `out`; in the end trade_off.png, results.json and index.html.
+    After the last scale of a way its picture is written into `out`; at the end trade_off.png, results.json, index.html.
 
     Args:
-      recipe: train digits by it in the place of the model that ships.
+      out: the folder for the results and the models.
+      recipe: the recipe by which models of digits are trained; None uses the model that ships.
+      samples: the number of samples for each way and scale.
+      steps: solver steps.
+      scales: the guidance scales.
     """
     example = load_shipped(out / "models") if recipe is None else train_digits(out / "models", recipe)
     held_out, schedule = example.held_out, schedule_of(example.model)
@@ -100,7 +104,7 @@ def demo(
 
 
 def finish(out: Path, rows: list[Row], held_out: Images, settings: dict[str, Any]) -> None:
-    """trade_off.png, results.json and index.html."""
+    """Write trade_off.png, results.json and index.html into `out`."""
     records = [vars(row) | {"report": row.report.json()} for row in rows]
     save_trade_off(out / "trade_off.png", records)
     about = versions() | settings | {"classes": held_out.names, "convention": "scale 0 unconditional, 1 conditional"}
@@ -109,7 +113,7 @@ def finish(out: Path, rows: list[Row], held_out: Images, settings: dict[str, Any
 
 
 def page(rows: list[Row], names: tuple[str, ...]) -> str:
-    """All of it for a browser."""
+    """Return the page with all pictures and measures, as HTML."""
     head = "<tr><th>way<th>scale<th>accuracy<th>diversity<th>Frechet distance<th>precision<th>recall</tr>"
     lines = [
         "".join(f"<td>{cell}" for cell in (row.algorithm, f"{row.scale:g}", *map(html.escape, cells(row.report))))
@@ -139,6 +143,6 @@ features.</p>
 
 
 def cells(report: Report) -> list[str]:
-    """The measures to two places."""
+    """Format the measures with two decimals."""
     measures = report.accuracy, report.diversity, report.frechet, report.precision, report.recall
     return [f"{m.value:.2f} ± {m.error:.2f}" for m in measures]

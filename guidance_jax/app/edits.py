@@ -1,4 +1,4 @@
-"""What a request says beside the method of a text-to-image model: adapters, a picture to start from, a hint."""
+"""Read the files that a request for a text-to-image model names: adapters, captions, a picture to edit, its mask."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,14 +12,14 @@ from guidance_jax.kernels.edit import Edit
 from guidance_jax.untrusted import JSON_BYTES, file_at, reading
 from guidance_jax.zoo.pipeline import Pipeline
 
-STRENGTH = 0.6  # of an edit that says none
+STRENGTH = 0.6  # the default of --strength
 
 
 def read_adapters(asked: Iterable[str]) -> dict[str, float]:
-    """Files of adapters by their strength, of texts FILE or FILE=0.8.
+    """Parse texts FILE or FILE=0.8 into adapter file -> strength; the default strength is 1.
 
     Raises:
-      Refused: a strength that is no number, a file that is named twice.
+      Refused: a strength that is no number, no file, or a file that is named twice.
     """
     found: dict[str, float] = {}
     for text in asked:
@@ -35,10 +35,10 @@ def read_adapters(asked: Iterable[str]) -> dict[str, float]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The captions of a text file, a line each; empty lines are none.
+    """Read the captions of a text file, one per line; empty lines are skipped.
 
     Raises:
-      Refused: a file that cannot be read, more than four megabytes, no captions in it.
+      Refused: a file that cannot be read, that has more than four megabytes, or that has no captions.
     """
     if (size := file_at(path).stat().st_size) > JSON_BYTES:
         raise Refused(
@@ -53,13 +53,13 @@ def read_lines(path: Path) -> list[str]:
 
 
 def last_steps(levels: Level, strength: float) -> Level:
-    """The levels of the last `strength` of the steps, one step at least."""
+    """Return the levels of the last steps, a share `strength` of all; at least one step."""
     steps = len(levels.t) - 1
     return levels.at(slice(steps - max(1, int(strength * steps + 1e-9)), None))
 
 
 def edit_from(kernel: Any, start: str, mask: str | None, shape: tuple[int, ...], pipeline: Pipeline | None) -> Edit:
-    """`kernel` from a picture; of a mask the white stays open, the black is kept.
+    """Return `kernel` as an `Edit` that starts from the picture `start`; only the white part of `mask` is drawn anew.
 
     Raises:
       Refused: pictures of another size than the model's.
@@ -77,7 +77,7 @@ def edit_from(kernel: Any, start: str, mask: str | None, shape: tuple[int, ...],
 
 
 def read_picture(path: str, sides: tuple[int, int], flag: str, channels: int | None) -> np.ndarray:
-    """A picture of those sides in [-1, 1], with three channels or as many as are said."""
+    """Read a picture of these sides in [-1, 1], with `channels` channels; None reads three."""
     found = read_array(Path(path))
     found = found[..., None] if found.ndim == 2 else found
     if found.ndim != 3 or found.shape[:2] != sides:

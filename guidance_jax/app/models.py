@@ -1,4 +1,4 @@
-"""The models in a folder, as the commands ask for them: read once, and what they say of themselves."""
+"""Load the models in a folder for the commands, once per folder, and read their configurations."""
 
 from collections.abc import Mapping
 from functools import lru_cache
@@ -18,10 +18,10 @@ from guidance_jax.zoo.rotary.pipeline import is_text
 
 
 def schedule_of(model: Any) -> Schedule:
-    """The schedule that a network was trained on.
+    """Return the schedule on which a network was trained.
 
     Raises:
-      Refused: a network that does not say.
+      Refused: a network without a domain, or whose domain has no schedule.
     """
     if model.domain is None or model.domain.schedule is None:
         raise Refused("the network does not state the schedule it was trained on; give it a Domain with a schedule")
@@ -29,7 +29,7 @@ def schedule_of(model: Any) -> Schedule:
 
 
 def about(models: str | Path) -> Any:
-    """What the denoiser of a folder says of itself: for manifests and protocols."""
+    """Read the configuration of the denoiser in a folder, for manifests and protocols."""
     index = Path(models) / INDEX
     if is_text(models):
         return read_json(Path(models) / "config.json")
@@ -37,7 +37,7 @@ def about(models: str | Path) -> Any:
 
 
 def is_guided(models: str | Path) -> bool:
-    """Whether the denoiser of a pipeline has the scale of guidance as an input."""
+    """Return whether the denoiser of a pipeline has the guidance scale as an input."""
     own = Path(models) / "transformer" / "config.json"
     if own.exists():
         return bool(read_json(own).get("guidance_embeds"))
@@ -47,10 +47,10 @@ def is_guided(models: str | Path) -> bool:
 
 
 def load_once(folder: Path, dtype: str | None, remat: bool) -> Any:
-    """`load`; the same object while the folder stays the same, so that a sweep compiles once."""
+    """Load a folder; return the same object while the folder is unchanged, so that a sweep compiles once."""
     whole = is_pipeline(folder)
     if not whole and not (folder / "config.json").exists():
-        read_config(denoiser_in(folder))  # says what is wrong with a folder that has none
+        read_config(denoiser_in(folder))  # raises `Refused` if the folder has no configuration
     inside = folder if whole or (folder / "config.json").exists() else denoiser_in(folder)
     changed = max(p.lstat().st_mtime_ns for p in (inside, *inside.iterdir()))
     return (_load_pipeline if whole else _load)(folder.absolute(), dtype, remat, changed)
@@ -74,7 +74,7 @@ def _load_changed(
 
 
 def free_encoders(pipeline: Pipeline | None) -> None:
-    """Give up the memory of the text encoders, which may be larger than the denoiser; no caption is read afterwards."""
+    """Free the memory of the text encoders, which may exceed the denoiser's; afterwards no caption can be encoded."""
     if pipeline is None or not pipeline.text:
         return
     for array in jax.tree.leaves([encoder.params for encoder in pipeline.text]):
@@ -86,11 +86,13 @@ def free_encoders(pipeline: Pipeline | None) -> None:
 def load_models(
     models: str | Path, dtype: str | None, remat: bool, lora: Mapping[str, float] | None = None, control: Any = None
 ) -> Any:
-    """A `Pipeline` of what a folder holds, with an autoencoder or without; a model of tokens or text as it is.
+    """Load the model in a folder, with adapters `lora` (file -> strength) and a ControlNet `control`.
+
+    The result is a `Pipeline`, with or without an autoencoder, or a network, a model of tokens or of text.
 
     Raises:
-      Refused: a folder without a denoiser, or something that this version cannot read; adapters or a ControlNet of
-        another folder than diffusers'.
+      Refused: a folder without a denoiser, or one that this version cannot read; adapters or a ControlNet for a folder
+        that is not in the format of diffusers.
     """
     if lora or control:
         if not (Path(models) / INDEX).exists():

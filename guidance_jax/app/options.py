@@ -1,4 +1,4 @@
-"""The options that several commands have."""
+"""The options that several commands share."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +9,7 @@ from guidance_jax.app.schema import REQUEST, SIDE, Settings, flag_of
 
 
 def flag(name: str, settings: Settings = REQUEST) -> Any:
-    """The option of a setting; `schema.check` reads its value."""
+    """Return the command-line option of a setting; `schema.check` reads its value."""
     setting = settings[name]
     return typer.Option(f"--{flag_of(name, setting)}", help=setting.help)
 

@@ -1,4 +1,4 @@
-"""Parts of `guidance_jax.methods` by their names, with options from flags and configuration files."""
+"""Build parts of `guidance_jax.methods` by name, with options from flags and configuration files."""
 
 import dataclasses
 import difflib
@@ -19,13 +19,13 @@ from guidance_jax.guidance import Guidance
 from guidance_jax.kernels import Reverse
 from guidance_jax.methods import OPERATORS, SCALES, SOLVERS, Row, Source
 
-# every way to guide a model that a folder can hold
+# all methods for models that a folder can contain
 METHODS = {n: row for n, row in table.METHODS.items() if row.family not in (table.MACHINERY, table.EMBEDDINGS)}
 KINDS = {"method": METHODS, "solver": SOLVERS, "scale": SCALES, "operator": OPERATORS}
 MEASURE = (
     "--set measurement.operator.name=Downsample --set measurement.operator.factor=2 --set measurement.observed=y.npy"
 )
-# the kinds of values in the words of a refusal
+# how error messages describe the kinds of values
 WORDS = {
     table.NUMBER: "a finite number",
     table.STRENGTH: "a finite number or a part",
@@ -37,10 +37,10 @@ WORDS = {
 
 
 def find(name: str, rows: Mapping[str, Row], what: str) -> Row:
-    """The row called `name`, in any case.
+    """Find the row called `name`; upper and lower case are equal.
 
     Raises:
-      Refused: no such name; the nearest ones are offered.
+      Refused: no such name; the message suggests the nearest names.
     """
     lower = {known.lower(): known for known in rows}
     if name.lower() not in lower:
@@ -54,12 +54,12 @@ def find(name: str, rows: Mapping[str, Row], what: str) -> Row:
 
 
 def summary(cls: type) -> str:
-    """The first sentence of a class, on one line."""
+    """Return the first paragraph of a class's docstring, on one line."""
     return " ".join((inspect.getdoc(cls) or "").split("\n\n")[0].split())
 
 
 def options(row: Row, every: bool = False) -> str:
-    """Its options in words: `scale [2.0], radius=15.0`; with `every`, also what is no option, but given."""
+    """Return a row's options as text: `scale [2.0], radius=15.0`; with `every`, also fields that are no options."""
     parts = []
     for field in dataclasses.fields(row.cls):
         source, default = row.sources.get(field.name, Source(table.NUMBER, shown="")), field.default
@@ -73,7 +73,7 @@ def options(row: Row, every: bool = False) -> str:
 
 
 def parse(assignments: list[str]) -> dict[str, Any]:
-    """`["radius=10", "scale.name=Window"]` as nested tables; values are those of TOML, words need no quotes.
+    """Parse `["radius=10", "scale.name=Window"]` into nested tables; values are TOML, and words need no quotes.
 
     Raises:
       Refused: an assignment without "=", or two that contradict each other.
@@ -103,20 +103,26 @@ def parse(assignments: list[str]) -> dict[str, Any]:
 
 
 class Builder:
-    """Builds parts from tables `{"name": ..., option: ...}`; what no table says comes from `given`.
+    """Build parts from tables `{"name": ..., option: ...}`; fields that no table sets come from `given`.
 
     Attributes:
-      given: `given(row)` is a `methods.Given`, for the row that is being built.
+      given: given(row) -> the `methods.Given` for the row that is being built.
     """
 
     def __init__(self, given: Any):
         self.given = given
 
     def make(self, asked: Mapping[str, Any], rows: Mapping[str, Row], what: str = "part", path: str = "") -> Any:
-        """The part that a table names; `path` is what comes before its options on the command line.
+        """Build the part that a table describes.
+
+        Args:
+          asked: the table, with "name" and options.
+          rows: the rows that the name may be of.
+          what: the kind of part, for messages.
+          path: the prefix of its options on the command line, for example "solver.".
 
         Raises:
-          Refused: an unknown name or option (the allowed ones are listed), or one that is needed and missing.
+          Refused: an unknown name or option (the message lists the known ones), or a required option that is missing.
         """
         if "name" not in asked:
             raise Refused(f'the {what} has no name; write name = "..."')
@@ -143,10 +149,10 @@ class Builder:
         return row.cls(**values)
 
     def read(self, value: Any, row: Row, field: dataclasses.Field, path: str = "") -> Any:
-        """What an option holds: a number, a list of them, a part by its table, a function by its name.
+        """Return the value of an option: a number, a list of numbers, a part from its table, a function by its name.
 
         Raises:
-          Refused: a value of another kind than the option is.
+          Refused: a value of another kind than the option's.
         """
         kind, where = row.kind(field), f"{path}{field.name}"
         if isinstance(value, Mapping) and kind in (table.PART, table.STRENGTH):
@@ -171,7 +177,7 @@ class Builder:
             if kind in (table.NUMBER, table.STRENGTH):
                 return (
                     value if value == np.inf else Number()(value)
-                )  # `schema.option` lets it pass where it means: none
+                )  # `schema.option` allows infinity only where it means "no limit"
             if kind == table.NUMBERS:
                 return jnp.asarray(value if isinstance(value, list) else [Number()(value)])
             if isinstance(function := functions_like(field.default).get(value), FunctionType):
@@ -186,7 +192,7 @@ class Builder:
 
 
 def functions_like(default: Any) -> dict[Any, Any]:
-    """The public functions beside `default` that are called as it is, by name."""
+    """Return name -> function for the public functions in the module of `default` with the same parameters."""
     if not isinstance(default, FunctionType):
         return {}
     called = list(inspect.signature(default).parameters)

@@ -1,4 +1,4 @@
-"""From a request to what sampling needs: every part that its method asks for, made from the checkpoints beside it."""
+"""Turn a request into a `Plan`: build every part that its method needs from the checkpoints in the folder."""
 
 import dataclasses
 import difflib
@@ -54,9 +54,10 @@ from guidance_jax.zoo.tarflow import decode_images
 
 
 class Plan(NamedTuple):
-    """What sampling needs beside keys; `cond` holds a row for each sample, or for each caption: `rows` says which.
+    """Everything that sampling needs except the random keys.
 
-    `unused` are the names of what was asked for and changes no sample of this method and model.
+    `cond` has one row per sample, or one row per caption; `rows` maps samples to captions. `unused` are the names of
+    the given settings that change no sample of this method and model.
     """
 
     kernel: Any
@@ -72,23 +73,23 @@ class Plan(NamedTuple):
 
     @property
     def images(self) -> bool:
-        """Whether what is drawn can be shown."""
+        """Whether the samples can be shown as images."""
         return len(self.shape) == 3 or self.flow is not None
 
     def conditions(self, index: Any) -> Any:
-        """The conditions of the samples `index`."""
+        """Return the conditions of the samples `index`."""
         return take(self.cond, index if self.rows is None else self.rows[index])
 
     def pictures(self, samples: np.ndarray, tile: int | None = None) -> np.ndarray:
-        """What samples are shown as: decoded latents (`tile` by tile), or the samples themselves."""
+        """Decode latents to pictures, `tile` by `tile` latents at a time; return other samples unchanged."""
         return samples if self.pipeline is None else self.pipeline.decode(samples, tile)
 
     def draw(
         self, mesh: Any, keys: Any, index: Any, *, split: bool = False, batch: int | None = None, gather: bool = True
     ) -> np.ndarray:
-        """The samples `index` by their keys; one particle of each population, by weight. Flows draw images.
+        """Draw the samples `index` from their keys. Flows draw images; a population gives one particle, by weight.
 
-        Without `gather` a process gets its own part, as of `generate_on`.
+        Without `gather` each process gets only its own part, as from `generate_on`.
         """
         drawn = self._draw(mesh, keys, index, split, batch, gather)
         if self.flow is None:
@@ -104,7 +105,7 @@ class Plan(NamedTuple):
         size = min(batch or len(index), len(index))
         parts = []
         for i in range(0, len(index), size):
-            own = np.resize(np.arange(i, min(i + size, len(index))), size)  # the last batch is filled up
+            own = np.resize(np.arange(i, min(i + size, len(index))), size)  # fills up the last batch
             some = take(cond, own)
             found = populations(keys[own], self.kernel, self.levels, self.shape, self.particles, some)
             parts.append(np.asarray(one_of_each(keys[own], found.x, found.log_w))[: min(size, len(index) - i)])
@@ -112,7 +113,7 @@ class Plan(NamedTuple):
 
 
 def plan(request: Request, n: int, *, remat: bool = False, microbatch: int | None = None) -> Plan:
-    """The kernel, levels and conditions of `n` samples; `remat` and `microbatch` save memory, change no sample.
+    """Make the plan for `n` samples; `remat` and `microbatch` save memory and change no sample.
 
     Raises:
       Refused: checkpoints that are missing or do not fit together, or a request that they cannot honour.
@@ -122,15 +123,15 @@ def plan(request: Request, n: int, *, remat: bool = False, microbatch: int | Non
     return found
 
 
-NOISE = 0.1  # the standard deviation of a measurement that says none
-# what JAX and the library raise while a program is made of parts that do not fit
+NOISE = 0.1  # the default standard deviation of a measurement
+# the errors of JAX and the library while a program is traced from parts that do not fit
 MISFITS = (TypeError, ValueError, IndexError, KeyError, AttributeError, ArithmeticError)
 
 
 def check_options(found: Plan, request: Request, n: int) -> None:
     """Raise `Refused` unless the parts fit each other, before anything is written.
 
-    With options, which come from outside, the program is traced; it is not run.
+    If the user gave options of parts, the program is also traced; it is not run.
     """
     leaves = jax.tree.leaves(found.kernel, is_leaf=lambda node: isinstance(node, Rows))
     size = n if any(isinstance(leaf, Rows) for leaf in leaves) else min(n, 2)
@@ -154,24 +155,24 @@ def check_options(found: Plan, request: Request, n: int) -> None:
 
 
 def take(tree: Any, index: Any) -> Any:
-    """The rows `index` of every array."""
+    """Return the rows `index` of every array."""
     return jax.tree.map(lambda a: a[index], tree)
 
 
 @jax.jit
 @jax.vmap
 def one_of_each(key: Any, x: Any, log_w: Any) -> Any:
-    """One particle of a population, by weight."""
+    """Draw one particle of a population, by weight."""
     return x[jax.random.categorical(jax.random.fold_in(key, 1), log_w)]
 
 
 class Offer:
-    """What the checkpoints of a request offer to its method."""
+    """Build what a method can use from the checkpoints and settings of a request; record the settings it has used."""
 
     def __init__(self, request: Request, remat: bool = False, microbatch: int | None = None):
         self.request, self.remat, self.microbatch = request, remat, microbatch
         self.folder = Path(request.models)
-        # what is refused below where it means nothing, and what every method takes
+        # settings that are refused below if the model cannot use them, and settings that every method uses
         self.used = {
             *("labels", "prompts", "size", "chunks", "lora", "control"),
             *("models", "method", "seed", "dtype"),
@@ -205,7 +206,7 @@ class Offer:
             raise Refused("labels are for models of classes, and this one is conditional on captions; remove --label")
         if request.measurement is not None and self.pipeline is not None and self.pipeline.autoencoder is not None:
             raise Refused("a measurement needs pictures, but the model makes latents; set up the measurement in Python")
-        ordered = self.text or self.flow is not None  # whose levels are places in a sequence
+        ordered = self.text or self.flow is not None  # their levels are positions in a sequence
         self.schedule = None if ordered else self.domain.schedule or RectifiedFlow()
         if not ordered:
             self.used |= {"grid", "steps"}
@@ -219,7 +220,7 @@ class Offer:
         self._classifier: Any = None
         self.operator, self.std, self.y = self.read_measurement()
 
-    # what a method may be given
+    # what a method may use
 
     def null(self, row: Row) -> Any:
         if self.captions and self.pipeline is not None:
@@ -233,7 +234,7 @@ class Offer:
         return np.int32(self.domain.null_label)
 
     def classifier(self, name: str = "it") -> Any:
-        """The classifier beside the denoiser."""
+        """Return the classifier beside the denoiser; `name` is the method that needs it, for the message."""
         self.used.add("microbatch")
         if self._classifier is None:
             folder = self.folder / "classifier"
@@ -258,7 +259,7 @@ class Offer:
         return operator, float(table.get("std", NOISE)), y
 
     def measured_shape(self) -> tuple[int, ...]:
-        """The shape of a measurement of one sample."""
+        """Return the shape of a measurement of one sample."""
         shape = self.domain.shape
         self.operator.check(shape)
         try:
@@ -266,7 +267,7 @@ class Offer:
             if isinstance(self.operator, Mask) and found != shape:
                 raise ValueError(f"it has shape {np.shape(self.operator.mask)}")
             return found
-        except (TypeError, ValueError) as error:  # numbers of a mask or a kernel come from outside, of any shape
+        except (TypeError, ValueError) as error:  # the user gives the array of a mask or a kernel, of any shape
             name = type(self.operator).__name__
             reason = f"{name} does not accept samples of shape {shape} ({first_line(error)})"
             raise Refused(f"{reason}; correct measurement.operator") from None
@@ -277,7 +278,7 @@ class Offer:
         return used
 
     def solver(self, row: Row) -> Any:
-        """What the request says, else the usual one for that kind of method."""
+        """Return the requested solver, else the default one for this kind of method."""
         self.used.add("solver")
         if self.request.solver is not None:
             return self.build(self.request.solver, SOLVERS, "solver", "solver.")
@@ -286,17 +287,17 @@ class Offer:
         if self.flow is not None:
             return DrawPatch() if self.flow.blocks == 1 else PatchByPatch()
         if not self.images:
-            each = len(self.levels.t) - 1 == self.domain.shape[0]  # as many steps as tokens: one token a step is exact
+            each = len(self.levels.t) - 1 == self.domain.shape[0]  # one step per token, where FirstHitting is exact
             return FirstHitting() if each and isinstance(self.model.process, Absorbing) else Ancestral()
         if issubclass(row.cls, MeanShift):
             learned = isinstance(self.model.parameterization, LearnedRange)
             return DDPM.like_openai(self.levels, learned_range) if learned else DDPM(fixed_small)
-        # particles are weighed by their transitions, children differ by them, and DPS' step needs the noise
+        # particles are weighed by random transitions, children differ by them, and the step of DPS needs the noise
         random = issubclass(row.cls, Move | Descending | DPS) or (issubclass(row.cls, Step) and row.cls.weighs)
         return DDIM(1.0) if random else DDIM()
 
     def build(self, asked: Mapping[str, Any], rows: Mapping[str, Row], what: str, path: str = "") -> Any:
-        """The part that a table names, from what is here."""
+        """Build the part that a table describes, from what this request offers."""
         return Builder(partial(Given, self)).make(asked, rows, what, path)
 
     def clip(self, model: Any) -> Any:
@@ -306,7 +307,7 @@ class Offer:
         return Clip(model, radius) if self.images and radius is not None else model
 
     def kernel(self) -> Any:
-        """The kernel that the request names."""
+        """Build the kernel of the requested method."""
         table = dict(self.request.method)
         name = str(table.get("name", NONE))
         if name.lower() == NONE:
@@ -330,14 +331,14 @@ class Offer:
         return part if isinstance(part, Kernel) else Reverse(self.clip(part), self.solver(row))
 
     def edit(self, kernel: Any) -> Any:
-        """The kernel from the picture that is to be edited, if there is one."""
+        """Return the kernel that starts from the picture to edit; without a picture, `kernel` itself."""
         if self.request.start is None or not self.images:
             return kernel
         self.used |= {"start", "strength", "mask"}
         return edit_from(kernel, self.request.start, self.request.mask, self.domain.shape, self.pipeline)
 
     def add_hint(self, cond: Any) -> Any:
-        """The conditions with the picture that a ControlNet follows."""
+        """Add the picture that a ControlNet follows to the conditions."""
         if (self.request.control is None) != (self.request.hint is None):
             raise Refused("--control and --hint go together: the folder of a ControlNet, and the picture it follows")
         if self.request.hint is None:
@@ -347,13 +348,13 @@ class Offer:
         return cond | {"image": np.broadcast_to(picture, (len(cond["context"]), *picture.shape))}
 
     def plan(self, n: int) -> Plan:
-        """Everything, for `n` samples."""
+        """Make the plan for `n` samples."""
         kernel = self.edit(self.kernel())
         if kernel.population:
             self.used.add("particles")
         asked = {*self.request.given, *(["microbatch"] if self.microbatch is not None else [])}
         unused = tuple(sorted(asked - self.used))
-        labels = self.labels(n)  # may ask the classifier how many there are
+        labels = self.labels(n)  # may read the number of classes from the classifier
         cond: Any = labels
         if self.captions and self.pipeline is not None:
             if not self.request.prompts:
@@ -380,7 +381,7 @@ class Offer:
         return Plan(kernel, self.levels, shape, cond, labels, particles, self.pipeline, unused=unused, flow=self.flow)
 
     def encode(self, captions: tuple[str, ...]) -> Any:
-        """The conditions of captions, on the host, some at a time."""
+        """Encode captions to conditions on the host, 64 at a time."""
         assert self.pipeline is not None
         parts = [
             jax.tree.map(np.asarray, self.pipeline.conditions(captions[i : i + 64], self.request.weighted))
@@ -392,11 +393,11 @@ class Offer:
         return str(self.request.method.get("name", NONE)).lower() != NONE
 
     def several(self) -> bool:
-        """Whether the method takes several conditions a sample."""
+        """Return whether the method takes several conditions for one sample."""
         return self.guides() and "several conditions" in find(str(self.request.method["name"]), METHODS, "method").needs
 
     def labels(self, n: int) -> np.ndarray:
-        """(n,), the classes asked for in turn; (n, K), all of them at once, for `Compose`."""
+        """Return the requested classes: (n,), in turn; for `Compose` (n, K), all of them for each sample."""
         if self.captions:
             return np.arange(n, dtype=np.int32) % max(len(self.request.prompts), 1)
         classes = self.domain.num_classes
@@ -416,16 +417,16 @@ class Offer:
 
 
 class Given:
-    """What an `Offer` holds for one row, made when it is asked for: see `methods.Given`."""
+    """Offer the fields of `methods.Given` to one row; each is built when it is read."""
 
     def __init__(self, offer: Offer, row: Row):
         self.offer, self.row = offer, row
         self.operator, self.std = offer.operator, offer.std
         self.schedule = offer.schedule
-        self.neighbours = self.attribute = self.embeddings = self.prompt = None  # in Python alone
+        self.neighbours = self.attribute = self.embeddings = self.prompt = None  # only in Python
 
     def clip(self, model: Any) -> Any:
-        """The model of a kernel that steps by it is clipped; guidance is clipped as a whole, afterwards."""
+        """Clip the model of a kernel that calls it directly; guidance is clipped later, as a whole."""
         steps = issubclass(self.row.cls, Kernel) and not issubclass(self.row.cls, KernelWrapper)
         return self.offer.clip(model) if steps else model
 
@@ -439,7 +440,7 @@ class Given:
 
     @property
     def _free(self) -> Any:
-        """The model that a gradient steers: unconditional where it can be, else with its label, as OpenAI's are."""
+        """The model that a gradient steers: unconditional if it has a null condition, else with its label (OpenAI)."""
         if self.offer.domain.null_label is not None or self.offer.captions:
             return Unconditional(self.offer.model, self.null)
         return Conditioned(self.offer.model, "label") if self.offer.uses_measurement(self.row) else self.offer.model
@@ -467,7 +468,7 @@ class Given:
 
     @property
     def likelihood(self) -> Any:
-        """Of a clean estimate: of the measurement if there is one, else of the noisy classifier at the last level."""
+        """The likelihood of a clean estimate: that of a measurement, else of the classifier at the last noise level."""
         if self.offer.operator is not None:
             self.offer.used.add("measurement")
             return GaussianLikelihood(self.offer.operator, self.offer.std, "y")
@@ -512,17 +513,17 @@ class Given:
 
 
 def rows_in(asked: Mapping[str, Any]) -> list[Row]:
-    """The rows that a table names, its own first."""
+    """Return the rows that a table names, the row of the table itself first."""
     name = asked.get("name", NONE)
     own = [] if name.lower() == NONE else [find(name, PARTS | GUIDES, "part")]
     return own + [row for part in asked.values() if isinstance(part, Mapping) for row in rows_in(part)]
 
 
 def number_of(label: int | str, names: tuple[str, ...]) -> int:
-    """A label by number or by the name of its class.
+    """Return the number of a label that is given as a number or as the name of a class.
 
     Raises:
-      Refused: a name that the model does not know.
+      Refused: a name that the model does not know, or a number out of range.
     """
     text = str(label)
     if text in names:
@@ -537,5 +538,5 @@ def number_of(label: int | str, names: tuple[str, ...]) -> int:
 
 
 def at_level(classifier: Guide, at: Level, x: Any, level: Level, cond: Any) -> Any:
-    """log p(cond | x) of a noisy classifier asked at one level, whatever the sampler's is."""
+    """Return log p(cond | x) of a noisy classifier at the level `at`, whatever the sampler's `level` is."""
     return classifier.log_prob(x, at, cond)

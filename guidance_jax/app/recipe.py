@@ -34,7 +34,7 @@ from guidance_jax.zoo.tarflow.network import TarFlow, rows
 
 @dataclass(frozen=True)
 class Recipe:
-    """Sizes and step counts; the defaults train on 8 x 8 digits in about three minutes on two CPU cores."""
+    """Sizes and training settings; the defaults train on 8 x 8 digits in about three minutes on two CPU cores."""
 
     width: int = 24
     classifier_width: int = 32
@@ -53,7 +53,7 @@ class Recipe:
 
 
 DEFAULT = Recipe()
-FLOW_NOISE = 0.1  # added to images in [-1, 1]
+FLOW_NOISE = 0.1  # the standard deviation of the noise that is added to images in [-1, 1]
 PRESETS = {
     "quick": Recipe(steps=30, classifier_steps=30, judge_steps=60),
     "small": DEFAULT,
@@ -73,7 +73,7 @@ PRESETS = {
 
 
 def networks(shape: tuple[int, ...], classes: int, recipe: Recipe) -> tuple[ADMUNet, ADMClassifier]:
-    """An ADM U-Net and classifier for images of `shape`: as many resolutions as halve the sides down to 4.
+    """Return an ADM U-Net and classifier for images of `shape`; they halve the sides up to three times, down to 4.
 
     Raises:
       Refused: sides that cannot be halved even once; a width that the groups of the normalisation do not divide.
@@ -88,7 +88,7 @@ def networks(shape: tuple[int, ...], classes: int, recipe: Recipe) -> tuple[ADMU
         sides, halvings = tuple(side // 2 for side in sides), halvings + 1
     if halvings == 0:
         raise Refused(f"images need even sides of 8 or more, got {shape}; resize or pad them")
-    # by name, as a configuration holds it
+    # the name of the type, for the configuration
     dtype = None if recipe.dtype is None else jnp.dtype(recipe.dtype).name
     common: dict[str, Any] = dict(
         num_res_blocks=1,
@@ -111,12 +111,15 @@ def train(
     mesh: Mesh | None = None,
     watch: Callable[[int, Any, list], None] | None = None,
 ) -> tuple[Network, NoisyClassifier, TrainedJudge]:
-    """Train, or load what is already trained, into `directory`/denoiser, /classifier and /judge.
+    """Train denoiser, classifier and judge into folders of those names in `directory`, or load those already trained.
 
     Args:
-      directory, data, recipe, progress: what it says.
-      mesh: the devices that share a batch.
-      watch: of the denoiser, as in `fit`.
+      directory: the folder of the three checkpoints.
+      data: labelled training images.
+      recipe: sizes and training settings.
+      progress: whether to show progress bars.
+      mesh: the devices over which a batch of denoiser and classifier is split; None for the default device.
+      watch: the argument `watch` of `fit` for the denoiser; None for none.
 
     Returns:
       (denoiser, noisy classifier, judge).
@@ -138,13 +141,13 @@ def train_denoiser(
     mesh: Mesh | None = None,
     watch: Callable[[int, Any, list], None] | None = None,
 ) -> Network:
-    """A class-conditional U-Net, trained with conditioning dropout.
+    """Train a class-conditional U-Net with conditioning dropout.
 
-    It serves alone, with CFG, and, asked for the null label, as the unconditional model of classifier guidance.
+    It can be used alone, with CFG, and, with the null label, as the unconditional model of classifier guidance.
     """
     classes, schedule, v = len(data.names), Cosine(), parameterizations.v
     unet, _ = networks(data.shape, classes, recipe)
-    # without dropout the null label is never trained, so the model does not claim one
+    # without dropout the null label is never trained, so the model has none
     null = classes if recipe.label_dropout > 0 else None
     fit_into(
         directory,
@@ -173,7 +176,7 @@ def train_denoiser(
 
 
 def flow_network(shape: tuple[int, ...], classes: int, recipe: Recipe) -> TarFlow:
-    """A flow of images of `shape`: patches of 4 or less, four times as wide as a U-Net of the same recipe.
+    """Return a flow for images of `shape`: patches of 4 or 2 pixels, four times as wide as the recipe's U-Net.
 
     Raises:
       Refused: sides that no patch larger than 1 divides.
@@ -193,7 +196,7 @@ def train_flow(
     progress: bool = False,
     mesh: Mesh | None = None,
 ) -> AutoregressiveFlow:
-    """A class-conditional autoregressive flow of patches, trained with conditioning dropout."""
+    """Train a class-conditional autoregressive flow of patches with conditioning dropout."""
     classes = len(data.names)
     network = flow_network(data.shape, classes, recipe)
     null = classes if recipe.label_dropout > 0 else None
@@ -236,7 +239,7 @@ def to_patches(network: TarFlow, image: Any) -> Any:
 def train_classifier(
     directory: Path, data: Images, recipe: Recipe, *, progress: bool = False, mesh: Mesh | None = None
 ) -> NoisyClassifier:
-    """A classifier of noisy images, log p(y | x_t)."""
+    """Train a classifier of noisy images, log p(y | x_t)."""
     schedule, seed = Cosine(), recipe.seed + 1
     _, classifier = networks(data.shape, len(data.names), recipe)
     fit_into(
@@ -262,7 +265,7 @@ def train_classifier(
 
 
 def train_judge(directory: Path, data: Images, recipe: Recipe, *, progress: bool = False) -> TrainedJudge:
-    """A classifier of clean images, of another architecture and seed than the guide: it measures."""
+    """Train the judge: a classifier of clean images with another architecture and seed than the guide. It measures."""
     judge, seed = Judge(len(data.names), recipe.judge_width), recipe.seed + 2
     domain = Domain(data.shape, Cosine(), len(data.names))
     fit_into(
@@ -281,7 +284,7 @@ def train_judge(directory: Path, data: Images, recipe: Recipe, *, progress: bool
 
 
 def usual(recipe: Recipe) -> dict[str, Any]:
-    """What every network of a recipe is trained with."""
+    """Return the arguments of `fit` that all networks of a recipe share."""
     augment = mirrored if recipe.flip else None
     return {"batch": recipe.batch, "augment": augment, "save_every": recipe.save_every}
 
@@ -301,9 +304,10 @@ def fit_into(
     ema: float = 0.995,
     **options: Any,
 ) -> None:
-    """AdamW with warm-up and cosine decay into `directory`, unless it is complete.
+    """Train with AdamW, warm-up and cosine decay into `directory`, unless its training is complete.
 
-    Of `options`, `augment` is part of the configuration. `mesh`, `save_every` and `watch` change no result.
+    Of the further `options` of `fit`, `augment` is recorded in the configuration. `mesh`, `save_every` and `watch` do
+    not change the result.
     """
     settings = {"rate": rate, "ema": ema, "flip": options.get("augment") is not None}
     training = {**setup["training"], **settings}
@@ -315,18 +319,18 @@ def fit_into(
 
 
 def adamw(steps: int, rate: float) -> optax.GradientTransformation:
-    """AdamW with warm-up over a fifteenth of the steps and cosine decay to 0."""
+    """Return AdamW with warm-up over a fifteenth of the steps and cosine decay to 0."""
     return optax.adamw(optax.warmup_cosine_decay_schedule(0.0, rate, steps // 15, steps), weight_decay=0.01)
 
 
 def fingerprint(data: Images | Sequences) -> str:
-    """A short hash of the data: a checkpoint trained on other data is not taken for one trained on these."""
+    """Return a short hash of the data, by which a checkpoint that was trained on other data is recognised."""
     digest = hashlib.sha256(np.ascontiguousarray(data.samples).tobytes() + data.labels.tobytes())
     return f"{len(data)} {type(data).__name__.lower()} {digest.hexdigest()[:16]}"
 
 
 def step_memory(data: Images, recipe: Recipe) -> str:
-    """What a training step of the denoiser needs on one device, by compiling it; nothing is trained."""
+    """Report the memory of a training step of the denoiser on one device, by compiling it; nothing is trained."""
     unet, _ = networks(data.shape, len(data.names), recipe)
     loss = Denoising(unet.apply, Cosine(), parameterizations.v, null=len(data.names), dropout=recipe.label_dropout)
     optimizer = adamw(recipe.steps, recipe.rate)

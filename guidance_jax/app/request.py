@@ -1,4 +1,4 @@
-"""What `guidance-jax sample` and `compare` are asked for: checkpoints, a method with its options, a solver, a grid."""
+"""Requests of `guidance-jax sample` and `compare`: checkpoints, a method with its options, a solver, a grid."""
 
 import dataclasses
 import inspect
@@ -16,40 +16,43 @@ from guidance_jax.text.sequence import positions
 from guidance_jax.untrusted import JSON_BYTES, file_at, reading
 from guidance_jax.zoo.load import is_pipeline
 
-NONE = "none"  # the method that does not guide
+NONE = "none"  # the name of sampling without guidance
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """Everything that decides the samples of a folder with `denoiser` and, if need be, `classifier`.
+    """Hold every setting that determines the samples, from a folder with `denoiser` and for some methods `classifier`.
 
     Attributes:
       models: the folder.
-      method: a table with the method's name and options; the name "none" samples the model as it is. Empty
-        for the usual one: CFG of a model of latents, Learned of FLUX.1-dev, else Classifier.
-      solver: the same of a solver; None for the method's usual one.
-      grid: a grid of `schedules` with its options; None for the model's usual one.
-      measurement: of an inverse problem, {"operator": table, "std": number, "observed": file}; None without.
-      scale: what every `scale` is that no table gives.
-      clip: the radius of the clean estimate, for images; None for no clipping, "usual" for 1 of pictures and what a
-        model of latents says of itself.
-      labels: the classes asked for in turn, by number or name, none for all; `Compose` asks for all at once.
-      prompts: the captions asked for in turn, of a model of captions.
-      negative: the caption in the place of the null condition.
+      method: a table with the method's name and options; the name "none" samples without guidance. An empty table
+        stands for the usual method: CFG for pipelines, Learned for FLUX.1-dev, else Classifier.
+      solver: a table with the solver's name and options; None for the method's usual solver.
+      grid: a table with the name and options of a grid of `schedules`; None for the model's usual grid.
+      measurement: of an inverse problem, {"operator": table, "std": number, "observed": file}; None for none.
+      scale: the value of every option `scale` that no table sets.
+      clip: the largest |x0| of the clean estimate, for images; None for no clipping. "usual" is the model's own: 1 for
+        pictures.
+      labels: classes by number or name; samples take them in turn, empty for all. `Compose` takes all at once.
+      prompts: captions; samples take them in turn. Only for text-to-image models.
+      negative: the caption of the null condition.
       weighted: whether words of captions may have weights.
-      chunks: of 75 tokens that are read of a caption.
-      size: of the pictures of a model of captions, "512x768" (height, width); None for its own.
-      lora: adapters of a folder of diffusers, each "FILE" or "FILE=0.8".
-      control, hint: the folder of a ControlNet, and the picture that it follows.
-      start, strength, mask: a picture that is edited, the share of the steps that does it, and where (white) it may.
-      steps: a number, or OpenAI's respacing such as "ddim25" for their schedules.
-      particles: of a population, for particle methods.
-      seed: of the keys.
-      dtype: in which networks compute, for example "bfloat16"; None for float32.
-      given: the names of what was asked for by a flag or in a file: what the method does not use is then refused.
+      chunks: how many chunks of 75 tokens of a caption are read.
+      size: the size of the pictures of a text-to-image model, "512x768" (height, width); None for its own.
+      lora: adapters for a folder of diffusers, each "FILE" or "FILE=0.8".
+      control: the folder of a ControlNet; None for none.
+      hint: the picture that the ControlNet follows.
+      start: a picture to edit; None starts from noise.
+      strength: the share of the steps that an edit takes, up to 1; None for 0.6.
+      mask: a picture beside `start`: only its white part is drawn anew. None draws everything anew.
+      steps: the number of steps, or a respacing such as "ddim25" for OpenAI's schedules.
+      particles: the size of a population, for particle methods.
+      seed: the seed of the keys.
+      dtype: the type in which networks compute, for example "bfloat16"; None for float32.
+      given: the names of the settings that a flag or a file gave; those that the method does not use are refused.
 
     Raises:
-      Refused: a value of another kind than `schema.REQUEST` says, or out of its bounds.
+      Refused: a value of another kind than in `schema.REQUEST`, or out of its bounds.
     """
 
     models: str
@@ -89,21 +92,23 @@ class Request:
             object.__setattr__(self, "method", usual_method(self.models, asked))
 
     def sides(self) -> tuple[int, int] | None:
-        """Height and width that are asked for."""
+        """Return the requested (height, width); None for the model's own."""
         if self.size is None:
             return None
         match = PICTURE.fullmatch(self.size)
         return None if match is None else (int(match[1]), int(match[2]))
 
     def about(self) -> dict[str, Any]:
-        """The request and the model's configuration: for manifests and protocols."""
+        """Return the request and the model's configuration, for manifests and protocols."""
         return {k: v for k, v in vars(self).items() if k != "given"} | {"configuration": about(self.models)}
 
     def levels(self, schedule: Schedule | None, shape: tuple[int, ...], own: Mapping[str, Any] | None = None) -> Level:
-        """The levels of `steps` on the model's schedule: its `own` grid, or EDM's where noise is unbounded (`VE`).
+        """Return the levels of `steps` on the model's schedule, by the requested grid or else the model's `own`.
+
+        Without either, the grid is EDM's for `VE` and uniform for others. Without a schedule, levels are positions.
 
         Raises:
-          Refused: a respacing for a continuous schedule, an unknown grid or option of one.
+          Refused: a respacing for a continuous schedule, an unknown grid, or an option that the grid does not have.
         """
         if schedule is None:
             return positions(*shape)
@@ -118,10 +123,10 @@ class Request:
 
 
 def grid_of(table: Mapping[str, Any], schedule: Schedule) -> dict[str, Any]:
-    """A grid that was asked for.
+    """Check the table of a requested grid, and return its name and options.
 
     Raises:
-      Refused: a name that is none, an option that the grid of that name does not have, a value that no grid can take.
+      Refused: an unknown name, an option that this grid does not have, or a value out of bounds.
     """
     name = table.get("name", "uniform")
     if name not in GRIDS:
@@ -141,11 +146,11 @@ def grid_of(table: Mapping[str, Any], schedule: Schedule) -> dict[str, Any]:
 
 
 def usual_method(models: str, scaled: bool = False) -> dict[str, Any]:
-    """How models are guided unless somebody says: FLUX.1-dev by what it has learned.
+    """Return the table of the default method: Classifier, CFG for pipelines, Learned for FLUX.1-dev.
 
     Args:
       models: the folder.
-      scaled: whether a scale was asked for; else that of FLUX's authors is taken.
+      scaled: whether a scale was requested; if not, Learned has the scale of FLUX's authors, 3.5.
     """
     if not is_pipeline(models):
         return {"name": "Classifier"}
@@ -155,10 +160,10 @@ def usual_method(models: str, scaled: bool = False) -> dict[str, Any]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file of at most four megabytes.
+    """Read a TOML file of at most four megabytes.
 
     Raises:
-      Refused: no such file, a larger one, or one that is no TOML; the place is named.
+      Refused: no such file, a larger one, or one that is no TOML; the message names the place of the error.
     """
     if (size := file_at(path).stat().st_size) > JSON_BYTES:
         raise Refused(
@@ -175,10 +180,10 @@ def read_request(
     assignments: list[str] | None,
     **flags: Any,
 ) -> Request:
-    """A request from a configuration file, over which flags go.
+    """Return the request that a configuration file and flags make together; flags have precedence.
 
     Raises:
-      Refused: what `schema.REQUEST` does not know or takes for wrong, wherever it was written.
+      Refused: a setting that `schema.REQUEST` does not have, or a wrong value, in the file or in a flag.
     """
     table = {} if config is None else check(REQUEST, read_toml(config), f"{config}: ")
     named = flags | {"models": None if models is None else str(models), "method": method}
@@ -196,7 +201,7 @@ def read_request(
         table["method"] = {**(table.get("method") or usual_method(table["models"], "scale" in table)), **own}
     asked, names = table.get("method"), set(table)
     if "scale" in given and asked and "scale" in asked:
-        inside = asked["scale"]  # a flag goes over a file, and into a part that has a scale of its own
+        inside = asked["scale"]  # a flag has precedence over a file, also inside a part with its own scale
         scale = given["scale"]
         table["method"] = {**asked, "scale": {**inside, "scale": scale} if isinstance(inside, dict) else scale}
         names.discard("scale")

@@ -1,7 +1,7 @@
-"""Every setting that a request or a training may have: its kind, its bounds and its words, in one place.
+"""Every setting of a request or a training: its help, its kind of values and their bounds, in one place.
 
-Flags and TOML files go through `check`; the help of the flags comes from here too. What passes is safe to hand to NumPy
-and JAX: numbers are finite and fit their types, sizes are bounded, lists are regular, text has no control characters.
+Flags and TOML files are checked by `check`; the help of the flags is here too. Checked values are safe for NumPy and
+JAX: numbers are finite and fit their types, sizes are bounded, lists are regular, text has no control characters.
 """
 
 import dataclasses
@@ -15,22 +15,22 @@ import numpy as np
 from guidance_jax.core import Refused
 
 LARGEST = float(np.finfo(np.float32).max)
-LABELS = 2**31 - 1  # of int32
-SEEDS = 2**32 - 1  # JAX takes the lower 32 bits: larger seeds would be those of other numbers
+LABELS = 2**31 - 1  # the largest int32
+SEEDS = 2**32 - 1  # JAX reads the lower 32 bits: a larger seed would equal a smaller one
 STEPS = 100_000
 SAMPLES = 10_000_000
 COUNTS = 1_000_000
 SIDE = 8192
-TEXT = 10_000  # characters
-DEPTH = 8  # of tables in tables
-ENTRIES = 1_000_000  # of a list
-ENDLESS = ("radius", "hi")  # options for which infinity means: none, to the end
+TEXT = 10_000  # most characters of a text
+DEPTH = 8  # most levels of tables inside tables
+ENTRIES = 1_000_000  # most entries of a list
+ENDLESS = ("radius", "hi")  # options for which infinity means "no limit"
 RESPACING = re.compile(r"(ddim|fast)?[0-9]{1,9}|[0-9]{1,9}(,[0-9]{1,9})+", re.ASCII)
 PICTURE = re.compile(r"([0-9]{1,9})[xX]([0-9]{1,9})", re.ASCII)
 
 
 def show(value: Any) -> str:
-    """A value from outside as it stands in a message: short, whatever it is."""
+    """Write a value from the user for a message, in at most about 80 characters."""
     if isinstance(value, Mapping):
         return "a table"
     if isinstance(value, list | tuple):
@@ -42,18 +42,18 @@ def show(value: Any) -> str:
 
 
 def is_text(value: Any) -> bool:
-    """Whether a value is a string without control characters or halves of characters, and not too long."""
+    """Return whether a value is a string without control characters or surrogates, and not too long."""
     return is_path(value) and not any("\ud800" <= c <= "\udfff" or (c < " " and c not in "\n\t") for c in value)
 
 
 def is_path(value: Any) -> bool:
-    """Whether a value is a string that may name a file: those of other encodings have halves of characters."""
+    """Return whether a value is a string that may name a file: names in other encodings contain surrogates."""
     return isinstance(value, str) and len(value) <= TEXT and "\0" not in value
 
 
 @dataclasses.dataclass(frozen=True)
 class Number:
-    """A finite number within bounds; `whole` ones are integers. True and false are no numbers."""
+    """Check that a value is a finite number within bounds, an integer if `whole`. True and false are no numbers."""
 
     least: int | float = -LARGEST
     most: int | float = LARGEST
@@ -76,7 +76,7 @@ class Number:
 
 @dataclasses.dataclass(frozen=True)
 class OneOf:
-    """One of some words."""
+    """Check that a value is one of `words`."""
 
     words: tuple[str, ...]
 
@@ -91,7 +91,7 @@ class OneOf:
 
 @dataclasses.dataclass(frozen=True)
 class Read:
-    """What a function reads, in words."""
+    """Read a value with the function `read`; `words` describe the expected value in messages."""
 
     words: str
     read: Callable[[Any], Any]
@@ -128,7 +128,7 @@ def caption(value: Any) -> str:
 
 
 def several(value: Any, one: Callable[[Any], Any]) -> tuple:
-    """A list, or one entry of it; not an empty one."""
+    """Read a list, or a single entry as a list of one, of at most `ENTRIES` entries."""
     found = tuple(map(one, value if isinstance(value, list | tuple) else [value]))
     if len(found) > ENTRIES:
         raise ValueError
@@ -136,7 +136,7 @@ def several(value: Any, one: Callable[[Any], Any]) -> tuple:
 
 
 def labels(value: Any) -> tuple:
-    """Classes by number or name; a string has them with commas."""
+    """Read classes by number or name, from a list or from a string with commas."""
 
     def one(label):
         return text(label.strip()) if isinstance(label, str) else int(Number(0, LABELS, whole=True)(label))
@@ -169,7 +169,7 @@ def sides(value: Any) -> str:
 
 
 def radius(value: Any) -> Any:
-    """Of clipping: 0, "none" and false do not clip."""
+    """Read the radius of clipping; 0, "none" and false mean no clipping."""
     if value is None or value is False or value == "none":
         return None
     if isinstance(value, str) and value == "usual":
@@ -178,7 +178,7 @@ def radius(value: Any) -> Any:
 
 
 def part(value: Any) -> dict[str, Any]:
-    """A name, or a table of a name and options."""
+    """Read a name, or a table with a name and options."""
     if isinstance(value, str):
         return {"name": text(value)}
     if not isinstance(value, Mapping) or not isinstance(value.get("name", ""), str):
@@ -187,14 +187,14 @@ def part(value: Any) -> dict[str, Any]:
 
 
 def measurement(value: Any) -> dict[str, Any]:
-    """A table of what `MEASUREMENT` has."""
+    """Read a table of the settings in `MEASUREMENT`."""
     if not isinstance(value, Mapping):
         raise ValueError
     return check(MEASUREMENT, value, "measurement.")
 
 
 def operator(value: Any) -> Any:
-    """A part; or an object of Python, which no file and no flag can hold."""
+    """Read a part; pass on a Python object, which can come neither from a file nor from a flag."""
     return part(value) if isinstance(value, str | Mapping | list | tuple | int | float | None) else value
 
 
@@ -205,10 +205,10 @@ def check_observed(value: Any) -> Any:
 
 
 def option(value: Any, path: str, depth: int = 0) -> Any:
-    """The value of an option, whatever it is of: a number, a word, a list of numbers, or a table of them.
+    """Read the value of any option: a number, a word, a list of numbers, or a table of these.
 
     Raises:
-      Refused: anything else that TOML can hold, at any depth; what is not finite; a ragged list.
+      Refused: other values of TOML, at any depth; numbers that are not finite; lists of unequal lengths.
     """
     last = path.rpartition(".")[2]
     if isinstance(value, bool) or is_text(value):
@@ -223,11 +223,11 @@ def option(value: Any, path: str, depth: int = 0) -> Any:
         return value
     if isinstance(value, str | int | float | Mapping) or value is None:
         raise Refused(f"{path} must be a finite number, a word, a list of numbers or a table, got {show(value)}")
-    return value  # an object of Python, which no file and no flag can hold
+    return value  # a Python object, which can come neither from a file nor from a flag
 
 
 def numbers(value: Any, path: str) -> list:
-    """A list of numbers, or of lists of one length of them."""
+    """Read a list of numbers, or of lists of numbers that all have one length."""
     try:
         found = np.asarray(value)
     except (ValueError, RecursionError, OverflowError):
@@ -242,13 +242,13 @@ def numbers(value: Any, path: str) -> list:
 
 
 class Setting(NamedTuple):
-    """One setting.
+    """One setting of a request or a training.
 
     Attributes:
-      help: what it is, for the help of its flag.
-      kind: reads a value, or raises `ValueError`; as text, what is expected.
-      example: what to write.
-      flag: of the command line, where it is not the name.
+      help: the help text of its flag.
+      kind: kind(value) returns the checked value or raises `ValueError`; str(kind) describes the expected values.
+      example: a valid value, for messages.
+      flag: the flag of the command line; empty if it is the name of the setting.
     """
 
     help: str
@@ -341,7 +341,7 @@ MEASUREMENT: Settings = {
     "observed": Setting("", Read("an .npy file, a picture, or a list of numbers", check_observed), "y.npy"),
 }
 
-# options of grids, and of the schedules' own levels
+# options of grids, and of the method `levels` of schedules
 GRID: Settings = {
     "lo": Setting("", Number(1e-6, 1e6), "0.002"),
     "hi": Setting("", Number(1e-6, 1e6), "80"),
@@ -374,18 +374,20 @@ RECIPE: Settings = {
 
 
 def flag_of(name: str, setting: Setting) -> str:
-    """The flag of a setting, without its dashes."""
+    """Return the flag of a setting without its leading dashes."""
     return setting.flag or name.replace("_", "-")
 
 
 def check(settings: Settings, given: Mapping[str, Any], where: str = "--") -> dict[str, Any]:
-    """The settings of `given` as the rest of the program takes them.
+    """Check the values of `given` against `settings`, and return them in the form that the program uses.
 
     Args:
-      where: of what is not from a flag, what comes before its name in a refusal: "ask.toml: ".
+      settings: the known settings, by name.
+      given: name -> value.
+      where: the beginning of a message, for example "ask.toml: "; "--" if the settings come from flags.
 
     Raises:
-      Refused: a name that is none, or a value of another kind or out of bounds; what would do is said.
+      Refused: an unknown name, or a value of another kind or out of bounds; the message says what to write.
     """
     found = {}
     for name, value in given.items():

@@ -1,7 +1,7 @@
-"""Published settings of released models: which guidance, how strong, where, and by which solver.
+"""Published settings of released models: the guidance, its scale and interval, and the solver.
 
-Facts of papers and of the authors' own code, for a start; results are theirs. A row is a line of `guidance-jax methods
---model NAME` and of the page "Which settings for which model".
+They come from papers and the authors' code, as are the results, and are a start for your own search. A row is a line of
+`guidance-jax methods --model NAME` and of the page "Which settings for which model".
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from guidance_jax.core import Refused
 
 
 class Setting(NamedTuple):
-    """One published setting, in the words of this library."""
+    """One published setting, with the names that this library uses."""
 
     model: str
     guidance: str
@@ -98,7 +98,7 @@ SETTINGS = (
 
 
 def find(name: str) -> list[Setting]:
-    """The settings of models whose name holds all words of `name`.
+    """Return the settings of the models whose name contains all words of `name`.
 
     Raises:
       Refused: a name that fits no model.
@@ -111,11 +111,11 @@ def find(name: str) -> list[Setting]:
 
 
 def models() -> list[str]:
-    """The models of the table, each once."""
+    """Return the names of the models in the table, each once."""
     return list(dict.fromkeys(row.model for row in SETTINGS))
 
 
 def table() -> str:
-    """The settings as a table in Markdown."""
+    """Return the settings as a Markdown table."""
     lines = ["| model | guidance | solver and steps | published result | source |", "|---|---|---|---|---|"]
     return "\n".join([*lines, *("| " + " | ".join(cell or "-" for cell in row) + " |" for row in SETTINGS)])

@@ -1,4 +1,4 @@
-"""What the commands print to, and how they print measures."""
+"""The console to which the commands print, and the format of measures."""
 
 import sys
 
@@ -7,21 +7,21 @@ from rich.console import Console
 from guidance_jax.metrics.bootstrap import Estimate
 from guidance_jax.metrics.report import Report
 
-# as wide as its tables where nobody looks at a terminal
+# 120 characters wide if the output is no terminal, so that tables fit
 console = Console(width=None if sys.stdout.isatty() else 120)
 COLUMNS = ("accuracy", "diversity", "Frechet distance", "precision", "recall", "not finite")
 
 
 def measures_of(report: Report) -> tuple[Estimate, ...]:
-    """What the first columns show."""
+    """Return the measures of a report in the order of `COLUMNS`."""
     return report.accuracy, report.diversity, report.frechet, report.precision, report.recall
 
 
 def short(report: Report) -> list[str]:
-    """The measures to two places, for long tables."""
+    """Format the measures with two decimals, for long tables."""
     return [f"{m.value:.2f} ± {m.error:.2f}" for m in measures_of(report)]
 
 
 def cells(report: Report) -> list[str]:
-    """The measures as they print themselves, and how many samples were not finite."""
+    """Format the measures with three decimals, and the number of samples that are not finite."""
     return [*map(str, measures_of(report)), str(report.not_finite)]

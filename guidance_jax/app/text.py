@@ -1,4 +1,4 @@
-"""`guidance-jax sample` for language and protein models: prompts in, texts out."""
+"""`guidance-jax sample` for language and protein models, which turn prompts into texts."""
 
 import dataclasses
 import json
@@ -23,14 +23,14 @@ from guidance_jax.sample import generate, keys
 from guidance_jax.zoo.rotary.canvas import NULL, CanvasPipeline
 from guidance_jax.zoo.rotary.pipeline import TextPipeline
 
-LENGTH = 64  # tokens that are written unless somebody says
+LENGTH = 64  # the default number of tokens to write
 OF_TEXT = {"CFG": "PromptCFG"} | {cls.__name__: cls.__name__ for cls in (PromptCFG, AdaptiveCFG)}
-# what of a request means something here
+# the settings of a request that models of text use
 USED = {"models", "method", "scale", "solver", "prompts", "steps", "seed", "dtype"}
 
 
 class GivenText:
-    """What a language model offers to a method: itself, its null condition, and the strength that was asked for."""
+    """Offer a language model, its null condition and the requested scale to a method."""
 
     schedule = weak = None
     prompt = "known"
@@ -44,8 +44,8 @@ def sample_text(request: Request, out: Path, n: int, length: int | None, pattern
     """Draw `n` texts, print them, and write tokens (`out`, .npz), texts (.txt) and the request (.json).
 
     Raises:
-      Refused: options that mean nothing for texts, a method that no prompt guides, a pattern that no text of that
-        length matches.
+      Refused: options that have no meaning for texts, a method that does not guide by prompts, or a pattern that no
+        text of that length matches.
     """
     if not out.suffix:
         raise Refused(f"texts are written into one file on a disk, got the folder {out}; write --out {out.name}.npz")
@@ -69,11 +69,11 @@ def sample_text(request: Request, out: Path, n: int, length: int | None, pattern
     console.print(f"{n} texts, {count_failed(x)} failed: {out}, {out.with_suffix('.txt')}", soft_wrap=True)
 
 
-def guided(request: Request, given: GivenText, methods: dict[str, str]) -> Any:
-    """The model under the method of the request, one of `methods`: the name for users -> the name of the row.
+def guide_by_request(request: Request, given: GivenText, methods: dict[str, str]) -> Any:
+    """Return the model under the method of the request. `methods` maps the names for users to the names of rows.
 
     Raises:
-      Refused: another method.
+      Refused: a method that is not one of `methods`.
     """
     name = str(request.method.get("name", NONE)) if "method" in request.given else NONE
     if name.lower() == NONE:
@@ -88,7 +88,7 @@ def guided(request: Request, given: GivenText, methods: dict[str, str]) -> Any:
 
 
 def steps_of(request: Request, default: int) -> int:
-    """The number of steps of the request."""
+    """Return the number of steps of the request."""
     steps = request.steps if "steps" in request.given else str(default)
     if not steps.isdigit():
         raise Refused(f"--steps is a number for a model of text, got {show(steps)}; write --steps 64")
@@ -96,7 +96,7 @@ def steps_of(request: Request, default: int) -> int:
 
 
 def in_batches(draw: Any, n: int, batch: int) -> np.ndarray:
-    """`draw(index)` of 0 to n - 1, `batch` at a time; the last batch is filled up and cut."""
+    """Return `draw(index)` for the indices 0 to n - 1, `batch` at a time. The last batch is filled up and then cut."""
     drawn = []
     for start in range(0, n, batch):
         index = np.resize(np.arange(start, min(start + batch, n)), min(batch, n))
@@ -107,14 +107,14 @@ def in_batches(draw: Any, n: int, batch: int) -> np.ndarray:
 def draw_masked(
     request: Request, pipeline: TextPipeline, asked: list[str], length: int, pattern: str | None, batch: int
 ) -> tuple[np.ndarray, list[str]]:
-    """(tokens, texts) of a masked language model, one for each prompt `asked`.
+    """Draw (tokens, texts) of a masked language model, one for each prompt in `asked`.
 
     Raises:
-      Refused: as `sample_text`.
+      Refused: what `sample_text` refuses.
     """
     cond = pipeline.conditions(asked, length)
     given = GivenText(pipeline.model, request.scale)
-    model = guided(request, given, OF_TEXT)
+    model = guide_by_request(request, given, OF_TEXT)
     table = {"name": PlannedUnmasking.__name__, **(request.solver or {})}
     solver = Builder(lambda row: given).make(table, SOLVERS, "solver", "solver.")
     total = cond["known"].shape[1]
@@ -135,15 +135,15 @@ def draw_masked(
 def draw_canvases(
     request: Request, pipeline: CanvasPipeline, asked: list[str], length: int, pattern: str | None, batch: int
 ) -> tuple[np.ndarray, list[str]]:
-    """(tokens, texts) of a model that writes canvas by canvas, one for each prompt `asked`.
+    """Draw (tokens, texts) of a model that writes canvas by canvas, one for each prompt in `asked`.
 
     Raises:
-      Refused: as `sample_text`; a pattern.
+      Refused: what `sample_text` refuses; a pattern.
     """
     if pattern is not None:
         raise Refused("--pattern is for masked models, and this one replaces noise; leave it out")
     given = GivenText(pipeline.model, request.scale, NULL)
-    model = guided(request, given, {"CFG": "CFG"})
+    model = guide_by_request(request, given, {"CFG": "CFG"})
     solver = pipeline.solver
     if request.solver is not None:
         table = {"name": EntropyBound.__name__, **request.solver}

@@ -1,4 +1,4 @@
-"""Pictures of a training run, drawn at every save."""
+"""Draw pictures of a training run at every save."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ from guidance_jax.solvers.ddim import DDIM
 
 
 def draw_progress(folder: Path, data: Images, recipe: Recipe) -> Callable[[int, Any, list], None]:
-    """`watch` of `fit`: two samples of each class and the losses, as pictures."""
+    """Return a `watch` for `fit` that draws two samples of each class, of at most ten, and the curve of the loss."""
     classes, schedule = min(len(data.names), 10), Cosine()
     unet, _ = networks(data.shape, len(data.names), recipe)
     labels = np.repeat(np.arange(classes, dtype=np.int32), 2)

@@ -1,4 +1,4 @@
-"""Which of how many workers this process is: as told, or as the engine that started it says in the environment."""
+"""Find the number of this worker and the number of all workers, from --worker or from the engine's environment."""
 
 import re
 from collections.abc import Mapping
@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from guidance_jax.app.schema import show
 from guidance_jax.core import Refused
 
-# index and count of processes: torchrun and its like, SkyPilot; Kubernetes' indexed jobs do not say how many there are
+# names of the index and the count of processes: torchrun and its like, SkyPilot, and indexed jobs of Kubernetes, which
+# have no count
 ENGINES = (("RANK", "WORLD_SIZE"), ("SKYPILOT_NODE_RANK", "SKYPILOT_NUM_NODES"), ("JOB_COMPLETION_INDEX", None))
 
 
 def read_worker(text: str | None, environment: Mapping[str, str]) -> tuple[int, int] | None:
-    """(k, n) from `text`, "K/N", or from the `environment` of an engine; None where neither says anything.
+    """Return (k, n) from `text`, "K/N", or from the `environment` of an engine; None if neither has them.
 
     Raises:
-      Refused: another form, a number outside 0 to N - 1.
+      Refused: a text of another form, or a K outside 0 to N - 1.
     """
     if text is not None:
         found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text, re.ASCII)
@@ -29,7 +30,7 @@ def read_worker(text: str | None, environment: Mapping[str, str]) -> tuple[int, 
     task, tasks = number("SLURM_PROCID"), number("SLURM_NTASKS")
     element, elements = number("SLURM_ARRAY_TASK_ID"), number("SLURM_ARRAY_TASK_COUNT")
     task, tasks = (0, 1) if task is None or tasks is None else (task, tasks)
-    if element is not None and elements is not None:  # an array of jobs, of one task or several
+    if element is not None and elements is not None:  # an array of jobs, each with one task or several
         element -= number("SLURM_ARRAY_TASK_MIN") or 0
         return element % elements * tasks + task, elements * tasks
     if tasks > 1:

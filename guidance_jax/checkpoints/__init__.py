@@ -1,4 +1,4 @@
-"""File formats: what is read without being run, and checkpoints that say what they are."""
+"""Checkpoints that describe their network, and readers of weight files that never run code from a file."""
 
 from guidance_jax.checkpoints.config import config, read_config, register
 from guidance_jax.checkpoints.safetensors_file import Renamed, Tensors

@@ -1,6 +1,6 @@
-"""What a checkpoint says of itself: a network, its domain and its process as JSON, and built again from it.
+"""Configurations of checkpoints: a network, its domain and its process, written as JSON and built again from it.
 
-Nothing is ever built from a file but the classes in `KNOWN`; `register` opens it to networks of one's own.
+Only the classes and functions in `KNOWN` are ever built from a file; `register` adds your own networks to them.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from guidance_jax.text.sequence import LeftToRight
 from guidance_jax.untrusted import read_json, reading
 
 FORMAT = "guidance_jax/1"
-# what a configuration may name, beside what is registered, as all networks of `zoo` are: nothing else is ever built
+# the names that a configuration may contain; `register` adds others, and all networks of `zoo` are registered
 KNOWN: dict[str, Any] = {
     c.__name__: c
     for c in (
@@ -37,11 +37,11 @@ KNOWN: dict[str, Any] = {
         *(parameterizations.VelocityToData, OnFlow),
     )
 }
-# bounds of what a configuration may ask for: any whole number, entries of a list, numbers in one sample
+# upper bounds in a configuration: of any number, of the entries of a list, of the numbers in one sample
 LARGEST, LONGEST, SAMPLE = 2**20, 2**10, 2**26
 DTYPES = ("float16", "bfloat16", "float32", "float64")
-# the entries of a configuration that are read, with what each may be; training may write others beside them
-NEEDED = 4  # of them are in every configuration
+# the entries of a configuration that are read, with their types; a file may have other entries
+NEEDED = 4  # the first four entries are in every configuration
 ENTRIES: dict[str, Any] = {
     "format": str,
     "network": dict,
@@ -59,15 +59,15 @@ T = TypeVar("T", bound=Callable)
 
 
 def register(known: T) -> T:
-    """Let checkpoints hold a Linen module, a frozen dataclass or a function of your own; usable as a decorator.
+    """Let checkpoints contain a Linen module, a frozen dataclass or a function of your own; usable as a decorator.
 
-    A checkpoint names it, and it must be registered before it is loaded: code never comes from a file.
+    A checkpoint stores only the name. Register the object before you load the checkpoint: code never comes from a file.
 
     Args:
       known: the class, or the function `apply(params, x, t, cond)` of a `Network`.
 
     Raises:
-      Refused: something that is neither, or another thing of that name.
+      Refused: an object that is neither, or a name that is registered for another object.
     """
     if not dataclasses.is_dataclass(known) and not isinstance(known, types.FunctionType):
         raise Refused(f"a checkpoint can hold Linen modules, dataclasses and functions, got {known!r}")
@@ -77,7 +77,7 @@ def register(known: T) -> T:
 
 
 def describe(thing: Any) -> Any:
-    """A dataclass as JSON: its type and its fields; numbers, strings, None and tuples as they are.
+    """Describe a dataclass as JSON by its type and its fields; numbers, strings and None stay, tuples become lists.
 
     Raises:
       Refused: a type that a checkpoint could not build again.
@@ -105,11 +105,11 @@ def describe(thing: Any) -> Any:
 
 
 def build(description: Any) -> Any:
-    """What `describe` described.
+    """Build the object that `describe` described.
 
     Raises:
-      Refused: a type that is not known, a field that it does not have or that has another type than its annotation
-        says, and numbers beyond `LARGEST`.
+      Refused: a type that is not known, a field that the type does not have, a value of another type than the field's
+        annotation, or numbers beyond `LARGEST`.
     """
     if isinstance(description, Mapping) and "function" in description:
         name = description["function"]
@@ -135,10 +135,10 @@ def build(description: Any) -> Any:
 
 
 def construct(cls: Any, values: Mapping[str, Any]) -> Any:
-    """The dataclass `cls` with these values of its fields.
+    """Build the dataclass `cls` with these values of its fields.
 
     Raises:
-      Refused: a field that is not there, is missing, or is of another type; a value that the class refuses.
+      Refused: a field that `cls` does not have, a missing field, or one of another type; a value that `cls` refuses.
     """
     own = check_fields(cls, values, leave_out=("parent", "name"))
     if "dtype" in own and values.get("dtype") is not None:
@@ -157,10 +157,16 @@ def construct(cls: Any, values: Mapping[str, Any]) -> Any:
 def check_fields(
     cls: Any, values: Mapping[str, Any], leave_out: tuple[str, ...] = (), unchecked: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """The fields of a dataclass by name, which `values` fits.
+    """Check `values` against the fields of the dataclass `cls`, and return these fields by name.
+
+    Args:
+      cls: the dataclass.
+      values: field name -> value.
+      leave_out: fields that `values` must not contain, and that are not returned.
+      unchecked: fields whose type is not compared.
 
     Raises:
-      Refused: a field that is not there, is missing, or is of another type than its annotation says.
+      Refused: a field that `cls` does not have, a missing field, or a value of another type than its annotation.
     """
     own = {f.name: f for f in dataclasses.fields(cls) if f.init and f.name not in leave_out}
     unset = [n for n, f in own.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
@@ -175,7 +181,7 @@ def check_fields(
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of an annotated type; annotations that say nothing here fit everything."""
+    """Return whether a value is of an annotated type; annotations that cannot be checked here fit everything."""
     origin, inside = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         return any(fits(value, one) for one in inside)
@@ -189,7 +195,7 @@ def fits(value: Any, hint: Any) -> bool:
         return True
     if hint is None or hint is types.NoneType:
         return value is None
-    if hint in (int, bool):  # True is an int to Python, and no number to a reader
+    if hint in (int, bool):  # in Python True is an int; here it is no number
         return type(value) is hint
     if hint is float:
         return type(value) in (int, float)
@@ -197,12 +203,12 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def annotation(hint: Any) -> str:
-    """An annotation as one writes it."""
+    """Return an annotation as it is written in code."""
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
 
 
 class Built(typing.NamedTuple):
-    """The objects of a configuration."""
+    """The objects that a configuration describes; None for each that it does not have."""
 
     network: Any
     domain: Domain | None
@@ -211,10 +217,10 @@ class Built(typing.NamedTuple):
 
 
 def build_parts(about: Mapping[str, Any], where: Any = "the checkpoint") -> Built:
-    """What a configuration describes: network, domain, parameterization and process.
+    """Build the network, domain, parameterization and process of a configuration.
 
     Raises:
-      Refused: as `build`, and an object of another kind; `where` names its place.
+      Refused: whatever `build` refuses, or an object of another kind; the message begins with `where`.
     """
     kinds = {"domain": Domain, "parameterization": parameterizations.Parameterization, "process": Process}
     found: dict[str, Any] = {}
@@ -242,16 +248,19 @@ def config(
     given: str | None = None,
     **training: Any,
 ) -> dict:
-    """The configuration of a checkpoint: a denoiser if it has a parameterization or a process, else a classifier.
+    """Return the configuration of a checkpoint, a dictionary that can be written as JSON.
 
-    `batched` is that of `Network`, `options` what every call of the network is given besides.
+    With a parameterization or a process it describes a denoiser, else a classifier.
 
     Args:
-      network, domain, parameterization, process: what the checkpoint holds, as in `Network` and `TokenNetwork`.
+      network: the Linen module, or a function that was registered with `register`.
+      domain: the `Domain` that the network was trained for; None if it has none.
+      parameterization: what the output of the network means, for images and vectors; None for others.
+      process: the process of tokens; None for images and vectors.
       batched: as in `Network`.
-      options: what every call of the network is given besides.
+      options: further keyword arguments of every call of the network; None for none.
       given: as in `TokenNetwork`.
-      training: how it was trained, kept as it is.
+      training: settings of the training, stored unchanged.
     """
     return {
         "format": FORMAT,
@@ -267,7 +276,7 @@ def config(
 
 
 def difference(a: Any, b: Any, path: str = "") -> str | None:
-    """The first field in which two configurations differ, with both values."""
+    """Return the first field in which two configurations differ, with both values; None if they are equal."""
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         for key in [*a, *(k for k in b if k not in a)]:
             found = difference(a.get(key), b.get(key), f"{path}.{key}" if path else key)
@@ -278,16 +287,20 @@ def difference(a: Any, b: Any, path: str = "") -> str | None:
 
 
 def today(found: dict) -> dict:
-    """A configuration as this version would write it: fields newer than the checkpoint have their defaults."""
+    """Return a configuration as this version writes it: fields that the checkpoint lacks get their defaults."""
     parts = {k: describe(build(found.get(k))) for k in Built._fields}
     return {"batched": False, "options": {}, **found, **json.loads(json.dumps(parts))}
 
 
 def read_config(directory: str | Path, of_network: bool = True) -> dict:
-    """The configuration of a checkpoint directory, `of_network` or of some other run of `fit`.
+    """Read the configuration of a checkpoint directory.
+
+    Args:
+      directory: the checkpoint.
+      of_network: True requires the entries of a network; False allows a run of `fit` on something else.
 
     Raises:
-      Refused: no checkpoint, or one of something else.
+      Refused: no checkpoint, a damaged one, or one of another format.
     """
     path = Path(directory) / "config.json"
     if not path.exists():

@@ -1,6 +1,6 @@
-"""Checkpoints as one flat safetensors file: for exchange, and for other people's weights once they are converted.
+"""Checkpoints with their parameters in one safetensors file: for exchange, and for converted weights of others.
 
-DIR/config.json          as in `checkpoint.py`
+DIR/config.json          the configuration, as `config.py` writes it
 DIR/model.safetensors    the parameters, named by their path: params/out_2/kernel
 """
 
@@ -20,10 +20,10 @@ WEIGHTS = "model.safetensors"
 
 
 def save_flat(directory: str | Path, params: Any, config: dict) -> None:
-    """Write the parameters and the configuration of a network (`config(...)` of `checkpoint.py`).
+    """Write the parameters and the configuration of a network; `config` is the result of `config(...)`.
 
     Raises:
-      Refused: a folder that holds something already; nothing is written.
+      Refused: a folder that is not empty; nothing is written.
     """
     directory = Path(directory)
     if directory.exists() and any(directory.iterdir()):
@@ -36,5 +36,5 @@ def save_flat(directory: str | Path, params: Any, config: dict) -> None:
 
 
 def load_flat(directory: str | Path) -> Any:
-    """The parameters that `save_flat` wrote, as nested dictionaries of NumPy arrays."""
+    """Read the parameters that `save_flat` wrote, as nested dictionaries of NumPy arrays."""
     return nest(Tensors(Path(directory) / WEIGHTS))

@@ -1,8 +1,8 @@
 """Read a pickle as plain data: an interpreter of its opcodes that imports nothing, calls nothing and sets nothing.
 
-A pickle is a program for a small stack machine. Python's own `pickle` runs it, and whatever it names. Here the opcodes
-that a state dict needs are interpreted over inert values: None, numbers, strings, lists, tuples, dictionaries, and the
-records `Name` (a name of a module) and `Call` (a call that was asked for and never made).
+A pickle is a program for a small stack machine. Python's own `pickle` runs it, and every function that it names. Here
+only the opcodes that a state dict needs are interpreted. Their values are inert: None, numbers, strings, lists, tuples,
+dictionaries, and the records `Name` (a name in a module) and `Call` (a call that the pickle asks for, never made).
 """
 
 import pickletools
@@ -13,14 +13,15 @@ from guidance_jax.core import Refused
 STEPS = (
     4_000_000  # opcodes: a state dict of 10,000 tensors has about 300,000; at some 100 bytes each this bounds memory
 )
-DIGITS = 64  # bits of an integer that is a key: longer ones can be chosen to have equal hashes
+DIGITS = 64  # most bits of an integer that is a key: longer integers can be chosen to have equal hashes
 
 
 class Name:
-    """A module and a name in it, as text.
+    """The name of a function or class in a module, as text; it is never imported.
 
     Attributes:
-      module, name: "torch", "FloatStorage".
+      module: the module, for example "torch".
+      name: the name in it, for example "FloatStorage".
     """
 
     __slots__ = ("module", "name")
@@ -33,13 +34,13 @@ class Name:
 
 
 class Call:
-    """A call that the pickle asks for, not made: what is called, its arguments, and what was put in afterwards.
+    """A call that the pickle asks for and that is never made.
 
     Attributes:
-      function: a `Name`, or whatever the pickle put in its place.
-      args: a tuple.
-      items: (key, value) pairs and appended values, in their order.
-      state: what the object was to be given by `__setstate__`; None without.
+      function: the `Name` of the function, or another value if the pickle has one there.
+      args: the arguments, a tuple in a sound pickle.
+      items: the (key, value) pairs and appended values that the pickle adds to the result, in order.
+      state: the argument of the result's `__setstate__`; None without one.
     """
 
     __slots__ = ("args", "function", "items", "state")
@@ -51,12 +52,12 @@ class Call:
 
     @property
     def target(self) -> tuple[str, str] | None:
-        """(module, name) of what is called, None if that is no name."""
+        """The (module, name) of the function; None if `function` is no `Name`."""
         return (self.function.module, self.function.name) if isinstance(self.function, Name) else None
 
 
 class Stored:
-    """Something that lies outside the pickle, by the identity that the pickle gives it."""
+    """A reference to data outside the pickle, such as a tensor's storage; `identity` is what the pickle calls it."""
 
     __slots__ = ("identity",)
 
@@ -76,7 +77,7 @@ SKIPPED = ("PROTO", "FRAME")
 
 
 def read_pickle(file: Any) -> Any:
-    """The value of the pickle at the place where `file` stands, which is left behind it.
+    """Read one pickle from the current position of `file`, which afterwards is at the end of the pickle.
 
     Sets are read as lists, frozen sets as tuples. Nothing is imported, called or changed.
 
@@ -94,13 +95,13 @@ def read_pickle(file: Any) -> Any:
     except Refused:
         raise
     except (ValueError, KeyError, IndexError, TypeError, OverflowError) as error:
-        # what `genops` and the stack say of bytes that are no pickle
+        # raised by `genops` and by the stack for bytes that are no pickle
         raise Refused(f"its pickle is damaged or cut short ({type(error).__name__})") from None
     raise Refused("its pickle is cut short")
 
 
 class Machine:
-    """The stack and the memo of one pickle."""
+    """Interpret one pickle, with its stack and its memo."""
 
     def __init__(self):
         self.stack: list[Any] = []
@@ -113,7 +114,7 @@ class Machine:
         return value
 
     def since_mark(self) -> list[Any]:
-        """The values above the last mark, taken off with it."""
+        """Remove the last mark and the values above it, and return these values."""
         index = len(self.stack) - 1
         while self.stack[index] is not MARK:
             index -= 1
@@ -124,7 +125,7 @@ class Machine:
         return values
 
     def step(self, name: str, argument: Any) -> None:
-        """Do what the opcode `name` says."""
+        """Execute the opcode `name` with its argument."""
         push = self.stack.append
         if name in VALUES:
             push(argument)
@@ -167,7 +168,7 @@ class Machine:
             push(Name(module, word))
         elif name in ("REDUCE", "NEWOBJ", "NEWOBJ_EX"):
             if name == "NEWOBJ_EX":
-                self.pop()  # keyword arguments: of nothing that is read here
+                self.pop()  # keyword arguments, which no object read here has
             args, function = self.pop(), self.pop()
             push(Call(function, args))
         elif name == "BUILD":
@@ -191,7 +192,7 @@ class Machine:
         return self.stack[-1]
 
     def put(self, items: list[tuple[Any, Any]]) -> None:
-        """Put `items` into the dictionary, or beside the call, on top of the stack."""
+        """Add `items` to the dictionary, or to the items of the `Call`, on top of the stack."""
         target = self.top()
         if isinstance(target, dict):
             for key, value in items:
@@ -201,19 +202,19 @@ class Machine:
 
 
 def pairs(values: list[Any]) -> Any:
-    """Neighbours, two by two."""
+    """Pair the values: the first with the second, the third with the fourth, and so on."""
     return zip(values[::2], values[1::2], strict=True)
 
 
 def of_call(target: Any) -> list[Any]:
-    """Where a call keeps what is put into it; nothing else can be changed."""
+    """Return the items of a `Call`, the only object that a pickle may add to; raise for others."""
     if not isinstance(target, Call):
         raise TypeError("what is put into something that is no container")
     return target.items
 
 
 def check_key(key: Any) -> Any:
-    """A key of a dictionary: a short number, text, or a tuple of those. Others can be made to cost without end."""
+    """Return a dictionary's key if it is a short number, text, None or a tuple of those: other keys may hash slowly."""
     for part in key if isinstance(key, tuple) else (key,):
         short = not isinstance(part, int) or part.bit_length() <= DIGITS
         if not (part is None or isinstance(part, str | bytes | float | int)) or not short:

@@ -1,4 +1,4 @@
-"""safetensors files as NumPy arrays, read one at a time, under other names if need be."""
+"""Read safetensors files as NumPy arrays, one tensor at a time, if needed under other names."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,18 +20,18 @@ def package() -> Any:
 
 
 class Lazy(Mapping):
-    """Tensors by name that are read when they are asked for."""
+    """A mapping name -> tensor that reads each tensor when it is looked up."""
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shapes by name; nothing else is read."""
+        """Return the shapes by name, without reading the tensors."""
         raise NotImplementedError
 
 
 class Tensors(Lazy):
-    """The tensors of safetensors files by name, each read when it is asked for: a large file never lies in memory.
+    """Map names to the tensors of safetensors files; each is read when it is looked up, so memory holds one tensor.
 
     Raises:
-      Refused: a missing, truncated or foreign file; a name that is in none.
+      Refused: a missing, truncated or foreign file; a tensor that cannot be read; a name that two files contain.
     """
 
     def __init__(self, *paths: Path):
@@ -59,13 +59,13 @@ class Tensors(Lazy):
         return name in self.files
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shapes by name; nothing else is read."""
+        """Return the shapes by name, without reading the tensors."""
         with reading("the safetensors file"):
             return {name: tuple(file.get_slice(name).get_shape()) for name, file in self.files.items()}
 
 
 class Renamed(Lazy):
-    """The tensors of `state` under other names: `names` has the old one by the new one. Nothing is read before."""
+    """Map new names to the tensors of `state`, by `names`: new name -> old name. Tensors are read when looked up."""
 
     def __init__(self, state: Mapping[str, Any], names: Mapping[str, str]):
         self.state, self.names = state, names
@@ -80,13 +80,13 @@ class Renamed(Lazy):
         return len(self.names)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shapes by name."""
+        """Return the shapes by new name."""
         found = shapes_of(self.state)
         return {new: found[old] for new, old in self.names.items()}
 
 
 def shapes_of(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """The shapes of a state dict by name; tensors of files are not read for it."""
+    """Return the shapes of a state dict by name, without reading tensors from files."""
     if isinstance(state, Lazy):
         return state.shapes()
     return {name: tuple(np.shape(value)) for name, value in state.items()}

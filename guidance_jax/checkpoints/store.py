@@ -1,10 +1,10 @@
-"""Checkpoints: an orbax directory that carries its configuration, and from which the network can be built again.
+"""Checkpoints: a directory with weights and a configuration, from which the network can be built again.
 
-    DIR/config.json          what the network is and was trained for, as JSON (`config.py`)
+    DIR/config.json          the network and its domain, as JSON (`config.py`)
     DIR/<step>/              orbax: parameters, EMA, optimizer state, and the losses so far
-    DIR/model.safetensors    in its place, of a converted checkpoint (`flat.py`)
+    DIR/model.safetensors    instead of <step>, the weights of a converted checkpoint (`flat.py`)
 
-orbax writes a step beside and renames it, so a kill at any moment leaves the step before.
+orbax writes a step under another name and then renames it, so a kill at any moment leaves the step before.
 """
 
 import json
@@ -23,19 +23,19 @@ from guidance_jax.checkpoints.flat import WEIGHTS, load_flat
 from guidance_jax.core import Refused, first_line
 from guidance_jax.files import LOCK, PART, hold_interruptions, lock, sweep, write_whole
 
-# settings that configurations of earlier versions do not hold: where one is missing, nobody knows what it was
+# settings that earlier versions did not record: if one is missing on one side, it is not compared
 LATER = ("rate", "ema", "seed", "batch", "augment", "flip", "corruption")
 
 
 class Run:
-    """A training run's directory. `fit(..., run=Run(directory, config(...)))` saves into it and resumes from it.
+    """Manage a training run's directory: `fit(..., run=Run(directory, config(...)))` saves into it and resumes from it.
 
-    Every setting in the configuration has to be what it was, with one exception: `steps` may be another number above
-    the steps that are done, to train longer or shorter. The numbers that it had before are kept in `stages`.
+    Every setting in the configuration must be the same as before, except `steps`. It may become any number above the
+    steps that are done, to train longer or shorter. The earlier numbers are recorded in `stages`.
 
     Raises:
-      Refused: a directory of something else or of another configuration (the field is named); fewer steps than are
-        done; nothing is written.
+      Refused: a directory with other content or with another configuration (the message names the field), or a number
+        of `steps` that is already reached. Nothing is written then.
     """
 
     def __init__(self, directory: str | Path, config: dict):
@@ -53,7 +53,7 @@ class Run:
             self.manager = _manager(self.directory)
 
     def compare(self) -> None:
-        """Compare what was asked for with the configuration on disk; `config` becomes what both say together."""
+        """Compare the requested configuration with the one on disk, and store the union of both in `config`."""
         self.stored = read_config(self.directory, of_network=False)
         found, here = today(self.stored), today(self.asked)
         old, new = dict(found.get("training") or {}), dict(here.get("training") or {})
@@ -84,29 +84,29 @@ class Run:
         self.config = self.asked | {"training": new | ({"stages": stages} if stages else {})}
 
     def write_config(self) -> None:
-        """Write `config` beside the steps."""
+        """Write `config` to config.json."""
         text = json.dumps(self.config, indent=1).encode()
         write_whole(self.directory / "config.json", lambda file: file.write(text))
         self.stored = self.config
 
     @contextmanager
     def alone(self, **settings: Any) -> Iterator[None]:
-        """Be the only training in the directory.
+        """Lock the directory, so that this is the only training in it.
 
         Args:
-          settings: what `fit` was called with. They become part of the configuration, unless it says otherwise.
+          settings: arguments of `fit` that become part of the configuration; a value that it has already wins.
 
         Raises:
-          Refused: another training is running there; or as `Run`.
+          Refused: another training is running there; or whatever `Run` refuses.
         """
-        if self.holds or jax.process_index() > 0:  # one process of many writes what they share
+        if self.holds or jax.process_index() > 0:  # of many processes, the first one writes for all
             yield
             return
         with lock(self.directory):
             self.holds = True
             try:
                 sweep(self.directory)
-                for left in self.directory.glob("*.orbax-checkpoint-tmp*"):  # of a run that was killed
+                for left in self.directory.glob("*.orbax-checkpoint-tmp*"):  # left by a run that was killed
                     shutil.rmtree(left, ignore_errors=True)
                 self.manager.reload()
                 training = json.loads(json.dumps(settings)) | self.asked.get("training", {})
@@ -117,11 +117,11 @@ class Run:
                 self.holds = False
 
     def latest(self) -> int | None:
-        """The last complete step, or None."""
+        """Return the last complete step; None if there is none."""
         return self.manager.latest_step()
 
     def restore(self, state: Any) -> tuple[Any, list]:
-        """(state, losses) of the last complete step, or the given state and none."""
+        """Return (state, losses) of the last complete step; without one, the given state and no losses."""
         step = self.latest()
         found = (state, []) if step is None else _restore(self.manager, step, state)
         if self.holds and self.config != self.stored:
@@ -129,7 +129,7 @@ class Run:
         return found
 
     def save(self, step: int, state: Any, losses: list) -> None:
-        """Keep `state` and `losses`; a save that fails leaves the step before as it was. Ctrl-C waits for its end.
+        """Save `state` and `losses`. A save that fails leaves the step before unchanged; Ctrl-C waits for the save.
 
         Raises:
           Refused: a disk that is full, a folder that cannot be written to, another training in it.
@@ -142,7 +142,7 @@ class Run:
                     items = dict(state=ocp.args.StandardSave(state), losses=ocp.args.JsonSave(losses))
                     self.manager.save(step, args=ocp.args.Composite(**items))
                     self.manager.wait_until_finished()
-            except Exception as error:  # orbax wraps what tensorstore says in types of its own
+            except Exception as error:  # orbax wraps the errors of tensorstore in its own types
                 before = self.latest()
                 for left in self.directory.glob(f"{step}.*tmp*"):
                     shutil.rmtree(left, ignore_errors=True)
@@ -155,7 +155,7 @@ class Run:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep orbax's log off standard error: what it raises becomes one line, and a traceback beside it says no more."""
+    """Keep orbax's log off standard error: its exceptions become one line, which a logged traceback would repeat."""
     log, no = logging.getLogger("absl"), lambda record: False
     log.addFilter(no)
     try:
@@ -172,7 +172,7 @@ def _manager(directory: Path) -> ocp.CheckpointManager:
 
 
 def _restore(manager: ocp.CheckpointManager, step: int, state: Any) -> tuple[Any, list]:
-    """(state, losses) of a step, placed as `state` is; without it on the first device, whatever wrote it."""
+    """Read (state, losses) of a step, placed on devices like `state`; if `state` is None, on the first local device."""
     try:
         if state is None:
             here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -193,10 +193,10 @@ def _restore(manager: ocp.CheckpointManager, step: int, state: Any) -> tuple[Any
 
 
 def read_params(directory: str | Path) -> Any:
-    """The parameters of a checkpoint, EMA if it was trained here, as nested dictionaries of arrays on the host.
+    """Read the parameters of a checkpoint as nested dictionaries of arrays; of a training run, the EMA parameters.
 
     Args:
-      directory: of a checkpoint.
+      directory: the checkpoint.
 
     Raises:
       Refused: a damaged or unfinished checkpoint.
@@ -214,14 +214,14 @@ def read_params(directory: str | Path) -> Any:
 
 
 def save_params(directory: str | Path, params: Any, config: dict) -> None:
-    """Write parameters as an orbax checkpoint of one step, which `load` reads; sharded ones stay sharded on disk.
+    """Write parameters as an orbax checkpoint of one step, which `load` reads; sharded arrays stay sharded on disk.
 
     Args:
       directory: a new folder.
       params: nested dictionaries of arrays.
-      config: from `config`.
+      config: the result of `config(...)`.
 
     Raises:
-      Refused: as `Run`.
+      Refused: whatever `Run` refuses.
     """
     Run(directory, config).save(0, {"ema": params}, [])

@@ -1,4 +1,4 @@
-"""From the names and layouts of PyTorch modules to the parameters of a Flax network of the same module names."""
+"""Convert names and layouts of PyTorch tensors to the parameters of a Flax network with the same module names."""
 
 import re
 from collections.abc import Mapping
@@ -11,32 +11,32 @@ import numpy as np
 from guidance_jax.core import Refused
 from guidance_jax.untrusted import reading
 
-# lists of equal blocks that a network may hold stacked, as `nn.scan` does: blocks.3.x is the row 3 of blocks/x
+# lists of equal blocks that a network may store as one stacked array, like `nn.scan`: blocks.3.x is row 3 of blocks/x
 STACKS = re.compile(r"(?:^|_)(blocks|transformer_blocks|layers)_(\d{1,6})(?=_|$)")
 
 
 class Place(NamedTuple):
-    """Where a tensor goes: the path of a parameter, and its row if that parameter is stacked."""
+    """The place of a tensor in a network: the path of a parameter, and the row in it if the parameter is stacked."""
 
     path: str
     row: int | None = None
 
 
 def match_params(state: Mapping[str, Any], network: Any, *inputs: Any) -> dict:
-    """The parameters of `network`, each of the shape that it has on `inputs`, in float32, from a state dict.
+    """Return the parameters of `network` in float32 from a PyTorch state dict, with the shapes that `inputs` imply.
 
-    Names map one to one, dots and slashes become underscores (`input_blocks.1.0.in_layers.2.weight` is
-    `input_blocks_1_0 / in_layers_2 / kernel`); kernels go from (out, in, h, w) to (h, w, in, out), linear maps and
-    convolutions of single patches to (in, out).
+    Names map one to one; dots and slashes become underscores (`input_blocks.1.0.in_layers.2.weight` is
+    `input_blocks_1_0 / in_layers_2 / kernel`). Kernels are transposed from (out, in, h, w) to (h, w, in, out), linear
+    maps and convolutions of single patches to (in, out).
 
     Args:
-      state: name -> array, in PyTorch's layout; every tensor is asked for once.
+      state: name -> array, in PyTorch's layout; every tensor is read once.
       network: the Flax module.
-      inputs: what `network.init` takes beside the key.
+      inputs: the arguments of `network.init` after the key.
 
     Raises:
-      Refused: a tensor that is missing, left over or of another shape; its name and both shapes are given. Numbers that
-        are whole or not finite.
+      Refused: a tensor that is missing, left over or of another shape (the message gives its name and both shapes);
+        whole numbers, or numbers that are not finite.
     """
     wanted = shapes_in(network, *inputs)
     names = {flat(path): path for path in wanted}
@@ -80,30 +80,30 @@ def match_params(state: Mapping[str, Any], network: Any, *inputs: Any) -> dict:
 
 
 def exact(flat: Mapping[str, Any], network: Any, *inputs: Any) -> dict:
-    """The parameters of `network` from arrays that already have its names and layouts, in float32.
+    """Return the parameters of `network` in float32 from arrays that already have its names and layouts.
 
     Args:
       flat: "module/name" -> array.
       network: the Flax module.
-      inputs: what `network.init` takes beside the key.
+      inputs: the arguments of `network.init` after the key.
 
     Raises:
-      Refused: an array that is missing, left over or of another shape; its name and both shapes are given. Numbers that
-        are whole or not finite.
+      Refused: an array that is missing, left over or of another shape (the message gives its name and both shapes);
+        whole numbers, or numbers that are not finite.
     """
     same_shapes({path: np.shape(a) for path, a in flat.items()}, shapes_in(network, *inputs), kind(network))
     return {"params": nest({path: np.ascontiguousarray(numbers(a, path)) for path, a in flat.items()})}
 
 
 def check_params(params: Any, network: Any, inputs: tuple | None, where: Any) -> None:
-    """Raise unless `params`, as a checkpoint of ours holds them, are those of `network`, of finite numbers.
+    """Raise unless `params`, read from a checkpoint of this package, fit `network` and are finite.
 
-    Names and shapes are compared where `inputs`, what `network.init` takes beside the key, are known: those of networks
-    of this package with a domain. With other people's (None) only numbers are looked at.
+    `inputs` are the arguments of `network.init` after the key; with them, names and shapes are compared. They are known
+    for networks of this package with a domain. For other networks they are None, and only the numbers are checked.
 
     Raises:
-      Refused: an array that is missing, left over, of another shape, not of numbers (floating ones in networks of this
-        package), or not finite; `where` names the checkpoint.
+      Refused: an array that is missing, left over or of another shape; with `inputs`, an array that is not of
+        floating-point numbers; numbers that are not finite. `where` names the checkpoint.
     """
     found = {_text(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     if inputs is not None:
@@ -115,7 +115,7 @@ def check_params(params: Any, network: Any, inputs: tuple | None, where: Any) ->
 
 
 def same_shapes(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], where: str) -> None:
-    """Raise unless both name the same arrays, of the same shapes."""
+    """Raise unless `found` and `wanted` have the same names with the same shapes."""
     for path in sorted({*found, *wanted}):
         if found.get(path) != wanted.get(path):
             raise Refused(
@@ -124,10 +124,10 @@ def same_shapes(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple
 
 
 def numbers(array: Any, name: str, dtype: Any = np.float32) -> np.ndarray:
-    """`array` on the host, in `dtype` (None: as it is), if it holds floating-point numbers, all of them finite there.
+    """Return `array` on the host as `dtype` (None keeps its type); it must hold finite floating-point numbers.
 
     Raises:
-      Refused: whole numbers, other things, NaN or infinity; `name` says where.
+      Refused: whole numbers or other types; NaN or infinity, also after the conversion. The message begins with `name`.
     """
     array = np.asarray(array)
     if not jnp.issubdtype(array.dtype, jnp.floating):
@@ -142,7 +142,7 @@ def numbers(array: Any, name: str, dtype: Any = np.float32) -> np.ndarray:
 
 
 def shapes_in(network: Any, *inputs: Any) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter that `network` has on `inputs`, by its path.
+    """Return the shape of every parameter of `network` for these `inputs`, by its path.
 
     Raises:
       Refused: options of a network that contradict each other or the inputs.
@@ -153,10 +153,10 @@ def shapes_in(network: Any, *inputs: Any) -> dict[str, tuple[int, ...]]:
 
 
 def nest(flat: Mapping[str, Any]) -> dict:
-    """Values by the parts of their paths: {"a/b": v} is {"a": {"b": v}}.
+    """Nest values by the parts of their paths: {"a/b": v} becomes {"a": {"b": v}}.
 
     Raises:
-      Refused: a path that goes on where another ends.
+      Refused: a path that is the beginning of another path.
     """
     tree: dict = {}
     for path in flat:
@@ -173,7 +173,7 @@ def nest(flat: Mapping[str, Any]) -> dict:
 
 
 def place_of(key: str, wanted: Mapping[str, str]) -> Place | None:
-    """The parameter that a tensor of that name holds, among those `wanted` (by `flat`); None if there is none."""
+    """Find the parameter for the tensor `key`, or None; `wanted` maps each `flat` name to the path of a parameter."""
     module, _, name = key.rpartition(".")
     stem = flat(module)
     places: list[tuple[str, int | None]] = [(stem, None)]
@@ -188,19 +188,20 @@ def place_of(key: str, wanted: Mapping[str, str]) -> Place | None:
 
 
 def flat(name: str) -> str:
-    """A path of modules as one word, which PyTorch's dots, Flax's slashes and lists all lead to."""
+    """Write a path of modules as one word: PyTorch's dots and Flax's slashes become underscores."""
     return name.replace(".", "_").replace("/", "_")
 
 
 def arrange(a: np.ndarray, path: str, rank: int) -> np.ndarray:
-    """A tensor of PyTorch's layout as the parameter at `path`, which has `rank` axes."""
+    """Convert a tensor from PyTorch's layout to that of the parameter at `path`, which has `rank` axes."""
     *modules, leaf = path.split("/")
     if leaf == "kernel":
         if a.ndim == 4 and rank == 4:
             return a.transpose(2, 3, 1, 0)
         if a.ndim >= 2:  # a linear map, or a convolution of single pixels or of patches that do not overlap
             return a.reshape(len(a), -1).T
-    if leaf == "positional_embedding" and modules:  # of OpenAI's attention pool; GLIDE's own are as here
+    # OpenAI's attention pool has its embedding transposed; GLIDE's embedding, outside any module, is not
+    if leaf == "positional_embedding" and modules:
         return a.T
     return a[0] if a.ndim == rank + 1 and a.shape[0] == 1 else a
 
@@ -214,7 +215,7 @@ def _text(path: Any) -> str:
 
 
 def _torch_shape(found: tuple[int, ...], flax: tuple[int, ...]) -> tuple[int, ...]:
-    """A parameter's shape in PyTorch's order, as far as `found` tells which kind of layer it is."""
+    """Return the Flax shape `flax` in PyTorch's order; the rank of `found` tells a linear map from a convolution."""
     if len(flax) == 4:
         return (flax[3], flax[2], flax[0], flax[1])
     return (*flax[::-1], *(1,) * (len(found) - 2)) if len(flax) == 2 else flax

@@ -1,11 +1,11 @@
-"""PyTorch's `.pt` files as NumPy arrays, without PyTorch, and without running anything.
+"""Read PyTorch's `.pt` files as NumPy arrays, without PyTorch and without running code from the file.
 
-A `.pt` is a pickle, a program that may call anything. `pickled` reads it as inert data; this file turns the records of
-tensors in it into arrays. What else a training run has put there is left as it is. Both of PyTorch's formats are read:
-the zip archive (`torch.save` since 1.6) and the older sequence of pickles.
+A `.pt` is a pickle, a program that may call anything. `pickled` reads it as inert data; this module turns the records
+of tensors in it into arrays, and leaves other objects as records. Both of PyTorch's formats are read: the zip archive
+(`torch.save` since 1.6) and the older sequence of pickles.
 
-Sizes are compared with the file before anything of that size is read or made: arrays are views of the storages, which
-together are no longer than the file.
+Every size is compared with the file before memory of that size is read or allocated. Arrays are views of the storages,
+which together are no longer than the file.
 """
 
 import io
@@ -49,24 +49,24 @@ DTYPES = {
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 DICTIONARIES = {("collections", "OrderedDict"), ("builtins", "dict"), ("torch.nn", "ParameterDict")}
 NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")
-WHOLE_PICKLE = 2**28  # bytes of the pickle in an archive
+WHOLE_PICKLE = 2**28  # most bytes of the pickle in an archive
 
 
 class Storage(NamedTuple):
-    """The memory of tensors: numbers of one type, one after the other."""
+    """The memory that tensors are views of: numbers of one type, one after the other."""
 
     data: np.ndarray
 
 
 class Archive:
-    """The storages of one file, each read once, all together no longer than the file."""
+    """Read the storages of one file, each once; together they may be no longer than the file."""
 
     def __init__(self, read: Any, size: int):
         self.read, self.left = read, size
         self.known: dict[str, bytes] = {}
 
     def storage(self, record: Any) -> Storage:
-        """The storage that a record of the pickle means."""
+        """Return the storage that a record of the pickle refers to."""
         identity = record.identity if isinstance(record, Stored) else None
         if not isinstance(identity, tuple) or len(identity) < 5 or identity[0] != "storage":
             raise Refused("it has a tensor without a storage")
@@ -110,7 +110,7 @@ def read_zip(source: Any, size: int) -> tuple[Any, Archive]:
             raise Refused("it was written on a big-endian machine; save it again on another")
         found = read_pickle(io.BytesIO(read(f"{root}data.pkl", min(size, WHOLE_PICKLE))))
         content = Archive(lambda key, left: read(f"{root}data/{key}", left), size)
-        for record in storages_in(found):  # while the archive is open
+        for record in storages_in(found):  # read all storages now, while the archive is open
             if known_storage(record):
                 content.storage(record)
         return found, content
@@ -147,7 +147,7 @@ def read_legacy(file: Any, size: int) -> tuple[Any, Archive]:
 
 
 def known_storage(record: Stored) -> bool:
-    """Whether a record has the form of a storage's identity."""
+    """Return whether a record refers to a storage of a known type."""
     identity = record.identity
     return (
         isinstance(identity, tuple)
@@ -158,7 +158,7 @@ def known_storage(record: Stored) -> bool:
 
 
 def storages_in(found: Any) -> list[Stored]:
-    """Every record of a storage in what a pickle holds, each once."""
+    """Return every storage record in the value of a pickle, each once."""
     waiting, seen, storages = [found], set(), []
     while waiting:
         value = waiting.pop()
@@ -175,12 +175,13 @@ def storages_in(found: Any) -> list[Stored]:
 
 
 def resolve(value: Any, archive: Archive) -> Any:
-    """What a record means, one level deep: an array of a tensor's, a dict of a dictionary's; others stay records."""
+    """Turn a record into what it describes, one level deep: an array or a dict. Other records stay as they are."""
     if not isinstance(value, Call):
         return value
     target, args = value.target, value.args if isinstance(value.args, tuple) else ()
     if target in DICTIONARIES and all(isinstance(item, tuple) and len(item) == 2 for item in value.items):
-        first = args[0] if args and isinstance(args[0], list) else []  # older OrderedDicts list their items
+        # older OrderedDicts have their items as the first argument
+        first = args[0] if args and isinstance(args[0], list) else []
         items = [*(tuple(item) for item in first if isinstance(item, list | tuple) and len(item) == 2), *value.items]
         return {key if isinstance(key, str | int) else repr(key): item for key, item in items}
     if target == ("argparse", "Namespace") and isinstance(value.state, dict):
@@ -205,10 +206,10 @@ def resolve(value: Any, archive: Archive) -> Any:
 
 
 def view_of(data: np.ndarray, offset: Any, size: Any, stride: Any) -> np.ndarray:
-    """The view of a storage that a tensor is.
+    """Return a tensor as a read-only view of its storage.
 
     Raises:
-      Refused: numbers that are none, or that reach outside the storage.
+      Refused: sizes that are no numbers, or a tensor that reaches outside its storage.
     """
     shape, steps = numbers(size), numbers(stride)
     if shape is None or steps is None or len(shape) != len(steps) or numbers((offset,)) is None:
@@ -225,7 +226,7 @@ def view_of(data: np.ndarray, offset: Any, size: Any, stride: Any) -> np.ndarray
 
 
 def numbers(values: Any) -> tuple[int, ...] | None:
-    """Whole numbers that are not negative, of a tuple, a list or a `torch.Size`; None if they are something else."""
+    """Return the non-negative integers of a tuple, a list or a `torch.Size` as a tuple; None for anything else."""
     if isinstance(values, Call) and values.target == ("torch", "Size") and isinstance(values.args, tuple):
         values = values.args[0] if values.args else ()
     if not isinstance(values, tuple | list) or not all(type(n) is int and n >= 0 for n in values):
@@ -234,10 +235,10 @@ def numbers(values: Any) -> tuple[int, ...] | None:
 
 
 def numpy_array(state: Any) -> np.ndarray:
-    """A NumPy array from the state that it was pickled with: (version, shape, dtype, Fortran order, bytes).
+    """Build a NumPy array from its pickled state: (version, shape, dtype, Fortran order, bytes).
 
     Raises:
-      Refused: another state, a type that is no plain number, another number of bytes than the shape takes.
+      Refused: another state, a type that is no plain number, or a number of bytes that does not fit the shape.
     """
     if not isinstance(state, tuple) or len(state) != 5:
         raise Refused("it has a NumPy array without its state")
@@ -263,16 +264,18 @@ NUMPY_TYPES = ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8",
 
 
 def read_torch(path: str | Path | bytes, key: str | None = None) -> dict[str, np.ndarray]:
-    """The state dict of a `.pt` file: name -> array, read-only views of what was read.
+    """Read the state dict of a `.pt` file: name -> read-only array.
+
+    Nothing that the file names is ever imported, called or changed. Reading takes at most twice the memory of the file,
+    and about 100 bytes for each opcode of its pickle, of which there may be four million.
 
     Args:
-      path: the file, or what is in it.
-      key: the entry that is the state dict, "ema" for example, of a file that holds several; "a.b" is b in a.
+      path: the file, or its content as bytes.
+      key: in a file with several entries, the one that is the state dict, for example "ema"; "a.b" is b in a. None if
+        the file itself is the state dict.
 
     Raises:
-      Refused: a file that is missing, truncated or foreign, or that holds something else than named tensors. Nothing
-        that a file names is ever imported, called or changed; it takes no more memory than twice the file and some
-        100 bytes for each opcode of its pickle, of which there may be four million.
+      Refused: a file that is missing, truncated or foreign, or that contains anything but named tensors.
     """
     content, path = (path, "the file") if isinstance(path, bytes) else (None, Path(path))
     if isinstance(path, Path) and not path.is_file():
@@ -283,7 +286,7 @@ def read_torch(path: str | Path | bytes, key: str | None = None) -> dict[str, np
             found, archive = read_zip(file, size) if zipfile.is_zipfile(file) else read_legacy(file, size)
         return state_in(path, found, archive, key)
     except Refused as error:
-        text = "".join(c if c.isprintable() else "?" for c in str(error))  # names are the file's
+        text = "".join(c if c.isprintable() else "?" for c in str(error))  # the message may have names of the file
         raise Refused(text if text.startswith(str(path)) else f"{path} was refused: {text}") from None
     except (OSError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise Refused(
@@ -293,10 +296,10 @@ def read_torch(path: str | Path | bytes, key: str | None = None) -> dict[str, np
 
 
 def state_in(path: Any, found: Any, archive: Archive, key: str | None) -> dict[str, np.ndarray]:
-    """The state dict among what a file holds.
+    """Return the state dict in the value `found` of a file, or in its entry `key`.
 
     Raises:
-      Refused: none there, or not under that `key`.
+      Refused: no such entry, or no plain state dict there.
     """
     found = resolve(found, archive)
     for part in key.split(".") if key else ():
@@ -319,18 +322,18 @@ def state_in(path: Any, found: Any, archive: Archive, key: str | None) -> dict[s
 
 
 def check_foreign(found: Any) -> None:
-    """Raise `Refused` if what was asked for is, or directly holds, a call that means no array: it is named."""
+    """Raise `Refused`, which names the call, if `found` is or directly contains a call that builds no array."""
     for value in (found, *found.values()) if isinstance(found, dict) else (found,):
         if isinstance(value, Call):
             raise Refused(f"it would run {str(value.function)[:80]}, which no state dict needs; nothing was run")
 
 
 def is_tensor(value: Any) -> bool:
-    """Whether a record is one of a tensor."""
+    """Return whether a value is the record of a tensor or a NumPy array."""
     return isinstance(value, Call) and (value.target or ("", ""))[0] in ("torch._utils", *NUMPY)
 
 
 def entries(found: Any) -> str:
-    """The first names in a dictionary."""
+    """List the first eight names in a dictionary; for other values, return their type."""
     names = [str(name)[:80] for name in list(found)[:9]] if isinstance(found, dict) else []
     return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") if names else type(found).__name__

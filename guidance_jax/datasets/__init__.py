@@ -1,4 +1,4 @@
-"""Real data, one reader a file. Images are float32 in [-1, 1], (n, height, width, channels); labels are integers."""
+"""Readers of real data. Images are float32 in [-1, 1], (n, height, width, channels); labels are integers."""
 
 from guidance_jax.datasets.digits import digits
 from guidance_jax.datasets.idx import idx

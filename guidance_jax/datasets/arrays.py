@@ -1,4 +1,4 @@
-"""NumPy's files as arrays: nothing pickled, and no size believed before it is compared with the file."""
+"""Read NumPy's files safely: nothing is unpickled, and a stated size is compared with the file before it is used."""
 
 import io
 import math
@@ -16,7 +16,7 @@ from guidance_jax.untrusted import check_size, file_at, reading
 
 
 def read_array(path: str | Path) -> np.ndarray:
-    """A measurement: a NumPy file of finite numbers, the first array of an archive, or a picture in [-1, 1].
+    """Read a measurement as float32: an `.npy` file, the first array of an `.npz` file, or a picture in [-1, 1].
 
     Raises:
       Refused: a missing or unreadable file, no array of numbers, or numbers that are not finite.
@@ -42,10 +42,10 @@ def read_array(path: str | Path) -> np.ndarray:
 
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of an `.npz` file by name.
+    """Read the arrays of an `.npz` file, as name -> array.
 
     Raises:
-      Refused: a missing, damaged or foreign file, one without arrays, or one that holds more than its size allows.
+      Refused: a missing, damaged or foreign file, one without arrays, or one that unpacks to more than its size allows.
     """
     path, found = file_at(path), {}
     with reading(path), zipfile.ZipFile(path) as archive:
@@ -64,10 +64,10 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def read_npy(raw: bytes, where: Any) -> np.ndarray:
-    """The array in the bytes of an `.npy` file.
+    """Read the array in the bytes `raw` of an `.npy` file; errors name the file as `where`.
 
     Raises:
-      Refused: a damaged or foreign file, an array of Python objects, or another length than its header says.
+      Refused: a damaged or foreign file, an array of Python objects, or data of another length than the header states.
     """
     file = io.BytesIO(raw)
     with reading(where):

@@ -1,4 +1,4 @@
-"""Handwritten digits, 8 x 8 (Alpaydin & Kaynak 1998, UCI optdigits), from scikit-learn's wheel: nothing to download."""
+"""Handwritten digits, 8 x 8 (Alpaydin & Kaynak 1998, UCI optdigits), from scikit-learn's wheel, without a download."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from guidance_jax.datasets.images import Images
 
 
 def digits() -> Images:
-    """1,797 real images (8, 8, 1) in 10 classes.
+    """Return 1,797 real images (8, 8, 1) in 10 classes.
 
     Raises:
       Refused: scikit-learn is not installed.

@@ -15,7 +15,7 @@ FASHION = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt",
 
 
 def read_idx(path: str | Path) -> np.ndarray:
-    """The array of one IDX file of bytes.
+    """Read the uint8 array of one IDX file, gzipped if its name ends in `.gz`.
 
     Raises:
       Refused: not an IDX file of bytes, or one cut short.
@@ -33,13 +33,14 @@ def read_idx(path: str | Path) -> np.ndarray:
 
 
 def idx(folder: str | Path, part: str = "train", names: tuple[str, ...] | None = None) -> Images:
-    """The images and labels `{part}-images-idx3-ubyte[.gz]` and `{part}-labels-idx1-ubyte[.gz]` of a folder.
+    """Read the images and labels `{part}-images-idx3-ubyte[.gz]` and `{part}-labels-idx1-ubyte[.gz]` of a folder.
 
-    `part` is "train" or "t10k". Fashion-MNIST's four files come with Debian's package `dataset-fashion-mnist`
-    (in /usr/share/datasets/fashion-mnist); `names=FASHION` are its classes.
+    `part` is "train" or "t10k". `names` are the class names; None names the classes by their numbers. Fashion-MNIST's
+    four files come with Debian's package `dataset-fashion-mnist` (in /usr/share/datasets/fashion-mnist); its class
+    names are `FASHION`.
 
     Raises:
-      Refused: a missing, foreign or truncated file; files that are not of images and of their labels.
+      Refused: a missing, foreign or truncated file; files that do not hold images and one label for each.
     """
     folder = Path(folder)
     arrays = []

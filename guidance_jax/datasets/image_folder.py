@@ -1,4 +1,4 @@
-"""A folder with one sub-folder of images per class, read with Pillow."""
+"""Read a folder with one sub-folder of images per class, with Pillow."""
 
 import warnings
 from pathlib import Path
@@ -11,22 +11,24 @@ from guidance_jax.datasets.pictures import package, picture
 from guidance_jax.pictures import from_uint8
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif"}
-NAMED = 5  # files that are named where more cannot be read
+NAMED = 5  # how many unreadable files a message names
 
 
 def image_folder(folder: str | Path, size: int, mode: str = "RGB", skip_bad: bool = False) -> Images:
-    """All images under `folder/<class>/`, as viewers show them, centre-cropped to a square and resized.
+    """Read all images under `folder/<class>/`, crop each to its central square, and resize it.
 
-    Classes are the sub-folders in alphabetical order. Hidden files and folders (`.ipynb_checkpoints`) are no data.
+    Images are turned upright as their EXIF data say, and put on white where they are transparent. Classes are the
+    sub-folders in alphabetical order. Hidden files and folders (`.ipynb_checkpoints`) are skipped.
 
     Args:
-      folder: with the sub-folders.
-      size: of the square.
-      mode: Pillow's, "RGB" or "L" (grey).
-      skip_bad: leave out files that cannot be read, with a warning that names them.
+      folder: the folder that holds one sub-folder per class.
+      size: the side of the resized square, in pixels.
+      mode: Pillow's mode, "RGB" or "L" (grey).
+      skip_bad: True leaves out files that cannot be read, with a warning that names the first of them. False raises.
 
     Raises:
-      Refused: no sub-folder with images, or files that Pillow cannot read: the first of them and how many they are.
+      Refused: no sub-folder with images, or files that Pillow cannot read; the message names the first of them and
+        gives their number.
     """
     package()
     folder = Path(folder)
@@ -51,11 +53,11 @@ def image_folder(folder: str | Path, size: int, mode: str = "RGB", skip_bad: boo
 
 
 def is_image(path: Path, folder: Path) -> bool:
-    """Whether a path under `folder` has the name of an image, with nothing hidden on the way to it."""
+    """Return whether a path under `folder` has the suffix of an image and no hidden folder or file in it."""
     named = path.suffix.lower() in SUFFIXES and not any(map(hidden, path.relative_to(folder).parts))
     return named and not path.is_dir()
 
 
 def hidden(name: str) -> bool:
-    """Whether file managers hide a file or folder of that name, or an archive of theirs left it there."""
+    """Return whether `name` is hidden (it starts with a dot), or is the folder `__MACOSX` that macOS archives leave."""
     return name.startswith(".") or name == "__MACOSX"

@@ -1,4 +1,4 @@
-"""What every image reader returns, and the split whose second part no guide ever sees."""
+"""Labelled images, the result of every image reader, and their split into training and held-out images."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from guidance_jax.core import Refused
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images.
+    """Hold labelled images.
 
     Attributes:
       images: (n, height, width, channels), float32 in [-1, 1].
@@ -17,7 +17,7 @@ class Images:
       names: one name per class.
 
     Raises:
-      Refused: shapes that do not fit, labels without a name.
+      Refused: shapes that do not fit each other, no images, or labels without a name.
     """
 
     images: np.ndarray
@@ -40,7 +40,7 @@ class Images:
 
     @property
     def samples(self) -> np.ndarray:
-        """What a model is trained on."""
+        """The images, under the name that `fit` reads."""
         return self.images
 
     @property
@@ -49,13 +49,13 @@ class Images:
         return self.images.shape[1:]
 
     def take(self, index: np.ndarray) -> "Images":
-        """The images at `index`."""
+        """Return the images at `index`, with their labels."""
         return Images(self.images[index], self.labels[index], self.names)
 
     def split(self, held_out: float = 0.2, seed: int = 0) -> tuple["Images", "Images"]:
-        """(train, held out): the same fraction of every class, drawn by `seed`.
+        """Return (train, held out); `held_out` is the fraction of each class that is drawn, by `seed`, for the second.
 
-        Train models and guides on the first; measure on the second, which none of them has seen.
+        Train models and guides on the first part, and measure on the second, which none of them has seen.
         """
         generator = np.random.default_rng(seed)
         aside = []

@@ -1,4 +1,4 @@
-"""Picture files as every viewer shows them, read with Pillow."""
+"""Read picture files as viewers show them, with Pillow."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +9,7 @@ import numpy as np
 from guidance_jax.core import Refused
 from guidance_jax.untrusted import check_size, file_at, reading
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # Pillow hands others to programs beside it
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")  # for some others Pillow starts external programs
 
 
 def package() -> Any:
@@ -21,22 +21,24 @@ def package() -> Any:
 
 
 def picture(path: str | Path, mode: str | Callable[[Any], str] = "RGB", size: int | None = None) -> np.ndarray:
-    """The picture in a file as bytes (height, width, channels), upright, what is transparent in front of white.
+    """Read the picture in a file as uint8 (height, width, channels).
 
-    Of an animation the first frame; 16 bits of grey become 8.
+    The picture is turned upright as its EXIF data say, and put on white where it is transparent. An animation gives
+    its first frame; 16-bit grey is converted to 8 bits.
 
     Args:
       path: the file.
-      mode: Pillow's, "RGB" or "L" (grey), or a function that says it for an image.
-      size: of the square that is cut from the middle and scaled; None for the whole picture as it is.
+      mode: Pillow's mode, "RGB" or "L" (grey), or a function image -> mode.
+      size: the side of the square that the picture's central square is scaled to, in pixels; None keeps the whole
+        picture at its own size.
 
     Raises:
-      Refused: no file, one that Pillow cannot read, or one whose pixels are more than its size allows.
+      Refused: no file, one that Pillow cannot read, or one with more pixels than its size allows.
     """
     image_kit, operations = package()
     path = file_at(path)
     with reading(path, "replace or remove it"), image_kit.open(path, formats=FORMATS) as image:
-        check_size(4 * image.width * image.height, path.stat().st_size, path)  # Pillow has four bytes for a pixel
+        check_size(4 * image.width * image.height, path.stat().st_size, path)  # Pillow uses up to four bytes per pixel
         shown = flat(operations.exif_transpose(image))
         shown = shown.convert(mode if isinstance(mode, str) else mode(shown))
         if size is not None:
@@ -46,12 +48,12 @@ def picture(path: str | Path, mode: str | Callable[[Any], str] = "RGB", size: in
 
 
 def channels_of(image: Any) -> str:
-    """The mode of a picture that says how many channels it has: grey stays grey."""
+    """Return the mode that keeps a picture's kind: "L" for grey, else "RGB"."""
     return "L" if image.mode in ("1", "L") else "RGB"
 
 
 def flat(image: Any) -> Any:
-    """A picture of 8 bits, without transparency: in front of white."""
+    """Convert a picture to 8 bits without transparency, on white."""
     image_kit, _ = package()
     if image.mode.startswith(("I", "F")):  # Pillow's own conversion clips 16 bits at 255
         values = np.asarray(image)

@@ -1,4 +1,4 @@
-"""What every reader of token sequences returns."""
+"""Labelled token sequences, the result of every reader of sequences."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,17 +12,17 @@ AMINO_ACIDS = tuple("ACDEFGHIKLMNPQRSTVWY")
 
 @dataclass(frozen=True)
 class Sequences:
-    """Labelled sequences of one length.
+    """Hold labelled sequences of one length.
 
     Attributes:
       tokens: (n, length), int32, indices into `alphabet`.
       labels: (n,), int32, 0 to len(names) - 1.
       names: one name per class.
       alphabet: one string per token.
-      values: (n,) float32, what was measured of each, or None.
+      values: (n,) float32, a measured number for each sequence; None without measurements.
 
     Raises:
-      Refused: shapes that do not fit, tokens outside the alphabet, labels without a name.
+      Refused: shapes that do not fit each other, no sequences, tokens outside the alphabet, labels without a name.
     """
 
     tokens: np.ndarray
@@ -48,7 +48,7 @@ class Sequences:
 
     @property
     def samples(self) -> np.ndarray:
-        """What a model is trained on."""
+        """The tokens, under the name that `fit` reads."""
         return self.tokens
 
     @property
@@ -57,12 +57,15 @@ class Sequences:
         return self.tokens.shape[1:]
 
     def take(self, index: np.ndarray) -> "Sequences":
-        """The sequences at `index`."""
+        """Return the sequences at `index`, with their labels and values."""
         values = None if self.values is None else self.values[index]
         return replace(self, tokens=self.tokens[index], labels=self.labels[index], values=values)
 
     def split(self, held_out: float = 0.2, seed: int = 0) -> tuple["Sequences", "Sequences"]:
-        """(train, held out), drawn by `seed`; equal sequences go to the same side."""
+        """Return (train, held out), drawn by `seed`; equal sequences go to the same part.
+
+        `held_out` is the probability that a distinct sequence is held out.
+        """
         _, group = np.unique(self.tokens, axis=0, return_inverse=True)
         chosen = np.random.default_rng(seed).random(group.max() + 1) < held_out
         mask = chosen[group.reshape(-1)]
@@ -70,10 +73,10 @@ class Sequences:
 
 
 def encode(strings: list[str], alphabet: tuple[str, ...]) -> np.ndarray:
-    """Strings of one length, a token a letter, (n, length).
+    """Convert strings to tokens, one per letter: an integer array (n, length).
 
     Args:
-      strings: of one length.
+      strings: n strings of one length.
       alphabet: the letters, in the order of their tokens.
     """
     index = {symbol: i for i, symbol in enumerate(alphabet)}
@@ -81,11 +84,11 @@ def encode(strings: list[str], alphabet: tuple[str, ...]) -> np.ndarray:
 
 
 def text(tokens: Any, alphabet: tuple[str, ...], joiner: str = "") -> str:
-    """One sequence as a string; a token beyond the alphabet, a mask, is an underscore.
+    """Convert one sequence to a string; a token outside the alphabet, such as a mask, becomes an underscore.
 
     Args:
       tokens: (L,), indices into `alphabet`.
       alphabet: the letters.
-      joiner: what stands between two of them.
+      joiner: the string between two letters.
     """
     return joiner.join(alphabet[t] if 0 <= t < len(alphabet) else "_" for t in np.asarray(tokens))

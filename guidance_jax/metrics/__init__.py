@@ -1,4 +1,7 @@
-"""Measures of samples, one a file. Features in float32 at the highest precision, statistics in float64 on the host."""
+"""Measures of samples, one per file.
+
+Features are computed in float32 at the highest matmul precision, statistics in float64 on the host.
+"""
 
 from guidance_jax.metrics.bootstrap import Estimate, bootstrap
 from guidance_jax.metrics.calibration import LevelReport, by_level, expected_calibration_error

@@ -19,15 +19,16 @@ class Estimate(NamedTuple):
 
 
 def bootstrap(statistic: Callable[..., float], *samples: Any, repeats: int = 100, seed: int = 0) -> Estimate:
-    """`statistic(*samples)` and its standard error, the samples' rows drawn again together, `repeats` times.
+    """Return `statistic(*samples)` and its bootstrap standard error.
 
-    Every array of `samples` has the same number of rows; row i of each belongs to the same sample.
+    The rows are drawn again, with replacement, `repeats` times. Every array of `samples` has the same number of rows;
+    row i of each belongs to the same sample, and these rows are drawn together.
 
     Args:
       statistic: statistic(*samples) -> a number.
       samples: arrays, drawn again along their first axis.
-      repeats: how often they are drawn again.
-      seed: of the draws.
+      repeats: the number of bootstrap draws.
+      seed: the seed of the draws.
 
     Raises:
       Refused: no rows; or whatever the statistic refuses.

@@ -1,9 +1,9 @@
-"""How good a noisy classifier is, level by level: accuracy, loss and calibration on data it has not seen.
+"""Measure a noisy classifier level by level: accuracy, loss and calibration on data that it has not seen.
 
-Expected calibration error (Naeini et al. 2015; Guo et al. 2017, arXiv 1706.04599) over `bins` of confidence:
-sum_b (n_b / n) |accuracy_b - confidence_b|. Guidance follows the gradient of log p: where the classifier is at
-chance its gradient is noise, where it is over-confident the effective scale is too large. The suggested scale is that
-of temperature scaling (Guo et al.): the power of p(y | x_t), renormalised, that fits unseen data best.
+The expected calibration error (Naeini et al. 2015; Guo et al. 2017, arXiv 1706.04599) over `bins` of confidence is
+sum_b (n_b / n) |accuracy_b - confidence_b|. Guidance follows the gradient of log p. Where the classifier is at chance,
+this gradient is noise; where it is overconfident, the effective scale is too large. The suggested scale is that of
+temperature scaling (Guo et al.): the power of p(y | x_t), renormalised, that fits unseen data best.
 """
 
 from functools import partial
@@ -21,16 +21,16 @@ from guidance_jax.schedules import Schedule
 
 
 class LevelReport(NamedTuple):
-    """A noisy classifier at one level.
+    """Hold the measures of a noisy classifier at one level.
 
     Attributes:
-      ratio: sigma / alpha.
-      accuracy: the share of labels that it finds.
+      ratio: sigma / alpha of the level.
+      accuracy: the share of samples whose label is the classifier's most probable one.
       loss: the mean of -log p(y | x_t), in nats.
-      calibration_error: as `expected_calibration_error` says.
-      roughness: the median relative change of grad log p(y | x_t) when x_t moves by a tenth of sigma: near or above 1
-        the gradient is noise.
-      scale: of its logits, which makes it calibrated: below 1 for an over-confident one.
+      calibration_error: the result of `expected_calibration_error`, from 0 to 1.
+      roughness: the median relative change of grad log p(y | x_t) when noise of 0.1 sigma is added to x_t. Near or
+        above 1 the gradient is noise.
+      scale: the factor on the logits that calibrates the classifier; below 1 if it is overconfident.
     """
 
     ratio: float
@@ -55,7 +55,7 @@ def _log_probs(classifier: NoisyClassifier, keys: jax.Array, images: jax.Array, 
 
 
 def fitting_power(log_probs: np.ndarray, labels: np.ndarray) -> float:
-    """The power of p that minimises the cross-entropy of the renormalised classifier, between 0.05 and 20."""
+    """Return the power of p, from 0.05 to 20, that minimises the cross-entropy of the renormalised classifier."""
     powers = np.geomspace(0.05, 20, 121)
     scaled = powers[:, None, None] * log_probs
     top = scaled.max(-1, keepdims=True)
@@ -65,12 +65,12 @@ def fitting_power(log_probs: np.ndarray, labels: np.ndarray) -> float:
 
 
 def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = 10) -> float:
-    """The mean gap between confidence and accuracy over equal bins of confidence, weighted by their counts.
+    """Return the mean gap between confidence and accuracy over bins of confidence, weighted by the bins' counts.
 
     Args:
-      confidence: (n,), the largest probability of each sample.
-      correct: (n,), whether it was that of the label.
-      bins: of equal width.
+      confidence: (n,), the largest probability of each sample, in [0, 1].
+      correct: (n,), whether that probability was the label's.
+      bins: the number of bins, all of the same width.
 
     Raises:
       Refused: a confidence that is not finite.
@@ -87,10 +87,11 @@ def by_level(
     schedule: Schedule,
     ratios: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0),
 ) -> list[LevelReport]:
-    """Accuracy, loss, calibration and smoothness of `classifier` on `data` at the noise-to-signal ratios given.
+    """Measure `classifier` on noised `data` at each noise-to-signal ratio of `ratios`.
 
     Args:
-      schedule: that the classifier was trained on.
+      schedule: the schedule on which the classifier was trained.
+      ratios: values of sigma / alpha.
 
     Raises:
       Refused: probabilities that are not finite.

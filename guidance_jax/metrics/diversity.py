@@ -1,4 +1,4 @@
-"""Within-class diversity: how different samples of one class are from one another."""
+"""Within-class diversity: how much samples of one class differ from one another."""
 
 import numpy as np
 
@@ -6,14 +6,14 @@ from guidance_jax.core.edges import check_finite
 
 
 def within_class_diversity(samples: np.ndarray, labels: np.ndarray) -> float:
-    """The mean over classes of the mean root-mean-square difference between two samples of the class.
+    """Return the root-mean-square difference of two samples of a class, averaged over pairs, then over classes.
 
-    In the units of the samples: 0 for copies, about 1.4 times the standard deviation for independent pixels. Classes
-    with fewer than two samples are left out; without any other class it is nan.
+    It has the units of the samples: 0 for copies, about 1.4 times the standard deviation for independent pixels.
+    Classes with fewer than two samples are left out; if no class remains, the result is nan.
 
     Args:
       samples: (n, ...).
-      labels: (n,).
+      labels: (n,), the class of each sample.
 
     Raises:
       Refused: samples that are not finite.

@@ -1,14 +1,14 @@
-"""What papers report of images: FID, sFID, Inception score, precision and recall, as ADM's evaluator defines them.
+"""The measures of images that papers report: FID, sFID, Inception score, precision, recall, as in ADM's evaluator.
 
     fid          Frechet distance of the pooled features, to the moments stored in the reference file
-    sfid         the same of the spatial features
+    sfid         the same with the spatial features
     is           Inception score, splits of 5,000 in the order of the file
     precision, recall      k = 3, against the reference's images
     density, coverage      k = 5, against the reference's images
     kid          kernel distance, subsets of 1,000, against the reference's images
 
-Every report carries its protocol. FID of fewer than 50,000 samples has its estimated bias beside it. A measure that
-these samples do not allow is nan, with the reason beside it; the others are computed all the same.
+Every report contains its protocol. With fewer than 50,000 samples it also contains the estimated bias of FID. A
+measure that cannot be computed from these samples is nan, with the reason; the others are computed all the same.
 """
 
 import math
@@ -29,7 +29,7 @@ from guidance_jax.metrics.kernel_distance import kernel_distance
 from guidance_jax.metrics.moments import Moments
 from guidance_jax.metrics.precision_recall import density_coverage, find_covered
 
-PUBLISHED = 50_000  # samples that published FIDs are of
+PUBLISHED = 50_000  # the number of samples of published FIDs
 NEEDS = {
     "fid": "mu",
     "sfid": "mu_s",
@@ -40,15 +40,16 @@ NEEDS = {
 
 @dataclass(frozen=True)
 class Reference:
-    """What samples are compared with; a part that the file does not have is None.
+    """Hold the reference that samples are compared with; what the file does not have is None.
 
     Attributes:
-      pool, spatial: moments of the two kinds of features.
-      features: pooled features of the reference's images.
-      name: the file and its hash.
+      pool: moments of the pooled features, for `fid`.
+      spatial: moments of the spatial features, for `sfid`.
+      features: pooled features (n, 2048) of the reference's images.
+      name: the file's name and its hash.
 
     Raises:
-      Refused: by `read`, a file that is none of ADM's.
+      Refused: by `read`, a file without ADM's arrays.
     """
 
     pool: Moments | None
@@ -58,13 +59,15 @@ class Reference:
 
     @classmethod
     def read(cls, path: str | Path, extractor: InceptionExtractor, limit: int | None = None) -> "Reference":
-        """A reference batch of ADM (`mu`, `sigma`, `mu_s`, `sigma_s`, `arr_0`), or a file of images alone.
+        """Read a reference batch of ADM (`mu`, `sigma`, `mu_s`, `sigma_s`, `arr_0`), or a file with images only.
 
-        Moments that are stored are used as they are (ADM's are of the whole training set); those that are not are of
-        the images in `arr_0`.
+        Stored moments are used as they are; ADM's are those of the whole training set. If the file has no `mu`, both
+        kinds of moments are computed from the images in `arr_0`.
 
         Args:
-          limit: how many of the stored images to use; by default all.
+          path: the `.npz` file.
+          extractor: the Inception network, which computes the features of the images.
+          limit: how many of the stored images to use; None uses all.
 
         Raises:
           Refused: no such file, or one without images and moments.
@@ -80,20 +83,20 @@ class Reference:
         return cls(pool, spatial, None if found is None else found.pool, f"{Path(path).name} ({digest(path)})")
 
     def measures(self) -> list[str]:
-        """The measures that this reference allows."""
+        """Return the names of the measures that can be computed with this reference."""
         has = {None: True, "mu": self.pool, "mu_s": self.spatial, "arr_0": self.features}
         return [name for name, part in NEEDS.items() if has[part] is not None]
 
 
 class Measures(dict[str, float]):
-    """{measure: value}; `refused` says of each value that is nan why it cannot be computed."""
+    """A dictionary measure -> value; its `refused` gives the reason for each value that is nan."""
 
     def __init__(self):
         super().__init__()
         self.refused: dict[str, str] = {}
 
     def take(self, names: Iterable[str], measure: Callable[[], Iterable[float]]) -> None:
-        """Keep the values of `measure`, or why it refuses."""
+        """Store the values that `measure()` returns under `names`, or nan and the reason if it refuses."""
         names = list(names)
         try:
             values = [float(value) for value in measure()]
@@ -103,7 +106,7 @@ class Measures(dict[str, float]):
         self.update(zip(names, values, strict=True))
 
     def json(self) -> dict[str, Any]:
-        """For a file: null in the place of nan, and `refused` where something was."""
+        """Return the values for a JSON file: None instead of nan, and `refused` if a measure was refused."""
         values = {name: value if math.isfinite(value) else None for name, value in self.items()}
         return values | ({"refused": self.refused} if self.refused else {})
 
@@ -111,25 +114,27 @@ class Measures(dict[str, float]):
 def measure_images(
     images: np.ndarray, reference: Reference, extractor: InceptionExtractor, measures: list[str] | None = None
 ) -> Measures:
-    """{measure: value} of uint8 images (n, H, W, 3), by default all that the reference allows; IS is the mean.
+    """Measure uint8 images (n, H, W, 3) and return {measure: value}; `is` is the mean over splits.
 
-    With `fid` comes `fid_bias`, an estimate of how much too large it is for 50,000 or fewer samples, and `kid_error`
-    with `kid`. A measure that these samples do not allow, because they are too few or their features not finite, is
-    nan, and the reason is in `refused` of what is returned.
+    With `fid`, for fewer than 50,000 samples, comes `fid_bias`: an estimate of how much `fid` is too large. With `kid`
+    comes `kid_error`, its standard deviation over subsets. A measure is nan if the samples are too few or their
+    features not finite; the reason is in `refused` of the result.
 
     Args:
+      images: the samples.
+      reference: what they are compared with.
       extractor: the Inception network.
-      measures: the names of those that are wanted.
+      measures: the names of the measures to compute; None computes all that the reference allows.
 
     Raises:
-      Refused: a measure that does not exist, or that the reference has not the features for; no images.
+      Refused: a measure that does not exist, or for which the reference has no features; no images.
     """
     check_measures(reference, measures)
     return measure_features(extractor(images), reference, measures)
 
 
 def check_measures(reference: Reference, measures: list[str] | None) -> None:
-    """Raise `Refused` for one of `measures` that does not exist, or that `reference` has not the features for."""
+    """Raise `Refused` if one of `measures` does not exist, or if `reference` has no features for it."""
     for name in measures or []:
         if name not in NEEDS:
             raise Refused(f"measures must be among {', '.join(NEEDS)}, got {name!r}")
@@ -141,12 +146,17 @@ def check_measures(reference: Reference, measures: list[str] | None) -> None:
 
 
 def measure_features(features: InceptionFeatures, reference: Reference, measures: list[str] | None = None) -> Measures:
-    """As `measure_images`, of the `features` of images: against `reference`, the `measures` that are wanted."""
+    """Compute `measures` from the Inception `features` of images: `measure_images` without the network.
+
+    Args:
+      features: the samples' features.
+      reference, measures: as in `measure_images`.
+    """
     check_measures(reference, measures)
     wanted = reference.measures() if measures is None else measures
     found = Measures()
     pool: Any = features.pool
-    against: Any = reference  # what a wanted measure needs of it was found to be there
+    against: Any = reference  # check_measures has found the parts that the measures need
     table: dict[tuple[str, ...], Callable[[], Iterable[float]]] = {
         ("fid",): lambda: [frechet_distance(pool, against.pool)],
         ("fid_bias",): lambda: [frechet_bias(pool, against.pool)],
@@ -171,14 +181,16 @@ def measure_features(features: InceptionFeatures, reference: Reference, measures
 
 
 def protocol(reference: Reference, extractor: InceptionExtractor, n: int, labels: np.ndarray, sampling: Any) -> dict:
-    """Everything without which a number means little: features, resize, reference, samples, sampler, versions.
+    """Return how the measures were computed, which a reader needs to compare them with other numbers.
 
-    `sampling` is what the sampler wrote beside the samples; None is written as "unknown".
+    It names the features, the resizing, the reference, the samples, the sampler and the versions.
 
     Args:
-      reference, extractor: what was measured against, and with.
-      n: how many samples.
-      labels: how often each was asked for.
+      reference: what the samples were compared with.
+      extractor: the Inception network.
+      n: the number of samples.
+      labels: (n,), the label of each sample.
+      sampling: the settings that the sampler wrote beside the samples; None is written as "unknown".
     """
     counts = np.unique(labels, return_counts=True)[1]
     balanced = "balanced" if counts.max() - counts.min() <= 1 else "not balanced"

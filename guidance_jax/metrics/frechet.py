@@ -2,8 +2,8 @@
 
     |mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^{1/2})
 
-It is called FID on Inception features only; on any others it is not comparable with published FIDs. With n samples it
-is too large by about c / n (Chong & Forsyth 2020, arXiv 1911.07023), where c depends on what is compared.
+It is called FID on Inception features only; on other features it is not comparable with published FIDs. With n samples
+it is too large by about c / n (Chong & Forsyth 2020, arXiv 1911.07023), where c depends on the two distributions.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from guidance_jax.metrics.moments import Moments
 
 
 def frechet_distance(x: np.ndarray | Moments, y: np.ndarray | Moments) -> float:
-    """The Frechet distance of two sets of feature vectors (n, d) and (m, d), or of moments, in float64; at least 0.
+    """Return the Frechet distance of two sets of feature vectors (n, d) and (m, d), in float64; it is at least 0.
 
     The square root is taken of S_1^{1/2} S_2 S_1^{1/2}, which is symmetric, so rank-deficient covariances are fine.
 
@@ -38,16 +38,16 @@ def frechet_distance(x: np.ndarray | Moments, y: np.ndarray | Moments) -> float:
 
 
 def frechet_bias(features: np.ndarray, reference: Moments, sizes: int = 5, seed: int = 0) -> float:
-    """How much too large the distance of these features is because they are few: the fitted c / n at their number n.
+    """Estimate by how much the Frechet distance of n features is too large because n is finite: c / n.
 
-    A line in 1 / n is fitted to the distances of random subsets of n/2 to n features; its slope is c. An estimate: the
-    subsets overlap, and c itself has an error.
+    A line in 1 / n is fitted to the distances of random subsets of n/2 to n features; its slope is c. The subsets
+    overlap, and c itself has an error, so the result is an estimate.
 
     Args:
-      features: (n, d), of samples.
+      features: (n, d), the samples' features.
       reference: the moments that they are compared with.
-      sizes: how many numbers of samples the line goes through.
-      seed: of the draws.
+      sizes: the number of subset sizes to which the line is fitted.
+      seed: the seed of the subsets.
 
     Raises:
       Refused: fewer than 20 features, or some that are not finite.

@@ -19,7 +19,7 @@ NAMES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6
 
 
 def digest(path: str | Path) -> str:
-    """The first 16 digits of a file's SHA-256."""
+    """Return the first 16 hexadecimal digits of a file's SHA-256."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
@@ -32,21 +32,21 @@ def _features(params: Any, images: Any) -> InceptionFeatures:
 
 @pytree
 class InceptionExtractor:
-    """uint8 images (n, H, W, 3) -> `InceptionFeatures` of (n, ...), in float32 at the highest matmul precision.
+    """Compute `InceptionFeatures` (n, ...) of uint8 images (n, H, W, 3), in float32 at the highest matmul precision.
 
     Attributes:
-      params: of the network.
-      name: of the file that they came from, for protocols.
+      params: the parameters of the Inception network.
+      name: the network and the file of its weights, for protocols.
     """
 
     params: Any
     name: str = static(default="Inception-v3 (2015-12-05)")
 
     def batches(self, images: np.ndarray, batch: int = 50) -> Iterator[InceptionFeatures]:
-        """The features of `batch` images at a time.
+        """Yield the features of `batch` images at a time.
 
         Raises:
-          Refused: images that are not uint8 with three channels, or none.
+          Refused: images that are not uint8 with three channels, or no images.
         """
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
             raise Refused(
@@ -67,13 +67,13 @@ class InceptionExtractor:
 
 
 def load_inception(path: str | Path | None = None) -> InceptionExtractor:
-    """The extractor with the weights of torch-fidelity or pytorch-fid, `.pth` or `.safetensors`.
+    """Load the Inception weights of torch-fidelity or pytorch-fid, `.pth` or `.safetensors`, into an extractor.
 
     Args:
-      path: the file; by default one of the usual names in $GUIDANCE_JAX_WEIGHTS or ~/.cache/guidance_jax.
+      path: the file; None looks for the packages' file names in $GUIDANCE_JAX_WEIGHTS or ~/.cache/guidance_jax.
 
     Raises:
-      Refused: no such file, or one of another network.
+      Refused: no such file, or the weights of another network.
     """
     folder = Path(os.environ.get("GUIDANCE_JAX_WEIGHTS", Path.home() / ".cache" / "guidance_jax"))
     candidates = [Path(path)] if path is not None else [folder / name for name in NAMES]

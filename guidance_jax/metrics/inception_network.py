@@ -1,7 +1,7 @@
 """Inception-v3 as FID uses it: TensorFlow's graph of 2015-12-05, with its own average and max pooling.
 
 It differs from the Inception-v3 of Szegedy et al. 2015 (arXiv 1512.00567) as torch-fidelity and pytorch-fid do: 1,008
-outputs, average pooling that leaves out the padding, max pooling in the last block. Sub-modules carry the names of
+outputs, average pooling that leaves out the padding, max pooling in the last block. Sub-modules have the names of
 those packages, so that their weight files map one to one.
 """
 
@@ -20,7 +20,10 @@ Chain = tuple[tuple[str, int, Kernel], ...]  # convolutions one after another: n
 
 
 class InceptionFeatures(NamedTuple):
-    """Of one image: `pool` (2048,) for FID, `spatial` (17 * 17 * 7,) for sFID, `logits` (1008,) without bias for IS."""
+    """The features of one image: `pool` (2048,) for FID, `spatial` (17 * 17 * 7,) for sFID, `logits` (1008,) for IS.
+
+    The logits are without the bias of the last layer.
+    """
 
     pool: Any
     spatial: Any
@@ -28,7 +31,7 @@ class InceptionFeatures(NamedTuple):
 
 
 class BasicConv(nn.Module):
-    """Convolution, batch normalisation with stored moments, ReLU."""
+    """Apply a convolution, batch normalisation with stored moments, and ReLU."""
 
     features: int
     kernel: Kernel
@@ -62,18 +65,18 @@ def max_pool(x: jax.Array, stride: int = 2, pad: int = 0) -> jax.Array:
 
 
 def mean_pool(x: jax.Array) -> jax.Array:
-    """The mean of 3 x 3 pixels, of those that are inside the image."""
+    """Average each 3 x 3 window over the pixels that are inside the image."""
     return nn.avg_pool(x, (3, 3), (1, 1), [(1, 1)] * 2, count_include_pad=False)
 
 
 class Mixed(nn.Module):
-    """Branches whose outputs are concatenated; each is a chain of convolutions, or one that forks at its end."""
+    """Concatenate the outputs of branches; each is a chain of convolutions, which may fork at its end."""
 
     chains: tuple[Chain, ...]
-    pool: Chain | None = None  # after the pooling; None for the pooling alone
-    reduce: bool = False  # the last convolution of each chain has stride 2, the pooling too
+    pool: Chain | None = None  # the convolution after the pooling; None for pooling only
+    reduce: bool = False  # the last convolution of each chain and the pooling have stride 2
     last: bool = False  # max pooling instead of mean
-    forks: tuple[int, ...] = ()  # chains whose last two convolutions both read the one before
+    forks: tuple[int, ...] = ()  # indices of chains whose last two convolutions have the same input
 
     @nn.compact
     def __call__(self, x):
@@ -137,7 +140,7 @@ BLOCKS |= {"Mixed_7b": _e(False), "Mixed_7c": _e(True)}
 
 
 class Inception(nn.Module):
-    """`apply(params, image (H, W, 3) with values 0 to 255) -> InceptionFeatures`, for one image of any size.
+    """Map one image (H, W, 3) of any size, with values 0 to 255, to its `InceptionFeatures`.
 
     The spatial features are the first 7 channels of the 1 x 1 branch of TensorFlow's `mixed_6` (`Mixed_6d`), flattened
     with the channels last.
@@ -154,7 +157,7 @@ class Inception(nn.Module):
         spatial = x
         for name, block in BLOCKS.items():
             x = Mixed(**block, name=name)(x)
-            if name == "Mixed_6d":  # its first branch comes first in the concatenation
+            if name == "Mixed_6d":  # the first branch comes first in the concatenation
                 spatial = x[..., :7]
         pool = jnp.mean(x, (0, 1))
         fc = nn.Dense(1008, name="fc")
@@ -163,7 +166,7 @@ class Inception(nn.Module):
 
 
 def resize(image: jax.Array, side: int) -> jax.Array:
-    """TensorFlow 1's bilinear resize to (side, side, C): pixel i comes from i H / side, no antialiasing."""
+    """Resize to (side, side, C) as TensorFlow 1 does: bilinear, pixel i from i H / side, without antialiasing."""
 
     def along(x, axis):
         size = x.shape[axis]

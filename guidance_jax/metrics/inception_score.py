@@ -7,10 +7,10 @@ from guidance_jax.core.edges import check_finite
 
 
 def inception_score(logits: np.ndarray, split: int = 5000) -> tuple[float, float]:
-    """(mean, standard deviation) of the score over consecutive splits of `split` samples, in float64.
+    """Return (mean, standard deviation) of the score over consecutive splits of `split` samples, in float64.
 
-    ADM's evaluator has splits of 5,000 in the order of the file, so a file sorted by class scores differently from a
-    shuffled one, and reports the mean. `logits` (n, classes) are Inception's without the bias.
+    ADM's evaluator reports the mean over splits of 5,000 in the order of the file, so a file sorted by class has
+    another score than a shuffled one. `logits` (n, classes) are Inception's without the bias.
 
     Raises:
       Refused: no logits, or some that are not finite.

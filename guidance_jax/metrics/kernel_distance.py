@@ -12,14 +12,16 @@ from guidance_jax.core.edges import check_finite
 def kernel_distance(
     samples: np.ndarray, real: np.ndarray, subsets: int = 100, size: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """(mean, standard deviation) over random subsets of `size` features of each, in float64.
+    """Return (mean, standard deviation) of the squared MMD over random subsets of the features, in float64.
 
     Args:
       samples, real: features (n, d).
-      seed: of the subsets.
+      subsets: the number of pairs of subsets.
+      size: the number of features in a subset, 2 or more.
+      seed: the seed of the subsets.
 
     Raises:
-      Refused: fewer features than a subset has, or than two; features that are not finite.
+      Refused: fewer than `size` features, fewer than two, or features that are not finite.
     """
     if min(len(samples), len(real)) < 2:
         raise Refused(
@@ -37,7 +39,7 @@ def kernel_distance(
 
 
 def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
-    """The unbiased squared MMD of (n, d) and (m, d)."""
+    """Return the unbiased squared MMD of features (n, d) and (m, d)."""
 
     x, y = check_finite(x), check_finite(y)
 

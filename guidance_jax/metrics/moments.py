@@ -1,4 +1,4 @@
-"""Mean and covariance of features that come in batches, in float64 on the host (Chan, Golub & LeVeque 1979)."""
+"""Mean and covariance of features, batch by batch, in float64 on the host (Chan, Golub & LeVeque 1979)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from guidance_jax.core.edges import check_finite
 
 @dataclass(frozen=True)
 class Moments:
-    """`n` vectors' mean (d,) and covariance (d, d), with n - 1 in its denominator as in `numpy.cov`.
+    """Hold the mean (d,) and the covariance (d, d) of `n` vectors; its denominator is n - 1 as in `numpy.cov`.
 
-    `n` is None where only the moments are known, for example from a reference file.
+    `n` is None if only the moments are known, for example from a reference file.
 
     Raises:
-      Refused: by `of`, fewer than two vectors, numbers that are not finite.
+      Refused: by `of`, fewer than two vectors, or numbers that are not finite.
     """
 
     mean: np.ndarray
@@ -25,7 +25,7 @@ class Moments:
 
     @classmethod
     def of(cls, features: np.ndarray | Iterable[np.ndarray]) -> "Moments":
-        """The moments of features (n, d), or of batches of them, which are never held together.
+        """Compute the moments of features (n, d), or of an iterable of batches, one batch in memory at a time.
 
         Raises:
           Refused: fewer than two vectors, or some that are not finite.

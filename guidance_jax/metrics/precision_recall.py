@@ -1,5 +1,5 @@
 """Improved precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991), density and coverage (Naeem et al. 2020,
-arXiv 2002.09797): what share of points lies in the balls that reach to k-th nearest neighbours."""
+arXiv 2002.09797). A set's manifold is the union of balls around its points, each up to the k-th nearest neighbour."""
 
 from collections.abc import Iterator
 
@@ -8,11 +8,11 @@ import numpy as np
 from guidance_jax.core import Refused
 from guidance_jax.core.edges import check_finite
 
-ROWS = 2000  # points whose distances are held at a time
+ROWS = 2000  # points whose distances are in memory at a time
 
 
 def _squared_distances(points: np.ndarray, manifold: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """(rows, squared distances of these points to the whole manifold), some rows at a time, in float64."""
+    """Yield (rows, squared distances of these points to all of the manifold), `ROWS` rows at a time, in float64."""
     square = np.sum(manifold**2, 1)
     for i in range(0, len(points), ROWS):
         rows = slice(i, i + ROWS)
@@ -21,7 +21,7 @@ def _squared_distances(points: np.ndarray, manifold: np.ndarray) -> Iterator[tup
 
 
 def radii(manifold: np.ndarray, k: int = 3) -> np.ndarray:
-    """The squared distance of each point to its k-th nearest neighbour, itself not counted.
+    """Return the squared distance of each point to its k-th nearest neighbour among the others.
 
     Raises:
       Refused: fewer than k + 1 points, or some that are not finite.
@@ -35,7 +35,7 @@ def radii(manifold: np.ndarray, k: int = 3) -> np.ndarray:
 
 
 def find_covered(points: np.ndarray, manifold: np.ndarray, k: int = 3) -> np.ndarray:
-    """For each point, whether it lies within the distance of some manifold point to its k-th nearest neighbour.
+    """Return for each point whether it lies in a ball of the manifold, whose radius reaches to the k-th neighbour.
 
     Raises:
       Refused: fewer than k + 1 points on the manifold, or points that are not finite.
@@ -44,7 +44,7 @@ def find_covered(points: np.ndarray, manifold: np.ndarray, k: int = 3) -> np.nda
 
 
 def _balls(points: np.ndarray, manifold: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """For each point, in how many balls of the manifold, of these squared radii, it lies."""
+    """Count for each point in how many balls around the manifold's points, of squared radii `radius`, it lies."""
     manifold, points = check_finite(manifold), check_finite(points)
     found = np.zeros(len(points), int)
     for rows, distances in _squared_distances(points, manifold):
@@ -53,19 +53,21 @@ def _balls(points: np.ndarray, manifold: np.ndarray, radius: np.ndarray) -> np.n
 
 
 def precision_recall(samples: np.ndarray, real: np.ndarray, k: int = 3) -> tuple[float, float]:
-    """(precision, recall): the share of samples on the real manifold, and of real images on the samples' manifold.
+    """Return (precision, recall): the share of samples on the real manifold, and of real images on the samples' one.
 
     Args:
       samples, real: features (n, d).
-      k: which neighbour makes the radius.
+      k: each ball's radius is the distance to the k-th nearest neighbour.
     """
     return float(find_covered(samples, real, k).mean()), float(find_covered(real, samples, k).mean())
 
 
 def density_coverage(samples: np.ndarray, real: np.ndarray, k: int = 5) -> tuple[float, float]:
-    """(density, coverage): the mean number of real balls around a sample over k; the share of real balls with a sample.
+    """Return (density, coverage) of `samples` in the balls around `real`, both features (n, d).
 
-    Density may exceed 1; both expect 1 - or, for coverage, 1 - 2^-k - of equal distributions and many samples.
+    Density is the mean number of real balls that contain a sample, divided by k; it may exceed 1. Coverage is the share
+    of real balls that contain a sample. For equal distributions and many samples, density tends to 1 and coverage to
+    1 - 2^-k.
     """
     radius = radii(real, k)
     real, samples = check_finite(real), check_finite(samples)

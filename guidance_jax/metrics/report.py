@@ -1,4 +1,4 @@
-"""All measures of one set of samples against held-out data, under a judge that is never the guide."""
+"""Measure one set of samples against held-out data, with a judge: a classifier that never guides."""
 
 import math
 from collections.abc import Callable
@@ -18,15 +18,15 @@ from guidance_jax.zoo.judge import TrainedJudge
 
 @dataclass(frozen=True)
 class Report:
-    """Measures with bootstrap errors. A measure that the samples do not allow is nan.
+    """Hold measures with bootstrap errors. A measure that cannot be computed from the samples is nan.
 
     Attributes:
-      accuracy: the share of samples that the judge takes for what was asked.
+      accuracy: the share of samples to which the judge gives the label asked for.
       frechet, precision, recall: against held-out images, in the judge's features; `frechet` is not an FID.
-      diversity: within the class asked for, in pixels.
-      samples: how many were measured.
-      not_finite: how many were not finite, and left out.
-      refused: why a measure is nan, by its name.
+      diversity: `within_class_diversity` of the samples, in the units of the pixels.
+      samples: the number of samples, with those that are not finite.
+      not_finite: the number of samples that are not finite; they are left out of the measures.
+      refused: the reason for each measure that is nan, by its name.
     """
 
     accuracy: Estimate
@@ -39,7 +39,7 @@ class Report:
     refused: dict[str, str] = field(default_factory=dict)
 
     def json(self) -> dict:
-        """For a file: null in the place of nan."""
+        """Return the report for a JSON file: None instead of nan."""
 
         def plain(estimate: Estimate) -> dict:
             return {k: v if math.isfinite(v) else None for k, v in estimate._asdict().items()}
@@ -50,16 +50,18 @@ class Report:
 def evaluate(
     samples: np.ndarray, labels: np.ndarray, held_out: Images, judge: TrainedJudge, *, repeats: int = 50
 ) -> Report:
-    """Measure `samples` that were asked to be of `labels`.
+    """Measure `samples` that were drawn for `labels`.
 
     Args:
-      samples, labels: (n, height, width, channels) and what was asked of each.
-      held_out: real images that nothing was trained on.
-      judge: which guided nothing.
-      repeats: of the bootstrap.
+      samples: (n, height, width, channels), in the units of `held_out`.
+      labels: (n,), the label asked for, of each sample.
+      held_out: real images on which nothing was trained.
+      judge: a classifier that did not guide the samples.
+      repeats: the number of bootstrap draws.
 
     Raises:
-      Refused: no finite sample, or shapes that do not fit. A measure that alone cannot be computed is nan instead.
+      Refused: no finite sample; shapes or labels that do not fit `held_out`. One measure that cannot be computed is
+        nan instead.
     """
     samples, labels = np.asarray(samples), np.asarray(labels)
     if samples.shape[1:] != held_out.shape or labels.shape != samples.shape[:1]:
@@ -95,7 +97,7 @@ def evaluate(
         return estimate
 
     def correct() -> tuple:
-        check_finite(features)  # where they are not, neither are the probabilities
+        check_finite(features)  # where features are not finite, the probabilities are not either
         return (predicted == labels,)
 
     return Report(

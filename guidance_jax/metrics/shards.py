@@ -1,8 +1,9 @@
-"""Features of a job's folder, shard by shard: the images are never all in memory, and what is measured once is kept.
+"""Compute features of a job's folder shard by shard: one shard is in memory at a time, and features are stored.
 
-    DIR/features/NAME_00000.npz        the features of shard 0 by the network NAME, with the shard's seal
+    DIR/features/HASH_00000.npz        the features of shard 0 by the network whose name has this hash
 
-Several processes may measure one folder; each claims the shard that it measures.
+Each file contains the seal of its shard, so that features of replaced shards are computed again. Several processes may
+measure one folder; each claims the shard that it measures.
 """
 
 import zipfile
@@ -23,7 +24,7 @@ from guidance_jax.untrusted import read_json
 
 
 def find_shards(folder: Any) -> list[Any]:
-    """The files of a finished job in `folder`.
+    """Return the paths of all shards of a finished job in `folder`.
 
     Raises:
       Refused: a folder without a job, or with shards that are missing.
@@ -47,15 +48,15 @@ def find_shards(folder: Any) -> list[Any]:
 def extract_features(
     folder: Any, extractor: Any, check: Callable[[np.ndarray], None] | None = None
 ) -> tuple[InceptionFeatures, np.ndarray]:
-    """(features, labels) of all samples of a job's `folder`, in their order.
+    """Return (features, labels) of all samples of a job's `folder`, in their order.
 
-    Features are the same as of one file of all samples, whatever the shards, as long as a shard has as many images as
-    the network is given at a time (50).
+    If every shard has at least 50 images, the network's batch size, the features are the same as those of one file with
+    all samples.
 
     Args:
-      folder: on a disk, or in an object store, as in `jobs.Job`.
-      extractor: uint8 images -> `InceptionFeatures`, with a `name`.
-      check: raises `Refused` for images that cannot be measured.
+      folder: a folder on a disk or in an object store, written by `jobs.Job`.
+      extractor: a function uint8 images -> `InceptionFeatures` with a field `name`, such as `InceptionExtractor`.
+      check: check(images) raises `Refused` for images that cannot be measured; None checks nothing.
 
     Raises:
       Refused: an unfinished job, a damaged shard.
@@ -83,7 +84,7 @@ def extract_features(
 
 
 def _measure(shard: Any, path: Any, stored: Any, extractor: Any, check: Callable | None) -> tuple:
-    """The features and labels of one shard, which are written."""
+    """Compute the features of one shard, write them to `stored`, and return (features, labels)."""
     if "arr_0" not in shard or "arr_1" not in shard or SEAL not in shard:
         raise Refused(f"{path} is not a shard of a job; run the same guidance-jax sample again")
     if check is not None:
@@ -95,7 +96,7 @@ def _measure(shard: Any, path: Any, stored: Any, extractor: Any, check: Callable
 
 
 def _read(stored: Any, path: Any) -> tuple | None:
-    """What was measured of the shard that is there now, or None."""
+    """Return the stored (features, labels) of the shard at `path`; None if there are none, or of another shard."""
     try:
         with open_arrays(stored) as file, open_arrays(path) as shard:
             if str(file[SEAL]) != str(shard[SEAL]):

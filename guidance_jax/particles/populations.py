@@ -19,7 +19,7 @@ class Particles(NamedTuple):
       x: the particles, (runs, n, *event).
       log_w: their log-weights in nats, (runs, n); the mean weight of each run is 1.
       log_evidence: log of an unbiased estimate of the evidence of the chain, in nats, (runs,).
-      ess: the effective sample size after each step, with its resampling if there was one, and at the end.
+      ess: the effective sample size of each step, the smaller one of before and after resampling, and at the end.
       dropped: the number of weights that were NaN or +inf, (runs,).
     """
 

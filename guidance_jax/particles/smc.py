@@ -22,7 +22,7 @@ class Population(NamedTuple):
       state: what each particle carries besides x.
       log_w: (n,), in nats, with mean weight 1; the rest of the weight is in `log_evidence`.
       log_evidence: a scalar, in nats.
-      ess: the effective sample size (sum w)^2 / sum w^2 of `log_w`.
+      ess: the smaller effective sample size (sum w)^2 / sum w^2 of the last step: before resampling, or after it.
       dropped: the number of weights so far that were NaN or +inf.
       failed: sigma / alpha of the first level where all weights were zero; NaN if there is none.
     """
@@ -156,7 +156,8 @@ class SMC(PopulationKernel):
         found = jax.tree.map(lambda a: a[index], found)  # with the state of the chosen particles
         x, state, gain = self.each(lambda one, k: move.propose(one, t, s, cond, k), propose_key, found)
         gain = jnp.where(jax.vmap(is_sound)(x), gain, jnp.nan)  # a failed particle gets weight zero
-        return self.weigh(pop._replace(x=x, state=state, log_w=log_w), gain, s)
+        moved = self.weigh(pop._replace(x=x, state=state, log_w=log_w), gain, s)
+        return moved._replace(ess=jnp.minimum(pop.ess, moved.ess))  # what resampling hides is still told
 
     def finish(self, carry, level, cond, key):
         """Return the population at the clean level, with its last weights."""

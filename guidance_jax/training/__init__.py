@@ -1,4 +1,4 @@
-"""Training: losses for one sample, and the loop."""
+"""Training: losses for one sample, and the training loop `fit`."""
 
 from guidance_jax.training.distillation import Distillation, TrajectoryDistillation
 from guidance_jax.training.fit import fit, mirrored

@@ -1,7 +1,7 @@
-"""Guidance distillation (Meng et al. 2023, arXiv 2210.03142): one call says what a guided model says in two.
+"""Guidance distillation (Meng et al. 2023, arXiv 2210.03142): one student call replaces the guided model's two calls.
 
 E_w | D_student(x_t, c, w) - D_guided(x_t, c; w) |^2,   w uniform
-tokens: the KL from the guided to the student's distribution, summed over the open positions, over the length
+tokens: KL(guided | student), summed over the undecided positions and divided by the length
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from guidance_jax.training.losses import draw
 
 
 class Taught:
-    """What distillations share: a student and a teacher, asked at one scale, and the distance of what they say."""
+    """Base class of the distillations: draw one scale for student and teacher, and compare their predictions."""
 
     student: Any
     teacher: Any
@@ -30,13 +30,13 @@ class Taught:
                 raise Refused(f"the {part} of a distillation has a scale, got {type(found).__name__}")
 
     def pair(self, params: Any, key: Any) -> tuple[Any, Any]:
-        """(student, teacher), at one scale."""
+        """Return (student, teacher) at one scale, drawn uniformly from `scales`; the student has `params`."""
         scale = jax.random.uniform(key, minval=self.scales[0], maxval=self.scales[1])
         student = dataclasses.replace(self.student, params=params, scale=scale)
         return student, dataclasses.replace(self.teacher, scale=scale)
 
     def distance(self, student: Any, taught: Any, x: Any, level: Any, label: Any, key: Any) -> Any:
-        """Of the student's prediction at x to the teacher's."""
+        """Return the distance from the student's prediction at x to the teacher's prediction `taught`."""
         learned, _ = student(x, level, label, student.init(x), key)
         taught = jax.lax.stop_gradient(taught)
         if isinstance(student.space, GaussianDiffusion):
@@ -46,19 +46,19 @@ class Taught:
 
 @pytree
 class Distillation(Taught):
-    """A loss for `fit`: the student at the scale w against the teacher at it, on x_t of the data.
+    """Train the student at a random scale w to predict what the teacher predicts at w, on noised data x_t; for `fit`.
 
-    A pytree, so that the teacher's parameters are an argument of the program and no part of it. The squared distance is
-    of the noise eps, which weighs levels as `Denoising` of `eps` does.
+    The loss is a pytree, so that the teacher's parameters are an argument of the compiled program, not constants in
+    it. For images the loss is the mean squared difference of the noise eps: levels weigh as in `Denoising` with `eps`.
 
     Attributes:
-      student: a `Network`, or any denoiser with fields `params` and `scale`, whose params are what is trained.
+      student: a `Network`, or any denoiser with fields `params` and `scale`; its `params` are trained.
       teacher: guidance with a field `scale`: `CFG(model, null, 1.0)`, `Autoguidance`, `Classifier`, ...
-      schedule: of the corruption.
-      scales: (least, most) that the student learns.
+      schedule: the schedule of the noise that is added to the data.
+      scales: (least, most), the range from which w is drawn uniformly.
 
     Raises:
-      Refused: a student or a teacher without a scale.
+      Refused: a student or a teacher without a field `scale`.
     """
 
     student: Any
@@ -80,20 +80,21 @@ class Distillation(Taught):
 
 @pytree
 class TrajectoryDistillation(Taught):
-    """`Distillation` where the guided teacher goes, in the place of noisy data (AGD, Perez Jensen & Sadat 2025,
+    """Distil on the guided teacher's own sampling trajectories instead of noised data (AGD, Perez Jensen & Sadat 2025,
     arXiv 2503.07274).
 
-    Of the data it looks at the labels, and at the shape, alone. Every step of the teacher's chain is a lesson: n + 1
-    levels, n calls of the student and n of the teacher. AGD trains small adapters so: give `fit` an optimizer that
-    leaves the other parameters alone, `optax.multi_transform`.
+    Only the labels and the shape of the data are used. The loss is the mean over the n steps of one trajectory with
+    n + 1 levels. It takes n calls of the student and n of the teacher, more if the solver calls the teacher within a
+    step. AGD trains small adapters in this way: give `fit` an optimizer that freezes the other parameters, with
+    `optax.multi_transform`.
 
     Attributes:
       student, teacher, scales: as in `Distillation`.
-      solver: of the chain.
-      levels: its levels.
+      solver: the solver of the teacher's trajectory.
+      levels: the n + 1 levels of the trajectory, from noise to data.
 
     Raises:
-      Refused: as `Distillation`; no solver.
+      Refused: a student or a teacher without a field `scale`; a `solver` that is no `Solver`.
     """
 
     student: Any

@@ -1,4 +1,4 @@
-"""The training loop: optax steps on the host, resumable at any step, bit for bit."""
+"""The training loop: optax steps, driven from the host. A stopped run resumes at its last saved step."""
 
 import types
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +22,7 @@ from guidance_jax.sharding import place
 
 
 class State(NamedTuple):
-    """What training carries: everything a resumed run needs."""
+    """The training state: everything that a resumed run needs."""
 
     step: Any
     params: Any
@@ -31,7 +31,7 @@ class State(NamedTuple):
 
 
 def as_argument(loss: Callable) -> Any:
-    """What a compiled step takes: a loss that is a pytree brings its arrays (a teacher's parameters), others none."""
+    """Make a loss an argument of a compiled function: a pytree with its arrays (a teacher's), or a static one."""
     return jax.tree_util.Partial(loss) if jax.tree_util.all_leaves([loss]) else loss
 
 
@@ -45,14 +45,14 @@ def _step(state: State, key: Any, samples: Any, labels: Any, decay: Any, loss: A
     value, gradient = jax.value_and_grad(mean_loss)(state.params)
     updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
-    # a young average forgets its first guesses faster, as in TensorFlow's and EDM's
+    # the decay starts low, so that the average soon forgets the first parameters, as in TensorFlow and EDM
     rate = 1 - jnp.minimum(decay, (1 + state.step) / (10 + state.step))
     ema = optax.incremental_update(params, state.ema, rate)
     return State(state.step + 1, params, ema, optimizer_state), value
 
 
 def batches(size: int, batch: int, seed: int, start: int) -> Iterator[np.ndarray]:
-    """Indices of the batches from step `start` on; each epoch is a permutation that depends on seed and epoch alone."""
+    """Yield the indices of each batch from step `start` on; `seed` and the epoch determine each epoch's permutation."""
     per_epoch = size // batch
     step = start
     while True:
@@ -64,24 +64,24 @@ def batches(size: int, batch: int, seed: int, start: int) -> Iterator[np.ndarray
 
 
 def index_batches(data: Images | Sequences, batch: int, seed: int, start: int) -> Iterator[tuple[Any, Any]]:
-    """(samples, labels) of the batches from step `start` on."""
+    """Yield (samples, labels) of each batch from step `start` on."""
     for index in batches(len(data), batch, seed, start):
         yield data.samples[index], data.labels[index]
 
 
 def stream_batches(data: Iterable, start: int) -> Iterator[tuple[Any, Any]]:
-    """The batches of an iterable from step `start` on."""
+    """Yield the batches of an iterable from step `start` on; earlier ones are read and dropped."""
     for i, (samples, labels) in enumerate(data):
         if i >= start:
             yield np.asarray(samples), np.asarray(labels)
 
 
 def mirrored(samples: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Images (n, H, W, C), every other one mirrored left to right, by chance: for `augment`.
+    """Mirror each image left to right with probability 1/2: a function for `fit(..., augment=mirrored)`.
 
     Args:
-      samples: of a batch.
-      generator: the chance of that step.
+      samples: the images of a batch, (n, H, W, C).
+      generator: the random generator of this step.
     """
     return np.where(generator.random(len(samples))[:, None, None, None] < 0.5, samples, samples[:, :, ::-1])
 
@@ -105,27 +105,29 @@ def fit(
 ) -> tuple[Any, np.ndarray]:
     """Minimise the mean of `loss(params, key, x0, label)` over the data; return (EMA parameters, loss per step).
 
-    Everything random depends on `seed` and the step alone, so a run that is killed and started again with the same
-    `run` ends with the same parameters as an uninterrupted one; on CPU, bit for bit.
+    Everything random depends only on `seed` and the step. A run that is killed and started again with the same `run`
+    therefore ends with the same parameters as an uninterrupted one; on CPU, bit for bit.
 
     Args:
-      loss: a loss for one sample, such as `Denoising`: hashable, or a pytree, such as `Distillation`.
+      loss: a loss for one sample, such as `Denoising`. It is hashable, or a pytree, such as `Distillation`.
       params: the initial parameters, of any network.
-      data: labelled images or sequences, whose arrays may be memory-mapped; or, for data of any size, an iterable of
-        batches (samples, labels), such as a `grain` loader or `tf.data`. A resumed run passes over what it has seen.
-      steps: optimizer steps.
-      batch: samples a step; not for iterables, which make their own.
-      optimizer: any optax transformation: clipping, schedules and accumulation are there.
+      data: labelled images or sequences, whose arrays may be memory-mapped. For data of any size, an iterable of
+        batches (samples, labels), such as a `grain` loader or `tf.data`; a resumed run skips the batches it has seen.
+      steps: the number of optimizer steps in all, with those that `run` has done.
+      batch: samples per step. Iterables make their own batches and ignore it.
+      optimizer: any optax transformation; optax has gradient clipping, schedules and accumulation.
       ema: the decay of the moving average of the parameters, which is returned.
-      seed: of everything random.
-      run: where to keep checkpoints; None keeps none. `batch`, `ema`, `seed` and the name of `augment` become part of
-        its configuration, so that it cannot go on with others. What is inside `optimizer` and `loss` is not known
-        there: write it into the configuration, for example config(..., rate=1e-3).
+      seed: the seed of everything random.
+      run: the directory where checkpoints are saved; None saves none. `batch`, `ema`, `seed` and the name of
+        `augment` become part of its configuration, and it refuses to continue with other values. The settings inside
+        `optimizer` and `loss` are not recorded: write them into the configuration, for example config(..., rate=1e-3).
       save_every: steps between checkpoints, and between calls of `watch`.
-      progress: the title of a progress bar on standard error; None for none.
-      augment: augment(samples, generator) -> samples, on the host; the generator depends on seed and step.
-      mesh: split every batch over these devices, `sample_mesh()` for all; None for the default device.
-      watch: watch(step, EMA parameters, losses so far) at every save: for pictures, curves, early looks.
+      progress: the title of a progress bar on standard error; None for no bar.
+      augment: augment(samples, generator) -> samples, called on the host; `generator` depends on seed and step.
+        None changes no sample.
+      mesh: the devices over which every batch is split, `sample_mesh()` for all; None for the default device.
+      watch: watch(step, EMA parameters, losses so far), called every `save_every` steps and at the end, for example to
+        draw pictures or curves; None for no calls.
 
     Raises:
       Refused: a batch larger than the data, or one that the devices do not divide; data that end too early; fewer
@@ -164,7 +166,7 @@ def fit(
                 state, value = _step(state, key, samples, labels, ema, as_argument(loss), optimizer)
                 losses.append(value)
                 done = step + 1
-                if done % 100 == 0 or done == steps:  # the host waits for the device here only
+                if done % 100 == 0 or done == steps:  # only here does the host wait for the device
                     advance(done, float(value))
                 saves = (run is not None or watch is not None) and done % save_every == 0
                 if saves or done == steps:
@@ -178,7 +180,7 @@ def fit(
 
 
 def check_request(data: Any, batch: int, steps: int, save_every: int, mesh: Mesh | None) -> None:
-    """Raise unless the numbers that `fit` was given go together."""
+    """Raise unless the numbers that `fit` was given are valid and fit each other."""
     if steps < 1 or save_every < 1:
         raise Refused(f"training takes at least one step, and one between saves, got {steps} and {save_every}")
     if isinstance(data, Images | Sequences) and not 1 <= batch <= len(data):
@@ -190,7 +192,7 @@ def check_request(data: Any, batch: int, steps: int, save_every: int, mesh: Mesh
 
 
 def check_finite(done: int, losses: list[Any], sound: list[bool], state: State) -> None:
-    """Raise for what is not to be kept after `done` steps: a loss, or a state that was `sound`, that is not finite."""
+    """Raise if a loss is not finite after `done` steps, or an array of `state` that was finite at first (`sound`)."""
     if not np.isfinite(losses).all():
         raise Refused(f"the loss was not finite at step {int(np.argmin(np.isfinite(losses)))}; lower the rate")
     if any(before and not now for before, now in zip(sound, _finite(state), strict=True)):
@@ -201,17 +203,17 @@ def check_finite(done: int, losses: list[Any], sound: list[bool], state: State) 
 
 
 def stream_of(data: Any, batch: int, seed: int, start: int) -> Iterator[tuple[Any, Any]]:
-    """The batches of data of any kind from step `start` on."""
+    """Return an iterator over the batches of any kind of data, from step `start` on."""
     if isinstance(data, Images | Sequences):
         return index_batches(data, batch, seed, start)
     return stream_batches(data, start)
 
 
 def next_batch(stream: Iterator[tuple[Any, Any]], step: int, steps: int) -> tuple[Any, Any]:
-    """The batch of one step.
+    """Return the batch of one step.
 
     Raises:
-      Refused: data that ended.
+      Refused: data that end before this step.
     """
     found = next(stream, None)
     if found is None:
@@ -220,12 +222,12 @@ def next_batch(stream: Iterator[tuple[Any, Any]], step: int, steps: int) -> tupl
 
 
 def spread(tree: Any, mesh: Mesh | None, spec: PartitionSpec) -> Any:
-    """The arrays on the devices of a mesh, split or copied as `spec` says; as they are without one."""
+    """Place the arrays on the devices of a mesh, split or copied as `spec` says; without a mesh, change nothing."""
     return tree if mesh is None else place(tree, NamedSharding(mesh, spec))
 
 
 def _finite(tree: Any) -> list[bool]:
-    """For each array of floating numbers, whether all of them are finite."""
+    """Return for each array of floating-point numbers whether all of them are finite."""
     leaves = [a for a in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(a), jnp.inexact)]
     return [bool(a) for a in jax.device_get(_all_finite(leaves))]
 

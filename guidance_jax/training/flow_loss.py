@@ -2,7 +2,8 @@
 
     loss = mean over all numbers of  z^2 / 2 + sum of a over blocks,     z = flow(x + noise e),   e ~ N(0, I)
 
-The noise is no dequantisation: it widens the data to where sampling needs the density; `remove_noise` takes it off.
+The noise e is not for dequantisation: it spreads the data to where sampling needs the density. `remove_noise` removes
+it from samples.
 """
 
 from collections.abc import Callable
@@ -18,14 +19,16 @@ from guidance_jax.training.losses import ConditionalLoss
 
 @pytree
 class FlowLikelihood(ConditionalLoss):
-    """-log p(x + noise e | label) a number, in nats, up to log(2 pi) / 2, with conditioning dropout.
+    """Train a flow by -log p(x + noise e | label), in nats per number, with conditioning dropout.
+
+    The constant log(2 pi) / 2 per number is left out.
 
     Attributes:
-      apply: apply(params, block, x, cond, temperature) -> (a, b), as in `AutoregressiveFlow`.
-      blocks: K.
-      prepare: f(x0) -> patches (T, C), applied to every sample; None where samples are patches.
+      apply: apply(params, block, x, cond, temperature) -> (a, b), the same function as in `AutoregressiveFlow`.
+      blocks: K, the number of blocks of the flow.
+      prepare: f(x0) -> patches (T, C), applied to every sample; None if samples are patches already.
       noise: the standard deviation of the noise, 0.05 to 0.15 for images in [-1, 1].
-      null, dropout, labelled: of the condition, as in `ConditionalLoss`.
+      null, dropout, labelled: as in `ConditionalLoss`.
     """
 
     blocks: int = static(kw_only=True)

@@ -2,8 +2,8 @@
 
     | output(c, scale) / scale + (1 - 1 / scale) sg output(null, 1) - target |^2
 
-Where nothing changes any more D(c, scale) = D_u + scale (D_c - D_u), the CFG of each scale at one call a step. The
-paper's input is beta = 1 / scale, which is drawn uniformly.
+sg is the stop-gradient. At the minimum D(c, scale) = D_u + scale (D_c - D_u): the prediction of CFG at each scale, with
+one network call per step. The paper's input is beta = 1 / scale, which is drawn uniformly.
 """
 
 import jax
@@ -16,17 +16,19 @@ from guidance_jax.training.model_guidance import check_learned
 
 @pytree
 class GuidanceFree(Denoising):
-    """`Denoising` of what a network with a `scale` input says, mixed with its unconditional output. Two calls a step.
+    """Train a network with a `scale` input: its output, mixed with its unconditional output, has to match the target.
 
-    Sample it with `Network(..., scale=...)`.
+    A training step calls the network twice for each sample. Sample with `Network(..., scale=...)`.
 
     Attributes:
-      most: the largest scale that it learns; 1 / scale is uniform on [1 / most, 1].
+      most: the largest scale that the network learns, 1 or more; 1 / scale is uniform on [1 / most, 1].
       apply: apply(params, x, t, cond, scale=...) -> output.
-      schedule, parameterization, null, dropout, labelled, levels: as in `Denoising`; `null` is needed.
+      schedule, parameterization, dropout, levels: as in `Denoising`.
+      null: the null label, required here.
+      labelled: must be True here: whether the network gets the label.
 
     Raises:
-      Refused: no null label; a largest scale below 1.
+      Refused: no null label, or `labelled=False`; a `most` below 1.
     """
 
     most: float = static(default=4.0, kw_only=True)

@@ -1,4 +1,4 @@
-"""Training for internal guidance (Zhou et al. 2025, arXiv 2512.24176): both heads on the same target."""
+"""Training for internal guidance (Zhou et al. 2025, arXiv 2512.24176): both heads learn the same target."""
 
 import jax.numpy as jnp
 
@@ -8,10 +8,12 @@ from guidance_jax.training.losses import Denoising
 
 @pytree
 class InternalHeads(Denoising):
-    """`Denoising` of a function with two outputs, `TwoHeaded`'s; the early one's counts `weight` times.
+    """Train both outputs of a network for `TwoHeaded` as `Denoising` does.
+
+    The early head's squared error counts `weight` times.
 
     Attributes:
-      weight: of the early head.
+      weight: the weight of the early head, 0 or more; the final head has weight 1.
       apply, schedule, parameterization, null, dropout, labelled, levels: as in `Denoising`.
     """
 

@@ -1,7 +1,7 @@
 """Losses for ONE sample; `fit` maps them over the batch.
 
 Each is called as `loss(params, key, x0, label) -> scalar`. The clock is drawn uniformly over the schedule, the
-corruption from q(x_t | x_0).
+noisy sample from q(x_t | x_0).
 """
 
 import dataclasses
@@ -19,11 +19,11 @@ from guidance_jax.core import Level, normal, pytree, static
 from guidance_jax.models.parameterizations import Parameterization
 from guidance_jax.schedules import Betas, Schedule
 
-DROPOUT = 2**31 - 1  # folded into a sample's key for the masks of dropout: beyond the number of any split
+DROPOUT = 2**31 - 1  # folded into a sample's key for dropout masks; larger than the index of any split of that key
 
 
 def draw(key: Key[Array, ""], schedule: Schedule) -> Level:
-    """A level with its clock uniform over the schedule: [0, start], or one of the timesteps of a discrete process."""
+    """Draw a level: the clock is uniform on [start / 1000, start], or one of the timesteps of a discrete schedule."""
     if isinstance(schedule, Betas):
         return schedule(jax.random.randint(key, (), 0, schedule.steps).astype(jnp.float32))
     return schedule(jax.random.uniform(key, minval=1e-3 * schedule.start, maxval=schedule.start))
@@ -31,7 +31,7 @@ def draw(key: Key[Array, ""], schedule: Schedule) -> Level:
 
 @dataclass(frozen=True)
 class LogNormal:
-    """EDM's training levels: log(sigma / alpha) ~ N(mean, std^2) (Karras et al. 2022, Table 1)."""
+    """Draw EDM's training levels: log(sigma / alpha) ~ N(mean, std^2) (Karras et al. 2022, Table 1)."""
 
     mean: float = -1.2
     std: float = 1.2
@@ -42,7 +42,7 @@ class LogNormal:
 
 
 def drop(key: Key[Array, ""], label: Int[Array, ""], null: int | None, rate: float) -> Int[Array, ""]:
-    """Conditioning dropout (Ho & Salimans 2022): `null` with probability `rate`, else the label."""
+    """Return `null` with probability `rate`, else the label: conditioning dropout (Ho & Salimans 2022)."""
     if null is None or rate == 0:
         return label
     return jnp.where(jax.random.bernoulli(key, rate), null, label)
@@ -50,30 +50,31 @@ def drop(key: Key[Array, ""], label: Int[Array, ""], null: int | None, rate: flo
 
 @pytree
 class Loss:
-    """What losses of one sample share. No loss by itself: a subclass gives `__call__` and a field `apply`.
+    """Base class of the losses of one sample; a subclass defines `__call__`.
 
-    All are pytrees, so that a teacher's parameters are an argument of the program and no part of it; what makes the
-    program another is static. A Linen module's `apply` whose `dropout` is above 0 is trained with it.
+    All losses are pytrees, so that a teacher's parameters are an argument of the compiled program. Fields that need
+    another program when they change are static. If `apply` is the method of a Linen module whose field `dropout` is
+    above 0, dropout is active in training.
 
     Attributes:
-      apply: the network.
+      apply: the network, a function apply(params, ...).
     """
 
     apply: Callable = static()
 
     def ask(self, params: Any, key: Any, *inputs: Any, **options: Any) -> Any:
-        """The network's output in training."""
+        """Call the network in training mode: with dropout, if its module has a dropout rate above 0."""
         return self.apply(params, *inputs, **options, **training_options(self.apply, key))
 
 
 @pytree
 class ConditionalLoss(Loss):
-    """A loss of a network with a condition, which is dropped now and then. No loss by itself.
+    """Base class of the losses of a network with a condition, with conditioning dropout.
 
     Attributes:
-      null: the label that stands for "none"; None for no dropout.
-      dropout: the share of samples whose label is dropped (Ho & Salimans 2022); 10 to 20 % is usual.
-      labelled: whether the label is passed on at all.
+      null: the null label, which replaces a dropped label; None for no conditioning dropout.
+      dropout: the share of samples whose label is dropped, in [0, 1] (Ho & Salimans 2022); 0.1 to 0.2 is usual.
+      labelled: whether the network gets the label; False gives it the condition None.
     """
 
     null: int | None = static(default=None, kw_only=True)
@@ -81,19 +82,21 @@ class ConditionalLoss(Loss):
     labelled: bool = static(default=True, kw_only=True)
 
     def condition(self, key: Any, label: Any) -> Any:
-        """The label, the null label by chance, or None."""
+        """Return the label, with probability `dropout` the null label; None if `labelled` is False."""
         return drop(key, label, self.null, self.dropout) if self.labelled else None
 
 
 @pytree
 class Denoising(ConditionalLoss):
-    """|| network(x_t, t, y) - target ||^2, averaged over the entries of one sample, with conditioning dropout.
+    """Train a denoiser by || network(x_t, t, y) - target ||^2, with conditioning dropout.
+
+    The square is averaged over the entries of one sample.
 
     Attributes:
       apply, parameterization: as in `Network`.
-      schedule: of the corruption.
-      null, dropout, labelled: of the condition, as in `ConditionalLoss`.
-      levels: levels(key, schedule) draws the training level.
+      schedule: the schedule of the noise that is added to the data.
+      null, dropout, labelled: as in `ConditionalLoss`.
+      levels: levels(key, schedule) -> the training level; by default its clock is uniform.
 
     >>> from guidance_jax import Cosine, parameterizations
     >>> loss = Denoising(lambda params, x, t, cond: params * x, Cosine(), parameterizations.v, null=10)
@@ -119,18 +122,18 @@ class Denoising(ConditionalLoss):
         return jnp.mean(self.residual(ask, cond, self.parameterization.target(x0, eps, level), residual_key) ** 2)
 
     def residual(self, ask: Callable, cond: Any, target: Float[Array, "*event"], key: Key[Array, ""]) -> Any:
-        """What the loss makes small, where `ask(cond)` is the network's output at x_t."""
+        """Return the error whose mean square is the loss; `ask(cond)` is the network's output at x_t."""
         return ask(cond) - target
 
 
 @pytree
 class NoisyCrossEntropy(Loss):
-    """-log p(y | x_t) of a noisy classifier, in nats, at a random level.
+    """Train a noisy classifier by -log p(y | x_t), in nats, at a random level.
 
     Attributes:
       apply: apply(params, x, t) -> logits.
-      schedule: of the corruption.
-      levels: levels(key, schedule) draws the training level.
+      schedule: the schedule of the noise that is added to the data.
+      levels: levels(key, schedule) -> the training level; by default its clock is uniform.
     """
 
     schedule: Schedule = static()
@@ -147,7 +150,9 @@ class NoisyCrossEntropy(Loss):
 
 @pytree
 class JudgeCrossEntropy(Loss):
-    """-log p(y | x_0) of a clean classifier with dropout, in nats, the image shifted by up to one pixel.
+    """Train a classifier of clean images, with dropout, by -log p(y | x_0), in nats.
+
+    Each image is shifted at random by up to one pixel in both directions.
 
     Attributes:
       apply: apply(params, x, train, rngs) -> (logits, features).
@@ -169,9 +174,9 @@ class JudgeCrossEntropy(Loss):
 
 
 def training_options(apply: Any, key: Any) -> dict[str, Any]:
-    """What `apply` of a Linen module with dropout is given to train: `train=True` and the key of its masks.
+    """Return what `apply` of a module with dropout needs in training: `train=True` and the key of the dropout masks.
 
-    Modules say so by a field `dropout`, the rate. A function of one's own decides for itself.
+    A Linen module has dropout if its field `dropout`, the rate, is above 0. Other functions get no extra arguments.
     """
     module = apply.__self__ if isinstance(apply, types.MethodType) else None
     if not isinstance(module, nn.Module):

@@ -1,10 +1,10 @@
-"""Model guidance (Tang et al. 2025, arXiv 2502.12154): CFG learned into the model, by ordinary training.
+"""Model guidance (Tang et al. 2025, arXiv 2502.12154): the model itself learns to predict what CFG predicts.
 
     target' = target + (1 - 1 / scale) sg(output(c) - output(null))
 
-Where nothing changes any more D = E[x0 | x_t, c] + (1 - 1 / scale) (D - D_u), so that
-D = D_u + scale (E[x0 | x_t, c] - D_u): the model alone, at one call a step, is what CFG of that scale is at two. The
-paper writes w for 1 - 1 / scale.
+sg is the stop-gradient. At the fixed point D = E[x0 | x_t, c] + (1 - 1 / scale) (D - D_u), so that
+D = D_u + scale (E[x0 | x_t, c] - D_u). One network call then gives the prediction for which CFG at that scale
+needs two. The paper writes w for 1 - 1 / scale.
 """
 
 import jax
@@ -16,14 +16,18 @@ from guidance_jax.training.losses import Denoising
 
 @pytree
 class ModelGuidance(Denoising):
-    """`Denoising` whose target is moved away from the network's own unconditional output. Two calls a step.
+    """Train as `Denoising` does, on a target that is moved away from the network's own unconditional output.
+
+    A training step calls the network twice for each sample.
 
     Attributes:
-      scale: of the CFG that it becomes, 1 or more; 1 is `Denoising`.
-      apply, schedule, parameterization, null, dropout, labelled, levels: as there; `null` is needed.
+      scale: the scale of the CFG that the network learns, 1 or more; 1 is plain `Denoising`.
+      apply, schedule, parameterization, dropout, levels: as in `Denoising`.
+      null: the null label, required here.
+      labelled: must be True here: whether the network gets the label.
 
     Raises:
-      Refused: no null label; a scale below 1.
+      Refused: no null label, or `labelled=False`; a scale below 1.
     """
 
     scale: float = static(default=1.5, kw_only=True)
@@ -38,7 +42,7 @@ class ModelGuidance(Denoising):
 
 
 def check_learned(loss: Denoising, most: float) -> None:
-    """Raise unless there is a null label to be guided away from, and a scale that can be learned."""
+    """Raise unless `loss` has a null label and passes labels on, and the largest scale `most` is at least 1."""
     name = type(loss).__name__
     if loss.null is None or not loss.labelled:
         raise Refused(f"{name} needs the null label, got null={loss.null}; write null=num_classes")

@@ -1,6 +1,7 @@
 """Losses for ONE sequence of tokens; `fit` maps them over the batch. `loss(params, key, x0 (L,), label) -> scalar`.
 
-The corruption is drawn once, and whatever looks at the noisy sequence (denoiser, value head) looks at the same one.
+The noisy sequence is drawn once per call; denoiser and value head are trained on the same one. L is the length of the
+sequence, V the size of the vocabulary.
 """
 
 from collections.abc import Callable
@@ -16,30 +17,31 @@ from guidance_jax.training.losses import ConditionalLoss, Loss, draw
 
 
 def cross_entropy(output: Any, label: Any) -> Any:
-    """-log p(label), in nats, of the logits `output`."""
+    """Return -log p(label), in nats, from the logits `output`."""
     return -log_softmax(output)[label]
 
 
 def squared(output: Any, target: Any) -> Any:
-    """The squared error of one predicted number, output (1,)."""
+    """Return the squared error of one predicted number; `output` has shape (1,)."""
     return (output[0] - target) ** 2
 
 
 @pytree
 class TokenDenoising(ConditionalLoss):
-    """The continuous-time bound per token, in nats: MDLM's for absorbing, UDLM's for uniform; with conditioning
-    dropout.
+    """Train a token denoiser by the continuous-time bound per token, in nats, with conditioning dropout.
 
-    `apply(params, x, t, cond) -> logits (L, V)`, or (logits, value) with `value_weight` > 0, whose value head learns by
-    `value_loss(value, label)` from the same corrupted sequence, as the value of NOS does.
+    The bound is MDLM's for `Absorbing` and UDLM's for `Uniform`.
 
     Attributes:
-      apply: as above.
-      process, schedule: of the corruption.
-      null, dropout, labelled: of the condition, as in `ConditionalLoss`.
-      value_weight, value_loss: of the value head.
-      given: what the logits of uniform noise mean, "others" or "all", as in `TokenNetwork`; the network that samples
-        says the same.
+      apply: apply(params, x, t, cond) -> logits (L, V). With `value_weight` > 0 it returns (logits, value), the value
+        of the same corrupted sequence, as in NOS.
+      process: the corruption process.
+      schedule: its schedule.
+      null, dropout, labelled: as in `ConditionalLoss`.
+      value_weight: the weight of the value head's loss; 0 for no value head.
+      value_loss: value_loss(value, label) -> the value head's loss.
+      given: "others" or "all", the tokens that the logits of uniform noise are conditioned on, see `TokenNetwork`.
+        Sample with the same `given`.
     """
 
     process: Diffusion = static()
@@ -64,14 +66,16 @@ class TokenDenoising(ConditionalLoss):
 
 @pytree
 class Unrolled(ConditionalLoss):
-    """SUNDAE's loss (Savinov et al. 2022, eq. 4): the second denoising starts from a draw of the first.
+    """Train by SUNDAE's loss (Savinov et al. 2022, eq. 4), the mean cross-entropy of two denoising steps, in nats.
 
-    `apply(params, x, t, cond) -> logits (L, V)`; the clock it is told is 0. Corruption is uniform at a uniform rate.
+    The second step starts from tokens drawn from the first prediction. In the paper the corruption is uniform, at a
+    uniform rate.
 
     Attributes:
-      apply: as above.
-      process, schedule: of the corruption.
-      null, dropout, labelled: of the condition, as in `ConditionalLoss`.
+      apply: apply(params, x, t, cond) -> logits (L, V); t is always 0.
+      process: the corruption process.
+      schedule: its schedule.
+      null, dropout, labelled: as in `ConditionalLoss`.
     """
 
     process: Diffusion = static()
@@ -91,14 +95,13 @@ class Unrolled(ConditionalLoss):
 
 @pytree
 class NoisyTokens(Loss):
-    """-log p(y | x_t) of a classifier of corrupted tokens, in nats. `apply(params, x, t) -> logits`.
-
-    `value_loss` as in `TokenDenoising`, for regressors.
+    """Train a classifier of corrupted tokens by -log p(y | x_t), in nats, or a regressor by another `value_loss`.
 
     Attributes:
-      apply: as above.
-      process, schedule: of the corruption.
-      value_loss: value_loss(output, label), of one sequence.
+      apply: apply(params, x, t) -> output: logits, or a regressor's (1,).
+      process: the corruption process.
+      schedule: its schedule.
+      value_loss: value_loss(output, label) of one sequence: `cross_entropy` by default, `squared` for a regressor.
     """
 
     process: Diffusion = static()
@@ -113,15 +116,16 @@ class NoisyTokens(Loss):
 
 @pytree
 class DensityRatioMatching(Loss):
-    """-log p(y | x_t with x0_l at l), mean over the masks, in nats: all neighbours at once, for `DensityRatio`.
+    """Train the classifier of `DensityRatio` by -log p(y | x_t with x0_l at l), averaged over the masks l, in nats.
 
-    Guidance matching (arXiv 2509.21912) with the labels of the data in the place of a density ratio, and the
-    cross-entropy for its Bregman divergence: the minimum is the same conditional expectation. `apply(params, x, t) ->
-    logits (L, V, classes)`.
+    One call classifies all sequences that differ from x_t in one mask. This is guidance matching (arXiv 2509.21912)
+    with the data's labels instead of a density ratio, and the cross-entropy as its Bregman divergence. The minimum is
+    the same conditional expectation.
 
     Attributes:
-      apply: as above.
-      process, schedule: of the corruption.
+      apply: apply(params, x, t) -> logits (L, V, classes).
+      process: the corruption process.
+      schedule: its schedule.
     """
 
     process: Absorbing = static()
@@ -138,15 +142,12 @@ class DensityRatioMatching(Loss):
 
 @pytree
 class NextTokenLoss(ConditionalLoss):
-    """A language model's loss per token, in nats, with conditioning dropout. `apply(params, x, cond) -> (logits,
-    hidden)`.
-
-    What follows the first `end` token does not count; None counts everything.
+    """Train a language model by -log p of the next token, averaged over the tokens, in nats, with conditioning dropout.
 
     Attributes:
-      apply: as above.
-      null, dropout, labelled: of the condition, as in `ConditionalLoss`.
-      end: the token that ends a sequence.
+      apply: apply(params, x, cond) -> (logits (L, V), hidden).
+      null, dropout, labelled: as in `ConditionalLoss`.
+      end: the token that ends a sequence: tokens after the first one do not count. None counts all.
     """
 
     end: int | None = static(default=None, kw_only=True)
@@ -161,13 +162,11 @@ class NextTokenLoss(ConditionalLoss):
 
 @pytree
 class Prefixes(Loss):
-    """-log p(y | prefix), mean over all prefixes of a sequence: what FUDGE's discriminator learns.
-
-    `apply(params, x) -> (logits (L, classes), hidden)`.
+    """Train FUDGE's discriminator by -log p(y | prefix), averaged over all prefixes of a sequence, in nats.
 
     Attributes:
-      apply: as above.
-      end: the token that ends a sequence: prefixes beyond it do not count; None counts all.
+      apply: apply(params, x) -> (logits (L, classes), hidden); row i reads the tokens up to i.
+      end: the token that ends a sequence: longer prefixes do not count. None counts all.
     """
 
     end: int | None = static(default=None, kw_only=True)
@@ -179,7 +178,7 @@ class Prefixes(Loss):
 
 
 def before_end(x: Any, end: int | None) -> Any:
-    """1 for the tokens up to and with the first `end`, 0 after it."""
+    """Return 1 for the tokens up to the first `end` after position 0, that one included, and 0 after it."""
     if end is None:
         return jnp.ones(x.shape)
     ended = jnp.cumsum((x == end) & (jnp.arange(len(x)) > 0))
@@ -188,17 +187,19 @@ def before_end(x: Any, end: int | None) -> Any:
 
 @pytree
 class Interpolation(ConditionalLoss):
-    """CDCD's loss per token (Dieleman et al. 2022, arXiv 2211.15089, section 4): cross-entropy of noisy embeddings.
+    """Train by CDCD's loss (Dieleman et al. 2022, arXiv 2211.15089, section 4): cross-entropy of the clean tokens.
 
-    `params` are {"network": ..., "table": (V, d)}: embeddings are learned, their rows normalised to length sqrt(d),
-    which the cross-entropy keeps apart. `apply(params, x, t, cond, previous) -> logits`. In half of the draws the
-    network sees its own first estimate, without a gradient through it (self-conditioning).
+    The network predicts them from noisy embeddings; the loss is in nats per token. `params` are {"network": ...,
+    "table": (V, d)}: the embeddings are learned too. Their rows are normalised to length sqrt(d), and the
+    cross-entropy keeps them apart. In half of the draws the network sees its own first estimate, without a gradient
+    through it (self-conditioning).
 
     Attributes:
-      apply: as above.
-      schedule: of the corruption.
-      null, dropout, labelled: of the condition, as in `ConditionalLoss`.
-      levels: levels(key, schedule) draws the training level.
+      apply: apply(params, x, t, cond, previous) -> logits (L, V); `params` is the entry "network", `previous` (L, d)
+        the first estimate or zeros.
+      schedule: the schedule of the noise that is added to the embeddings.
+      null, dropout, labelled: as in `ConditionalLoss`.
+      levels: levels(key, schedule) -> the training level; by default its clock is uniform.
     """
 
     schedule: Schedule = static()
@@ -222,16 +223,18 @@ class Interpolation(ConditionalLoss):
 
 @pytree
 class EndToEnd(ConditionalLoss):
-    """Diffusion-LM's loss (Li et al. 2022, arXiv 2205.14217, eq. 2): embeddings, denoiser and rounding learned
-    together.
+    """Train embeddings, denoiser and rounding together (Diffusion-LM, Li et al. 2022, arXiv 2205.14217, eq. 2).
 
-    |f(x_t) - x0|^2 + |x_T|^2's drift from the prior - log p(w | x0), x0 ~ N(e_w, small): `params` are {"network": ...,
-    "table": (V, d)} and `apply(params, x, t, cond) -> x0 estimate (L, d)`; rounding is softmax(x0 table^T).
+    The loss is |f(x_t) - x0|^2 + |alpha_T x0|^2 - log p(w | x0) with x0 ~ N(e_w, spread^2). Squares are averaged over
+    all numbers, the last term over the tokens w. The second term keeps x_T near the prior.
+
+    `params` are {"network": ..., "table": (V, d)}, where row w of the table is e_w. Rounding is p(w | x0) =
+    softmax(x0 table^T).
 
     Attributes:
-      apply: as above.
-      schedule: of the corruption.
-      null, dropout, labelled: of the condition, as in `ConditionalLoss`.
+      apply: apply(params, x, t, cond) -> estimate of x0, (L, d); `params` is the entry "network".
+      schedule: the schedule of the noise that is added to x0.
+      null, dropout, labelled: as in `ConditionalLoss`.
       spread: the standard deviation of x0 around its embedding.
     """
 
@@ -250,5 +253,5 @@ class EndToEnd(ConditionalLoss):
 
 
 def unit_rows(table: Any) -> Any:
-    """Rows (V, d) of length sqrt(d), so that an embedding has the size of its noise."""
+    """Scale each row of `table` (V, d) to length sqrt(d), so that an embedding is as large as its noise."""
     return table * jax.lax.rsqrt(jnp.mean(table**2, 1, keepdims=True) + 1e-12)

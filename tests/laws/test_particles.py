@@ -51,8 +51,24 @@ def test_the_effective_sample_size_decides_whether_a_population_is_resampled():
     for threshold, resampled in ((0.74, False), (0.76, True)):
         smc = gj.SMC(gj.Steered(model, gj.DDIM(1.0), reward, 1.0), threshold=threshold)
         pop = smc(smc.init(x), levels.at(0), levels.at(1), None, jax.random.key(0))
-        np.testing.assert_allclose(pop.ess, 4.0 if resampled else 3.0, rtol=1e-5)
+        np.testing.assert_allclose(pop.ess, 3.0, rtol=1e-5)
         assert (np.ptp(pop.log_w) == 0) == resampled
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
+def test_a_population_that_rests_on_one_particle_has_collapsed_however_often_it_is_resampled(threshold):
+    """After resampling all weights are equal, so the size before it must be told too."""
+
+    def greedy(x0, level, cond):
+        return 300.0 * x0[0]
+
+    model = gj.Function(lambda x, level, cond: x)
+    move = gj.Steered(model, gj.DDIM(1.0), greedy, 1.0)
+    found = gj.populations(gj.keys(0, 2), gj.SMC(move, threshold=threshold), SCHEDULE.levels(4), (2,), 16)
+    assert np.asarray(found.collapsed).all()
+    calm = gj.Steered(model, gj.DDIM(1.0), greedy, 0.0)
+    found = gj.populations(gj.keys(0, 2), gj.SMC(calm, threshold=threshold), SCHEDULE.levels(4), (2,), 16)
+    assert not np.asarray(found.collapsed).any()
 
 
 def test_resampling_of_equal_weights_keeps_everyone():

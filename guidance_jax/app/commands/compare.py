@@ -1,4 +1,4 @@
-"""`guidance-jax compare`: the same seeds with several methods, measured."""
+"""`guidance-jax compare`: draw and measure the same seeds with several methods."""
 
 import dataclasses
 from pathlib import Path
@@ -60,9 +60,9 @@ def compare(
 ) -> None:
     """Draw the same seeds with several methods: one labelled picture, a table, the trade-off curve.
 
-    With a judge beside the models (guidance-jax train makes one) samples are measured against held-out data. Methods
-    of inverse problems are given a measurement of held-out images: --set measurement.operator.name=Downsample ...,
-    Downsample by 2 unless it is given.
+    If the folder has a judge (guidance-jax train makes one), samples are measured against held-out data. Methods of
+    inverse problems get a measurement of held-out images, Downsample by 2, or every other row for those that need a
+    mask. To set another one, write --set measurement.operator.name=Downsample ...
     """
     check_writable(out / "comparison.json")
     entries = []
@@ -112,7 +112,7 @@ def compare(
 
 
 def number(text: str) -> float:
-    """One of --scales."""
+    """Read one of the numbers of --scales."""
     try:
         return check(REQUEST, {"scale": float(text)})["scale"]
     except ValueError:

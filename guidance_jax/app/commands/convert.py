@@ -1,4 +1,4 @@
-"""`guidance-jax convert`: published checkpoints to folders of ours."""
+"""`guidance-jax convert`: convert published checkpoints to folders that `guidance-jax sample` reads."""
 
 from pathlib import Path
 from typing import Annotated
@@ -39,10 +39,10 @@ def convert(
     ] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="Folder of CLIP's tokenizer, for a single file.")] = None,
 ) -> None:
-    """Convert what others have trained; no code of a file runs. Folders of diffusers; files of guided-diffusion, GLIDE,
-    EDM, DiT, SiT, REPA, LightningDiT and Stable Diffusion.
+    """Convert published models; no code from a file is run. Reads folders of diffusers, and files of guided-diffusion,
+    GLIDE, EDM, DiT, SiT, REPA, LightningDiT and Stable Diffusion.
 
-    The options say what tensors do not, and are needed only for networks that are none of OpenAI's releases.
+    The options give what the tensors do not tell. OpenAI's releases are recognised and need none.
     """
     known = Options(image_size, schedule_named(schedule), heads, head_channels, new_attention_order, family, null_label)
     for file in files:

@@ -25,7 +25,7 @@ def demo(
 ) -> None:
     """Guide a small model of Fashion-MNIST that ships with the package in three ways, and measure what changes.
 
-    Takes about a minute on two CPU cores. OUT/index.html shows everything.
+    The demo takes about a minute on two CPU cores. OUT/index.html shows all pictures and measures.
     """
     out.mkdir(parents=True, exist_ok=True)
     begin, ways = time.perf_counter(), list[str]()
@@ -35,7 +35,7 @@ def demo(
     for row in run_demo(out, recipe=recipe, samples=samples, steps=steps):
         table.add_row(row.algorithm, f"{row.scale:g}", *cells(row.report), f"{row.seconds:.1f}")
         if row.algorithm not in ways:
-            if ways:  # the one before is drawn
+            if ways:  # the picture of the way before is complete
                 console.print(f"{time.perf_counter() - begin:.0f} s: {out}/{ways[-1]}.png", soft_wrap=True)
             ways.append(row.algorithm)
     console.print(table)

@@ -1,4 +1,4 @@
-"""`guidance-jax evaluate`: measure samples, by a judge or by Inception."""
+"""`guidance-jax evaluate`: measure samples with a judge or with the Inception network."""
 
 import json
 from pathlib import Path
@@ -37,9 +37,10 @@ def evaluate(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for the measures.")] = None,
 ) -> None:
-    """Measure samples, against held-out data by a judge, or against a reference batch by Inception, as ADM does.
+    """Measure samples: against held-out data with a judge (--models), or against a reference batch with the Inception
+    network, as ADM does (--reference).
 
-    The held-out data are those that the models were trained on, unless --data names others.
+    The held-out data are the fifth of the models' data that train left out, or the same fifth of --data.
     """
     if (models is None) == (reference is None):
         raise Refused("give either --reference FILE.npz (FID and related measures) or --models FOLDER (its judge)")
@@ -77,19 +78,19 @@ def evaluate(
 
 
 def write_record(out: Path | None, record: dict[str, Any]) -> None:
-    """Write what was measured, if somewhere."""
+    """Write the measures to the file `out`; None writes nothing."""
     if out is not None:
         text = json.dumps(record, indent=1).encode()
         write_whole(out, lambda file: file.write(text))
 
 
 def is_job(samples: Any) -> bool:
-    """Whether these are the shards of a job's folder, and not one file."""
+    """Return whether `samples` is the folder of a job, and not one file."""
     return samples.is_dir() and samples.suffix != ".npz"
 
 
 def read_samples(samples: Any, needs_labels: bool) -> tuple[np.ndarray, np.ndarray]:
-    """(images, labels) of a file, or of the shards of a job's folder."""
+    """Read (images, labels) from a file, or from the shards of a job's folder."""
     if not is_job(samples) and samples.suffix != ".npz":
         raise Refused(f"{samples} is not an .npz file; write one with guidance-jax sample")
     found = []
@@ -107,7 +108,7 @@ def read_samples(samples: Any, needs_labels: bool) -> tuple[np.ndarray, np.ndarr
 
 
 def check_images(images: np.ndarray, where: Any) -> None:
-    """Raise `Refused` for what is no batch of pictures."""
+    """Raise `Refused` unless `images` is a non-empty batch of uint8 pictures."""
     if images.dtype != np.uint8 or images.ndim != 4 or images.size == 0:
         raise Refused(
             f"{where} holds {images.dtype} of shape {images.shape}; evaluate takes uint8 NHWC images, 0 to 255: "
@@ -123,7 +124,7 @@ def by_inception(
     weights: Path | None,
     measures: list[str] | None,
 ) -> dict[str, Any]:
-    """Print and return FID and its like, with their protocol; without images those of a job's folder."""
+    """Print and return FID and its like with their protocol. `images` None measures the job in the folder `samples`."""
     file_at(path)
     extractor = load_inception(weights)
     reference = Reference.read(path, extractor)

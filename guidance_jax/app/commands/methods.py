@@ -1,4 +1,4 @@
-"""`guidance-jax methods`: what there is, from the table of methods."""
+"""`guidance-jax methods`: list the methods and parts in the table of methods."""
 
 import inspect
 import sys
@@ -19,7 +19,7 @@ def methods(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Name of a released model; prints its published settings.")] = None,
 ) -> None:
-    """List every way to guide, with its options; and solvers, scales, operators and grids."""
+    """List every guidance method with its options, and the solvers, scales, operators and grids."""
     if model is not None:
         if name is not None:
             raise Refused(f"give a method or --model, not both: got {name} and --model {model}")
@@ -31,7 +31,8 @@ def methods(
     if name is not None:
         row = parts.find(name, PARTS, "method or part")
         console.print(f"{row.name}({parts.options(row, every=True)})\n", highlight=False, markup=False)
-        for text in (inspect.getdoc(row.cls), sys.modules[row.cls.__module__].__doc__):  # the formula is in the file's
+        # the module's docstring has the formula
+        for text in (inspect.getdoc(row.cls), sys.modules[row.cls.__module__].__doc__):
             console.print(f"{(text or '').strip()}\n", highlight=False, markup=False)
         return
     groups: dict[str, list[Row]] = {}

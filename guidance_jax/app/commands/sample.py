@@ -1,4 +1,4 @@
-"""`guidance-jax sample`: draw guided samples, into a file or as a long job."""
+"""`guidance-jax sample`: draw guided samples into a file, or into a folder as a long job."""
 
 import json
 import os
@@ -133,10 +133,11 @@ def sample(
         bool, typer.Option(help="Print the memory that sampling needs; draw nothing.", rich_help_panel=MEANS)
     ] = False,
 ) -> None:
-    """Draw guided samples; write them as ADM's evaluator reads them, and a labelled picture beside.
+    """Draw guided samples, and write them in the format of ADM's evaluator, with a labelled picture beside the file.
 
-    Into a folder, the job may be killed at any instant and started again, with another batch size or number of devices.
-    Several processes may work on one folder: each draws what no other has drawn or is drawing.
+    If OUT is a folder, you can stop the job at any time and restart it with the same command. The batch size and the
+    number of devices may change. Several processes may work on one folder: each draws shards that no other process has
+    drawn or is drawing.
     """
     place = find_place(out)
     check_out(place, shard)
@@ -144,7 +145,8 @@ def sample(
         raise Refused(
             f"--worker and --collect are for a long job, which needs a folder: write --out {place.with_suffix('')}"
         )
-    own_number = read_worker(worker, {} if together else os.environ)  # a team is one worker, unless it is said
+    # the processes of a team (--together) are one worker, unless --worker is given
+    own_number = read_worker(worker, {} if together else os.environ)
     if together:
         if place.suffix or devices is not None or estimate:
             raise Refused(
@@ -210,14 +212,14 @@ def sample(
     if asked.images:
         known = () if asked.pipeline is None else asked.pipeline.classes
         captions = tuple(caption[:40] for caption in request.prompts)
-        captions = (" + ".join(captions),) if captions and not labels.any() else captions  # of all at once
+        captions = (" + ".join(captions),) if captions and not labels.any() else captions  # all captions at once
         names = captions or classes_of(request.models) or known
         draw_sheet(place.with_suffix(".png"), stored[:100], labels, names)
         console.print(f"picture: {place.with_suffix('.png')}", soft_wrap=True)
 
 
 def check_text(*means: Any) -> None:
-    """Raise `Refused` if options are given that a model of text does not have yet."""
+    """Raise `Refused` if options are given that do not work for models of text yet."""
     if any(value not in (None, False) for value in means):
         raise Refused(
             "a model of text is sampled on one device; remove --devices, --split, --remat, --microbatch, --tile, "
@@ -240,7 +242,7 @@ def check_out(out: Any, shard: int | None) -> None:
 
 
 def check_used(request: Request, asked: Plan, *, alone: bool, tile: int | None) -> None:
-    """Raise `Refused` for an option that would change nothing, or that this method or model has not."""
+    """Raise `Refused` for an option that changes nothing for this method and model, or does not fit them."""
     for name in asked.unused:
         title = flag_of(name, REQUEST[name]) if name in REQUEST else name
         raise Refused(f"--{title} has no effect for {request.method['name']} with this model; remove it")
@@ -251,7 +253,7 @@ def check_used(request: Request, asked: Plan, *, alone: bool, tile: int | None) 
 
 
 def draw_sheet(path: Path, images: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> None:
-    """Write uint8 `images` in rows of ten, named by their labels."""
+    """Write uint8 `images` as one picture, in rows of ten, with the names of their labels."""
     pictures, rows, captions = from_uint8(images), {}, {}
     for start in range(0, len(pictures), 10):
         row = labels[start : start + 10]

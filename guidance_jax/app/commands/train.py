@@ -1,4 +1,4 @@
-"""`guidance-jax train`: a diffusion model, a noisy classifier and a judge, of any images."""
+"""`guidance-jax train`: train a diffusion model, a noisy classifier and a judge on any labelled images."""
 
 import dataclasses
 from pathlib import Path
@@ -53,9 +53,10 @@ def train(
     seed: Annotated[int | None, flag("seed", RECIPE)] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip images that cannot be read.")] = False,
 ) -> None:
-    """Train a diffusion model, a noisy classifier and a judge; resume if interrupted. A fifth is held out.
+    """Train a diffusion model, a noisy classifier and a judge. The same command resumes an interrupted training.
 
-    OUT/denoiser/progress.png (samples) and loss.png are drawn at every save.
+    A fifth of the data is held out for measuring. OUT/denoiser/progress.png (samples) and loss.png are drawn at every
+    save.
     """
     if model not in ("diffusion", "flow"):
         raise Refused(f"--model must be diffusion or flow, got {show(model)}")
@@ -106,6 +107,6 @@ def train(
 
 
 def report_judge(judge: TrainedJudge, held_out: Images) -> None:
-    """Print how good the judge is."""
+    """Print the accuracy of the judge on held-out images."""
     correct = judge(held_out.images)[0] == held_out.labels
     console.print(f"judge: {np.mean(correct):.1%} of {len(held_out)} held-out images")

@@ -137,7 +137,7 @@ class GemmaCanvas:
         size, told = cache[0].shape[2], params["told"]
         h = self.embed(params, canvas)
         n = self.normalize(thought.astype(h.dtype), told["norm"])
-        h = self.normalize(h + gated(n, told))
+        h = self.normalize(h + apply_mlp(n, told))
         place, others = size + jnp.arange(len(canvas)), jnp.arange(size + len(canvas))
         seen = jnp.broadcast_to(others >= padding, (len(canvas), len(others)))
         # a window reaches back from the end of the prompt; all of the canvas is near
@@ -204,7 +204,7 @@ class GemmaCanvas:
         near |= jnp.arange(near.shape[1])[None] == jnp.arange(width)[:, None] + near.shape[1] - width  # no row is empty
         out = attend(q * math.sqrt(kind.channels), k, v, near).reshape(width, -1)
         h = h + self.normalize(times(out, p["o"]), p["norm_1_after"])
-        dense = self.normalize(gated(self.normalize(h, p["norm_2"]), p), p["norm_dense"])
+        dense = self.normalize(apply_mlp(self.normalize(h, p["norm_2"]), p), p["norm_dense"])
         sparse = self.mix(p, h)
         h = h + self.normalize(dense + self.normalize(sparse, p["norm_experts"]), p["norm_2_after"])
         return h * p[scalar].astype(h.dtype), own
@@ -225,7 +225,7 @@ def times(h: Any, kernel: Any) -> jax.Array:
     return affine({"kernel": kernel}, h)
 
 
-def gated(h: Any, p: Any) -> jax.Array:
+def apply_mlp(h: Any, p: Any) -> jax.Array:
     """down(gelu(gate(h)) up(h)), with the tanh approximation of GELU."""
     return times(jax.nn.gelu(times(h, p["gate"])) * times(h, p["up"]), p["down"])
 
