@@ -106,7 +106,7 @@ class Claims:
             if not create(path, self.token):
                 return False
         except OSError as error:
-            raise Refused(f"{path}: {reason(error)}; mend that and start again") from None
+            raise Refused(f"{path}: {reason(error)}; fix this and start again") from None
         self.held.add(path)
         return True
 

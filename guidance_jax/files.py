@@ -60,7 +60,7 @@ def write_whole(path: Any, fill: Callable[[Any], Any]) -> None:
         os.chmod(file.name, 0o666 & ~UMASK)
         os.replace(file.name, path)
     except OSError as error:
-        raise Refused(f"{path}: {reason(error)}; no part of it was written: mend that and start again") from None
+        raise Refused(f"{path}: {reason(error)}; no part of it was written: fix this and start again") from None
 
 
 def sweep(folder: Any) -> None:

@@ -57,7 +57,9 @@ class Job:
         content: Mapping[str, str] | None = None,
     ):
         if n < 1 or shard < 1:
-            raise Refused(f"a job has at least one sample and one a shard, got n={n}, shard={shard}")
+            raise Refused(
+                f"a job needs at least one sample, and at least one sample per shard, got n={n}, shard={shard}"
+            )
         self.folder, self.n, self.shard = find_place(folder), n, shard
         own = {"format": FORMAT, "n": n, "shard": shard, **about}
         wanted = json.loads(json.dumps(own if content is None else own | {"content": dict(content)}))
@@ -71,14 +73,15 @@ class Job:
         try:  # also if it was just written: another process may have begun another job there
             found = json.loads(path.read_text())
             if not isinstance(found, dict):
-                raise ValueError("it is no table")
+                raise ValueError("it is not a JSON object")
         except (OSError, ValueError) as error:
             raise Refused(f"{path} is damaged ({error}); sample into another folder") from None
         if found.get("format") == FORMAT and content is not None:
             field = different(found.get("content") or {}, wanted["content"])
             if field is not None:
                 raise Refused(
-                    f"{field} has changed since {folder} was begun; restore it, or sample into another folder"
+                    f"{field} has changed since the job in {folder} was started; restore it, or sample into another "
+                    "folder"
                 )
         field = different(found, wanted)
         if field is not None:
@@ -158,7 +161,7 @@ class Job:
         missing = self.missing()
         strange = sum(self.path(index).exists() for index in missing)
         if strange and progress is not None:
-            print(f"{strange} shards are damaged or not of this job: drawn again", file=sys.stderr, flush=True)
+            print(f"{strange} damaged or foreign shards are drawn again", file=sys.stderr, flush=True)
         number, of = worker
         size = team.size
         todo = sorted({i - i % size for i in missing}, key=lambda i: ((i // size - number) % of, i))
@@ -214,7 +217,7 @@ class Job:
             samples, labels = samples[: len(own)], labels[: len(own)]
         if not len(samples) == len(labels) == len(own):
             raise Refused(
-                f"draw was asked for {len(own)} samples, got {len(samples)} and {len(labels)} labels; return one of "
+                f"draw was called for {len(own)} samples, got {len(samples)} and {len(labels)} labels; return one of "
                 "each for every index"
             )
         if not len(own):  # the job ends before this process's part

@@ -18,7 +18,7 @@ class Bar:
         self.title, self.total, self.first, self.noun = title, total, first, noun
         self.begin = self.last = time.monotonic()
         if title is not None and 0 < first < total:
-            print(f"{title} goes on from {first} of {total}", file=sys.stderr, flush=True)
+            print(f"{title} continues from {first} of {total}", file=sys.stderr, flush=True)
         if title is not None and not self.lines:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn

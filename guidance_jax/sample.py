@@ -167,12 +167,16 @@ def prepare(keys: Any, kernel: Any, levels: Level, shape: tuple[int, ...], cond:
       Refused: keys that are no vector of keys, conditions that are not one per key, or what a part refuses.
     """
     if not isinstance(keys, jax.Array | np.ndarray):
-        raise Refused(f"keys are a vector, one per sample, got {keys!r}; write keys(0, n)")
+        raise Refused(f"keys must be a vector, one per sample, got {keys!r}; write keys(0, n)")
     if not isinstance(levels, Level):
-        raise Refused(f"levels are a Level, got {levels!r}; write Cosine().levels(30), of the schedule of the model")
+        raise Refused(
+            f"levels must be a Level, got {levels!r}; write Cosine().levels(30), with the schedule of the model"
+        )
     typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
     if jnp.ndim(keys) != (1 if typed else 2):
-        raise Refused(f"keys are a vector, one per sample, got {keys.dtype} of shape {keys.shape}; write keys(0, n)")
+        raise Refused(
+            f"keys must be a vector, one per sample, got {keys.dtype} of shape {keys.shape}; write keys(0, n)"
+        )
     for leaf in jax.tree.leaves(cond):
         if jnp.shape(leaf)[:1] != (len(keys),):
             raise Refused(
@@ -211,8 +215,8 @@ def strong(number: Any) -> Any:
         a = jnp.asarray(number)
     except TypeError:
         raise Refused(
-            f"kernels are made of pytrees and numbers, got {type(number).__name__}; wrap a function f(x, level, cond) "
-            "-> x0 as Function(f)"
+            f"a kernel may hold only pytrees and numbers, got {type(number).__name__}; wrap a function f(x, level, "
+            "cond) -> x0 as Function(f)"
         ) from None
     weak = getattr(a, "weak_type", False)  # arrays of keys have no such attribute
     return jax.lax.convert_element_type(a, a.dtype) if weak else a

@@ -48,7 +48,10 @@ def sample_mesh(devices: int | None = None) -> Mesh:
     found = jax.devices()
     count = len(found) if devices is None else devices
     if not 1 <= count <= len(found):
-        raise Refused(f"there are {len(found)} devices ({found[0].platform}), got devices={devices}; ask for 1 to that")
+        raise Refused(
+            f"there are {len(found)} devices ({found[0].platform}), got devices={devices}; use a number from 1 to "
+            f"{len(found)}"
+        )
     return Mesh(np.asarray(found[:count]), (AXIS,))
 
 
@@ -123,9 +126,9 @@ def generate_on(
         raise Refused(f"there is nothing to draw: {n} keys, batch={batch}; write keys(0, n)")
     owners = [device.process_index for device in mesh.devices.flat]
     if not gather and owners != np.repeat(range(own), mesh.size // own).tolist():
-        raise Refused("the mesh takes devices of several processes in turn, or not all; write sample_mesh()")
+        raise Refused("the mesh must hold all devices, ordered by process; write sample_mesh()")
     if n % own:
-        raise Refused(f"{n} samples are no equal parts for {own} processes; draw a multiple, or gather them")
+        raise Refused(f"{own} processes do not divide {n} samples; draw a multiple of {own}, or gather the samples")
     keys, kernel, levels = _prepare(keys, kernel, levels, shape, cond)
     rows = np.arange(n).reshape(own, -1)  # one row per process that gets its own part
     size = -(-size // own)
@@ -224,14 +227,15 @@ def start_team(environment: Any) -> None:
     except (ValueError, RuntimeError) as error:
         reason = first_line(error)
         raise Refused(
-            f"the processes of one program do not find each other ({reason}); start them by Slurm, Kubernetes, torchrun"
+            f"the processes of one program cannot connect to each other ({reason}); start them by Slurm, Kubernetes, "
+            "torchrun"
         ) from None
 
 
 def _prepare(keys, kernel, levels, shape, cond):
     keys, kernel, levels = prepare(keys, kernel, levels, shape, cond)
     if kernel.population:
-        raise Refused("the samples of a population have weights; write populations(...) in the place of generate_on")
+        raise Refused("the samples of a population have weights; write populations(...) instead of generate_on")
     return keys, kernel, levels
 
 

@@ -59,7 +59,7 @@ def file_at(path: str | Path) -> Path:
     with reading(path, "give the path of a file"):
         found = path.is_file()
     if not found:
-        raise Refused(f"{path} is {'no file' if path.exists() else 'not there'}; give the path of a file")
+        raise Refused(f"{path} {'is not a file' if path.exists() else 'does not exist'}; give the path of a file")
     return path
 
 
@@ -75,7 +75,9 @@ def read_json(path: str | Path, kind: type = dict, limit: int = JSON_BYTES) -> A
         if raw is not None:
             found = json.loads(raw, parse_constant=finite, parse_float=finite)
     if raw is None:
-        raise Refused(f"{path} has {path.stat().st_size:,} bytes, at most {limit:,} are read; is it another file?")
+        raise Refused(
+            f"{path} has {path.stat().st_size:,} bytes, at most {limit:,} are accepted; check that it is the right file"
+        )
     if not isinstance(found, kind):
         raise Refused(f"{path} holds a {type(found).__name__}, expected a {kind.__name__}; restore it")
     level, depth = [found], 0
@@ -108,8 +110,8 @@ def check_size(wanted: int, size: int, where: Any) -> None:
     """
     if wanted > most_of(size):
         raise Refused(
-            f"{where} has {size:,} bytes and would be {wanted:,} in memory; at most {most_of(size):,} are read: store "
-            "it with less compression if it is right"
+            f"{where} has {size:,} bytes and would be {wanted:,} in memory, at most {most_of(size):,} are accepted; "
+            "store it with less compression if it is the right file"
         )
 
 

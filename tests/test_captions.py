@@ -48,15 +48,15 @@ def test_a_caption_becomes_pictures(run):  # noqa: F811
     done(run("sample", "--models", models, *ASKED, "--n", 1, "--size", "32x48", "--tile", 8, "--out", "large.npz"))
     assert np.load(run.folder / "large.npz")["arr_0"].shape == (1, 32, 48, 3)
     odd = run("sample", "--models", models, *ASKED, "--size", "32", "--out", "b.npz")
-    assert "--size is height x width, such as 512x768, got '32'" in odd.stderr
+    assert "--size must be height x width, such as 512x768, got '32'" in odd.stderr
 
     measured = run("sample", "--models", models, *ASKED, "--set", "measurement.observed=y.npy", "--out", "b.npz")
-    assert "a measurement is of pictures, and the model makes latents" in measured.stderr
+    assert "a measurement needs pictures, but the model makes latents" in measured.stderr
 
     unasked = run("sample", "--models", models, "--out", "b.npz")
     assert 'conditional on captions; write --prompt "a red cat"' in unasked.stderr
     long = run("sample", "--models", models, "--prompt", "x" * 40, "--out", "b.npz")
-    assert "tokens, 16 are read; shorten it" in long.stderr
+    assert "tokens, at most 16 are accepted; shorten it" in long.stderr
     assert long.stderr.strip().count("\n") == 0
 
 
@@ -92,7 +92,7 @@ def test_glide_takes_captions_with_its_tokenizer(run):  # noqa: F811
     done(run("sample", "--models", "models", *asked, "--out", "a.npz"))
     assert np.load(run.folder / "a.npz")["arr_0"].shape == (2, 16, 16, 3)
     other = run("sample", "--models", "models", "--prompt", "ab ab ab c", "--out", "b.npz")
-    assert "tokens, 6 are read; shorten it" in other.stderr
+    assert "tokens, at most 6 are accepted; shorten it" in other.stderr
 
 
 def test_files_that_hold_several_networks_need_a_key(run):  # noqa: F811
@@ -136,7 +136,7 @@ def test_a_picture_is_edited_as_a_whole_and_in_part(name, run):  # noqa: F811
         (("--start", start, "--mask", large), "--mask .* the pictures of this request are 16 x 16"),
         (("--mask", mask), "--mask changes nothing"),
         (("--strength", 0.3), "--strength changes nothing"),
-        (("--start", start, "--strength", 0), "--strength is a finite number from 0.001 to 1"),
+        (("--start", start, "--strength", 0), "--strength must be a finite number from 0.001 to 1"),
         (("--start", "none.png"), "none.png"),
     ):
         left = run("sample", "--models", models, "--prompt", "a cat", "--n", 1, *flags, "--out", "b.npz")
@@ -159,7 +159,7 @@ def test_adapters_and_a_control_net_come_with_the_command(run):  # noqa: F811
     assert np.abs(plain - merged).max() > 3
     assert np.abs(plain - hinted).max() > 3
     for flags, message in (
-        (("--lora", f"{lora}=much"), "--lora is FILE or FILE=0.8"),
+        (("--lora", f"{lora}=much"), "--lora must be FILE or FILE=0.8"),
         (("--lora", lora, "--lora", lora), "twice"),
         (("--lora", "none.safetensors"), "none.safetensors"),
         (("--hint", hint), "--control and --hint go together"),

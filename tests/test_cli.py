@@ -51,8 +51,8 @@ def test_a_flow_is_trained_sampled_and_measured(run):
     for words, refused in {
         "--steps changes nothing": run(*common, "x.npz", "--method", "CFG", "--steps", 20),
         "needs a classifier beside": run(*common, "x.npz", "--method", "Classifier"),
-        "--model is diffusion or flow": run("train", "--model", "gan", "--out", "other"),
-        "of diffusion models": run("train", "--model", "flow", "--estimate", "--out", "other"),
+        "--model must be diffusion or flow": run("train", "--model", "gan", "--out", "other"),
+        "for diffusion models": run("train", "--model", "flow", "--estimate", "--out", "other"),
     }.items():
         assert refused.returncode != 0
         assert words in refused.stderr
@@ -93,7 +93,7 @@ def test_train_sample_evaluate(run):
         (("sample", "--models", "models", "--out", "c.txt"), "write --out c.npz"),
         ((*common, "--out", "job", "--shard", 6, "--seed", 1), "another job (seed: 0 there, 1 here)"),
         ((*common, "--out", "c.npz", "--devices", 99), "got devices=99"),
-        (("evaluate", "--models", "models", "--samples", "measures.json"), "measures.json is no .npz file"),
+        (("evaluate", "--models", "models", "--samples", "measures.json"), "measures.json is not an .npz file"),
     ):
         refused = run(*arguments)
         assert refused.returncode == 2
@@ -186,15 +186,15 @@ WRONG = {
     "a class out of range": (("--label", "12"), "got 12"),
     "no assignment": (("--set", "scale"), "write --set scale=2.0"),
     "a value and a table": (("--set", "scale=1", "--set", "scale.name=Window"), "gives scale twice"),
-    "not a number": (("--scale", "nan"), "--scale is a finite number, got nan"),
-    "a strange type": (("--dtype", "foo"), "--dtype is float32, bfloat16 or float16, got 'foo'"),
+    "not a number": (("--scale", "nan"), "--scale must be a finite number, got nan"),
+    "a strange type": (("--dtype", "foo"), "--dtype must be float32, bfloat16 or float16, got 'foo'"),
     "no measurement": (("--method", "MMPS"), "MMPS needs operator"),
-    "options of nothing": (("--method", "none", "--set", "scale=2"), "no guidance has no options"),
+    "options of nothing": (("--method", "none", "--set", "scale=2"), "--method none takes no options"),
     "particles of no population": (
         ("--method", "CFG", "--set", "smc.threshold=1"),
-        "smc options are of particle methods",
+        "smc options are for particle methods",
     ),
-    "a missing file": (("--config", "none.toml"), "none.toml is not there"),
+    "a missing file": (("--config", "none.toml"), "none.toml does not exist"),
     "a file that is no TOML": (("--config", "bad.toml"), "bad.toml cannot be read"),
     "a wrong key": (("--config", "key.toml"), "a configuration has no key 'scael'; did you mean scale? its keys are"),
     "a folder for a file": (("--out", "folder.npz"), "is a folder"),
@@ -225,8 +225,8 @@ def test_wrong_training_is_one_line_and_leaves_nothing(run):
     Image.new("RGB", (9, 9)).save(run.folder / "photos" / "cat" / "a.png")
     (run.folder / "file").write_text("")
     for flags, words in (
-        (("--width", 20), "widths are multiples of 8, got 20; write --width 16"),
-        (("--preset", "huge"), "--preset is one of quick, small, standard"),
+        (("--width", 20), "widths must be multiples of 8, got 20; write --width 16"),
+        (("--preset", "huge"), "--preset must be one of quick, small, standard"),
         (("--data", "photos"), "photos has one class, cat"),
         (("--dtype", "foo"), "got 'foo'"),
         (("--out", "file"), "file"),
@@ -250,7 +250,7 @@ def test_evaluate_takes_what_it_can_measure(run, models):
     for name, arrays, words in (
         ("floats", (images / 127.5 - 1, labels), "evaluate takes uint8 NHWC images"),
         ("range", (images, labels + 5), "labels go from 0 to 9, got 14"),
-        ("float labels", (images, labels / 2), "labels are integers, got float64"),
+        ("float labels", (images, labels / 2), "labels must be integers, got float64"),
         ("size", (np.zeros((20, 4, 4, 1), np.uint8), labels), "samples must be (n, 8, 8, 1)"),
     ):
         np.savez(run.folder / "s.npz", arr_0=arrays[0], arr_1=arrays[1])
@@ -279,14 +279,14 @@ def test_a_full_disk_and_an_interruption_are_one_line(run, models, monkeypatch):
         patch.setattr(files.os, "fsync", full)
         left = run(*asked)
     assert left.returncode == 2
-    assert left.stderr.strip().endswith("the disk is full; no part of it was written: mend that and start again")
+    assert left.stderr.strip().endswith("the disk is full; no part of it was written: fix this and start again")
     assert [p.name for p in run.folder.iterdir() if p.name != "cache"] == []
     with monkeypatch.context() as patch:
         patch.setattr(Plan, "draw", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
         left = run(*asked)
     assert left.returncode == 130
     assert left.stderr.strip().splitlines() == [
-        "interrupted: what was saved is kept, and the same command goes on from there"
+        "interrupted: everything saved so far is kept; run the same command again to continue"
     ]
 
 

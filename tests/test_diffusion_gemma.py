@@ -215,7 +215,7 @@ def test_ends_of_prompts_and_solvers(pipeline):
         (lambda: pipeline.write(gj.keys(0, 1), ["a", "b"], 12), "2 prompts take as many keys"),
         (lambda: pipeline.write(gj.keys(0, 1), ["a"], 0), "one token or more, got 1, 0"),
         (lambda: pipeline.conditions([[1] * 5], 4), "do not fit 4"),
-        (lambda: EntropyBound(bound=-1.0), "bound of EntropyBound is not negative"),
+        (lambda: EntropyBound(bound=-1.0), "bound of EntropyBound must not be negative"),
         (lambda: EntropyBound(0.0), "temperature must be positive"),
     ]:
         with pytest.raises(gj.Refused, match=message):

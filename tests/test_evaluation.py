@@ -107,7 +107,7 @@ def test_kernel_distance_is_unbiased():
     mean, spread = kernel_distance(x, y, subsets=100, size=50)
     assert abs(mean) < 4 * spread / 10
     assert kernel_distance(x, y + 1, subsets=10, size=200)[0] > 10 * abs(mean)
-    with pytest.raises(ValueError, match="subsets of 1000 need as many features, got 300 and 260"):
+    with pytest.raises(ValueError, match="subsets of 1000 need at least that many features, got 300 and 260"):
         kernel_distance(X, Y)
 
 
@@ -132,7 +132,7 @@ def test_a_reference_without_the_features_asked_for_says_what_it_allows(tmp_path
         measure_images(images, reference, extractor, ["fid", "sfid"])
     with pytest.raises(ValueError, match="has no arr_0, which precision needs"):
         measure_images(images, reference, extractor, ["precision"])
-    with pytest.raises(ValueError, match="measures are fid, sfid, is"):
+    with pytest.raises(ValueError, match="measures must be among fid, sfid, is"):
         measure_images(images, reference, extractor, ["FID"])
     np.savez(tmp_path / "other.npz", x=np.zeros(3))
     with pytest.raises(ValueError, match="has none of mu, sigma"):

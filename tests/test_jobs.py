@@ -201,8 +201,8 @@ def test_one_program_needs_an_engine_and_a_folder(run, monkeypatch):  # noqa: F8
     for out, more in (("a.npz", ()), ("a", ("--devices", "1"))):
         left = run("sample", "--models", "m", "--together", "--out", out, *more)
         assert left.returncode == 2
-        assert "--together is of a long job" in left.stderr
-    with pytest.raises(gj.Refused, match="the processes of one program do not find each other"):
+        assert "--together is for a long job" in left.stderr
+    with pytest.raises(gj.Refused, match="the processes of one program cannot connect to each other"):
         start_team({})
     told = {"MASTER_ADDR": "a", "MASTER_PORT": "29500", "WORLD_SIZE": "4", "RANK": "3"}
     asked = []
@@ -399,7 +399,9 @@ def test_a_job_knows_content_and_not_only_names(tmp_path):
     job()  # none of these decides a sample
 
     def refused(field):
-        with pytest.raises(gj.Refused, match=rf"^{field} has changed since .* was begun; restore it, or") as caught:
+        with pytest.raises(
+            gj.Refused, match=rf"^{field} has changed since the job in .* was started; restore it, or"
+        ) as caught:
             job()
         assert "\n" not in str(caught.value)
 
@@ -476,7 +478,7 @@ def test_a_valid_shard_that_is_not_this_jobs_is_drawn_again(tmp_path, what, capf
     again = Job(tmp_path / "j", 20, ABOUT, 5)
     assert again.missing() == [2]
     again.run(slow_draw, progress="sampling")
-    assert capfd.readouterr().err.splitlines()[0] == "1 shards are damaged or not of this job: drawn again"
+    assert capfd.readouterr().err.splitlines()[0] == "1 damaged or foreign shards are drawn again"
     with np.load(target) as file:
         np.testing.assert_array_equal(file["arr_0"], want)
 
@@ -508,7 +510,7 @@ def test_a_shard_that_another_process_changes_meanwhile_is_not_taken(tmp_path):
 
 
 def test_fewer_samples_than_asked_for_are_refused(tmp_path):
-    with pytest.raises(gj.Refused, match="draw was asked for 5 samples, got 4 and 5 labels"):
+    with pytest.raises(gj.Refused, match="draw was called for 5 samples, got 4 and 5 labels"):
         Job(tmp_path / "j", 10, {}, 5).run(lambda i: (np.zeros((len(i) - 1, 2)), np.zeros(len(i), int)))
 
 

@@ -30,7 +30,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 from guidance_jax.app.cli import main
 print("ready", flush=True)
 main()"""
-LINE = "interrupted: what was saved is kept, and the same command goes on from there"
+LINE = "interrupted: everything saved so far is kept; run the same command again to continue"
 
 
 class Command:

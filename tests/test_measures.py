@@ -51,7 +51,7 @@ MEASURES = {
 @pytest.mark.parametrize("name", MEASURES)
 def test_every_measure_says_how_many_features_are_not_finite(name):
     MEASURES[name](X)
-    with pytest.raises(gj.Refused, match=r"^2 of 40 \w+ are not finite; leave these samples out") as caught:
+    with pytest.raises(gj.Refused, match=r"^2 of 40 \w+ are not finite; remove these samples") as caught:
         MEASURES[name](BROKEN)
     assert "\n" not in str(caught.value)
 

@@ -151,22 +151,28 @@ def test_a_network_says_whether_it_takes_batches():
         lambda: gj.NoisyClassifier((), one_sample),
         lambda: gj.TokenNetwork((), one_sample, gj.Absorbing(3)),
     ):
-        with pytest.raises(gj.Refused, match="is told whether its function takes batches; write batched="):
+        with pytest.raises(gj.Refused, match="needs to know whether its function takes batches; write batched="):
             make()
     with pytest.raises(gj.Refused, match=r"a sample of shape \(8, 8, 3\) with batched=False .*batched=True"):
         draw(gj.Network(variables, module.apply, EPS, batched=False))
     rows = RowNormalised()
     variables = rows.init(jax.random.key(0), X, jnp.zeros(N))
     assert np.isfinite(draw(gj.Network(variables, rows.apply, EPS, batched=True))).all()
-    with pytest.raises(gj.Refused, match=r"batched=True, and the network does not take two samples .* batched=False"):
+    with pytest.raises(
+        gj.Refused, match=r"batched=True, but the network does not accept a batch of two samples .* batched=False"
+    ):
         draw(gj.Network((), one_sample, EPS, batched=True))
     assert np.isfinite(draw(gj.Network((), whole_norm, EPS, batched=False))).all()
-    with pytest.raises(gj.Refused, match=r"of two samples the network made \[\(8, 8, 3\)\]; write batched=False"):
+    with pytest.raises(
+        gj.Refused, match=r"for two samples the network returned shapes \[\(8, 8, 3\)\]; write batched=False"
+    ):
         draw(gj.Network((), summed, EPS, batched=True))
-    with pytest.raises(gj.Refused, match=r"of a sample of shape \(8, 8, 3\) the network made one of shape \(3,\)"):
+    with pytest.raises(
+        gj.Refused, match=r"for a sample of shape \(8, 8, 3\) the network returned an output of shape \(3,\)"
+    ):
         draw(gj.Network((), lambda params, x, t, y: x[0, 0], EPS, batched=False))
     classifier = gj.NoisyClassifier((), lambda params, x, t: jnp.sum(x), batched=False)
-    with pytest.raises(gj.Refused, match="a classifier gives a vector of logits"):
+    with pytest.raises(gj.Refused, match="a classifier must return a vector of logits"):
         draw(gj.Classifier(gj.Network((), one_sample, EPS, batched=False), classifier, 1.0))
 
 
@@ -220,7 +226,7 @@ def test_a_velocity_field_on_either_clock_samples_its_data_and_goes_back(data_at
     np.testing.assert_allclose(field(jnp.ones(2), 0.3, None), exact(data_at)(0.3, jnp.ones(2), None), rtol=1e-5)
     with pytest.raises(gj.Refused, match="data_at=2; write data_at=1"):
         gj.from_velocity(exact(0), data_at=2, batched=False)
-    with pytest.raises(gj.Refused, match=r"lives on RectifiedFlow\(\), got a domain on Cosine"):
+    with pytest.raises(gj.Refused, match=r"needs the schedule RectifiedFlow\(\), got a domain on Cosine"):
         gj.from_velocity(exact(0), gj.Domain((2,), gj.Cosine()), data_at=0, batched=False)
 
 
@@ -274,7 +280,7 @@ def test_what_cannot_go_out_is_refused():
         (lambda: gj.as_function(gj.guidance.APG(target, NULL, 2.0), gj.Cosine())(jnp.ones((1, 2)), 0.5), "remembers"),
         (lambda: gj.as_function(target, gj.Cosine(), "noise"), "velocity, score, x0 or eps"),
         (lambda: gj.as_function(target, gj.Cosine(), data_at=1), r"or 1 on RectifiedFlow\(\)"),
-        (lambda: gj.as_function(target, gj.LinearBetas()), "no continuous clock"),
+        (lambda: gj.as_function(target, gj.LinearBetas()), "its velocity is not defined"),
         (lambda: gj.as_function(jnp.sin, gj.Cosine()), "the denoiser"),
     ):
         with pytest.raises(gj.Refused, match=words):
@@ -355,7 +361,7 @@ def test_own_networks_are_saved_and_loaded(tmp_path):
         gj.save(tmp_path / "other", gj.from_linen(RowNormalised(), variables, gj.parameterizations.eps))
     with pytest.raises(gj.Refused, match=r"write register\(whole_norm\) before"):
         gj.save(tmp_path / "other", gj.Network((), whole_norm, EPS, batched=False))
-    with pytest.raises(gj.Refused, match="save writes a Network"):
+    with pytest.raises(gj.Refused, match="save accepts a Network"):
         gj.save(tmp_path / "other", gj.GaussianMixture(jnp.eye(2), 0.5, jnp.ones(2) / 2))
     with pytest.raises(gj.Refused, match="a Linen module or a registered function, got Partial"):
         gj.save(tmp_path / "other", gj.Network((), jax.tree_util.Partial(whole_norm), EPS, batched=False))

@@ -48,7 +48,7 @@ def test_idle_steps_are_skipped():
 
 def test_a_bucket_that_is_too_small_and_idle_steps_without_padding_are_refused():
     levels = gj.Cosine().levels(10)
-    with pytest.raises(ValueError, match="a bucket of 8 steps cannot hold 10"):
+    with pytest.raises(ValueError, match="cannot pad 10 steps to 8; pass steps=10 or more"):
         gj.kernels.pad_levels(levels, 8)
     with pytest.raises(ValueError, match="levels must fall"):
         gj.generate(gj.keys(0, 4), kernel(gj.DDIM()), gj.kernels.pad_levels(levels, 12), (2,), LABELS)

@@ -183,8 +183,8 @@ def test_measurements_are_read_by_the_same_reader(tmp_path):
         (lambda p: np.save(p, np.array([{}]), allow_pickle=True), "expected numbers"),
         (lambda p: p.write_bytes(b"\x93NUMPY\x01\x00"), "cannot be read"),
         (lambda p: p.write_bytes(b"PK nothing"), "cannot be read"),
-        (lambda p: os.mkfifo(p), "is no file"),
-        (lambda p: p.mkdir(), "is no file"),
+        (lambda p: os.mkfifo(p), "is not a file"),
+        (lambda p: p.mkdir(), "is not a file"),
         (lambda p: None, "is not there"),
     ],
 )

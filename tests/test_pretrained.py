@@ -59,7 +59,7 @@ def test_both_formats_of_pytorch_are_read(file):
 
 def test_a_network_among_others_is_named_by_a_key():
     file = FOLDER / "torch_nested.pt"
-    with pytest.raises(ValueError, match=r"holds several things, model, ema, opt, args, steps; .* key='ema'"):
+    with pytest.raises(ValueError, match=r"holds several entries, model, ema, opt, args, steps; .* key='ema'"):
         read_torch(file)
     with pytest.raises(ValueError, match=r"no entry 'emma'; it holds model, ema"):
         read_torch(file, "emma")
@@ -189,7 +189,7 @@ def test_no_damaged_tensor_is_more_than_one_line(name):
     ("change", "message"),
     [
         (lambda s: s.pop("middle_block.1.qkv.bias"), "no tensor for middle_block_1/qkv/bias"),
-        (lambda s: s.update({"middle_block.7.weight": np.zeros((3, 3), np.float32)}), "belongs to nothing in ADMUNet"),
+        (lambda s: s.update({"middle_block.7.weight": np.zeros((3, 3), np.float32)}), "has no place in ADMUNet"),
         (lambda s: s.update({"input_blocks.0.0.weight": np.zeros((32, 6, 3, 3), np.float32)}), "6 channels: an up"),
         (lambda s: s.pop("time_embed.0.weight"), r"has no tensor time_embed\.0\.weight, which every"),
     ],
@@ -331,9 +331,9 @@ def test_a_tensor_of_edm_that_is_missing_or_odd_is_refused(name):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"enc.4x4_aux_norm.weight": np.zeros(3)}, "only those of the ADM architecture"),
-        ({"model.emb_fourier.freqs": np.zeros(3)}, "only those of the ADM architecture"),
-        ({"other.weight": np.zeros(3)}, r"has a tensor that EDM's ADM has not: other\.weight"),
+        ({"enc.4x4_aux_norm.weight": np.zeros(3)}, "only EDM networks with the ADM architecture"),
+        ({"model.emb_fourier.freqs": np.zeros(3)}, "only EDM networks with the ADM architecture"),
+        ({"other.weight": np.zeros(3)}, r"has a tensor that EDM's ADM does not have: other\.weight"),
     ],
 )
 def test_other_networks_of_edm_are_refused(change, message):
@@ -375,7 +375,7 @@ def test_openai_s_pair_is_converted_and_sampled_by_the_command_line(tmp_path):
     refused = run("sample", "--models", models, "--out", tmp_path / "x.npz", "--method", "cfg")
     assert "CFG needs a model with a null label" in str(refused.exception)
     refused = run("sample", "--models", models, "--out", tmp_path / "x.npz", "--method", "Recur", "--microbatch", 2)
-    assert "--microbatch is of a classifier's gradient" in str(refused.exception)
+    assert "--microbatch is for the gradient of a classifier" in str(refused.exception)
 
 
 UNGUIDED = {"name": "none"}
@@ -395,5 +395,5 @@ def test_edm_is_sampled_on_its_grid(tmp_path):
 def test_captions_are_for_generate(tmp_path):
     save_file(state(GLIDE_SHAPES["text"], 0.05), tmp_path / "glide.safetensors")
     convert(tmp_path / "glide.safetensors", tmp_path, known=KNOWN)
-    with pytest.raises(ValueError, match="conditional on captions and came without a tokenizer"):
+    with pytest.raises(ValueError, match="conditional on captions, but it has no tokenizer"):
         plan(Request(str(tmp_path), UNGUIDED), 2)

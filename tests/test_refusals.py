@@ -126,27 +126,27 @@ CASES = {
     "a negative exponent for PPLM": (lambda: PPLM(GPT, likes, gamma=-1.0), "must not be negative, got -1.0"),
     "a solver of images for tokens": (
         lambda: tokens(gj.Reverse(MASKED, gj.DDIM())),
-        r"DDIM is for images or vectors, the model is of masked tokens; use Ancestral\(\)",
+        r"DDIM is for images or vectors, but the model is for masked tokens; use Ancestral\(\)",
     ),
     "a solver of tokens for images": (
         lambda: run(gj.Reverse(MODEL, gj.Ancestral())),
-        r"Ancestral is for tokens, the model is of images or vectors; use DDIM\(\)",
+        r"Ancestral is for tokens, but the model is for images or vectors; use DDIM\(\)",
     ),
     "rates of images": (
         lambda: run(plain(TAG(MODEL, classifier(), 1.0))),
-        "TAG is for tokens under diffusion, the model is of images or vectors",
+        "TAG is for tokens under diffusion, but the model is for images or vectors",
     ),
     "rates of a language model": (
         lambda: gj.generate(gj.keys(0, 2), gj.Reverse(GPT, TauLeap()), gj.positions(6), (6,), jnp.array([0, 1])),
-        "TauLeap is for tokens under diffusion, the model is of text; use Ancestral",
+        "TauLeap is for tokens under diffusion, but the model is for text; use Ancestral",
     ),
     "first hitting in too few steps": (
         lambda: tokens(masked(solver=FirstHitting()), steps=2),
-        "3 tokens take as many steps, got 2",
+        "3 tokens need as many steps, got 2",
     ),
     "masks of a process without": (
         lambda: tokens(gj.Reverse(UNIFORM, MaskPredict())),
-        "MaskPredict is for masked tokens, the model is of tokens under uniform",
+        "MaskPredict is for masked tokens, but the model is for tokens under uniform",
     ),
     "NOS without hidden states": (
         lambda: tokens(masked(NOS(MASKED, along, 1.0))),
@@ -155,7 +155,7 @@ CASES = {
     "LaMBO without masks": (lambda: tokens(LaMBO(MASKED)), "edits by NOS on an absorbing process"),
     "infilling of images": (
         lambda: run(gj.Infill(plain(), jnp.zeros(3, int))),
-        "Infill is for tokens, the model is of images",
+        "Infill is for tokens, but the model is for images",
     ),
     "temperature of zero": (lambda: gj.Ancestral(temperature=0.0), "temperature must be positive"),
     "a vocabulary of one": (lambda: gj.Absorbing(1), "at least two tokens, got 1"),
@@ -196,7 +196,7 @@ CASES = {
     "one level": (lambda: run(plain(), levels=LEVELS.at(slice(0, 1))), "length >= 2"),
     "solver without a Gaussian kernel": (
         lambda: run(gj.MeanShift(MODEL, gj.Heun(), classifier(), 1.0)),
-        "solver with a transition to weigh, got Heun; use DDPM",
+        "solver with a transition density, got Heun; use DDPM",
     ),
     "guidance that the kernel would ignore": (
         lambda: run(gj.MeanShift(MODEL, gj.DDIM(0.0), classifier(), 1.0)),
@@ -210,7 +210,10 @@ CASES = {
         lambda: run(plain(gj.Network((), lambda p, x, t, c: x, LearnedRange(), DOMAIN, batched=False))),
         "twice the channels",
     ),
-    "solver and model swapped": (lambda: run(gj.Reverse(gj.DDIM(), MODEL)), "second argument of Reverse is a solver"),
+    "solver and model swapped": (
+        lambda: run(gj.Reverse(gj.DDIM(), MODEL)),
+        "second argument of Reverse must be a solver",
+    ),
     "a function as a model": (lambda: run(gj.Reverse(lambda x, level, cond: x, gj.DDIM())), r"Function\(f\)"),
     "no repeats": (lambda: gj.Recur(plain(), 0), "at least once, got repeats=0"),
     "half-precision state": (
@@ -218,9 +221,9 @@ CASES = {
         "int32 tokens, got bfloat16",
     ),
     "unknown respacing": (lambda: gj.LinearBetas().levels("fast"), '"ddim25"'),
-    "impossible stride": (lambda: gj.LinearBetas().levels("ddim300"), "no whole stride makes 300"),
+    "impossible stride": (lambda: gj.LinearBetas().levels("ddim300"), "no whole stride gives 300"),
     "more steps than there are": (lambda: gj.LinearBetas().levels(2000), "cannot take 2000 of 1000"),
-    "start of a respaced process": (lambda: gj.LinearBetas().levels(10, start=0.5), "leave it out"),
+    "start of a respaced process": (lambda: gj.LinearBetas().levels(10, start=0.5), "remove start"),
     "grid upside down": (lambda: gj.schedules.karras(gj.VE(), 10, lo=3.0, hi=1.0), "lo=3.0, hi=1.0"),
     "an empty window": (lambda: gj.Window(2.0, 3.0, 0.5), "lo=3.0 is not below hi=0.5"),
     "likelihood that returns an array": (
@@ -246,7 +249,7 @@ CASES = {
     ),
     "twisted particles on a solver without a Gaussian kernel": (
         lambda: populations(gj.Twisted(MIXTURE, gj.Heun(), log_clean)),
-        "solver with a transition to weigh, got Heun; use DDPM",
+        "solver with a transition density, got Heun; use DDPM",
     ),
     "twisted particles without noise": (
         lambda: populations(gj.Twisted(MIXTURE, gj.DDIM(), log_clean)),
@@ -258,7 +261,7 @@ CASES = {
     ),
     "known pixels of another shape": (
         lambda: run(gj.Inpaint(plain(UNCONDITIONAL), jnp.ones(2)), jnp.zeros((2, 3)), (2,)),
-        r"of the shape of a sample \(2,\), got \(3,\)",
+        r"with the shape of a sample, \(2,\), got \(3,\)",
     ),
     "an adjoint of another operator": (
         lambda: gj.operators.check_adjoint(Linear(lambda x: 2 * x, lambda y: 3 * y), (4,)),
@@ -267,7 +270,7 @@ CASES = {
     "an operator that is not linear": (lambda: gj.operators.check_adjoint(lambda x: x + 1.0, (4,)), "not linear"),
     "downsampling by what does not divide": (
         lambda: run(plain(MMPS(MODEL, Downsample(3), 0.1))),
-        r"of sides it divides, got \(4, 4, 1\)",
+        r"with sides that \d divides, got \(4, 4, 1\)",
     ),
     "as many weights as conditions": (
         lambda: run(plain(Compose(MIXTURE, NULL, jnp.ones(3))), jnp.zeros((2, 2), int), (2,)),
@@ -281,15 +284,15 @@ CASES = {
     "no corrector step": (lambda: Corrector(plain(), MODEL, 1.0, 0), "got steps=0"),
     "a contrast around a classifier": (
         lambda: run(plain(gj.CFG(gj.Classifier(MODEL, classifier(), 1.0), 10, 2.0))),
-        r"a classifier goes outside: Classifier\(CFG",
+        r"put the classifier outside: Classifier\(CFG",
     ),
     "a weak model of another space": (
         lambda: run(plain(Perturbed(MODEL, 10, 2.0, MASKED, 1.0))),
-        "two models of one space, got GaussianDiffusion",
+        "two models of the same space, got GaussianDiffusion",
     ),
     "encoders of two sizes": (
         lambda: run(plain(gj.Reconstruction(MIXTURE, Similarity(lambda x: x, lambda y: jnp.ones(3)))), shape=(2,)),
-        r"vectors of one shape, got \(2,\) and \(3,\)",
+        r"vectors of the same shape, got \(2,\) and \(3,\)",
     ),
     "an implicit classifier of unknown classes": (
         lambda: ImplicitClassifier(gj.Function(lambda x, level, cond: x), 3, SCHEDULE).log_posterior(
@@ -317,7 +320,7 @@ def test_refusal(name):
 
 
 def test_structure_is_checked_inside_a_user_s_jit_too():
-    with pytest.raises(ValueError, match="with a transition to weigh"):
+    with pytest.raises(ValueError, match="with a transition density"):
         jax.jit(
             lambda key: gj.sample(
                 key, gj.MeanShift(UNCONDITIONAL, gj.Heun(), log_posterior, 1.0), LEVELS, jnp.zeros(2), 1

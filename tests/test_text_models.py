@@ -321,7 +321,7 @@ def test_a_prompt_becomes_text(run, folder, tmp_path):  # noqa: F811
     for more, said in (
         (("--method", "Classifier"), "is no method for a model that reads prompts"),
         (("--label", "3"), "--labels is not for this model, which writes text"),
-        (("--pattern", "a("), "is no regular expression"),
+        (("--pattern", "a("), "is not a valid regular expression"),
         (("--pattern", "[a-z]{40}"), "no sequence of"),
         (("--pattern", "a", "--solver", "FirstHitting"), "--pattern is of the solver PlannedUnmasking"),
         (("--devices", "1", "--split"), "a model of text is sampled on one device"),
@@ -336,7 +336,7 @@ def test_folders_that_cannot_be_read(tmp_path, folder):
     cases = [
         (lambda p: write_folder(p, "qwen3", model_type="mamba"), "is of a 'mamba' model"),
         (lambda p: write_folder(p, "qwen3", hidden_size=64), "expected (99, 64)"),
-        (lambda p: write_folder(p, "qwen3", num_hidden_layers=3), "3 layers, the tensors 2"),
+        (lambda p: write_folder(p, "qwen3", num_hidden_layers=3), "3 layers, but the tensors have 2"),
         (lambda p: write_folder(p, "qwen3", rope_parameters={"rope_type": "yarn"}), "scales its rotary positions"),
         (lambda p: write_folder(p, "qwen3", vocab_size=None), "vocab_size = None"),
         (lambda p: write_folder(p, "qwen3", model_type=["qwen3"]), "is of a \"['qwen3']\" model"),
@@ -358,14 +358,14 @@ def test_folders_that_cannot_be_read(tmp_path, folder):
     wrong = gj.load(folder)
     with pytest.raises(gj.Refused, match="a text needs a prompt"):
         wrong.conditions(["a"], 0)
-    with pytest.raises(gj.Refused, match="are over 65,536"):
+    with pytest.raises(gj.Refused, match="exceed 65,536"):
         wrong.conditions(["a" * 70_000], 10)
     cond, levels = wrong.conditions(["a"], 16), wrong.levels(16)
     sevens = wrong.kernel(wrong.in_blocks(7, 16, causal=True))
     with pytest.raises(gj.Refused, match="blocks of 7 tokens do not divide"):
         gj.generate(gj.keys(0, 1), sevens, levels, (32,), cond)
     ruled = wrong.kernel(AutomatonGuidance(wrong.model, Automaton.from_pattern("a*", "abc")))
-    with pytest.raises(gj.Refused, match="the automaton is of 3 tokens, the model of 99"):
+    with pytest.raises(gj.Refused, match="the automaton has 3 tokens, the model 99"):
         gj.generate(gj.keys(0, 1), ruled, levels, (32,), cond)
     assert set(KINDS) <= set(FAMILIES)
 

@@ -107,7 +107,7 @@ def test_what_else_a_training_run_keeps_is_left_alone():
     held = {"ema": {"w": tensor()}, "step": 7, "cfg": Named("my.module", "Config", 1), "seen": {1, 2}, "rng": (1, None)}
     file = archive(pickled(held))
     np.testing.assert_array_equal(read_torch(file, "ema")["w"], [[0, 1, 2], [3, 4, 5]])
-    with pytest.raises(Refused, match=r"several things, ema, step, cfg, seen, rng; .*key='ema'"):
+    with pytest.raises(Refused, match=r"several entries, ema, step, cfg, seen, rng; .*key='ema'"):
         read_torch(file)
 
 

@@ -231,9 +231,9 @@ def test_a_foreign_folder_is_refused_and_untouched(tmp_path):
         Run(tmp_path, CONFIG)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
     (tmp_path / "config.json").write_text(json.dumps({"model": "theirs"}))
-    with pytest.raises(ValueError, match="belongs to something else"):
+    with pytest.raises(ValueError, match="belongs to another program"):
         Run(tmp_path, CONFIG)
-    with pytest.raises(ValueError, match="belongs to something else"):
+    with pytest.raises(ValueError, match="belongs to another program"):
         load(tmp_path, gj.Network)
     (tmp_path / "config.json").write_text('{"format": ')
     with pytest.raises(ValueError, match="damaged"):
@@ -425,7 +425,7 @@ def test_a_full_disk_while_training_is_one_line_and_keeps_the_step_before(tmp_pa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(run.manager, "save", full)
-    with pytest.raises(gj.Refused, match=r"cannot be written .*; step 2 is kept: mend that and start again"):
+    with pytest.raises(gj.Refused, match=r"cannot be written .*; step 2 is kept: fix this and start again"):
         fit(scaled, START, data, steps=4, batch=16, optimizer=OPTIMIZER, run=run, save_every=2)
     monkeypatch.undo()
     assert Run(tmp_path / "run", CONFIG).latest() == 2

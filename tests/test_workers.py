@@ -96,7 +96,7 @@ def test_the_engine_says_which_worker_this_is():
         assert read_worker(None, environment) == worker
     assert read_worker("3/4", slurm) == (3, 4)
     for bad in ("4/4", "1", "-1/4", "a/b", "1/0", "0/0"):
-        with pytest.raises(gj.Refused, match="--worker is K/N"):
+        with pytest.raises(gj.Refused, match="--worker must be K/N"):
             read_worker(bad, {})
 
 
@@ -370,5 +370,5 @@ def test_the_command_measures_folders(tmp_path, monkeypatch, capsys):
 
 def test_a_manifest_of_another_version_is_refused(tmp_path):
     Job(tmp_path / "j", 10, ABOUT, 5, {"guidance_jax": "0.1"})
-    with pytest.raises(gj.Refused, match=r"guidance_jax has changed since .* was begun"):
+    with pytest.raises(gj.Refused, match=r"guidance_jax has changed since the job in .* was started"):
         Job(tmp_path / "j", 10, ABOUT, 5, {"guidance_jax": "0.2"})

@@ -12,7 +12,7 @@ try:
 except ModuleNotFoundError:
     sys.exit('the command line needs typer and rich: pip install "guidance_jax[demo]"')
 
-INTERRUPTED = "interrupted: what was saved is kept, and the same command goes on from there"
+INTERRUPTED = "interrupted: everything saved so far is kept; run the same command again to continue"
 try:  # these imports take seconds, in which the user may press Ctrl-C
     import jax
 
@@ -79,10 +79,10 @@ def main() -> None:
             sys.exit(2)
         context = getattr(error, "ctx", None)  # only some classes of click's errors have it
         where = "guidance-jax" if context is None else context.command_path
-        complain(f"error: {error.format_message().rstrip('.')}; {where} --help says what there is", 2)
+        complain(f"error: {error.format_message().rstrip('.')}; run {where} --help for the options", 2)
     except OSError as error:
         name = "a file" if error.filename is None else show(str(error.filename))
-        complain(f"error: {name}: {error.strerror or error}; mend that and start again", 2)
+        complain(f"error: {name}: {error.strerror or error}; fix this and start again", 2)
     except (KeyboardInterrupt, typer.Abort):
         report_interruption()
     if code == 130:  # typer's code for an interruption before or after a command

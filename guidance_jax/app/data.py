@@ -47,9 +47,9 @@ def read_data(data: str, size: int | None = None, skip_bad: bool = False) -> Ima
     folder = Path(data)
     if data not in NAMED and not folder.is_dir():
         known = ", ".join(NAMED)
-        raise Refused(f'there is no folder {show(data)}; --data is a folder of images by class, or "{known}"')
+        raise Refused(f'there is no folder {show(data)}; --data must be a folder of images by class, or "{known}"')
     if size is not None and not is_resized(data):
-        raise Refused(f"--size is of a folder of images by class, {data} is not resized; leave it out")
+        raise Refused(f"--size is for a folder of images by class, {data} is not resized; remove it")
     if data in NAMED:
         return NAMED[data]()
     if is_resized(data):
@@ -62,10 +62,11 @@ def read_data(data: str, size: int | None = None, skip_bad: bool = False) -> Ima
     return Images(np.pad(images.images, edges, constant_values=-1), images.labels, images.names)
 
 
-def remember(out: Path, data: str, size: int | None, names: tuple[str, ...]) -> None:
+def remember(out: Path, data: str, size: int | None, names: tuple[str, ...], skip_bad: bool = False) -> None:
     """Write data.json, which tells `evaluate` and `compare` the models' training data and the names of the classes."""
     where = data if data in NAMED else str(Path(data).absolute())
-    text = json.dumps({"data": where, "size": size or SIDES, "classes": names}, indent=1).encode()
+    about = {"data": where, "size": size or SIDES, "classes": names, "skip_bad": skip_bad}
+    text = json.dumps(about, indent=1).encode()
     write_whole(out / "data.json", lambda file: file.write(text))
 
 
@@ -80,6 +81,7 @@ def data_of(models: str | Path) -> dict[str, Any]:
         return {}
     found = read_json(path)
     kinds: dict[str, Any] = {"data": is_path, "size": Number(1, SIDE, whole=True), "classes": names_of_classes}
+    kinds["skip_bad"] = lambda value: isinstance(value, bool)
     for key, good in kinds.items():
         try:
             fits = key not in found or good(found[key]) is not False
@@ -104,19 +106,23 @@ def load_judge(models: Path, data: str | None = None, size: int | None = None) -
     if not (models / "judge").exists():
         for flag, value in (("--data", data), ("--size", size)):
             if value is not None:
-                raise Refused(f"{flag} is of a judge, and {models} has none; leave it out")
+                raise Refused(f"{flag} is for a judge, and {models} has none; remove it")
         return None, None
     known = data_of(models)
     data = data or known.get("data", "digits")
     if size is None and is_resized(data):
         size = known.get("size")
-    _, held_out = read_data(data, size).split()
+    skip_bad = known.get("skip_bad", False) and data == known.get("data")
+    _, held_out = read_data(data, size, skip_bad).split()
     path = models / "judge" / "config.json"
     classes = read_config(models / "judge")["network"].get("num_classes")
     if not isinstance(classes, int) or isinstance(classes, bool):
         raise Refused(f"{path} is damaged (num_classes is {show(classes)}); restore it or train into another folder")
     if classes != len(held_out.names):
-        raise Refused(f"the judge in {models} knows {classes} classes, {data} has {len(held_out.names)}; name its data")
+        raise Refused(
+            f"the judge in {models} has {classes} classes, but {data} has {len(held_out.names)}; give the judge's data "
+            "with --data"
+        )
     judge = load(models / "judge", TrainedJudge)
     held_out = held_out.read(HELD_OUT)
     return partial(measure, judge, held_out), held_out

@@ -27,7 +27,7 @@ def read_adapters(asked: Iterable[str]) -> dict[str, float]:
         try:
             value = float(strength)
         except ValueError:
-            raise Refused(f"--lora is FILE or FILE=0.8, got {text[:80]!r}") from None
+            raise Refused(f"--lora must be FILE or FILE=0.8, got {text[:80]!r}") from None
         if file in found or not file:
             raise Refused(f"--lora names {file[:80]!r} twice or not at all; write FILE=0.8 once for each")
         found[file] = value
@@ -41,12 +41,14 @@ def read_lines(path: Path) -> list[str]:
       Refused: a file that cannot be read, that has more than four megabytes, or that has no captions.
     """
     if (size := file_at(path).stat().st_size) > JSON_BYTES:
-        raise Refused(f"{path} has {size:,} bytes, at most {JSON_BYTES:,} are read; is it another file?")
+        raise Refused(
+            f"{path} has {size:,} bytes, at most {JSON_BYTES:,} are accepted; check that it is the right file"
+        )
     with reading(path, "save it as UTF-8 text"):
         lines = path.read_text("utf-8-sig").splitlines()
     found = [line.strip() for line in lines if line.strip()]
     if not found:
-        raise Refused(f"{path} holds no captions; write one a line")
+        raise Refused(f"{path} holds no captions; write one per line")
     return found
 
 
@@ -80,8 +82,8 @@ def read_picture(path: str, sides: tuple[int, int], flag: str, channels: int | N
     found = found[..., None] if found.ndim == 2 else found
     if found.ndim != 3 or found.shape[:2] != sides:
         raise Refused(
-            f"{flag} {path} has shape {found.shape}, the pictures of this request are {sides[0]} x {sides[1]}; resize "
-            f"it, or write --size {found.shape[0]}x{found.shape[1] if found.ndim > 1 else 0}"
+            f"{flag} {path} has shape {found.shape}, but the pictures of this request are {sides[0]} x {sides[1]}; "
+            f"resize it, or write --size {found.shape[0]}x{found.shape[1] if found.ndim > 1 else 0}"
         )
     wanted = 3 if channels is None else channels
     if found.shape[-1] == 1:

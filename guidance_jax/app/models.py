@@ -24,7 +24,7 @@ def schedule_of(model: Any) -> Schedule:
       Refused: a network without a domain, or whose domain has no schedule.
     """
     if model.domain is None or model.domain.schedule is None:
-        raise Refused("the network does not say which schedule it was trained on; give it a Domain with one")
+        raise Refused("the network does not state the schedule it was trained on; give it a Domain with a schedule")
     return model.domain.schedule
 
 
@@ -96,7 +96,7 @@ def load_models(
     """
     if lora or control:
         if not (Path(models) / INDEX).exists():
-            raise Refused(f"--lora and --control are for folders of diffusers, and {models} has no {INDEX}")
+            raise Refused(f"--lora and --control are for diffusers folders, and {models} has no {INDEX}")
         files = [Path(models), *map(Path, lora or ()), *([Path(control)] if control else [])]
         changed = max((p.lstat().st_mtime_ns for p in files if p.exists()), default=0)
         adapters = tuple((lora or {}).items())

@@ -15,17 +15,17 @@ def flag(name: str, settings: Settings = REQUEST) -> Any:
 
 
 Data = Annotated[str, typer.Option(help='"digits", a folder of IDX files, or a folder of images by class.')]
-OtherData = Annotated[str | None, typer.Option(help="Held-out data; by default those of the models.")]
-OtherSize = Annotated[int | None, typer.Option(min=1, max=SIDE, help="Side that they are resized to.")]
+OtherData = Annotated[str | None, typer.Option(help="Held-out data; by default the data of the models.")]
+OtherSize = Annotated[int | None, typer.Option(min=1, max=SIDE, help="Side that held-out images are resized to.")]
 Size = Annotated[int | None, typer.Option(min=1, max=SIDE, help="Side that images of a folder are resized to. (32)")]
 Config = Annotated[
-    Path | None, typer.Option(help="TOML file: models, method, solver, grid, measurement, ... (flags go over it).")
+    Path | None, typer.Option(help="TOML file: models, method, solver, grid, measurement, ... (flags override it).")
 ]
 Models = Annotated[Path | None, flag("models")]
 Clipped = Annotated[float | None, flag("clip")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", help="option=value of the method; solver.eta=1, scale.name=Window; any number of times."),
+    typer.Option("--set", help="option=value of the method; solver.eta=1, scale.name=Window; may be repeated."),
 ]
 Method = Annotated[str | None, flag("method")]
 Scaled = Annotated[float | None, flag("scale")]

@@ -32,7 +32,7 @@ WORDS = {
     table.LABEL: "a label, a whole number from 0",
     table.COUNT: f"a whole number from 1 to {COUNTS}",
     table.FUNCTION: "one of ",
-    table.FIXED: "no option of the command line: the model or the measurement gives it",
+    table.FIXED: "given by the model or the measurement, not on the command line",
 }
 
 
@@ -46,7 +46,7 @@ def find(name: str, rows: Mapping[str, Row], what: str) -> Row:
     if name.lower() not in lower:
         for word, others in {**KINDS, "method": table.METHODS}.items():
             if what != word and name.lower() in {other.lower() for other in others}:
-                raise Refused(f"{name} is a {word}, not a {what}; guidance-jax methods {name} says how it is used")
+                raise Refused(f"{name} is a {word}, not a {what}; run guidance-jax methods {name} to see how to use it")
         near = difflib.get_close_matches(name.lower()[:80], lower, n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(lower[n] for n in near)}?" if near else f"known are {', '.join(rows)}"
         raise Refused(f"there is no {what} called {show(name)}; {hint}")
@@ -143,7 +143,7 @@ class Builder:
                 values[name] = value
             elif field.default is dataclasses.MISSING:
                 if source in (table.OPERATOR, table.MASK, table.STD) and not path:
-                    raise Refused(f"{row.name} needs {name}, of a measurement; write {MEASURE}")
+                    raise Refused(f"{row.name} needs {name} from a measurement; write {MEASURE}")
                 write = "give it in Python" if row.kind(field) == table.FIXED else f"write --set {path}{name}=..."
                 raise Refused(f"{row.name} needs {name}; {write}")
         return row.cls(**values)
@@ -165,7 +165,7 @@ class Builder:
                 if isinstance(part, Guidance):
                     return Reverse(part, self.given(table.METHODS["Reverse"]).solver)
                 if not isinstance(part, Kernel):
-                    raise Refused(f"{where} of {row.name} is a kernel, got {type(part).__name__}")
+                    raise Refused(f"{where} of {row.name} must be a kernel, got {type(part).__name__}")
             return part
         try:
             if kind == table.FLAG and isinstance(value, bool):
@@ -186,7 +186,9 @@ class Builder:
             pass
         names = ", ".join(functions_like(field.default)) if kind == table.FUNCTION else ""
         write = f"; write --set {where}.name=..." if kind in (table.PART, table.STRENGTH) else ""
-        raise Refused(f"the option {where} of {row.name} is {WORDS.get(kind, kind)}{names}, got {show(value)}{write}")
+        raise Refused(
+            f"the option {where} of {row.name} must be {WORDS.get(kind, kind)}{names}, got {show(value)}{write}"
+        )
 
 
 def functions_like(default: Any) -> dict[Any, Any]:

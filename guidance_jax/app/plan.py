@@ -149,7 +149,9 @@ def check_options(found: Plan, request: Request, n: int) -> None:
         raise
     except MISFITS as error:
         name, reason = request.method["name"], first_line(error)
-        raise Refused(f"the options of {name} do not fit ({reason}); guidance-jax methods {name} says them") from None
+        raise Refused(
+            f"the options of {name} do not fit ({reason}); run guidance-jax methods {name} to list them"
+        ) from None
 
 
 def take(tree: Any, index: Any) -> Any:
@@ -179,16 +181,16 @@ class Offer:
         sides = request.sides()
         if sides is not None:
             if not isinstance(found, Pipeline):
-                raise Refused("--size is for models of captions; leave it out")
+                raise Refused("--size is for models of captions; remove it")
             found = found.resize(*sides)
         if request.chunks > 1:
             if not isinstance(found, Pipeline):
-                raise Refused("--chunks is for models of captions; leave it out")
+                raise Refused("--chunks is for models of captions; remove it")
             found = found.lengthen(request.chunks)
         self.pipeline = found if isinstance(found, Pipeline) else None
         self.model: Any = found if self.pipeline is None else self.pipeline.model
         if not isinstance(self.model, Network | TokenModel | LanguageModel | AutoregressiveFlow):
-            raise Refused(f"{denoiser_in(request.models)} holds a {type(self.model).__name__}, no denoiser")
+            raise Refused(f"{denoiser_in(request.models)} holds a {type(self.model).__name__}, expected a denoiser")
         domain: Any = self.model.domain
         self.domain = domain
         self.images, self.text = isinstance(self.model, Network), isinstance(self.model, LanguageModel)
@@ -197,15 +199,13 @@ class Offer:
         self.used |= {"weighted"} if self.captions else set()
         self.used |= {"hint"} if request.control is not None else set()
         if self.domain.text_length is not None and not self.captions:
-            raise Refused(
-                "the model is conditional on captions and came without a tokenizer; see the page on checkpoints"
-            )
+            raise Refused("the model is conditional on captions, but it has no tokenizer; see the page on checkpoints")
         if (request.prompts or request.negative) and not self.captions:
             raise Refused("prompts are for models of captions; write --label for the classes of this one")
         if request.labels and self.captions:
-            raise Refused("labels are for models of classes, and this one is of captions; leave --label out")
+            raise Refused("labels are for models of classes, and this one is conditional on captions; remove --label")
         if request.measurement is not None and self.pipeline is not None and self.pipeline.autoencoder is not None:
-            raise Refused("a measurement is of pictures, and the model makes latents: measure them in Python")
+            raise Refused("a measurement needs pictures, but the model makes latents; set up the measurement in Python")
         ordered = self.text or self.flow is not None  # their levels are positions in a sequence
         self.schedule = None if ordered else self.domain.schedule or RectifiedFlow()
         if not ordered:
@@ -250,7 +250,7 @@ class Offer:
         if table is None:
             return None, None, None
         if "operator" not in table or "observed" not in table:
-            raise Refused(f"a measurement needs an operator and what was observed; write {MEASURE}")
+            raise Refused(f"a measurement needs operator and observed; write {MEASURE}")
         operator = table["operator"]
         if isinstance(operator, Mapping):
             operator = Builder(lambda row: None).make(operator, OPERATORS, "operator", "measurement.operator.")
@@ -269,8 +269,8 @@ class Offer:
             return found
         except (TypeError, ValueError) as error:  # the user gives the array of a mask or a kernel, of any shape
             name = type(self.operator).__name__
-            reason = f"{name} does not take samples of shape {shape} ({first_line(error)})"
-            raise Refused(f"{reason}; mend measurement.operator") from None
+            reason = f"{name} does not accept samples of shape {shape} ({first_line(error)})"
+            raise Refused(f"{reason}; correct measurement.operator") from None
 
     def uses_measurement(self, row: Row) -> bool:
         used = self.operator is not None and bool(row.needs & {"operator", "mask", "likelihood"})
@@ -312,14 +312,14 @@ class Offer:
         name = str(table.get("name", NONE))
         if name.lower() == NONE:
             if len(table) > 1:
-                raise Refused(f"no guidance has no options, got {', '.join(k for k in table if k != 'name')}")
+                raise Refused(f"--method none takes no options, got {', '.join(k for k in table if k != 'name')}")
             return Reverse(self.clip(self.model), self.solver(PARTS["Reverse"]))
         row = find(name, METHODS, "method")
         if self.microbatch is not None and not row.needs & {"classifier", "likelihood"}:
-            raise Refused(f"--microbatch is of a classifier's gradient, got --method {row.name}")
+            raise Refused(f"--microbatch is for the gradient of a classifier, got --method {row.name}")
         smc = table.pop("smc", {})
         if not isinstance(smc, Mapping):
-            raise Refused(f"smc is a table of options of SMC, got {show(smc)}; write --set smc.threshold=0.5")
+            raise Refused(f"smc must be a table of options of SMC, got {show(smc)}; write --set smc.threshold=0.5")
         if self.captions and "null" in table:
             raise Refused("the null condition of a model of captions is a caption; write --negative")
         part = self.build(table, METHODS, "method")
@@ -327,7 +327,7 @@ class Offer:
             rows = {"SMC": dataclasses.replace(PARTS["SMC"], sources={"move": Source(PART, lambda _: part)})}
             return self.build({"name": "SMC", **smc}, rows, "smc", "smc.")
         if smc:
-            raise Refused(f"smc options are of particle methods, got --method {row.name}")
+            raise Refused(f"smc options are for particle methods, got --method {row.name}")
         return part if isinstance(part, Kernel) else Reverse(self.clip(part), self.solver(row))
 
     def edit(self, kernel: Any) -> Any:
@@ -368,13 +368,13 @@ class Offer:
         if "measurement" in self.used:
             for row in rows_in(self.request.method):
                 if row.needs & {"null", "classifier"} or row.cls is PerClass:
-                    what = f"{row.name} reads a label, and with a measurement the condition is more than that"
+                    what = f"{row.name} needs a label as the condition, but a measurement adds more to the condition"
                     raise Refused(f"{what}; combine the two in Python")
             shape = self.measured_shape()
             y = np.asarray(self.y, np.float32)
             if y.shape not in (shape, (n, *shape)):
                 raise Refused(
-                    f"the operator gives {shape}, the measurement has shape {y.shape}; give one, or {n} of them"
+                    f"the operator returns shape {shape}, the measurement has shape {y.shape}; give one, or {n} of them"
                 )
             cond = {"label": labels, "y": np.broadcast_to(y, (n, *shape))}
         particles, shape = self.request.particles, self.domain.shape
@@ -408,7 +408,7 @@ class Offer:
         names = classes_of(self.request.models) or own
         chosen = [number_of(label, names) for label in self.request.labels]
         if chosen and classes is None and not (self.guides() and (self.folder / "classifier").exists()):
-            raise Refused("the model knows no classes; leave --label out")
+            raise Refused("the model has no classes; remove --label")
         if self.several() and chosen:
             return np.tile(np.asarray(chosen, np.int32), (n, 1))
         some = np.asarray(chosen or range(classes or 1), np.int32)
@@ -534,7 +534,7 @@ def number_of(label: int | str, names: tuple[str, ...]) -> int:
         return int(text)
     near = difflib.get_close_matches(text[:80], names, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise Refused(f"there is no class called {show(text)}; {hint}known are {', '.join(names) or 'numbers alone'}")
+    raise Refused(f"there is no class called {show(text)}; {hint}known are {', '.join(names) or 'numbers only'}")
 
 
 def at_level(classifier: Guide, at: Level, x: Any, level: Level, cond: Any) -> Any:

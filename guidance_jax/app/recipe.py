@@ -80,7 +80,9 @@ def networks(shape: tuple[int, ...], classes: int, recipe: Recipe) -> tuple[ADMU
       Refused: sides that cannot be halved even once; a width that the groups of the normalisation do not divide.
     """
     if recipe.width % 8 or recipe.classifier_width % 8:
-        raise Refused(f"widths are multiples of 8, got {recipe.width}; write --width {max(recipe.width // 8 * 8, 8)}")
+        raise Refused(
+            f"widths must be multiples of 8, got {recipe.width}; write --width {max(recipe.width // 8 * 8, 8)}"
+        )
     halvings = 0
     sides = shape[:2]
     while all(side % 2 == 0 and side >= 8 for side in sides) and halvings < 3:

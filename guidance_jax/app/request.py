@@ -118,7 +118,7 @@ class Request:
         if isinstance(schedule, Betas) and not self.steps.isdigit():
             return schedule.levels(self.steps)
         if not self.steps.isdigit():
-            raise Refused(f"--steps is a number for a model on {schedule}, got {self.steps!r}; write --steps 50")
+            raise Refused(f"--steps must be a number for a model on {schedule}, got {self.steps!r}; write --steps 50")
         return grid(schedule, int(self.steps), table)
 
 
@@ -139,7 +139,9 @@ def grid_of(table: Mapping[str, Any], schedule: Schedule) -> dict[str, Any]:
             raise Refused(f"the grid {name} has no options {show(key)[1:-1]}; its options are {', '.join(known)}")
     options = check(GRID, options, "grid.")
     if options.get("start", 0.0) > schedule.start:
-        raise Refused(f"grid.start is at most {schedule.start:g}, where {schedule} starts, got {options['start']:g}")
+        raise Refused(
+            f"grid.start must be at most {schedule.start:g}, where {schedule} starts, got {options['start']:g}"
+        )
     return {"name": name, **options}
 
 
@@ -164,8 +166,10 @@ def read_toml(path: Path) -> dict[str, Any]:
       Refused: no such file, a larger one, or one that is no TOML; the message names the place of the error.
     """
     if (size := file_at(path).stat().st_size) > JSON_BYTES:
-        raise Refused(f"{path} has {size:,} bytes, at most {JSON_BYTES:,} are read; is it another file?")
-    with reading(path, "mend that place"):
+        raise Refused(
+            f"{path} has {size:,} bytes, at most {JSON_BYTES:,} are accepted; check that it is the right file"
+        )
+    with reading(path, "correct that place"):
         return tomllib.loads(path.read_text("utf-8"))
 
 
@@ -186,7 +190,7 @@ def read_request(
     given = check(REQUEST, {k: v for k, v in named.items() if v is not None})
     table |= given
     if "models" not in table:
-        raise Refused("which models? write --models FOLDER, or models = ... in the configuration file")
+        raise Refused("no models were given; write --models FOLDER, or models = ... in the configuration file")
     own = parse(assignments or [])
     for name in ("solver", "grid", "measurement", "clip"):
         if name in own:

@@ -222,7 +222,7 @@ def option(value: Any, path: str, depth: int = 0) -> Any:
     if isinstance(value, float) and (abs(value) <= LARGEST or (value == np.inf and last in ENDLESS)):
         return value
     if isinstance(value, str | int | float | Mapping) or value is None:
-        raise Refused(f"{path} is a finite number, a word, a list of numbers or a table, got {show(value)}")
+        raise Refused(f"{path} must be a finite number, a word, a list of numbers or a table, got {show(value)}")
     return value  # a Python object, which can come neither from a file nor from a flag
 
 
@@ -233,9 +233,11 @@ def numbers(value: Any, path: str) -> list:
     except (ValueError, RecursionError, OverflowError):
         found = np.asarray(None)
     if found.dtype.kind not in "biuf" or not 0 < found.size <= ENTRIES or found.ndim > 4:
-        raise Refused(f"{path} is a list of numbers, or of lists of one length, got {show(value)} with something else")
+        raise Refused(
+            f"{path} must be a list of numbers, or of lists of equal length, got {show(value)} with other content"
+        )
     if not (np.abs(found.astype(float)) <= (LABELS if found.dtype.kind in "iu" else LARGEST)).all():
-        raise Refused(f"{path} is a list of finite numbers, got one that is not finite or too large")
+        raise Refused(f"{path} must be a list of finite numbers, got one that is not finite or too large")
     return found.tolist()
 
 
@@ -259,10 +261,12 @@ Settings = Mapping[str, Setting]
 
 REQUEST: Settings = {
     "models": Setting(
-        "Folder of train, convert or diffusers; or models = ... in the file.", Read("a folder", path), "models"
+        "Folder written by train or convert, or a diffusers folder; or models = ... in the file.",
+        Read("a folder", path),
+        "models",
     ),
     "method": Setting(
-        "Name from `guidance-jax methods`, or none. (Classifier; CFG of latents, Learned of FLUX.1-dev)",
+        "Name from `guidance-jax methods`, or none. (Classifier; CFG for latents, Learned for FLUX.1-dev)",
         Read("a name, or a table with a name", part),
         "CFG",
     ),
@@ -275,53 +279,59 @@ REQUEST: Settings = {
         "karras",
     ),
     "measurement": Setting("", Read("a table of operator, std and observed", measurement), "{...}"),
-    "scale": Setting("Strength; 0 unconditional, 1 conditional. (2; 3.5 of FLUX.1-dev)", Number(), "2"),
+    "scale": Setting("Strength; 0 unconditional, 1 conditional. (2; 3.5 for FLUX.1-dev)", Number(), "2"),
     "clip": Setting(
-        "Largest |x0| of images; 0 does not clip. (1; none of latents)", Read("a number from 0 on", radius), "1"
+        "Largest |x0| of images; 0 does not clip. (1; none for latents)", Read("a number of 0 or more", radius), "1"
     ),
     "labels": Setting(
-        "Classes by number or name, with commas, in turn. (all)",
+        "Classes by number or name, separated by commas; samples take them in turn. (all)",
         Read(f"numbers from 0 to {LABELS} or names of classes", labels),
         "3",
         "label",
     ),
     "prompts": Setting(
-        "Caption, of a model of captions; several in turn, any number of times.",
+        "Caption, for a model of captions; may be repeated, samples take the captions in turn.",
         Read(f"captions of {TEXT} characters at most", captions),
         "a red cat",
         "prompt",
     ),
     "negative": Setting(
-        "Caption in the place of the null condition. (empty)",
+        "Caption that replaces the null condition. (empty)",
         Read(f"a caption of {TEXT} characters at most", caption),
         "blurry",
     ),
     "weighted": Setting('Captions may have weights, "a (red:1.3) cat".', Read("true or false", truth), "true"),
-    "chunks": Setting("Chunks of 75 tokens that CLIP reads of long captions. (1)", Number(1, 32, whole=True), "2"),
+    "chunks": Setting(
+        "Number of chunks of 75 tokens that CLIP reads from a long caption. (1)", Number(1, 32, whole=True), "2"
+    ),
     "size": Setting(
-        f"512x768: height x width, each at most {SIDE}, of a model of captions. (its own)",
+        f"Height x width, such as 512x768, each at most {SIDE}, for a model of captions. (its own)",
         Read("height x width, such as 512x768", sides),
         "512x768",
     ),
     "lora": Setting(
-        "Adapter (LoRA) of a folder of diffusers, FILE or FILE=0.8; any number of times.",
-        Read("a file, with a strength behind = if need be", several_paths),
+        "Adapter (LoRA) for a diffusers folder, FILE or FILE=0.8; may be repeated.",
+        Read("a file, optionally followed by = and a strength", several_paths),
         "style.safetensors=0.8",
     ),
-    "control": Setting("Folder of a ControlNet of diffusers.", Read("a folder", path), "controlnet"),
+    "control": Setting("Diffusers folder of a ControlNet.", Read("a folder", path), "controlnet"),
     "hint": Setting("Picture that a ControlNet follows.", Read("a picture", path), "edges.png"),
-    "start": Setting("Picture that is edited in the place of noise.", Read("a picture", path), "cat.png"),
+    "start": Setting(
+        "Picture to edit; sampling starts from it instead of from noise.", Read("a picture", path), "cat.png"
+    ),
     "strength": Setting("Share of the steps that an edit takes. (0.6)", Number(1e-3, 1), "0.6"),
-    "mask": Setting("Picture beside --start: white is drawn anew, black is kept.", Read("a picture", path), "mask.png"),
+    "mask": Setting("Mask for --start: white is drawn again, black is kept.", Read("a picture", path), "mask.png"),
     "steps": Setting(
         'A number, or OpenAI\'s respacing, such as "ddim25". (50)',
         Read(f'a number from 1 to {STEPS} or a respacing such as "ddim25"', respacing),
         "50",
     ),
-    "particles": Setting("Size of a population, of particle methods. (8)", Number(2, 100_000, whole=True), "8"),
-    "seed": Setting("Of the keys. (0)", Number(0, SEEDS, whole=True), "0"),
+    "particles": Setting("Size of a population, for particle methods. (8)", Number(2, 100_000, whole=True), "8"),
+    "seed": Setting("Seed of the random keys. (0)", Number(0, SEEDS, whole=True), "0"),
     "dtype": Setting(
-        "bfloat16: networks compute in it, guidance in float32.", OneOf(("float32", "bfloat16", "float16")), "bfloat16"
+        "bfloat16: networks compute in it, guidance stays in float32.",
+        OneOf(("float32", "bfloat16", "float16")),
+        "bfloat16",
     ),
 }
 
@@ -351,15 +361,15 @@ GRID: Settings = {
 RECIPE: Settings = {
     "width": Setting("Channels of the diffusion model, a multiple of 8.", Number(8, SIDE, whole=True), "24"),
     "steps": Setting("Training steps of the diffusion model.", Number(1, LABELS, whole=True), "2000"),
-    "classifier_steps": Setting("Of the noisy classifier.", Number(1, LABELS, whole=True), "1200"),
-    "judge_steps": Setting("Of the judge.", Number(1, LABELS, whole=True), "500"),
-    "batch": Setting("Images a step.", Number(1, COUNTS, whole=True), "64"),
+    "classifier_steps": Setting("Training steps of the noisy classifier.", Number(1, LABELS, whole=True), "1200"),
+    "judge_steps": Setting("Training steps of the judge.", Number(1, LABELS, whole=True), "500"),
+    "batch": Setting("Images per step.", Number(1, COUNTS, whole=True), "64"),
     "rate": Setting("Peak learning rate of the diffusion model.", Number(1e-8, 100.0), "0.003"),
-    "ema": Setting("Decay of the average of weights.", Number(0.0, 0.999999), "0.995"),
-    "label_dropout": Setting("Share of labels dropped.", Number(0.0, 1.0), "0.2"),
-    "dtype": REQUEST["dtype"]._replace(help="bfloat16: networks compute in it, weights float32."),
+    "ema": Setting("Decay of the moving average of the weights.", Number(0.0, 0.999999), "0.995"),
+    "label_dropout": Setting("Share of labels that are dropped.", Number(0.0, 1.0), "0.2"),
+    "dtype": REQUEST["dtype"]._replace(help="bfloat16: networks compute in it, weights stay in float32."),
     "save_every": Setting("Steps between checkpoints and pictures.", Number(1, LABELS, whole=True), "500"),
-    "seed": Setting("Of initialisation and batches.", Number(0, SEEDS, whole=True), "0"),
+    "seed": Setting("Seed of initialisation and batches.", Number(0, SEEDS, whole=True), "0"),
 }
 
 
@@ -396,5 +406,5 @@ def check(settings: Settings, given: Mapping[str, Any], where: str = "--") -> di
         except (ValueError, TypeError):
             quoted = setting.example if flags or setting.example[0].isdigit() else f'"{setting.example}"'
             write = f"{title} {quoted}" if flags else f"{name} = {quoted}"
-            raise Refused(f"{title} is {setting.kind}, got {show(value)}; write {write}") from None
+            raise Refused(f"{title} must be {setting.kind}, got {show(value)}; write {write}") from None
     return found

@@ -106,7 +106,7 @@ def find(name: str) -> list[Setting]:
     words = name.lower().replace("-", " ").split()
     found = [row for row in SETTINGS if all(word in row.model.lower().replace("-", " ") for word in words)]
     if not found:
-        raise Refused(f"no published settings of {name!r} are listed; there are some of {', '.join(models())}")
+        raise Refused(f"no published settings are listed for {name!r}; they are listed for {', '.join(models())}")
     return found
 
 

@@ -20,7 +20,7 @@ def read_worker(text: str | None, environment: Mapping[str, str]) -> tuple[int, 
     if text is not None:
         found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text, re.ASCII)
         if found is None or int(found[1]) >= int(found[2]):
-            raise Refused(f"--worker is K/N with K from 0 to N - 1, got {show(text)}; write --worker 0/4")
+            raise Refused(f"--worker must be K/N with K from 0 to N - 1, got {show(text)}; write --worker 0/4")
         return int(found[1]), int(found[2])
 
     def number(name: str) -> int | None:

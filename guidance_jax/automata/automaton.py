@@ -67,7 +67,9 @@ class Automaton:
         """
         table, accepting = np.asarray(table), np.asarray(accepting, bool)
         if table.ndim != 2 or table.shape[0] != len(accepting) or table.min() < 0 or table.max() >= len(table):
-            raise Refused(f"a table of an automaton is (Q, V) of states below Q, got shape {table.shape}")
+            raise Refused(
+                f"the table of an automaton must have shape (Q, V) and hold states below Q, got shape {table.shape}"
+            )
         columns, classes = np.unique(table, axis=1, return_inverse=True)
         return smallest(classes.reshape(-1), columns, accepting, start)
 
@@ -109,7 +111,10 @@ class Automaton:
         """
         found = np.atleast_1d(np.asarray(counted))
         if least < 0 or (most is not None and most < least) or (found < 0).any() or (found >= vocabulary).any():
-            raise Refused(f"count from {least} to {most} of {found.tolist()} among {vocabulary} tokens: no such rule")
+            raise Refused(
+                f"count from {least} to {most} of {found.tolist()} among {vocabulary} tokens: no sequence can follow "
+                f"this rule; use 0 <= least <= most and tokens from 0 to {vocabulary - 1}"
+            )
         last = least if most is None else most + 1
         table = np.repeat(np.arange(last + 1)[:, None], vocabulary, 1)
         table[:, found] = np.minimum(table[:, found] + 1, last)
@@ -119,7 +124,8 @@ class Automaton:
     def _with(self, other: "Automaton", rule: Any) -> "Automaton":
         if (self.vocabulary, self.begin) != (other.vocabulary, other.begin):
             raise Refused(
-                f"automata of {self.vocabulary} and {other.vocabulary} tokens, or other begins, do not combine"
+                f"two automata combine only with equal vocabulary and `begin`, got {self.vocabulary} and "
+                f"{other.vocabulary} tokens, begin {self.begin} and {other.begin}"
             )
         pairs, classes = np.unique(np.stack([self.classes, other.classes]), axis=1, return_inverse=True)
         size = other.states
@@ -145,7 +151,10 @@ class Automaton:
     def check(self, vocabulary: int, length: int) -> None:
         """Raise `Refused` unless the automaton has that vocabulary and accepts a sequence of `length` tokens."""
         if self.vocabulary != vocabulary:
-            raise Refused(f"the automaton is of {self.vocabulary} tokens, the model of {vocabulary}; compile it again")
+            raise Refused(
+                f"the automaton has {self.vocabulary} tokens, the model {vocabulary}; compile it again for the "
+                "vocabulary of the model"
+            )
         if not all(concrete(a) for a in (self.after, self.accepting, self.start)):
             return
         can, lengths, length = np.asarray(self.accepting), [], length - self.begin
@@ -154,7 +163,7 @@ class Automaton:
                 lengths.append(size)
             can = can[np.asarray(self.after)].any(1)
         if length not in lengths:
-            near = f"the longest has {lengths[-1]}" if lengths else "none is as short"
+            near = f"the longest has {lengths[-1]}" if lengths else "all are longer"
             raise Refused(
                 f"no sequence of {length} tokens follows the rule: {near}; change the length, or compile it with end="
             )

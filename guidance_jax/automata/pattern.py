@@ -82,8 +82,8 @@ class Fragments:
             self.free[begin].append(end)
             return end
         raise Refused(
-            f"the pattern {pattern!r} has {operation.lower().replace('_', ' ')}, which no automaton knows; write it "
-            "with characters, sets, groups, |, *, +, ? and {m,n}"
+            f"the pattern {pattern!r} has {operation.lower().replace('_', ' ')}, which a finite automaton cannot "
+            "express; write it with characters, sets, groups, |, *, +, ? and {m,n}"
         )
 
 
@@ -132,10 +132,10 @@ def compile_pattern(pattern: str, tokens: Sequence[str | None], end: int | None 
     try:
         parsed = re._parser.parse(pattern)  # type: ignore[attr-defined]
     except (re.error, RecursionError, OverflowError) as error:
-        raise Refused(f"{pattern!r} is no regular expression ({error}); mend it") from None
+        raise Refused(f"{pattern!r} is not a valid regular expression ({error}); correct it") from None
     texts = ["" if token is None or i == end else token for i, token in enumerate(tokens)]
     if end is not None and not 0 <= end < len(texts):
-        raise Refused(f"the token that ends a text is 0 to {len(texts) - 1}, got end={end}")
+        raise Refused(f"the token that ends a text must be from 0 to {len(texts) - 1}, got end={end}")
     fragments = Fragments()
     begin = fragments.state()
     items = list(parsed)

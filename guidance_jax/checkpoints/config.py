@@ -70,9 +70,9 @@ def register(known: T) -> T:
       Refused: an object that is neither, or a name that is registered for another object.
     """
     if not dataclasses.is_dataclass(known) and not isinstance(known, types.FunctionType):
-        raise Refused(f"a checkpoint holds Linen modules, dataclasses and functions, got {known!r}")
+        raise Refused(f"a checkpoint can hold Linen modules, dataclasses and functions, got {known!r}")
     if KNOWN.setdefault(known.__name__, known) is not known:
-        raise Refused(f"checkpoints know something else called {known.__name__}; rename yours")
+        raise Refused(f"another object is already registered under the name {known.__name__}; rename yours")
     return known
 
 
@@ -85,13 +85,15 @@ def describe(thing: Any) -> Any:
     if dataclasses.is_dataclass(thing) and not isinstance(thing, type):
         name = type(thing).__name__
         if KNOWN.get(name) is not type(thing):
-            raise Refused(f"a checkpoint can hold {', '.join(KNOWN)}, got {name}; write register({name}) before")
+            raise Refused(f"a checkpoint can hold {', '.join(KNOWN)}, got {name}; write register({name}) first")
         own = [f.name for f in dataclasses.fields(thing) if f.name not in ("parent", "name")]
         fields = {name: getattr(thing, name) for name in own}  # Linen keeps some fields out of `vars`
         return {"type": name, **{k: describe(v) for k, v in fields.items()}}
     if isinstance(thing, types.FunctionType):
         if KNOWN.get(thing.__name__) is not thing:
-            raise Refused(f"a checkpoint names functions that are registered; write register({thing.__name__}) before")
+            raise Refused(
+                f"a checkpoint can refer only to registered functions; write register({thing.__name__}) first"
+            )
         return {"function": thing.__name__}
     if isinstance(thing, list | tuple):
         return [describe(v) for v in thing]
@@ -99,7 +101,7 @@ def describe(thing: Any) -> Any:
         return np.dtype(thing).name
     if thing is None or isinstance(thing, bool | int | float | str):
         return thing
-    raise Refused(f"a configuration holds numbers, strings and {', '.join(KNOWN)}, got {type(thing).__name__}")
+    raise Refused(f"a configuration can hold numbers, strings and {', '.join(KNOWN)}, got {type(thing).__name__}")
 
 
 def build(description: Any) -> Any:
@@ -126,7 +128,9 @@ def build(description: Any) -> Any:
             raise Refused(f"a list of a configuration has at most {LONGEST} entries, got {len(description)}")
         return tuple(build(v) for v in description)
     if isinstance(description, int | float) and not abs(description) <= LARGEST:
-        raise Refused(f"numbers of a configuration lie between -{LARGEST:,} and {LARGEST:,}, got {description:.3g}")
+        raise Refused(
+            f"numbers of a configuration must lie between -{LARGEST:,} and {LARGEST:,}, got {description:.3g}"
+        )
     return description
 
 
@@ -146,7 +150,7 @@ def construct(cls: Any, values: Mapping[str, Any]) -> Any:
     if isinstance(found, Domain):
         shapes = [found.shape, *dict(found.context or ()).values()]
         if not all(min(shape, default=1) >= 1 and math.prod(shape) <= SAMPLE for shape in shapes):
-            raise Refused(f"a domain has shapes of 1 to {SAMPLE:,} numbers, got {shapes}")
+            raise Refused(f"the shapes of a domain must have 1 to {SAMPLE:,} numbers, got {shapes}")
     return found
 
 
@@ -168,8 +172,8 @@ def check_fields(
     unset = [n for n, f in own.items() if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
     strange, missing = [k for k in values if k not in own], [n for n in unset if n not in values]
     if strange or missing:
-        wrong = f"no field {strange[0][:80]!r}" if strange else f"a field {missing[0]!r}, which is missing"
-        raise Refused(f"{cls.__name__} has {wrong}; its fields are {', '.join(own)}")
+        wrong = f"has no field {strange[0][:80]!r}" if strange else f"needs the field {missing[0]!r}, which is missing"
+        raise Refused(f"{cls.__name__} {wrong}; its fields are {', '.join(own)}")
     for name, value in values.items():
         if name not in unchecked and not fits(value, own[name].type):
             raise Refused(f"{cls.__name__} has {name} = {repr(value)[:80]}, expected {annotation(own[name].type)}")
@@ -226,10 +230,10 @@ def build_parts(about: Mapping[str, Any], where: Any = "the checkpoint") -> Buil
         except Refused as error:
             raise Refused(f"{where}, {entry}: {error}") from None
         if not isinstance(found[entry], kinds.get(entry, object) | None):
-            raise Refused(f"{where}, {entry}: a {type(found[entry]).__name__} is none")
+            raise Refused(f"{where}, {entry}: expected a {entry}, got a {type(found[entry]).__name__}")
     network = found["network"]
     if network is None or isinstance(network, (*kinds.values(), schedules.Schedule)):
-        raise Refused(f"{where}, network: a {type(network).__name__} is none")
+        raise Refused(f"{where}, network: expected a network, got a {type(network).__name__}")
     return Built(**found)
 
 
@@ -308,7 +312,7 @@ def read_config(directory: str | Path, of_network: bool = True) -> dict:
     except Refused as error:
         raise Refused(f"{path} is damaged ({error}); restore it or train into another folder") from None
     if found.get("format") != FORMAT:
-        raise Refused(f"{path} is not of the format {FORMAT}; it belongs to something else")
+        raise Refused(f"{path} is not in the format {FORMAT}; it belongs to another program")
     for i, (entry, hint) in enumerate(ENTRIES.items()):
         if not of_network and found.get(entry) is None:
             continue

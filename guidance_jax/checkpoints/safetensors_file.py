@@ -37,12 +37,12 @@ class Tensors(Lazy):
     def __init__(self, *paths: Path):
         self.files: dict[str, Any] = {}
         for path in paths:
-            with reading(file_at(path), "it is truncated or no safetensors file: fetch it again"):
+            with reading(file_at(path), "it is truncated or not a safetensors file: fetch it again"):
                 file = package().safe_open(path, framework="flax")
                 names = file.keys()
             for name in names:
                 if name in self.files:
-                    raise Refused(f"{path} holds the tensor {name[:200]}, which another file holds as well; remove one")
+                    raise Refused(f"{path} holds the tensor {name[:200]}, which another file also holds; remove one")
                 self.files[name] = file
 
     def __getitem__(self, name):

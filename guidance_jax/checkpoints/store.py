@@ -69,7 +69,8 @@ class Run:
         different = difference(found | {"training": old}, here | {"training": new})
         if different:
             raise Refused(
-                f"{self.directory} holds a checkpoint of another configuration ({different}); train into another folder"
+                f"{self.directory} holds a checkpoint with another configuration ({different}); train into another "
+                "folder"
             )
         reached = self.latest() or 0
         if other:
@@ -148,7 +149,7 @@ class Run:
                 full = "the disk is full" if shutil.disk_usage(self.directory).free < 2**20 else first_line(error)
                 kept = f"step {before} is kept" if before is not None else "no step was kept"
                 raise Refused(
-                    f"{self.directory}/{step} cannot be written ({full}); {kept}: mend that and start again"
+                    f"{self.directory}/{step} cannot be written ({full}); {kept}: fix this and start again"
                 ) from None
 
 

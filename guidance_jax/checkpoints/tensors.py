@@ -45,25 +45,25 @@ def match_params(state: Mapping[str, Any], network: Any, *inputs: Any) -> dict:
         place = place_of(key, names)
         if place is None:
             shape = np.shape(state[key])
-            raise Refused(f"the tensor {key} of shape {shape} belongs to nothing in {kind(network)}")
+            raise Refused(f"the tensor {key} of shape {shape} has no place in {kind(network)}")
         shape = wanted[place.path] if place.row is None else wanted[place.path][1:]
         tensor = numbers(state[key], f"the tensor {key}")
         value = arrange(tensor, place.path, len(shape))
         if value.shape != shape:
             raise Refused(
-                f"the tensor {key} has shape {tensor.shape}, expected {_torch_shape(tensor.shape, shape)} by the other "
-                f"tensors of this {kind(network)}"
+                f"the tensor {key} has shape {tensor.shape}, expected {_torch_shape(tensor.shape, shape)} from the "
+                f"other tensors of this {kind(network)}"
             )
         if place.row is None:
             if place.path in found:
-                raise Refused(f"the tensor {key} is there twice, under names that mean the same; remove one")
+                raise Refused(f"the tensor {key} occurs twice, under two equivalent names; remove one")
             found[place.path] = np.ascontiguousarray(value)
             continue
         rows, filled = found.setdefault(place.path, (np.empty(wanted[place.path], np.float32), set()))
         if place.row >= len(rows):
-            raise Refused(f"the tensor {key} belongs to nothing in {kind(network)}, which has {len(rows)} such blocks")
+            raise Refused(f"the tensor {key} has no place in {kind(network)}, which has {len(rows)} such blocks")
         if place.row in filled:
-            raise Refused(f"the tensor {key} is there twice, under names that mean the same; remove one")
+            raise Refused(f"the tensor {key} occurs twice, under two equivalent names; remove one")
         rows[place.row] = value
         filled.add(place.row)
     for path, value in found.items():
@@ -71,7 +71,7 @@ def match_params(state: Mapping[str, Any], network: Any, *inputs: Any) -> dict:
             found[path], filled = value
             missing = set(range(len(value[0]))) - filled
             if missing:
-                raise Refused(f"the checkpoint has no tensor for the block {min(missing)} of {path}")
+                raise Refused(f"the checkpoint has no tensor for block {min(missing)} of {path}")
     missing = [path for path in wanted if path not in found]
     if missing:
         path = missing[0]
@@ -147,7 +147,7 @@ def shapes_in(network: Any, *inputs: Any) -> dict[str, tuple[int, ...]]:
     Raises:
       Refused: options of a network that contradict each other or the inputs.
     """
-    with reading(f"a {kind(network)} of these options", "compare its configuration with the source"):
+    with reading(f"a {kind(network)} with these options", "compare its configuration with the source"):
         expected = jax.eval_shape(network.init, jax.random.key(0), *inputs)["params"]
     return {_text(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(expected)}
 

@@ -85,7 +85,7 @@ class Archive:
             self.known[key] = raw
         raw = self.known[key]
         if len(raw) != size * np.dtype(dtype).itemsize:
-            raise Refused(f"storage {key} holds {len(raw)} bytes, its pickle says {size} numbers of {kind.name}")
+            raise Refused(f"storage {key} holds {len(raw)} bytes, its pickle expects {size} numbers of {kind.name}")
         return Storage(np.frombuffer(raw, dtype))
 
 
@@ -94,7 +94,7 @@ def read_zip(source: Any, size: int) -> tuple[Any, Archive]:
         members = {info.filename: info for info in archive.infolist()}
         root = next((n.removesuffix("data.pkl") for n in members if n.endswith("/data.pkl") or n == "data.pkl"), None)
         if root is None:
-            raise Refused("it is a zip archive without data.pkl, not PyTorch's")
+            raise Refused("it is a zip archive without data.pkl, which PyTorch does not write")
 
         def read(name: str, limit: int) -> bytes:
             info = members.get(name)
@@ -120,7 +120,7 @@ def read_legacy(file: Any, size: int) -> tuple[Any, Archive]:
     file.seek(0)
     if (magic := read_pickle(file)) != LEGACY_MAGIC:
         check_foreign(magic)
-        raise Refused("it is a pickle, but not PyTorch's")
+        raise Refused("it is a pickle, but PyTorch did not write it")
     for _ in range(2):  # protocol version and word sizes
         read_pickle(file)
     found, keys = read_pickle(file), read_pickle(file)
@@ -129,7 +129,9 @@ def read_legacy(file: Any, size: int) -> tuple[Any, Archive]:
     for key in keys if isinstance(keys, list) else ():
         kind = wanted.get(key) if isinstance(key, str) else None
         if kind is None:
-            raise Refused(f"storage {key!r} belongs to no tensor" if isinstance(key, str) else "its keys are no text")
+            raise Refused(
+                f"storage {key!r} belongs to no tensor" if isinstance(key, str) else "its storage keys are not text"
+            )
         count = int.from_bytes(file.read(8), "little", signed=True)
         length = count * np.dtype(STORAGES[kind.name]).itemsize
         if not 0 <= length <= size - file.tell():
@@ -211,7 +213,7 @@ def view_of(data: np.ndarray, offset: Any, size: Any, stride: Any) -> np.ndarray
     """
     shape, steps = numbers(size), numbers(stride)
     if shape is None or steps is None or len(shape) != len(steps) or numbers((offset,)) is None:
-        raise Refused("it has a tensor whose sizes are no numbers")
+        raise Refused("it has a tensor whose sizes are not numbers")
     if 0 in shape:
         return np.zeros(shape if max(shape) < 2**31 and len(shape) <= 32 else (0,), data.dtype)
     last = offset + sum((n - 1) * step for n, step in zip(shape, steps, strict=True))
@@ -250,11 +252,11 @@ def numpy_array(state: Any) -> np.ndarray:
     code = kind.args[0] if isinstance(kind, Call) and kind.target == ("numpy", "dtype") and kind.args else None
     shape, letters = numbers(shape), isinstance(code, str) and code in NUMPY_TYPES
     if shape is None or not letters or not isinstance(raw, bytes | bytearray):
-        raise Refused("it has a NumPy array of something else than plain numbers")
+        raise Refused("it has a NumPy array of something other than plain numbers")
     swapped = isinstance(kind.state, tuple) and len(kind.state) > 1 and kind.state[1] == ">"
     dtype = np.dtype(code).newbyteorder(">" if swapped else "=")
     if math.prod(shape) * dtype.itemsize != len(raw) or len(shape) > 32:
-        raise Refused("it has a NumPy array of another size than its bytes")
+        raise Refused("it has a NumPy array whose size does not match its bytes")
     return np.frombuffer(raw, dtype).reshape(shape, order="F" if fortran is True else "C")
 
 
@@ -288,8 +290,8 @@ def read_torch(path: str | Path | bytes, key: str | None = None) -> dict[str, np
         raise Refused(text if text.startswith(str(path)) else f"{path} was refused: {text}") from None
     except (OSError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise Refused(
-            f"{path} is truncated or no PyTorch file ({type(error).__name__}); compare its size with the source and "
-            "fetch it again"
+            f"{path} is truncated or not a PyTorch file ({type(error).__name__}); compare its size with the source "
+            "and fetch it again"
         ) from None
 
 
@@ -311,11 +313,11 @@ def state_in(path: Any, found: Any, archive: Archive, key: str | None) -> dict[s
     odd = [k for k, v in state.items() if not (isinstance(k, str) and isinstance(v, np.ndarray))]
     inside = [k for k, v in state.items() if isinstance(v, dict) and any(is_tensor(a) for a in v.values())]
     if inside:
-        raise Refused(f"{path} holds several things, {entries(state)}; say which is the network: key={inside[-1]!r}")
+        raise Refused(f"{path} holds several entries, {entries(state)}; choose the network: key={inside[-1]!r}")
     if odd:
         check_foreign(state)
         what = f"{str(odd[0])[:80]!r} is a {type(state[odd[0]]).__name__}"
-        raise Refused(f"{path} is no plain state dict: {what}; save model.state_dict() alone")
+        raise Refused(f"{path} is not a plain state dict: {what}; save model.state_dict() alone")
     return state
 
 

@@ -118,7 +118,9 @@ def check_arguments(owner: Any, f: Any, form: str) -> None:
     try:
         signature.bind(*form.split(", "))
     except TypeError:
-        raise Refused(f"{type(owner).__name__} calls its function as f({form}), got one of {signature}") from None
+        raise Refused(
+            f"{type(owner).__name__} calls its function as f({form}), got a function of {signature}"
+        ) from None
 
 
 @pytree
@@ -174,7 +176,7 @@ class Solver:
     def check(self, levels: Level, shape: tuple[int, ...], cond: Any) -> None:
         """Raise `Refused` for levels that the solver cannot handle."""
         if self.schedule is not None:
-            self.schedule.check(levels, f"{type(self).__name__} asks the network between the levels on")
+            self.schedule.check(levels, f"{type(self).__name__} calls the network between the levels of")
 
 
 class Stochastic(Solver):
@@ -317,7 +319,7 @@ class Wrapper:
 
     def check_inner(self) -> None:
         """Raise `Refused` unless `inner` has the type `wraps` and a space that the wrapper takes."""
-        need(self, self.inner, self.wraps, "the inside")
+        need(self, self.inner, self.wraps, "the inner part")
         check_space(self, self.inner.space)
 
 
@@ -341,7 +343,7 @@ class KernelWrapper(Wrapper, Kernel):
         return self.inner.finish(carry, level, cond, key)
 
     def moving(self, levels: Level) -> Level:
-        need(self, self.inner, self.wraps, "the inside")
+        need(self, self.inner, self.wraps, "the inner part")
         return self.inner.moving(levels)
 
 
@@ -356,7 +358,7 @@ HINTS: dict[Any, tuple[str, str]] = {
     Denoiser: ("a denoiser", "wrap a function f(x, level, cond) -> x0 as Function(f)"),
     Guide: ("a guide", "pass a Guide or a function f(x, level, cond) -> log p"),
     Solver: ("a solver", "write Reverse(model, DDIM())"),
-    Stochastic: ("a solver with a transition to weigh", "use DDPM(), DDIM(1.0) or Ancestral()"),
+    Stochastic: ("a solver with a transition density", "use DDPM(), DDIM(1.0) or Ancestral()"),
     Kernel: ("a kernel", "write Reverse(model, DDIM())"),
     Move: ("a move", "write SMC(BestOf(kernel, reward))"),
     HiddenStates: ("a denoiser with hidden states", "use HiddenNetwork(params, encode, decode, process)"),
@@ -373,9 +375,9 @@ def need(owner: Any, part: Any, kind: type[Any], place: str = "its part") -> Non
         got = part.__name__ if isinstance(part, type) else type(part).__name__
         got += f" of {type(innermost(part)).__name__}" if isinstance(part, Wrapper) else ""
         name = owner if isinstance(owner, str) else type(owner).__name__
-        raise Refused(f"{place} of {name} is {what}, got {got}; {hint}")
+        raise Refused(f"{place} of {name} must be {what}, got {got}; {hint}")
     if isinstance(part, Wrapper):
-        need(part, part.inner, part.wraps, "the inside")
+        need(part, part.inner, part.wraps, "the inner part")
 
 
 def check_space(owner: Any, space: Any) -> None:
@@ -383,4 +385,4 @@ def check_space(owner: Any, space: Any) -> None:
     if space is not None and not isinstance(space, owner.takes):
         name = type(owner).__name__
         instead = space.solver if isinstance(owner, Solver) else f"a method for {space.kind}"
-        raise Refused(f"{name} is for {owner.takes.kind}, the model is of {space.kind}; use {instead}")
+        raise Refused(f"{name} is for {owner.takes.kind}, but the model is for {space.kind}; use {instead}")

@@ -58,7 +58,8 @@ def read_entry(table: Any, index: Any) -> Any:
     index = jnp.asarray(index)
     if index.ndim or not jnp.issubdtype(index.dtype, jnp.integer):
         raise Refused(
-            f"a label is one integer for one sample, got {index.dtype} of shape {index.shape}; pass labels (n,)"
+            f"a label is one integer for one sample, got {index.dtype} of shape {index.shape}; pass labels of shape "
+            "(n,)"
         )
     inside = (index >= 0) & (index < len(table))
     return nan_unless(inside, jnp.asarray(table)[jnp.where(inside, index, 0)])
@@ -97,6 +98,6 @@ def check_finite(values: Any, what: str = "features") -> np.ndarray:
     bad = int((~np.isfinite(array).all(tuple(range(1, array.ndim)))).sum())
     if bad:
         raise Refused(
-            f"{bad} of {len(array)} {what} are not finite; leave these samples out and say how many they were"
+            f"{bad} of {len(array)} {what} are not finite; remove these samples and report how many there were"
         )
     return array

@@ -70,8 +70,8 @@ def check_signal(levels: Level, what: str) -> None:
     """Raise `Refused` if one of `levels` is known to have no signal, alpha = 0. `what` is the subject of the error."""
     if concrete(levels.alpha) and (np.asarray(levels.alpha) == 0).any():
         raise Refused(
-            f"{what} says nothing where there is no signal (alpha = 0, the first level); start below it, for example "
-            "levels(steps, start=0.999)"
+            f"{what} does not determine x0 where there is no signal (alpha = 0, the first level); start at a lower "
+            "noise level, for example levels(steps, start=0.999)"
         )
 
 
@@ -80,7 +80,7 @@ def check_levels(levels: Level) -> None:
     shapes = [jnp.shape(a) for a in levels]
     if len(set(shapes)) != 1 or len(shapes[0]) != 1 or shapes[0][0] < 2:
         raise Refused(
-            f"levels must be three vectors of one length >= 2, got shapes {shapes}; write schedule.levels(50)"
+            f"levels must be three vectors of equal length >= 2, got shapes {shapes}; write schedule.levels(50)"
         )
     if concrete(levels):
         alpha, sigma = np.asarray(levels.alpha, np.float64), np.asarray(levels.sigma, np.float64)

@@ -35,7 +35,9 @@ def read_array(path: str | Path) -> np.ndarray:
     with np.errstate(over="ignore"):
         found = found.astype(np.float32)
     if not np.isfinite(found).all():
-        raise Refused(f"{path} holds {np.sum(~np.isfinite(found))} numbers that are not finite; a measurement has none")
+        raise Refused(
+            f"{path} holds {np.sum(~np.isfinite(found))} numbers that are not finite; a measurement must be finite"
+        )
     return found
 
 
@@ -52,7 +54,7 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
         for member in members:
             if member.filename.endswith(".npy"):
                 if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                    raise Refused(f"{path} is packed as NumPy never does; save it with numpy.savez")
+                    raise Refused(f"{path} is compressed by a method that NumPy does not use; save it with numpy.savez")
                 with archive.open(member) as file:  # `archive.read` may unpack 2 GiB before it looks at the size
                     content = file.read(member.file_size)
                 found[member.filename.removesuffix(".npy")] = read_npy(content, path)
@@ -75,6 +77,6 @@ def read_npy(raw: bytes, where: Any) -> np.ndarray:
     if dtype.hasobject or dtype.itemsize == 0 or min(shape, default=1) < 0:
         raise Refused(f"{where} holds an array of {dtype} of shape {shape}, expected numbers; save it with numpy.save")
     if math.prod(shape) * dtype.itemsize != len(raw) - file.tell():
-        raise Refused(f"{where} says that it holds {dtype} of shape {shape}, which its size does not; fetch it again")
+        raise Refused(f"{where} claims to hold {dtype} of shape {shape}, which does not match its size; fetch it again")
     with reading(where):
         return np.frombuffer(raw, dtype, offset=file.tell()).reshape(shape, order="F" if by_columns else "C")

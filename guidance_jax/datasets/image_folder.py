@@ -15,7 +15,8 @@ from guidance_jax.datasets.pictures import FORMATS, package, picture
 from guidance_jax.pictures import from_uint8
 from guidance_jax.untrusted import reading
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif"}
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+UNREAD = {".heic", ".heif", ".avif", ".jxl", ".jp2", ".svg", ".psd"}  # pictures that are not read
 NAMED = 5  # how many unreadable files a message names
 
 
@@ -25,7 +26,7 @@ def image_folder(
     """Read all images under `folder/<class>/`, crop each to its central square, and resize it.
 
     Images are turned upright as their EXIF data say, and put on white where they are transparent. Classes are the
-    sub-folders in alphabetical order. Hidden files and folders (`.ipynb_checkpoints`) are skipped.
+    sub-folders with images, in alphabetical order. Hidden files and folders (`.ipynb_checkpoints`) are skipped.
 
     Args:
       folder: the folder that holds one sub-folder per class.
@@ -43,7 +44,19 @@ def image_folder(
     kit, _ = package()
     folder = Path(folder)
     classes = sorted(p for p in folder.iterdir() if p.is_dir() and not hidden(p.name)) if folder.is_dir() else []
-    files = [(i, p) for i, c in enumerate(classes) for p in sorted(c.rglob("*")) if is_image(p, c)]
+    inside = {c: [p for p in sorted(c.rglob("*")) if not p.is_dir()] for c in classes}
+    foreign = {p.suffix.lower() for paths in inside.values() for p in paths} & UNREAD
+    if foreign:
+        warnings.warn(
+            f"files {', '.join(sorted(foreign))} in {folder} are not read; convert them to .png", stacklevel=2
+        )
+    images_of = {c: [p for p in paths if is_image(p, c)] for c, paths in inside.items()}
+    if empty := [c.name for c in classes if not images_of[c]]:
+        warnings.warn(
+            f"{folder} has sub-folders without images, which are no classes: {', '.join(empty)}", stacklevel=2
+        )
+    classes = [c for c in classes if images_of[c]]
+    files = [(i, p) for i, c in enumerate(classes) for p in images_of[c]]
     if not files:
         raise Refused(f"{folder} has no images in sub-folders; put them in {folder}/<class>/<name>.png")
     if lazy is None:
@@ -61,7 +74,7 @@ def image_folder(
         line = f"{len(bad)} of {len(files)} images in {folder} cannot be used: {named}"
         if not skip_bad or not images:
             raise Refused(f"{line}; replace or remove them, or write skip_bad=True")
-        warnings.warn(f"{line}; they are left out", stacklevel=2)
+        warnings.warn(f"{line}; they are skipped", stacklevel=2)
     made = ImageFiles(tuple(images), size, mode) if lazy else from_uint8(np.stack(images))
     return Images(made, np.asarray(labels, np.int32), tuple(c.name for c in classes))
 
@@ -86,8 +99,7 @@ def free_memory() -> float:
 
 def is_image(path: Path, folder: Path) -> bool:
     """Return whether a path under `folder` has the suffix of an image and no hidden folder or file in it."""
-    named = path.suffix.lower() in SUFFIXES and not any(map(hidden, path.relative_to(folder).parts))
-    return named and not path.is_dir()
+    return path.suffix.lower() in SUFFIXES and not any(map(hidden, path.relative_to(folder).parts))
 
 
 def hidden(name: str) -> bool:

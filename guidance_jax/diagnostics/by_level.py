@@ -65,7 +65,9 @@ def guidance_by_level(
     """
     check_kernel(Reverse(guided, solver), levels, shape, cond)
     if not isinstance(guided.space, GaussianDiffusion):
-        raise Refused(f"guidance_by_level compares noises, which {guided.space.kind} have not; use guidance_bias")
+        raise Refused(
+            f"guidance_by_level compares noise predictions, which {guided.space.kind} do not have; use guidance_bias"
+        )
     guided, base, solver, moved = jax.tree.map(strong, (guided, base, solver, levels))
     found = _compare(keys, guided, base, solver, moved, tuple(shape), jax.tree.map(jnp.asarray, cond))
     ratios = np.asarray(levels.ratio[:-1])

@@ -32,7 +32,7 @@ class TokenSolver(Solver):
             if value is None or not concrete(value) or (name == "temperature" and self.zero_is_greedy and value == 0):
                 continue
             if not (value > 0 and value >= bound):
-                raise Refused(f"{name} must be positive, got {value}; leave it out for plain sampling")
+                raise Refused(f"{name} must be positive, got {value}; remove it for plain sampling")
 
     def truncate(self, pred: TokenPrediction) -> TokenPrediction:
         """Return the prediction with temperature, top-k and top-p applied to log p."""

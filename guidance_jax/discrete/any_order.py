@@ -62,7 +62,7 @@ class AnyOrder(ModelKernel):
         need(self, self.classifier, Guide, "the classifier")
         wanted = shape[-1] if self.masks is None else self.masks
         if len(levels.t) <= wanted:
-            raise Refused(f"AnyOrder decides one mask a step, {wanted} of them, got {len(levels.t) - 1} steps")
+            raise Refused(f"AnyOrder decides one mask per step and needs {wanted} steps, got {len(levels.t) - 1} steps")
         self.classifier.check(levels, shape, cond)
 
     def __call__(self, carry, t, s, cond, key):

@@ -72,6 +72,6 @@ class DensityRatio(RateGuidance):
         log_p = self.classifier(pred.x, level, cond)
         if log_p.shape != pred.log_p.shape:
             raise Refused(
-                f"the neighbours of {pred.log_p.shape} tokens have a log-probability each, got shape {log_p.shape}"
+                f"the neighbours of {pred.log_p.shape} tokens must have a log-probability each, got shape {log_p.shape}"
             )
         return log_p - jax.nn.logsumexp(pred.log_p + log_p, -1, keepdims=True)

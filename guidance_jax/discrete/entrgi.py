@@ -72,8 +72,8 @@ class EntRGi(Guidance):
         super().check(levels, shape, cond)
         if jnp.ndim(self.table) != 2 or len(self.table) < self.space.vocabulary:
             raise Refused(
-                f"the table of embeddings is (V, d) for the {self.space.vocabulary} tokens of the model, got shape "
-                f"{jnp.shape(self.table)}; map the tokens of the reward to those of the model first"
+                f"the table of embeddings must have shape (V, d) for the {self.space.vocabulary} tokens of the model, "
+                f"got shape {jnp.shape(self.table)}; map the tokens of the reward to those of the model first"
             )
 
     def __call__(self, x, level, cond, state, key):

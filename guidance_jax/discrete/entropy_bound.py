@@ -58,7 +58,9 @@ class EntropyBound(TokenSolver):
         if not callable(self.temperature):
             super().__post_init__()
         if concrete(self.bound) and not self.bound >= 0:
-            raise Refused(f"the bound of EntropyBound is not negative, got {self.bound}; published is 0.1")
+            raise Refused(
+                f"the bound of EntropyBound must not be negative, got {self.bound}; the published value is 0.1"
+            )
 
     def init(self, x):
         return jnp.full(x.shape, -1), jnp.asarray(False)  # the most probable tokens of the last step; whether finished

@@ -39,9 +39,8 @@ class FirstHitting(TokenSolver, Stochastic):
     def check(self, levels, shape, cond):
         if len(levels.t) <= shape[-1]:
             raise Refused(
-                f"FirstHitting decides one token a step: {shape[-1]} tokens take as many steps, got "
-                f"{len(levels.t) - 1}; "
-                f"write levels({shape[-1]})"
+                f"FirstHitting decides one token per step: {shape[-1]} tokens need as many steps, got "
+                f"{len(levels.t) - 1}; write levels({shape[-1]})"
             )
 
     def transition(self, pred, t, s):

@@ -33,7 +33,7 @@ class Forbid(Guidance):
     def check(self, levels, shape, cond):
         super().check(levels, shape, cond)
         if concrete(self.banned) and np.asarray(self.banned, bool).all(-1).any():
-            raise Refused("Forbid bans every token of a position, so that nothing could be drawn; leave one at least")
+            raise Refused("Forbid bans every token of a position, so that none can be drawn; allow at least one")
 
     def __call__(self, x, level, cond, state, key):
         pred, state = self.inner(x, level, cond, state, key)

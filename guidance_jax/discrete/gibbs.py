@@ -55,7 +55,7 @@ class GibbsCorrector(KernelWrapper):
         need(self, self.model, Denoiser, "the model")
         if self.steps < 1 or not 1 <= self.sites <= shape[-1]:
             raise Refused(
-                f"GibbsCorrector takes one step or more of 1 to {shape[-1]} sites, got steps={self.steps}, "
+                f"GibbsCorrector needs at least one step, on 1 to {shape[-1]} sites, got steps={self.steps}, "
                 f"sites={self.sites}"
             )
         self.inner.check(levels, shape, cond)

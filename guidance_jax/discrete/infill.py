@@ -58,14 +58,13 @@ class Infill(KernelWrapper):
         known = self.known(cond) if callable(self.known) else self.known
         if not callable(self.known) and jnp.ndim(known) != 1:
             raise Refused(
-                f"known is one array ({shape[-1]},) for all samples, got shape {jnp.shape(known)}; for one each write "
-                "known='name' and pass cond={'name': known}"
+                f"known must be one array ({shape[-1]},) for all samples, got shape {jnp.shape(known)}; for one per "
+                "sample write known='name' and pass cond={'name': known}"
             )
         if jnp.shape(known)[-1:] != tuple(shape[-1:]):
             raise Refused(
-                f"the known tokens have shape {jnp.shape(known)}, the sample {tuple(shape)}: fill free "
-                f"positions, a prompt's "
-                f"rest for example, up to {shape[-1]} with {FREE}, or sample longer sequences"
+                f"the known tokens have shape {jnp.shape(known)}, the sample {tuple(shape)}; write {FREE} at free "
+                f"positions, for example after a prompt, up to length {shape[-1]}, or sample longer sequences"
             )
         if concrete(known):
             self.space.check_tokens(known, blank=FREE)

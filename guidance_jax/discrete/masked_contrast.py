@@ -74,8 +74,7 @@ class PromptCFG(MaskedContrast):
         known = self.prompt(cond) if callable(self.prompt) else self.prompt
         if jnp.shape(known)[-1:] != tuple(shape[-1:]):
             raise Refused(
-                f"the prompt has shape {jnp.shape(known)}, the sample {tuple(shape)}; fill it up with {FREE} to that "
-                "length"
+                f"the prompt has shape {jnp.shape(known)}, the sample {tuple(shape)}; pad it with {FREE} to that length"
             )
 
     def hide(self, x, pred, cond):
@@ -107,7 +106,7 @@ class AdaptiveCFG(MaskedContrast):
 
     def __post_init__(self):
         if concrete(self.rho) and not 0 <= self.rho <= 1:
-            raise Refused(f"rho of AdaptiveCFG is a share from 0 to 1, got {self.rho}; published is 0.3")
+            raise Refused(f"rho of AdaptiveCFG must be from 0 to 1, got {self.rho}; the published value is 0.3")
 
     def check(self, levels, shape, cond):
         super().check(levels, shape, cond)

@@ -34,8 +34,8 @@ class TokenModel(Parametrized, Denoiser):
         """Return the prediction that `logits` mean."""
         if logits.shape != (*x.shape, self.process.vocabulary):
             raise Refused(
-                f"the network must give logits of shape {(*x.shape, self.process.vocabulary)}, got {logits.shape}; the "
-                "mask is no token to predict"
+                f"the network must return logits of shape {(*x.shape, self.process.vocabulary)}, got {logits.shape}; "
+                "the mask is not predicted, so it has no logit"
             )
         log_p = self.process.without_mask(log_softmax(logits))
         log_p = self.process.leave_one_out(log_p, x, level) if self.given == ALL else log_p
@@ -47,8 +47,9 @@ class TokenModel(Parametrized, Denoiser):
             raise Refused(f'logits are given "{OTHERS}" or "{ALL}" tokens, got {self.given!r}; write one of the two')
         if isinstance(self.process, Uniform) and self.given is None:
             raise Refused(
-                f'a network of uniform noise says what its logits mean; write given="{ALL}" after plain cross-entropy, '
-                f'which fits p(x0_l | x_t), or given="{OTHERS}" for p(x0_l | x_t without l), as UDLM\'s bound does'
+                f'a network for uniform noise needs `given`, the meaning of its logits; write given="{ALL}" after '
+                f'plain cross-entropy, which fits p(x0_l | x_t), or given="{OTHERS}" for p(x0_l | x_t without l), as '
+                "UDLM's bound does"
             )
 
 

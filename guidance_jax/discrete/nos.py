@@ -84,7 +84,7 @@ class NOS(Guidance):
     def check(self, levels, shape, cond):
         need(self, self.value, Guide, "the value")
         if (own := innermost(self.value)).takes is not Space:
-            raise Refused(f"the value of NOS is of hidden states, got {type(own).__name__}, which judges samples")
+            raise Refused(f"the value of NOS must take hidden states, got {type(own).__name__}, which takes samples")
         super().check(levels, shape, cond)
 
     def __call__(self, x, level, cond, state, key):

@@ -83,9 +83,9 @@ class PlannedUnmasking(TokenSolver):
     def __post_init__(self):
         super().__post_init__()
         if self.block is not None and self.block < 1:
-            raise Refused(f"a block has at least one token, got block={self.block}; leave it out for one block")
+            raise Refused(f"a block needs at least one token, got block={self.block}; remove block= for a single block")
         if self.within is not None and self.edit is not None:
-            raise Refused("edits would leave the rule of `within`; leave one of the two out")
+            raise Refused("`edit` could break the rule of `within`; remove one of the two")
 
     def init(self, x):
         return jnp.asarray(-1)  # the position of the first mask, unknown before the first step

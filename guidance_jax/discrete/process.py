@@ -48,7 +48,7 @@ class Process(Space):
 
     def __post_init__(self):
         if self.vocabulary < 2:
-            raise Refused(f"a vocabulary has at least two tokens, got {self.vocabulary}")
+            raise Refused(f"a vocabulary needs at least two tokens, got {self.vocabulary}")
 
     @property
     def states(self) -> int:
@@ -139,7 +139,9 @@ class Absorbing(Diffusion):
         super().__post_init__()
         object.__setattr__(self, "mask", self.vocabulary if self.mask is None else self.mask)
         if not 0 <= self.mask <= self.vocabulary:
-            raise Refused(f"the mask is a number from 0 to the vocabulary ({self.vocabulary}), got mask={self.mask}")
+            raise Refused(
+                f"the mask must be a number from 0 to the vocabulary ({self.vocabulary}), got mask={self.mask}"
+            )
 
     @property
     def states(self) -> int:
@@ -154,7 +156,9 @@ class Absorbing(Diffusion):
     def check_tokens(self, tokens: Any, blank: int | None = None) -> None:
         super().check_tokens(tokens, blank)
         if (np.asarray(tokens) == self.mask).any():
-            raise Refused(f"the token {self.mask} is the mask, no token of a clean sequence; check the encoding")
+            raise Refused(
+                f"the token {self.mask} is the mask, which a clean sequence cannot contain; check the encoding"
+            )
 
     def mark_unfinished(self, x: Any) -> Any:
         return jnp.where(jnp.any(x == self.mask), FAILED, x).astype(x.dtype)

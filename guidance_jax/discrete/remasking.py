@@ -71,7 +71,7 @@ class Remasking(TokenSolver, Stochastic):
     def __post_init__(self):
         super().__post_init__()
         if concrete(self.eta) and not 0 <= self.eta <= 1:
-            raise Refused(f"eta of Remasking is from 0 to 1, got {self.eta}; write eta=0.1")
+            raise Refused(f"eta of Remasking must be from 0 to 1, got {self.eta}; write eta=0.1")
 
     def init(self, x):
         return jnp.ones(x.shape)  # the probability that a token had when it was decided; 1 for given tokens
@@ -98,7 +98,7 @@ class Remasking(TokenSolver, Stochastic):
 
     def transition(self, pred, t, s):
         if self.confident:
-            raise Refused("particles weigh transitions by x alone; leave confident out, which remembers more")
+            raise Refused("particle methods need a transition that depends on x alone; write confident=False")
         return Categorical(self.odds(pred, t, s, None))
 
     def step(self, pred, t, s, evaluate, state, key):

@@ -43,7 +43,7 @@ class TAG(RateGuidance):
             if isinstance(error, Refused):
                 raise
             raise Refused(
-                f"TAG differentiates its classifier in one-hot vectors {x.shape}, which it does not take "
-                f"({type(error).__name__}); use PredictorGuidance, which asks about tokens"
+                f"TAG differentiates its classifier in one-hot vectors {x.shape}, which the classifier does not "
+                f"accept ({type(error).__name__}); use PredictorGuidance, which needs no gradient"
             ) from error
         return g[:, : pred.process.vocabulary] - jnp.sum(x * g, 1, keepdims=True)

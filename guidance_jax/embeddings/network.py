@@ -46,7 +46,7 @@ class EmbeddingNetwork(Parametrized, HiddenStates):
 
     def __post_init__(self):
         if (self.apply is None) == (self.encode is None) or (self.encode is None) != (self.decode is None):
-            raise Refused("an EmbeddingNetwork has either apply, or both encode and decode")
+            raise Refused("an EmbeddingNetwork needs either apply, or both encode and decode")
 
     def init(self, x):
         return jnp.zeros_like(x)
@@ -63,7 +63,7 @@ class EmbeddingNetwork(Parametrized, HiddenStates):
     def hidden(self, x, level, cond):
         """Return the hidden states h, computed without self-conditioning."""
         if self.encode is None:
-            raise Refused("this EmbeddingNetwork shows no hidden states; give it encode and decode instead of apply")
+            raise Refused("this EmbeddingNetwork has no hidden states; give it encode and decode instead of apply")
         return self.encode(self.params, x, level.t, network_condition(self.domain, cond), jnp.zeros_like(x))
 
     def logits_of(self, h, level, cond):

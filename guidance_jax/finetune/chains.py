@@ -37,7 +37,7 @@ class Rewarded:
         need(self, self.solver, Stochastic, "the second argument")
         need(self, self.reward, Guide, "the reward")
         if "params" not in {f.name for f in dataclasses.fields(self.model)}:
-            raise Refused(f"{name} tunes a model with a field params, got {type(self.model).__name__}; tune a Network")
+            raise Refused(f"{name} needs a model with a field params, got {type(self.model).__name__}; tune a Network")
 
     @property
     def steps(self) -> tuple[Level, Level]:
@@ -53,7 +53,7 @@ class Rewarded:
         x = self.model.start(key, self.levels, jnp.shape(x0))
         if jax.tree.leaves(self.model.init(x)):
             name = type(self).__name__
-            raise Refused(f"{name} tunes models without a memory, got {type(self.model).__name__}, which has one")
+            raise Refused(f"{name} tunes models without a state, got {type(self.model).__name__}, which has one")
         return x
 
     def transition(self, model: Any, x: Any, t: Level, s: Level, cond: Any, key: Any) -> Any:

@@ -84,7 +84,7 @@ class DRaFT(Rewarded):
     def __call__(self, params, key, x0, label):
         model, n = self.tune(params), len(self.levels.t) - 1
         if not 1 <= self.last <= n:
-            raise Refused(f"DRaFT differentiates through 1 to {n} steps, got last={self.last}")
+            raise Refused(f"DRaFT can differentiate through 1 to {n} steps, got last={self.last}")
         start_key, step_key = jax.random.split(key)
         inputs = (*self.steps, jax.random.split(step_key, n))
 

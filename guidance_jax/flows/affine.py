@@ -41,7 +41,7 @@ class AffineGuidance(Autoguidance):
 
     def __post_init__(self):
         if self.what not in ("a", "b", "ab"):
-            raise Refused(f'what is extrapolated is "a", "b" or "ab", got {self.what!r}')
+            raise Refused(f'the parameters to extrapolate must be "a", "b" or "ab", got {self.what!r}')
 
     def rule(self, good, weak, w, level):
         if self.annealed:

@@ -53,7 +53,7 @@ class CacheGuidance(Guidance):
     def check(self, levels, shape, cond):
         super().check(levels, shape, cond)
         if not isinstance(self.inner, AutoregressiveFlow):
-            raise Refused(f"CacheGuidance moves the cache of an AutoregressiveFlow, got {type(self.inner).__name__}")
+            raise Refused(f"CacheGuidance changes the cache of an AutoregressiveFlow, got {type(self.inner).__name__}")
 
     def __call__(self, x, level, cond, state, key):
         pred, new = self.inner(x, level, cond, state, key)

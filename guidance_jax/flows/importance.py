@@ -78,7 +78,7 @@ def importance(
       Refused: another kernel; what the flow refuses.
     """
     if not (isinstance(kernel, Reverse) and isinstance(kernel.solver, PatchByPatch)):
-        raise Refused(f"importance weighs Reverse(model, PatchByPatch()), got {type(kernel).__name__}")
+        raise Refused(f"importance needs Reverse(model, PatchByPatch()), got {type(kernel).__name__}")
     keys, kernel, levels = prepare(keys, kernel, levels, shape, cond)
     cond = jax.tree.map(jnp.asarray, cond)
     return _importance(keys, kernel, levels, tuple(shape), n, cond, _Target(log_target))

@@ -38,7 +38,7 @@ class InfillPatches(KernelWrapper):
         if tuple(jnp.shape(self.known)) != tuple(shape[-2:]):
             raise Refused(f"the known patches have shape {jnp.shape(self.known)}, the sample {tuple(shape)}")
         if concrete(self.known) and bool(jnp.any(jnp.isinf(jnp.asarray(self.known)))):
-            raise Refused("known patches are finite, or NaN where they are free, got infinity")
+            raise Refused("known patches must be finite, or NaN where they are free, got infinity")
         self.inner.check(levels, shape, cond)
 
     def put_known(self, x):

@@ -45,8 +45,8 @@ def decode(
     patches = len(z)
     if repeats < 1 or segments < 1 or patches % segments:
         raise Refused(
-            f"decode repeats at least once and segments divide the {patches} patches, got repeats={repeats}, "
-            f"segments={segments}"
+            f"decode needs repeats >= 1 and a number of segments that divides the {patches} patches, got "
+            f"repeats={repeats}, segments={segments}"
         )
     size, own = patches // segments, flow.label(cond)
     other = None if null is None else flow.label(complete_null(null, cond))

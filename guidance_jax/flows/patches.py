@@ -30,7 +30,7 @@ def patch_levels(patches: int, blocks: int) -> Level:
       Refused: fewer than two patches, or no block.
     """
     if patches < 2 or blocks < 1:
-        raise Refused(f"a flow has two patches and one block or more, got {patches} patches and {blocks} blocks")
+        raise Refused(f"a flow needs at least two patches and one block, got {patches} patches and {blocks} blocks")
     t = jnp.arange(float(blocks * (patches - 1) + 1))
     return Level(t, t, t[-1] - t)
 
@@ -45,7 +45,7 @@ class Patches(Space):
 
     blocks: int
 
-    kind: ClassVar[str] = "a flow of several blocks"
+    kind: ClassVar[str] = "flows of several blocks"
     solver: ClassVar[str] = "PatchByPatch()"
 
     def start(self, key, levels, shape):
@@ -63,7 +63,7 @@ class Patches(Space):
             concrete(levels.t) and not np.array_equal(np.asarray(levels.t), np.arange(steps + 1.0))
         ):
             raise Refused(
-                f"{shape[0]} patches and {self.blocks} blocks take {steps + 1} levels, got {len(levels.t)}; write "
+                f"{shape[0]} patches and {self.blocks} blocks need {steps + 1} levels, got {len(levels.t)}; write "
                 f"patch_levels({shape[0]}, {self.blocks})"
             )
 
@@ -93,7 +93,7 @@ class OneBlock(Patches):
 
     blocks: int = 1
 
-    kind: ClassVar[str] = "a flow of one block"
+    kind: ClassVar[str] = "flows of one block"
 
 
 def in_order(block: Any, i: Any, patches: int) -> Any:

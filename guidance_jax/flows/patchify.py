@@ -32,7 +32,7 @@ def unpatchify(patches: Any, size: int, shape: tuple[int, int, int]) -> Any:
     height, width, channels = shape
     *batch, number, dims = jnp.shape(patches)
     if (number, dims) != (height * width // size**2, channels * size**2) or height % size or width % size:
-        raise Refused(f"patches ({number}, {dims}) of side {size} are no image of shape {tuple(shape)}")
+        raise Refused(f"patches ({number}, {dims}) of side {size} do not form an image of shape {tuple(shape)}")
     x = jnp.reshape(patches, (*batch, height // size, width // size, channels, size, size))
     x = jnp.moveaxis(x, (-5, -4, -3, -2, -1), (-5, -3, -1, -4, -2))
     return x.reshape(*batch, height, width, channels)

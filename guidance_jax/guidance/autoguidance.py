@@ -58,6 +58,6 @@ def check_weak(owner: Any, weak: Any) -> None:
     need(owner, weak, Denoiser, "the weak model")
     if weak.space != owner.inner.space:
         raise Refused(
-            f"{type(owner).__name__} contrasts two models of one space, got {owner.inner.space} and {weak.space}; "
-            "take a weaker version of the same model"
+            f"{type(owner).__name__} needs two models of the same space, got {owner.inner.space} and {weak.space}; "
+            "use a weaker version of the same model"
         )

@@ -65,8 +65,8 @@ def check_conditions(rule: Any, levels: Level, shape: tuple[int, ...], cond: Any
         rule.inner.check(levels, shape, complete_null(rule.null, cond))
     except Refused as error:
         raise Refused(
-            f"{name} asks what is inside with its null condition too, which is refused: {error}; "
-            "a classifier goes outside: Classifier(CFG(model, ...), classifier, ...)"
+            f"{name} also calls its inner model with the null condition, which that model refuses: {error}; put the "
+            "classifier outside: Classifier(CFG(model, ...), classifier, ...)"
         ) from None
 
 

@@ -70,7 +70,10 @@ class FasterCache(TwoConditions):
         if self.asked is None or not concrete((levels, self.asked)):
             return
         if not np.any(np.isclose(np.asarray(self.asked), np.asarray(levels.t)[0])):
-            raise Refused("FasterCache has to ask at the first level, which is not in `asked`; write levels.t[::2]")
+            raise Refused(
+                "FasterCache needs an unconditional call at the first level, which is not in `asked`; write "
+                "levels.t[::2]"
+            )
 
     def memory(self, x):
         return spectrum(jnp.zeros_like(x))

@@ -19,7 +19,9 @@ from guidance_jax.guidance.scales import active, strength
 def coarse(x: Any) -> Any:
     """Halve the resolution of an image (H, W, C) by means over 2 x 2 pixels; restore it by linear interpolation."""
     if x.ndim != 3 or x.shape[0] % 2 or x.shape[1] % 2:
-        raise Refused(f"coarse filters images (H, W, C) of even sides, got {x.shape}; give FDG a lowpass of yours")
+        raise Refused(
+            f"coarse takes images (H, W, C) with even sides, got {x.shape}; pass your own filter, FDG(..., lowpass=f)"
+        )
     h, w, c = x.shape
     small = jnp.mean(x.reshape(h // 2, 2, w // 2, 2, c), (1, 3))
     return jax.image.resize(small, x.shape, "linear")

@@ -77,7 +77,7 @@ class ImplicitClassifier(Guide):
         """The number of classes."""
         own = self.num_classes or self.model.num_classes
         if own is None:
-            raise Refused("the model does not say how many classes it has, got num_classes=None; write num_classes=10")
+            raise Refused("the model does not state its number of classes, got num_classes=None; write num_classes=10")
         return int(own)
 
     def check(self, levels, shape, cond):
@@ -88,10 +88,13 @@ class ImplicitClassifier(Guide):
         self.model.check(levels, shape, self.null)
 
     def _check_clock(self, level: Level) -> None:
-        self.schedule.check(level, "ImplicitClassifier adds noise on")
+        self.schedule.check(level, "ImplicitClassifier adds noise by")
         own = None if self.domain is None else self.domain.schedule
         if own is not None and own != self.schedule:
-            raise Refused(f"ImplicitClassifier has {self.schedule}, the model was trained on {own}; pass that")
+            raise Refused(
+                f"ImplicitClassifier got schedule={self.schedule}, but the model was trained on {own}; write "
+                f"schedule={own}"
+            )
 
     def _estimate(self, x, level, cond):
         return self.model(x, level, cond, self.model.init(x), jax.random.key(self.seed))[0].x0

@@ -31,7 +31,8 @@ class Internal(Contrast):
     def check(self, levels, shape, cond):
         if not isinstance(self.inner, TwoHeaded):
             raise Refused(
-                f"Internal needs a TwoHeaded network, got {type(self.inner).__name__}; guide others by Autoguidance"
+                f"Internal needs a TwoHeaded network, got {type(self.inner).__name__}; use Autoguidance for other "
+                "networks"
             )
         super().check(levels, shape, cond)
 

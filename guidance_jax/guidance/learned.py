@@ -35,8 +35,8 @@ class Learned(Guidance):
         fields = {f.name for f in dataclasses.fields(self.inner)} if dataclasses.is_dataclass(self.inner) else set()
         if "scale" not in fields:
             raise Refused(
-                f"Learned asks a network that has the scale as an input, got {type(self.inner).__name__}; "
-                "train one with Distillation or GuidanceFree, or write CFG(...)"
+                f"Learned needs a network with the scale as an input, got {type(self.inner).__name__}; train one with "
+                "Distillation or GuidanceFree, or write CFG(...)"
             )
         self.at_strength(levels.at(0), cond).check(levels, shape, cond)
 

@@ -143,7 +143,7 @@ class Similarity(Guide):
     def log_prob(self, x, level, cond):
         u, v = self.image(x), self.text(cond)
         if jnp.shape(u) != jnp.shape(v):
-            raise Refused(f"the encoders must give vectors of one shape, got {jnp.shape(u)} and {jnp.shape(v)}")
+            raise Refused(f"the encoders must return vectors of the same shape, got {jnp.shape(u)} and {jnp.shape(v)}")
         u, v = quotient(u, norm(u)), quotient(v, norm(v))
         if not self.spherical:
             return jnp.sum(u * v) / self.temperature

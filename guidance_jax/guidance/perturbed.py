@@ -62,7 +62,7 @@ def perturb(model: Network, attention: Any = 0.0, blur: Any = 0.0, skip: Any = 0
         if "perturbation" not in taken and not any(p.kind == p.VAR_KEYWORD for p in taken.values()):
             name = type(apply.__self__).__name__ if bound else called.__name__
             raise Refused(
-                f"perturb needs a network that takes perturbation=, got {name}; use Autoguidance with another"
+                f"perturb needs a network that takes perturbation=, got {name}; use Autoguidance for other networks"
             )
     away = None if model.perturbation is None else model.perturbation.away
     return dataclasses.replace(model, perturbation=Perturbation(attention, blur, skip, away))

@@ -36,7 +36,7 @@ class Reuse(Guidance):
     def __post_init__(self):
         if self.every < 1:
             raise Refused(
-                f"Reuse holds a gradient for at least one step, got every={self.every}; write Reuse(guide, 4)"
+                f"Reuse keeps a gradient for at least one step, got every={self.every}; write Reuse(guide, 4)"
             )
 
     def check_inner(self):

@@ -57,8 +57,8 @@ def strength(scale: Any, level: Level, cond: Any, off: float, shape: tuple[int, 
     if isinstance(value, list | tuple) or jnp.shape(value) != shape:
         got = "a list" if isinstance(value, list | tuple) else f"shape {jnp.shape(value)}"
         raise Refused(
-            f"the strength of guidance is {'one number' if shape == () else f'of shape {shape}'} for one sample, got "
-            f"{got}; one per class is PerClass(table), one per sample PerSample(scales)"
+            f"the strength of guidance must be {'one number' if shape == () else f'of shape {shape}'} for one sample, "
+            f"got {got}; for one per class write PerClass(table), for one per sample PerSample(scales)"
         )
     return value
 
@@ -77,8 +77,8 @@ def check_constant(owner: Any) -> None:
     """Raise `Refused` if the scale of `owner` changes from level to level."""
     if callable(owner.scale) or (isinstance(owner.scale, Scale) and not isinstance(owner.scale, PerSample | PerClass)):
         raise Refused(
-            f"the scale of {type(owner).__name__} is the same at every level, got {type(owner.scale).__name__}; write "
-            "a number, PerSample(scales) or PerClass(table)"
+            f"the scale of {type(owner).__name__} must be the same at every level, got {type(owner.scale).__name__}; "
+            "write a number, PerSample(scales) or PerClass(table)"
         )
 
 
@@ -88,7 +88,7 @@ def not_negative(owner: Any) -> None:
     if not callable(scale) and not isinstance(scale, Scale) and concrete(scale) and np.any(np.asarray(scale) < 0):
         name = type(owner).__name__
         raise Refused(
-            f"the scale (gamma) of {name} must not be negative, got {scale}; to avoid a class guide to the others"
+            f"the scale (gamma) of {name} must not be negative, got {scale}; to avoid a class, guide towards the others"
         )
 
 
@@ -114,7 +114,10 @@ class Window(Scale):
     def __post_init__(self):
         numbers = all(isinstance(a, int | float | np.number | np.ndarray | jax.Array) for a in (self.lo, self.hi))
         if numbers and concrete((self.lo, self.hi)) and np.any(np.asarray(self.lo) >= np.asarray(self.hi)):
-            raise Refused(f"the window is empty: lo={self.lo} is not below hi={self.hi}; give sigma / alpha, lo first")
+            raise Refused(
+                f"the window is empty: lo={self.lo} is not below hi={self.hi}; give two values of sigma / alpha, the "
+                "lower one first"
+            )
 
     def check(self, model):
         check_scales(self, model)

@@ -31,7 +31,9 @@ class ThroughMap(Guide):
 
     def check(self, levels, shape, cond):
         if not isinstance(self.flow, FlowMap):
-            raise Refused(f"ThroughMap looks along a FlowMap, got {type(self.flow).__name__}; use Reconstruction(...)")
+            raise Refused(
+                f"ThroughMap needs a FlowMap as `flow`, got {type(self.flow).__name__}; use Reconstruction(...)"
+            )
         self.flow.check(levels, shape, cond)
         self.reward.check(levels, shape, cond)
 

@@ -58,7 +58,9 @@ class FPS(Step, Move):
         check_measurement(self, known_part(cond, self.observed), self.std)
         check_one_noise(self, self.std)
         if concrete(levels) and (np.asarray(levels.alpha) == 0).any():
-            raise Refused("FPS compares x / alpha with the measurement, got a level without signal; start below it")
+            raise Refused(
+                "FPS compares x / alpha with the measurement, got a level without signal; start at a lower noise level"
+            )
 
     def init(self, x):
         return self.model.init(x), jnp.zeros((), float_type(x))

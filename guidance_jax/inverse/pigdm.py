@@ -39,7 +39,7 @@ class PiGDM(Inverse):
         if self.weights is not None and concrete(self.weights):
             weights = np.asarray(self.weights)
             if not np.all((weights >= 0) & (weights <= 1)):
-                raise Refused(f"weights of PiGDM are from 0 to 1, got {weights.min():.4g} to {weights.max():.4g}")
+                raise Refused(f"weights of PiGDM must be from 0 to 1, got {weights.min():.4g} to {weights.max():.4g}")
 
     def solve(self, residual, pull, level, like):
         r2 = self.prior * level.sigma**2 / (self.prior * level.alpha**2 + level.sigma**2)

@@ -71,7 +71,7 @@ class ReSample(Step, Kernel):
         check_operator(self, self.operator, made.shape)
         check_measurement(self, known_part(cond, self.observed))
         if concrete(levels) and np.abs(np.asarray(levels.alpha) ** 2 + np.asarray(levels.sigma) ** 2 - 1).max() > 1e-3:
-            raise Refused("ReSample draws back to levels with alpha^2 + sigma^2 = 1; use a schedule such as Cosine()")
+            raise Refused("ReSample needs levels with alpha^2 + sigma^2 = 1; use a schedule such as Cosine()")
         self.check_parts(levels, shape, cond)
         self.model.check(levels, shape, cond)
 

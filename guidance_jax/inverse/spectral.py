@@ -55,9 +55,9 @@ class SpectralKernel(ModelKernel):
         check_measurement(self, known_part(cond, self.observed))
         check_one_noise(self, self.std)
         if concrete(self.std) and not 0 <= float(self.std) < np.inf:
-            raise Refused(f"the noise of {type(self).__name__} is 0 or more and finite, got std={self.std}")
+            raise Refused(f"the noise of {type(self).__name__} must be 0 or more and finite, got std={self.std}")
         if concrete(self.eta) and not 0 <= float(self.eta) <= 1:
-            raise Refused(f"eta is a share of fresh noise, 0 to 1, got {self.eta}; write eta=0.85")
+            raise Refused(f"eta, the share of fresh noise, must be from 0 to 1, got {self.eta}; write eta=0.85")
 
     def __call__(self, carry, t, s, cond, key):
         model_key, noise_key = jax.random.split(key)

@@ -55,7 +55,7 @@ class Churn(KernelWrapper):
         not_of_a_population(self)
         self.schedule.check(levels, "Churn raises levels of")
         if concrete(self.gamma) and np.any(np.asarray(self.gamma) < 0):
-            raise Refused(f"gamma of Churn is a share of noise, 0 or more, got {self.gamma}; write 0.2")
+            raise Refused(f"gamma of Churn must be 0 or more, got {self.gamma}; write gamma=0.2")
         if all(concrete(a) for a in (levels, self.gamma, self.lo, self.hi)):
             self._check_raised(levels)
 

@@ -31,8 +31,8 @@ def not_of_a_population(kernel: KernelWrapper) -> None:
     if kernel.inner.population:
         name = type(kernel).__name__
         raise Refused(
-            f"{name} moves samples between the steps, which the weights of a population would not know of; "
-            f"put it inside: SMC(BestOf({name}(...), reward))"
+            f"{name} moves samples between the steps, which the weights of a population do not account for; put it "
+            f"inside: SMC(BestOf({name}(...), reward))"
         )
 
 

@@ -71,9 +71,9 @@ def check_descent(owner: Any, levels: Level) -> None:
     A `Descending` owner also needs a stochastic solver.
     """
     name = type(owner).__name__
-    owner.schedule.check(levels, f"{name} asks the network between the levels on")
+    owner.schedule.check(levels, f"{name} calls the network between the levels of")
     if owner.steps < 1:
-        raise Refused(f"{name} takes one step inside or more, got steps={owner.steps}; write steps=10")
+        raise Refused(f"{name} needs at least one inner step, got steps={owner.steps}; write steps=10")
     if isinstance(owner, Descending) and owner.solver.deterministic:
         raise Refused(
             f"{name} needs draws of p(x_0 | x_t), which {type(owner.solver).__name__} does not make; use DDIM(1.0) or "

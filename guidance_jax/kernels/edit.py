@@ -40,10 +40,12 @@ class Edit(KernelWrapper):
     def check(self, levels, shape, cond):
         super().check(levels, shape, cond)
         if jnp.shape(self.picture) != tuple(shape)[-jnp.ndim(self.picture) :]:
-            raise Refused(f"Edit takes a picture of the shape of a sample {shape}, got {jnp.shape(self.picture)}")
+            raise Refused(f"Edit needs a picture with the shape of a sample, {shape}, got {jnp.shape(self.picture)}")
         if concrete((self.picture, self.mask)):
             if not np.isfinite(np.asarray(self.picture)).all() or not np.isfinite(np.asarray(self.mask)).all():
-                raise Refused("the picture and the mask of Edit hold finite numbers; read the picture again")
+                raise Refused(
+                    "the picture and the mask of Edit must be finite, got NaN or infinity; read the picture again"
+                )
             if np.any(np.asarray(self.mask) > 0):
                 check_overwritable(self)
 

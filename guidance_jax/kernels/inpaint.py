@@ -20,8 +20,8 @@ def check_overwritable(wrapper: KernelWrapper) -> None:
     if not wrapper.inner.overwritable:
         name = type(wrapper).__name__
         raise Refused(
-            f"{name} overwrites what was drawn, which the path weights of Corrected would not know of; "
-            f"weigh by a reward or a twist: {name}(SMC(Twisted(...)), ...)"
+            f"{name} overwrites drawn entries, which the path weights of Corrected do not account for; use a reward "
+            f"or a twist instead: {name}(SMC(Twisted(...)), ...)"
         )
 
 
@@ -62,7 +62,8 @@ class Inpaint(KernelWrapper):
             mask = np.asarray(self.mask)
             if not np.isfinite(mask).all():
                 raise Refused(
-                    "the mask of Inpaint holds numbers that are not finite; write 1 for what is known, else 0"
+                    "the mask of Inpaint holds numbers that are not finite; write 1 for known entries and 0 for the "
+                    "others"
                 )
             y = known_part(cond, self.observed)
             if np.shape(y)[np.ndim(y) - len(shape) :] == tuple(shape):
@@ -75,7 +76,7 @@ class Inpaint(KernelWrapper):
         event = carry.x.shape[1:] if self.population else carry.x.shape
         if jnp.shape(y) != event:
             raise Refused(
-                f"Inpaint takes measurements of the shape of a sample {event}, got {jnp.shape(y)}; fill the "
+                f"Inpaint needs measurements with the shape of a sample, {event}, got {jnp.shape(y)}; fill the "
                 "unknown entries with zeros"
             )
         return carry._replace(x=write_known(carry.x, y, self.mask, s, noise_key))

@@ -33,7 +33,7 @@ class MapSteps(Kernel):
     def check(self, levels, shape, cond):
         if not isinstance(self.model, FlowMap):
             raise Refused(
-                f"MapSteps jumps by a FlowMap, got {type(self.model).__name__}; train one (MeanFlow) or write "
+                f"MapSteps needs a FlowMap, got {type(self.model).__name__}; train one (MeanFlow) or write "
                 "Reverse(model, solver)"
             )
         self.model.check(levels, shape, cond)

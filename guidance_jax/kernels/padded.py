@@ -23,7 +23,7 @@ def pad_levels(levels: Level, steps: int) -> Level:
     """
     missing = steps + 1 - len(levels.t)
     if missing < 0:
-        raise Refused(f"a bucket of {steps} steps cannot hold {len(levels.t) - 1}; use a larger one")
+        raise Refused(f"cannot pad {len(levels.t) - 1} steps to {steps}; pass steps={len(levels.t) - 1} or more")
     return Level(*(jnp.concatenate([a, jnp.broadcast_to(a[-1], missing)]) for a in levels))
 
 

@@ -56,7 +56,7 @@ class RectifiedCFGPlusPlus(Kernel):
 
     def check(self, levels, shape, cond):
         check_conditions(self, levels, shape, cond)
-        self.schedule.check(levels, "RectifiedCFGPlusPlus asks the network between the levels on")
+        self.schedule.check(levels, "RectifiedCFGPlusPlus calls the network between the levels of")
 
     def check_inner(self):
         """Raise `Refused` unless `inner` is a denoiser of images or vectors."""

@@ -67,8 +67,8 @@ class Step:
             need(self, self.solver, Stochastic, "the second argument")
             if self.solver.deterministic:
                 raise Refused(
-                    f"{name} works in proportion to the solver's variance, which is 0 at eta=0, so it would be "
-                    "ignored; use DDPM() or DDIM(1.0)"
+                    f"{name} works in proportion to the solver's variance, which is 0 at eta=0, so the guidance or "
+                    "reward would be ignored; use DDPM() or DDIM(1.0)"
                 )
         self.solver.check(levels, shape, cond)
 

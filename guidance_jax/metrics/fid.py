@@ -74,7 +74,7 @@ class Reference:
         """
         stored = {k: a for k, a in read_npz(path).items() if k in ("mu", "sigma", "mu_s", "sigma_s", "arr_0")}
         if not stored:
-            raise Refused(f"{path} has none of mu, sigma, mu_s, sigma_s, arr_0; pass an .npz of ADM's")
+            raise Refused(f"{path} has none of mu, sigma, mu_s, sigma_s, arr_0; pass an .npz file in ADM's format")
         found = extractor(stored["arr_0"][:limit]) if "arr_0" in stored else None
         pool = Moments(stored["mu"], stored["sigma"]) if "mu" in stored else None
         spatial = Moments(stored["mu_s"], stored["sigma_s"]) if "mu_s" in stored else None
@@ -137,7 +137,7 @@ def check_measures(reference: Reference, measures: list[str] | None) -> None:
     """Raise `Refused` if one of `measures` does not exist, or if `reference` has no features for it."""
     for name in measures or []:
         if name not in NEEDS:
-            raise Refused(f"measures are {', '.join(NEEDS)}, got {name!r}")
+            raise Refused(f"measures must be among {', '.join(NEEDS)}, got {name!r}")
         if name not in reference.measures():
             raise Refused(
                 f"the reference {reference.name} has no {NEEDS[name]}, which {name} needs; "

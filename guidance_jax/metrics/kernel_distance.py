@@ -29,7 +29,8 @@ def kernel_distance(
         )
     if not 2 <= size <= min(len(samples), len(real)):
         raise Refused(
-            f"subsets of {size} need as many features, got {len(samples)} and {len(real)}; pass a smaller size"
+            f"subsets of {size} need at least that many features, got {len(samples)} and {len(real)}; pass a smaller "
+            "size"
         )
     generator = np.random.default_rng(seed)
     x, y = check_finite(samples), check_finite(real)

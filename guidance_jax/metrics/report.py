@@ -70,10 +70,13 @@ def evaluate(
             f"{labels.shape}; pass what generate returned"
         )
     if not np.issubdtype(labels.dtype, np.integer):
-        raise Refused(f"labels are integers, got {labels.dtype}; write labels.astype(int)")
+        raise Refused(f"labels must be integers, got {labels.dtype}; write labels.astype(int)")
     if labels.min() < 0 or labels.max() >= len(held_out.names):
         wrong = labels.min() if labels.min() < 0 else labels.max()
-        raise Refused(f"labels go from 0 to {len(held_out.names) - 1}, got {wrong}: samples of another model, or data")
+        raise Refused(
+            f"labels go from 0 to {len(held_out.names) - 1}, got {wrong}: the samples belong to another model or other "
+            "data"
+        )
     finite = np.isfinite(samples.reshape(len(samples), -1)).all(1)
     bad = int((~finite).sum())
     if bad == len(samples):

@@ -39,7 +39,9 @@ def find_shards(folder: Any) -> list[Any]:
     paths = [shard_file(folder, i) for i in range(-(-n // shard))]
     missing = sum(not path.is_file() for path in paths)
     if missing:
-        raise Refused(f"{missing} of {len(paths)} shards of {folder} are missing; run its guidance-jax sample again")
+        raise Refused(
+            f"{missing} of {len(paths)} shards of {folder} are missing; run the same guidance-jax sample again"
+        )
     return paths
 
 
@@ -84,7 +86,7 @@ def extract_features(
 def _measure(shard: Any, path: Any, stored: Any, extractor: Any, check: Callable | None) -> tuple:
     """Compute the features of one shard, write them to `stored`, and return (features, labels)."""
     if "arr_0" not in shard or "arr_1" not in shard or SEAL not in shard:
-        raise Refused(f"{path} is no shard of a job; run its guidance-jax sample again")
+        raise Refused(f"{path} is not a shard of a job; run the same guidance-jax sample again")
     if check is not None:
         check(shard["arr_0"])
     features, labels = extractor(shard["arr_0"]), shard["arr_1"]

@@ -180,7 +180,7 @@ class Microbatched(AskedGuide):
 
     def __post_init__(self):
         if self.size < 1:
-            raise Refused(f"a microbatch has at least one sample, got size={self.size}")
+            raise Refused(f"a microbatch needs at least one sample, got size={self.size}")
 
     def score(self, x, level, cond):
         """Return grad log p(cond | x_t), computed for `size` samples at a time."""

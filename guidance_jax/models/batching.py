@@ -23,7 +23,10 @@ def require_form(owner: Any, batched: Any) -> None:
     """Raise `Refused` unless `batched` is True or False. A network does not tell which, so there is no default."""
     if not isinstance(batched, bool):
         name = type(owner).__name__
-        raise Refused(f"{name} is told whether its function takes batches; write batched=True, or False for one sample")
+        raise Refused(
+            f"{name} needs to know whether its function takes batches; write batched=True, or batched=False for one "
+            "sample"
+        )
 
 
 def call_network(apply: Callable, batched: bool, params: Any, *inputs: Any, **options: Any) -> Any:
@@ -49,8 +52,8 @@ def call_network(apply: Callable, batched: bool, params: Any, *inputs: Any, **op
     except Exception as error:  # whatever a foreign network raises
         shape = jnp.shape(jax.tree.leaves(inputs)[0]) if jax.tree.leaves(inputs) else ()
         raise Refused(
-            f"the network does not take a sample of shape {shape} with batched={batched} ({first_line(error)}); is it "
-            "written for batches (batched=True), or for another order of axes?"
+            f"the network does not accept a sample of shape {shape} with batched={batched} ({first_line(error)}); "
+            "write batched=True if it takes batches, or check the order of the axes"
         ) from error
 
 
@@ -66,8 +69,8 @@ def check_form(apply: Callable, batched: bool, tree: Any, shapes: tuple) -> None
     except Refused:
         raise
     except Exception as error:  # whatever a foreign network raises when its inputs have another rank
-        reason = f"batched=True, and the network does not take two samples ({first_line(error)})"
-        raise Refused(f"{reason}; write batched=False if it is written for one") from error
+        reason = f"batched=True, but the network does not accept a batch of two samples ({first_line(error)})"
+        raise Refused(f"{reason}; write batched=False if it takes one sample") from error
     if not all(a.shape[:1] == (2,) for a in outputs):
         got = [a.shape for a in outputs]
-        raise Refused(f"batched=True, but of two samples the network made {got}; write batched=False")
+        raise Refused(f"batched=True, but for two samples the network returned shapes {got}; write batched=False")

@@ -52,7 +52,7 @@ def from_linen(
     """
     if isinstance(variables, Mapping) and "params" not in variables:
         names = ", ".join(map(str, variables))
-        raise Refused(f'the variables of a module are {{"params": ...}}, as init returns them, got entries {names}')
+        raise Refused(f'the variables of a module are {{"params": ...}}, as init returns them, got the entries {names}')
     return Network(variables, call(module.apply, options), parameterization, domain, None, batched)
 
 
@@ -99,7 +99,9 @@ def from_equinox(
     leaves, tree = jax.tree.flatten(module)
     arrays = [leaf if isinstance(leaf, jax.Array | np.ndarray) else None for leaf in leaves]
     if not any(array is not None for array in arrays):
-        raise Refused(f"{type(module).__name__} holds no arrays: it is no trained module; write Network(params, apply)")
+        raise Refused(
+            f"{type(module).__name__} holds no arrays: it is not a trained module; write Network(params, apply)"
+        )
     rest = tuple(leaf if array is None else None for leaf, array in zip(leaves, arrays, strict=True))
     return Network(arrays, call(Rebuilt(tree, rest), options), parameterization, domain, None, batched)
 
@@ -140,9 +142,14 @@ def from_velocity(
       Refused: another `data_at`, or a domain with another schedule.
     """
     if data_at not in (0, 1):
-        raise Refused(f"the clock of a velocity field is 0 or 1 at the data, got data_at={data_at}; write data_at=1")
+        raise Refused(
+            f"the time of a velocity field at the data must be 0 or 1, got data_at={data_at}; write data_at=1"
+        )
     if domain is not None and domain.schedule not in (None, RectifiedFlow()):
-        raise Refused(f"a velocity field lives on RectifiedFlow(), got a domain on {domain.schedule}; name that one")
+        raise Refused(
+            f"a velocity field needs the schedule RectifiedFlow(), got a domain on {domain.schedule}; write "
+            "schedule=RectifiedFlow()"
+        )
     field = Field(v, isinstance(params, tuple) and not params)
     meaning = parameterizations.velocity_to_data if data_at else OnFlow()
     return Network(params, field, meaning, domain, None, batched)

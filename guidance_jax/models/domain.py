@@ -50,7 +50,9 @@ class Domain:
     def check_shape(self, shape: tuple[int, ...]) -> None:
         """Raise unless `shape` is the shape of the network's samples."""
         if tuple(shape) != tuple(self.shape):
-            raise Refused(f"the network takes samples of shape {self.shape}, got {tuple(shape)}; pass that shape")
+            raise Refused(
+                f"the network takes samples of shape {self.shape}, got {tuple(shape)}; pass the shape of the network"
+            )
 
     def check_label(self, label: Any) -> None:
         """Raise unless `label` (any shape) holds labels or captions of this domain, if the domain has any."""
@@ -124,8 +126,8 @@ def same_domain(model: Denoiser, classifier: Guide) -> None:
         return
     if None not in (a.schedule, b.schedule) and a.schedule != b.schedule:
         raise Refused(
-            f"the model was trained on {a.schedule}, the classifier on {b.schedule}; train them on one schedule or "
-            f"write OnSchedule(classifier, {b.schedule})"
+            f"the model was trained on {a.schedule}, the classifier on {b.schedule}; train them on the same schedule "
+            f"or write OnSchedule(classifier, {b.schedule})"
         )
     if None not in (a.num_classes, b.num_classes) and a.num_classes != b.num_classes:
         raise Refused(f"the model has {a.num_classes} classes, the classifier {b.num_classes}; use a matching pair")
@@ -142,7 +144,7 @@ def check_guide(
     if noisy and innermost(guide).clean:
         name, own = type(owner).__name__, type(innermost(guide)).__name__
         raise Refused(
-            f"{name} asks its guide about noisy samples, and {own} judges clean ones; write Reconstruction(model, "
+            f"{name} calls its guide with noisy samples, but {own} is for clean samples; write Reconstruction(model, "
             f"{own}(...)), or train a classifier of noisy samples"
         )
     check_space(innermost(guide), model.space)

@@ -44,20 +44,22 @@ def as_function(
     """
     need("as_function", denoiser, Denoiser, "the denoiser")
     if not isinstance(denoiser.space, GaussianDiffusion):
-        raise Refused(f"as_function is for Gaussian diffusion, got a denoiser of {denoiser.space}; sample it here")
+        raise Refused(
+            f"as_function is for Gaussian diffusion, got a denoiser of {denoiser.space}; sample it with generate"
+        )
     if output not in ("velocity", "score", "x0", "eps"):
-        raise Refused(f"output is velocity, score, x0 or eps, got {output!r}")
+        raise Refused(f"output must be velocity, score, x0 or eps, got {output!r}")
     if data_at not in (0, 1) or (data_at == 1 and schedule != RectifiedFlow()):
-        raise Refused(f"data_at is 0, or 1 on RectifiedFlow(), got {data_at} on {schedule}")
+        raise Refused(f"data_at must be 0, or 1 on RectifiedFlow(), got {data_at} on {schedule}")
     if output == "velocity" and isinstance(schedule, Betas):
-        raise Refused(f"{schedule} has timesteps, no continuous clock to take a velocity on; export eps")
+        raise Refused(f"{schedule} has discrete timesteps, so its velocity is not defined; export eps")
 
     def one(x, t, cond):
         t = jnp.asarray(t, jnp.result_type(float))
         level, rates = jax.jvp(schedule, (1 - t if data_at else t,), (jnp.ones_like(t),))
         state = denoiser.init(x)
         if jax.tree.leaves(state):
-            raise Refused(f"{type(denoiser).__name__} remembers from step to step; sample it here, with generate")
+            raise Refused(f"{type(denoiser).__name__} keeps a state from step to step; sample it with generate")
         level = Level(*(jnp.asarray(a, x.dtype) for a in level))
         pred, _ = denoiser(x, level, cond, state, jax.random.key(0))
         if output == "velocity":

@@ -43,7 +43,9 @@ class FlowMap(Parametrized, Denoiser):
         """Return u(x, t, s) in the shape of x, for a point x of the flow and its times t and s."""
         u = call_network(self.apply, self.batched, self.params, x, t, s, network_condition(self.domain, cond))
         if jnp.shape(u) != jnp.shape(x):
-            raise Refused(f"of a sample of shape {jnp.shape(x)} the flow map made a velocity of {jnp.shape(u)}")
+            raise Refused(
+                f"for a sample of shape {jnp.shape(x)} the flow map returned a velocity of shape {jnp.shape(u)}"
+            )
         return unless_unknown(self.domain, cond, u)
 
     def jump(self, x: Any, t: Level, s: Level, cond: Any) -> Any:

@@ -81,15 +81,15 @@ class Network(Parametrized, Denoiser):
     def __post_init__(self):
         if not isinstance(self.parameterization, Parameterization):
             raise Refused(
-                f"a parameterization says what the output means, got {self.parameterization!r}; "
-                "write gj.parameterizations.eps, x0, v, velocity, score or EDM(...)"
+                f"the parameterization must state what the output means, got {self.parameterization!r}; write "
+                "gj.parameterizations.eps, x0, v, velocity, score or EDM(...)"
             )
         require_form(self, self.batched)
 
     def check(self, levels, shape, cond):
         super().check(levels, shape, cond)
         if self.parameterization.schedule is not None:
-            self.parameterization.schedule.check(levels, "the velocity field lives on")
+            self.parameterization.schedule.check(levels, "the velocity field is defined on")
         if self.parameterization.needs_signal:
             check_signal(levels, f"a network whose output is {self.parameterization}")
 
@@ -101,9 +101,9 @@ class Network(Parametrized, Denoiser):
         >>> print(Network((), abs, parameterizations.v, domain, batched=False).explain())
         the output is V(), of samples (2,), on CosineBetas(steps=1000)
         10 classes, 0 to 9, null label 10
-        told 999 where sigma / alpha = 2.0e+04
-        told 495.1 where sigma / alpha = 1.0e+00
-        told 0 where sigma / alpha = 6.4e-03
+        time input 999 where sigma / alpha = 2.0e+04
+        time input 495.1 where sigma / alpha = 1.0e+00
+        time input 0 where sigma / alpha = 6.4e-03
         """
         domain, schedule = self.domain, None if self.domain is None else self.domain.schedule
         schedule = schedule or self.parameterization.schedule
@@ -120,7 +120,7 @@ class Network(Parametrized, Denoiser):
             last = schedule(schedule.at_log_snr(jnp.asarray(2 * np.log(200.0))))
             for level in (ends.at(0), middle, last):
                 clock = float(self.parameterization.inputs(jnp.zeros(()), level)[1])
-                lines.append(f"told {round(clock, 3) + 0.0:.4g} where sigma / alpha = {float(level.ratio):.1e}")
+                lines.append(f"time input {round(clock, 3) + 0.0:.4g} where sigma / alpha = {float(level.ratio):.1e}")
         return "\n".join(lines)
 
     def encode(self, cond: Any) -> Any:
@@ -144,8 +144,8 @@ class Network(Parametrized, Denoiser):
         output = call_network(self.apply, self.batched, self.params, *inputs, **options)
         if jnp.shape(output)[:-1] != x.shape[:-1] or jnp.ndim(output) != x.ndim:
             raise Refused(
-                f"of a sample of shape {x.shape} the network made one of shape {jnp.shape(output)}; its output has the "
-                "shape of its input, or more channels"
+                f"for a sample of shape {x.shape} the network returned an output of shape {jnp.shape(output)}; it "
+                "must have the shape of the input, or more channels"
             )
         output = unless_unknown(self.domain, cond, output.astype(x.dtype))
         return self.parameterization.predict(output, x, level), state
@@ -207,7 +207,7 @@ class NoisyClassifier(Parametrized, Guide):
         """Return the unnormalised log p(. | x_t), one entry per class."""
         logits = call_network(self.apply, self.batched, self.params, x, level.t)
         if jnp.ndim(logits) != 1:
-            raise Refused(f"a classifier gives a vector of logits for one sample, got shape {jnp.shape(logits)}")
+            raise Refused(f"a classifier must return a vector of logits for one sample, got shape {jnp.shape(logits)}")
         return logits
 
     def log_prob(self, x: Any, level: Level, cond: Any) -> Float[Array, ""]:

@@ -25,7 +25,9 @@ class TwoHeaded(Network):
         inputs = *self.parameterization.inputs(x, level), network_condition(self.domain, cond)
         outputs = call_network(self.apply, self.batched, self.params, *inputs)
         if not isinstance(outputs, tuple) or len(outputs) != 2 or any(jnp.shape(o) != jnp.shape(x) for o in outputs):
-            raise Refused(f"a TwoHeaded network gives two outputs of shape {jnp.shape(x)}; for one head, use Network")
+            raise Refused(
+                f"a TwoHeaded network must return two outputs of shape {jnp.shape(x)}; for one head, use Network"
+            )
         outputs = unless_unknown(self.domain, cond, outputs)
         output, early = (self.parameterization.predict(o.astype(x.dtype), x, level) for o in outputs)
         return output, early

@@ -67,7 +67,7 @@ class Operator:
           Refused: an operator without a ready decomposition.
         """
         raise Refused(
-            f"{type(self).__name__} has no singular values ready; of a small one write "
+            f"{type(self).__name__} has no known singular values; for a small operator write "
             "operators.Matrix.of(operator, shape)"
         )
 
@@ -162,14 +162,14 @@ def check_operator(owner: Any, operator: Any, shape: tuple[int, ...], linear: bo
     name = type(owner).__name__
     if not isinstance(operator, Operator):
         raise Refused(
-            f"the operator of {name} is an Operator or a function of one sample, got "
-            f"{type(operator).__name__}; write operators.Mask(mask)"
+            f"the operator of {name} must be an Operator or a function of one sample, got {type(operator).__name__}; "
+            "write operators.Mask(mask)"
         )
     operator.check(shape)
     if linear and not is_linear(operator, shape):
         raise Refused(
-            f"{name} takes a linear operator, got {type(operator).__name__}, which has no adjoint; use DPS, DAPS or "
-            "Reconstruction"
+            f"{name} takes a linear operator, got {type(operator).__name__}, which is not linear or has no adjoint; "
+            "use DPS, DAPS or Reconstruction"
         )
 
 
@@ -186,15 +186,17 @@ def check_measurement(owner: Any, y: Any, std: Any = 1.0) -> None:
     """Raise `Refused`, for `owner`, if a measurement `y` or its noise `std` cannot be used; traced values pass."""
     name = type(owner).__name__
     if concrete(std) and not np.all((np.asarray(std) > 0) & np.isfinite(np.asarray(std))):
-        raise Refused(f"the noise of {name} is positive and finite, got std={std}; for an exact measurement write 1e-3")
+        raise Refused(
+            f"the noise of {name} must be positive and finite, got std={std}; for an exact measurement write 1e-3"
+        )
     leaves = jax.tree.leaves(y)
     if any(jnp.issubdtype(jnp.result_type(leaf), jnp.complexfloating) for leaf in leaves):
         raise Refused(f"the measurement of {name} is complex; write jnp.stack([y.real, y.imag], -1)")
     bad = sum(int((~np.isfinite(np.asarray(leaf))).sum()) for leaf in leaves if concrete(leaf) and np.size(leaf))
     if bad:
         raise Refused(
-            f"the measurement of {name} has {bad} numbers that are not finite; fill them with 0 and leave them out by "
-            "operators.Mask(mask)"
+            f"the measurement of {name} has {bad} numbers that are not finite; replace them by 0 and exclude them "
+            "with operators.Mask(mask)"
         )
 
 
@@ -202,7 +204,7 @@ def check_one_noise(owner: Any, std: Any) -> None:
     """Raise `Refused`, for `owner`, unless the noise `std` is one number for all measurements."""
     if jnp.ndim(std):
         raise Refused(
-            f"the noise of {type(owner).__name__} is one number, got shape {jnp.shape(std)}; divide operator and "
+            f"the noise of {type(owner).__name__} must be one number, got shape {jnp.shape(std)}; divide operator and "
             "measurement by it and write std=1.0"
         )
 
@@ -232,7 +234,10 @@ def check_adjoint(operator: Any, shape: tuple[int, ...], tolerance: float = 1e-4
         raise Refused(f"the operator is not linear: A(x + 2 z) misses A x + 2 A z by {twice:.3g}; use Reconstruction")
     forth, back = float(jnp.sum(image * y)), float(jnp.sum(x * operator.adjoint(y, x)))
     if abs(forth - back) > tolerance * size:
-        raise Refused(f"the adjoint does not match: <A x, y> = {forth:.6g}, <x, A^T y> = {back:.6g}; leave it out")
+        raise Refused(
+            f"the adjoint does not match: <A x, y> = {forth:.6g}, <x, A^T y> = {back:.6g}; correct the adjoint, or "
+            "remove it"
+        )
 
 
 def check_pinv(operator: Any, shape: tuple[int, ...], tolerance: float = 1e-3, seed: int = 0) -> None:
@@ -260,7 +265,9 @@ def check_pinv(operator: Any, shape: tuple[int, ...], tolerance: float = 1e-3, s
     least = operator.pinv(jax.random.normal(jax.random.key(seed + 1), y.shape), x)
     off = float(jnp.linalg.norm(operator.pinv(operator(least), x) - least) / jnp.maximum(jnp.linalg.norm(least), 1e-30))
     if off > tolerance:
-        raise Refused(f"the inverse is not the least: A^+ A A^+ y misses A^+ y by {off:.3g}; check `pinv` and `svd`")
+        raise Refused(
+            f"the inverse is not of least norm: A^+ A A^+ y misses A^+ y by {off:.3g}; check `pinv` and `svd`"
+        )
 
 
 def residual_of(operator: Any, x0: Any, y: Any) -> Any:

@@ -74,7 +74,9 @@ class Blur(Operator):
         check_image(self, shape)
         sides = jnp.shape(self.kernel)
         if any(k % 2 == 0 for k in sides) or (self.wrap and (sides[0] > shape[0] or sides[1] > shape[1])):
-            raise Refused(f"Blur needs a kernel of odd sides that fits into the image, got {sides} for {tuple(shape)}")
+            raise Refused(
+                f"Blur needs a kernel with odd sides that fits into the image, got {sides} for {tuple(shape)}"
+            )
 
     def __call__(self, x):
         # by Fourier transform: inside `lax.scan` on a CPU the gradient of a convolution is tens of times slower
@@ -97,7 +99,7 @@ class Blur(Operator):
 
     def svd(self, like):
         if not self.wrap:
-            raise Refused("Blur has singular values only where the image wraps round; write Blur(kernel, wrap=True)")
+            raise Refused("Blur has singular values only for images that wrap around; write Blur(kernel, wrap=True)")
         values = jnp.abs(self._spectrum(like.shape, like.dtype, half=False))
         return _fourier(values, like.dtype)
 
@@ -126,7 +128,10 @@ class Downsample(Operator):
 
     def check(self, shape):
         if len(shape) != 3 or shape[0] % self.factor or shape[1] % self.factor:
-            raise Refused(f"Downsample({self.factor}) needs images (H, W, C) of sides it divides, got {tuple(shape)}")
+            raise Refused(
+                f"Downsample({self.factor}) needs images (H, W, C) with sides that {self.factor} divides, got "
+                f"{tuple(shape)}"
+            )
 
     def __call__(self, x):
         h, w, c = x.shape
@@ -173,7 +178,7 @@ class Fourier(Operator):
         check_image(self, shape, (1, 2))
         if jnp.shape(self.mask) != tuple(shape[:2]):
             raise Refused(
-                f"the mask of Fourier is as large as the image, {tuple(shape[:2])}, got {jnp.shape(self.mask)}"
+                f"the mask of Fourier must have the size of the image, {tuple(shape[:2])}, got {jnp.shape(self.mask)}"
             )
 
     def __call__(self, x):

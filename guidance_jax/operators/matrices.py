@@ -37,7 +37,8 @@ def factor(matrix: Any) -> Factored:
     wide = np.asarray(matrix, np.float64)
     if wide.ndim != 2 or not np.isfinite(wide).all():
         raise Refused(
-            f"a matrix is (m, n), of finite numbers, got shape {wide.shape}; write Matrix.of(operator, shape)"
+            f"a matrix must have shape (m, n) and finite entries, got shape {wide.shape}; write Matrix.of(operator, "
+            "shape)"
         )
     _, values, vectors = np.linalg.svd(wide, full_matrices=True)
     padded = np.zeros(wide.shape[1])
@@ -82,7 +83,8 @@ class Matrix(Operator):
     def check(self, shape):
         if int(np.prod(shape)) != self.matrix.matrix.shape[1]:
             raise Refused(
-                f"the Matrix takes samples of {self.matrix.matrix.shape[1]} numbers, the model's are {tuple(shape)}"
+                f"the Matrix takes samples of {self.matrix.matrix.shape[1]} numbers, the samples of the model have "
+                f"shape {tuple(shape)}"
             )
 
     def __call__(self, x):

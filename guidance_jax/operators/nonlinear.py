@@ -82,9 +82,9 @@ class JPEG(Nonlinear):
     def check(self, shape):
         check_image(self, shape)
         if shape[0] % 8 or shape[1] % 8:
-            raise Refused(f"JPEG needs images of sides that 8 divides, got {tuple(shape)}; pad them")
+            raise Refused(f"JPEG needs images with sides that 8 divides, got {tuple(shape)}; pad them")
         if not 1 <= self.quality <= 100:
-            raise Refused(f"the quality of JPEG is from 1 to 100, got {self.quality}; write 50")
+            raise Refused(f"the quality of JPEG must be from 1 to 100, got {self.quality}; write 50")
 
     def __call__(self, x):
         h, w, c = x.shape

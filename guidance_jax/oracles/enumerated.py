@@ -55,7 +55,7 @@ class Enumerated(Denoiser):
     def check(self, levels, shape, cond):
         self.space.check(levels, shape)
         if tuple(shape) != (self.p.ndim + self.given,):
-            raise Refused(f"the joint distribution is of {self.p.ndim} tokens, got shape {tuple(shape)}")
+            raise Refused(f"the joint distribution has {self.p.ndim} tokens, got shape {tuple(shape)}")
         if cond is not None and concrete(cond):
             values = np.asarray(cond)
             bad = (values < 0) | (values > self.num_classes)

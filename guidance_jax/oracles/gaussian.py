@@ -37,8 +37,8 @@ class Gaussian(Denoiser):
         d = jnp.shape(self.mean)
         if jnp.shape(self.covariance) != d + d or len(d) != 1:
             raise Refused(
-                f"a Gaussian has a mean (d,) and a covariance (d, d), got {d} and {jnp.shape(self.covariance)}; write "
-                "covariance=jnp.diag(variances)"
+                f"a Gaussian needs a mean (d,) and a covariance (d, d), got {d} and {jnp.shape(self.covariance)}; "
+                "write covariance=jnp.diag(variances)"
             )
 
     def log_prob(self, x: Float[Array, " d"], level: Level = CLEAN) -> Float[Array, ""]:
@@ -136,7 +136,7 @@ class GaussianMixture(Denoiser):
 
     def check(self, levels, shape, cond):
         if tuple(shape) != self.means.shape[1:]:
-            raise Refused(f"the mixture lives on vectors of shape {self.means.shape[1:]}, got {tuple(shape)}")
+            raise Refused(f"the mixture is defined on vectors of shape {self.means.shape[1:]}, got {tuple(shape)}")
         if cond is not None and self.num_classes is not None and concrete(cond):
             values = np.asarray(cond)
             if (values < 0).any() or (values > self.num_classes).any():
@@ -188,7 +188,7 @@ class GaussianMixture(Denoiser):
           Refused: a negative scale, or a target so rare that 1,000 rounds of proposals do not give `n` draws.
         """
         if scale < 0:
-            raise Refused(f"rejection needs a scale >= 0, got {scale}; use log_tilted with a sampler of your own")
+            raise Refused(f"rejection needs a scale >= 0, got {scale}; use log_tilted with your own sampler")
         kept: list[np.ndarray] = []
         proposal, power = (None, scale) if scale < 1 else (label, scale - 1)
         log_accept = jax.jit(jax.vmap(lambda x: power * self.log_posterior(x, CLEAN, label)))
@@ -199,7 +199,10 @@ class GaussianMixture(Denoiser):
             kept.append(np.asarray(x)[np.asarray(accept)])
             if sum(map(len, kept)) >= n:
                 return np.concatenate(kept)[:n]
-        raise Refused(f"p(x) p({label}|x)^{scale} is too rare for rejection: {sum(map(len, kept))} of {n} draws")
+        raise Refused(
+            f"p(x) p({label}|x)^{scale} is too rare for rejection: {sum(map(len, kept))} of {n} draws; use a smaller "
+            "scale"
+        )
 
     def bias(self, key: Key[Array, ""], samples: Any, label: int, scale: float, repeats: int = 5) -> Bias:
         """Return the energy distance of `samples` (n, d) from the guided target p(x) p(label | x)^scale.

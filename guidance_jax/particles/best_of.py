@@ -44,7 +44,7 @@ class BestOf(Move):
         need(self, self.reward, Guide, "the reward")
         check_constant(self)
         if self.kernel.population:
-            raise Refused("BestOf takes a kernel of one sample, got one of a population; write SMC(move) alone")
+            raise Refused("BestOf needs a kernel for single samples, got one for a population; write SMC(move) alone")
         self.reward.check(levels, shape, cond)
         self.kernel.check(levels, shape, cond)
 

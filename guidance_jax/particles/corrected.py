@@ -64,14 +64,16 @@ class Corrected(Followable, Step, Move):
         guidance, name = self.model, type(self.model).__name__
         if not isinstance(guidance, Contrast) or not guidance.aims_at_power:
             raise Refused(
-                f"Corrected takes guidance that aims at a power of two densities, got {name}; use CFG, Classifier, "
+                f"Corrected needs guidance whose target is a power of two densities, got {name}; use CFG, Classifier, "
                 "Autoguidance, Tempered, PredictorGuidance or FUDGE"
             )
         changes = isinstance(guidance.scale, Scale) and not isinstance(guidance.scale, PerSample)
         if changes or callable(guidance.scale):
-            raise Refused(f"Corrected aims at one power, got a scale of {name} that changes; write a number")
+            raise Refused(f"Corrected needs one constant scale, got a scale of {name} that changes; write a number")
         if not isinstance(guidance.scale, PerSample) and np.ndim(guidance.scale) != 0:
-            raise Refused(f"Corrected aims at one power, got scales of shape {np.shape(guidance.scale)}; use PerSample")
+            raise Refused(
+                f"Corrected needs one constant scale, got scales of shape {np.shape(guidance.scale)}; use PerSample"
+            )
         super().check(levels, shape, cond)
 
     def init(self, x):

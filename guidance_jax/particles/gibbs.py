@@ -127,9 +127,7 @@ def check_followable(move: Any, shape: tuple[int, ...]) -> None:
             "Corrected or Steered with DDPM(), DDIM(1.0) or Ancestral()"
         )
     if jax.tree.leaves(move.model.init(jnp.zeros(shape))):
-        raise Refused(
-            "ancestors=True takes a model whose next step depends on x alone, got one that remembers its past"
-        )
+        raise Refused("ancestors=True needs a model whose next step depends on x alone, got one with a state")
 
 
 def particle_gibbs(
@@ -167,15 +165,15 @@ def particle_gibbs(
     """
     need("particle_gibbs", kernel, SMC, "the kernel")
     if kernel.searches:
-        raise Refused("particle_gibbs draws, a beam searches; write SMC(move)")
+        raise Refused("particle_gibbs needs random resampling, got Beam; write SMC(move)")
     if sweeps < 1:
-        raise Refused(f"particle_gibbs takes one sweep or more, got {sweeps}; write sweeps=10")
+        raise Refused(f"particle_gibbs needs at least one sweep, got {sweeps}; write sweeps=10")
     keys, ready, levels = prepare(keys, kernel, levels, (n, *shape), cond)
     if jax.tree.leaves(rows(ready)):
-        raise Refused("particle_gibbs takes one kernel for all runs; leave out PerSample")
+        raise Refused("particle_gibbs needs one kernel for all runs; remove PerSample")
     if ancestors:
         check_followable(kernel.move, shape)
     found, failed = _gibbs(keys, ready, levels, tuple(shape), n, sweeps, ancestors, jax.tree.map(jnp.asarray, cond))
     if not isinstance(failed, jax.core.Tracer) and not bool(jnp.isnan(failed).all()):
-        raise Refused(f"all {n} weights were zero in a sweep; take more particles or a flatter reward")
+        raise Refused(f"all {n} weights were zero in a sweep; use more particles or a flatter reward")
     return found

@@ -84,7 +84,7 @@ def populations(keys: Array, kernel: Any, levels: Level, shape: tuple[int, ...],
     need("populations", kernel, Kernel, "the kernel")
     if not kernel.population:
         raise Refused(
-            f"populations runs a kernel of a population, got {type(kernel).__name__}; write SMC(BestOf(kernel, "
+            f"populations needs a kernel for populations, got {type(kernel).__name__}; write SMC(BestOf(kernel, "
             "reward)), or generate(...) for single samples"
         )
     keys, kernel, levels = prepare(keys, kernel, levels, (n, *shape), cond)
@@ -96,6 +96,6 @@ def not_lost(n: int, found: Particles, failed: Any) -> Particles:
     if not isinstance(failed, jax.core.Tracer) and (lost := np.flatnonzero(~np.isnan(failed))).size:
         raise Refused(
             f"all {n} weights were zero in run {lost[0]}, first at sigma / alpha = {float(failed[lost[0]]):.4g}: no "
-            "particle can explain the condition there; take more particles or a flatter likelihood"
+            "particle can explain the condition there; use more particles or a flatter likelihood"
         )
     return found

@@ -69,6 +69,6 @@ class Beam:
     def __call__(self, key: Key[Array, ""], log_w: Float[Array, " n"]) -> Int[Array, " n"]:
         """Return the indices of the particles that continue."""
         if not 1 <= self.width <= len(log_w):
-            raise Refused(f"a beam keeps 1 to {len(log_w)} particles, got {self.width}; write Beam(1)")
+            raise Refused(f"a beam must keep 1 to {len(log_w)} particles, got {self.width}; write Beam(1)")
         best = jnp.argsort(-log_w)[: self.width]
         return best[jnp.arange(len(log_w)) % self.width]

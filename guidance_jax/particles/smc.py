@@ -110,7 +110,7 @@ class SMC(PopulationKernel):
         return equal_weights(x, jax.vmap(self.move.init)(x))
 
     def check(self, levels, shape, cond):
-        need(self, self.move, Move, "the inside")
+        need(self, self.move, Move, "the inner part")
         self.check_size(shape)
         self.move.check(levels, shape[1:], cond)
 

@@ -74,7 +74,9 @@ class Twisted(Followable, Step, Move):
         if self.proposal is not None:
             need(self, self.proposal, Denoiser, "the proposal")
             if self.proposal.space != self.space:
-                raise Refused(f"the proposal of Twisted is of {self.proposal.space}, its model of {self.space}")
+                raise Refused(
+                    f"the proposal of Twisted is for {self.proposal.space}, but its model is for {self.space}"
+                )
             self.proposal.check(levels, shape, cond)
 
     def init(self, x):

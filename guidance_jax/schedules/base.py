@@ -13,7 +13,7 @@ from guidance_jax.core.pytrees import concrete
 def check_steps(steps: Any, least: int = 1) -> None:
     """Raise `Refused` unless `steps` is a whole number of at least `least`."""
     if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < least:
-        raise Refused(f"the number of steps is a whole number, {least} or more, got {steps!r}; write levels(30)")
+        raise Refused(f"the number of steps must be a whole number, {least} or more, got {steps!r}; write levels(30)")
 
 
 class Schedule:
@@ -56,8 +56,8 @@ class Schedule:
         )
         if off > 1e-3:
             raise Refused(
-                f"{what} {self}, the levels are on another schedule (off by {off:.2g}); "
-                f"write {self}.levels(...) or OnSchedule(model, {self})"
+                f"{what} {self}, but the levels are on another schedule (off by {off:.2g}); write {self}.levels(...) "
+                f"or OnSchedule(model, {self})"
             )
 
     def by_ratio(self, ratios: Any) -> Level:

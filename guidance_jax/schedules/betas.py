@@ -59,7 +59,7 @@ class Betas(Schedule):
           Refused: a respacing that does not fit `self.steps`, or a `start` (the respacing decides it).
         """
         if start is not None:
-            raise Refused(f"a respaced process starts where its respacing says, got start={start}; leave it out")
+            raise Refused(f"the respacing decides where a respaced process starts, got start={start}; remove start")
         if not isinstance(steps, str):
             check_steps(steps)
         return self.at(respace(self.steps, steps)[::-1])
@@ -79,8 +79,8 @@ class Betas(Schedule):
             least, most = (float(np.exp(-half / 2)) for half in self._log_snrs()[[0, -1]])
             if wanted.size and (wanted.max() > most * 1.001 or wanted.min() < least * 0.999):
                 raise Refused(
-                    f"{self} has levels of sigma / alpha from {least:.4g} to {most:.4g}, asked for "
-                    f"{wanted.min():.4g} to {wanted.max():.4g}; write lo={least * 1.01:.3g}, hi={most * 0.99:.3g}"
+                    f"{self} has levels of sigma / alpha from {least:.4g} to {most:.4g}, got {wanted.min():.4g} to "
+                    f"{wanted.max():.4g}; write lo={least * 1.01:.3g}, hi={most * 0.99:.3g}"
                 )
         noisy = self(self.at_log_snr(-2 * jnp.log(jnp.asarray(ratios))))
         return Level(*(jnp.concatenate(pair) for pair in zip(noisy, clean, strict=True)))
@@ -155,12 +155,14 @@ def respace(total: int, sections: int | str) -> np.ndarray:
             for stride in range(1, total):
                 if len(range(0, total, stride)) == wanted:
                     return np.arange(0, total, stride)
-            raise Refused(f'no whole stride makes {wanted} of {total} timesteps; write "{wanted}" for fractional')
+            raise Refused(
+                f'no whole stride gives {wanted} of {total} timesteps; write "{wanted}" for a fractional stride'
+            )
         counts = [10, 10, 3, 2, 2] if text == "fast27" else [int(part) for part in text.split(",")]
     except ValueError as error:
         if "invalid literal" not in str(error):
             raise
-        raise Refused(f'a respacing is "250", "ddim25" or "10,10,3,2,2", got {text!r}') from None
+        raise Refused(f'a respacing must be like "250", "ddim25" or "10,10,3,2,2", got {text!r}') from None
     if counts == [1]:
         return np.asarray([total - 1])
     chosen: list[int] = []
@@ -168,7 +170,7 @@ def respace(total: int, sections: int | str) -> np.ndarray:
     for i, count in enumerate(counts):
         size = total // len(counts) + (i < total % len(counts))
         if not 1 <= count <= size:
-            raise Refused(f'cannot take {count} of {size} timesteps in section {i} of "{text}"; ask for 1 to {size}')
+            raise Refused(f'cannot take {count} of {size} timesteps in section {i} of "{text}"; use 1 to {size}')
         fraction = (size - 1) / (count - 1) if count > 1 else 1.0
         position = 0.0
         for _ in range(count):

@@ -80,7 +80,7 @@ def align_your_steps(schedule: Schedule, steps: int, model: str = "sd15") -> Lev
     """
     check_steps(steps, 2)
     if model not in ALIGNED:
-        raise Refused(f"there are aligned steps for {', '.join(ALIGNED)}, got {model!r}")
+        raise Refused(f"aligned steps are known for {', '.join(ALIGNED)}, got {model!r}")
     table = np.log(ALIGNED[model])
     ratios = np.exp(np.interp(np.linspace(0, 1, steps), np.linspace(0, 1, len(table)), table))
     return schedule.by_ratio(jnp.asarray(ratios))
@@ -113,10 +113,12 @@ def sgm_uniform(schedule: Schedule, steps: int) -> Level:
 
 def _betas(schedule: Schedule, steps: int, name: str) -> Betas:
     if not isinstance(schedule, Betas):
-        raise Refused(f"{name} chooses among the timesteps of betas, the model is on {schedule}; use uniform")
+        raise Refused(f"{name} chooses timesteps of a Betas schedule, but the model is on {schedule}; use uniform")
     check_steps(steps)
     if steps > schedule.steps:
-        raise Refused(f"there are {schedule.steps} timesteps, got steps={steps}; ask for 1 to that")
+        raise Refused(
+            f"there are {schedule.steps} timesteps, got steps={steps}; use a number from 1 to {schedule.steps}"
+        )
     return schedule
 
 
@@ -179,7 +181,7 @@ def shifted(
     if terminal is None:
         return schedule.by_ratio(ratios)
     if concrete(terminal) and not 0 < terminal < 1:
-        raise Refused(f"the terminal of a shifted grid is from 0 to 1, got {terminal}; write terminal=0.02")
+        raise Refused(f"the terminal of a shifted grid must be from 0 to 1, got {terminal}; write terminal=0.02")
     signal = 1 / (1 + ratios)  # 1 - t of rectified flow
     signal = signal * (1 - terminal) / signal[-1]
     return schedule.by_ratio((1 - signal) / signal)
@@ -225,14 +227,14 @@ def spaced(schedule: Schedule, steps: int, spacing: str = "leading", offset: int
     elif spacing == "linspace":
         chosen = np.round(np.linspace(0, total - 1, steps)).astype(int)[::-1]
     else:
-        raise Refused(f"spacing is leading, trailing or linspace, got {spacing!r}")
+        raise Refused(f"spacing must be leading, trailing or linspace, got {spacing!r}")
     if steps == 1 and spacing != "trailing":
         raise Refused(f"one step of {spacing} spacing starts at timestep {chosen[0]}, without noise; write trailing")
     chosen = np.minimum(chosen, total - 1)
     if len(np.unique(chosen)) < steps:
         raise Refused(
-            f"{steps} steps of {spacing} spacing with offset {offset} go beyond the last of {total} timesteps; ask for "
-            f"{total - max(offset, 0)} steps at most, or offset=0"
+            f"{steps} steps of {spacing} spacing with offset {offset} go beyond the last of {total} timesteps; use at "
+            f"most {total - max(offset, 0)} steps, or offset=0"
         )
     if not clean and chosen[-1] > 0:  # a last step from timestep 0 to itself would do nothing
         chosen = np.append(chosen, 0)

@@ -104,9 +104,12 @@ def _climb(keys, move, levels, shape, cond, steps, optimizer, prior):
 def _asked(name, keys, move, levels, shape, cond, steps):
     keys, move, *rest = check_search(name, keys, move, levels, shape, cond)
     if move.space.start_std(levels) is None:
-        raise Refused(f"{name} moves noise, and {move.space.kind} start from none; use trees, or SMC(BestOf(...))")
+        raise Refused(
+            f"{name} searches over the starting noise, which {move.space.kind} do not have; use trees, or "
+            "SMC(BestOf(...))"
+        )
     if steps < 1:
-        raise Refused(f"{name} takes one step or more, got steps={steps}")
+        raise Refused(f"{name} needs at least one step, got steps={steps}")
     return keys, move, *rest
 
 
@@ -140,7 +143,7 @@ def walk(
     """
     keys, move, *rest = _asked("walk", keys, move, levels, shape, cond, steps)
     if not 0 < size <= 1:
-        raise Refused(f"walk proposes with a size in (0, 1], got {size}")
+        raise Refused(f"the proposal size of walk must be in (0, 1], got {size}")
     return _walk(keys, move, *rest, steps, jnp.float32(size))
 
 

@@ -186,5 +186,5 @@ def trees(
     """
     keys, move, levels, shape, cond = check_search("trees", keys, move, levels, shape, cond)
     if n < 2 or width < 1 or not 0 <= growth <= 1:
-        raise Refused(f"a tree has n >= 2, width >= 1, 0 <= growth <= 1, got n={n}, width={width}, growth={growth}")
+        raise Refused(f"a tree needs n >= 2, width >= 1, 0 <= growth <= 1, got n={n}, width={width}, growth={growth}")
     return not_lost(n, *_trees(keys, move, levels, shape, n, cond, jnp.float32(width), jnp.float32(growth)))

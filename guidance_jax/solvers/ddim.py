@@ -31,7 +31,9 @@ class DDIM(Stochastic):
     def check(self, levels, shape, cond):
         super().check(levels, shape, cond)
         if concrete(self.eta) and not np.all((np.asarray(self.eta) >= 0) & (np.asarray(self.eta) <= 1)):
-            raise Refused(f"eta is a share of fresh noise, 0 to 1, got {self.eta}; write DDIM(1.0) for the most")
+            raise Refused(
+                f"eta, the share of fresh noise, must be from 0 to 1, got {self.eta}; write DDIM(1.0) for the largest"
+            )
 
     @property
     def deterministic(self):

@@ -29,7 +29,7 @@ class FreshNoise(Stochastic):
     def check(self, levels, shape, cond):
         super().check(levels, shape, cond)
         if concrete(self.share) and not np.all((np.asarray(self.share) >= 0) & (np.asarray(self.share) <= 1)):
-            raise Refused(f"the share of fresh noise is from 0 to 1, got {self.share}; write FreshNoise(0.5)")
+            raise Refused(f"the share of fresh noise must be from 0 to 1, got {self.share}; write FreshNoise(0.5)")
 
     @property
     def deterministic(self):

@@ -37,7 +37,7 @@ class GLASS(Solver):
 
     def __post_init__(self):
         if self.steps < 1:
-            raise Refused(f"GLASS takes one step inside a step or more, got steps={self.steps}; write steps=4")
+            raise Refused(f"GLASS needs at least one inner step, got steps={self.steps}; write steps=4")
 
     def step(self, pred, t, s, evaluate, state, key):
         x = t.alpha * pred.x0 + t.sigma * pred.eps

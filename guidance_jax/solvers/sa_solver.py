@@ -39,7 +39,9 @@ class SASolver(Solver):
 
     def __post_init__(self):
         if self.order not in (1, 2, 3) or self.corrector not in (0, 1, 2, 3):
-            raise Refused(f"SASolver has the orders 1 to 3, got {self.order} and {self.corrector}; write SASolver(1.0)")
+            raise Refused(
+                f"SASolver supports orders 1 to 3, got {self.order} and {self.corrector}; write SASolver(1.0)"
+            )
 
     @property
     def deterministic(self):

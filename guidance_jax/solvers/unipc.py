@@ -41,7 +41,7 @@ class UniPC(Solver):
 
     def __post_init__(self):
         if self.order not in (1, 2, 3):
-            raise Refused(f"UniPC has the orders 1, 2 and 3, got {self.order}; write UniPC(2)")
+            raise Refused(f"UniPC supports orders 1 to 3, got {self.order}; write UniPC(2)")
 
     deterministic = True
 

@@ -76,7 +76,8 @@ class LanguageModel(Parametrized, Denoiser):
     def check(self, levels, shape, cond):
         if self.context is not None and shape[-1] > self.context:
             raise Refused(
-                f"the model's context and cache hold {self.context} tokens, got sequences of {shape[-1]}; ask for fewer"
+                f"the model's context and cache hold {self.context} tokens, got sequences of {shape[-1]}; sample "
+                "shorter ones"
             )
         self.space.check(levels, shape)
         if self.domain is not None:

@@ -61,20 +61,20 @@ class PPLM(Guidance):
 
     def __post_init__(self):
         if isinstance(self.gamma, int | float) and self.gamma < 0:
-            raise Refused(f"gamma divides by the norm to that power and must not be negative, got {self.gamma}")
+            raise Refused(f"gamma, the power of the norm to divide by, must not be negative, got {self.gamma}")
         check_arguments(self, self.attribute, "log_p, hidden, cond")
 
     def check(self, levels, shape, cond):
         super().check(levels, shape, cond)
         memory = jax.eval_shape(lambda: self.inner.init(jnp.zeros(shape[-1:], jnp.int32)))
         if not isinstance(memory, Memory):
-            raise Refused(f"PPLM moves the cache of a LanguageModel, got {type(self.inner).__name__}; wrap it inside")
+            raise Refused(f"PPLM changes the cache of a LanguageModel, got {type(self.inner).__name__}; wrap one")
         if self.ahead:
             x, log_p = jnp.zeros(shape[-1:], jnp.int32), jnp.zeros(self.inner.space.vocabulary)
             try:
                 jax.eval_shape(lambda m: after(self.inner, x, log_p, levels.at(0), cond, m, jax.random.key(0)), memory)
             except (TypeError, IndexError):
-                raise Refused("the network cannot read (V,) probabilities as a token; leave ahead out") from None
+                raise Refused("the network cannot read (V,) probabilities as a token; remove ahead") from None
 
     def __call__(self, x, level, cond, state, key):
         pred, new = self.inner(x, level, cond, state, key)

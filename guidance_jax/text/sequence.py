@@ -25,7 +25,7 @@ def positions(length: int) -> Level:
       Refused: fewer than three tokens.
     """
     if length < 3:
-        raise Refused(f"a sequence has a first token and at least two more, got length {length}")
+        raise Refused(f"a sequence needs a first token and at least two more, got length {length}")
     t = jnp.arange(float(length))
     return Level(t, t, length - 1 - t)
 
@@ -76,8 +76,8 @@ class LeftToRight(Process):
             concrete(levels.t) and not np.array_equal(np.asarray(levels.t), np.arange(length, dtype=float))
         ):
             raise Refused(
-                f"a sequence of {length} tokens takes as many levels, its positions, got {len(levels.t)} levels; "
-                f"write positions({length})"
+                f"a sequence of {length} tokens needs one level per position, got {len(levels.t)} levels; write "
+                f"positions({length})"
             )
 
     def flat(self, x, level):

@@ -40,7 +40,7 @@ COUNT = "n_averaged"  # the counter that PyTorch's averages of weights store
 def schedule_named(name: str | None) -> Schedule | None:
     """Return OpenAI's schedule of that name, with 1,000 steps; None for None."""
     if name is not None and name not in SCHEDULES:
-        raise Refused(f"schedule is one of {', '.join(SCHEDULES)}, got {name!r}")
+        raise Refused(f"schedule must be one of {', '.join(SCHEDULES)}, got {name!r}")
     return None if name is None else SCHEDULES[name]
 
 
@@ -89,7 +89,9 @@ def unwrap(state: Mapping[str, Any]) -> Mapping[str, Any]:
             break
         names = {old: new.removeprefix(wrapper) for old, new in names.items()}
     if len(set(names.values())) < len(names):
-        raise Refused("without the names of its wrappers the state dict has a tensor twice; save one network alone")
+        raise Refused(
+            "two tensors of the state dict have the same name once wrapper prefixes are removed; save one network alone"
+        )
     return state if list(names.values()) == list(state) else Renamed(state, {new: old for old, new in names.items()})
 
 
@@ -112,8 +114,8 @@ def recognize(state: Mapping[str, Any], known: Options = UNKNOWN) -> Recognized:
         if not any(name in state for name in SIGNS["ADM"]):
             first, wanted = ", ".join(list(state)[:3]), "; ".join(f"{k}: {', '.join(v)}" for k, v in SIGNS.items())
             raise Refused(
-                f"no network that is known here has these names: {first[:200]}, ... ({len(state)} tensors); wanted are "
-                f"those of {wanted}; rename them, or name the entry that is the network with key"
+                f"no supported network has these tensor names: {first[:200]}, ... ({len(state)} tensors); expected "
+                f"are those of {wanted}; rename the tensors, or choose the entry of the network with key"
             )
         return adm(state, known)
 
@@ -149,7 +151,7 @@ def convert(
         is not written then.
     """
     if to not in WRITERS:
-        raise Refused(f"to is one of {', '.join(WRITERS)}, got {to!r}")
+        raise Refused(f"to must be one of {', '.join(WRITERS)}, got {to!r}")
     parts = None
     if (source / INDEX).exists():
         parts = read_diffusers(source)
@@ -190,7 +192,7 @@ def add_tokenizers(parts: PipelineParts, folder: Path) -> None:
         network = build(parts.parts[name][0]["network"])
         own = folder / f"tokenizer{name.removeprefix('text')}"
         if not own.is_dir() and isinstance(network, T5Encoder):
-            raise Refused(f"the encoder {name} is a T5, whose tokenizer would lie in {own}; fetch that folder")
+            raise Refused(f"the encoder {name} is a T5, whose tokenizer is expected in {own}; fetch that folder")
         rule = Tokenizer.clip(own if own.is_dir() else folder, network.length)
         if name == "text_2" and not own.is_dir():
             rule.pad = 0  # the second encoder of XL and SD3 is padded with "!"

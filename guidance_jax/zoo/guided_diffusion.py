@@ -29,7 +29,7 @@ def architecture(
     blocks = _blocks(shapes, "input_blocks")
     depth = _encoder_depth(blocks) if classifier else _decoder_depth(shapes)
     if depth < 1 or len(blocks) % (depth + 1):
-        raise Refused(f"no guided-diffusion checkpoint: {len(blocks)} input blocks do not form levels of {depth}")
+        raise Refused(f"not a guided-diffusion checkpoint: {len(blocks)} input blocks do not form levels of {depth}")
     levels = len(blocks) // (depth + 1)
     starts = [1 + level * (depth + 1) for level in range(levels)]
     widths = [blocks[i].width for i in starts]
@@ -104,7 +104,7 @@ def _encoder_depth(blocks: list[_Block]) -> int:
     if plain:
         fits = [d for d in fits if plain == list(range(d + 1, n, d + 1))]
     if not fits:
-        raise Refused("no guided-diffusion classifier: its blocks form no levels of equal depth")
+        raise Refused("not a guided-diffusion classifier: its blocks form no levels of equal depth")
     if len(fits) > 1:
         raise Refused(f"the classifier's blocks may form levels of {' or '.join(map(str, fits))} blocks each")
     return fits[0]
@@ -119,7 +119,7 @@ def _classifier_out(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, int]:
     for name, axes in (("out.2.c_proj.weight", 3), ("out.3.weight", 4)):
         if name in shapes:
             return name, axes
-    raise Refused("no guided-diffusion classifier: its pooling is neither attention nor adaptive")
+    raise Refused("not a guided-diffusion classifier: its pooling is neither attention nor adaptive")
 
 
 def signature(fields: dict) -> tuple:
@@ -140,8 +140,8 @@ def complete(known: Options, fields: dict) -> tuple[int, Schedule, dict]:
     if missing:
         channels, depth, multiples = signature(fields)
         raise Refused(
-            f"a network of {channels} channels, {depth} blocks a level, multiples {multiples} is none of OpenAI's "
-            f"releases, and tensors do not tell everything: give {', '.join(missing)}"
+            f"a network of {channels} channels, {depth} blocks per level, multiples {multiples} is not one of "
+            f"OpenAI's releases, and its tensors do not determine everything; pass {', '.join(missing)}"
         )
     assert known.image_size is not None
     assert known.schedule is not None

@@ -56,7 +56,7 @@ class Autoencoder:
         if len(shape) != 4 or shape[-1] != self.network.latent_channels:
             raise Refused(f"latents have {self.network.latent_channels} channels, (n, h, w, c), got shape {shape}")
         if tile is not None and tile < 8:
-            raise Refused(f"a tile has 8 latents or more on a side, got {tile}")
+            raise Refused(f"a tile must have 8 latents or more on a side, got {tile}")
         return np.asarray(_decode(self, jnp.asarray(latents, jnp.float32), tile))
 
     def encode(self, pictures: Any, key: Any = None) -> np.ndarray:
@@ -145,7 +145,9 @@ class TextEncoder:
           Refused: no tokenizer, a caption that is too long, weights that cannot be read.
         """
         if self.tokenizer is None:
-            raise Refused("the text encoder came without a tokenizer; put its tokenizer.json into the folder of it")
+            raise Refused(
+                "the text encoder came without a tokenizer; put its tokenizer.json into the folder of the encoder"
+            )
         read = [read_weights(caption) if weighted else (caption, [1.0] * len(caption)) for caption in captions]
         if self.chunks > 1:
             read = [piece for one in read for piece in split_caption(self.tokenizer, self.chunks, *one)]

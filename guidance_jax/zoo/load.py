@@ -46,7 +46,7 @@ def load(folder: str | Path, kind: type[T] | None = None, dtype: str | None = No
     else:
         model = load_network(folder, dtype, remat)
     if kind is not None and not isinstance(model, kind):
-        raise Refused(f"{folder} holds a {type(model).__name__}, expected a {kind.__name__}; pass the folder of that")
+        raise Refused(f"{folder} holds a {type(model).__name__}, expected a {kind.__name__}; pass the folder of one")
     return model
 
 

@@ -87,7 +87,7 @@ def change(network: Any, fields: Mapping[str, Any], where: Any) -> Any:
     known = {f.name for f in dataclasses.fields(network)} if dataclasses.is_dataclass(network) else set()
     for field in fields:
         if field not in known:
-            raise Refused(f"{where} holds a {type(network).__name__}, which has no choice of {field}")
+            raise Refused(f"{where} holds a {type(network).__name__}, which has no option {field}")
     return dataclasses.replace(network, **fields) if fields else network
 
 
@@ -227,7 +227,7 @@ def inputs_of(network: Any, domain: Domain | None, params: Any, where: Any) -> t
     arrays = jax.tree.leaves(params)
     for name in () if row is None else row.blocks:
         if isinstance(count := vars(network).get(name), int) and count > len(arrays):
-            raise Refused(f"{where}: {name} is {count:,}, and there are only {len(arrays)} arrays")
+            raise Refused(f"{where}: {name} is {count:,}, but there are only {len(arrays)} arrays")
     if row is None or row.inputs is None or (row.of_domain and domain is None):
         return None
     if isinstance(network, DiT) and domain is not None:
@@ -267,7 +267,7 @@ def apply_of(network: Any, found: Mapping[str, Any]) -> Any:
     try:
         bare = network if isinstance(network, types.FunctionType) else network.apply
     except AttributeError:
-        raise Refused(f"a {type(network).__name__} is no network: it has no apply(params, x, t, cond)") from None
+        raise Refused(f"a {type(network).__name__} is not a network: it has no apply(params, x, t, cond)") from None
     options = {k: build(v) for k, v in found.get("options", {}).items()}
     return Call(bare, tuple(sorted(options.items()))) if options else bare
 
@@ -287,7 +287,7 @@ def save(directory: str | Path, network: Any) -> None:
     from guidance_jax.models.nnx import Functional
 
     if not isinstance(network, Network | NoisyClassifier | TokenNetwork):
-        raise Refused(f"save writes a Network, NoisyClassifier or TokenNetwork, got {type(network).__name__}")
+        raise Refused(f"save accepts a Network, NoisyClassifier or TokenNetwork, got {type(network).__name__}")
     apply: Any = network.apply
     options = dict(apply.options) if isinstance(apply, Call) else {}
     apply = apply.apply if isinstance(apply, Call) else apply
@@ -297,10 +297,10 @@ def save(directory: str | Path, network: Any) -> None:
         raise Refused(
             "a checkpoint cannot hold the code of this network (NNX, Equinox, a velocity field); give it a name: "
             "@gj.register def my_network(params, x, t, cond): return network.apply(params, x, t, cond), then save "
-            "dataclasses.replace(network, apply=my_network), and register the same before you load it"
+            "dataclasses.replace(network, apply=my_network), and register the same function before you load it"
         )
     if not isinstance(known, types.FunctionType) and not dataclasses.is_dataclass(known):
-        raise Refused(f"a checkpoint names a Linen module or a registered function, got {type(known).__name__}")
+        raise Refused(f"a checkpoint can refer to a Linen module or a registered function, got {type(known).__name__}")
     setup = config(
         known,
         network.domain,

@@ -85,10 +85,10 @@ class Pipeline:
           Refused: a model that makes pictures of one size only; sides that are not multiples of 8 latents.
         """
         if not self.text or self.autoencoder is None:
-            raise Refused("the model makes pictures of the size it was trained for; leave the size out")
+            raise Refused("the model makes only pictures of the size it was trained for; remove the size")
         factor = self.autoencoder.factor
         if height % (8 * factor) or width % (8 * factor) or min(height, width) < 1:
-            raise Refused(f"height and width are multiples of {8 * factor}, got {height} x {width}")
+            raise Refused(f"height and width must be multiples of {8 * factor}, got {height} x {width}")
         shape = (height // factor, width // factor, self.shape[-1])
         context = tuple((k, (height, width, 3) if k == "image" else v) for k, v in self.domain.context)
         domain = dataclasses.replace(self.domain, shape=shape, context=context)
@@ -108,10 +108,10 @@ class Pipeline:
           Refused: less than one chunk; a model whose captions other encoders than CLIP read, such as T5.
         """
         if type(chunks) is not int or chunks < 1:
-            raise Refused(f"captions are read in one chunk or more, got {chunks!r}")
+            raise Refused(f"captions need at least one chunk, got {chunks!r}")
         if not self.text or self.reads != "features":
             raise Refused(
-                "chunks are for captions that CLIP alone reads (Stable Diffusion 1, 2 and XL); leave them out"
+                "chunks are for models whose captions only CLIP reads (Stable Diffusion 1, 2 and XL); remove chunks"
             )
         text = tuple(dataclasses.replace(encoder, chunks=chunks) for encoder in self.text)
         own, length = dict(self.domain.context), self.text[0].network.length
@@ -134,7 +134,7 @@ class Pipeline:
             that cannot be read or that the model does not take.
         """
         if weighted and (not self.text or self.reads == "states"):
-            raise Refused("words have weights where CLIP or T5 reads them; this model has neither, leave weighted out")
+            raise Refused("word weights need CLIP or T5, and this model has neither; remove weighted")
         if isinstance(asked, str) or np.ndim(asked) == 0:  # a single caption
             asked = [asked]
         if not self.captions:
@@ -187,7 +187,9 @@ class Pipeline:
                 row["vector"] = row["vector"].at[-6 * self.sizes :].set(self.size())
             return row
         if negative:
-            raise Refused("a negative caption needs a model of captions, this one is conditional on classes")
+            raise Refused(
+                "a negative caption needs a model conditional on captions, this one is conditional on classes"
+            )
         if self.domain.null_label is None:
             raise Refused("the model has no null label: it was trained without conditioning dropout")
         return np.int32(self.domain.null_label)
@@ -211,7 +213,7 @@ class Pipeline:
             number = int(asked) if isinstance(asked, str) else operator.index(asked)
         except (TypeError, ValueError):
             raise Refused(
-                f"there is no class called {str(asked)[:40]!r}; the model knows {len(self.classes)} names"
+                f"there is no class called {str(asked)[:40]!r}; the model has {len(self.classes)} names"
             ) from None
         known = self.domain.num_classes
         if isinstance(asked, bool) or (

@@ -68,7 +68,7 @@ class PipelineParts:
             )
         model, autoencoder = found.get("denoiser"), found.get("autoencoder")
         if not isinstance(model, Network) or not isinstance(autoencoder, Autoencoder | None):
-            raise Refused(f"a pipeline has a denoiser, got {', '.join(found) or 'nothing'}")
+            raise Refused(f"a pipeline needs a denoiser, got {', '.join(found) or 'nothing'}")
         text = []
         for name in sorted(n for n in found if n.startswith("text")):
             encoder, own = found[name], self.tokenizers.get(name)
@@ -115,7 +115,7 @@ class PipelineParts:
             that part is not written, earlier parts are.
         """
         if to not in WRITERS:
-            raise Refused(f"to is one of {', '.join(WRITERS)}, got {to!r}")
+            raise Refused(f"to must be one of {', '.join(WRITERS)}, got {to!r}")
         self.check()
         for name, (about, params) in self.parts.items():
             WRITERS[to](out / name, params, about)

@@ -52,18 +52,21 @@ class Tokenizer:
         """
         found = np.full((len(captions), self.length), self.pad, np.int32)
         for row, caption in zip(found, captions, strict=True):
-            with reading(f"the caption {str(caption)[:40]!r}", "is it text, and the tokenizer whole?"):
+            with reading(
+                f"the caption {str(caption)[:40]!r}", "check that it is text and that the tokenizer is complete"
+            ):
                 tokens = self.rule.encode(caption.join(self.around)).ids
             if self.vocabulary is not None and max(tokens, default=0) >= self.vocabulary:
                 raise Refused(
-                    f"the caption {caption[:40]!r} has the token {max(tokens)}, the network knows {self.vocabulary}; "
-                    "the tokenizer is another model's"
+                    f"the caption {caption[:40]!r} has the token {max(tokens)}, the network has {self.vocabulary} "
+                    "tokens; the tokenizer belongs to another model"
                 )
             if cut and len(tokens) > self.length:
                 tokens = [*tokens[: self.length - 1], tokens[-1]]
             if len(tokens) > self.length:
                 raise Refused(
-                    f"the caption {caption[:40]!r}... has {len(tokens)} tokens, {self.length} are read; shorten it"
+                    f"the caption {caption[:40]!r}... has {len(tokens)} tokens, at most {self.length} are accepted; "
+                    "shorten it"
                 )
             row[: len(tokens)] = tokens
         return found
@@ -93,7 +96,8 @@ class Tokenizer:
                 raise Refused(f"the caption {caption[:40]!r}... has a word of {tokens} tokens; shorten it")
         if len(starts) > chunks:
             raise Refused(
-                f"the caption {caption[:40]!r}... needs {len(starts)} chunks, {chunks} are read; ask for as many"
+                f"the caption {caption[:40]!r}... needs {len(starts)} chunks, got chunks={chunks}; use "
+                f"chunks={len(starts)}"
             )
         return list(zip(starts, [*starts[1:], len(caption)], strict=True))
 
@@ -106,7 +110,7 @@ class Tokenizer:
           Refused: a tokenizer with text `around` captions.
         """
         if any(self.around):
-            raise Refused("words have weights where CLIP or T5 reads them, and a language model reads these")
+            raise Refused("word weights need CLIP or T5, and this model encodes captions with a language model")
         found = np.ones(self.length, np.float32)
         with reading(f"the caption {caption[:40]!r}"):
             spans = self.rule.encode(caption).offsets
@@ -125,8 +129,8 @@ class Tokenizer:
             largest = max(self.rule.get_vocab(with_added_tokens=True).values(), default=0)
         if max(largest, self.pad) >= vocabulary or self.pad < (-1 if padding else 0):
             raise Refused(
-                f"the tokenizer has tokens up to {max(largest, self.pad)}, pads with {self.pad}, the network knows 0 "
-                f"to {vocabulary - 1}{', and -1' if padding else ''}: it is another model's"
+                f"the tokenizer has tokens up to {max(largest, self.pad)}, pads with {self.pad}, the network has "
+                f"tokens 0 to {vocabulary - 1}{', and -1' if padding else ''}; it belongs to another model"
             )
         own = copy.copy(self)
         own.vocabulary = vocabulary
@@ -176,7 +180,7 @@ class Tokenizer:
           Refused: files that cannot be read, or a missing package.
         """
         kit = package()
-        with reading(f"encoder.json and vocab.bpe in {folder} are no byte-pair files: one"):
+        with reading(f"encoder.json and vocab.bpe in {folder} are not valid byte-pair files: one"):
             words = json.loads(text_of(Path(folder) / "encoder.json"))
             pairs = [tuple(line.split()) for line in text_of(Path(folder) / "vocab.bpe").splitlines()[1:] if line]
             rule = kit.Tokenizer(kit.models.BPE(words, pairs))
@@ -199,10 +203,13 @@ def text_of(path: Path) -> str:
     """
     packed = path.with_name(f"{path.name}.gz")
     if not path.exists() and not packed.exists():
-        raise Refused(f"there is no {path}, nor {packed.name}")
+        raise Refused(f"there is neither {path} nor {packed.name}")
     source = file_at(packed if packed.exists() else path)
     if source.stat().st_size > BYTES:
-        raise Refused(f"{source} has {source.stat().st_size:,} bytes, at most {BYTES:,} are read; is it another file?")
+        raise Refused(
+            f"{source} has {source.stat().st_size:,} bytes, at most {BYTES:,} are accepted; check that it is the right "
+            "file"
+        )
     with reading(source), source.open("rb") as file:
         raw = unzip(file, source.stat().st_size, source) if source == packed else file.read()
         return raw.decode()

@@ -24,11 +24,13 @@ def read_weights(caption: str) -> tuple[str, list[float]]:
     for found in WEIGHED.finditer(caption):
         words, weight = found[1], float(found[2])
         if abs(weight) > LARGEST:
-            raise Refused(f"a word weighs at most {LARGEST:g}, got {found[0][:60]!r}")
+            raise Refused(f"the weight of a word is at most {LARGEST:g}, got {found[0][:60]!r}")
         before = caption[end : found.start()]
         plain, end = plain + before + words, found.end()
         weights += [1.0] * len(before) + [weight] * len(words)
     rest = caption[end:]
     if re.search(r"[()]", re.sub(WEIGHED, "", caption)) is not None:
-        raise Refused(f"the weights of {caption[:60]!r} are not (words:1.3), one beside the other; mend the brackets")
+        raise Refused(
+            f"the weights of {caption[:60]!r} must be written (words:1.3) and not nested; correct the brackets"
+        )
     return plain + rest, weights + [1.0] * len(rest)

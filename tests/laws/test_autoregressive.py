@@ -223,7 +223,7 @@ def test_a_network_that_cannot_read_probabilities_is_refused():
         return params[token], params[token, :2], cache
 
     model = LanguageModel(jnp.eye(3), apply, lambda n: (jnp.zeros((n, 2)), jnp.zeros(2)), LeftToRight(3))
-    with pytest.raises(gj.Refused, match="leave ahead out"):
+    with pytest.raises(gj.Refused, match="remove ahead"):
         text(plain(PPLM(model, likes, ahead=True)), n=2)
 
 
@@ -288,7 +288,7 @@ def test_gpt2_refusals(tmp_path):
         gpt2_params(tensors | {name: tensors[name][:, 1:]}, network)
     with pytest.raises(ValueError, match=r"no tensor ln_f\.weight"):
         gpt2_params({k: v for k, v in tensors.items() if "ln_f.weight" not in k}, network)
-    with pytest.raises(ValueError, match="GPT-2 has not: extra"):
+    with pytest.raises(ValueError, match="GPT-2 does not have: extra"):
         gpt2_params(tensors | {"extra": tensors[name]}, network)
 
 

@@ -218,7 +218,7 @@ def test_a_held_unconditional_prediction_is_skipped_and_restored():
     alone, _ = run(network)
     misses = [float(np.abs(x - plain).mean()) for x in (half, first, alone)]
     assert misses[0] < 0.3 * min(misses[1:])
-    with pytest.raises(gj.Refused, match="ask at the first level"):
+    with pytest.raises(gj.Refused, match="an unconditional call at the first level"):
         run(held(network, 3, 3.0, levels.t[1:]))
 
 

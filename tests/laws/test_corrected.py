@@ -161,7 +161,7 @@ def test_the_gain_on_the_plane_is_the_published_corrector():
 
 @pytest.mark.parametrize("guided", [gj.CFG(MIXTURE, NULL, gj.Window(2.0, 0.1, 1.0)), gj.CFG(MIXTURE, NULL, abs)])
 def test_a_strength_that_changes_has_no_target(guided):
-    with pytest.raises(gj.Refused, match="aims at one power, got a scale of CFG that changes"):
+    with pytest.raises(gj.Refused, match="needs one constant scale, got a scale of CFG that changes"):
         particles(gj.Corrected(guided, gj.DDIM(1.0)), SCHEDULE.levels(3), (2,), 2, 4)
 
 

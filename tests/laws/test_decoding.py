@@ -506,25 +506,31 @@ def test_scale_of_a_rule_and_what_it_forbids():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: Automaton.from_pattern("a(", "ab"), "is no regular expression"),
-        (lambda: Automaton.from_pattern(r"(a)\1", "ab"), "has groupref, which no automaton knows"),
-        (lambda: Automaton.from_pattern(r"(?=a)b", "ab"), "has assert, which no automaton knows"),
+        (lambda: Automaton.from_pattern("a(", "ab"), "is not a valid regular expression"),
+        (lambda: Automaton.from_pattern(r"(a)\1", "ab"), "has groupref, which a finite automaton cannot express"),
+        (lambda: Automaton.from_pattern(r"(?=a)b", "ab"), "has assert, which a finite automaton cannot express"),
         (lambda: Automaton.from_pattern("a{99999}", "ab"), "repeats more than"),
-        (lambda: Automaton.from_pattern("a", "ab", end=7), "the token that ends a text is 0 to 1"),
-        (lambda: Automaton.count(0, 3, 2, 5), "no such rule"),
-        (lambda: Automaton.count(0, 0, 2, 5) & Automaton.count(0, 0, 2, 4), "do not combine"),
+        (lambda: Automaton.from_pattern("a", "ab", end=7), "the token that ends a text must be from 0 to 1"),
+        (lambda: Automaton.count(0, 3, 2, 5), "no sequence can follow this rule"),
+        (lambda: Automaton.count(0, 0, 2, 5) & Automaton.count(0, 0, 2, 4), "combine only with equal vocabulary"),
         (lambda: draw(planned(within=Automaton.from_pattern("ab", "abc")), n=2), "no sequence of 3 tokens follows"),
         (
             lambda: draw(gj.Reverse(AutomatonGuidance(FREE, Automaton.count(0, 0, 1, 4)), FirstHitting()), n=2),
             "of 4 tokens, the model of 3",
         ),
-        (lambda: draw(gj.Reverse(PromptCFG(FREE, jnp.zeros(5, int), 1.0), FirstHitting()), n=2), "fill it up"),
-        (lambda: AdaptiveCFG(FREE, 1.0, 1.5), "rho of AdaptiveCFG is a share"),
-        (lambda: Remasking(eta=2.0), "eta of Remasking is from 0 to 1"),
+        (
+            lambda: draw(gj.Reverse(PromptCFG(FREE, jnp.zeros(5, int), 1.0), FirstHitting()), n=2),
+            "pad it with -1 to that length",
+        ),
+        (lambda: AdaptiveCFG(FREE, 1.0, 1.5), "rho of AdaptiveCFG must be from 0 to 1"),
+        (lambda: Remasking(eta=2.0), "eta of Remasking must be from 0 to 1"),
         (lambda: PlannedUnmasking(-1.0), "temperature must be positive"),
-        (lambda: PlannedUnmasking(block=0), "a block has at least one token"),
-        (lambda: PlannedUnmasking(within=ONE, edit=0.5), "edits would leave the rule"),
-        (lambda: draw(gj.Reverse(EntRGi(FREE, linear, TABLE[:2]), FirstHitting()), n=2), "the table of embeddings is"),
+        (lambda: PlannedUnmasking(block=0), "a block needs at least one token"),
+        (lambda: PlannedUnmasking(within=ONE, edit=0.5), "could break the rule"),
+        (
+            lambda: draw(gj.Reverse(EntRGi(FREE, linear, TABLE[:2]), FirstHitting()), n=2),
+            "the table of embeddings must have shape",
+        ),
     ],
 )
 def test_what_is_refused(make, said):
@@ -534,7 +540,7 @@ def test_what_is_refused(make, said):
 
 def test_planned_unmasking_has_no_weights():
     move = gj.Twisted(FREE, PlannedUnmasking(), log_masked, noisy=True)
-    with pytest.raises(gj.Refused, match="a solver with a transition to weigh, got PlannedUnmasking"):
+    with pytest.raises(gj.Refused, match="a solver with a transition density, got PlannedUnmasking"):
         gj.populations(gj.keys(0, 2), gj.SMC(move), LEVELS, (LENGTH,), 4, jnp.zeros(2, int))
 
 

@@ -496,7 +496,7 @@ def test_grids_of_other_samplers():
     for bad, message in (
         (lambda: gj.schedules.beta(betas, 6, a=0.0), "a > 0"),
         (lambda: gj.schedules.align_your_steps(betas, 6, "flux"), "sd15, sdxl, svd"),
-        (lambda: gj.schedules.simple(flow, 4), "timesteps of betas"),
+        (lambda: gj.schedules.simple(flow, 4), "timesteps of a Betas schedule"),
         (lambda: gj.schedules.sgm_uniform(betas, 2000), "there are 1000"),
         (lambda: gj.schedules.shifted(flow, 4, terminal=2.0), "from 0 to 1"),
     ):
@@ -506,7 +506,7 @@ def test_grids_of_other_samplers():
 
 def test_grids_beyond_a_schedule_say_what_it_has():
     betas = gj.schedules.ScaledLinearBetas()
-    with pytest.raises(Refused, match=r"ask for 999 steps at most, or offset=0"):
+    with pytest.raises(Refused, match=r"use at most 999 steps, or offset=0"):
         gj.schedules.spaced(betas, 1000, "leading", 1)
     with pytest.raises(Refused, match=r"from 0\.02917 to 14\.61.*write lo=0\.0295, hi=14\.5"):
         gj.schedules.karras(betas, 20, 0.002, 80.0)

@@ -281,7 +281,7 @@ def test_clean_guides_are_not_asked_about_noise():
             gj.kernels.Split(bare, gj.DDIM(), guide, 1.0),
             gj.embeddings.DiffusionLM(bare, gj.DDPM(), guide, 1.0),
         ):
-            with pytest.raises(Refused, match="judges clean ones; write Reconstruction"):
+            with pytest.raises(Refused, match="is for clean samples; write Reconstruction"):
                 gj.generate(gj.keys(0, 2), kernel, levels, (2,), jnp.zeros(2, int))
     gj.generate(gj.keys(0, 2), gj.Reverse(gj.Reconstruction(bare, clean), gj.DDIM()), levels, (2,), jnp.zeros(2, int))
 
@@ -300,14 +300,14 @@ def test_what_the_output_means_has_to_be_said():
         lambda: gj.from_equinox(jax.tree_util.Partial(half, jnp.ones(()))),
         lambda: gj.Network(jnp.ones(()), half, batched=False),
     ):
-        with pytest.raises(Refused, match="says what the output means"):
+        with pytest.raises(Refused, match="must state what the output means"):
             make()
 
 
 def test_a_network_explains_what_it_is_and_what_it_is_told():
     domain = gj.Domain((2,), gj.CosineBetas(1000), num_classes=10, null_label=10)
     text = gj.Network(jnp.ones(()), half, gj.parameterizations.v, domain, batched=False).explain()
-    for wanted in ("CosineBetas", "V()", "10 classes", "null label 10", "told 999 ", "told 0 "):
+    for wanted in ("CosineBetas", "V()", "10 classes", "null label 10", "time input 999 ", "time input 0 "):
         assert wanted in text, text
     flow = gj.Network(
         jnp.ones(()), half, gj.parameterizations.velocity_to_data, gj.Domain((2,), gj.RectifiedFlow()), batched=False
@@ -380,7 +380,7 @@ def test_rewards_are_paid_at_one_scale():
 
 def test_a_move_in_a_wrapper_of_kernels_is_one_line():
     move = gj.Twisted(table.UNCONDITIONAL, gj.DDIM(1.0), table.log_clean)
-    with pytest.raises(Refused, match="is a kernel, got Twisted"):
+    with pytest.raises(Refused, match="must be a kernel, got Twisted"):
         gj.generate(gj.keys(0, 2), gj.Recur(move, 2), gj.Cosine().levels(3), (2,), jnp.zeros(2, int))
 
 
@@ -467,7 +467,7 @@ def test_the_exact_model_of_an_inner_mask_is_that_of_the_outer_one():
     after = inner.transition(discrete.TokenPrediction(jnp.asarray(place)[x], wide, inner), t, s).log_q
     np.testing.assert_allclose(after[:, place], before, rtol=1e-5)
     np.testing.assert_allclose(inner.forward(t)[place[:3]][:, place], outer.forward(t), rtol=1e-6)
-    with pytest.raises(Refused, match="the mask is a number from 0 to the vocabulary"):
+    with pytest.raises(Refused, match="the mask must be a number from 0 to the vocabulary"):
         gj.Absorbing(4, mask=5)
     with pytest.raises(Refused, match="is the mask"):
         inner.check_tokens(np.array([0, 1]))

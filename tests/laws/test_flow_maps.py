@@ -143,8 +143,8 @@ def test_a_small_map_learns_a_guided_flow(measured):
 
 def test_what_is_no_map_is_refused():
     levels = FLOW.levels(2, start=1.0)
-    with pytest.raises(gj.Refused, match="MapSteps jumps by a FlowMap, got Gaussian"):
+    with pytest.raises(gj.Refused, match="MapSteps needs a FlowMap, got Gaussian"):
         gj.generate(gj.keys(0, 2), MapSteps(GAUSSIAN), levels, (2,))
     kernel = gj.Reverse(gj.Classifier(GAUSSIAN, ThroughMap(lambda x, level, cond: x[0], GAUSSIAN), 1.0), gj.DDIM())
-    with pytest.raises(gj.Refused, match="looks along a FlowMap, got Gaussian"):
+    with pytest.raises(gj.Refused, match="needs a FlowMap as `flow`, got Gaussian"):
         gj.generate(gj.keys(0, 2), kernel, levels, (2,))

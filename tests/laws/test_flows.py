@@ -491,7 +491,7 @@ def test_one_step_on_the_cache_is_a_finite_difference():
     ("do", "words"),
     [
         (lambda: patchify(jnp.zeros((9, 8, 1)), 2), "do not divide images of 9 x 8"),
-        (lambda: unpatchify(jnp.zeros((15, 12)), 2, (8, 8, 3)), "are no image"),
+        (lambda: unpatchify(jnp.zeros((15, 12)), 2, (8, 8, 3)), "do not form an image"),
         (lambda: FLOW.encode(jnp.zeros((5, 4)), 0), r"shape \(6, 4\), got \(5, 4\)"),
         (lambda: FLOW.log_prob(Z), "got cond=None"),
         (lambda: decode(FLOW, Z, repeats=2), "got cond=None"),
@@ -525,7 +525,7 @@ def near(x, level, label):
         (lambda: gj.Reverse(FLOW, DrawPatch()), "use PatchByPatch", 1),
         (lambda: gj.Reverse(gj.Classifier(FLOW, near, 1.0), PatchByPatch()), "Classifier is for images or vectors", 1),
         (lambda: gj.Reverse(gj.Reconstruction(FLOW, near), PatchByPatch()), "is for images or vectors", 1),
-        (lambda: InfillPatches(gj.Reverse(FLOW, PatchByPatch()), Z), "InfillPatches is for a flow of one block", 1),
+        (lambda: InfillPatches(gj.Reverse(FLOW, PatchByPatch()), Z), "InfillPatches is for flows of one block", 1),
         (lambda: gj.Reverse(CacheGuidance(gj.CFG(FLOW, 5, 2.0), lambda m, s, c: 0.0), PatchByPatch()), "got CFG", 1),
         (lambda: gj.kernels.SVDD(FLOW, PatchByPatch(), near), "a solver with a transition", 1),
     ],

@@ -652,7 +652,7 @@ REFUSED = {
             jnp.ones((2, 3)),
             gj.RectifiedFlow().levels(4, start=1.0),
         ),
-        "says nothing where there is no signal",
+        "does not determine x0 where there is no signal",
     ),
     "an ODE that does not draw": (
         lambda: run(inverse.SplitGibbs(IMAGES, inverse.ExactStep(ILL, 0.1), gj.Heun(), gj.Cosine()), jnp.ones((2, 3))),
@@ -673,7 +673,7 @@ REFUSED = {
     "no numbers": (lambda: Matrix(np.array([[np.nan]])), "finite numbers"),
     "no picture": (lambda: Blur.gaussian(1.0, 3).check((4,)), "takes images"),
     "an even kernel": (lambda: Blur(jnp.ones((2, 2))).check((4, 4, 1)), "odd sides"),
-    "a mask of another size": (lambda: Fourier(KEPT).check((4, 4, 1)), "as large as the image"),
+    "a mask of another size": (lambda: Fourier(KEPT).check((4, 4, 1)), "must have the size of the image"),
     "three channels of frequencies": (lambda: Fourier(KEPT).check((8, 8, 3)), "1 or 2"),
     "sides of JPEG": (lambda: JPEG().check((12, 8, 1)), "8 divides"),
     "quality of JPEG": (lambda: JPEG(0).check((8, 8, 1)), "from 1 to 100"),

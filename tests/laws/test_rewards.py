@@ -267,7 +267,7 @@ def test_the_gradient_of_straight_through_is_that_of_the_softmax():
 
 
 def test_what_cannot_be_tuned_is_refused():
-    with pytest.raises(gj.Refused, match="tunes a model with a field params, got Gaussian"):
+    with pytest.raises(gj.Refused, match="needs a model with a field params, got Gaussian"):
         DRaFT(BASE, gj.DDIM(1.0), linear, LEVELS)
     with pytest.raises(gj.Refused, match="through 1 to 24 steps, got last=25"):
         DRaFT(PLAIN, gj.DDIM(1.0), linear, LEVELS, last=25)(PLAIN.params, jax.random.key(0), jnp.zeros(2), 0)
@@ -275,7 +275,7 @@ def test_what_cannot_be_tuned_is_refused():
         DRaFT(PLAIN, gj.Heun(), linear, LEVELS)
     with pytest.raises(gj.Refused, match="the model of tokens"):
         DRaFT(Tabled(jnp.zeros((4**LENGTH, LENGTH, 3))), gj.Ancestral(), linear, FLOW.levels(4))
-    with pytest.raises(gj.Refused, match="PolicyGradient tunes models without a memory, got Remembering"):
+    with pytest.raises(gj.Refused, match="PolicyGradient tunes models without a state, got Remembering"):
         PolicyGradient(Remembering(PLAIN.params), gj.DDIM(1.0), linear, LEVELS)(
             PLAIN.params, jax.random.key(0), jnp.zeros(2), 0
         )

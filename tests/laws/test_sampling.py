@@ -204,9 +204,9 @@ def test_an_edit_is_noise_and_the_way_back():
     np.testing.assert_allclose(found[:, 0], y[0], atol=1e-6)
     assert found[:, 1].std() > 0.3
     for wrong, message in (
-        (gj.kernels.Edit(kernel.inner, jnp.ones(3)), "a picture of the shape of a sample"),
-        (gj.kernels.Edit(kernel.inner, y.at[0].set(jnp.nan)), "hold finite numbers"),
-        (gj.kernels.Edit(kernel.inner, y, jnp.array([jnp.nan, 1])), "hold finite numbers"),
+        (gj.kernels.Edit(kernel.inner, jnp.ones(3)), "a picture with the shape of a sample"),
+        (gj.kernels.Edit(kernel.inner, y.at[0].set(jnp.nan)), "must be finite, got NaN or infinity"),
+        (gj.kernels.Edit(kernel.inner, y, jnp.array([jnp.nan, 1])), "must be finite, got NaN or infinity"),
     ):
         with pytest.raises(gj.Refused, match=message):
             gj.generate(gj.keys(0, 2), wrong, levels, (2,))

@@ -90,7 +90,7 @@ def test_beam_search_finds_more_than_best_of_n_and_claims_no_evidence(measured):
     # the weights that are kept are those of the rewards found
     rewards = np.asarray(jax.vmap(jax.vmap(lambda x: ring(x, None, None)))(kept.x[:3]))
     np.testing.assert_allclose(kept.log_w[:3] - kept.log_w[:3, :1], rewards - rewards[:, :1], atol=1e-4)
-    with pytest.raises(gj.Refused, match="a beam keeps 1 to 8 particles, got 9"):
+    with pytest.raises(gj.Refused, match="a beam must keep 1 to 8 particles, got 9"):
         searched(9)
 
 
@@ -267,10 +267,10 @@ def test_searches_refuse_what_they_cannot_search():
         "growth <= 1": lambda: trees(*one, 4, jnp.zeros(2, int), growth=1.5),
         "all 4 weights were zero in run 0": lambda: trees(*of(nothing), 4, jnp.zeros(2, int)),
         "the move of walk is BestOf": lambda: walk(*of(steered)),
-        "walk moves noise, and masked tokens start from none": lambda: walk(
+        "walk searches over the starting noise, which masked tokens do not have": lambda: walk(
             gj.keys(0, 2), tokens, FLOW.levels(3), (LENGTH,)
         ),
-        "climb takes one step or more": lambda: climb(*one, steps=0),
+        "climb needs at least one step": lambda: climb(*one, steps=0),
         r"size in \(0, 1\], got 2": lambda: walk(*one, size=2.0),
     }.items():
         with pytest.raises(gj.Refused, match=message):

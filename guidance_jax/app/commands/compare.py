@@ -39,10 +39,12 @@ def compare(
     out: Annotated[Path, typer.Option(help="Folder for comparison.png, comparison.json, trade_off.png.")],
     models: Models = None,
     method: Annotated[
-        list[str] | None, typer.Option(help="A name, or name:option=value,option=value; any number of times. (all)")
+        list[str] | None, typer.Option(help="A name, or name:option=value,option=value; may be repeated. (all)")
     ] = None,
-    scales: Annotated[str | None, typer.Option(help="Numbers with commas; each method at each. (2)")] = None,
-    n: Annotated[int, typer.Option("--n", min=2, max=SAMPLES, help="Samples of each.")] = 100,
+    scales: Annotated[
+        str | None, typer.Option(help="Numbers separated by commas; each method runs at each. (2)")
+    ] = None,
+    n: Annotated[int, typer.Option("--n", min=2, max=SAMPLES, help="Samples per method and scale.")] = 100,
     config: Config = None,
     set_: Set = None,
     label: Labels = None,
@@ -69,7 +71,8 @@ def compare(
     for text in set_ or []:
         if text.partition("=")[0].split(".")[0].strip() not in SETTINGS:
             raise Refused(
-                f"--set of compare is of {', '.join(SETTINGS)}, got {show(text)}; write --method NAME:option=2"
+                f"--set of compare takes only {', '.join(SETTINGS)}, got {show(text)}; for a method's option write "
+                "--method NAME:option=2"
             )
     wanted = []
     base = read_request(models, config, None, set_, **flags)
@@ -104,9 +107,7 @@ def compare(
         if entry.refused is not None:
             console.print(f"{entry.name} {entry.scale:g} refused: {entry.refused}", markup=False, soft_wrap=True)
     for name in sorted(set.intersection(*(set(entry.unused) for entry in drawn)) - {"scale"}):
-        console.print(
-            f"--{flag_of(name, REQUEST[name])} changed nothing: none of these methods takes it, of this model"
-        )
+        console.print(f"--{flag_of(name, REQUEST[name])} had no effect: none of these methods uses it with this model")
     console.print(f"{len(drawn)} of {len(entries)} drawn: {', '.join(map(str, files))}")
 
 
@@ -115,4 +116,6 @@ def number(text: str) -> float:
     try:
         return check(REQUEST, {"scale": float(text)})["scale"]
     except ValueError:
-        raise Refused(f"--scales takes finite numbers with commas, got {show(text)}; write --scales 1,2,4") from None
+        raise Refused(
+            f"--scales takes finite numbers separated by commas, got {show(text)}; write --scales 1,2,4"
+        ) from None

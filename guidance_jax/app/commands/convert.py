@@ -14,24 +14,28 @@ from guidance_jax.zoo.state_dict import Options
 
 def convert(
     files: Annotated[
-        list[Path], typer.Argument(help="A .pt or .safetensors file, a folder of diffusers, or a checkpoint of ours.")
+        list[Path], typer.Argument(help="A .pt or .safetensors file, a diffusers folder, or a guidance_jax checkpoint.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for models: out/denoiser, out/classifier.")],
     to: Annotated[str, typer.Option(help="safetensors or orbax.")] = "safetensors",
     image_size: Annotated[int | None, typer.Option(min=1, max=SIDE, help="Side of the images.")] = None,
-    schedule: Annotated[str | None, typer.Option(help="cosine or linear, of 1000 steps.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="cosine or linear, with 1000 steps.")] = None,
     heads: Annotated[int | None, typer.Option(min=1, max=SIDE, help="Attention heads.")] = None,
     head_channels: Annotated[int | None, typer.Option(min=1, max=SIDE, help="Channels of an attention head.")] = None,
     new_attention_order: Annotated[
         bool | None, typer.Option("--new-attention-order/--old-attention-order", help="As the network was trained.")
     ] = None,
-    family: Annotated[str | None, typer.Option(help="DiT, SiT, REPA or LightningDiT, of a latent transformer.")] = None,
+    family: Annotated[
+        str | None, typer.Option(help="DiT, SiT, REPA or LightningDiT, for a latent transformer.")
+    ] = None,
     null_label: Annotated[
         bool | None, typer.Option("--null-label/--no-null-label", help="Whether the last label means unconditional.")
     ] = None,
-    key: Annotated[str | None, typer.Option(help="Which network of a file that holds several: ema.")] = None,
+    key: Annotated[
+        str | None, typer.Option(help="The network to read from a file that holds several, for example ema.")
+    ] = None,
     prediction: Annotated[
-        str | None, typer.Option(help="epsilon or v_prediction, of a single file of Stable Diffusion 2.")
+        str | None, typer.Option(help="epsilon or v_prediction, for a single file of Stable Diffusion 2.")
     ] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="Folder of CLIP's tokenizer, for a single file.")] = None,
 ) -> None:

@@ -18,10 +18,10 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for pictures, a page, results and models.")] = Path(
         "guidance_jax_demo"
     ),
-    samples: Annotated[int, typer.Option(min=2, max=COUNTS, help="Samples a line.")] = 40,
+    samples: Annotated[int, typer.Option(min=2, max=COUNTS, help="Samples per method and scale.")] = 40,
     steps: Annotated[int, typer.Option(min=2, max=STEPS, help="Solver steps.")] = 15,
-    train: Annotated[bool, typer.Option("--train", help="Train on handwritten digits first, from nothing.")] = False,
-    quick: Annotated[bool, typer.Option(help="With --train: a few steps, which try the machinery alone.")] = False,
+    train: Annotated[bool, typer.Option("--train", help="Train on handwritten digits first, from scratch.")] = False,
+    quick: Annotated[bool, typer.Option(help="With --train: a few steps only, to test that training runs.")] = False,
 ) -> None:
     """Guide a small model of Fashion-MNIST that ships with the package in three ways, and measure what changes.
 

@@ -25,12 +25,16 @@ from guidance_jax.untrusted import file_at, read_json
 
 def evaluate(
     samples: Annotated[str, typer.Option(help="File or folder written by sample, or any .npz with uint8 NHWC arr_0.")],
-    models: Annotated[Path | None, typer.Option(help="Folder written by train: its judge measures.")] = None,
+    models: Annotated[Path | None, typer.Option(help="Folder written by train, whose judge measures.")] = None,
     data: OtherData = None,
     size: OtherSize = None,
-    reference: Annotated[Path | None, typer.Option(help="A reference batch of ADM's (.npz): FID and its like.")] = None,
+    reference: Annotated[
+        Path | None, typer.Option(help="Reference batch in ADM's format (.npz), for FID and related measures.")
+    ] = None,
     inception: Annotated[Path | None, typer.Option(help="Inception weights (.pth or .safetensors).")] = None,
-    measures: Annotated[str | None, typer.Option(help="fid,sfid,is,precision,...; by default all possible.")] = None,
+    measures: Annotated[
+        str | None, typer.Option(help="fid,sfid,is,precision,...; by default all that are possible.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file for the measures.")] = None,
 ) -> None:
     """Measure samples: against held-out data with a judge (--models), or against a reference batch with the Inception
@@ -39,17 +43,17 @@ def evaluate(
     The held-out data are the fifth of the models' data that train left out, or the same fifth of --data.
     """
     if (models is None) == (reference is None):
-        raise Refused("give --reference FILE.npz (FID and its like) or --models FOLDER (its judge), one of the two")
+        raise Refused("give either --reference FILE.npz (FID and related measures) or --models FOLDER (its judge)")
     for option, value, own in (
         *(("--data", data, "models"), ("--size", size, "models")),
         *(("--inception", inception, "reference"), ("--measures", measures, "reference")),
     ):
         if value is not None and (models if own == "models" else reference) is None:
-            raise Refused(f"{option} goes with --{own}; leave it out")
+            raise Refused(f"{option} works only with --{own}; remove it")
     wanted = measures.split(",") if measures is not None else None
     for name in wanted or []:
         if name not in NEEDS:
-            raise Refused(f"--measures are {', '.join(NEEDS)}, got {show(name)}; write --measures fid,is")
+            raise Refused(f"--measures must be among {', '.join(NEEDS)}, got {show(name)}; write --measures fid,is")
     if out is not None:
         check_writable(out)
     place = find_place(samples)
@@ -88,15 +92,15 @@ def is_job(samples: Any) -> bool:
 def read_samples(samples: Any, needs_labels: bool) -> tuple[np.ndarray, np.ndarray]:
     """Read (images, labels) from a file, or from the shards of a job's folder."""
     if not is_job(samples) and samples.suffix != ".npz":
-        raise Refused(f"{samples} is no .npz file; write one with guidance-jax sample")
+        raise Refused(f"{samples} is not an .npz file; write one with guidance-jax sample")
     found = []
     for path in find_shards(samples) if is_job(samples) else [samples]:
         with local_copy(path) as file:
             found.append(read_npz(file))
     if any("arr_0" not in part for part in found):
-        raise Refused(f"{samples} has no samples, which are called arr_0; write it with guidance-jax sample")
+        raise Refused(f"{samples} has no samples (entry arr_0); write it with guidance-jax sample")
     if needs_labels and any("arr_1" not in part for part in found):
-        raise Refused(f"{samples} has no labels, which are called arr_1, and the judge compares them; add them")
+        raise Refused(f"{samples} has no labels (entry arr_1), which the judge needs; add them")
     images = found[0]["arr_0"] if len(found) == 1 else np.concatenate([part["arr_0"] for part in found])
     check_images(images, samples)
     labels = [part.get("arr_1", np.zeros(len(part["arr_0"]) if part["arr_0"].ndim else 0, np.int32)) for part in found]
@@ -108,7 +112,7 @@ def check_images(images: np.ndarray, where: Any) -> None:
     if images.dtype != np.uint8 or images.ndim != 4 or images.size == 0:
         raise Refused(
             f"{where} holds {images.dtype} of shape {images.shape}; evaluate takes uint8 NHWC images, 0 to 255: "
-            "those in [-1, 1] become (127.5 * x + 127.5).round().astype(numpy.uint8)"
+            "convert images in [-1, 1] by (127.5 * x + 127.5).round().astype(numpy.uint8)"
         )
 
 
@@ -137,8 +141,8 @@ def by_inception(
         console.print(f"{name}: {why}", highlight=False, markup=False)
     if found.get("fid_bias", np.nan) == found.get("fid_bias"):
         console.print(
-            f"FID of {len(labels)} samples: too large by about {found['fid_bias']:.3g} (fitted); "
-            "published ones are of 50,000"
+            f"FID of {len(labels)} samples: too large by about {found['fid_bias']:.3g} (fitted); published values use "
+            "50,000 samples"
         )
     folder = samples if is_job(samples) else samples.parent
     beside = [samples.with_suffix(".json"), folder / "manifest.json"]

@@ -14,8 +14,10 @@ from guidance_jax.schedules import GRIDS
 
 
 def methods(
-    name: Annotated[str | None, typer.Argument(help="One method or part: its whole documentation.")] = None,
-    model: Annotated[str | None, typer.Option(help="A released model: the settings that were published.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Name of a method or part; prints its whole documentation.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Name of a released model; prints its published settings.")] = None,
 ) -> None:
     """List every guidance method with its options, and the solvers, scales, operators and grids."""
     if model is not None:
@@ -46,5 +48,5 @@ def methods(
     console.print(f"\n[bold]grids[/bold]\n  {', '.join(GRIDS)}")
     console.print("\n--method none samples the model as it is; --set OPTION=VALUE sets an option.", markup=False)
     console.print(
-        "Options [in brackets] have no default in the library; the command line takes that number.", markup=False
+        "Options [in brackets] have no default in the library; the command line uses that number.", markup=False
     )

@@ -45,17 +45,19 @@ from guidance_jax.sample import keys
 from guidance_jax.sharding import Team, memory, sample_mesh, start_team
 from guidance_jax.zoo.rotary.pipeline import is_text
 
-MEANS = "Means (they change no sample)"
+MEANS = "Computation (these options change no sample)"
 
 
 def sample(
     out: Annotated[
         str,
-        typer.Option(help="An .npz file (arr_0 NHWC uint8, arr_1 labels), or a folder (gs://, s3:// too): a long job."),
+        typer.Option(
+            help="An .npz file (arr_0 NHWC uint8, arr_1 labels), or a folder (also gs://, s3://) for a long job."
+        ),
     ],
     models: Models = None,
     n: Annotated[
-        int | None, typer.Option("--n", min=1, max=SAMPLES, help="Samples. (100; of text one a prompt)")
+        int | None, typer.Option("--n", min=1, max=SAMPLES, help="Number of samples. (100; for text one per prompt)")
     ] = None,
     method: Method = None,
     scale: Scaled = None,
@@ -64,7 +66,7 @@ def sample(
     label: Labels = None,
     prompt: Prompt = None,
     negative: Negative = None,
-    prompt_file: Annotated[Path | None, typer.Option(help="File of captions, a line each.")] = None,
+    prompt_file: Annotated[Path | None, typer.Option(help="File of captions, one per line.")] = None,
     weighted: Annotated[bool, flag("weighted")] = False,
     chunks: Annotated[int | None, flag("chunks")] = None,
     size: Annotated[str | None, flag("size")] = None,
@@ -74,8 +76,10 @@ def sample(
     start: Annotated[str | None, flag("start")] = None,
     strength: Annotated[float | None, flag("strength")] = None,
     mask: Annotated[str | None, flag("mask")] = None,
-    length: Annotated[int | None, typer.Option(min=1, help="Tokens that a model of text writes. (64)")] = None,
-    pattern: Annotated[str | None, typer.Option(help="Regular expression that every text matches.")] = None,
+    length: Annotated[
+        int | None, typer.Option(min=1, help="Number of tokens that a model of text writes. (64)")
+    ] = None,
+    pattern: Annotated[str | None, typer.Option(help="Regular expression that every text must match.")] = None,
     solver: Solving = None,
     grid: Grid = None,
     steps: Steps = None,
@@ -83,40 +87,51 @@ def sample(
     clip: Clipped = None,
     dtype: Type = None,
     seed: Seed = None,
-    batch: Annotated[int, typer.Option(min=1, help="Samples at a time; changes none.", rich_help_panel=MEANS)] = 250,
+    batch: Annotated[int, typer.Option(min=1, help="Samples drawn at a time.", rich_help_panel=MEANS)] = 250,
     devices: Annotated[int | None, typer.Option(min=1, help="Devices; by default all.", rich_help_panel=MEANS)] = None,
     split: Annotated[bool, typer.Option(help="Split parameters over devices.", rich_help_panel=MEANS)] = False,
-    remat: Annotated[bool, typer.Option(help="Less memory in gradients, more time.", rich_help_panel=MEANS)] = False,
+    remat: Annotated[
+        bool, typer.Option(help="Use less memory for gradients, and more time.", rich_help_panel=MEANS)
+    ] = False,
     microbatch: Annotated[
         int | None,
-        typer.Option(min=1, max=COUNTS, help="Samples a classifier gradient is taken of.", rich_help_panel=MEANS),
+        typer.Option(min=1, max=COUNTS, help="Samples per gradient of the classifier.", rich_help_panel=MEANS),
     ] = None,
     tile: Annotated[
         int | None,
-        typer.Option(min=8, max=SIDE, help="Latents on a side that are decoded at a time.", rich_help_panel=MEANS),
+        typer.Option(
+            min=8,
+            max=SIDE,
+            help="Side, in latents, of the tiles that are decoded one at a time.",
+            rich_help_panel=MEANS,
+        ),
     ] = None,
     shard: Annotated[
-        int | None, typer.Option(min=1, max=SAMPLES, help="Samples a file of a long job. (500)", rich_help_panel=MEANS)
+        int | None,
+        typer.Option(min=1, max=SAMPLES, help="Samples per file of a long job. (500)", rich_help_panel=MEANS),
     ] = None,
     worker: Annotated[
         str | None,
         typer.Option(
-            help="K/N: one of N processes on one folder; by default as Slurm, Kubernetes, torchrun or SkyPilot say.",
+            help="K/N: process K of N on one folder; by default read from Slurm, Kubernetes, torchrun or SkyPilot.",
             rich_help_panel=MEANS,
         ),
     ] = None,
     collect: Annotated[
-        bool, typer.Option("--collect", help="A worker too writes all samples into one file.", rich_help_panel=MEANS)
+        bool,
+        typer.Option("--collect", help="Let a worker also write all samples into one file.", rich_help_panel=MEANS),
     ] = False,
     together: Annotated[
         bool,
         typer.Option(
             "--together",
-            help="The processes that the engine started run one program, with --split on all devices.",
+            help="All started processes run one program; with --split it uses all devices.",
             rich_help_panel=MEANS,
         ),
     ] = False,
-    estimate: Annotated[bool, typer.Option(help="Say what memory it needs.", rich_help_panel=MEANS)] = False,
+    estimate: Annotated[
+        bool, typer.Option(help="Print the memory that sampling needs; draw nothing.", rich_help_panel=MEANS)
+    ] = False,
 ) -> None:
     """Draw guided samples, and write them in the format of ADM's evaluator, with a labelled picture beside the file.
 
@@ -128,14 +143,14 @@ def sample(
     check_out(place, shard)
     if place.suffix and (worker is not None or collect):
         raise Refused(
-            f"--worker and --collect are of a long job, which needs a folder: write --out {place.with_suffix('')}"
+            f"--worker and --collect are for a long job, which needs a folder: write --out {place.with_suffix('')}"
         )
     # the processes of a team (--together) are one worker, unless --worker is given
     own_number = read_worker(worker, {} if together else os.environ)
     if together:
         if place.suffix or devices is not None or estimate:
             raise Refused(
-                "--together is of a long job on all devices; write --out FOLDER, leave --devices and --estimate"
+                "--together is for a long job on all devices; write --out FOLDER, and remove --devices and --estimate"
             )
         start_team(os.environ)
     flags: dict[str, Any] = dict(scale=scale, labels=label, solver=solver, grid=grid, steps=steps, particles=particles)
@@ -149,12 +164,12 @@ def sample(
         return
     n = 100 if n is None else n
     if length is not None or pattern is not None:
-        raise Refused("--length and --pattern are for models of text; leave them out")
+        raise Refused("--length and --pattern are for models of text; remove them")
     mesh = sample_mesh(devices)
     asked = plan(request, n, remat=remat, microbatch=microbatch)
     check_used(request, asked, alone=not split and devices in (None, 1), tile=tile)
     if together and (asked.kernel.population or asked.flow is not None):
-        raise Refused("populations and flows are drawn by one process each; write --worker in the place of --together")
+        raise Refused("populations and flows are drawn by one process each; write --worker instead of --together")
     free_encoders(asked.pipeline)
     batch = min(batch, n)
     team = Team.of_processes() if together else Team()
@@ -184,7 +199,9 @@ def sample(
         if team.rank == 0:
             console.print(f"{n} samples, {bad} of those drawn now failed: {path}")
         if path == place and not together:
-            console.print("no file of all samples, as this is one of several workers; write it with --collect")
+            console.print(
+                "wrote no single file of all samples, because several workers share the job; add --collect to write it"
+            )
         return
     drawn, labels = draw(range(n))
     stored = encode(drawn)
@@ -205,21 +222,21 @@ def check_text(*means: Any) -> None:
     """Raise `Refused` if options are given that do not work for models of text yet."""
     if any(value not in (None, False) for value in means):
         raise Refused(
-            "a model of text is sampled on one device; leave --devices, --split, --remat, --microbatch, --tile, "
-            "--estimate, --worker, --collect and --together out"
+            "a model of text is sampled on one device; remove --devices, --split, --remat, --microbatch, --tile, "
+            "--estimate, --worker, --collect and --together"
         )
 
 
 def check_out(out: Any, shard: int | None) -> None:
     """Raise `Refused` unless `out` can be written, as an .npz file or as the folder of a long job."""
     if out.suffix and is_remote(out):
-        raise Refused(f"{out} would be one file in an object store, which takes folders alone; leave {out.suffix} out")
+        raise Refused(f"{out} would be one file in an object store, which accepts only folders; remove {out.suffix}")
     if out.suffix and out.suffix != ".npz":
-        raise Refused(f"--out is an .npz file or a folder, got {out}; write --out {out.with_suffix('.npz')}")
+        raise Refused(f"--out must be an .npz file or a folder, got {out}; write --out {out.with_suffix('.npz')}")
     if not out.suffix and out.is_file():
         raise Refused(f"{out} is a file; a long job needs a folder: choose another name")
     if out.suffix and shard is not None:
-        raise Refused(f"--shard is of a long job, which needs a folder: write --out {out.with_suffix('')}")
+        raise Refused(f"--shard is for a long job, which needs a folder: write --out {out.with_suffix('')}")
     if out.suffix:
         check_writable(out)
 
@@ -228,11 +245,11 @@ def check_used(request: Request, asked: Plan, *, alone: bool, tile: int | None) 
     """Raise `Refused` for an option that changes nothing for this method and model, or does not fit them."""
     for name in asked.unused:
         title = flag_of(name, REQUEST[name]) if name in REQUEST else name
-        raise Refused(f"--{title} changes nothing for {request.method['name']} of this model; leave it out")
+        raise Refused(f"--{title} has no effect for {request.method['name']} with this model; remove it")
     if asked.kernel.population and not alone:
-        raise Refused(f"{request.method['name']} runs its populations on one device; leave --devices and --split out")
+        raise Refused(f"{request.method['name']} runs its populations on one device; remove --devices and --split")
     if tile is not None and (asked.pipeline is None or asked.pipeline.autoencoder is None):
-        raise Refused("--tile is for models of latents, and this one has no autoencoder; leave it out")
+        raise Refused("--tile is for models of latents, and this one has no autoencoder; remove it")
 
 
 def draw_sheet(path: Path, images: np.ndarray, labels: np.ndarray, names: tuple[str, ...]) -> None:

@@ -32,7 +32,9 @@ def train(
     size: Size = None,
     preset: Annotated[
         str,
-        typer.Option(help="quick (30 steps: tries the machinery), small (2,000: two CPU cores), standard (50,000)."),
+        typer.Option(
+            help="quick (30 steps, to test that training runs), small (2,000, for two CPU cores), standard (50,000)."
+        ),
     ] = "small",
     model: Annotated[
         str, typer.Option(help="diffusion, or flow: an autoregressive flow of patches, which has no classifier.")
@@ -45,16 +47,20 @@ def train(
     rate: Annotated[float | None, flag("rate", RECIPE)] = None,
     ema: Annotated[float | None, flag("ema", RECIPE)] = None,
     label_dropout: Annotated[float | None, flag("label_dropout", RECIPE)] = None,
-    flip: Annotated[bool | None, typer.Option(help="Mirror images left to right, by chance. (no)")] = None,
+    flip: Annotated[bool | None, typer.Option(help="Mirror images left to right at random. (no)")] = None,
     dtype: Annotated[str | None, flag("dtype", RECIPE)] = None,
     save_every: Annotated[int | None, flag("save_every", RECIPE)] = None,
     devices: Annotated[int | None, typer.Option(min=1, help="Devices that share a batch; by default one.")] = None,
+<<<<<<< HEAD
     together: Annotated[
         bool, typer.Option("--together", help="The processes of a launcher share every batch, on all their devices.")
     ] = False,
     estimate: Annotated[bool, typer.Option(help="Print the memory a step needs, train nothing.")] = False,
+=======
+    estimate: Annotated[bool, typer.Option(help="Print the memory that a step needs; train nothing.")] = False,
+>>>>>>> words_g
     seed: Annotated[int | None, flag("seed", RECIPE)] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out images that cannot be read.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip images that cannot be read.")] = False,
 ) -> None:
     """Train a diffusion model, a noisy classifier and a judge. The same command resumes an interrupted training.
 
@@ -67,9 +73,9 @@ def train(
         start_team(os.environ)
         console.quiet = jax.process_index() > 0  # the first process speaks and writes for all
     if model not in ("diffusion", "flow"):
-        raise Refused(f"--model is diffusion or flow, got {show(model)}")
+        raise Refused(f"--model must be diffusion or flow, got {show(model)}")
     if preset not in PRESETS:
-        raise Refused(f"--preset is one of {', '.join(PRESETS)}, got {show(preset)}")
+        raise Refused(f"--preset must be one of {', '.join(PRESETS)}, got {show(preset)}")
     given: dict[str, Any] = dict(
         width=width, steps=steps, classifier_steps=classifier_steps, judge_steps=judge_steps, batch=batch
     )
@@ -87,14 +93,14 @@ def train(
     held_out = held_out.read(HELD_OUT)
     if model == "flow" and (estimate or classifier_steps is not None):
         what = "--estimate" if estimate else "--classifier-steps"
-        raise Refused(f"{what} is of diffusion models; leave it out for --model flow")
+        raise Refused(f"{what} is for diffusion models; remove it for --model flow")
     if estimate:
         console.print(f"memory of a training step: {step_memory(seen, recipe)}")
         return
     mesh = sample_mesh(devices) if together or devices is not None else None
     first = jax.process_index() == 0
     if first:
-        remember(out, data, size, every.names)
+        remember(out, data, size, every.names, skip_bad)
     if model == "flow":
         trained = train_flow(out / "denoiser", seen, recipe, progress=first, mesh=mesh)
         report_judge(train_judge(out / "judge", seen, recipe, progress=first, mesh=mesh), held_out)

@@ -42,7 +42,7 @@ def edm(state: Mapping[str, Any], sigma_data: float = 0.5) -> Recognized:
     """
     state = {k.removeprefix("model."): np.asarray(v) for k, v in state.items()}
     if any("aux_norm" in k or "emb_fourier" in k for k in state):
-        raise Refused("of EDM's networks only those of the ADM architecture (ImageNet 64 x 64) can be converted")
+        raise Refused("only EDM networks with the ADM architecture (ImageNet 64 x 64) can be converted")
     size, renamed = rename_to_openai(state)
     found = adm(renamed, Options(size, VE(), None, HEAD, False))
     return dataclasses.replace(found, parameterization=parameterizations.EDM(sigma_data))
@@ -73,7 +73,7 @@ def rename_to_openai(state: Mapping[str, np.ndarray]) -> tuple[int, dict[str, np
 
     sides = sorted({int(m[1]) for k in rest if (m := re.match(r"enc\.(\d+)x", k))}, reverse=True)
     if not sides:
-        raise Refused("no EDM checkpoint: it has no encoder")
+        raise Refused("not an EDM checkpoint: it has no encoder")
     depth = len({k.split(".")[1] for k in rest if k.startswith(f"enc.{sides[0]}x{sides[0]}_block")})
     move("map_layer0", "time_embed.0")
     move("map_layer1", "time_embed.2")
@@ -98,7 +98,7 @@ def rename_to_openai(state: Mapping[str, np.ndarray]) -> tuple[int, dict[str, np
     move("out_norm", "out.0")
     move("out_conv", "out.2")
     if rest:
-        raise Refused(f"the checkpoint has a tensor that EDM's ADM has not: {sorted(rest)[0]}")
+        raise Refused(f"the checkpoint has a tensor that EDM's ADM does not have: {sorted(rest)[0]}")
     return sides[0], found
 
 

@@ -64,5 +64,5 @@ class ADMClassifier(ADM):
         if self.pool == "adaptive":
             return Dense(self.out_channels, kernel_init=zeros, dtype=self.dtype, name="out_3")(jnp.mean(h, (0, 1)))
         if self.pool != "attention":
-            raise Refused(f'pool is "attention" or "adaptive", got {self.pool!r}; write pool="attention"')
+            raise Refused(f'pool must be "attention" or "adaptive", got {self.pool!r}; write pool="attention"')
         return AttentionPool(self.out_channels, self.heads(h.shape[-1]), self.dtype, name="out_2")(h)

@@ -309,9 +309,7 @@ def add_control(found: PipelineParts, folder: Path) -> None:
         raise Refused(f"{folder} holds a {about.get('_class_name')}, expected a ControlNetModel")
     hint = about.get("conditioning_embedding_out_channels", [16])
     if not isinstance(hint, list) or not 0 < len(hint) <= 8 or not all(type(n) is int and n > 0 for n in hint):
-        raise Refused(
-            f"{folder} asks for conditioning_embedding_out_channels = {str(hint)[:80]}, which is not supported"
-        )
+        raise Refused(f"{folder} has conditioning_embedding_out_channels = {str(hint)[:80]}, which is not supported")
     own, params = found.parts["denoiser"]
     network, domain = build(own["network"]), build(own["domain"])
     if not isinstance(network, StableDiffusionUNet):
@@ -339,9 +337,9 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
         ]
         if adapters:
             raise Refused(
-                f"{folder} holds an adapter (LoRA, {adapters[0]}) and no model; give it as lora= of its model"
+                f"{folder} holds an adapter (LoRA, {adapters[0]}) and no model; pass it as lora= to its model"
             )
-        raise Refused(f"{folder} is no folder of diffusers': it has no {name}")
+        raise Refused(f"{folder} is not a diffusers folder: it has no {name}")
     return read_json_file(folder / name)
 
 
@@ -359,16 +357,16 @@ def options(folder: Path, kind: str) -> dict[str, Any]:
             if key.startswith("_") or key in READ[kind] or (value in (None, False) and key not in NEUTRAL[kind]):
                 continue
             if key not in NEUTRAL[kind] or value != NEUTRAL[kind][key]:
-                raise Refused(f"{folder} asks for {key} = {value!r}, which is not supported")
+                raise Refused(f"{folder} has {key} = {value!r}, which is not supported")
     for key, value in about.items():
         each = value if isinstance(value, list) else [value]
         if any(isinstance(v, int | float) and abs(v) > LARGEST for v in each):
-            raise Refused(f"{folder} asks for {key} = {str(value)[:80]}, at most {LARGEST:,} is read")
+            raise Refused(f"{folder} has {key} = {str(value)[:80]}, at most {LARGEST:,} is accepted")
     for key in ("layers_per_block", "cross_attention_dim"):
         if not isinstance(about.get(key), int | None):
-            raise Refused(f"{folder} asks for {key} = {about[key]!r}, which is not supported")
+            raise Refused(f"{folder} has {key} = {about[key]!r}, which is not supported")
     if about.get("addition_embed_type") not in (None, "text_time"):
-        raise Refused(f"{folder} asks for addition_embed_type = {about['addition_embed_type']!r}; known is text_time")
+        raise Refused(f"{folder} has addition_embed_type = {about['addition_embed_type']!r}; supported is text_time")
     return about
 
 
@@ -384,7 +382,7 @@ def weights(folder: Path) -> Mapping[str, Any]:
             if many.exists():
                 names = read_json_file(many).get("weight_map")
                 if not isinstance(names, dict) or not names:
-                    raise Refused(f"{many} has no weight_map, which says where the tensors are; fetch it again")
+                    raise Refused(f"{many} has no weight_map, which lists the file of each tensor; fetch it again")
                 return Tensors(*(folder / one for one in sorted({plain_name(v, many) for v in names.values()})))
             if (one := folder / f"{stem}{variant}.safetensors").exists():
                 return Tensors(one)

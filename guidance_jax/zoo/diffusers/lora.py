@@ -53,7 +53,10 @@ class Adapter:
         for key in tensors:
             found = LEAF.match(key)
             if found is None:
-                raise Refused(f"{self.where} holds {key[:120]}, which is no LoRA of A and B; others cannot be merged")
+                raise Refused(
+                    f"{self.where} holds {key[:120]}, which is not part of a LoRA (A, B, alpha); other adapters cannot "
+                    "be merged"
+                )
             self.modules.setdefault(place_of(found[1], self.where), {})[LEAVES[found[2]]] = tensors[key]
 
     def take(self, part: str, names: Mapping[str, str]) -> dict[str, np.ndarray]:
@@ -168,7 +171,7 @@ def read_alphas(file: Path) -> dict[str, float]:
     for key, value in told.items():
         part, _, option = key.rpartition(".")
         if option in UNKNOWN and value:
-            raise Refused(f"{file} asks for {option} = {str(value)[:60]}, which cannot be merged here")
+            raise Refused(f"{file} has {option} = {str(value)[:60]}, which cannot be merged here")
         if option == "lora_alpha":
             if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
                 raise Refused(f"{file} has lora_alpha = {str(value)[:60]}, expected a positive number")

@@ -120,18 +120,18 @@ def process(about: Mapping[str, Any]) -> Scheduler:
         if key.startswith("_") or key in known or key in SOLVER:
             continue
         if value not in NEUTRAL.get(key, (None,)):
-            raise Refused(f"the scheduler file asks for {key} = {value!r}, which is not supported")
+            raise Refused(f"the scheduler file has {key} = {value!r}, which is not supported")
     ignored = [k for k, names in ONLY.items() if name not in names]
     asked = {**known, **{k: v for k, v in about.items() if k in known and k not in ignored}}
     for key, value in asked.items():
         if type(value) is not type(known[key]) and not (type(known[key]) is float and type(value) is int):
-            raise Refused(f"the scheduler file asks for {key} = {str(value)[:80]!r}, expected one like {known[key]!r}")
+            raise Refused(f"the scheduler file has {key} = {str(value)[:80]!r}, expected a value like {known[key]!r}")
     steps = whole_number(asked, "num_train_timesteps", "the scheduler file")
     first, last = asked["beta_start"], asked["beta_end"]
     if not 0 < first <= last < 1 or not asked["clip_sample_range"] > 0 or not 0 <= asked["steps_offset"] < steps:
         raise Refused(
-            f"the scheduler file asks for betas from {first} to {last}, an offset of {asked['steps_offset']} and "
-            f"clipping at {asked['clip_sample_range']}; betas lie between 0 and 1, the offset below {steps}"
+            f"the scheduler file has betas from {first} to {last}, an offset of {asked['steps_offset']} and clipping "
+            f"at {asked['clip_sample_range']}; betas must lie between 0 and 1, the offset below {steps}"
         )
     zero = bool(asked["rescale_betas_zero_snr"])
     schedules: dict[str, Schedule] = {
@@ -143,7 +143,7 @@ def process(about: Mapping[str, Any]) -> Scheduler:
         raise Refused(f"the scheduler file rescales {asked['beta_schedule']} betas to zero SNR, which is not supported")
     for key, choices in (("beta_schedule", schedules), ("prediction_type", PREDICTIONS)):
         if asked[key] not in choices:
-            raise Refused(f"the scheduler file asks for {key} = {asked[key]!r}, known are {', '.join(choices)}")
+            raise Refused(f"the scheduler file has {key} = {asked[key]!r}, known are {', '.join(choices)}")
     grid = {
         "name": "spaced",
         "spacing": asked["timestep_spacing"],
@@ -170,14 +170,14 @@ def flow(about: Mapping[str, Any]) -> Scheduler:
     for key, value in about.items():
         if key.startswith("_") or key in FLOW or value in FLOW_NEUTRAL.get(key, (None,)):
             continue
-        raise Refused(f"the scheduler file asks for {key} = {str(value)[:80]!r}, which is not supported")
+        raise Refused(f"the scheduler file has {key} = {str(value)[:80]!r}, which is not supported")
     asked = FLOW | {k: about[k] for k in FLOW if about.get(k) is not None}
     for key, value in asked.items():
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if (type(FLOW[key]) is bool) != isinstance(value, bool) or not (
             isinstance(value, bool) or (number and value > 0)
         ):
-            raise Refused(f"the scheduler file asks for {key} = {str(value)[:80]}, expected one like {FLOW[key]!r}")
+            raise Refused(f"the scheduler file has {key} = {str(value)[:80]}, expected a value like {FLOW[key]!r}")
     steps, shift = whole_number(asked, "num_train_timesteps", "the scheduler file"), float(asked["shift"])
     grid: dict[str, Any] = {"name": "shifted", "start": 1.0}
     if asked["use_dynamic_shifting"]:

@@ -52,13 +52,15 @@ def family_of(state: Mapping[str, Any], told: str | None) -> str:
       Refused: an unknown family, or no `told` where the tensors do not determine it.
     """
     if told is not None and told not in FAMILIES:
-        raise Refused(f"family is one of {', '.join(FAMILIES)}, got {told!r}")
+        raise Refused(f"family must be one of {', '.join(FAMILIES)}, got {told!r}")
     if ROTATION in state:
         return told or "LightningDiT"
     if any(k.startswith("projectors.") for k in state):
         return told or "REPA"
     if told is None:
-        raise Refused("DiT and SiT files hold the same tensors and mean different things: say family DiT, SiT or REPA")
+        raise Refused(
+            "DiT and SiT files hold the same tensors but mean different things; choose family DiT, SiT or REPA"
+        )
     return told
 
 
@@ -127,7 +129,7 @@ def inputs(shape: tuple[int, ...]) -> tuple[Any, Any, Any]:
 def heads_of(width: int, told: int | None) -> int:
     """Return the number of heads of a published width; `told`, if not None, decides."""
     if told is None and width not in HEADS:
-        raise Refused(f"a transformer {width} wide is none of the published sizes; give num_heads")
+        raise Refused(f"a transformer of width {width} has none of the published sizes; pass num_heads")
     return told or HEADS[width]
 
 

@@ -41,10 +41,12 @@ def gpt2_params(tensors: Mapping[str, Any], network: GPT2) -> dict:
 
     def take(name: str, shape: tuple[int, ...]) -> Any:
         if name not in rest:
-            raise Refused(f"the checkpoint has no tensor {name}; is it GPT-2's?")
+            raise Refused(f"the checkpoint has no tensor {name}; check that it is a GPT-2")
         value = jnp.asarray(numbers(rest.pop(name), name))
         if value.shape != shape:
-            raise Refused(f"{name} has shape {value.shape}, expected {shape}; the configuration is another model's")
+            raise Refused(
+                f"{name} has shape {value.shape}, expected {shape}; the configuration belongs to another model"
+            )
         return value
 
     for module, leaves in expected.items():
@@ -63,7 +65,7 @@ def gpt2_params(tensors: Mapping[str, Any], network: GPT2) -> dict:
                     kernel, bias = inner["kernel"].shape, inner["bias"].shape
                     found[module][part] = {"kernel": take(f"{name}.weight", kernel), "bias": take(f"{name}.bias", bias)}
     if rest:
-        raise Refused(f"the checkpoint has a tensor that GPT-2 has not: {sorted(rest)[0]}")
+        raise Refused(f"the checkpoint has a tensor that GPT-2 does not have: {sorted(rest)[0]}")
     return {"params": found}
 
 
@@ -85,7 +87,7 @@ def load_gpt2(folder: str | Path, first: int | None = None) -> LanguageModel:
             raise Refused(f"{folder} has no {name}; save one with save_pretrained(folder, safe_serialization=True)")
     config = read_json(folder / "config.json")
     if config.get("model_type") != "gpt2" or config.get("activation_function", "gelu_new") != "gelu_new":
-        raise Refused(f"{folder}/config.json is of a {config.get('model_type')!r} model, expected gpt2 with gelu_new")
+        raise Refused(f"{folder}/config.json is for a {config.get('model_type')!r} model, expected gpt2 with gelu_new")
     fields = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
     with reading(folder / "config.json", "it lacks that entry"):
         network = GPT2(*(whole_number(config, name, folder / "config.json") for name in fields))

@@ -228,7 +228,7 @@ class MMDiT(ReadsCaptions, nn.Module):
             got = ", ".join(cond) if isinstance(cond, dict) else type(cond).__name__
             raise Refused(f"the network is conditioned on a dict of context, vector, got {got}")
         if (scale is not None) != self.guided:
-            told = "the scale of guidance as an input; set it with Learned" if self.guided else "no scale as an input"
+            told = "the guidance scale as an input (set it with Learned)" if self.guided else "no scale as an input"
             raise Refused(f"the network has {told}, got scale={scale}")
         away = None if perturbation is None else perturbation.away
         contexts = [cond["context"]] if away is None else [cond["context"], away.context]

@@ -45,7 +45,9 @@ def sd3(state: Mapping[str, Any], about: Mapping[str, Any]) -> tuple[MMDiT, dict
     """
     dual = sorted(about.get("dual_attention_layers") or ())
     if dual != list(range(len(dual))):
-        raise Refused(f"the transformer has second attentions in the blocks {dual}, known are the first ones alone")
+        raise Refused(
+            f"the transformer has a second attention in the blocks {dual}; only the first blocks may have one"
+        )
     network = MMDiT(
         **widths(about),
         dual=len(dual),
@@ -102,7 +104,7 @@ def widths(about: Mapping[str, Any]) -> dict[str, int]:
 
 def has_norms(kind: Any) -> bool:
     if kind not in (None, "rms_norm"):
-        raise Refused(f"the transformer asks for qk_norm = {kind!r}, known is rms_norm")
+        raise Refused(f"the transformer has qk_norm = {kind!r}, supported is rms_norm")
     return kind is not None
 
 

@@ -166,7 +166,7 @@ def describe_flux(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
 
 def heads_of(shapes: Mapping[str, Any], blocks: str, width: int, head: int) -> dict[str, Any]:
     if head < 1 or width % head:
-        raise Refused(f"the transformer is {width} wide, its heads have {head} channels: they do not fit")
+        raise Refused(f"the transformer has width {width} and heads of {head} channels, which do not fit")
     depth = len({k.split(".")[1] for k in shapes if k.startswith(f"{blocks}.")})
     return {"attention_head_dim": head, "num_attention_heads": width // head, "num_layers": depth}
 

@@ -60,13 +60,15 @@ class CachedNetwork(TokenModel):
         super().check(levels, shape, cond)
         if self.block < 1 or shape[-1] % self.block or self.begin % self.block:
             raise Refused(
-                f"blocks of {self.block} tokens do not divide {shape[-1]} tokens after {self.begin}; pad the prompt on "
-                "the left, or take another length"
+                f"blocks of {self.block} tokens do not divide {shape[-1]} tokens after {self.begin}; pad the prompt "
+                "on the left, or choose another length"
             )
         if self.network.timed:
-            raise Refused("a cache is for networks that are not told the noise level, which changes at every step")
+            raise Refused(
+                "a cache needs a network without the noise level as an input, because the level changes at every step"
+            )
         if self.refresh is not None and self.refresh < 1:
-            raise Refused(f"the cache is filled anew after 1 step or more, got refresh={self.refresh}")
+            raise Refused(f"the cache must be refreshed after 1 step or more, got refresh={self.refresh}")
 
     def init(self, x):
         """Return (cache, filled, age).

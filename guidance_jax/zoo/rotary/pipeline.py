@@ -82,7 +82,7 @@ class TextPipeline:
         size = -(-max(map(len, rows)) // BUCKET) * BUCKET
         after = self.around[1]
         if size + length + len(after) > LONGEST:
-            raise Refused(f"a prompt of {size:,} tokens and {length:,} more are over {LONGEST:,}; shorten them")
+            raise Refused(f"a prompt of {size:,} tokens and {length:,} more exceed {LONGEST:,}; shorten them")
         known = np.full((len(rows), size + length + len(after)), FREE, np.int32)
         padding = np.array([size - len(row) for row in rows], np.int32)
         for line, row, pad in zip(known, rows, padding, strict=True):
@@ -188,7 +188,7 @@ def load_text(folder: str | Path, dtype: str | None = None, mask: int | None = N
     usual = network.vocabulary - 1 if usual == -1 else usual
     mask = next((m for m in (mask, token("mask"), usual) if m is not None), None)
     if mask is None or not 0 <= mask < network.vocabulary:
-        raise Refused(f"{folder} does not say which token is the mask; write load_text(folder, mask=...)")
+        raise Refused(f"{folder} does not state which token is the mask; write load_text(folder, mask=...)")
     end = token("eos")
     process = Absorbing(network.vocabulary, mask=mask)
     model = TokenNetwork(params, Bound(apply_network, network), process, batched=False)

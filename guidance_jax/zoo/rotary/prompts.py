@@ -18,12 +18,12 @@ def encode_prompt(tokenizer: Any, prompt: str, vocabulary: int) -> list[int]:
     Raises:
       Refused: a prompt that is not text; tokens outside the vocabulary.
     """
-    with reading(f"the prompt {str(prompt)[:40]!r}", "is it text, and the tokenizer whole?"):
+    with reading(f"the prompt {str(prompt)[:40]!r}", "check that it is text and that the tokenizer is complete"):
         tokens = tokenizer.encode(prompt, add_special_tokens=False).ids
     if max(tokens, default=0) >= vocabulary:
         raise Refused(
-            f"the prompt {prompt[:40]!r} has the token {max(tokens)}, the network knows {vocabulary:,}; the tokenizer "
-            "is another model's"
+            f"the prompt {prompt[:40]!r} has the token {max(tokens)}, the network has {vocabulary:,} tokens; the "
+            "tokenizer belongs to another model"
         )
     return tokens
 
@@ -41,8 +41,8 @@ def special_tokens(
     largest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
     if largest >= vocabulary:
         raise Refused(
-            f"the tokenizer of {folder} has tokens up to {largest:,}, the network knows {vocabulary:,}; it is another "
-            "model's"
+            f"the tokenizer of {folder} has tokens up to {largest:,}, the network has {vocabulary:,} tokens; it "
+            "belongs to another model"
         )
     named: dict[str, Any] = {}
     for name in ("special_tokens_map.json", "tokenizer_config.json"):

@@ -119,7 +119,7 @@ def theta_of(config: Mapping[str, Any], default: float, kind: str | None = None)
     table = table.get(kind, {}) if kind is not None and kind in table else table
     rule = table.get("rope_type", table.get("type", "default")) if isinstance(table, dict) else "unknown"
     if rule != "default":
-        raise Refused(f"the configuration scales its rotary positions ({str(rule)[:40]!r}), which is not built")
+        raise Refused(f"the configuration scales its rotary positions ({str(rule)[:40]!r}), which is not supported")
     names = {"full_attention": "global_rope_theta", "sliding_attention": "local_rope_theta"}
     found = table.get("rope_theta", config.get(names.get(kind or "", "rope_theta"), default))
     if type(found) not in (int, float) or not 1 < found < 1e12:
@@ -148,9 +148,9 @@ def read_share(config: Mapping[str, Any], name: str, default: float) -> float:
 def llama(config: Mapping[str, Any], sizes: Sizes, where: Any, **more: Any) -> RotaryTransformer:
     """Return the network of a Llama, Qwen2 or Qwen3. Diffusion trains these with full attention, so no mask is set."""
     if config.get("hidden_act", "silu") != "silu" or config.get("mlp_bias"):
-        raise Refused(f"{where}: an MLP of {str(config.get('hidden_act'))[:40]!r}, or with biases, is not built")
+        raise Refused(f"{where}: an MLP of {str(config.get('hidden_act'))[:40]!r}, or with biases, is not supported")
     if config.get("use_sliding_window") or "sliding_attention" in (config.get("layer_types") or ()):
-        raise Refused(f"{where}: attention within a sliding window is not built for this model")
+        raise Refused(f"{where}: attention within a sliding window is not supported for this model")
     channels = {"head_dim": config.get("head_dim") or sizes.width // sizes.heads}
     groups = {"num_key_value_heads": config.get("num_key_value_heads") or sizes.heads}
     return RotaryTransformer(
@@ -180,7 +180,7 @@ def qwen3(config: Mapping[str, Any], sizes: Sizes, where: Any) -> RotaryTransfor
 
 def llada(config: Mapping[str, Any], sizes: Sizes, where: Any) -> RotaryTransformer:
     if config.get("activation_type", "silu") not in ("silu", "swiglu") or config.get("alibi"):
-        raise Refused(f"{where}: another activation than silu, or ALiBi, is not built")
+        raise Refused(f"{where}: an activation other than silu, or ALiBi, is not supported")
     groups = {"n_kv_heads": config.get("n_kv_heads") or sizes.heads}
     return RotaryTransformer(
         **sizes._asdict(),
@@ -224,7 +224,7 @@ def modernbert(config: Mapping[str, Any], sizes: Sizes, where: Any) -> RotaryTra
 
 def esm2(config: Mapping[str, Any], sizes: Sizes, where: Any) -> RotaryTransformer:
     if config.get("position_embedding_type") != "rotary" or config.get("emb_layer_norm_before"):
-        raise Refused(f"{where}: an ESM with absolute positions or a norm of embeddings (ESM-1) is not built")
+        raise Refused(f"{where}: an ESM with absolute positions or a norm of embeddings (ESM-1) is not supported")
     mask = whole_number(config, "mask_token_id", where, 0, sizes.vocabulary - 1) if config.get("token_dropout") else -1
     return RotaryTransformer(
         **sizes._asdict(),
@@ -317,13 +317,18 @@ def read_network(folder: Path, dtype: str | None = None) -> tuple[RotaryTransfor
     config = read_json(where)
     kind = config.get("model_type")
     if not isinstance(kind, str) or kind not in FAMILIES:
-        raise Refused(f"{where} is of a {str(kind)[:40]!r} model; text and proteins are read of {', '.join(FAMILIES)}")
+        raise Refused(
+            f"{where} is for a {str(kind)[:40]!r} model; supported language and protein models are "
+            f"{', '.join(FAMILIES)}"
+        )
     family = FAMILIES[kind]
     with reading(where, "it lacks that entry"):
         sizes = Sizes(*(whole_number(config, name, where) for name in family.sizes))
         network = family.make(config, sizes, where)
     if network.width % 2 or network.channels % 2 or network.heads % network.groups:
-        raise Refused(f"{where}: {network.heads} heads of {network.channels} channels over {network.groups} groups")
+        raise Refused(
+            f"{where}: {network.heads} heads of {network.channels} channels do not fit {network.groups} groups"
+        )
     state = tensors_of(folder)
     if dtype is not None:
         network = dataclasses.replace(network, dtype=jnp.dtype(dtype))
@@ -355,7 +360,7 @@ def params_of(network: RotaryTransformer, state: Lazy, names: Mapping[str, str],
     left, shapes = set(state), state.shapes()
     layers = {int(m[1]) for n in left if (m := re.match(re.escape(names["layers"]) + r"\.(\d+)\.", n))}
     if layers != set(range(network.layers)):
-        raise Refused(f"{where} has {network.layers:,} layers, the tensors {len(layers)}; compare them")
+        raise Refused(f"{where} has {network.layers:,} layers, but the tensors have {len(layers)}; compare them")
     wanted = sum(math.prod(s) for s in jax.tree.leaves(network.shapes(), is_leaf=lambda s: isinstance(s, tuple)))
     check_size(4 * wanted, 4 * sum(math.prod(s) for s in shapes.values()), where)
 
@@ -365,7 +370,9 @@ def params_of(network: RotaryTransformer, state: Lazy, names: Mapping[str, str],
         if name not in shapes:
             raise Refused(f"the checkpoint has no tensor {name}")
         if shapes[name] != shape:
-            raise Refused(f"{name} has shape {shapes[name]}, expected {shape}; the configuration is another model's")
+            raise Refused(
+                f"{name} has shape {shapes[name]}, expected {shape}; the configuration belongs to another model"
+            )
         left.discard(name)
         return np.asarray(numbers(state[name], name))
 
@@ -410,7 +417,7 @@ def params_of(network: RotaryTransformer, state: Lazy, names: Mapping[str, str],
         raise Refused(f"{where} ties {tied} to the embeddings, and the two tensors differ; compare the configuration")
     rest = sorted(n for n in left if n != tied and not n.endswith(PASSED) and not copy_of_bias(n, names))
     if rest:
-        raise Refused(f"the checkpoint has a tensor that the network has not: {rest[0]}")
+        raise Refused(f"the checkpoint has a tensor that the network does not have: {rest[0]}")
     return found
 
 

@@ -54,7 +54,7 @@ def read_states(
       Refused: another language model than Qwen3; a tensor that is missing, left over or of the wrong shape.
     """
     if about.get("model_type") != "qwen3":
-        raise Refused(f"a reader of captions of the kind {str(about.get('model_type'))[:40]!r} is not supported")
+        raise Refused(f"a text encoder of the kind {str(about.get('model_type'))[:40]!r} is not supported")
     names = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     sizes = Sizes(*(whole_number(about, name, "text_encoder") for name in names))
     whole = qwen3(about, sizes, "text_encoder")

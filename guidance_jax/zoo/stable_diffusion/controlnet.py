@@ -71,7 +71,9 @@ class ControlledUNet(ReadsCaptions, nn.Module):
 
     def __call__(self, x, t, cond, train=False, perturbation=None):
         if not isinstance(cond, dict) or "image" not in cond:
-            raise Refused("a controlled network is conditioned on an image too; write cond | {'image': images}")
+            raise Refused(
+                "a network with a ControlNet also needs an image as a condition; write cond | {'image': images}"
+            )
         rest = {k: v for k, v in cond.items() if k not in ("image", "strength")}
         strength = jnp.asarray(cond.get("strength", 1.0), x.dtype)
         added = [strength.astype(a.dtype) * a for a in self.control(x, t, rest, cond["image"])]

@@ -102,7 +102,9 @@ def heads(about: Mapping[str, Any]) -> dict[str, int]:
     if len(set(counts)) == 1:
         return {"num_heads": counts[0]}
     if len({w / n for w, n in zip(widths, counts, strict=True)}) != 1:
-        raise Refused(f"attention_head_dim = {counts} of levels {widths} wide is not supported: heads differ in width")
+        raise Refused(
+            f"attention_head_dim = {counts} for levels of widths {widths} is not supported: heads differ in width"
+        )
     return {"num_head_channels": widths[0] // counts[0]}
 
 
@@ -121,7 +123,7 @@ def unet(state: Mapping[str, Any], heads: Mapping[str, int], groups: int = 32) -
     fields, channels = architecture(shapes, IMAGE)
     keys = [k for k in shapes if k.endswith("attn2.to_k.weight")]
     if not keys:
-        raise Refused("no U-Net of Stable Diffusion: nothing in it attends to a text")
+        raise Refused("not a U-Net of Stable Diffusion: it has no attention to a text")
     width = shapes[keys[0]][1]
     levels = len(fields["channel_mult"])
     depth = [0] * levels

@@ -73,12 +73,12 @@ def single_file(
     keys = [k for k in state if k.startswith(UNET) and k.endswith("attn2.to_k.weight")]
     width = shapes_of(state)[keys[0]][1] if keys else None
     if width not in RELEASES:
-        raise Refused(f"a U-Net with a context {width} wide is none of Stable Diffusion 1, 2 and XL")
+        raise Refused(f"a U-Net with a context of width {width} does not belong to Stable Diffusion 1, 2 or XL")
     if prediction is None and width == 1024:
-        raise Refused("Stable Diffusion 2 predicts noise or v: say prediction epsilon or v_prediction")
+        raise Refused("Stable Diffusion 2 predicts noise or v: choose prediction epsilon or v_prediction")
     meaning = PREDICTIONS.get(prediction or "epsilon")
     if meaning is None:
-        raise Refused(f"prediction is one of {', '.join(PREDICTIONS)}, got {prediction!r}")
+        raise Refused(f"prediction must be one of {', '.join(PREDICTIONS)}, got {prediction!r}")
     release = RELEASES[width]
     network, params = unet(under(state, UNET), dict([release.heads]), groups)
     latent = side // 8 if side else 96 if prediction == "v_prediction" and width == 1024 else release.side

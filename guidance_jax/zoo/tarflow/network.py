@@ -167,7 +167,7 @@ def check(network: TarFlow) -> None:
     if height % network.patch or width % network.patch:
         raise Refused(f"patches of {network.patch} do not divide images of {height} x {width}; crop or resize them")
     if network.width % network.head:
-        raise Refused(f"heads of {network.head} do not divide a width of {network.width}; give head")
+        raise Refused(f"heads of {network.head} do not divide a width of {network.width}; pass head")
 
 
 def network_of(model: AutoregressiveFlow) -> TarFlow:
@@ -178,7 +178,7 @@ def network_of(model: AutoregressiveFlow) -> TarFlow:
     """
     network = model.apply.module if isinstance(model.apply, Bound) else None
     if not isinstance(network, TarFlow):
-        raise Refused("the flow is no TarFlow, so that it does not say what its patches are")
+        raise Refused("the flow is not a TarFlow, so its patches are unknown")
     return network
 
 
@@ -194,7 +194,7 @@ def encode_images(model: AutoregressiveFlow, images: Any) -> Any:
     """
     network = network_of(model)
     if jnp.shape(images)[1:] != network.shape:
-        raise Refused(f"the flow is of images {network.shape}, got {jnp.shape(images)[1:]}; resize them")
+        raise Refused(f"the flow is for images {network.shape}, got {jnp.shape(images)[1:]}; resize them")
     return patchify(images, network.patch)
 
 

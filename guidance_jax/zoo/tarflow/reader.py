@@ -44,7 +44,9 @@ def tarflow(state: Mapping[str, Any], patch: int, *, head: int = 64, noise: floa
         raise Refused("the checkpoint transforms patches by a shift alone (nvp=False); its scale is missing")
     side = math.isqrt(patches)
     if channels % patch**2 or side**2 != patches:
-        raise Refused(f"{patches} patches of {channels} numbers are no square image in patches of {patch}")
+        raise Refused(
+            f"{patches} patches of {channels} numbers do not form a square image with patches of size {patch}"
+        )
     classes = shapes["blocks.0.class_embed"][0] if "blocks.0.class_embed" in shapes else 0
     blocks = len({name.split(".")[1] for name in shapes if name.startswith("blocks.")})
     layers = len({name.split(".")[3] for name in shapes if name.startswith("blocks.0.attn_blocks.")})
@@ -90,7 +92,7 @@ def tarflow(state: Mapping[str, Any], patch: int, *, head: int = 64, noise: floa
         raise Refused("the prior of the checkpoint is not N(0, I) (nvp=False)")
     left = sorted(name for name in rest if not name.endswith(".attn_mask"))
     if left:
-        raise Refused(f"the checkpoint has a tensor that TarFlow has not: {left[0]}")
+        raise Refused(f"the checkpoint has a tensor that TarFlow does not have: {left[0]}")
     shape = (side * patch, side * patch, channels // patch**2)
     network = TarFlow(shape, patch, width, blocks, layers, classes, head, noise)
     return flow(network, {"params": {"blocks": jnp_tree(params)}})
