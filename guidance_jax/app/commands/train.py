@@ -51,14 +51,10 @@ def train(
     dtype: Annotated[str | None, flag("dtype", RECIPE)] = None,
     save_every: Annotated[int | None, flag("save_every", RECIPE)] = None,
     devices: Annotated[int | None, typer.Option(min=1, help="Devices that share a batch; by default one.")] = None,
-<<<<<<< HEAD
     together: Annotated[
         bool, typer.Option("--together", help="The processes of a launcher share every batch, on all their devices.")
     ] = False,
-    estimate: Annotated[bool, typer.Option(help="Print the memory a step needs, train nothing.")] = False,
-=======
     estimate: Annotated[bool, typer.Option(help="Print the memory that a step needs; train nothing.")] = False,
->>>>>>> words_g
     seed: Annotated[int | None, flag("seed", RECIPE)] = None,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip images that cannot be read.")] = False,
 ) -> None:
