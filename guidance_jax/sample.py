@@ -186,8 +186,8 @@ def prepare(keys: Any, kernel: Any, levels: Level, shape: tuple[int, ...], cond:
     check_kernel(kernel, levels, tuple(shape), cond)
     kernel.space.check_finished(kernel.moving(levels))
     check_numbers(kernel)
-    for node in jax.tree.leaves(kernel, is_leaf=lambda node: isinstance(node, Rows)):
-        for leaf in jax.tree.leaves(node) if isinstance(node, Rows) else ():
+    for node in jax.tree.leaves(kernel, is_leaf=is_rows):
+        for leaf in jax.tree.leaves(node) if is_rows(node) else ():
             if jnp.shape(leaf) != (len(keys),):
                 raise Refused(
                     f"{type(node).__name__} holds one number for each of the {len(keys)} keys, got shape "
@@ -196,11 +196,18 @@ def prepare(keys: Any, kernel: Any, levels: Level, shape: tuple[int, ...], cond:
     return as_threefry(keys), *jax.tree.map(strong, (kernel, levels))
 
 
+def is_rows(node: Any) -> bool:
+    return isinstance(node, Rows)
+
+
 def check_numbers(kernel: Kernel) -> None:
     """Raise `Refused` if a number of `kernel`, such as a scale or a strength, is known and NaN."""
+    per_sample = {
+        id(leaf) for node in jax.tree.leaves(kernel, is_leaf=is_rows) if is_rows(node) for leaf in jax.tree.leaves(node)
+    }
     for path, leaf in jax.tree_util.tree_leaves_with_path(kernel):
         number = isinstance(leaf, float | np.floating) or (isinstance(leaf, jax.Array | np.ndarray) and leaf.ndim == 0)
-        if number and concrete(leaf) and leaf != leaf:
+        if (number or id(leaf) in per_sample) and concrete(leaf) and np.any(np.isnan(np.asarray(leaf))):
             raise Refused(f"{jax.tree_util.keystr(path).lstrip('.')} is NaN; give every number of a kernel a value")
 
 
@@ -215,8 +222,8 @@ def strong(number: Any) -> Any:
         a = jnp.asarray(number)
     except TypeError:
         raise Refused(
-            f"a kernel may hold only pytrees and numbers, got {type(number).__name__}; wrap a function f(x, level, "
-            "cond) -> x0 as Function(f)"
+            f"a kernel holds pytrees and numbers, such as a scale, got {str(number)[:40]!r} ({type(number).__name__}); "
+            "write a number"
         ) from None
     weak = getattr(a, "weak_type", False)  # arrays of keys have no such attribute
     return jax.lax.convert_element_type(a, a.dtype) if weak else a

@@ -87,6 +87,22 @@ def test_image_folder(tmp_path):
         image_folder(tmp_path / "nowhere", 8)
 
 
+def test_a_folder_says_what_it_does_not_read(tmp_path):
+    """TIFF is read; other formats are named, and a sub-folder without images is no class."""
+    for name in ("cat", "empty", "zebra"):
+        (tmp_path / name).mkdir()
+    for name, file in (("cat", "one.tif"), ("zebra", "two.png")):
+        Image.new("RGB", (8, 8)).save(tmp_path / name / file)
+    (tmp_path / "cat" / "three.heic").write_bytes(b"?")
+    with pytest.warns(UserWarning) as said:
+        data = image_folder(tmp_path, 8)
+    assert data.names == ("cat", "zebra")
+    assert data.labels.tolist() == [0, 1]
+    words = " ".join(str(one.message) for one in said)
+    assert "files .heic in" in words
+    assert "sub-folders without images, which are no classes: empty" in words
+
+
 def test_images_refuse_what_does_not_fit():
     with pytest.raises(ValueError, match="one label each"):
         Images(np.zeros((3, 4, 4, 1), np.float32), np.zeros(2, np.int32), ("a",))

@@ -37,6 +37,7 @@ from guidance_jax.operators import Downsample, Linear
 from guidance_jax.particles import ParticleGuidance
 from guidance_jax.schedules import LinearVP
 from guidance_jax.text import FUDGE, PPLM, PrefixClassifier
+from guidance_jax.zoo.gpt2.reader import load_gpt2
 from tests.table import MIXTURE, NULL, SCHEDULE, UNCONDITIONAL, log_clean, log_posterior
 from tests.token_table import GPT, HIDDEN, MASKED, UNIFORM, along, likes, log_masked
 from tests.token_table import LEVELS as TOKEN_LEVELS
@@ -124,6 +125,21 @@ CASES = {
         "PredictorFree must not be negative, got -0.5",
     ),
     "a negative exponent for PPLM": (lambda: PPLM(GPT, likes, gamma=-1.0), "must not be negative, got -1.0"),
+    "a scale per sample that is NaN": (
+        lambda: run(plain(gj.CFG(MODEL, 10, gj.PerSample(jnp.array([1.0, jnp.nan]))))),
+        "is NaN; give every number of a kernel a value",
+    ),
+    "a scale that is text": (lambda: run(plain(gj.CFG(MODEL, 10, "3"))), r"such as a scale, got '3' \(str\)"),
+    "banned tokens by their numbers": (
+        lambda: tokens(masked(Forbid(MASKED, jnp.array([2])))),
+        r"one True or False per token of the vocabulary, \(3,\) or \(L, 3\), got shape \(1,\)",
+    ),
+    "a classifier of one-hot vectors with a mistake in it": (
+        lambda: tokens(masked(TAG(MASKED, lambda x, level, cond: jnp.sum(x @ jnp.ones(7)), 1.0))),
+        "does not accept .*TypeError: .*; use PredictorGuidance",
+    ),
+    "a folder that is not there": (lambda: gj.load("nowhere"), "there is no folder nowhere; check the path"),
+    "a folder of GPT-2 that is not there": (lambda: load_gpt2("nowhere"), "there is no folder nowhere"),
     "a solver of images for tokens": (
         lambda: tokens(gj.Reverse(MASKED, gj.DDIM())),
         r"DDIM is for images or vectors, but the model is for masked tokens; use Ancestral\(\)",
@@ -161,7 +177,7 @@ CASES = {
     "a vocabulary of one": (lambda: gj.Absorbing(1), "at least two tokens, got 1"),
     "a ban of another size": (
         lambda: tokens(masked(Forbid(MASKED, jnp.zeros(4, bool)))),
-        r"vocabulary \(3\), got \(4,\)",
+        r"\(3,\) or \(L, 3\), got shape \(4,\)",
     ),
     "starts of another number": (
         lambda: gj.generate(gj.keys(0, 2), masked(), TOKEN_LEVELS, (3,), LABELS, jnp.zeros((3, 3), int)),

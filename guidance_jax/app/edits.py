@@ -83,7 +83,7 @@ def read_picture(path: str, sides: tuple[int, int], flag: str, channels: int | N
     if found.ndim != 3 or found.shape[:2] != sides:
         raise Refused(
             f"{flag} {path} has shape {found.shape}, but the pictures of this request are {sides[0]} x {sides[1]}; "
-            f"resize it, or write --size {found.shape[0]}x{found.shape[1] if found.ndim > 1 else 0}"
+            f"crop or resize it to {sides[1]} x {sides[0]} (width x height), or choose the model's size by --size"
         )
     wanted = 3 if channels is None else channels
     if found.shape[-1] == 1:

@@ -48,8 +48,14 @@ def is_guided(models: str | Path) -> bool:
 
 def load_once(folder: Path, dtype: str | None, remat: bool) -> Any:
     """Load a folder; return the same object while the folder is unchanged, so that a sweep compiles once."""
+    if not folder.is_dir():
+        raise Refused(f"there is no folder {folder}; check the path")
     whole = is_pipeline(folder)
     if not whole and not (folder / "config.json").exists():
+        if not denoiser_in(folder).is_dir():
+            raise Refused(
+                f"{folder} holds no models (no denoiser, no model_index.json); train some with guidance-jax train"
+            )
         read_config(denoiser_in(folder))  # raises `Refused` if the folder has no configuration
     inside = folder if whole or (folder / "config.json").exists() else denoiser_in(folder)
     changed = max(p.lstat().st_mtime_ns for p in (inside, *inside.iterdir()))

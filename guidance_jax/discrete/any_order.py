@@ -41,7 +41,8 @@ class AnyOrder(ModelKernel):
       model: a denoiser of masked tokens.
       classifier: a `Guide` of masked tokens, or f(x, level, cond) -> log p.
       scale: a number, `Window`, or a function of the level; 0 is the unguided model.
-      top: the number of candidates, the most probable tokens; None for all tokens.
+      top: the number of candidates, the most probable tokens; None for all tokens. Fewer candidates are cheaper and
+        change the target: the model is then restricted to them at every step, as by top-k sampling.
       masks: the number of masks at the start; None for all L positions. There must be at least as many steps, because
         masks beyond the number of steps stay masks.
 

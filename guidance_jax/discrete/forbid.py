@@ -32,15 +32,16 @@ class Forbid(Guidance):
 
     def check(self, levels, shape, cond):
         super().check(levels, shape, cond)
+        size = self.space.vocabulary
+        if jnp.shape(self.banned)[-1:] != (size,):
+            raise Refused(
+                f"banned of Forbid has one True or False per token of the vocabulary, ({size},) or (L, {size}), got "
+                f"shape {jnp.shape(self.banned)}; write jnp.zeros({size}, bool).at[tokens].set(True)"
+            )
         if concrete(self.banned) and np.asarray(self.banned, bool).all(-1).any():
             raise Refused("Forbid bans every token of a position, so that none can be drawn; allow at least one")
 
     def __call__(self, x, level, cond, state, key):
         pred, state = self.inner(x, level, cond, state, key)
-        if jnp.shape(self.banned)[-1:] != pred.log_p.shape[-1:]:
-            raise Refused(
-                f"Forbid takes one boolean per token of the vocabulary ({pred.log_p.shape[-1]}), got "
-                f"{jnp.shape(self.banned)}"
-            )
         log_p = jax.nn.log_softmax(jnp.where(jnp.asarray(self.banned, bool), -jnp.inf, pred.log_p))
         return dataclasses.replace(pred, log_p=log_p), state

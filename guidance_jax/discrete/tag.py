@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from guidance_jax.core import Refused, as_guide, converted, pytree
+from guidance_jax.core import Refused, as_guide, converted, first_line, pytree
 from guidance_jax.discrete.predictor import RateGuidance
 
 
@@ -44,6 +44,6 @@ class TAG(RateGuidance):
                 raise
             raise Refused(
                 f"TAG differentiates its classifier in one-hot vectors {x.shape}, which the classifier does not "
-                f"accept ({type(error).__name__}); use PredictorGuidance, which needs no gradient"
+                f"accept ({first_line(error)}); use PredictorGuidance, which needs no gradient"
             ) from error
         return g[:, : pred.process.vocabulary] - jnp.sum(x * g, 1, keepdims=True)

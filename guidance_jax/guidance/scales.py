@@ -88,7 +88,8 @@ def not_negative(owner: Any) -> None:
     if not callable(scale) and not isinstance(scale, Scale) and concrete(scale) and np.any(np.asarray(scale) < 0):
         name = type(owner).__name__
         raise Refused(
-            f"the scale (gamma) of {name} must not be negative, got {scale}; to avoid a class, guide towards the others"
+            f"the scale (gamma) of {name} must not be negative, got {scale}; to move away from a class or a "
+            "value, guide by the negative of its log p"
         )
 
 

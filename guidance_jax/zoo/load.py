@@ -33,6 +33,8 @@ def load(folder: str | Path, kind: type[T] | None = None, dtype: str | None = No
         those of their network, or not finite.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise Refused(f"there is no folder {folder}; check the path")
     model: Any
     if (folder / INDEX).exists():
         model = load_diffusers(folder, dtype, remat=remat)

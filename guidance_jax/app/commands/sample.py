@@ -243,6 +243,8 @@ def check_out(out: Any, shard: int | None) -> None:
 
 def check_used(request: Request, asked: Plan, *, alone: bool, tile: int | None) -> None:
     """Raise `Refused` for an option that changes nothing for this method and model, or does not fit them."""
+    if request.mask is not None and request.start is None and "mask" in asked.unused:
+        raise Refused("--mask needs --start, the picture whose white part is drawn anew; add --start PICTURE")
     for name in asked.unused:
         title = flag_of(name, REQUEST[name]) if name in REQUEST else name
         raise Refused(f"--{title} has no effect for {request.method['name']} with this model; remove it")
@@ -261,6 +263,6 @@ def draw_sheet(path: Path, images: np.ndarray, labels: np.ndarray, names: tuple[
             " + ".join(names[i] if i < len(names) else str(i) for i in own)
             for own in row.reshape(len(row), -1).tolist()
         ]
-        title = f"{start}: {said[0]}" if len(set(said)) == 1 else f"{start}"
+        title = f"from {start}: {said[0]}" if len(set(said)) == 1 else f"from {start}"
         rows[title], captions[title] = pictures[start : start + 10], said if len(set(said)) > 1 else []
     contact_sheet(path, rows, captions=captions)

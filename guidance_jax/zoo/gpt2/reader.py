@@ -82,6 +82,8 @@ def load_gpt2(folder: str | Path, first: int | None = None) -> LanguageModel:
       Refused: missing files, another architecture, tensors that do not fit, or a first token beyond the vocabulary.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise Refused(f"there is no folder {folder}; check the path")
     for name in ("config.json", WEIGHTS):
         if not (folder / name).exists():
             raise Refused(f"{folder} has no {name}; save one with save_pretrained(folder, safe_serialization=True)")
