@@ -94,7 +94,7 @@ def test_a_folder_says_what_it_does_not_read(tmp_path):
     for name, file in (("cat", "one.tif"), ("zebra", "two.png")):
         Image.new("RGB", (8, 8)).save(tmp_path / name / file)
     (tmp_path / "cat" / "three.heic").write_bytes(b"?")
-    with pytest.warns(UserWarning) as said:
+    with pytest.warns(UserWarning, match="no classes") as said:
         data = image_folder(tmp_path, 8)
     assert data.names == ("cat", "zebra")
     assert data.labels.tolist() == [0, 1]
