@@ -110,7 +110,7 @@ def check_size(wanted: int, size: int, where: Any) -> None:
     """
     if wanted > most_of(size):
         raise Refused(
-            f"{where} has {size:,} bytes and would be {wanted:,} in memory, at most {most_of(size):,} are accepted; "
+            f"{where} has {size:,} bytes and would be {wanted:,} in memory; at most {most_of(size):,} are accepted; "
             "store it with less compression if it is the right file"
         )
 

@@ -49,7 +49,7 @@ def test_a_flow_is_trained_sampled_and_measured(run):
     measured = run("evaluate", "--models", "models", "--samples", "a.npz", "--out", "measures.json")
     assert measured.returncode == 0, measured.stderr
     for words, refused in {
-        "--steps changes nothing": run(*common, "x.npz", "--method", "CFG", "--steps", 20),
+        "--steps has no effect": run(*common, "x.npz", "--method", "CFG", "--steps", 20),
         "needs a classifier beside": run(*common, "x.npz", "--method", "Classifier"),
         "--model must be diffusion or flow": run("train", "--model", "gan", "--out", "other"),
         "for diffusion models": run("train", "--model", "flow", "--estimate", "--out", "other"),
@@ -143,7 +143,7 @@ def test_methods_are_listed_from_the_classes_themselves(run):
     assert "Sadat" in run("methods", "apg").stdout
     assert "did you mean" in run("methods", "afg").stderr
     assert "Window(2.0, lo=0.19, hi=1.61)" in run("methods", "--model", "edm2-xxl").stdout
-    assert "no published settings of 'nothing'" in run("methods", "--model", "nothing").stderr
+    assert "no published settings are listed for 'nothing'" in run("methods", "--model", "nothing").stderr
 
 
 @pytest.mark.slow

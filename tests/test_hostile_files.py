@@ -210,12 +210,12 @@ def test_fields_of_a_configuration_are_of_their_types(flat, entry, value, messag
     [
         ({"network": None}, "network = None, expected dict"),
         ({"domain": 3}, r"domain = 3, expected dict \| None"),
-        ({"domain": {"type": "Eps"}}, "domain: a Eps is none"),
-        ({"domain": {"type": "Domain"}}, "Domain has a field 'shape', which is missing"),
+        ({"domain": {"type": "Eps"}}, "domain: expected a domain, got a Eps"),
+        ({"domain": {"type": "Domain"}}, "Domain needs the field 'shape', which is missing"),
         ({"domain": {"type": "Domain", "shape": [8, 8, 0]}}, "the shapes of a domain must have 1 to"),
         ({"domain": {"type": "Domain", "shape": [2**20] * 3}}, "the shapes of a domain must have 1 to"),
-        ({"parameterization": {"type": "Cosine"}}, "parameterization: a Cosine is none"),
-        ({"network": {"type": "Cosine"}}, "network: a Cosine is none|cannot be used"),
+        ({"parameterization": {"type": "Cosine"}}, "parameterization: expected a parameterization, got a Cosine"),
+        ({"network": {"type": "Cosine"}}, "network: expected a network, got a Cosine|cannot be used"),
         ({"batched": "yes"}, "batched = 'yes', expected bool"),
         ({"options": []}, "options = "),
     ],
@@ -258,7 +258,7 @@ def test_types_of_computation_are_kept_by_name():
         ('{"a": ' + "9" * 5000 + "}", "cannot be read"),
         ("\xff", "cannot be read"),
         ("3", "holds a int, expected a dict"),
-        (" " * 2**22 + "{}", "at most 4,194,304 are read"),
+        (" " * 2**22 + "{}", "at most 4,194,304 are accepted"),
     ],
 )
 def test_json_from_outside_is_small_shallow_and_finite(tmp_path, text, message):
@@ -317,7 +317,7 @@ def test_tokens_that_the_network_does_not_know_are_refused(tmp_path):
     }
     path.write_text(json.dumps(rule))
     own = Tokenizer.clip(tmp_path, 4).within(3)
-    with pytest.raises(Refused, match="'a b' has the token 999, the network knows 3"):
+    with pytest.raises(Refused, match="'a b' has the token 999, the network has 3 tokens"):
         own(["a b"])
     with pytest.raises(Refused, match="the network has tokens 0 to 1"):
         own.within(2)

@@ -581,10 +581,10 @@ def change(path, **values):
         ("model_index.json", {"_class_name": "SanaPipeline"}, "holds a SanaPipeline, which is not supported"),
         ("model_index.json", {"unet": ["diffusers", "UNet3D"]}, "unet holds a UNet3D, which is not supported"),
         ("model_index.json", {"controlnet": ["diffusers", "ControlNetModel"]}, "controlnet holds a ControlNetModel"),
-        ("unet/config.json", {"act_fn": "gelu"}, "unet asks for act_fn = 'gelu', which is not supported"),
+        ("unet/config.json", {"act_fn": "gelu"}, "unet has act_fn = 'gelu', which is not supported"),
         ("unet/config.json", {"quantization_config": {"bits": 4}}, "unet is quantised, which is not supported"),
-        ("unet/config.json", {"layers_per_block": [1, 2]}, r"asks for layers_per_block = \[1, 2\]"),
-        ("unet/config.json", {"dual_cross_attention": True}, "asks for dual_cross_attention = True"),
+        ("unet/config.json", {"layers_per_block": [1, 2]}, r"has layers_per_block = \[1, 2\]"),
+        ("unet/config.json", {"dual_cross_attention": True}, "has dual_cross_attention = True"),
         ("text_encoder/config.json", {"hidden_act": "relu"}, "hidden_act = 'relu' is not supported"),
         ("scheduler/scheduler_config.json", {"_class_name": "Odd"}, "the scheduler Odd is not supported"),
     ],
@@ -646,7 +646,7 @@ def test_conditions_of_the_wrong_kind_are_refused(pipelines):
         text.conditions([3])
     with pytest.raises(Refused, match="there is no class called 'cat'"):
         classes.conditions(["cat"])
-    with pytest.raises(Refused, match="a negative caption needs a model of captions"):
+    with pytest.raises(Refused, match="a negative caption needs a model conditional on captions"):
         classes.null("blurry")
     kernel = gj.Reverse(text.model, gj.DDIM())
     with pytest.raises(Refused, match="conditional on encoded captions"):

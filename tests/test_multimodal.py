@@ -148,7 +148,7 @@ def test_a_scale_goes_where_it_is_an_input():
         own = dataclasses.replace(model, scale=fitting)
         assert np.isfinite(jax.jit(lambda m, x, cond: m(x, level, cond, (), None)[0].x0)(own, x, cond)).all()
         wrong = dataclasses.replace(model, scale=None if guided else 2.0)
-        with pytest.raises(gj.Refused, match="the scale of guidance as an input" if guided else "no scale as an input"):
+        with pytest.raises(gj.Refused, match="the guidance scale as an input" if guided else "no scale as an input"):
             wrong(x, level, cond, (), None)
     with pytest.raises(gj.Refused, match="a dict of context, vector, got context"):
         own(x, level, {"context": cond["context"]}, (), None)
@@ -517,7 +517,7 @@ def test_chunks_are_read_one_by_one(folders):
         np.testing.assert_array_equal(*pooled)  # of the first chunk
         weighed = long.conditions([f"{first} ({rest}:1)"], weighted=True)["context"][0]
         np.testing.assert_allclose(weighed, found["context"][0], atol=1e-5)
-    with pytest.raises(gj.Refused, match="needs 4 chunks, 2 are read"):
+    with pytest.raises(gj.Refused, match="needs 4 chunks, got chunks=2"):
         plain.lengthen(2).conditions([" ".join(words * 2)])
     with pytest.raises(gj.Refused, match="a word of"):
         plain.lengthen(9).conditions(["x" * 40])

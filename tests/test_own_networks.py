@@ -277,7 +277,10 @@ def mixture_of_two():
 def test_what_cannot_go_out_is_refused():
     target = gj.GaussianMixture(jnp.eye(2), 0.5, jnp.ones(2) / 2)
     for wrong, words in (
-        (lambda: gj.as_function(gj.guidance.APG(target, NULL, 2.0), gj.Cosine())(jnp.ones((1, 2)), 0.5), "remembers"),
+        (
+            lambda: gj.as_function(gj.guidance.APG(target, NULL, 2.0), gj.Cosine())(jnp.ones((1, 2)), 0.5),
+            "keeps a state",
+        ),
         (lambda: gj.as_function(target, gj.Cosine(), "noise"), "velocity, score, x0 or eps"),
         (lambda: gj.as_function(target, gj.Cosine(), data_at=1), r"or 1 on RectifiedFlow\(\)"),
         (lambda: gj.as_function(target, gj.LinearBetas()), "its velocity is not defined"),
@@ -357,9 +360,9 @@ def test_own_networks_are_saved_and_loaded(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, loaded.params, network.params)
     gj.save(tmp_path / "function", gj.Network({"w": jnp.float32(2.0)}, own_function, EPS, batched=False))
     assert gj.load(tmp_path / "function", gj.Network).apply is own_function
-    with pytest.raises(gj.Refused, match=r"write register\(RowNormalised\) before"):
+    with pytest.raises(gj.Refused, match=r"write register\(RowNormalised\) first"):
         gj.save(tmp_path / "other", gj.from_linen(RowNormalised(), variables, gj.parameterizations.eps))
-    with pytest.raises(gj.Refused, match=r"write register\(whole_norm\) before"):
+    with pytest.raises(gj.Refused, match=r"write register\(whole_norm\) first"):
         gj.save(tmp_path / "other", gj.Network((), whole_norm, EPS, batched=False))
     with pytest.raises(gj.Refused, match="save accepts a Network"):
         gj.save(tmp_path / "other", gj.GaussianMixture(jnp.eye(2), 0.5, jnp.ones(2) / 2))

@@ -133,7 +133,7 @@ def test_all_bad_files_are_listed_at_once_and_may_be_skipped(folder):
     with pytest.raises(Refused, match=r"9 of 10 images .*bad0\.png .*bad4\.png .*, \.\.\.; .*skip_bad=True") as caught:
         image_folder(folder, 8)
     assert "\n" not in str(caught.value)
-    with pytest.warns(UserWarning, match=r"9 of 10 images .*they are left out"):
+    with pytest.warns(UserWarning, match=r"9 of 10 images .*they are skipped"):
         data = image_folder(folder, 8, skip_bad=True)
     assert len(data) == 1
 
@@ -148,7 +148,7 @@ def test_links_out_of_a_folder_are_followed(folder, tmp_path_factory):
 def test_a_picture_larger_than_its_file_allows_is_refused_before_it_is_unpacked(tmp_path):
     Image.new("L", (6_000, 7_000)).save(tmp_path / "x.png")
     assert (tmp_path / "x.png").stat().st_size < 2**18
-    with pytest.raises(Refused, match=r"would be 168,000,000 in memory; at most 67,108,864 are read"):
+    with pytest.raises(Refused, match=r"would be 168,000,000 in memory; at most 67,108,864 are accepted"):
         picture(tmp_path / "x.png")
 
 
@@ -185,7 +185,7 @@ def test_measurements_are_read_by_the_same_reader(tmp_path):
         (lambda p: p.write_bytes(b"PK nothing"), "cannot be read"),
         (lambda p: os.mkfifo(p), "is not a file"),
         (lambda p: p.mkdir(), "is not a file"),
-        (lambda p: None, "is not there"),
+        (lambda p: None, "does not exist"),
     ],
 )
 def test_measurements_that_cannot_be_used_are_one_line(tmp_path, write, message):

@@ -158,7 +158,7 @@ def torch_names(params):
 
 
 def test_what_tensors_do_not_tell_is_asked_for():
-    with pytest.raises(ValueError, match=r"none of OpenAI's releases.* give image_size, schedule, num_heads"):
+    with pytest.raises(ValueError, match=r"not one of OpenAI's releases.* pass image_size, schedule, num_heads"):
         recognize(openai("adm_class"))
 
 

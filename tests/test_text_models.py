@@ -334,13 +334,13 @@ def test_a_prompt_becomes_text(run, folder, tmp_path):  # noqa: F811
 
 def test_folders_that_cannot_be_read(tmp_path, folder):
     cases = [
-        (lambda p: write_folder(p, "qwen3", model_type="mamba"), "is of a 'mamba' model"),
+        (lambda p: write_folder(p, "qwen3", model_type="mamba"), "is for a 'mamba' model"),
         (lambda p: write_folder(p, "qwen3", hidden_size=64), "expected (99, 64)"),
         (lambda p: write_folder(p, "qwen3", num_hidden_layers=3), "3 layers, but the tensors have 2"),
         (lambda p: write_folder(p, "qwen3", rope_parameters={"rope_type": "yarn"}), "scales its rotary positions"),
         (lambda p: write_folder(p, "qwen3", vocab_size=None), "vocab_size = None"),
-        (lambda p: write_folder(p, "qwen3", model_type=["qwen3"]), "is of a \"['qwen3']\" model"),
-        (lambda p: write_folder(p, "qwen2", use_sliding_window=True), "within a sliding window is not built"),
+        (lambda p: write_folder(p, "qwen3", model_type=["qwen3"]), "is for a \"['qwen3']\" model"),
+        (lambda p: write_folder(p, "qwen2", use_sliding_window=True), "within a sliding window is not supported"),
         (lambda p: write_folder(p, "llama", tie_word_embeddings=True), "the two tensors differ"),
         (lambda p: write_folder(p, "qwen3"), "holds no tokenizer"),
         (

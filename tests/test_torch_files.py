@@ -130,7 +130,7 @@ HOSTILE = {
     ),
     "more than the storage": ({"w": tensor(shape=(2, 4), stride=(3, 1))}, "outside its storage"),
     "far outside": ({"w": tensor(shape=(2, 3), stride=(2**40, 1))}, "outside its storage"),
-    "an offset before the start": ({"w": tensor(offset=-1)}, "no numbers"),
+    "an offset before the start": ({"w": tensor(offset=-1)}, "not numbers"),
     "one number said to be four million million": (
         {"w": tensor(shape=(2**21, 2**21), stride=(0, 0))},
         "outside its storage",
@@ -138,7 +138,7 @@ HOSTILE = {
     "a storage said to be longer": ({"w": tensor(size=2**40)}, "holds 24 bytes"),
     "a storage that is missing": ({"w": tensor(key="../../etc/passwd")}, "no member"),
     "an unknown type": ({"w": tensor(kind="QInt8Storage")}, "storage of type torch.QInt8Storage"),
-    "sizes that are truth values": ({"w": tensor(shape=(True, 3))}, "no numbers"),
+    "sizes that are truth values": ({"w": tensor(shape=(True, 3))}, "not numbers"),
     "a key of great cost": ({(2**61 - 1) << 80: 1, "w": tensor()}, "dictionary's key"),
 }
 

@@ -341,7 +341,7 @@ def test_other_parts_with_a_schedule_are_compared_with_the_levels():
     SCHEDULE.check(gj.Level(jnp.zeros(1), jnp.ones(1), jnp.zeros(1)), "nothing is noisy")
     domain = gj.Domain((2,), SCHEDULE, 3, NULL)
     owned = dataclasses.replace(clocked(SCHEDULE), domain=domain)
-    with pytest.raises(gj.Refused, match=r"has VE\(\), the model was trained on Cosine"):
+    with pytest.raises(gj.Refused, match=r"got schedule=VE\(\), but the model was trained on Cosine"):
         ImplicitClassifier(owned, NULL, gj.VE()).log_posterior(jnp.array([0.3, -0.4]), gj.VE()(0.5))
 
 
@@ -525,7 +525,7 @@ def test_guides_of_another_space_are_refused():
             (3,),
         ),
         (
-            "the future of FUDGE is PrefixGuide, got NoisyClassifier",
+            "the future of FUDGE must be PrefixGuide, got NoisyClassifier",
             gj.Reverse(FUDGE(BASES["text"].model, NOISY, 1.0), gj.Ancestral()),
             gj.positions(4),
             (4,),

@@ -516,7 +516,7 @@ def test_scale_of_a_rule_and_what_it_forbids():
         (lambda: draw(planned(within=Automaton.from_pattern("ab", "abc")), n=2), "no sequence of 3 tokens follows"),
         (
             lambda: draw(gj.Reverse(AutomatonGuidance(FREE, Automaton.count(0, 0, 1, 4)), FirstHitting()), n=2),
-            "of 4 tokens, the model of 3",
+            "has 4 tokens, the model 3",
         ),
         (
             lambda: draw(gj.Reverse(PromptCFG(FREE, jnp.zeros(5, int), 1.0), FirstHitting()), n=2),

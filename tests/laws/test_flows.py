@@ -495,8 +495,8 @@ def test_one_step_on_the_cache_is_a_finite_difference():
         (lambda: FLOW.encode(jnp.zeros((5, 4)), 0), r"shape \(6, 4\), got \(5, 4\)"),
         (lambda: FLOW.log_prob(Z), "got cond=None"),
         (lambda: decode(FLOW, Z, repeats=2), "got cond=None"),
-        (lambda: decode(FLOW, Z, jnp.array(1), repeats=2, segments=4), "divide the 6 patches"),
-        (lambda: AffineGuidance(FLOW, FLOW, 2.0, what="c"), 'is "a", "b" or "ab"'),
+        (lambda: decode(FLOW, Z, jnp.array(1), repeats=2, segments=4), "divides the 6 patches"),
+        (lambda: AffineGuidance(FLOW, FLOW, 2.0, what="c"), 'must be "a", "b" or "ab"'),
         (lambda: patch_levels(1, 2), "two patches"),
         (
             lambda: importance(
@@ -536,5 +536,5 @@ def test_what_flows_do_not_take_is_refused(kernel, words, label):
 
 
 def test_levels_of_another_flow_are_refused():
-    with pytest.raises(gj.Refused, match=r"take 16 levels, got 11; write patch_levels\(6, 3\)"):
+    with pytest.raises(gj.Refused, match=r"need 16 levels, got 11; write patch_levels\(6, 3\)"):
         gj.generate(gj.keys(0, 1), gj.Reverse(FLOW, PatchByPatch()), patch_levels(6, 2), (6, 4), jnp.array([1]))

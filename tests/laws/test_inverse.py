@@ -637,7 +637,7 @@ REFUSED = {
     **{
         f"a noise for each of {name}": (
             lambda make=make: run(make(jnp.ones(3)), jnp.ones((2, 3))),
-            "is one number, got",
+            "must be one number, got",
         )
         for name, make in {
             "DDNM": lambda std: inverse.DDNM(IMAGES, ILL, std),

@@ -226,7 +226,7 @@ def test_what_cannot_be_learned_is_refused():
         Distillation(MIXTURE, gj.CFG(MIXTURE, NULL, 1.0), SCHEDULE)
     with pytest.raises(gj.Refused, match="the solver"):
         TrajectoryDistillation(Taught(MIXTURE), gj.CFG(MIXTURE, NULL, 1.0), SCHEDULE, SCHEDULE.levels(3))
-    with pytest.raises(gj.Refused, match="has the scale as an input, got GaussianMixture"):
+    with pytest.raises(gj.Refused, match="needs a network with the scale as an input, got GaussianMixture"):
         gj.generate(
             gj.keys(0, 2), gj.Reverse(Learned(MIXTURE, 2.0), gj.DDIM()), SCHEDULE.levels(3), (2,), jnp.zeros(2, int)
         )

@@ -261,17 +261,17 @@ def test_searches_refuse_what_they_cannot_search():
         return one[0], move, *one[2:]
 
     for message, ask in {
-        "the move of trees is BestOf": lambda: trees(*of(steered), 4),
+        "the move of trees must be BestOf": lambda: trees(*of(steered), 4),
         "n >= 2": lambda: trees(*one, 1, jnp.zeros(2, int)),
         "width >= 1": lambda: trees(*one, 4, jnp.zeros(2, int), width=0.5),
         "growth <= 1": lambda: trees(*one, 4, jnp.zeros(2, int), growth=1.5),
         "all 4 weights were zero in run 0": lambda: trees(*of(nothing), 4, jnp.zeros(2, int)),
-        "the move of walk is BestOf": lambda: walk(*of(steered)),
+        "the move of walk must be BestOf": lambda: walk(*of(steered)),
         "walk searches over the starting noise, which masked tokens do not have": lambda: walk(
             gj.keys(0, 2), tokens, FLOW.levels(3), (LENGTH,)
         ),
         "climb needs at least one step": lambda: climb(*one, steps=0),
-        r"size in \(0, 1\], got 2": lambda: walk(*one, size=2.0),
+        r"size of walk must be in \(0, 1\], got 2": lambda: walk(*one, size=2.0),
     }.items():
         with pytest.raises(gj.Refused, match=message):
             ask()
