@@ -239,12 +239,12 @@ class Uniform(Diffusion):
         return jax.nn.log_softmax(log_p - self.evidence(x, level))
 
     def evidence(self, x: Any, level: Any) -> Any:
-        """log q(x_l | x0_l = v) plus a constant, (L, V): log(1 + V alpha / (1 - alpha)) at x_l, 0 elsewhere."""
+        """Return log q(x_l | x0_l = v) plus a constant, (L, V): log(1 + V alpha / (1 - alpha)) at x_l, 0 elsewhere."""
         odds = self.vocabulary * level.alpha / jnp.maximum(1 - level.alpha, 1e-7)
         return jax.nn.one_hot(x, self.vocabulary) * jnp.log1p(odds)
 
     def posterior(self, pred: TokenPrediction, level: Any) -> Any:
-        """log p(x0_l | x_t), (L, V), tilted and normalised: the inverse of `leave_one_out`."""
+        """Return log p(x0_l | x_t), (L, V), tilted and normalised. It inverts `leave_one_out`."""
         return jax.nn.log_softmax(add_logs(pred.log_weights, self.evidence(pred.x, level)))
 
     def estimate(self, pred: Any) -> Any:

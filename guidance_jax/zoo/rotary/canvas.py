@@ -63,19 +63,19 @@ class Cooling:
 
 @pytree
 class CanvasNetwork(TokenModel):
-    """DiffusionGemma as a denoiser of one canvas (L,) of uniform noise. Its state is what the last step expected.
+    """DiffusionGemma as a denoiser of one canvas (L,) of uniform noise. Its state is the last step's prediction.
 
     The condition is a dictionary: `cache` and `padding` from `CanvasPipeline.conditions`, and, for classifier-free
-    guidance, those of another prompt as `other`. The null condition `{"is_other": True}` chooses the other one.
+    guidance, those of another prompt as `other`. The null condition `{"is_other": True}` selects the other prompt.
 
     Attributes:
-      params: of the network.
+      params: the parameters of the network.
       network: a `GemmaCanvas`.
       process: `Uniform(V)`.
-      temperature: by which logits are divided before their expected embedding is told to the next step, a number or a
-        function of the level.
+      temperature: the number, or function of the level, that divides the logits before their expected embedding is
+        passed to the next step.
       domain: as in `TokenNetwork`.
-      given: "all": plain cross-entropy trained it.
+      given: always "all", since the network was trained by plain cross-entropy.
     """
 
     functions = ()
@@ -112,14 +112,14 @@ class CanvasPipeline:
 
     Attributes:
       model: the denoiser, a `CanvasNetwork`.
-      network: what it is made of.
-      tokenizer: of the `tokenizers` package.
-      length: tokens of a canvas.
+      network: the network inside `model`.
+      tokenizer: a tokenizer of the package `tokenizers`.
+      length: the number of tokens of a canvas.
       end: the token that ends a text; None if none does.
       pad: the token of padding.
       begin: the token before every prompt; None for none.
-      steps: network calls per canvas, unless said otherwise.
-      solver: `EntropyBound` as the folder says.
+      steps: the default number of network calls per canvas.
+      solver: `EntropyBound` with the settings of the folder.
     """
 
     model: CanvasNetwork
@@ -133,7 +133,7 @@ class CanvasPipeline:
     solver: EntropyBound
 
     def encode(self, prompts: Sequence[str]) -> list[list[int]]:
-        """The tokens of prompts.
+        """Return the tokens of prompts.
 
         Raises:
           Refused: no prompt, or one with tokens that the network does not know.
@@ -144,12 +144,12 @@ class CanvasPipeline:
         return [first + encode_prompt(self.tokenizer, prompt, self.network.vocabulary) for prompt in prompts]
 
     def conditions(self, rows: Sequence[Sequence[int]], size: int, other: Sequence[Sequence[int]] | None = None) -> Any:
-        """What the canvas is given: keys and values of tokens, padded on the left to `size`; a row per sample.
+        """Return the keys and values that the canvas attends to, of tokens padded on the left; a row per sample.
 
         Args:
-          rows: tokens before the canvas, of each sample.
-          size: at least the longest row.
-          other: the tokens that the null condition reads instead, of each sample; None for no null condition.
+          rows: the tokens before the canvas, for each sample.
+          size: the number of tokens with padding; at least that of the longest row.
+          other: the tokens that the null condition reads instead, for each sample; None for no null condition.
 
         Raises:
           Refused: a row longer than `size`, or none.
@@ -169,7 +169,7 @@ class CanvasPipeline:
         return cond if other is None else cond | {"other": read(other), "is_other": np.zeros(len(rows), bool)}
 
     def levels(self, steps: int | None = None) -> Any:
-        """Levels whose clock t falls linearly: the temperature follows it, the network is not told."""
+        """Return levels whose clock t falls linearly. The temperature follows t; the network does not get it."""
         return RectifiedFlow().levels(steps or self.steps)
 
     def write(
@@ -183,17 +183,18 @@ class CanvasPipeline:
         steps: int | None = None,
         solver: Any = None,
     ) -> np.ndarray:
-        """Tokens (n, length) that follow the prompts, one canvas after the other, each given all before it.
+        """Return tokens (n, length) that follow the prompts, written canvas by canvas, each given all before it.
 
-        Behind the token that ends a text stand tokens of padding. A sample that failed is `FAILED` everywhere.
+        Padding follows the token that ends a text. A sample that failed is `FAILED` everywhere.
 
         Args:
           keys: (n,), one per prompt.
           prompts: n texts.
-          length: how many tokens, rounded up to whole canvases while sampling.
-          model: a guided `self.model`; None for itself.
-          other: the prompt that the null condition reads; None for none.
-          steps, solver: None for those of the folder.
+          length: the number of tokens. Whole canvases are sampled and then cut.
+          model: a guided version of `self.model`; None for `self.model` itself.
+          other: the prompt that the null condition reads; None for no null condition.
+          steps: the network calls per canvas; None for the default of the folder.
+          solver: a solver of uniform noise; None for the default of the folder.
 
         Raises:
           Refused: no prompt, a number of keys that is not n, tokens that the network does not know, a length below 1.
@@ -223,7 +224,7 @@ class CanvasPipeline:
         return np.where(failed, FAILED, written)[:, :length]
 
     def decode(self, x: Any) -> list[str]:
-        """The texts of tokens (n, L), up to the token that ends one; "" for a sample that failed."""
+        """Return the texts of tokens (n, L), each up to the token that ends it; "" for a sample that failed."""
         texts = []
         for row in np.asarray(x).tolist():
             row = [] if FAILED in row else row[: row.index(self.end)] if self.end in row else row
@@ -233,16 +234,16 @@ class CanvasPipeline:
 
 @partial(jax.jit, static_argnums=0)
 def encode_rows(network: GemmaCanvas, params: Any, tokens: Any, padding: Any) -> Any:
-    """Keys and values of rows of tokens (n, P), one row after the other."""
+    """Return keys and values of rows of tokens (n, P), computed one row after the other."""
     return jax.lax.map(lambda row: network.encode(params, *row), (tokens, padding))
 
 
 def load_canvas(folder: str | Path, dtype: str | None = None) -> CanvasPipeline:
-    """DiffusionGemma of a folder as published: `config.json`, safetensors, tokenizer. Its vision part is not read.
+    """Load DiffusionGemma from a folder with `config.json`, safetensors and tokenizer. Its vision part is not read.
 
     Args:
-      folder: of the transformers library.
-      dtype: in which the network computes and its parameters are kept, such as "bfloat16"; None for float32.
+      folder: the path, in the layout of the transformers library.
+      dtype: the dtype of the computation and of the parameters, such as "bfloat16"; None for float32.
 
     Raises:
       Refused: another architecture, missing or damaged files, tensors that do not fit.
@@ -280,7 +281,7 @@ def load_canvas(folder: str | Path, dtype: str | None = None) -> CanvasPipeline:
 
 
 def canvas_of(config: Any, where: Path) -> GemmaCanvas:
-    """The network that a `text_config` describes.
+    """Return the network that a `text_config` describes.
 
     Raises:
       Refused: options that are not built.
@@ -347,9 +348,9 @@ def canvas_of(config: Any, where: Path) -> GemmaCanvas:
 
 
 def params_of_canvas(network: GemmaCanvas, state: Any, where: Any) -> dict[str, Any]:
-    """The parameters of `network` from tensors of the transformers library.
+    """Return the parameters of `network` from tensors of the transformers library.
 
-    Encoder and decoder share their weights: the decoder's are read, and copies in the encoder must be equal to them.
+    Encoder and decoder share their weights. The decoder's are read; copies in the encoder must be equal to them.
 
     Raises:
       Refused: a tensor that is missing, left over, or of another shape; numbers that are not finite.
@@ -401,6 +402,6 @@ def params_of_canvas(network: GemmaCanvas, state: Any, where: Any) -> dict[str, 
 
 
 def name_of(leaf: str, layer: int) -> str:
-    """The name of a tensor of a layer: the decoder's, but for the encoder's own factor."""
+    """Return the name of a tensor of a layer: the decoder's, except for the encoder's own factor."""
     own, part = ("encoder.language_model", "scalar") if leaf == "scalar_of_prompt" else ("decoder", leaf)
     return f"model.{own}.layers.{layer}.{LAYER[part]}"

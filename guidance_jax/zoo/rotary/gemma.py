@@ -1,11 +1,11 @@
-"""DiffusionGemma's network: a causal encoder of the prompt and a decoder of a noisy canvas that share their weights.
+"""The network of DiffusionGemma: a causal encoder of the prompt and a decoder of a noisy canvas, with shared weights.
 
     h <- h + norm(attention(norm(h))),   h <- s (h + norm(norm(mlp(norm(h))) + norm(experts(norm(h)))))
     logits = c tanh(embed^T norm(h) / c)
 
-The encoder leaves keys and values of the prompt; every token of the canvas attends to these and to the whole canvas.
-The canvas is told no noise level. It is told what the last step thought: z = softmax(logits / T)^T embed, the expected
-embedding, enters by a gated MLP (self-conditioning). Source: the transformers library, `models/diffusion_gemma`.
+The encoder returns keys and values of the prompt. Every token of the canvas attends to them and to the whole canvas.
+The network gets no noise level. It gets the prediction of the last step as expected embeddings, z = softmax(logits /
+T)^T embed, through a gated MLP (self-conditioning). Source: the transformers library, `models/diffusion_gemma`.
 """
 
 import math
@@ -23,15 +23,15 @@ LARGE = 1e30  # a window that hides nothing
 
 @dataclass(frozen=True)
 class AttentionKind:
-    """One of the two kinds of attention layers.
+    """The settings of one of the two kinds of attention layers.
 
     Attributes:
-      channels: of a head.
-      groups: heads of keys and values; each serves heads / groups queries.
+      channels: the channels of a head.
+      groups: the number of heads of keys and values; each serves heads / groups heads of queries.
       theta: the base of the rotary frequencies.
-      rotated: the share of channels that turns with the position; the others stay.
-      window: how many tokens of the prompt it sees; None for all.
-      shared: whether the values are the keys before their norm and rotation.
+      rotated: the share of channels that are rotated by the position.
+      window: the number of tokens of the prompt that are seen; None for all.
+      shared: whether the values are the keys before normalisation and rotation.
     """
 
     channels: int
@@ -42,7 +42,7 @@ class AttentionKind:
     shared: bool = False
 
     def frequencies(self) -> jax.Array:
-        """The angle by which each pair of channels turns per position, (channels / 2,)."""
+        """Return the angle by which each pair of channels is rotated per position, (channels / 2,)."""
         half = self.channels // 2
         pair = jnp.arange(half)
         turning = pair < int(self.rotated * self.channels) // 2
@@ -53,21 +53,22 @@ class AttentionKind:
 class GemmaCanvas:
     """DiffusionGemma's text network, of one prompt and one canvas. Parameters are nested, as `shapes` says.
 
-    Layers come in `repeats` equal groups, which are scanned; `kinds` says what attention each layer of a group has.
+    Layers come in `repeats` equal groups, which are scanned. `kinds` has the attention of each layer of a group.
 
     Attributes:
       vocabulary: V, the number of tokens.
       width: channels of a token.
       hidden: channels of the dense MLP.
-      heads: of queries.
+      heads: the number of heads of queries.
       kinds: the attention of each layer of a group.
       repeats: the number of groups.
-      experts: MLPs of which the router chooses for each token.
-      chosen: how many it chooses.
-      expert_hidden: channels of an expert.
+      experts: the number of expert MLPs.
+      chosen: the number of experts that the router chooses for each token.
+      expert_hidden: the channels inside an expert.
       cap: c, the bound of the logits.
-      eps: added to the mean square in norms.
-      dtype: in which it computes; norms, positions, attention weights, routing and logits are float32.
+      eps: the number added to the mean square in normalisations.
+      dtype: the dtype of the computation; None for that of the parameters. Norms, positions, attention weights, routing
+        and logits are float32.
     """
 
     vocabulary: int
@@ -84,7 +85,7 @@ class GemmaCanvas:
     dtype: Any = None
 
     def shapes(self) -> dict[str, Any]:
-        """The shapes of all parameters; those of the layers have the group in front."""
+        """Return the shapes of all parameters. Those of the layers have the number of the group in front."""
         d, inner = self.width, self.expert_hidden
 
         def of_layer(kind):
@@ -115,9 +116,9 @@ class GemmaCanvas:
         return {"embed": (self.vocabulary, d), "norm": (d,), "told": told, "layers": layers}
 
     def encode(self, params: Any, prompt: Any, padding: Any) -> list[jax.Array]:
-        """Keys and values of a prompt (P,), for each kind (repeats, 2, P, groups, channels); causal.
+        """Return keys and values of a prompt (P,), for each kind (repeats, 2, P, groups, channels).
 
-        `padding` tokens from the left are seen by nobody.
+        Attention is causal, and no token sees the first `padding` tokens.
         """
         place = jnp.arange(len(prompt))
         seen = (place[None] <= place[:, None]) & (place[None] >= padding)
@@ -125,14 +126,14 @@ class GemmaCanvas:
         return self.run(params, self.embed(params, prompt), place, None, seen, behind, "scalar_of_prompt")[1]
 
     def decode(self, params: Any, canvas: Any, cache: Any, padding: Any, thought: Any) -> jax.Array:
-        """Logits (L, V) in float32 of a canvas (L,).
+        """Return the logits (L, V) of a canvas (L,), in float32.
 
         Args:
           params: as `shapes` says.
-          canvas: tokens, some of them noise.
-          cache: from `encode`, of P tokens.
-          padding: how many of these nobody sees.
-          thought: expected embeddings (L, width) of what the last step predicted; zeros at the first.
+          canvas: the tokens, some of which are noise.
+          cache: keys and values of P tokens, from `encode`.
+          padding: the number of these tokens, from the left, that are not seen.
+          thought: the expected embeddings (L, width) of the last step's prediction; zeros at the first step.
         """
         size, told = cache[0].shape[2], params["told"]
         h = self.embed(params, canvas)
@@ -147,32 +148,32 @@ class GemmaCanvas:
         return self.cap * jnp.tanh(logits.astype(jnp.promote_types(h.dtype, jnp.float32)) / self.cap)
 
     def expect(self, params: Any, log_p: Any) -> jax.Array:
-        """The expected embedding (L, width) of tokens of probabilities exp(log_p), (L, V)."""
+        """Return the expected embeddings (L, width) of tokens with probabilities exp(log_p), (L, V)."""
         table = params["embed"].astype(self.dtype or params["embed"].dtype)
         return jnp.matmul(jnp.exp(log_p).astype(table.dtype), table) * math.sqrt(self.width)
 
     def embed(self, params: Any, tokens: Any) -> jax.Array:
-        """Embeddings (L, width) of tokens."""
+        """Return the embeddings (L, width) of tokens."""
         return params["embed"][tokens].astype(self.dtype or params["embed"].dtype) * math.sqrt(self.width)
 
     def normalize(self, h: Any, scale: Any = 1.0) -> jax.Array:
-        """h over its root mean square along the last axis, in float32 or better, times `scale`."""
+        """Divide h by its root mean square along the last axis, in float32 or better, and multiply by `scale`."""
         wide = h.astype(jnp.promote_types(h.dtype, jnp.float32))
         return (wide * jax.lax.rsqrt(jnp.mean(wide**2, -1, keepdims=True) + self.eps) * scale).astype(h.dtype)
 
     def run(
         self, params: Any, h: Any, place: Any, cache: Any, seen: Any, behind: Any, scalar: str
     ) -> tuple[jax.Array, Any]:
-        """(states, keys and values) after all layers, of tokens at the positions `place`.
+        """Return (states, keys and values) after all layers, for tokens at the positions `place`.
 
         Args:
           params: as `shapes` says.
-          h: states (L, width).
-          place: positions (L,).
-          cache: keys and values before these tokens, or None.
-          seen: (L, P + L), what may be attended to where no window hides it.
-          behind: (L, P + L), the distance that a window of w tokens limits to below w.
-          scalar: the name of the factor of each layer: encoder and decoder have their own.
+          h: the states (L, width).
+          place: the positions (L,).
+          cache: keys and values of the tokens before these; None for none.
+          seen: (L, P + L), whether a token may be attended to if no window hides it.
+          behind: (L, P + L), the distance that must be below the size of a window.
+          scalar: the name of the factor of each layer, which encoder and decoder do not share.
         """
 
         def group(h, inputs):
@@ -188,7 +189,7 @@ class GemmaCanvas:
     def layer(
         self, p: Any, kind: AttentionKind, h: Any, place: Any, before: Any, seen: Any, behind: Any, scalar: str
     ) -> tuple[jax.Array, jax.Array]:
-        """(states, own keys and values (2, L, groups, channels)) after one layer; arguments as in `run`."""
+        """Return (states, own keys and values (2, L, groups, channels)) after one layer. Arguments as in `run`."""
         n = self.normalize(h, p["norm_1"])
         q, k = (times(n, p[name]).reshape(len(h), -1, kind.channels) for name in "qk")
         v = k if kind.shared else times(n, p["v"]).reshape(k.shape)
@@ -210,7 +211,7 @@ class GemmaCanvas:
         return h * p[scalar].astype(h.dtype), own
 
     def mix(self, p: Any, h: Any) -> jax.Array:
-        """The sum of the outputs of the chosen experts of each token, weighted by the router."""
+        """Return the sum of the chosen experts' outputs for each token, weighted by the router."""
         wide = jnp.promote_types(h.dtype, jnp.float32)
         n = self.normalize(h) * (p["route_scale"] * self.width**-0.5).astype(h.dtype)
         probability = jax.nn.softmax(times(n, p["route"]).astype(wide))
@@ -221,20 +222,21 @@ class GemmaCanvas:
 
 
 def times(h: Any, kernel: Any) -> jax.Array:
-    """A dense layer without bias."""
+    """Apply a dense layer without bias."""
     return affine({"kernel": kernel}, h)
 
 
 def apply_mlp(h: Any, p: Any) -> jax.Array:
-    """down(gelu(gate(h)) up(h)), with the tanh approximation of GELU."""
+    """Return down(gelu(gate(h)) up(h)), with the tanh approximation of GELU."""
     return times(jax.nn.gelu(times(h, p["gate"])) * times(h, p["up"]), p["down"])
 
 
 @jax.custom_batching.custom_vmap
 def ask_experts(h: Any, which: Any, weight: Any, kernel_in: Any, kernel_out: Any) -> jax.Array:
-    """sum_k weight[:, k] expert_which[:, k](h) of tokens h (N, width), sorted by expert so that each is asked once.
+    """Return sum_k weight[:, k] expert_which[:, k](h) for tokens h (N, width).
 
-    Under `vmap` the tokens of all samples go through the experts together. It has no derivative.
+    Tokens are sorted by expert, so that each expert is called once. Under `vmap` the tokens of all samples go through
+    the experts together. The function has no derivative.
     """
     chosen = which.shape[1]
     order = jnp.argsort(which.reshape(-1))
