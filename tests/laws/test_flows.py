@@ -169,7 +169,7 @@ def test_sampling_is_the_authors_s(way):
     ("change", "words"),
     [
         (lambda s: s.pop("blocks.1.proj_in.bias"), "no tensor blocks.1.proj_in.bias"),
-        (lambda s: s.update({"blocks.0.extra": np.ones(2)}), "has not: blocks.0.extra"),
+        (lambda s: s.update({"blocks.0.extra": np.ones(2)}), "does not have: blocks.0.extra"),
         (lambda s: s.update({"blocks.2.pos_embed": np.ones((15, 16))}), "blocks.2.pos_embed has shape"),
         (lambda s: s.update({"var": 2 * np.ones((16, 12))}), "prior"),
         (lambda s: s["blocks.0.proj_out.bias"].fill(np.nan), "blocks.0.proj_out.bias"),
@@ -502,7 +502,7 @@ def test_one_step_on_the_cache_is_a_finite_difference():
             lambda: importance(
                 gj.keys(0, 1), gj.Reverse(FLOW, gj.DDIM()), patch_levels(6, 3), (6, 4), 2, log_target=sum
             ),
-            "weighs",
+            "importance needs Reverse",
         ),
     ],
 )

@@ -670,7 +670,7 @@ REFUSED = {
         lambda: run(inverse.DDRM(IMAGES, Matrix(np.eye(3)), 0.1), jnp.ones((2, 3))),
         "samples of 3 numbers",
     ),
-    "no numbers": (lambda: Matrix(np.array([[np.nan]])), "finite numbers"),
+    "no numbers": (lambda: Matrix(np.array([[np.nan]])), "finite entries"),
     "no picture": (lambda: Blur.gaussian(1.0, 3).check((4,)), "takes images"),
     "an even kernel": (lambda: Blur(jnp.ones((2, 2))).check((4, 4, 1)), "odd sides"),
     "a mask of another size": (lambda: Fourier(KEPT).check((4, 4, 1)), "must have the size of the image"),
