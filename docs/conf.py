@@ -67,7 +67,8 @@ def read_page(app, page, text):
         return
     if folder == "methods":
         text[0] = names.with_methods(name, text[0])
-    text[0] = names.SHOWN.sub(lambda found: reference.body(found[1]), names.linked(text[0]))
+    text[0] = formulas.name_languages(names.linked(text[0]))
+    text[0] = names.SHOWN.sub(lambda found: reference.body(found[1]), text[0])
 
 
 def set_formulas(app, page):

@@ -9,6 +9,8 @@ SIGNS = {"grad": "∇", "sum": "∑", "sqrt": "√", "int": "∫", "mean": "mean
 RELATIONS = {"<-": "←", "->": "→", "<=": "≤", ">=": "≥", "...": "…", "..": "…", "*": "·"}
 RELATIONS |= {"~": "\N{TILDE OPERATOR}", "-": "\N{MINUS SIGN}", "'": "\N{PRIME}"}
 CODE = re.compile(r"\bdef |\breturn\b|\bimport\b|\w\.\w+\(|\(\[|-> ?\w+:|[a-z_]\w+\[|//|=\[")
+FILES = re.compile(r"--[a-z]|guidance[-_]jax|\.(npz|npy|pt|json|png|safetensors|txt)\b|</")  # commands and layouts of folders
+FENCE = re.compile(r"^( *)```(.*)$", re.MULTILINE)
 LINK = re.compile(r"\{py:obj\}`(\S+) <\S+>`")
 TOKEN = re.compile(
     r"`(?P<code>[^`]+)`|(?P<name>(?!std_)[A-Za-z]{3,}_[a-z]{2,}|[A-Za-z]{2,}[-'][a-z]+)"
@@ -22,7 +24,19 @@ TOKEN = re.compile(
 
 def is_formula(text):
     """Whether an indented block is no code, as far as its letters tell."""
-    return CODE.search(text) is None and not text.lstrip().startswith((">>>", "$", "guidance-jax"))
+    return CODE.search(text) is None and FILES.search(text) is None and not text.lstrip().startswith((">>>", "$", "guidance-jax"))
+
+
+def name_languages(text):
+    """A page in which every fenced block has a language: what has none is text, and only indented blocks are formulas."""
+    inside = False
+
+    def name(found):
+        nonlocal inside
+        inside = not inside
+        return f"{found[1]}```text" if inside and not found[2] else found[0]
+
+    return FENCE.sub(name, text)
 
 
 def typeset(text):

@@ -211,3 +211,7 @@ def test_formulas_are_set_as_they_are_typed(typed, shown, monkeypatch):
     assert rows.count("<tr>") == 2
     assert 'colspan="2"' in rows
     assert not formulas.is_formula("x = gj.sample(key)")
+    assert not formulas.is_formula("guidance-jax sample --models a")
+    assert not formulas.is_formula("job/shard_00001.npz   its samples")
+    page = "```python\na = 1\n```\n\n```\nb = 2\n```\n\n```{toctree}\n```\n"
+    assert formulas.name_languages(page) == page.replace("```\nb", "```text\nb")
