@@ -136,7 +136,7 @@ FLAGS = {
     "no models": (("sample", "--out", "x.npz"), "write --models FOLDER"),
     "models that are not there": (("sample", "--models", "nowhere", "--out", "x.npz"), "nowhere"),
     "models that are a file": (("sample", "--models", "plain", "--out", "x.npz"), "plain"),
-    "models of no name": (("sample", "--models", "", "--out", "x.npz"), "checkpoint"),
+    "models of no name": (("sample", "--models", "", "--out", "x.npz"), "holds no models"),
     "models of a long name": (("sample", "--models", "m" * 5000, "--out", "x.npz"), ""),
     "models of a name in two lines": (("sample", "--models", "a\nb", "--out", "x.npz"), "a b"),
     "models of bytes": (("sample", "--models", "\udcff", "--out", "x.npz"), ""),

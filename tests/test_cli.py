@@ -104,7 +104,7 @@ def test_train_sample_evaluate(run):
 
 def test_missing_models_and_data_are_one_line(run):
     for arguments, message in (
-        (("sample", "--models", "nowhere", "--out", "x.npz"), "not a guidance_jax checkpoint"),
+        (("sample", "--models", "nowhere", "--out", "x.npz"), "there is no folder nowhere; check the path"),
         (("train", "--out", "m", "--data", "nowhere"), "there is no folder 'nowhere'"),
     ):
         refused = run(*arguments)
