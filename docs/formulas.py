@@ -9,7 +9,9 @@ SIGNS = {"grad": "∇", "sum": "∑", "sqrt": "√", "int": "∫", "mean": "mean
 RELATIONS = {"<-": "←", "->": "→", "<=": "≤", ">=": "≥", "...": "…", "..": "…", "*": "·"}
 RELATIONS |= {"~": "\N{TILDE OPERATOR}", "-": "\N{MINUS SIGN}", "'": "\N{PRIME}"}
 CODE = re.compile(r"\bdef |\breturn\b|\bimport\b|\w\.\w+\(|\(\[|-> ?\w+:|[a-z_]\w+\[|//|=\[")
-FILES = re.compile(r"--[a-z]|guidance[-_]jax|\.(npz|npy|pt|json|png|safetensors|txt)\b|</")  # commands and layouts of folders
+FILES = re.compile(
+    r"--[a-z]|guidance[-_]jax|\.(npz|npy|pt|json|png|safetensors|txt)\b|</"
+)  # commands and layouts of folders
 FENCE = re.compile(r"^( *)```(.*)$", re.MULTILINE)
 LINK = re.compile(r"\{py:obj\}`(\S+) <\S+>`")
 TOKEN = re.compile(
@@ -24,11 +26,15 @@ TOKEN = re.compile(
 
 def is_formula(text):
     """Whether an indented block is no code, as far as its letters tell."""
-    return CODE.search(text) is None and FILES.search(text) is None and not text.lstrip().startswith((">>>", "$", "guidance-jax"))
+    return (
+        CODE.search(text) is None
+        and FILES.search(text) is None
+        and not text.lstrip().startswith((">>>", "$", "guidance-jax"))
+    )
 
 
 def name_languages(text):
-    """A page in which every fenced block has a language: what has none is text, and only indented blocks are formulas."""
+    """Return a page in which fenced blocks without a language are text, so that only indented blocks are formulas."""
     inside = False
 
     def name(found):
