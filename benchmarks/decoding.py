@@ -198,9 +198,6 @@ def decoding(
         )
         any_order = AnyOrder(free, classifier, scale, top=4)
         yield run({"guidance": "exact, four candidates", "scale": scale}, any_order, levels, 5 * LENGTH)
-        exact = AnyOrder(free, classifier, scale)
-        calls = (1 + len(LETTERS)) * LENGTH
-        yield run({"guidance": "exact, all candidates", "scale": scale}, exact, levels, calls)
         led = gj.SMC(gj.Twisted(free, first, classifier, scale, TAG(free, classifier, scale), noisy=True))
         yield run({"guidance": "twisted, 4 led by TAG", "scale": scale}, led, levels, 16 * LENGTH, 4)
         corrected = gj.SMC(gj.Corrected(gj.CFG(model, NULL, scale), first))

@@ -46,6 +46,11 @@ class Given(Protocol):
       weights: a strength for each of several conditions.
       per_class: a strength for each class.
       prompt: the given tokens of a sequence, and -1 elsewhere.
+
+    >>> class Mine:
+    ...     model, null, scale = "a network", 10, 2.0
+    >>> {name: source.get(Mine) for name, source in METHODS["CFG"].sources.items()}
+    {'inner': 'a network', 'null': 10, 'scale': 2.0}
     """
 
     model: Any
@@ -141,6 +146,9 @@ def usual(value: Any) -> Source:
 
     Args:
       value: the number that is taken unless the user gives one.
+
+    >>> usual(2.0).shown
+    '2.0'
     """
     return Source(COUNT if isinstance(value, int) else NUMBER, lambda _: value, shown=str(value))
 

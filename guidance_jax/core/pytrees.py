@@ -15,6 +15,13 @@ def static(**options: Any) -> Any:
     """Declare a dataclass field that is part of the compiled program (a function, a repeat count), no traced number.
 
     `options` are passed to `dataclasses.field`: `default`, `kw_only`.
+
+    >>> @pytree
+    ... class Repeated:
+    ...     rate: float
+    ...     times: int = static(default=2)
+    >>> jax.tree.leaves(Repeated(0.5))
+    [0.5]
     """
     return dataclasses.field(metadata={"static": True}, **options)
 
