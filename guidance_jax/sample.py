@@ -207,7 +207,8 @@ def check_numbers(kernel: Kernel) -> None:
     }
     for path, leaf in jax.tree_util.tree_leaves_with_path(kernel):
         number = isinstance(leaf, float | np.floating) or (isinstance(leaf, jax.Array | np.ndarray) and leaf.ndim == 0)
-        if (number or id(leaf) in per_sample) and concrete(leaf) and np.any(np.isnan(np.asarray(leaf))):
+        real = (number or id(leaf) in per_sample) and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+        if real and concrete(leaf) and np.any(np.isnan(np.asarray(leaf))):
             raise Refused(f"{jax.tree_util.keystr(path).lstrip('.')} is NaN; give every number of a kernel a value")
 
 
