@@ -186,8 +186,8 @@ def prepare(keys: Any, kernel: Any, levels: Level, shape: tuple[int, ...], cond:
     check_kernel(kernel, levels, tuple(shape), cond)
     kernel.space.check_finished(kernel.moving(levels))
     check_numbers(kernel)
-    for node in jax.tree.leaves(kernel, is_leaf=is_rows):
-        for leaf in jax.tree.leaves(node) if is_rows(node) else ():
+    for node in jax.tree.leaves(kernel, is_leaf=lambda node: isinstance(node, Rows)):
+        for leaf in jax.tree.leaves(node) if isinstance(node, Rows) else ():
             if jnp.shape(leaf) != (len(keys),):
                 raise Refused(
                     f"{type(node).__name__} holds one number for each of the {len(keys)} keys, got shape "
@@ -196,19 +196,11 @@ def prepare(keys: Any, kernel: Any, levels: Level, shape: tuple[int, ...], cond:
     return as_threefry(keys), *jax.tree.map(strong, (kernel, levels))
 
 
-def is_rows(node: Any) -> bool:
-    return isinstance(node, Rows)
-
-
 def check_numbers(kernel: Kernel) -> None:
     """Raise `Refused` if a number of `kernel`, such as a scale or a strength, is known and NaN."""
-    per_sample = {
-        id(leaf) for node in jax.tree.leaves(kernel, is_leaf=is_rows) if is_rows(node) for leaf in jax.tree.leaves(node)
-    }
     for path, leaf in jax.tree_util.tree_leaves_with_path(kernel):
         number = isinstance(leaf, float | np.floating) or (isinstance(leaf, jax.Array | np.ndarray) and leaf.ndim == 0)
-        real = (number or id(leaf) in per_sample) and jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-        if real and concrete(leaf) and np.any(np.isnan(np.asarray(leaf))):
+        if number and concrete(leaf) and leaf != leaf:
             raise Refused(f"{jax.tree_util.keystr(path).lstrip('.')} is NaN; give every number of a kernel a value")
 
 

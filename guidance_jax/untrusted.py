@@ -129,6 +129,17 @@ def unzip(file: BinaryIO, size: int, where: Any) -> bytes:
     return b"".join(parts)
 
 
+def folder_at(path: str | Path) -> Path:
+    """Return `path`, if a folder is there.
+
+    Raises:
+      Refused: no folder.
+    """
+    if not Path(path).is_dir():
+        raise Refused(f"there is no folder {path}; check the path")
+    return Path(path)
+
+
 def whole_number(about: Any, name: str, where: Any, least: int = 1, most: int = 2**20) -> int:
     """Return the whole number called `name` in a configuration.
 

@@ -129,6 +129,10 @@ CASES = {
         lambda: run(plain(gj.CFG(MODEL, 10, gj.PerSample(jnp.array([1.0, jnp.nan]))))),
         "is NaN; give every number of a kernel a value",
     ),
+    "a scale per class that is NaN": (
+        lambda: run(plain(gj.CFG(MODEL, 10, gj.PerClass(jnp.ones(10).at[3].set(jnp.nan))))),
+        "a number in table of PerClass is NaN",
+    ),
     "a scale that is text": (lambda: run(plain(gj.CFG(MODEL, 10, "3"))), r"such as a scale, got '3' \(str\)"),
     "banned tokens by their numbers": (
         lambda: tokens(masked(Forbid(MASKED, jnp.array([2])))),

@@ -17,8 +17,9 @@ import optax
 import pytest
 
 import guidance_jax as gj
+from guidance_jax.app.recipe import fit_into
 from guidance_jax.checkpoints.config import build, config, describe
-from guidance_jax.checkpoints.store import Run
+from guidance_jax.checkpoints.store import Run, read_params
 from guidance_jax.datasets import image_files
 from guidance_jax.datasets.digits import digits
 from guidance_jax.datasets.image_files import ImageFiles
@@ -399,6 +400,22 @@ def test_files_train_as_the_array_of_their_images_and_are_read_when_used(folder,
     assert asked == []
 
 
+def test_pictures_of_a_finished_training_are_drawn_if_it_was_stopped_before_them(tmp_path, data):
+    drawn = []
+
+    def watch(step, params, losses):
+        drawn.append((step, float(params["params"]["w"]), len(losses)))
+        (tmp_path / "run/loss.png").write_bytes(b"")
+
+    options = dict(batch=16, steps=4, rate=1e-3, seed=0, progress=None, save_every=4)
+    setup = CONFIG | {"training": {"steps": 4}}
+    fit_into(tmp_path / "run", setup, scaled, lambda key: START, data, **options)
+    for _ in range(2):  # the second time they are there
+        fit_into(tmp_path / "run", setup, scaled, lambda key: START, data, watch=watch, **options)
+    saved = read_params(tmp_path / "run")
+    assert drawn == [(4, float(saved["params"]["w"]), 4)]
+
+
 def test_files_that_cannot_be_read_are_named_when_they_are_found(folder):
     pytest.importorskip("grain")
     (folder / "dark/bad.png").write_bytes(b"no picture")
@@ -413,7 +430,7 @@ def test_files_that_cannot_be_read_are_named_when_they_are_found(folder):
 def test_a_folder_is_read_lazily_when_memory_is_short(folder, monkeypatch):
     wanted = 48 * 8 * 8 * 4
     for free, lazy in ((2 * wanted + 1, False), (2 * wanted - 1, True)):
-        monkeypatch.setattr(sys.modules["guidance_jax.datasets.image_folder"], "free_memory", lambda free=free: free)
+        monkeypatch.setattr(sys.modules["guidance_jax.datasets.image_folder"], "total_memory", lambda free=free: free)
         assert isinstance(image_folder(folder, 8, "L", lazy=None).images, ImageFiles) == lazy
 
 

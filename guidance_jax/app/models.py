@@ -10,7 +10,7 @@ import jax
 from guidance_jax.checkpoints.config import read_config
 from guidance_jax.core import Refused
 from guidance_jax.schedules import Schedule
-from guidance_jax.untrusted import read_json
+from guidance_jax.untrusted import folder_at, read_json
 from guidance_jax.zoo.diffusers.folder import INDEX, load_diffusers
 from guidance_jax.zoo.load import denoiser_in, is_pipeline, load
 from guidance_jax.zoo.pipeline import Pipeline
@@ -48,8 +48,7 @@ def is_guided(models: str | Path) -> bool:
 
 def load_once(folder: Path, dtype: str | None, remat: bool) -> Any:
     """Load a folder; return the same object while the folder is unchanged, so that a sweep compiles once."""
-    if not folder.is_dir():
-        raise Refused(f"there is no folder {folder}; check the path")
+    folder_at(folder)
     whole = is_pipeline(folder)
     if not whole and not (folder / "config.json").exists():
         if not denoiser_in(folder).is_dir():

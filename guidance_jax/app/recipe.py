@@ -318,9 +318,11 @@ def fit_into(
     run = Run(directory, {**setup, "training": training, "data": fingerprint(data)})
     watch = options.get("watch")
     if run.latest() == steps:
-        if watch is not None and not any(directory.glob("*.png")):  # stopped between its last save and its pictures
+        # the training was stopped between its last save and its pictures, which the first process draws
+        if watch is not None and not any(directory.glob("*.png")):
             state, losses = run.restore(None)
-            watch(steps, state["ema"], losses)
+            if jax.process_index() == 0:
+                watch(steps, state["ema"], losses)
         return
     options |= dict(optimizer=adamw(steps, rate), ema=ema, seed=seed, run=run, progress=progress)
     fit(loss, jax.jit(init)(jax.random.key(seed)), data, steps=steps, batch=min(batch, len(data)), **options)

@@ -35,7 +35,7 @@ def image_folder(
       skip_bad: True leaves out files that cannot be read, with a warning that names the first of them. False raises.
       lazy: True reads each file when it is used (`ImageFiles`), for folders that do not fit into memory. Only headers
         are checked now; a file that cannot be decoded raises when it is used. None is True if the images would take
-        more than half of the memory that is free.
+        more than half of the memory of this machine.
 
     Raises:
       Refused: no sub-folder with images, or files that Pillow cannot read; the message names the first of them and
@@ -60,7 +60,7 @@ def image_folder(
     if not files:
         raise Refused(f"{folder} has no images in sub-folders; put them in {folder}/<class>/<name>.png")
     if lazy is None:
-        lazy = len(files) * size**2 * (3 if mode == "RGB" else 1) * 4 > free_memory() / 2
+        lazy = len(files) * size**2 * (3 if mode == "RGB" else 1) * 4 > total_memory() / 2
     images: list[Any] = []
     labels, bad = [], []
     for label, path in files:
@@ -89,10 +89,10 @@ def check_header(kit: Any, path: Path) -> Path:
         return path
 
 
-def free_memory() -> float:
-    """Return the free memory of this machine in bytes; infinity where the system does not tell."""
+def total_memory() -> float:
+    """Return the memory of this machine in bytes; infinity where the system does not tell."""
     try:
-        return float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     except (AttributeError, ValueError, OSError):
         return math.inf
 

@@ -29,7 +29,9 @@ class TokenSolver(Solver):
     def __post_init__(self):
         least = {"temperature": (self.temperature, 0), "top_p": (self.top_p, 0), "top_k": (self.top_k, 1)}
         for name, (value, bound) in least.items():
-            if value is None or not concrete(value) or (name == "temperature" and self.zero_is_greedy and value == 0):
+            if value is None or callable(value) or not concrete(value):
+                continue
+            if name == "temperature" and self.zero_is_greedy and value == 0:
                 continue
             if not (value > 0 and value >= bound):
                 raise Refused(f"{name} must be positive, got {value}; remove it for plain sampling")

@@ -55,8 +55,7 @@ class EntropyBound(TokenSolver):
     takes = Uniform
 
     def __post_init__(self):
-        if not callable(self.temperature):
-            super().__post_init__()
+        super().__post_init__()
         if concrete(self.bound) and not self.bound >= 0:
             raise Refused(
                 f"the bound of EntropyBound must not be negative, got {self.bound}; the published value is 0.1"
@@ -73,7 +72,8 @@ class EntropyBound(TokenSolver):
         drawn, likely = draw_token(draw_key, log_p).astype(pred.x.dtype), argmax_token(log_p).astype(pred.x.dtype)
         entropy = -orders.entropy(log_p, drawn, draw_key)
         noise = jax.random.randint(noise_key, pred.x.shape, 0, size, pred.x.dtype)
-        x = jnp.where(within_bound(entropy, self.bound) | (drawn == FAILED), drawn, noise)
+        accepted = within_bound(entropy, self.bound, jnp.argsort(entropy))
+        x = jnp.where(accepted | (drawn == FAILED), drawn, noise)
         if self.stop is not None:
             likely = jnp.where(finished, before, likely)
             finished |= jnp.all(likely == before) & (jnp.mean(entropy) < self.stop)
@@ -81,12 +81,12 @@ class EntropyBound(TokenSolver):
         return jnp.where(s.sigma == 0, likely, x), (likely, finished)
 
 
-def within_bound(entropy: Any, bound: Any) -> Any:
-    """Whether each position is accepted, (L,): from the least entropy on, while the sum less the largest is in `bound`.
+def within_bound(entropy: Any, bound: Any, ranked: Any) -> Any:
+    """Return which positions are accepted, (L,): in the order `ranked`, while the sum less the largest is in `bound`.
 
-    >>> within_bound(jnp.array([0.3, 0.0, 0.1, 2.0]), 0.1).tolist()
+    >>> entropy = jnp.array([0.3, 0.0, 0.1, 2.0])
+    >>> within_bound(entropy, 0.1, jnp.argsort(entropy)).tolist()
     [True, True, True, False]
     """
-    order = jnp.argsort(entropy)
-    rising = entropy[order]
-    return (jnp.cumsum(rising) - rising <= bound)[jnp.argsort(order)]
+    first = entropy[ranked]
+    return (jnp.cumsum(first) - jax.lax.cummax(first) <= bound)[jnp.argsort(ranked)]

@@ -25,6 +25,7 @@ from guidance_jax.core import (
 from guidance_jax.discrete import orders
 from guidance_jax.discrete.ancestral import TokenSolver
 from guidance_jax.discrete.automaton_guidance import marginals
+from guidance_jax.discrete.entropy_bound import within_bound
 from guidance_jax.discrete.process import Absorbing
 
 
@@ -133,8 +134,8 @@ class PlannedUnmasking(TokenSolver):
         if self.threshold is not None:
             revealed |= current & (confidence > self.threshold)
         if self.bound is not None:
-            uncertainty = jnp.where(current, -orders.entropy(log_p, drawn, order_key), 0)[ranked]
-            revealed |= current & (jnp.cumsum(uncertainty) - jax.lax.cummax(uncertainty) <= self.bound)[rank]
+            uncertainty = jnp.where(current, -orders.entropy(log_p, drawn, order_key), 0)
+            revealed |= current & within_bound(uncertainty, self.bound, ranked)
         return revealed & free
 
     def step(self, pred, t, s, evaluate, state, key):

@@ -158,15 +158,27 @@ class Ramp(Scale):
         return off + (strength(self.scale, level, cond, off) - off) * rise
 
 
+def refuse_nan(name: str, numbers: Any) -> None:
+    """Raise `Refused` if one of the `numbers` is known and NaN. `sample` checks the single numbers of a kernel."""
+    if concrete(numbers) and np.isnan(np.asarray(numbers)).any():
+        raise Refused(f"a number in {name} is NaN; give every number of a kernel a value")
+
+
 @pytree
 class PerSample(Scale, Rows):
     """Give each sample its own scale: `scales[i]` for sample i of `generate`, `generate_on` or `populations`.
 
     Attributes:
       scales: (n,), one number per random key; a scalar in `sample` and in functions of one sample.
+
+    Raises:
+      Refused: a scale that is NaN.
     """
 
     scales: Any
+
+    def check(self, model):
+        refuse_nan("scales of PerSample", self.scales)
 
     def strength(self, level, cond, off):
         return self.scales
@@ -181,7 +193,7 @@ class PerClass(Scale):
 
     Raises:
       Refused: a table that is not a vector, or whose length is neither the model's number of classes nor one more, for
-        the null label.
+        the null label; a scale that is NaN.
     """
 
     table: Any
@@ -191,6 +203,7 @@ class PerClass(Scale):
         if len(shape) != 1 or num_classes not in (None, shape[0], shape[0] - 1):
             wanted = "(num_classes,)" if num_classes is None else f"({num_classes},)"
             raise Refused(f"PerClass takes one scale for each class, {wanted}, got a table of shape {shape}")
+        refuse_nan("table of PerClass", self.table)
 
     def strength(self, level, cond, off):
         return read_entry(jnp.asarray(self.table), cond)

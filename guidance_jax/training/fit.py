@@ -65,12 +65,11 @@ def batches(size: int, batch: int, seed: int, start: int) -> Iterator[np.ndarray
 
 
 def index_batches(data: Images | Sequences, batch: int, seed: int, start: int) -> Iterator[tuple[Any, Any]]:
-    """Yield (samples, labels) of each batch from step `start` on, in each process its own part of the batch."""
+    """Return (samples, labels) of each batch from step `start` on, in each process its own part of the batch."""
     own = own_indices(batches(len(data), batch, seed, start))
     if isinstance(data.samples, ImageFiles):
-        yield from read_ahead(data.samples, data.labels, own)
-    for index in own:
-        yield data.samples[index], data.labels[index]
+        return read_ahead(data.samples, data.labels, own)
+    return ((data.samples[index], data.labels[index]) for index in own)
 
 
 def own_indices(indices: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

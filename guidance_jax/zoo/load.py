@@ -5,11 +5,12 @@ from typing import Any, TypeVar
 
 from guidance_jax.core import Refused
 from guidance_jax.models.network import Network
+from guidance_jax.untrusted import folder_at
 from guidance_jax.zoo.diffusers.folder import INDEX, load_diffusers
 from guidance_jax.zoo.networks import load_network
 from guidance_jax.zoo.pipeline import Pipeline
 from guidance_jax.zoo.pipeline_parts import ABOUT, PipelineParts
-from guidance_jax.zoo.rotary.canvas import KIND, load_canvas
+from guidance_jax.zoo.rotary.gemma_reader import KIND, load_canvas
 from guidance_jax.zoo.rotary.pipeline import is_text, kind_of_text, load_text
 
 T = TypeVar("T")
@@ -32,9 +33,7 @@ def load(folder: str | Path, kind: type[T] | None = None, dtype: str | None = No
       Refused: a missing, foreign, damaged or unfinished checkpoint, or one of another kind; parameters that are not
         those of their network, or not finite.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise Refused(f"there is no folder {folder}; check the path")
+    folder = folder_at(folder)
     model: Any
     if (folder / INDEX).exists():
         model = load_diffusers(folder, dtype, remat=remat)

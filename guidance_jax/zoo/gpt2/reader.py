@@ -14,7 +14,7 @@ from guidance_jax.checkpoints.safetensors_file import Tensors
 from guidance_jax.checkpoints.tensors import numbers
 from guidance_jax.core import Refused
 from guidance_jax.text.language_model import LanguageModel
-from guidance_jax.untrusted import read_json, reading, whole_number
+from guidance_jax.untrusted import folder_at, read_json, reading, whole_number
 from guidance_jax.zoo.sequence_models import language_model
 from guidance_jax.zoo.transformer import GPT2
 
@@ -81,9 +81,7 @@ def load_gpt2(folder: str | Path, first: int | None = None) -> LanguageModel:
     Raises:
       Refused: missing files, another architecture, tensors that do not fit, or a first token beyond the vocabulary.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise Refused(f"there is no folder {folder}; check the path")
+    folder = folder_at(folder)
     for name in ("config.json", WEIGHTS):
         if not (folder / name).exists():
             raise Refused(f"{folder} has no {name}; save one with save_pretrained(folder, safe_serialization=True)")

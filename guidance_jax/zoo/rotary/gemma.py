@@ -18,8 +18,6 @@ import jax.numpy as jnp
 from guidance_jax.zoo.layers import attend
 from guidance_jax.zoo.rotary.network import affine, rotate
 
-LARGE = 1e30  # a window that hides nothing
-
 
 @dataclass(frozen=True)
 class AttentionKind:
@@ -200,7 +198,7 @@ class GemmaCanvas:
         own = jnp.stack([k, v])
         k, v = own if before is None else jnp.concatenate([before.astype(own.dtype), own], 1)
         k, v = (jnp.repeat(a, self.heads // kind.groups, 1) for a in (k, v))
-        near = seen & (behind < (LARGE if kind.window is None else kind.window))
+        near = seen if kind.window is None else seen & (behind < kind.window)
         width = len(h)
         near |= jnp.arange(near.shape[1])[None] == jnp.arange(width)[:, None] + near.shape[1] - width  # no row is empty
         out = attend(q * math.sqrt(kind.channels), k, v, near).reshape(width, -1)
