@@ -112,7 +112,7 @@ def test_two_processes_draw_the_same_samples(tmp_path):
     """`jax.distributed` on the loopback address, gloo collectives."""
     out, port = tmp_path / "x.npy", free_port()
     for text in run_two([(PROGRAM, str(out), port, str(rank)) for rank in range(2)], [environment(2)] * 2):
-        assert text.split()[-3:] == ["4", "2", "3"]
+        assert "4 2 3" in text.splitlines()  # gloo prints lines of its own, before or after
     np.testing.assert_allclose(np.load(out), alone(), atol=1e-5)
 
 
@@ -185,7 +185,8 @@ def test_training_goes_on_with_another_number_of_processes_and_devices(tmp_path)
             (TRAIN, str(tmp_path / folder), str(tmp_path / "photos"), str(steps), port, str(rank), str(processes), "")
             for rank in range(processes)
         ]
-        found = [text.strip().splitlines()[-1].split("|") for text in run_two(told, [environment(devices)] * processes)]
+        texts = run_two(told, [environment(devices)] * processes)
+        found = [next(line for line in text.splitlines() if "|" in line).split("|") for text in texts]
         assert all(each[1:] == found[0][1:] for each in found)
         assert {each[0] for each in found} == {str([16 // processes])}
         return json.loads(found[0][1]), json.loads(found[0][2])
