@@ -134,7 +134,7 @@ def test_a_picture_is_edited_as_a_whole_and_in_part(name, run):  # noqa: F811
     for flags, message in (
         (("--start", large), "--start .* has shape .20, 20, 3., but the pictures of this request are 16 x 16"),
         (("--start", start, "--mask", large), "--mask .* the pictures of this request are 16 x 16"),
-        (("--mask", mask), "--mask has no effect"),
+        (("--mask", mask), "--mask needs --start"),
         (("--strength", 0.3), "--strength has no effect"),
         (("--start", start, "--strength", 0), "--strength must be a finite number from 0.001 to 1"),
         (("--start", "none.png"), "none.png"),

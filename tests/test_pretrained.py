@@ -388,7 +388,7 @@ def test_edm_is_sampled_on_its_grid(tmp_path):
     convert(tmp_path / "edm.safetensors", tmp_path)
     levels = plan(Request(str(tmp_path), UNGUIDED, steps="18"), 2).levels
     np.testing.assert_allclose(levels.sigma[np.array([0, 9, 17, 18])], [80, 1.9233, 0.002, 0], rtol=1e-4)
-    with pytest.raises(ValueError, match="--steps is a number"):
+    with pytest.raises(ValueError, match="--steps must be a number for a model on VE"):
         plan(Request(str(tmp_path), UNGUIDED, steps="ddim25"), 2)
 
 

@@ -203,12 +203,12 @@ def test_four_workers_are_nearly_four_times_as_fast(tmp_path, measured):
 
     def seconds(count):
         folder, ready = tmp_path / str(count), FORKED.Barrier(count + 1)
-        workers = [start(folder, 160, 1, (k, count), 0.1, ready=ready) for k in range(count)]
+        workers = [start(folder, 40, 1, (k, count), 0.5, ready=ready) for k in range(count)]
         ready.wait()
         begun = time.monotonic()
         for process in workers:
             process.join()
-        assert len(drawn(folder)) == 160
+        assert len(drawn(folder)) == 40
         return time.monotonic() - begun
 
     one, four = seconds(1), seconds(4)
