@@ -11,8 +11,8 @@ from benchmarks.__main__ import every, main
 from benchmarks.suite import Measure, Row, benchmark
 
 # those that need nothing but the package: some seconds each, and up to some minutes
-SECONDS = ["step_cost", "own_network", "conv_in_scan", "fractal", "adaptive_guidance", "peers"]
-MINUTES = ["guidance_cost", "roofline", "token_speed", "memory", "ehrlich", "toys", "rewards"]
+SECONDS = ["own_network", "conv_in_scan", "fractal", "adaptive_guidance", "peers"]
+MINUTES = ["step_cost", "guidance_cost", "roofline", "token_speed", "memory", "ehrlich", "toys", "rewards"]
 OF_COMMANDS = ("demo.json", "comparison.json")  # `demo` and `compare` write these, in a form of their own
 
 

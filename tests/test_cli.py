@@ -301,7 +301,7 @@ def test_every_method_for_images_is_compared_on_the_digits_in_one_run(run, model
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["tokens", "text"])
+@pytest.mark.parametrize("kind", ["tokens", pytest.param("text", marks=pytest.mark.release)])
 def test_methods_for_sequences_are_compared_in_one_run(run, kind):
     """Models of seconds: what needs no option of its own is drawn; the others say which option."""
     import recipes as recipe

@@ -81,7 +81,7 @@ def test_splice_on_made_up_sites(run, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["faces", "proteins"])
+@pytest.mark.parametrize("name", [pytest.param("faces", marks=pytest.mark.release), "proteins"])
 def test_released_models_on_made_up_weights(run, monkeypatch, name):
     """The tables, pictures and JSON come about, whatever the weights are."""
     faces_demo, proteins_demo = (importlib.import_module(example) for example in ("faces", "proteins"))
