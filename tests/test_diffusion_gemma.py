@@ -156,6 +156,8 @@ def test_the_null_condition_is_another_prompt(pipeline):
         guided = log_p(gj.CFG(pipeline.model, null, scale), both)
         np.testing.assert_allclose(guided, jax.nn.log_softmax(its + scale * (mine - its)), atol=2e-4)
     assert float(jnp.abs(mine - its).max()) > 0.1
+    kernel, one = gj.Reverse(gj.CFG(pipeline.model, null, 1.5), pipeline.solver), jax.tree.map(lambda a: a[0], both)
+    assert gj.diagnostics.ledger(kernel, pipeline.levels(3), (8,), one).calls == {"CanvasNetwork": 6}
 
 
 def test_what_is_accepted_is_drawn_and_the_rest_is_noise():

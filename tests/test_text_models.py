@@ -245,6 +245,9 @@ def test_an_exact_solver_decodes_in_blocks_too(pipeline):
     cond, model = pipeline.conditions(["hello"], 32), pipeline.in_blocks(BLOCK, BEGIN, causal=True)
     x = gj.generate(gj.keys(0, 1), pipeline.kernel(model, FirstHitting()), pipeline.levels(TOTAL), (TOTAL,), cond)
     assert (np.asarray(x) >= 0).all()
+    one = {k: v[0] for k, v in cond.items()}
+    kernel = pipeline.kernel(gj.CFG(model, one, 2.0), PlannedUnmasking(0.0))
+    assert gj.diagnostics.ledger(kernel, pipeline.levels(8), (TOTAL,), one).calls == {"CachedNetwork": 16}
 
 
 # other people's schedulers, at temperature 0

@@ -9,9 +9,10 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from guidance_jax.core import Level
+from guidance_jax.core import Level, pytree
 from guidance_jax.models.batching import call_network
 from guidance_jax.models.network import Function, Parametrized
 from guidance_jax.sample import sample
@@ -78,14 +79,19 @@ def ledger(
         def marked(f):
             def call(*args, **options):
                 # on the output, which is batched where one call answers several conditions
-                first, *rest = jax.tree.leaves(out := f(*args, **options))
-                return jax.tree.unflatten(jax.tree.structure(out), [mark(first), *rest])
+                leaves, structure = jax.tree.flatten(f(*args, **options))
+                at = next(i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.floating))
+                leaves[at] = mark(leaves[at])
+                return jax.tree.unflatten(structure, leaves)
 
             return call
 
         names = ("f",) if isinstance(node, Function) else node.functions
         fields = {name: vars(node)[name] for name in names}
         part: Any = node
+        if not fields:  # its function is its own call, which is a method: counted by a subclass
+            kind: Any = pytree(type(name, (type(node),), {"__call__": marked(type(node).__call__)}))
+            return kind(**{f.name: getattr(part, f.name) for f in dataclasses.fields(part)})
         if isinstance(node, Parametrized) and node.batched:  # counted where its output is one sample's
             return dataclasses.replace(
                 part, apply=marked(partial(call_network, part.apply, node.batched)), batched=False

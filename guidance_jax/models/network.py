@@ -29,7 +29,7 @@ from guidance_jax.models.parameterizations import Parameterization
 
 
 class Parametrized:
-    """A part with the parameters of a network. `functions` names the fields whose calls `ledger` counts."""
+    """A part with the parameters of a network. `ledger` counts the calls of the fields `functions`; none: of itself."""
 
     params: Any
     domain: Any
