@@ -67,6 +67,14 @@ def test_methods_are_compared_on_a_caption(run):  # noqa: F811
     left = done(run("compare", "--models", models, *ASKED[:6], *methods, "--n", 2, "--out", "out"))
     assert "5 of 5 drawn" in left.stdout
 
+    def drawn(*flags):
+        done(run("compare", "--models", models, *ASKED[:6], "--method", "CFG", "--n", 2, *flags, "--out", "other"))
+        return read_array(run.folder / "other" / "comparison.png")
+
+    usual, half = drawn(), drawn("--dtype", "bfloat16")
+    assert np.abs(drawn("--batch", 1) - usual).max() < 0.01  # of 2: a batch changes no sample
+    assert np.abs(half - usual).max() > 0.01
+
 
 @pytest.mark.slow
 def test_a_folder_of_classes_is_sampled_and_converted(run):  # noqa: F811

@@ -52,15 +52,18 @@ class Entry:
         return found | {"algorithm": self.name, "report": None if self.report is None else self.report.json()}
 
 
-def compare_all(requests: list[Request], n: int, measure: Measure | None) -> Iterator[Entry]:
-    """Draw and measure `n` samples for each request, one after another; a refused request gives an entry too."""
+def compare_all(requests: list[Request], n: int, measure: Measure | None, batch: int | None = None) -> Iterator[Entry]:
+    """Draw and measure `n` samples for each request, one after another; a refused request gives an entry too.
+
+    `batch` samples are drawn at a time, by default all; this changes no sample.
+    """
     mesh = sample_mesh()
     for request in requests:
         name = str(request.method.get("name", NONE))
         begin = time.perf_counter()
         try:
             asked = plan(request, n)
-            samples = asked.pictures(asked.draw(mesh, keys(request.seed, n), np.arange(n)))
+            samples = asked.pictures(asked.draw(mesh, keys(request.seed, n), np.arange(n), batch=batch))
         except Refused as error:
             yield Entry(name, request.scale, time.perf_counter() - begin, None, None, 0, None, str(error))
             continue
@@ -105,9 +108,9 @@ def half_measurement(name: str, images: np.ndarray) -> dict[str, Any]:
     return {"operator": Downsample(2), "std": 0.05, "observed": images.reshape(n, h // 2, 2, w // 2, 2, c).mean((2, 4))}
 
 
-def every_method(models: str) -> list[str]:
+def every_method(models: str, dtype: str | None = None) -> list[str]:
     """Return the names of all methods for the samples of these models (images, tokens, ...), with "none" first."""
-    space = Offer(Request(models)).model.space
+    space = Offer(Request(models, dtype=dtype)).model.space
     families = {"Absorbing": TOKENS, "Uniform": TOKENS, "LeftToRight": TEXT, "Patches": FLOWS, "OneBlock": FLOWS}
     own = families.get(type(space).__name__)
     taken = {CONTRAST, GRADIENT, PARTICLES, own} | ({KERNEL} if isinstance(space, GaussianDiffusion) else set())

@@ -25,6 +25,7 @@ from guidance_jax.app.options import (
     Set,
     Solving,
     Steps,
+    Type,
 )
 from guidance_jax.app.request import NONE, read_request
 from guidance_jax.app.schema import REQUEST, SAMPLES, check, flag_of, show
@@ -55,6 +56,8 @@ def compare(
     steps: Steps = None,
     particles: Particles = None,
     seed: Seed = None,
+    dtype: Type = None,
+    batch: Annotated[int, typer.Option(min=1, help="Samples drawn at a time.")] = 250,
     data: OtherData = None,
     size: OtherSize = None,
 ) -> None:
@@ -67,7 +70,7 @@ def compare(
     check_writable(out / "comparison.json")
     entries = []
     flags: dict[str, Any] = dict(labels=label, solver=solver, grid=grid, steps=steps, particles=particles, seed=seed)
-    flags |= dict(prompts=prompt or None, negative=negative)
+    flags |= dict(prompts=prompt or None, negative=negative, dtype=dtype)
     for text in set_ or []:
         if text.partition("=")[0].split(".")[0].strip() not in SETTINGS:
             raise Refused(
@@ -82,7 +85,7 @@ def compare(
         if name != NONE:
             parts.find(name, parts.METHODS, "method")
     measure, held_out = load_judge(Path(base.models), data, size)
-    for name, own in names or [(name, "") for name in every_method(base.models)]:
+    for name, own in names or [(name, "") for name in every_method(base.models, base.dtype)]:
         assignments = [*(a for a in own.split(",") if a), *(set_ or [])]
         for scale in numbers if name != NONE else numbers[:1]:
             one = read_request(models, config, name, assignments, **flags, scale=scale)
@@ -93,7 +96,7 @@ def compare(
             wanted.append(one)
     check_any(wanted, n)
     table = Table("method", "scale", *COLUMNS, "s", title=f"{n} samples each, the same seeds")
-    for entry in track(compare_all(wanted, n, measure), len(wanted)):
+    for entry in track(compare_all(wanted, n, measure, batch), len(wanted)):
         entries.append(entry)
         if entry.refused is None:
             values = short(entry.report) if entry.report else ["-"] * (len(COLUMNS) - 1)
