@@ -91,7 +91,7 @@ def ledger(
         part: Any = node
         if not fields:  # its function is its own call, which is a method: counted by a subclass
             kind: Any = pytree(type(name, (type(node),), {"__call__": marked(type(node).__call__)}))
-            return kind(**{f.name: getattr(part, f.name) for f in dataclasses.fields(part)})
+            return kind(**{f.name: vars(node)[f.name] for f in dataclasses.fields(part)})
         if isinstance(node, Parametrized) and node.batched:  # counted where its output is one sample's
             return dataclasses.replace(
                 part, apply=marked(partial(call_network, part.apply, node.batched)), batched=False
