@@ -52,10 +52,10 @@ class Entry:
         return found | {"algorithm": self.name, "report": None if self.report is None else self.report.json()}
 
 
-def compare_all(requests: list[Request], n: int, measure: Measure | None, batch: int | None = None) -> Iterator[Entry]:
+def compare_all(requests: list[Request], n: int, measure: Measure | None, batch: int) -> Iterator[Entry]:
     """Draw and measure `n` samples for each request, one after another; a refused request gives an entry too.
 
-    `batch` samples are drawn at a time, by default all; this changes no sample.
+    `batch` samples are drawn at a time; this changes no sample.
     """
     mesh = sample_mesh()
     for request in requests:
@@ -108,7 +108,7 @@ def half_measurement(name: str, images: np.ndarray) -> dict[str, Any]:
     return {"operator": Downsample(2), "std": 0.05, "observed": images.reshape(n, h // 2, 2, w // 2, 2, c).mean((2, 4))}
 
 
-def every_method(models: str, dtype: str | None = None) -> list[str]:
+def every_method(models: str, dtype: str | None) -> list[str]:
     """Return the names of all methods for the samples of these models (images, tokens, ...), with "none" first."""
     space = Offer(Request(models, dtype=dtype)).model.space
     families = {"Absorbing": TOKENS, "Uniform": TOKENS, "LeftToRight": TEXT, "Patches": FLOWS, "OneBlock": FLOWS}
